@@ -1,0 +1,1 @@
+"""Pure checks: they see records, tensors and the scoring seam, never our model."""

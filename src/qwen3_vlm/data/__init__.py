@@ -1,0 +1,1 @@
+"""What goes in: files to records, records to samples, samples to batches."""

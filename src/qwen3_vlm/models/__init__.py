@@ -1,0 +1,1 @@
+"""Frozen tower, trained connector, frozen language model, and the three composed."""

@@ -1,0 +1,1 @@
+"""Results to what people read. Nothing is computed here."""

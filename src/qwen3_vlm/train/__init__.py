@@ -1,0 +1,1 @@
+"""Stage 1 alignment: only the connector learns."""
