@@ -1,0 +1,159 @@
+"""The connector: exactly what is trained, and exactly what a checkpoint holds.
+
+Dimension suffixes: B batch, P patches of the tower, V width of the tower, Q latents (visual tokens per image),
+D = heads * head_dim width of the resampler, E width of the language model's embeddings.
+
+    features_BPV -> [vision_ln] -> resampler (Perceiver-style cross-attention) -> [B,Q,D] -> projector -> visual_BQE
+
+Parameter names are the checkpoint format (`resampler.*`, `projector.*`, `vision_ln.*`): renaming one breaks every
+checkpoint on somebody's disk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ConnectorShape:
+    """Everything that decides the connector's tensors. Two connectors of equal shape can load each other's weights.
+
+    Attributes:
+        vision_width: V, hidden size of the tower.
+        text_width: E, hidden size of the language model.
+        patches: P, patch features per image; only used where `key_positions` is on.
+        latents: Q, visual tokens per image.
+        depth: number of resampler layers.
+        heads: attention heads of the resampler.
+        head_dim: width of one head; the resampler's width is heads * head_dim.
+        mlp_ratio: hidden width of the projector over E.
+        vision_ln: a trained LayerNorm on the tower's features.
+        key_positions: learned positions added to the projected patches (without them the resampler cannot tell
+            where a patch was, beyond what the tower wrote into its features).
+        output_norm: scale every visual token to the RMS of the language model's text embeddings.
+    """
+
+    vision_width: int
+    text_width: int
+    patches: int
+    latents: int
+    depth: int
+    heads: int
+    head_dim: int
+    mlp_ratio: float
+    vision_ln: bool = False
+    key_positions: bool = False
+    output_norm: bool = False
+
+
+class ResamplerLayer(nn.Module):
+    """One cross-attention layer: the latents look at the patches, then think (both residual)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        """Build one layer of `width` with `heads` attention heads."""
+        super().__init__()
+        self.ln1 = nn.LayerNorm(width)
+        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.ln2 = nn.LayerNorm(width)
+        self.ff = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, latents_BQD: Tensor, keys_BPD: Tensor) -> Tensor:
+        """Update the latents from the patches; shapes [B,Q,D] and [B,P,D] -> [B,Q,D]."""
+        attended_BQD, _ = self.attn(self.ln1(latents_BQD), keys_BPD, keys_BPD, need_weights=False)
+        latents_BQD = latents_BQD + attended_BQD
+        hidden_BQD: Tensor = self.ff(self.ln2(latents_BQD))
+        return latents_BQD + hidden_BQD
+
+
+class Resampler(nn.Module):
+    """P patch features to Q latents: learned queries attending to the projected patches."""
+
+    def __init__(self, shape: ConnectorShape) -> None:
+        """Build from `shape`; latents start at N(0, 1), key positions at N(0, 0.3)."""
+        super().__init__()
+        width = shape.heads * shape.head_dim
+        self.proj_in = nn.Linear(shape.vision_width, width)
+        self.latents = nn.Parameter(torch.randn(shape.latents, width))
+        self.layers = nn.ModuleList(ResamplerLayer(width, shape.heads) for _ in range(shape.depth))
+        self.key_positions = nn.Parameter(0.3 * torch.randn(shape.patches, width)) if shape.key_positions else None
+
+    def forward(self, features_BPV: Tensor) -> Tensor:
+        """Resample [B,P,V] to [B,Q,D]."""
+        keys_BPD: Tensor = self.proj_in(features_BPV)
+        if self.key_positions is not None:
+            keys_BPD = keys_BPD + self.key_positions
+        latents_BQD = self.latents.expand(features_BPV.shape[0], -1, -1)
+        for layer in self.layers:
+            latents_BQD = layer(latents_BQD, keys_BPD)
+        return latents_BQD
+
+
+class Projector(nn.Module):
+    """Resampler width to the language model's embedding width: a two-layer MLP."""
+
+    def __init__(self, shape: ConnectorShape) -> None:
+        """Build from `shape`."""
+        super().__init__()
+        width, hidden = shape.heads * shape.head_dim, int(shape.mlp_ratio * shape.text_width)
+        self.net = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, shape.text_width))
+
+    def forward(self, latents_BQD: Tensor) -> Tensor:
+        """Project [B,Q,D] to [B,Q,E]."""
+        visual_BQE: Tensor = self.net(latents_BQD)
+        return visual_BQE
+
+
+class Connector(nn.Module):
+    """Tower features in, visual tokens for the language model out."""
+
+    def __init__(self, shape: ConnectorShape, text_rms: float = 1.0) -> None:
+        """Build from `shape`.
+
+        Args:
+            shape: the connector's dimensions and options.
+            text_rms: RMS of the language model's text embeddings; only used where `shape.output_norm` is on.
+                Not a parameter and not in the checkpoint: it is read off the frozen model every time.
+        """
+        super().__init__()
+        self.shape = shape
+        self.text_rms = text_rms
+        self.vision_ln = nn.LayerNorm(shape.vision_width) if shape.vision_ln else None
+        self.resampler = Resampler(shape)
+        self.projector = Projector(shape)
+
+    def forward(self, features_BPV: Tensor) -> Tensor:
+        """Turn tower features [B,P,V] into visual tokens [B,Q,E].
+
+        Raises:
+            ValueError: the features have another width or, with key positions, another number of patches.
+        """
+        return self.project(self.resample(features_BPV))
+
+    def resample(self, features_BPV: Tensor) -> Tensor:
+        """The first stage alone, [B,P,V] -> [B,Q,D]; the internals report compares the stages."""
+        _, patches, width = features_BPV.shape
+        if width != self.shape.vision_width:
+            raise ValueError(
+                f"the connector was built for tower features of width {self.shape.vision_width}, got {width}: "
+                "connector and vision tower do not belong together"
+            )
+        if self.shape.key_positions and patches != self.shape.patches:
+            raise ValueError(
+                f"the connector has key positions for {self.shape.patches} patches, got {patches}: "
+                "train and evaluate at the same image size"
+            )
+        if self.vision_ln is not None:
+            features_BPV = self.vision_ln(features_BPV)
+        latents_BQD: Tensor = self.resampler(features_BPV)
+        return latents_BQD
+
+    def project(self, latents_BQD: Tensor) -> Tensor:
+        """The second stage alone, [B,Q,D] -> [B,Q,E]."""
+        visual_BQE: Tensor = self.projector(latents_BQD)
+        if self.shape.output_norm:
+            rms = visual_BQE.float().pow(2).mean(-1, keepdim=True).add(1e-6).rsqrt()
+            visual_BQE = visual_BQE * (rms * self.text_rms).to(visual_BQE.dtype)
+        return visual_BQE
