@@ -1,0 +1,306 @@
+"""YAML to a frozen, validated Config. Every cross-field check lives here.
+
+    config = load_config(Path("configs/stage1_align_tiny.yaml"), ["--train.lr", "1e-3"])
+
+Relative paths in a config are relative to the working directory, as in the runbook (`cd qwen3-vlm`, then run).
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelConfig(_Section):
+    """The two frozen backbones."""
+
+    vision: str = "google/siglip2-so400m-patch14-384"
+    """SigLIP vision tower: a folder in save_pretrained layout, or a hub id."""
+    llm: str = "Qwen/Qwen3-8B-Base"
+    """Qwen3 language model: a folder in save_pretrained layout, or a hub id."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Attention implementation of both backbones."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """fp32: everything in float32. bf16: frozen parts stored in bfloat16, the connector in float32 under autocast."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to run; auto takes a GPU if there is one."""
+
+
+class ConnectorConfig(_Section):
+    """The trained part."""
+
+    latents: int = Field(64, ge=1)
+    """Q: visual tokens per image."""
+    depth: int = Field(2, ge=1)
+    """Resampler layers."""
+    heads: int = Field(8, ge=1)
+    """Attention heads of the resampler."""
+    head_dim: int = Field(64, ge=1)
+    """Width of one head; the resampler's width is heads * head_dim."""
+    mlp_ratio: float = Field(4.0, gt=0)
+    """Hidden width of the projector over the language model's embedding width."""
+    vision_ln: bool = False
+    """Train a LayerNorm on the tower's features."""
+    key_positions: bool = False
+    """Add learned positions to the projected patches."""
+    output_norm: bool = False
+    """Scale each visual token to the RMS of the language model's text embeddings."""
+
+
+class PromptConfig(_Section):
+    """What the language model reads before the caption."""
+
+    template: str = "{human}\n"
+    """Text before the caption; `{human}` is the row's own human turn, whose `<image>` becomes the image block.
+    A template without `{human}` must hold `<image>` itself, once: every row then gets the same prompt."""
+    image_block: Literal["spliced", "legacy"] = "spliced"
+    """spliced: start, Q patch tokens, end, one id each. legacy: the older added tokens joined with spaces."""
+    caption_request: str = "<image>\nDescribe the picture."
+    """The human turn used by `qwen3-vlm caption` for images that come without one."""
+
+
+class DataConfig(_Section):
+    """What the run reads."""
+
+    world: Literal["none", "scenes", "digits"] = "none"
+    """Make this embedded data set under `image_root` first, if it is not there."""
+    json_file: str = "data/llava_pretrain/blip_laion_cc_sbu_558k.json"
+    """Rows in LLaVA-Pretrain layout."""
+    image_root: str = "data/llava_pretrain"
+    """Folder that the rows' image paths are relative to."""
+    eval_json: str | None = None
+    """A fixed held-out file (images under `image_root`). Without it, `eval_ratio` of the rows is held out."""
+    max_samples: int | None = Field(None, ge=1)
+    """Rows drawn by seed from the file, training and held-out together; null takes all."""
+    eval_ratio: float = Field(0.02, ge=0, lt=1)
+    """Share of the drawn rows that is held out."""
+    max_seq_len: int = Field(512, ge=4)
+    """Tokens per sequence: image block, prompt, caption and EOS."""
+    max_rejected: float = Field(0.01, ge=0, le=1)
+    """Share of unusable rows above which the run stops."""
+    max_pixels: int = Field(178_956_970, ge=1)
+    """Images with more pixels are rejected before they are decoded (Pillow's own bomb limit)."""
+    cache_features: Literal["auto", "on", "off"] = "auto"
+    """Keep the frozen tower's features in memory: the tower then runs once per image instead of once per epoch."""
+    cache_gb: float = Field(2.0, gt=0)
+    """With `auto`, features are cached if they take at most this many gigabytes (float32 or bfloat16 as computed)."""
+    workers: int = Field(0, ge=0)
+    """Processes that read images ahead; 0 reads in the training process."""
+
+
+class TrainConfig(_Section):
+    """Stage 1 alignment."""
+
+    batch_size: int = Field(4, ge=1)
+    """Samples per batch over all ranks; the step in `checkpoint_<step>.pt` counts these."""
+    accumulation: int = Field(4, ge=1)
+    """Batches per optimizer update."""
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Samples per forward pass. It changes speed and memory, not the gradient; null means `batch_size`."""
+    epochs: int = Field(3, ge=1)
+    """Passes over the training split."""
+    lr: float = Field(1e-4, gt=0)
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "one-cycle", "constant"] = "cosine"
+    """Learning rate after the warm-up. one-cycle also warms up along a cosine, from lr/25, and ends at lr/250000."""
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    """Share of the updates in which the learning rate rises."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's decoupled weight decay, on matrices and vectors alike."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's running-average factors."""
+    clip: float = Field(1.0, gt=0)
+    """Largest norm of the whole gradient."""
+    save_every: int | None = Field(None, ge=1)
+    """Steps between checkpoints (waiting for the end of the accumulation window); null saves after each epoch."""
+
+
+class AblationConfig(_Section):
+    """Check 1."""
+
+    num_samples: int = Field(128, ge=1)
+    """Held-out samples to score; the first so many of the held-out split."""
+    batch_size: int = Field(16, ge=1)
+    """Samples per forward pass; results do not depend on it."""
+    derangements: int = Field(4, ge=1)
+    """R: how many donors each sample gets for `shuffled`."""
+    mean_token_images: int = Field(512, ge=1)
+    """Training images whose visual tokens are averaged for `mean-token`."""
+    margin_shuffled: float = 0.05
+    """Nats per token that the lower bound of gap(shuffled) must exceed."""
+    margin_zero: float = 0.0
+    """Nats per token that the lower bound of gap(zero) must exceed."""
+    margin_noise: float = 0.0
+    """Nats per token that the lower bound of gap(noise) must exceed."""
+
+
+class CoverageConfig(_Section):
+    """Check 2, thresholds in percent of the samples."""
+
+    truncated_warn: float = Field(1.0, ge=0, le=100)
+    """More truncated samples than this is a warning."""
+    truncated_fail: float = Field(2.0, ge=0, le=100)
+    """More than this is a FAIL."""
+    zero_label_fail: float = Field(0.1, ge=0, le=100)
+    """More samples without label tokens than this is a FAIL."""
+
+
+class Config(_Section):
+    """One run, completely."""
+
+    output_dir: str = "outputs/stage1_align"
+    """Checkpoints, logs, the split and results go here."""
+    seed: int = Field(42, ge=0)
+    """Draws the subset, the split, the order, the initial weights, donors and noise, each from its own generator."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of PyTorch; null leaves its default. Two can be slower than one."""
+    model: ModelConfig = ModelConfig()
+    connector: ConnectorConfig = ConnectorConfig()
+    prompt: PromptConfig = PromptConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    ablation: AblationConfig = AblationConfig()
+    coverage: CoverageConfig = CoverageConfig()
+
+    @model_validator(mode="after")
+    def _cross_field(self) -> Config:
+        template = self.prompt.template
+        if template.count("{human}") + template.count("<image>") != 1:
+            raise ValueError(
+                "prompt.template: expected exactly one of `{human}` and `<image>`, "
+                f"got {template!r}; write for example '{{human}}\\n' or '<image>\\n'"
+            )
+        if self.prompt.caption_request.count("<image>") != 1:
+            raise ValueError(f"prompt.caption_request: expected one `<image>`, got {self.prompt.caption_request!r}")
+        block = self.image_block_tokens
+        if self.data.max_seq_len <= block:
+            raise ValueError(
+                f"data.max_seq_len: {self.data.max_seq_len} leaves no room for text behind an image block of {block} "
+                f"tokens (connector.latents {self.connector.latents}); raise max_seq_len or lower latents"
+            )
+        if self.coverage.truncated_fail < self.coverage.truncated_warn:
+            raise ValueError(
+                f"coverage.truncated_fail ({self.coverage.truncated_fail}) is below coverage.truncated_warn "
+                f"({self.coverage.truncated_warn}); a FAIL must need more than a warning"
+            )
+        for name, beta in zip(("first", "second"), self.train.betas, strict=True):
+            if not 0 <= beta < 1:
+                raise ValueError(f"train.betas: the {name} must be in [0, 1), got {beta}")
+        return self
+
+    @property
+    def image_block_tokens(self) -> int:
+        """Tokens of one image block: start, Q patches, end; the legacy block adds a space between any two."""
+        tokens = self.connector.latents + 2
+        return 2 * tokens - 1 if self.prompt.image_block == "legacy" else tokens
+
+    def to_yaml(self) -> str:
+        """The whole config, defaults included, as YAML that `load_config` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def fingerprint(self) -> str:
+        """A short hash of every field: equal hash means the same run."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML config and apply command-line overrides such as `["--train.lr", "1e-3"]`.
+
+    Raises:
+        ValueError: unreadable file, unknown key (with the nearest known one), wrong type or range.
+    """
+    tree = _read_yaml(path)
+    for dotted, value in _read_overrides(overrides):
+        *sections, key = dotted.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"--{dotted}: `{section}` is not a section of the config")
+        node[key] = value
+    return parse_config(tree, f"{path} with {' '.join(overrides)}" if overrides else str(path))
+
+
+def parse_config(tree: dict[str, Any], where: str) -> Config:
+    """Validate a plain dictionary; `where` names its source in errors.
+
+    Raises:
+        ValueError: unknown key, wrong type or range.
+    """
+    _reject_unknown_keys(Config, tree, where, "")
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError(_explain(error, where)) from error
+
+
+def _read_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
+    """Pair up `--section.key value` and `--section.key=value`; values are YAML, `-` in keys reads as `_`."""
+    pairs: list[tuple[str, Any]] = []
+    queue = list(arguments)
+    while queue:
+        flag = queue.pop(0)
+        if not flag.startswith("--"):
+            raise ValueError(f"expected an override such as `--train.lr 1e-3`, got {flag!r}")
+        key, equals, value = flag[2:].partition("=")
+        if not equals:
+            if not queue:
+                raise ValueError(f"{flag}: expected a value behind it, as in `--train.lr 1e-3`")
+            value = queue.pop(0)
+        try:
+            pairs.append((key.replace("-", "_"), yaml.safe_load(value)))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{flag}: not a value: {value!r}") from error
+    return pairs
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        near = sorted(p.name for p in path.parent.glob("*.yaml"))
+        raise ValueError(f"{path}: no such config file; in {path.parent}: {', '.join(near) or 'no .yaml'}") from error
+    except OSError as error:
+        raise ValueError(f"{path}: cannot read the config ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path}: expected a mapping of sections at the top, got {type(tree).__name__}")
+    return tree
+
+
+def _reject_unknown_keys(section: type[BaseModel], tree: dict[str, Any], where: str, prefix: str) -> None:
+    known = section.model_fields
+    for key, value in tree.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean `{prefix}{near[0]}`?" if near else f"known: {', '.join(known)}"
+            raise ValueError(f"{where}: unknown key `{prefix}{key}`; {hint}")
+        annotation = known[key].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            if not isinstance(value, dict):
+                raise ValueError(f"{where}: `{prefix}{key}` is a section of settings, got {value!r}")
+            _reject_unknown_keys(annotation, value, where, f"{prefix}{key}.")
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    parts = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        parts.append(f"{name}: {message}, got {item['input']!r}" if name else message)
+    return f"{where}: " + "; ".join(parts)
