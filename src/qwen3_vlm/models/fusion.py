@@ -1,0 +1,37 @@
+"""Visual tokens into the placeholder positions, or an error: the place where images get lost without a sound."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def place(embeds_BTE: Tensor, ids_BT: Tensor, visual_BQE: Tensor, patch_id: int) -> Tensor:
+    """Replace the embeddings at the patch tokens by visual tokens, in reading order.
+
+    Args:
+        embeds_BTE: text embeddings of `ids_BT`.
+        ids_BT: token ids with exactly Q patch tokens in every row.
+        visual_BQE: visual tokens; cast to the embeddings' dtype.
+        patch_id: the id that marks an image position.
+
+    Returns:
+        A new [B,T,E]; rows keep their own images, all other positions are bit-equal to `embeds_BTE`.
+
+    Raises:
+        ValueError: a row with another number of patch tokens than visual tokens, or widths that differ.
+    """
+    batch, latents, width = visual_BQE.shape
+    if batch != embeds_BTE.shape[0] or width != embeds_BTE.shape[2]:
+        raise ValueError(
+            f"visual tokens of shape [B={batch}, Q={latents}, E={width}] do not fit text embeddings of shape "
+            f"[B={embeds_BTE.shape[0]}, T={embeds_BTE.shape[1]}, E={embeds_BTE.shape[2]}]"
+        )
+    patch_BT = ids_BT == patch_id
+    counts_B = patch_BT.sum(dim=1)
+    if bool((counts_B != latents).any()):
+        row = int((counts_B != latents).nonzero()[0])
+        raise ValueError(
+            f"sample {row} of the batch has {int(counts_B[row])} image positions for {latents} visual tokens; "
+            "prompt and connector must agree on connector.latents"
+        )
+    return embeds_BTE.masked_scatter(patch_BT[..., None], visual_BQE.to(embeds_BTE.dtype))

@@ -1,0 +1,98 @@
+"""The frozen language model: embeddings in, per-token NLL at label positions or generated ids out."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Qwen3ForCausalLM
+
+from qwen3_vlm.batch import IGNORE_INDEX, TokenNLL
+from qwen3_vlm.models.loading import load_complete
+
+
+class LanguageModel(nn.Module):
+    """A Qwen3 whose weights never change; gradients pass through it to its input embeddings."""
+
+    def __init__(self, model: Qwen3ForCausalLM) -> None:
+        """Wrap a loaded model."""
+        super().__init__()
+        self.model = model.requires_grad_(False).eval()
+        self.width: int = model.config.hidden_size
+
+    def train(self, mode: bool = True) -> LanguageModel:
+        """Stay in eval mode: frozen."""
+        return self
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Text embeddings of ids, [...] -> [...,E]."""
+        embeds: Tensor = self.model.get_input_embeddings()(ids)
+        return embeds
+
+    def text_rms(self) -> float:
+        """Root mean square of the embedding table: the scale on which text arrives."""
+        weight = self.model.get_input_embeddings().weight
+        # In slices: the table of a large model squared in float32 would take gigabytes.
+        total = sum(float(part.float().pow(2).sum()) for part in weight.split(8192))
+        return float((total / weight.numel()) ** 0.5)
+
+    def nll(self, embeds_BTE: Tensor, labels_BT: Tensor) -> TokenNLL:
+        """Teacher-forced NLL of the label tokens.
+
+        Rows are padded on the right. Attention is causal, so no real position sees a pad and no mask is needed;
+        without one, attention takes its fast path and no mask can be wrong.
+
+        Args:
+            embeds_BTE: input embeddings.
+            labels_BT: token id at label positions, IGNORE_INDEX elsewhere; position t is predicted from t-1.
+
+        Returns:
+            The NLL in nats. Only label positions reach the LM head: logits for the rest would be most of the work
+            for a large vocabulary.
+        """
+        hidden_BTE = self.model.model(inputs_embeds=embeds_BTE, use_cache=False).last_hidden_state
+        targets_BT = labels_BT[:, 1:]
+        keep_BT = targets_BT != IGNORE_INDEX
+        logits_NK = self.model.lm_head(hidden_BTE[:, :-1][keep_BT]).float()
+        nll_N = F.cross_entropy(logits_NK, targets_BT[keep_BT], reduction="none")
+        return TokenNLL(nll_N, keep_BT.sum(dim=1))
+
+    @torch.no_grad()
+    def generate(self, prompts: list[Tensor], eos_id: int, max_new_tokens: int) -> list[list[int]]:
+        """Greedy continuation of embedded prompts.
+
+        Args:
+            prompts: one [T_i,E] per sample; padded on the left here, so that batched equals single.
+            eos_id: where to stop; not part of the result.
+            max_new_tokens: upper bound.
+
+        Returns:
+            New token ids per sample, cut before EOS.
+        """
+        longest = max(len(p) for p in prompts)
+        embeds_BTE = torch.stack([F.pad(p, (0, 0, longest - len(p), 0)) for p in prompts])
+        lengths_B = torch.tensor([len(p) for p in prompts], device=embeds_BTE.device)
+        positions_T = torch.arange(longest, device=embeds_BTE.device)
+        attention_BT = (positions_T[None, :] >= longest - lengths_B[:, None]).long()
+        out_BT = self.model.generate(
+            inputs_embeds=embeds_BTE,
+            attention_mask=attention_BT,
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=eos_id,
+            pad_token_id=eos_id,
+        )
+        return [_before(row, eos_id) for row in out_BT.tolist()]
+
+
+def _before(ids: list[int], stop: int) -> list[int]:
+    return ids[: ids.index(stop)] if stop in ids else ids
+
+
+def load_llm(name: str, dtype: torch.dtype, attention: str) -> LanguageModel:
+    """Load a Qwen3 from a folder or the hub.
+
+    Raises:
+        ValueError: not there, or some of its weights are not in the checkpoint.
+    """
+    return LanguageModel(load_complete(Qwen3ForCausalLM, name, "model.llm", dtype, attention))

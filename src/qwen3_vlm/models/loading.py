@@ -1,0 +1,72 @@
+"""Loading frozen backbones: all weights from the checkpoint, or one clear line.
+
+A tower or language model with newly initialised weights still trains, and its connector still lowers the loss. So a
+missing key stops here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def load_complete(kind: Any, name: str, setting: str, dtype: torch.dtype, attention: str) -> Any:
+    """`kind.from_pretrained(name)` that refuses newly initialised weights.
+
+    Args:
+        kind: a transformers model class.
+        name: folder or hub id.
+        setting: the config field that named it, for messages.
+        dtype: of the loaded weights.
+        attention: attention implementation.
+
+    Raises:
+        ValueError: nothing there, no network and not in the cache, or weights missing.
+    """
+    try:
+        model, info = kind.from_pretrained(
+            name, dtype=dtype, attn_implementation=attention, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ImportError) as error:
+        raise ValueError(explain_absence(name, setting, error)) from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"{setting}: {name} lacks {len(missing)} of the model's weights (first: {missing[0]}); they would be "
+            "random. Expected a complete checkpoint of " + kind.__name__
+        )
+    return model
+
+
+def explain_absence(name: str, setting: str, error: Exception) -> str:
+    """One line for a backbone that cannot be loaded: what is missing and how to get it."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if "flash" in first.lower():
+        return f"model.attention: flash_attention_2 cannot be used here ({first}); set model.attention to sdpa"
+    looks_local = Path(name).is_dir() or name.startswith((".", "/")) or name.count("/") != 1
+    if looks_local:
+        state = "is not a model folder in save_pretrained layout" if Path(name).exists() else "does not exist"
+        return f"{setting}: the folder {name} {state} ({first}); run from the repository root, or name a model folder"
+    return (
+        f"{setting}: {name} is neither a folder here nor in the local hub cache, and the hub cannot be reached; on a "
+        f"machine with network run `hf download {name}`, then copy the cache here (HF_HOME) or set {setting} to the folder"
+    )
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Identity of frozen weights: a hash over every parameter's name, shape and up to 64 of its values.
+
+    Values are compared as bfloat16, so the same weights match from another folder and at either precision.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        flat = parameter.detach().flatten()
+        step = max(1, flat.numel() // 64)
+        values = flat[::step][:64].to(torch.bfloat16).float().cpu()
+        digest.update(values.numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,121 @@
+"""Tower, connector, fusion and language model composed. Implements the scoring seam of the checks.
+
+pixels_BCHW -> tower (frozen) -> features_BPV -> connector (trained) -> visual_BQE
+            -> placed at the image positions of the prompt -> language model (frozen) -> NLL at label positions
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from qwen3_vlm.batch import Batch, TokenNLL, VisualTokens
+from qwen3_vlm.models.connector import Connector
+from qwen3_vlm.models.fusion import place
+from qwen3_vlm.models.llm import LanguageModel
+from qwen3_vlm.models.vision import VisionTower
+
+
+@dataclass(frozen=True)
+class PartSize:
+    """One line of the frozen/trainable log."""
+
+    name: str
+    parameters: int
+    trained: bool
+
+
+class VLM(nn.Module):
+    """The assembled model. Only `connector` has parameters that require gradients."""
+
+    def __init__(self, tower: VisionTower, connector: Connector, llm: LanguageModel, patch_id: int) -> None:
+        """Compose the parts.
+
+        Args:
+            tower: frozen vision tower.
+            connector: the trained part.
+            llm: frozen language model.
+            patch_id: token id of an image position, from the tokenizer.
+
+        Raises:
+            ValueError: widths of neighbours differ.
+        """
+        super().__init__()
+        for part, got, expected in (
+            ("vision tower", tower.width, connector.shape.vision_width),
+            ("language model", llm.width, connector.shape.text_width),
+        ):
+            if got != expected:
+                raise ValueError(f"the connector expects a {part} of width {expected}, got {got}")
+        self.tower, self.connector, self.llm, self.patch_id = tower, connector, llm, patch_id
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return next(self.connector.parameters()).device
+
+    def sizes(self) -> list[PartSize]:
+        """Every component with its parameters and whether it is trained."""
+        parts: list[tuple[str, nn.Module | None]] = [
+            ("vision tower", self.tower),
+            ("vision_ln", self.connector.vision_ln),
+            ("resampler", self.connector.resampler),
+            ("projector", self.connector.projector),
+            ("language model", self.llm),
+        ]
+        return [
+            PartSize(name, sum(p.numel() for p in part.parameters()), any(p.requires_grad for p in part.parameters()))
+            for name, part in parts
+            if part is not None
+        ]
+
+    def features(self, batch: Batch) -> Tensor:
+        """Tower features [B,P,V]: from the cache if the batch carries them, else from its pixels."""
+        if batch.features_BPV is not None:
+            return batch.features_BPV.to(self.device)
+        assert batch.pixels_BCHW is not None, "a text-only batch has no images to encode"
+        features_BPV: Tensor = self.tower(batch.pixels_BCHW.to(self.device))
+        return features_BPV
+
+    def visual(self, features_BPV: Tensor) -> Tensor:
+        """The connector's output [B,Q,E], with gradients; float32 weights, autocast where the tower is bfloat16."""
+        with self._autocast(features_BPV):
+            visual_BQE: Tensor = self.connector(features_BPV)
+        return visual_BQE
+
+    @torch.no_grad()
+    def encode(self, batch: Batch) -> VisualTokens:
+        """The scoring seam: images of a batch to visual tokens, each image once."""
+        return VisualTokens((self.visual(self.features(batch)),))
+
+    def nll(self, batch: Batch, visual: VisualTokens | None) -> TokenNLL:
+        """The scoring seam: per-token NLL of a batch with these visual tokens, or with the image block left out."""
+        ids_BT, labels_BT = batch.ids_BT.to(self.device), batch.labels_BT.to(self.device)
+        if visual is None:
+            keep_BT = ~batch.block_BT.to(self.device)
+            # Every row loses the same number of tokens, so what is left is again a rectangle.
+            ids_BT = ids_BT[keep_BT].view(len(batch), -1)
+            labels_BT = labels_BT[keep_BT].view(len(batch), -1)
+            return self.llm.nll(self.llm.embed(ids_BT), labels_BT)
+        embeds_BTE = place(self.llm.embed(ids_BT), ids_BT, visual.layers[0].to(self.device), self.patch_id)
+        return self.llm.nll(embeds_BTE, labels_BT)
+
+    @torch.no_grad()
+    def generate(
+        self, prompts: list[Tensor], visual: VisualTokens, eos_id: int, max_new_tokens: int
+    ) -> list[list[int]]:
+        """Greedy captions: token ids per prompt (each [T_i] ids with one image block), cut before EOS."""
+        embedded = []
+        for ids_T, visual_QE in zip(prompts, visual.layers[0], strict=True):
+            ids_1T = ids_T.to(self.device)[None]
+            placed = place(self.llm.embed(ids_1T), ids_1T, visual_QE.to(self.device)[None], self.patch_id)
+            embedded.append(placed[0])
+        return self.llm.generate(embedded, eos_id, max_new_tokens)
+
+    def _autocast(self, features_BPV: Tensor) -> AbstractContextManager[object]:
+        if features_BPV.dtype == torch.bfloat16:
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
