@@ -1,0 +1,201 @@
+"""Records to token ids and labels: text only, with the image block spliced in as ids.
+
+    text before the image | <|vision_start|> <|image_pad|> x Q <|vision_end|> | text behind it | caption | EOS
+    `--------------------------- prompt, no label ----------------------------'   `----- labelled ----'
+
+The three pieces of text are tokenised separately, so that no token straddles a border: the block always costs Q + 2
+tokens, and the caption's tokens are the same whatever stands before them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from qwen3_vlm.batch import IGNORE_INDEX, IntArray, Reject
+from qwen3_vlm.config import PromptConfig
+from qwen3_vlm.data.llava_pretrain import IMAGE_STRINGS, PLACEHOLDER, Record
+
+START, PATCH, END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
+_CHUNK = 1000
+"""Captions per call of the tokenizer: one call each is twenty times slower."""
+
+
+@dataclass(frozen=True)
+class TokenIds:
+    """The ids that mean something to the code."""
+
+    start: int
+    """Opens the image block; with `image_block: legacy`, EOS."""
+    patch: int
+    """An image position."""
+    end: int
+    """Closes the image block; with `image_block: legacy`, EOS."""
+    eos: int
+    """Ends every caption, and is labelled. Qwen3-Base pads with it too: never compare ids to the pad id."""
+
+
+class Prompt(NamedTuple):
+    """What stands before a caption."""
+
+    ids_T: IntArray
+    block: tuple[int, int]
+    """The image block is ids_T[block[0]:block[1]], delimiters included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One row as ids. The arrays are put together on demand: rows with the same human turn share one prompt."""
+
+    prompt: Prompt
+    answer_N: npt.NDArray[np.int32]
+    """Caption and EOS, before any cut."""
+    max_seq_len: int
+
+    @property
+    def ids_T(self) -> IntArray:
+        """Prompt, caption, EOS; cut on the right to max_seq_len."""
+        return np.concatenate([self.prompt.ids_T, self.answer_N.astype(np.int64)])[: self.max_seq_len]
+
+    @property
+    def labels_T(self) -> IntArray:
+        """`ids_T` behind the prompt, IGNORE_INDEX in it. Not shifted."""
+        labels_T = self.ids_T
+        labels_T[: len(self.prompt.ids_T)] = IGNORE_INDEX
+        return labels_T
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Start and end of the image block in `ids_T`."""
+        return self.prompt.block
+
+    @property
+    def full_length(self) -> int:
+        """Tokens before the cut."""
+        return len(self.prompt.ids_T) + len(self.answer_N)
+
+    @property
+    def wrapper_tokens(self) -> int:
+        """Prompt tokens other than the image block."""
+        return len(self.prompt.ids_T) - (self.block[1] - self.block[0])
+
+
+class PromptBuilder:
+    """Turns records into ids for one tokenizer, template and number of visual tokens."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, prompt: PromptConfig, latents: int, max_seq_len: int
+    ) -> None:
+        """Look up the ids and lay out the image block.
+
+        Args:
+            tokenizer: a fast tokenizer; it is copied, not changed.
+            prompt: template and form of the image block.
+            latents: Q, visual tokens per image.
+            max_seq_len: tokens per sequence.
+
+        Raises:
+            ValueError: no EOS, or one of the block's strings is not exactly one id.
+        """
+        self._name = tokenizer.name_or_path or "the tokenizer"
+        self._template = prompt.template
+        self._max_seq_len = max_seq_len
+        # A copy: a saved tokenizer may carry padding and truncation, which would silently change every length.
+        self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._backend.no_padding()
+        self._backend.no_truncation()
+        if tokenizer.eos_token_id is None:
+            raise ValueError(f"{self._name}: has no EOS token; captions need one to end with (set eos_token)")
+        eos = int(tokenizer.eos_token_id)
+        special = {token.content for token in self._backend.get_added_tokens_decoder().values() if token.special}
+        self._special = re.compile("|".join(map(re.escape, sorted(special | set(IMAGE_STRINGS[1:])))))
+        if prompt.image_block == "legacy":
+            # The older form's added delimiters were frozen copies of EOS: to the language model they are EOS.
+            self.ids = TokenIds(start=eos, patch=self._one_id(PATCH), end=eos, eos=eos)
+            space = [self._one_id(" ")]
+        else:
+            self.ids = TokenIds(self._one_id(START), self._one_id(PATCH), self._one_id(END), eos)
+            space = []
+        tokens = [self.ids.start, *[self.ids.patch] * latents, self.ids.end]
+        self._block = [part for token in tokens for part in (*space, token)][len(space) :]
+
+    def prompt(self, human: str) -> Prompt:
+        """The prompt of a human turn, for generation: ids and where the image block is.
+
+        Raises:
+            ValueError: not exactly one `<image>`, or a special token's string in `human`.
+        """
+        text = self._template.replace("{human}", human)
+        special = self._special.search(human)
+        if text.count(PLACEHOLDER) != 1 or special:
+            got = f"the special token {special[0]}" if special else f"{text.count(PLACEHOLDER)} {PLACEHOLDER}"
+            raise ValueError(
+                f"expected a human turn with {PLACEHOLDER} once and no special token, got {got} in {human!r}"
+            )
+        before, behind = self._tokenise(text.split(PLACEHOLDER), special=True)
+        ids_T = np.array([*before, *self._block, *behind], dtype=np.int64)
+        return Prompt(ids_T, (len(before), len(before) + len(self._block)))
+
+    def encode(self, records: Sequence[Record]) -> list[Encoded | Reject]:
+        """Encode records, in their order.
+
+        Special tokens in the template become their ids (ChatML). Their strings in a caption stay ordinary text, so
+        that no caption ends early or claims an image; in a human turn they are rejected.
+
+        Returns:
+            One entry per record: Reject where max_seq_len cuts the image block, or where the human turn holds a
+            special token's string.
+
+        Raises:
+            ValueError: max_seq_len leaves no label token in any row.
+        """
+        special = {record.human: self._special.search(record.human) for record in records}
+        prompts = {human: self.prompt(human) for human, found in special.items() if not found}
+        self._require_labels([len(prompt.ids_T) for prompt in prompts.values()])
+        encoded: list[Encoded | Reject] = []
+        for record, answer_N in zip(records, self._answers([r.caption for r in records]), strict=True):
+            found = special[record.human]
+            if found:
+                detail = f"{found[0]} stands in {record.human[:80]!r}: remove it"
+                encoded.append(Reject(record.row, "special token in the human turn", detail))
+            elif prompts[record.human].block[1] > self._max_seq_len:
+                detail = f"the block ends at token {prompts[record.human].block[1]}, max_seq_len is {self._max_seq_len}"
+                encoded.append(Reject(record.row, "image block cut by max_seq_len", detail))
+            else:
+                encoded.append(Encoded(prompts[record.human], answer_N, self._max_seq_len))
+        return encoded
+
+    def _answers(self, captions: Sequence[str]) -> Iterator[npt.NDArray[np.int32]]:
+        for start in range(0, len(captions), _CHUNK):
+            for ids in self._tokenise(captions[start : start + _CHUNK], special=False):
+                yield np.array([*ids, self.ids.eos], dtype=np.int32)
+
+    def _tokenise(self, texts: Sequence[str], special: bool) -> list[list[int]]:
+        """Token ids of each text; with `special`, special tokens' strings become their one id."""
+        # The library's name is about the text: "encode special tokens" as if they were ordinary words.
+        self._backend.encode_special_tokens = not special
+        return [encoding.ids for encoding in self._backend.encode_batch(texts, add_special_tokens=False)]
+
+    def _one_id(self, text: str) -> int:
+        (ids,) = self._tokenise([text], special=True)
+        if len(ids) != 1:
+            raise ValueError(
+                f"{self._name}: encodes {text!r} as {len(ids)} ids {ids[:8]}, expected exactly one; "
+                "model.llm needs a Qwen tokenizer, whose vocabulary has the image block's tokens"
+            )
+        return ids[0]
+
+    def _require_labels(self, prompt_lengths: Sequence[int]) -> None:
+        if prompt_lengths and min(prompt_lengths) + 1 > self._max_seq_len:
+            raise ValueError(
+                f"data.max_seq_len {self._max_seq_len} leaves no label token in any row: the shortest prompt takes "
+                f"{min(prompt_lengths)} tokens, {len(self._block)} of them the image block; set it to at least "
+                f"{min(prompt_lengths) + 2}, shorten prompt.template, or lower connector.latents"
+            )

@@ -1,0 +1,160 @@
+"""Which rows train and which are held out: drawn by seed, saved with the run, and refused on another data file.
+
+The draw is over row indices of the file and knows nothing of what is in the rows, so that a rejected row never moves
+another one from training to evaluation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qwen3_vlm.results import write_atomic
+
+_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row indices of the data file (with `data.eval_json`, `eval` are row indices of that file)."""
+
+    train: tuple[int, ...]
+    """Rising."""
+    eval: tuple[int, ...]
+    """In drawn order: the first n are a random subset."""
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """What a data file was when a split was drawn from it."""
+
+    name: str
+    """File name without folders: a data set may be moved."""
+    rows: int
+    sha256: str
+
+
+def describe(path: Path, rows: int) -> DataFile:
+    """Hash a data file as it lies on disk (about a third of a second for LLaVA-Pretrain's 156 MB).
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return DataFile(path.name, rows, hashlib.file_digest(file, "sha256").hexdigest())
+    except OSError as error:
+        raise ValueError(f"{path}: cannot read the data file ({error.strerror})") from error
+
+
+def draw_rows(num_rows: int, seed: int) -> tuple[int, ...]:
+    """All row indices 0..num_rows-1 in an order drawn by `seed`."""
+    return tuple(np.random.Generator(np.random.PCG64(seed)).permutation(num_rows).tolist())
+
+
+def draw_split(num_rows: int, max_samples: int | None, eval_ratio: float, seed: int) -> Split:
+    """Draw a subset and split it.
+
+    Args:
+        num_rows: rows of the file, usable or not.
+        max_samples: rows to draw, training and held-out together; None, or more than there are, takes all.
+        eval_ratio: share of the drawn rows that is held out, rounded to whole rows; when it is above 0, both parts
+            get at least one row. 5,000 rows at 0.02 give 4,900 and 100.
+        seed: equal seed and file length draw the same rows.
+
+    Raises:
+        ValueError: no rows, or one row that should be split.
+    """
+    size = num_rows if max_samples is None else min(max_samples, num_rows)
+    if size < 1 or (size == 1 and eval_ratio > 0):
+        raise ValueError(
+            f"cannot split {size} rows with data.eval_ratio {eval_ratio} (the file has {num_rows} rows, "
+            f"data.max_samples is {max_samples}): at least {2 if eval_ratio > 0 else 1} are needed"
+        )
+    drawn = draw_rows(num_rows, seed)[:size]
+    held_out = min(max(1, round(size * eval_ratio)), size - 1) if eval_ratio > 0 else 0
+    return Split(train=tuple(sorted(drawn[held_out:])), eval=drawn[:held_out])
+
+
+def save_split(path: Path, split: Split, data: DataFile, eval_data: DataFile | None = None) -> None:
+    """Write a split and the data file(s) it belongs to as JSON, whole or not at all."""
+    tree = {
+        "schema": _SCHEMA,
+        "data": asdict(data),
+        "eval_data": asdict(eval_data) if eval_data else None,
+        "train": split.train,
+        "eval": split.eval,
+    }
+    write_atomic(path, json.dumps(tree) + "\n")
+
+
+def load_split(path: Path, data: DataFile, eval_data: DataFile | None = None) -> Split:
+    """Read a split back, if it was drawn from these very data files.
+
+    Raises:
+        ValueError: missing or broken split file, or a data file that is not the one it was drawn from.
+    """
+    tree = _read(path)
+    try:
+        saved, saved_eval = _data_file(tree["data"]), _data_file(tree["eval_data"])
+        split = Split(_rows(tree["train"]), _rows(tree["eval"]))
+        assert saved is not None
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        raise ValueError(f"{path}: not a split file ({error!r}); delete it to draw the split again") from error
+    _require_same(path, "data.json_file", saved, data)
+    _require_same(path, "data.eval_json", saved_eval, eval_data)
+    _check_rows(path, split, saved.rows, saved_eval.rows if saved_eval else None)
+    return split
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot read the split ({error.strerror}); it is saved when a run starts") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: not a split file ({error}); delete it to draw the split again") from error
+    if not isinstance(tree, dict) or tree.get("schema") != _SCHEMA:
+        raise ValueError(f"{path}: not a split file of schema {_SCHEMA}; delete it to draw the split again")
+    return tree
+
+
+def _data_file(tree: dict[str, Any] | None) -> DataFile | None:
+    if tree is None:
+        return None
+    return DataFile(name=str(tree["name"]), rows=int(tree["rows"]), sha256=str(tree["sha256"]))
+
+
+def _rows(values: list[Any]) -> tuple[int, ...]:
+    if not all(type(value) is int for value in values):
+        raise TypeError("row indices must be whole numbers")
+    return tuple(values)
+
+
+def _require_same(path: Path, setting: str, saved: DataFile | None, now: DataFile | None) -> None:
+    if (saved.sha256 if saved else None) == (now.sha256 if now else None):
+        return
+    raise ValueError(
+        f"{setting} is not the file that {path} was drawn from: it was {_name(saved)}, now it is {_name(now)}; "
+        "held-out rows could have been trained on. Restore the file, or start a new run in another output_dir"
+    )
+
+
+def _name(data: DataFile | None) -> str:
+    return f"{data.name} with {data.rows:,} rows and SHA-256 {data.sha256[:12]}" if data else "not set"
+
+
+def _check_rows(path: Path, split: Split, rows: int, eval_rows: int | None) -> None:
+    """[Contract] Every row exists, none is there twice, and none is both trained on and held out."""
+    parts = ((split.train, rows), (split.eval, rows if eval_rows is None else eval_rows))
+    broken = any(len(set(part)) != len(part) or (part and not 0 <= min(part) <= max(part) < n) for part, n in parts)
+    if broken or (eval_rows is None and set(split.train) & set(split.eval)):
+        raise ValueError(
+            f"{path}: rows of the split are repeated, in both parts, or not in the data file; "
+            "the file was changed by hand. Delete it to draw the split again"
+        )
