@@ -221,7 +221,15 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ValueError: unreadable file, unknown key (with the nearest known one), wrong type or range.
     """
-    tree = _read_yaml(path)
+    return apply_overrides(_read_yaml(path), overrides, str(path))
+
+
+def apply_overrides(tree: dict[str, Any], overrides: Sequence[str], where: str) -> Config:
+    """Set `--section.key value` pairs in a plain dictionary and validate it; `where` names its source in errors.
+
+    Raises:
+        ValueError: unknown key, wrong type or range, or not a pair.
+    """
     for dotted, value in _read_overrides(overrides):
         *sections, key = dotted.split(".")
         node = tree
@@ -230,7 +238,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
             if not isinstance(node, dict):
                 raise ValueError(f"--{dotted}: `{section}` is not a section of the config")
         node[key] = value
-    return parse_config(tree, f"{path} with {' '.join(overrides)}" if overrides else str(path))
+    return parse_config(tree, f"{where} with {' '.join(overrides)}" if overrides else where)
 
 
 def parse_config(tree: dict[str, Any], where: str) -> Config:

@@ -1,5 +1,7 @@
 """How a command ends: exit codes, and one clear line instead of a traceback.
 
+The codes:
+
 0 pass    1 judged and failed, or stopped on a non-finite value    2 bad input or usage    3 inconclusive
 4 a bug of ours (short message, traceback in a file)               130 interrupted
 """
@@ -25,8 +27,8 @@ def guarded(command: Callable[[], int]) -> int:
     """
     try:
         return command()
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+    except KeyboardInterrupt as error:
+        sys.stderr.write(f"interrupted{': ' if str(error) else ''}{error}\n")
         return 130
     except NonFiniteError as error:
         sys.stderr.write(f"stopped: {error}\n")
@@ -50,6 +52,7 @@ def _bug(error: BaseException) -> int:
         file.write("".join(traceback.format_exception(error)))
     summary = " ".join(str(error).split())[:300]
     sys.stderr.write(
-        f"internal error: {type(error).__name__}: {summary}\nThis is a bug in qwen3-vlm; the traceback is in {file.name}\n"
+        f"internal error: {type(error).__name__}: {summary}\n"
+        f"This is a bug in qwen3-vlm; the traceback is in {file.name}\n"
     )
     return 4

@@ -52,8 +52,9 @@ def explain_absence(name: str, setting: str, error: Exception) -> str:
         state = "is not a model folder in save_pretrained layout" if Path(name).exists() else "does not exist"
         return f"{setting}: the folder {name} {state} ({first}); run from the repository root, or name a model folder"
     return (
-        f"{setting}: {name} is neither a folder here nor in the local hub cache, and the hub cannot be reached; on a "
-        f"machine with network run `hf download {name}`, then copy the cache here (HF_HOME) or set {setting} to the folder"
+        f"{setting}: {name} is neither a folder here nor in the local hub cache, and the hub cannot be reached; on "
+        f"a machine with network run `hf download {name}`, then bring the cache here (HF_HOME) or point {setting} to "
+        "the folder"
     )
 
 

@@ -1,5 +1,7 @@
 """Tower, connector, fusion and language model composed. Implements the scoring seam of the checks.
 
+The way of an image:
+
 pixels_BCHW -> tower (frozen) -> features_BPV -> connector (trained) -> visual_BQE
             -> placed at the image positions of the prompt -> language model (frozen) -> NLL at label positions
 """
@@ -10,9 +12,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qwen3_vlm.batch import Batch, TokenNLL, VisualTokens
+from qwen3_vlm.batch import IGNORE_INDEX, Batch, TokenNLL, VisualTokens
 from qwen3_vlm.models.connector import Connector
 from qwen3_vlm.models.fusion import place
 from qwen3_vlm.models.llm import LanguageModel
@@ -31,7 +34,9 @@ class PartSize:
 class VLM(nn.Module):
     """The assembled model. Only `connector` has parameters that require gradients."""
 
-    def __init__(self, tower: VisionTower, connector: Connector, llm: LanguageModel, patch_id: int) -> None:
+    def __init__(
+        self, tower: VisionTower, connector: Connector, llm: LanguageModel, patch_id: int, eos_id: int
+    ) -> None:
         """Compose the parts.
 
         Args:
@@ -39,6 +44,7 @@ class VLM(nn.Module):
             connector: the trained part.
             llm: frozen language model.
             patch_id: token id of an image position, from the tokenizer.
+            eos_id: token id that ends a text, and stands before one that would otherwise begin with a label.
 
         Raises:
             ValueError: widths of neighbours differ.
@@ -50,7 +56,8 @@ class VLM(nn.Module):
         ):
             if got != expected:
                 raise ValueError(f"the connector expects a {part} of width {expected}, got {got}")
-        self.tower, self.connector, self.llm, self.patch_id = tower, connector, llm, patch_id
+        self.tower, self.connector, self.llm = tower, connector, llm
+        self.patch_id, self.eos_id = patch_id, eos_id
 
     @property
     def device(self) -> torch.device:
@@ -95,25 +102,27 @@ class VLM(nn.Module):
         """The scoring seam: per-token NLL of a batch with these visual tokens, or with the image block left out."""
         ids_BT, labels_BT = batch.ids_BT.to(self.device), batch.labels_BT.to(self.device)
         if visual is None:
-            keep_BT = ~batch.block_BT.to(self.device)
+            keep_BT, rows = ~batch.block_BT.to(self.device), ids_BT.shape[0]
             # Every row loses the same number of tokens, so what is left is again a rectangle.
-            ids_BT = ids_BT[keep_BT].view(len(batch), -1)
-            labels_BT = labels_BT[keep_BT].view(len(batch), -1)
+            ids_BT, labels_BT = ids_BT[keep_BT].view(rows, -1), labels_BT[keep_BT].view(rows, -1)
+            if bool((labels_BT[:, 0] != IGNORE_INDEX).any()):
+                # The image block was the whole prompt. The first caption token still has to be predicted from
+                # something, and EOS is what stands between two texts in pretraining.
+                ids_BT = F.pad(ids_BT, (1, 0), value=self.eos_id)
+                labels_BT = F.pad(labels_BT, (1, 0), value=IGNORE_INDEX)
             return self.llm.nll(self.llm.embed(ids_BT), labels_BT)
         embeds_BTE = place(self.llm.embed(ids_BT), ids_BT, visual.layers[0].to(self.device), self.patch_id)
         return self.llm.nll(embeds_BTE, labels_BT)
 
     @torch.no_grad()
-    def generate(
-        self, prompts: list[Tensor], visual: VisualTokens, eos_id: int, max_new_tokens: int
-    ) -> list[list[int]]:
+    def generate(self, prompts: list[Tensor], visual: VisualTokens, max_new_tokens: int) -> list[list[int]]:
         """Greedy captions: token ids per prompt (each [T_i] ids with one image block), cut before EOS."""
         embedded = []
         for ids_T, visual_QE in zip(prompts, visual.layers[0], strict=True):
             ids_1T = ids_T.to(self.device)[None]
             placed = place(self.llm.embed(ids_1T), ids_1T, visual_QE.to(self.device)[None], self.patch_id)
             embedded.append(placed[0])
-        return self.llm.generate(embedded, eos_id, max_new_tokens)
+        return self.llm.generate(embedded, self.eos_id, max_new_tokens)
 
     def _autocast(self, features_BPV: Tensor) -> AbstractContextManager[object]:
         if features_BPV.dtype == torch.bfloat16:

@@ -1,0 +1,140 @@
+"""Check 1 on a checkpoint: the held-out split, the model and the training log brought to the pure checks."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from qwen3_vlm.api.coverage import coverage_of_run
+from qwen3_vlm.api.loaded import Loaded, load
+from qwen3_vlm.api.output import assemble
+from qwen3_vlm.build import Prepared, count_rejects, prepare_data
+from qwen3_vlm.checks.ablation import ablate as run_ablation
+from qwen3_vlm.checks.conditions import parse_conditions
+from qwen3_vlm.config import Config
+from qwen3_vlm.data.collate import batches_by_length, collate
+from qwen3_vlm.results import Ablation, Results, Training
+from qwen3_vlm.train.checkpoint import connector_state, save_checkpoint
+from qwen3_vlm.train.train_utils import read_records_of_run
+
+_MEAN_BATCH = 64
+
+
+def ablate(
+    checkpoint: str | Path,
+    config: Config | None = None,
+    num_samples: int | None = None,
+    conditions: str = "standard",
+) -> Results:
+    """Check 1 on a checkpoint's held-out split, with check 2 from the training log beside it.
+
+    Args:
+        checkpoint: a `checkpoint_<step>.pt`.
+        config: the run's config; by default the one stored in the checkpoint.
+        num_samples: held-out samples to score; the config's `ablation.num_samples` if None.
+        conditions: `runbook`, `standard`, or names separated by commas.
+
+    Returns:
+        The results, with verdict; nothing but the mean visual tokens is written.
+
+    Raises:
+        ValueError: bad input, one line.
+    """
+    path = Path(checkpoint)
+    names = parse_conditions(conditions)
+    loaded = load(path, config)
+    prepared = prepare_data(loaded.config, path.parent / "split.json")
+    ablation = score(loaded, prepared, num_samples or loaded.config.ablation.num_samples, names, path)
+    coverage = coverage_of_run(prepared, path.parent, loaded.step)
+    return assemble(loaded.config, path, training_of_run(loaded, prepared, path.parent), ablation, coverage)
+
+
+def score(loaded: Loaded, prepared: Prepared, requested: int, names: tuple[str, ...], checkpoint: Path) -> Ablation:
+    """Check 1 on the first `requested` held-out samples."""
+    config, held_out = loaded.config, prepared.eval
+    asked = set(prepared.split.eval[:requested])
+    positions = [p for p, row in enumerate(held_out.rows) if row in asked]
+    lengths = held_out.lengths
+    batches = [
+        collate([held_out[positions[i]] for i in group], loaded.inputs.pad_id)
+        for group in batches_by_length([lengths[p] for p in positions], config.ablation.batch_size)
+    ]
+    unread = tuple(r for r in prepared.rejects["eval"] if r.row in asked)
+    ablation, _ = run_ablation(
+        loaded.vlm,
+        [batch for batch in batches if len(batch)],
+        config.ablation,
+        config.seed,
+        names,
+        mean_tokens=mean_tokens(loaded, prepared, checkpoint) if "mean-token" in names else None,
+        requested=requested,
+        eos_id=loaded.inputs.prompts.ids.eos,
+        rejected=count_rejects(unread, *(batch.rejects for batch in batches)),
+        progress=lambda total: tqdm(total=total, desc="check 1", unit="score", leave=False),
+    )
+    return ablation
+
+
+def mean_tokens(loaded: Loaded, prepared: Prepared, checkpoint: Path) -> Tensor:
+    """Mean visual tokens [Q,E] over the first training images, saved with the run as `mean_tokens_<step>.pt`.
+
+    A saved mean is used again only for the very connector weights and number of images it was computed from.
+
+    Raises:
+        ValueError: no training image can be read.
+    """
+    wanted = min(loaded.config.ablation.mean_token_images, len(prepared.train))
+    path = checkpoint.parent / f"mean_tokens_{loaded.step}.pt"
+    key = f"{_connector_hash(loaded)} over {wanted}"
+    if path.is_file():
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        if saved.get("key") == key:
+            kept: Tensor = saved["mean_QE"]
+            return kept
+    total_QE, seen = torch.zeros(()), 0
+    with tqdm(total=wanted, desc="mean visual tokens", unit="image", leave=False) as bar:
+        for start in range(0, wanted, _MEAN_BATCH):
+            items = [prepared.train[p] for p in range(start, min(start + _MEAN_BATCH, wanted))]
+            batch = collate(items, loaded.inputs.pad_id)
+            if len(batch):
+                visual_BQE = loaded.vlm.encode(batch).layers[0].float().cpu()
+                total_QE, seen = total_QE + visual_BQE.sum(0), seen + len(batch)
+            bar.update(len(items))
+    if not seen:
+        raise ValueError("mean-token: no training image can be read; leave it out with --conditions runbook")
+    save_checkpoint(path, {"key": key, "mean_QE": total_QE / seen})
+    return total_QE / seen
+
+
+def _connector_hash(loaded: Loaded) -> str:
+    digest = hashlib.sha256()
+    for part, state in connector_state(loaded.vlm.connector).items():
+        for name, value in state.items():
+            digest.update(f"{part}.{name}".encode())
+            digest.update(value.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def training_of_run(loaded: Loaded, prepared: Prepared, folder: Path) -> Training | None:
+    """What the log beside a checkpoint says about its training; None without one."""
+    records = [r for r in read_records_of_run(folder) if r.step <= loaded.step]
+    if not records:
+        return None
+    last, seconds = records[-1], sum(r.seconds for r in records)
+    return Training(
+        step=last.step,
+        updates=last.updates,
+        epochs=last.epoch,
+        train_samples=last.samples,
+        eval_samples=len(prepared.eval),
+        trained_parameters=sum(p.numel() for p in loaded.vlm.connector.parameters()),
+        train_loss=last.train_loss,
+        eval_loss=last.eval_loss,
+        seconds=seconds,
+        samples_per_second=sum(r.samples for r in records) / max(seconds, 1e-9),
+        peak_memory_gb=last.peak_memory_gb,
+    )

@@ -1,0 +1,97 @@
+"""A trained connector between its backbones: loading it, and letting it write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qwen3_vlm.batch import VisualTokens
+from qwen3_vlm.build import Inputs, backbone_identities, build_model, prepare_inputs
+from qwen3_vlm.config import Config
+from qwen3_vlm.data.images import load_image
+from qwen3_vlm.models.vlm import VLM
+from qwen3_vlm.train.checkpoint import Payload, load_checkpoint, restore_connector, stored_config
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A trained connector between its backbones."""
+
+    config: Config
+    inputs: Inputs
+    vlm: VLM
+    payload: Payload
+
+    @property
+    def step(self) -> int:
+        """Batches the connector was trained for; 0 where an older checkpoint does not say."""
+        return int(self.payload.get("step", 0))
+
+    def caption(self, images: Sequence[str | Path], request: str | None = None, max_new_tokens: int = 64) -> list[str]:
+        """Greedy captions of image files.
+
+        Args:
+            images: paths.
+            request: human turn with one `<image>`; the config's `prompt.caption_request` if None.
+            max_new_tokens: upper bound per caption.
+
+        Returns:
+            One caption per image, in order; batching does not change them.
+
+        Raises:
+            ValueError: an image that cannot be read, with its path.
+        """
+        ids_T, _ = self.inputs.prompts.prompt(request or self.config.prompt.caption_request)
+        pixels = [load_image(Path(p), self.inputs.spec, self.config.data.max_pixels) for p in images]
+        return self.write(pixels, [torch.as_tensor(ids_T)] * len(pixels), max_new_tokens)
+
+    def write(self, pixels: Sequence[Tensor], prompts: Sequence[Tensor], max_new_tokens: int = 64) -> list[str]:
+        """Greedy captions of decoded images (uint8 [3,H,W]), each behind its own prompt ids [T_i]."""
+        written: list[str] = []
+        for start in range(0, len(pixels), _BATCH):
+            stop = start + _BATCH
+            pixels_BCHW = torch.stack(list(pixels[start:stop])).to(self.vlm.device)
+            with torch.no_grad():
+                visual = VisualTokens((self.vlm.visual(self.vlm.tower(pixels_BCHW)),))
+            ids = self.vlm.generate(list(prompts[start:stop]), visual, max_new_tokens)
+            written += [self.inputs.tokenizer.decode(row, skip_special_tokens=True).strip() for row in ids]
+        return written
+
+
+def load(checkpoint: str | Path, config: Config | None = None) -> Loaded:
+    """Load a checkpoint with its backbones.
+
+    Args:
+        checkpoint: a `checkpoint_<step>.pt`.
+        config: the run's config; by default the one stored in the checkpoint.
+
+    Raises:
+        ValueError: unreadable, of another shape, not finite, trained on other backbones, or backbones missing.
+    """
+    path = Path(checkpoint)
+    payload = load_checkpoint(path)
+    if config is None:
+        config = stored_config(path)
+    inputs = prepare_inputs(config)
+    vlm = build_model(config, inputs)
+    _refuse_other_backbones(config, vlm, payload, path)
+    restore_connector(vlm.connector, payload, path)
+    return Loaded(config, inputs, vlm.eval(), payload)
+
+
+def _refuse_other_backbones(config: Config, vlm: VLM, payload: Payload, path: Path) -> None:
+    stored: dict[str, dict[str, Any]] = payload.get("backbones", {})
+    now = backbone_identities(config, vlm)
+    for part, then in stored.items():
+        if then["fingerprint"] != now[part]["fingerprint"]:
+            shown = " against ".join(f"{i['name']} (width {i['width']}, {i['fingerprint']})" for i in (then, now[part]))
+            raise ValueError(
+                f"{path}: trained with another model.{part}: {shown}; name the backbone it was trained with"
+            )

@@ -1,0 +1,56 @@
+"""From parts of a run to results, and from results to files and the terminal."""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from qwen3_vlm.config import Config
+from qwen3_vlm.report.environment import environment
+from qwen3_vlm.report.runbook import render_runbook
+from qwen3_vlm.report.terminal import print_results
+from qwen3_vlm.results import Ablation, Coverage, Results, Training, WrittenCaption, to_json, worst, write_atomic
+
+
+def assemble(
+    config: Config,
+    checkpoint: Path | None = None,
+    training: Training | None = None,
+    ablation: Ablation | None = None,
+    coverage: Coverage | None = None,
+    samples: Sequence[WrittenCaption] = (),
+) -> Results:
+    """Put the parts of a run together; the overall verdict is the worst of the checks'."""
+    checks = [check for check in (ablation, coverage) if check is not None]
+    return Results(
+        verdict=worst([check.verdict for check in checks]),
+        reasons=[reason for check in checks for reason in check.reasons],
+        checkpoint=str(checkpoint) if checkpoint else None,
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        training=training,
+        ablation=ablation,
+        coverage=coverage,
+        samples=list(samples),
+        environment=environment(),
+        config=config.model_dump(mode="json"),
+    )
+
+
+def show(results: Results, as_json: bool = False) -> None:
+    """Print the tables to standard output; or the JSON there and the tables to standard error."""
+    if as_json:
+        sys.stdout.write(to_json(results) + "\n")
+    print_results(results, sys.stderr if as_json else sys.stdout)
+
+
+def write_results(results: Results, folder: Path, as_json: bool = False) -> None:
+    """Write results.json and runbook.md to `folder`, then print them."""
+    write_atomic(folder / "results.json", to_json(results) + "\n")
+    write_atomic(folder / "runbook.md", render_runbook(results))
+    show(results, as_json)
+    if not as_json:
+        sys.stdout.write(f"written: {folder / 'results.json'}, {folder / 'runbook.md'}\n")

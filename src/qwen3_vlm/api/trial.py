@@ -1,0 +1,78 @@
+"""The whole trial: train, check 1 and 2, captions one can look at, verdict."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from qwen3_vlm.api.ablation import score, training_of_run
+from qwen3_vlm.api.coverage import coverage_of_run
+from qwen3_vlm.api.loaded import Loaded, load
+from qwen3_vlm.api.output import assemble, write_results
+from qwen3_vlm.batch import IGNORE_INDEX, Sample
+from qwen3_vlm.build import Prepared, prepare_data
+from qwen3_vlm.checks.conditions import parse_conditions
+from qwen3_vlm.config import Config
+from qwen3_vlm.report.contact_sheet import contact_sheet
+from qwen3_vlm.results import Results, WrittenCaption
+from qwen3_vlm.train.stage1_align import train
+
+_SHEET_IMAGES = 24
+
+
+def trial(
+    config: Config,
+    num_samples: int | None = None,
+    conditions: str = "standard",
+    resume: bool = False,
+    overwrite: bool = False,
+    as_json: bool = False,
+) -> Results:
+    """Train as `config` says, judge the last checkpoint, and write captions of held-out images.
+
+    Writes checkpoints, log.jsonl, split.json, config.yaml, results.json, runbook.md and samples.png to `output_dir`.
+
+    Raises:
+        ValueError: bad input, one line.
+        NonFiniteError: training stopped on a non-finite value.
+    """
+    names = parse_conditions(conditions)
+    checkpoint = train(config, resume, overwrite)
+    loaded = load(checkpoint, config)
+    prepared = prepare_data(config, checkpoint.parent / "split.json")
+    ablation = score(loaded, prepared, num_samples or config.ablation.num_samples, names, checkpoint)
+    written = write_captions(loaded, prepared, _SHEET_IMAGES)
+    folder = Path(config.output_dir)
+    results = assemble(
+        config,
+        checkpoint,
+        training_of_run(loaded, prepared, folder),
+        ablation,
+        coverage_of_run(prepared, folder, loaded.step),
+        written,
+    )
+    root = Path(config.data.image_root)
+    contact_sheet([(root / w.image, w) for w in written], folder / "samples.png", f"{checkpoint}: {results.verdict}")
+    write_results(results, folder, as_json)
+    sys.stderr.write(f"look at {folder / 'samples.png'}\n")
+    return results
+
+
+def write_captions(loaded: Loaded, prepared: Prepared, count: int) -> list[WrittenCaption]:
+    """Greedy captions of the first readable held-out images, each behind its own prompt."""
+    items = (prepared.eval[p] for p in range(len(prepared.eval)))
+    samples: list[Sample] = []
+    for item in items:
+        if isinstance(item, Sample) and len(samples) < count:
+            samples.append(item)
+        if len(samples) == count:
+            break
+    if not samples:
+        return []
+    prompts = [torch.as_tensor(s.ids_T[s.labels_T == IGNORE_INDEX]) for s in samples]
+    texts = loaded.write([s.pixels_CHW for s in samples if s.pixels_CHW is not None], prompts)
+    return [
+        WrittenCaption(row=s.row, image=s.image, true=s.caption, written=t) for s, t in zip(samples, texts, strict=True)
+    ]

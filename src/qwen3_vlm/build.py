@@ -1,0 +1,236 @@
+"""Config to data and model: the one assembler, so that training, scoring and captioning cannot drift apart."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, SiglipVisionConfig
+from transformers.image_processing_base import ImageProcessingMixin
+
+from qwen3_vlm.batch import Reject
+from qwen3_vlm.config import Config
+from qwen3_vlm.data.dataset import Dataset, too_many_rejected
+from qwen3_vlm.data.images import ImageSpec, image_spec
+from qwen3_vlm.data.llava_pretrain import count_rows, read_records
+from qwen3_vlm.data.prompt import PromptBuilder
+from qwen3_vlm.data.splits import DataFile, Split, describe, draw_split, load_split
+from qwen3_vlm.data.worlds import ensure
+from qwen3_vlm.models.connector import Connector, ConnectorShape
+from qwen3_vlm.models.llm import LanguageModel, load_llm
+from qwen3_vlm.models.loading import explain_absence, fingerprint
+from qwen3_vlm.models.vision import VisionTower, load_tower
+from qwen3_vlm.models.vlm import VLM
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """How text and images become tensors for one pair of backbones."""
+
+    tokenizer: Any
+    prompts: PromptBuilder
+    spec: ImageSpec
+
+    @property
+    def pad_id(self) -> int:
+        """What fills sequences on the right; never looked at again, masks come from lengths."""
+        return int(self.tokenizer.eos_token_id)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The data of a run, ready to be read; no model is loaded yet."""
+
+    config: Config
+    inputs: Inputs
+    split: Split
+    files: tuple[DataFile, DataFile | None]
+    """The data file, and the fixed held-out file if there is one."""
+    train: Dataset
+    eval: Dataset
+    rejects: dict[str, tuple[Reject, ...]]
+    """Unusable rows by split (`train`, `eval`), found before any image was opened."""
+
+
+def prepare_inputs(config: Config) -> Inputs:
+    """Tokenizer, prompts and image preprocessing, each from the backbones' own files.
+
+    Raises:
+        ValueError: a backbone is not there, or its tokenizer lacks the image block's tokens.
+    """
+    tokenizer = load_tokenizer(config.model.llm)
+    prompts = PromptBuilder(tokenizer, config.prompt, config.connector.latents, config.data.max_seq_len)
+    return Inputs(tokenizer, prompts, load_image_spec(config.model.vision))
+
+
+def prepare_data(config: Config, saved_split: Path | None = None) -> Prepared:
+    """Read the rows, draw the split, encode prompts and captions.
+
+    Args:
+        config: the run.
+        saved_split: the split.json of an earlier run; if the file is there, it decides, and the data must be the same.
+
+    Raises:
+        ValueError: a missing or broken file, too many unusable rows, sequences without room; one line each.
+    """
+    if config.data.world != "none":
+        ensure(config.data.world, Path(config.data.image_root))
+    complain_of_missing(config)
+    inputs = prepare_inputs(config)
+    json_file = Path(config.data.json_file)
+    eval_file = Path(config.data.eval_json) if config.data.eval_json else json_file
+    files = describe_files(config)
+    if saved_split is not None and saved_split.is_file():
+        split = load_split(saved_split, *files)
+    elif files[1] is not None:
+        drawn = draw_split(files[0].rows, config.data.max_samples, 0.0, config.seed)
+        split = Split(train=drawn.train, eval=tuple(range(files[1].rows)))
+    else:
+        split = draw_split(files[0].rows, config.data.max_samples, config.data.eval_ratio, config.seed)
+    train, train_rejects = _dataset(config, inputs, json_file, split.train)
+    held_out, eval_rejects = _dataset(config, inputs, eval_file, split.eval)
+    rejects = {"train": train_rejects, "eval": eval_rejects}
+    return Prepared(config, inputs, split, files, train, held_out, rejects)
+
+
+def describe_files(config: Config) -> tuple[DataFile, DataFile | None]:
+    """The data file and the fixed held-out file, if there is one: name, rows and hash of each."""
+    json_file, eval_json = Path(config.data.json_file), config.data.eval_json
+    held_out = describe(Path(eval_json), count_rows(Path(eval_json))) if eval_json else None
+    return describe(json_file, count_rows(json_file)), held_out
+
+
+def _dataset(config: Config, inputs: Inputs, file: Path, rows: tuple[int, ...]) -> tuple[Dataset, tuple[Reject, ...]]:
+    found, rejects = read_records(file, rows)
+    place = {row: i for i, row in enumerate(rows)}
+    found.sort(key=lambda record: place[record.row])
+    pairs = list(zip(found, inputs.prompts.encode(found), strict=True))
+    rejects += [item for _, item in pairs if isinstance(item, Reject)]
+    records = [record for record, item in pairs if not isinstance(item, Reject)]
+    encoded = [item for _, item in pairs if not isinstance(item, Reject)]
+    too_many_rejected(rejects, len(rows), config.data.max_rejected)
+    dataset = Dataset(records, encoded, Path(config.data.image_root), inputs.spec, config.data.max_pixels)
+    return dataset, tuple(rejects)
+
+
+def complain_of_missing(config: Config) -> None:
+    """Say in one line everything that a run needs and that is not here, before any work.
+
+    Raises:
+        ValueError: something is missing; the message says how to get each.
+    """
+    missing = []
+    for setting, path in (("data.json_file", config.data.json_file), ("data.eval_json", config.data.eval_json)):
+        if path is not None and not Path(path).is_file():
+            missing.append(f"{setting} {path}")
+    if not Path(config.data.image_root).is_dir():
+        missing.append(f"data.image_root {config.data.image_root}")
+    if missing and "llava_pretrain" in config.data.json_file:
+        missing[-1] += (
+            " (get LLaVA-Pretrain with `hf download --repo-type dataset liuhaotian/LLaVA-Pretrain --local-dir "
+            f"{config.data.image_root}` and unzip its images.zip there)"
+        )
+    for setting, name in (("model.llm", config.model.llm), ("model.vision", config.model.vision)):
+        try:
+            load_config_only(name)
+        except (OSError, ValueError) as error:
+            missing.append(explain_absence(name, setting, error))
+    if missing:
+        raise ValueError("missing: " + "; ".join(missing))
+
+
+def load_config_only(name: str) -> dict[str, Any]:
+    """A backbone's config.json as a dictionary, from a folder, the hub cache or the hub."""
+    found, _ = SiglipVisionConfig.get_config_dict(name)
+    if not found:
+        raise OSError(f"no config.json in {name}")
+    return dict(found)
+
+
+def load_tokenizer(name: str) -> Any:
+    """The language model's own tokenizer.
+
+    Raises:
+        ValueError: not there.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ImportError) as error:
+        raise ValueError(explain_absence(name, "model.llm", error)) from error
+
+
+def load_image_spec(name: str) -> ImageSpec:
+    """The tower's own preprocessing: size, resampling, mean and std from its checkpoint.
+
+    Raises:
+        ValueError: not there, or not a SigLIP model of fixed image size.
+    """
+    try:
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(name)
+        size = SiglipVisionConfig.from_pretrained(name).image_size
+    except (OSError, ImportError) as error:
+        raise ValueError(explain_absence(name, "model.vision", error)) from error
+    return image_spec(settings, size)
+
+
+def choose_device(config: Config) -> torch.device:
+    """The device and the threads the config asks for.
+
+    Raises:
+        ValueError: cuda without a GPU, or bf16 on a GPU that lacks it.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    cuda = torch.cuda.is_available()
+    if config.model.device == "cuda" and not cuda:
+        raise ValueError("model.device: cuda was asked for, but PyTorch sees no GPU; set model.device to auto or cpu")
+    device = torch.device("cuda" if cuda and config.model.device != "cpu" else "cpu")
+    if config.model.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ValueError("model.precision: this GPU has no bfloat16; set model.precision to fp32")
+    if config.model.attention == "flash_attention_2" and device.type == "cpu":
+        raise ValueError("model.attention: flash_attention_2 needs a GPU, got cpu; set model.attention to sdpa")
+    return device
+
+
+def connector_shape(config: Config, tower: VisionTower, llm: LanguageModel) -> ConnectorShape:
+    """The connector's dimensions from config and backbones."""
+    settings = config.connector
+    return ConnectorShape(
+        vision_width=tower.width, text_width=llm.width, patches=tower.patches, **settings.model_dump()
+    )
+
+
+def build_model(config: Config, inputs: Inputs) -> VLM:
+    """Load the frozen backbones and make a freshly initialised connector, on the device the config asks for.
+
+    The initial weights depend on the seed alone.
+
+    Raises:
+        ValueError: a backbone is missing or incomplete, or the device lacks what was asked for.
+    """
+    device, dtype = choose_device(config), DTYPES[config.model.precision]
+    tower = load_tower(config.model.vision, inputs.spec, dtype, config.model.attention)
+    llm = load_llm(config.model.llm, dtype, config.model.attention)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        shape = connector_shape(config, tower, llm)
+        connector = Connector(shape, llm.text_rms() if shape.output_norm else 1.0)
+    return VLM(tower, connector, llm, inputs.prompts.ids.patch, inputs.prompts.ids.eos).to(device)
+
+
+def backbone_identities(config: Config, vlm: VLM) -> dict[str, dict[str, Any]]:
+    """Name, width and weight fingerprint of both frozen parts: what a checkpoint was trained against."""
+    return {
+        "vision": {"name": config.model.vision, "width": vlm.tower.width, "fingerprint": fingerprint(vlm.tower.model)},
+        "llm": {"name": config.model.llm, "width": vlm.llm.width, "fingerprint": fingerprint(vlm.llm.model)},
+    }
+
+
+def count_rejects(*groups: tuple[Reject, ...]) -> dict[str, int]:
+    """Rejected rows by reason."""
+    return dict(Counter(reject.reason for group in groups for reject in group))

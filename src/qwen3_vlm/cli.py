@@ -1,0 +1,141 @@
+"""The command line: `qwen3-vlm trial | train | ablate | audit | caption`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from qwen3_vlm.eval_ablation import Ablate
+from qwen3_vlm.exits import guarded
+from qwen3_vlm.results import EXIT_CODES
+from qwen3_vlm.train.arguments import Train
+
+_TINY = Path("configs/stage1_align_tiny.yaml")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The whole trial: data, check 2, training, check 1, written captions, verdict.
+
+    Example: qwen3-vlm trial --config configs/stage1_align_digits.yaml
+
+    Any config field can be set too, such as --train.epochs 1 (docs/config.md has them all).
+    """
+
+    config: Path = _TINY
+    """The run; the default needs no download and no GPU."""
+    num_samples: int | None = None
+    """Held-out samples to score; by default the config's ablation.num_samples."""
+    conditions: str = "standard"
+    """As in `qwen3-vlm ablate`."""
+    resume: bool = False
+    """Go on from the newest checkpoint in output_dir."""
+    overwrite: bool = False
+    """Delete what an earlier run left in output_dir."""
+    json: bool = False
+    """Print results.json to standard output, and the rest to standard error."""
+
+    def run(self, overrides: Sequence[str]) -> int:
+        """Run it all; returns the exit code of the verdict."""
+        from qwen3_vlm.api.trial import trial
+        from qwen3_vlm.config import load_config
+
+        config = load_config(self.config, overrides)
+        results = trial(config, self.num_samples, self.conditions, self.resume, self.overwrite, self.json)
+        return EXIT_CODES[results.verdict]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Check 2 over a whole split without training: truncation, zero-label samples, label tokens, and the cure.
+
+    Example: qwen3-vlm audit --config configs/stage1_align_tiny.yaml --data.max_seq_len 32
+    """
+
+    config: Path
+    """The run."""
+    split: Literal["train", "eval"] = "train"
+    """Which side of the split."""
+    text_only: bool = False
+    """Do not open the images: faster, but unreadable ones then count as samples."""
+    json: bool = False
+    """Print the results as JSON to standard output, and the table to standard error."""
+
+    def run(self, overrides: Sequence[str]) -> int:
+        """Count and judge; returns the exit code of the verdict."""
+        from qwen3_vlm.api.coverage import audit
+        from qwen3_vlm.api.output import assemble, show
+        from qwen3_vlm.config import load_config
+
+        config = load_config(self.config, overrides)
+        results = assemble(config, coverage=audit(config, self.split, self.text_only))
+        show(results, as_json=self.json)
+        return EXIT_CODES[results.verdict]
+
+
+@dataclass(frozen=True)
+class Caption:
+    """Write captions for images with a trained connector.
+
+    Example: qwen3-vlm caption --checkpoint outputs/stage1_align_tiny/checkpoint_3675.pt data/scenes/00000/*.png
+    """
+
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    """Image files."""
+    checkpoint: Path
+    """A checkpoint_<step>.pt."""
+    config: Path | None = None
+    """The run's config; by default the one stored in the checkpoint."""
+    request: str | None = None
+    """Human turn with one <image>; by default the config's prompt.caption_request."""
+    max_new_tokens: int = 64
+    """Longest caption, in tokens."""
+
+    def run(self, overrides: Sequence[str]) -> int:
+        """Print `path<TAB>caption`, one line per image."""
+        from qwen3_vlm.api.loaded import load
+        from qwen3_vlm.config import load_config
+        from qwen3_vlm.train.checkpoint import stored_config
+
+        if not self.images:
+            raise ValueError("expected image files, got none: qwen3-vlm caption --checkpoint CHECKPOINT IMAGE...")
+        config = load_config(self.config, overrides) if self.config else stored_config(self.checkpoint, overrides)
+        model = load(self.checkpoint, config)
+        for image, text in zip(self.images, model.caption(self.images, self.request, self.max_new_tokens), strict=True):
+            sys.stdout.write(f"{image}\t{' '.join(text.split())}\n")
+        return 0
+
+
+_Command = (
+    Annotated[Trial, tyro.conf.subcommand("trial")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Ablate, tyro.conf.subcommand("ablate")]
+    | Annotated[Audit, tyro.conf.subcommand("audit")]
+    | Annotated[Caption, tyro.conf.subcommand("caption")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of `qwen3-vlm`."""
+    command, overrides = tyro.cli(
+        _Command,
+        prog="qwen3-vlm",
+        description="Train a vision-language connector, and prove whether it carries the picture.",
+        args=arguments,
+        return_unknown_args=True,
+    )
+    try:
+        return guarded(lambda: int(command.run(overrides)))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

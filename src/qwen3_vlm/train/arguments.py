@@ -1,0 +1,32 @@
+"""The arguments of training, apart from the training itself: reading them must not load PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train the connector between the two frozen backbones (Stage 1 alignment).
+
+    Example: qwen3-vlm train --config configs/stage1_align_tiny.yaml --train.epochs 1 --output_dir outputs/one_epoch
+
+    Any config field can be set so (docs/config.md has them all).
+    """
+
+    config: Path
+    """The run, a YAML file."""
+    resume: bool = False
+    """Go on from the newest checkpoint in output_dir; from the beginning if there is none."""
+    overwrite: bool = False
+    """Delete what an earlier run left in output_dir."""
+
+    def run(self, overrides: Sequence[str]) -> int:
+        """Train; returns the exit code."""
+        from qwen3_vlm.config import load_config
+        from qwen3_vlm.train.stage1_align import train
+
+        train(load_config(self.config, overrides), self.resume, self.overwrite)
+        return 0

@@ -1,0 +1,166 @@
+"""checkpoint_<step>.pt: written atomically, read without running code, enough to go on or to score.
+
+Top-level keys: `resampler`, `projector` and perhaps `vision_ln` (the connector's state dicts, the older form's names),
+`step` (batches done, over all ranks), `progress` (epoch, batches and counts inside it), `optimizer`, `rng`,
+`config` (YAML), `config_hash`, `backbones` (name and fingerprint of each), `versions`. Plain tensors, numbers,
+strings, lists and dicts only, so that `torch.load(weights_only=True)` reads all of it. A file of the older form has
+the connector alone: it can be scored, not resumed.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from qwen3_vlm.config import Config, apply_overrides
+from qwen3_vlm.models.connector import Connector
+
+_NAME = re.compile(r"checkpoint_(\d+)\.pt")
+_PARTS = ("vision_ln", "resampler", "projector")
+
+Payload = dict[str, Any]
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of `step` lives."""
+    return folder / f"checkpoint_{step}.pt"
+
+
+def find_checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints of a folder, oldest step first."""
+    found = [(int(match[1]), path) for path in folder.glob("checkpoint_*.pt") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def connector_state(connector: Connector) -> Payload:
+    """The connector's tensors by part, on the CPU."""
+    return {
+        part: {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+        for part in _PARTS
+        if (module := getattr(connector, part)) is not None
+    }
+
+
+def save_checkpoint(path: Path, payload: Payload) -> None:
+    """Write `payload`, so that a kill at any moment leaves the old file or the new one.
+
+    Raises:
+        ValueError: the disk is full or not writable; older checkpoints are untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(payload, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        # A full disk surfaces as OSError from the file, or as RuntimeError from PyTorch's zip writer.
+        if isinstance(error, (OSError, RuntimeError)):
+            free = _free_gb(path.parent)
+            raise ValueError(
+                f"{path}: cannot write the checkpoint ({_first_line(error)}); {free:.2f} GB free in {path.parent}. "
+                "Older checkpoints are intact: free some space, then go on with --resume"
+            ) from error
+        raise
+
+
+def load_checkpoint(path: Path) -> Payload:
+    """Read a checkpoint without running anything in it.
+
+    Raises:
+        ValueError: missing, truncated, not a checkpoint, or a pickle that wants to run code.
+    """
+    if not path.is_file():
+        near = ", ".join(p.name for p in find_checkpoints(path.parent)) if path.parent.is_dir() else ""
+        raise ValueError(f"{path}: no such checkpoint; in {path.parent}: {near or 'no checkpoint'}")
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path}: refused, it holds more than tensors and plain values (loading it could run code), or it is "
+            f"damaged ({_first_line(error)[:120]})"
+        ) from error
+    except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{path}: not a readable checkpoint ({_first_line(error)[:120]}); {path.stat().st_size} bytes, perhaps cut "
+            "off: take an older one"
+        ) from error
+    if not isinstance(payload, dict) or not all(isinstance(payload.get(p), dict) for p in ("resampler", "projector")):
+        keys = ", ".join(map(str, list(payload)[:8])) if isinstance(payload, dict) else type(payload).__name__
+        raise ValueError(f"{path}: expected `resampler` and `projector` in the checkpoint, got {keys or 'nothing'}")
+    return payload
+
+
+def stored_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The config a checkpoint was trained with, with command-line overrides.
+
+    Raises:
+        ValueError: unreadable, or of the older form, which holds none.
+    """
+    payload = load_checkpoint(path)
+    if "config" not in payload:
+        raise ValueError(f"{path}: a checkpoint of the older form, without its config; name the config with --config")
+    tree = yaml.safe_load(payload["config"])
+    return apply_overrides(tree, overrides, f"{path} (its stored config)")
+
+
+def restore_connector(connector: Connector, payload: Payload, path: Path) -> None:
+    """Copy a checkpoint's tensors into a connector, all of them or none.
+
+    Raises:
+        ValueError: a part or tensor is missing, extra, of another shape, or not finite.
+    """
+    for part in _PARTS:
+        module, state = getattr(connector, part), payload.get(part)
+        if (module is None) != (state is None):
+            has, lacks = ("checkpoint", "config") if module is None else ("config", "checkpoint")
+            raise ValueError(
+                f"{path}: the {has} has `{part}`, the {lacks} does not; use the config that the checkpoint was "
+                f"trained with (connector.{part})"
+            )
+        if module is not None and isinstance(state, dict):
+            _compare(module.state_dict(), state, part, path)
+    for part in _PARTS:
+        if payload.get(part) is not None:
+            getattr(connector, part).load_state_dict(payload[part])
+
+
+def _compare(expected: dict[str, Tensor], got: dict[str, Any], part: str, path: Path) -> None:
+    for name in sorted(expected.keys() ^ got.keys()):
+        where = "lacks" if name in expected else "has an unexpected"
+        raise ValueError(f"{path}: the checkpoint {where} `{part}.{name}`; it belongs to another connector config")
+    for name, tensor in expected.items():
+        value = got[name]
+        if not isinstance(value, Tensor) or value.shape != tensor.shape:
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(
+                f"{path}: `{part}.{name}` has shape {shape} in the checkpoint, {tuple(tensor.shape)} by the config; "
+                "use the config (connector and backbones) that the checkpoint was trained with"
+            )
+        if not bool(torch.isfinite(value).all()):
+            bad = int((~torch.isfinite(value)).sum())
+            raise ValueError(f"{path}: `{part}.{name}` holds {bad} values that are NaN or infinite; take an older one")
+
+
+def _free_gb(folder: Path) -> float:
+    stats = os.statvfs(folder)
+    return stats.f_bavail * stats.f_frsize / 1e9
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,79 @@
+"""The frozen tower's features kept in memory: it then runs once per image instead of once per image and epoch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from qwen3_vlm.batch import Reject, Sample
+from qwen3_vlm.config import DataConfig
+from qwen3_vlm.data.collate import collate
+from qwen3_vlm.data.dataset import Dataset
+from qwen3_vlm.models.vlm import VLM
+
+_ENCODE_BATCH = 64
+
+
+class CachedDataset:
+    """A data set whose samples carry tower features instead of pixels."""
+
+    def __init__(self, dataset: Dataset, features_NPV: Tensor, hashes: list[str], rejects: dict[int, Reject]) -> None:
+        """Wrap `dataset`; features and hashes by position, rejects for the positions that have none."""
+        self.dataset, self.features_NPV, self.hashes, self.rejects = dataset, features_NPV, hashes, rejects
+        self.lengths = dataset.lengths
+
+    def __len__(self) -> int:
+        """Number of positions, rejected ones included."""
+        return len(self.dataset)
+
+    def __getitem__(self, position: int) -> Sample | Reject:
+        """The sample with its features, or why there is none."""
+        if position in self.rejects:
+            return self.rejects[position]
+        features_PV = self.features_NPV[position]
+        return replace(self.dataset.text(position), features_PV=features_PV, image_hash=self.hashes[position])
+
+
+def wants_cache(config: DataConfig, vlm: VLM, images: int) -> bool:
+    """Whether `data.cache_features` asks for a cache of so many images."""
+    if config.cache_features == "auto":
+        return cache_gb(vlm, images) <= config.cache_gb
+    return config.cache_features == "on"
+
+
+def cache_gb(vlm: VLM, images: int) -> float:
+    """Size of a feature cache in gigabytes."""
+    value = next(vlm.tower.parameters()).element_size()
+    return images * vlm.tower.patches * vlm.tower.width * value / 1e9
+
+
+def cache_features(vlm: VLM, dataset: Dataset, label: str) -> CachedDataset:
+    """Run the tower once over a data set.
+
+    Args:
+        vlm: the model; only its tower is used.
+        dataset: what to encode.
+        label: shown on the progress bar.
+
+    Returns:
+        The data set with features in the tower's dtype, on the CPU. Unreadable images are kept as rejects.
+    """
+    dtype = next(vlm.tower.parameters()).dtype
+    features_NPV = torch.empty(len(dataset), vlm.tower.patches, vlm.tower.width, dtype=dtype)
+    hashes = [""] * len(dataset)
+    rejects: dict[int, Reject] = {}
+    with tqdm(total=len(dataset), desc=f"tower over {label} images", unit="image", leave=False) as bar:
+        for start in range(0, len(dataset), _ENCODE_BATCH):
+            items = {p: dataset[p] for p in range(start, min(start + _ENCODE_BATCH, len(dataset)))}
+            rejects |= {p: item for p, item in items.items() if isinstance(item, Reject)}
+            usable = {p: item for p, item in items.items() if isinstance(item, Sample)}
+            if usable:
+                batch = collate(list(usable.values()), pad_id=0)
+                features_NPV[list(usable)] = vlm.features(batch).cpu()
+            for position, sample in usable.items():
+                hashes[position] = sample.image_hash
+            bar.update(len(items))
+    return CachedDataset(dataset, features_NPV, hashes, rejects)

@@ -1,0 +1,231 @@
+"""The training loop: one epoch after another, interruptible and resumable between any two updates."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from qwen3_vlm.batch import Batch
+from qwen3_vlm.build import Prepared, backbone_identities, count_rejects
+from qwen3_vlm.config import Config
+from qwen3_vlm.data.collate import collate
+from qwen3_vlm.models.vlm import VLM
+from qwen3_vlm.train.checkpoint import Payload, checkpoint_path, connector_state, save_checkpoint
+from qwen3_vlm.train.schedule import Window, learning_rate, micro_batches, plan_epoch
+from qwen3_vlm.train.train_utils import (
+    EpochProgress,
+    EpochRecord,
+    SampleSource,
+    UpdateResult,
+    append_record,
+    evaluate,
+    update,
+)
+
+
+@dataclass
+class Run:
+    """A training run between two updates."""
+
+    config: Config
+    prepared: Prepared
+    vlm: VLM
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
+    train_set: SampleSource
+    eval_set: SampleSource
+    progress: EpochProgress
+    step: int = 0
+    updates: int = 0
+    interrupted: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of this run is written."""
+        return Path(self.config.output_dir)
+
+    def plan(self, epoch: int) -> list[Window]:
+        """The order of an epoch, the same whenever and wherever it is asked for."""
+        train = self.config.train
+        return plan_epoch(len(self.train_set), epoch, self.config.seed, train.batch_size, train.accumulation)
+
+
+def run_epoch(run: Run) -> None:
+    """Train what is left of the epoch in progress, log it, and save.
+
+    Raises:
+        NonFiniteError: a loss or gradient is NaN or infinite.
+        KeyboardInterrupt: Ctrl-C was pressed; everything done so far is saved.
+    """
+    settings, progress = run.config.train, run.progress
+    windows = run.plan(progress.epoch)
+    total_updates = settings.epochs * len(windows)
+    todo = windows[_windows_of(windows, progress.batches) :]
+    with tqdm(
+        total=len(run.train_set),
+        initial=progress.stats.samples + progress.rejected.total(),
+        desc=f"epoch {progress.epoch + 1}/{settings.epochs}",
+        unit="sample",
+        disable=not run.accelerator.is_main_process,
+        leave=False,
+    ) as bar:
+        began = time.monotonic()
+        for window, batches in zip(todo, _read(run, todo), strict=True):
+            rate = learning_rate(run.updates, total_updates, settings)
+            for group in run.optimizer.param_groups:
+                group["lr"] = rate
+            result = update(
+                run.vlm, run.optimizer, batches, run.accelerator, settings.clip, step=run.step + len(window)
+            )
+            save_due = _advance(run, len(window), result)
+            progress.seconds += time.monotonic() - began
+            began = time.monotonic()
+            bar.update(result.stats.samples + len(result.rejects))
+            bar.set_postfix(loss=f"{result.nll / max(1, result.tokens):.3f}", refresh=False)
+            if (save_due or run.interrupted) and window is not windows[-1]:
+                save(run)
+                _stop_if_interrupted(run)
+    _close_epoch(run, rate, result.grad_norm)
+    save(run)
+    if run.progress.epoch < settings.epochs:
+        _stop_if_interrupted(run)
+
+
+def _advance(run: Run, batches: int, result: UpdateResult) -> bool:
+    """Count an update; True if a checkpoint was due at one of its steps."""
+    before, run.step, run.updates = run.step, run.step + batches, run.updates + 1
+    run.progress.batches += batches
+    run.progress.nll += result.nll
+    run.progress.stats = run.progress.stats + result.stats
+    run.progress.rejected.update(reject.reason for reject in result.rejects)
+    every = run.config.train.save_every
+    return every is not None and run.step // every > before // every
+
+
+def _windows_of(windows: list[Window], batches: int) -> int:
+    """How many whole windows `batches` batches are; saves happen at window ends only."""
+    count, seen = 0, 0
+    while seen < batches:
+        seen += len(windows[count])
+        count += 1
+    assert seen == batches, "a checkpoint inside an accumulation window"
+    return count
+
+
+def _read(run: Run, windows: list[Window]) -> Iterator[list[Batch]]:
+    """This rank's micro-batches, window by window, read ahead by `data.workers` processes."""
+    settings, accelerator = run.config.train, run.accelerator
+    size = settings.micro_batch_size or settings.batch_size
+    lengths = run.train_set.lengths
+    plans = [micro_batches(w, lengths, size, accelerator.process_index, accelerator.num_processes) for w in windows]
+    loader: DataLoader[Batch] = DataLoader(
+        run.train_set,  # type: ignore[arg-type]  # map-style by duck typing; DataLoader wants its own base class
+        batch_sampler=[positions for plan in plans for positions in plan],
+        collate_fn=partial(collate, pad_id=run.prepared.inputs.pad_id),
+        num_workers=run.config.data.workers,
+        # Its own generator: creating the iterator would otherwise draw from the global one, and a resumed run differ.
+        generator=torch.Generator().manual_seed(run.config.seed),
+    )
+    stream = iter(loader)
+    for plan in plans:
+        yield [next(stream) for _ in plan]
+
+
+def _close_epoch(run: Run, last_lr: float, grad_norm: float) -> None:
+    """Evaluate, write the record, print the line, and step to the next epoch."""
+    config, progress, stats = run.config, run.progress, run.progress.stats
+    held_out = evaluate(run.vlm, run.eval_set, run.prepared.inputs.pad_id, config.ablation.batch_size, run.accelerator)
+    before = count_rejects(run.prepared.rejects["train"])
+    record = EpochRecord(
+        epoch=progress.epoch + 1,
+        step=run.step,
+        updates=run.updates,
+        train_loss=progress.nll / max(1, stats.label_tokens),
+        eval_loss=held_out,
+        samples=stats.samples,
+        truncated=stats.truncated,
+        zero_label=stats.zero_label,
+        label_tokens=stats.label_tokens,
+        truncated_pct=stats.truncated_pct,
+        zero_label_pct=stats.zero_label_pct,
+        avg_label_tokens=stats.avg_label_tokens,
+        learning_rate=last_lr,
+        grad_norm=grad_norm,
+        seconds=progress.seconds,
+        samples_per_second=stats.samples / max(1e-9, progress.seconds),
+        peak_memory_gb=peak_memory_gb(),
+        lengths=dict(sorted(stats.lengths.items())),
+        rejected={**before, **progress.rejected},
+    )
+    if run.accelerator.is_main_process:
+        append_record(run.folder, record)
+        sys.stdout.write(record.line(config.train.epochs) + "\n")
+        sys.stdout.flush()
+    run.progress = EpochProgress(epoch=progress.epoch + 1)
+
+
+def save(run: Run) -> None:
+    """Write checkpoint_<step>.pt; only the main process writes, all wait."""
+    if run.accelerator.is_main_process:
+        payload: Payload = {
+            **connector_state(run.vlm.connector),
+            "step": run.step,
+            "updates": run.updates,
+            "progress": run.progress.to_plain(),
+            "optimizer": run.optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "config": run.config.to_yaml(),
+            "config_hash": run.config.fingerprint(),
+            "backbones": backbone_identities(run.config, run.vlm),
+            "versions": {n: importlib.metadata.version(n) for n in ("torch", "transformers", "accelerate")},
+        }
+        save_checkpoint(checkpoint_path(run.folder, run.step), payload)
+    run.accelerator.wait_for_everyone()
+
+
+def peak_memory_gb() -> float:
+    """Largest resident memory of this process so far; on a GPU, its largest allocation."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+@contextmanager
+def interruptible(run: Run) -> Iterator[None]:
+    """First Ctrl-C: finish the update, save, stop. Second: stop at once."""
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if run.interrupted:
+            raise KeyboardInterrupt
+        run.interrupted = True
+        sys.stderr.write("\ninterrupt: finishing this update, then saving (again to stop at once)\n")
+
+    try:
+        previous = signal.signal(signal.SIGINT, note)
+    except ValueError:  # not the main thread (a notebook, a test): leave signals alone
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _stop_if_interrupted(run: Run) -> None:
+    if run.interrupted:
+        path = checkpoint_path(run.folder, run.step)
+        raise KeyboardInterrupt(f"saved {path}; go on with the same command and --resume")
