@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from qwen3_vlm.api.coverage import coverage_of_run
 from qwen3_vlm.api.loaded import Loaded, load
@@ -17,6 +16,7 @@ from qwen3_vlm.checks.ablation import ablate as run_ablation
 from qwen3_vlm.checks.conditions import parse_conditions
 from qwen3_vlm.config import Config
 from qwen3_vlm.data.collate import batches_by_length, collate
+from qwen3_vlm.progress import progress_bar
 from qwen3_vlm.results import Ablation, Results, Training
 from qwen3_vlm.train.checkpoint import connector_state, save_checkpoint
 from qwen3_vlm.train.train_utils import read_records_of_run
@@ -74,7 +74,7 @@ def score(loaded: Loaded, prepared: Prepared, requested: int, names: tuple[str, 
         requested=requested,
         eos_id=loaded.inputs.prompts.ids.eos,
         rejected=count_rejects(unread, *(batch.rejects for batch in batches)),
-        progress=lambda total: tqdm(total=total, desc="check 1", unit="score", leave=False),
+        progress=lambda total: progress_bar(total, "check 1", "score"),
     )
     return ablation
 
@@ -96,7 +96,7 @@ def mean_tokens(loaded: Loaded, prepared: Prepared, checkpoint: Path) -> Tensor:
             kept: Tensor = saved["mean_QE"]
             return kept
     total_QE, seen = torch.zeros(()), 0
-    with tqdm(total=wanted, desc="mean visual tokens", unit="image", leave=False) as bar:
+    with progress_bar(wanted, "mean visual tokens", "image") as bar:
         for start in range(0, wanted, _MEAN_BATCH):
             items = [prepared.train[p] for p in range(start, min(start + _MEAN_BATCH, wanted))]
             batch = collate(items, loaded.inputs.pad_id)

@@ -6,18 +6,18 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal
 
-from tqdm import tqdm
-
 from qwen3_vlm.batch import CollateStats, Reject, Sample
 from qwen3_vlm.build import Prepared, count_rejects, prepare_data
 from qwen3_vlm.checks.coverage import judge_coverage
 from qwen3_vlm.config import Config
 from qwen3_vlm.data.dataset import Dataset
 from qwen3_vlm.data.prompt import IMAGE_CUT
+from qwen3_vlm.progress import progress_bar
 from qwen3_vlm.results import Coverage
 from qwen3_vlm.train.train_utils import read_records_of_run
 
 SplitName = Literal["train", "eval"]
+_CHUNK = 64
 
 
 def audit(config: Config, split: SplitName = "train", text_only: bool = False) -> Coverage:
@@ -38,12 +38,13 @@ def audit_prepared(prepared: Prepared, split: SplitName, text_only: bool) -> Cov
     """The same on data that is already read."""
     dataset: Dataset = getattr(prepared, split)
     stats, rejects = CollateStats(), list(prepared.rejects[split])
-    for position in tqdm(range(len(dataset)), desc=f"audit of {split}", unit="sample", leave=False):
-        item: Sample | Reject = dataset.text(position) if text_only else dataset[position]
-        if isinstance(item, Reject):
-            rejects.append(item)
-        else:
-            stats = stats + CollateStats.of([item])
+    with progress_bar(len(dataset), f"audit of {split}", "sample") as bar:
+        for start in range(0, len(dataset), _CHUNK):
+            positions = range(start, min(start + _CHUNK, len(dataset)))
+            items: list[Sample | Reject] = [dataset.text(p) if text_only else dataset[p] for p in positions]
+            rejects += [item for item in items if isinstance(item, Reject)]
+            stats = stats + CollateStats.of([item for item in items if isinstance(item, Sample)])
+            bar.update(len(items))
     source = f"audit of {split}" + (", images not opened" if text_only else "")
     return _judge(prepared, dataset, stats, source, count_rejects(tuple(rejects)))
 

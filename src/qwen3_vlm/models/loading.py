@@ -7,11 +7,13 @@ missing key stops here.
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils.logging import disable_progress_bar
 
 
 def load_complete(kind: Any, name: str, setting: str, dtype: torch.dtype, attention: str) -> Any:
@@ -27,6 +29,8 @@ def load_complete(kind: Any, name: str, setting: str, dtype: torch.dtype, attent
     Raises:
         ValueError: nothing there, no network and not in the cache, or weights missing.
     """
+    if not sys.stderr.isatty():
+        disable_progress_bar()
     try:
         model, info = kind.from_pretrained(
             name, dtype=dtype, attn_implementation=attention, use_safetensors=True, output_loading_info=True

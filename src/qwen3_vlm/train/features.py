@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from qwen3_vlm.batch import Reject, Sample
 from qwen3_vlm.config import DataConfig
 from qwen3_vlm.data.collate import collate
 from qwen3_vlm.data.dataset import Dataset
 from qwen3_vlm.models.vlm import VLM
+from qwen3_vlm.progress import progress_bar
 
 _ENCODE_BATCH = 64
 
@@ -65,7 +65,7 @@ def cache_features(vlm: VLM, dataset: Dataset, label: str) -> CachedDataset:
     features_NPV = torch.empty(len(dataset), vlm.tower.patches, vlm.tower.width, dtype=dtype)
     hashes = [""] * len(dataset)
     rejects: dict[int, Reject] = {}
-    with tqdm(total=len(dataset), desc=f"tower over {label} images", unit="image", leave=False) as bar:
+    with progress_bar(len(dataset), f"tower over {label} images", "image") as bar:
         for start in range(0, len(dataset), _ENCODE_BATCH):
             items = {p: dataset[p] for p in range(start, min(start + _ENCODE_BATCH, len(dataset)))}
             rejects |= {p: item for p, item in items.items() if isinstance(item, Reject)}

@@ -17,13 +17,13 @@ from types import FrameType
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from qwen3_vlm.batch import Batch
 from qwen3_vlm.build import Prepared, backbone_identities, count_rejects
 from qwen3_vlm.config import Config
 from qwen3_vlm.data.collate import collate
 from qwen3_vlm.models.vlm import VLM
+from qwen3_vlm.progress import progress_bar
 from qwen3_vlm.train.checkpoint import Payload, checkpoint_path, connector_state, save_checkpoint
 from qwen3_vlm.train.schedule import Window, learning_rate, micro_batches, plan_epoch
 from qwen3_vlm.train.train_utils import (
@@ -75,13 +75,12 @@ def run_epoch(run: Run) -> None:
     windows = run.plan(progress.epoch)
     total_updates = settings.epochs * len(windows)
     todo = windows[_windows_of(windows, progress.batches) :]
-    with tqdm(
-        total=len(run.train_set),
+    with progress_bar(
+        len(run.train_set),
+        f"epoch {progress.epoch + 1}/{settings.epochs}",
+        "sample",
         initial=progress.stats.samples + progress.rejected.total(),
-        desc=f"epoch {progress.epoch + 1}/{settings.epochs}",
-        unit="sample",
-        disable=not run.accelerator.is_main_process,
-        leave=False,
+        hidden=not run.accelerator.is_main_process,
     ) as bar:
         began = time.monotonic()
         for window, batches in zip(todo, _read(run, todo), strict=True):

@@ -1,0 +1,35 @@
+"""Progress bars: one look everywhere, and quiet where nobody watches."""
+
+from __future__ import annotations
+
+import sys
+
+from tqdm import tqdm
+
+_LOG_SECONDS = 30.0
+
+
+def progress_bar(total: int, what: str, unit: str, initial: int = 0, hidden: bool = False) -> tqdm[None]:
+    """A bar on standard error that vanishes when it is done.
+
+    Args:
+        total: how much there is to do.
+        what: what is being done.
+        unit: of `total`, in the singular.
+        initial: how much was done before.
+        hidden: show nothing (ranks other than the first).
+
+    Into a file or pipe it prints a line every 30 seconds at most: a log should show life, not animation.
+    """
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        initial=initial,
+        desc=what,
+        unit=unit,
+        disable=hidden,
+        leave=False,
+        mininterval=0.1 if terminal else _LOG_SECONDS,
+        maxinterval=10.0 if terminal else _LOG_SECONDS,
+        delay=0.0 if terminal else _LOG_SECONDS,
+    )
