@@ -1,0 +1,24 @@
+"""Saving small: fp16 on disk, fp32 in memory."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def save_half(model: Any, folder: Path) -> None:
+    """`save_pretrained` with fp16 weights, but a config that says float32.
+
+    `from_pretrained` takes the compute type from the config, so the backbones compute in fp32 on a CPU while the files
+    take half the room.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    copy.deepcopy(model).to(torch.float16).save_pretrained(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["dtype"] = "float32"
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
