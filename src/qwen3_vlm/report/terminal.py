@@ -1,0 +1,118 @@
+"""The verdict in the terminal: a table, what each line means, and the reasons. Legible without colour and when piped.
+
+Text from data files is never read as markup, nor sent to the terminal as control codes.
+"""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from qwen3_vlm.report.conclusions import WARNING, ablation_conclusion, coverage_conclusion
+from qwen3_vlm.report.text import one_line
+from qwen3_vlm.results import Ablation, Condition, Coverage, Results
+
+_COLOURS = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}
+
+
+def print_results(results: Results, stream: TextIO) -> None:
+    """Print tables, conclusions and the verdict line; colour only where `stream` is a terminal."""
+    page = _Page(stream)
+    if results.ablation:
+        _ablation(page, results.ablation)
+    if results.coverage:
+        _coverage(page, results.coverage)
+    for finding in results.diagnosis:
+        page.line(
+            f"{finding.severity} {finding.code}: {finding.message}{' Mend: ' if finding.fix else ''}{finding.fix}"
+        )
+    page.line(f"VERDICT: {results.verdict}", _COLOURS[results.verdict])
+
+
+class _Page:
+    """A console that takes plain text only."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.console = Console(file=stream, highlight=False, markup=False, emoji=False)
+
+    def text(self, words: str, style: str = "") -> Text:
+        """Plain text in characters that the stream can carry."""
+        encoding = self.console.encoding
+        return Text(one_line(words).encode(encoding, "backslashreplace").decode(encoding), style=style)
+
+    def line(self, words: str, style: str = "", indent: int = 0) -> None:
+        """One paragraph, wrapped with a hanging indent and no trailing blanks."""
+        width = max(20, self.console.width - indent - 2)
+        for number, part in enumerate(self.text(words).wrap(self.console, width)):
+            part.rstrip()
+            margin = " " * (indent + (2 if number else 0))
+            self.console.print(Text(margin) + Text(part.plain, style=style), soft_wrap=True)
+
+    def gap(self) -> None:
+        self.console.print()
+
+
+def _ablation(page: _Page, ablation: Ablation) -> None:
+    page.line("Check 1: ablation (teacher-forced loss, nats per label token)", "bold")
+    page.line(
+        f"samples {ablation.samples:,} of {ablation.requested:,} requested, {ablation.clusters:,} distinct images, "
+        f"{ablation.label_tokens:,} label tokens, {ablation.derangements} derangements"
+    )
+    page.console.print(_table(page, ablation))
+    for name, condition in ablation.conditions.items():
+        if condition.meaning:
+            page.line(f"{name}: {condition.meaning}", indent=2)
+    page.line(f"order: {' < '.join(ablation.order) or 'none'}")
+    page.line(f"reading: {ablation.order_reading}")
+    _judgement(page, "check 1", ablation, ablation_conclusion(ablation))
+
+
+def _table(page: _Page, ablation: Ablation) -> Table:
+    # No box: the columns stand without one, and it costs 18 of the 80 columns.
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("condition", no_wrap=True, min_width=10)
+    for heading in ("loss", "gap", "95% interval", "lower99"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("gate", overflow="fold")
+    for name, condition in ablation.conditions.items():
+        loss = "not finite" if condition.loss is None else f"{condition.loss:.4f}"
+        interval = "-" if condition.ci95 is None else f"{condition.ci95[0]:+.3f} {condition.ci95[1]:+.3f}"
+        cells = (loss, _signed(condition.gap), interval, _signed(condition.lower99), _gate(condition))
+        table.add_row(*(page.text(cell) for cell in (name, *cells)))
+    return table
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.4f}"
+
+
+def _gate(condition: Condition) -> str:
+    """What lower99 must exceed, and whether it does. Not met is not yet a FAIL: the verdict line tells."""
+    if not condition.gate or condition.margin is None:
+        return "-"
+    met = condition.lower99 is not None and condition.lower99 > condition.margin
+    return f"> {condition.margin:g} {'met' if met else 'NOT MET'}"
+
+
+def _coverage(page: _Page, coverage: Coverage) -> None:
+    page.line(f"Check 2: truncation and label coverage ({coverage.source})", "bold")
+    page.line(
+        f"samples {coverage.samples:,}, truncated {coverage.truncated_pct:.2f}%, zero-label "
+        f"{coverage.zero_label_pct:.2f}%, label tokens {coverage.avg_label_tokens:.1f} on average"
+    )
+    page.line(
+        f"max_seq_len {coverage.max_seq_len}, {coverage.smallest_max_seq_len} would do; image block "
+        f"{coverage.image_block_tokens} tokens, prompt around it {coverage.wrapper_tokens:.1f}"
+    )
+    _judgement(page, "check 2", coverage, coverage_conclusion(coverage))
+
+
+def _judgement(page: _Page, name: str, check: Ablation | Coverage, conclusion: str) -> None:
+    page.line(f"{name}: {check.verdict}", _COLOURS[check.verdict])
+    page.line(conclusion, indent=2)
+    for reason in check.reasons:
+        page.line(f"- {reason}", "yellow" if reason.startswith(WARNING) else "", indent=2)
+    page.gap()

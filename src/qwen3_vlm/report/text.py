@@ -1,0 +1,69 @@
+"""Text from users and data files, made safe to stand in our pages: captions, file names, reasons, command lines.
+
+Nothing is dropped: what cannot be shown as it is, is shown as its code point.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Marks that turn the reading direction of all that follows on the line."""
+_MARKDOWN = re.compile(r"([\\`*\[\]~$]|(?<!\w)_|_(?!\w))")
+_LINE_START = re.compile(r"^([#>|]|[+\-=](?=[\s+\-=]|$)|\d+(?=[.)](?:\s|$)))")
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")
+_ENTITY = re.compile(r"&(?=#?\w+;)")
+_ROOT = r"(?:file://)?(?:(?:~[\w.-]*)?/(?!/)|[A-Za-z]:(?:/|\\\\?))"
+# A path from the root, a home folder or a drive. Not what follows a word (`zero/noise`), nor the slashes of a URL.
+_QUOTED_PATH = re.compile(rf"(?<=['\"]){_ROOT}[^'\"]+(?=['\"])")
+_PATH = re.compile(rf"(?<![\w.~/\\]){_ROOT}[^\s'\"`,;:()<>]+")
+
+
+def one_line(text: str) -> str:
+    """White space collapsed to single spaces; control and direction marks as `<U+001B>`."""
+    shown = (f"<U+{ord(c):04X}>" if _hidden(c) else c for c in " ".join(text.split()))
+    return "".join(shown)
+
+
+def _hidden(character: str) -> bool:
+    return character in _BIDI or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+
+
+def without_folders(text: str) -> str:
+    """Absolute paths as `.../<last part>`: a page that is passed around names no one's folders."""
+    for pattern in (_QUOTED_PATH, _PATH):
+        text = pattern.sub(_last_part, text)
+    return text
+
+
+def _last_part(match: re.Match[str]) -> str:
+    return ".../" + re.split(r"[/\\]+", match[0].rstrip("/\\"))[-1]
+
+
+def markdown(text: str) -> str:
+    """One line that reads as `text` in Markdown: no markup, no HTML, no link, no list or heading."""
+    escaped = _MARKDOWN.sub(r"\\\1", one_line(text))
+    escaped = _TAG.sub("&lt;", _ENTITY.sub("&amp;", escaped))
+    # GitHub makes links of bare addresses too.
+    escaped = escaped.replace("://", r"\://").replace("www.", r"www\.").replace("@", r"\@")
+    return _LINE_START.sub(lambda m: f"{m[1]}\\" if m[1].isdigit() else f"\\{m[1]}", escaped)
+
+
+def code(text: str) -> str:
+    """One line as a Markdown code span, whatever backticks it holds."""
+    line = one_line(text)
+    fence = "`" * (_longest_run(line) + 1)
+    pad = " " if line.startswith("`") or line.endswith("`") or not line else ""
+    return f"{fence}{pad}{line}{pad}{fence}"
+
+
+def code_block(lines: list[str], language: str = "") -> str:
+    """Lines as a fenced block that none of them can end."""
+    shown = [one_line(line) for line in lines]
+    fence = "`" * max(3, max((_longest_run(line) for line in shown), default=0) + 1)
+    return "\n".join([fence + language, *shown, fence])
+
+
+def _longest_run(line: str) -> int:
+    return max((len(run) for run in re.findall("`+", line)), default=0)
