@@ -1,0 +1,284 @@
+"""Check 1 end to end on scorers that are a formula: what passes, what fails, and what must not matter."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from fake_scorers import EOS, LATENTS, WIDTH, Constant, Healthy, NaNWhenZero, NotInjected, make_batches, make_sample
+
+from qwen3_vlm.checks.ablation import ablate
+from qwen3_vlm.checks.conditions import RUNBOOK, STANDARD
+from qwen3_vlm.checks.summary import read_order
+from qwen3_vlm.config import AblationConfig
+
+MEAN = torch.full((LATENTS, WIDTH), 0.1)
+
+
+def run(scorer=None, samples=None, batch_size=8, conditions=STANDARD, mean=MEAN, requested=None, rejected=None, **more):
+    samples = [make_sample(row) for row in range(40)] if samples is None else samples
+    return ablate(
+        scorer or Healthy(),
+        make_batches(samples, batch_size),
+        AblationConfig(),
+        more.pop("seed", 42),
+        conditions,
+        mean,
+        len(samples) if requested is None else requested,
+        EOS,
+        rejected or {},
+        **more,
+    )
+
+
+def numbers(result):
+    """Everything measured, without the prose."""
+    return {name: c.model_dump(exclude={"meaning"}) for name, c in result.conditions.items()}
+
+
+def test_a_healthy_connector_passes():
+    got, scores = run()
+    assert got.verdict == "PASS", got.reasons
+    assert list(got.conditions) == list(STANDARD)
+    assert (got.samples, got.requested, got.clusters, got.derangements, got.seed) == (40, 40, 40, 4, 42)
+    assert got.label_tokens == sum(len(s.label_ids_T) for s in scores) == 240
+    assert [name for name, c in got.conditions.items() if c.gate] == ["shuffled", "zero", "noise"]
+    assert got.conditions["shuffled"].margin == 0.05
+    assert got.conditions["no-image"].margin is None
+    assert got.order[0] == "correct"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_healthy_connector_passes_whatever_the_seed(seed):
+    assert run(seed=seed, conditions=RUNBOOK)[0].verdict == "PASS"
+
+
+def test_a_constant_connector_fails_on_shuffled_although_zero_and_noise_pass():
+    got, _ = run(Constant())
+    assert got.verdict == "FAIL"
+    assert (got.conditions["shuffled"].gap, got.conditions["shuffled"].se) == (0, 0)
+    assert got.conditions["zero"].lower99 > 0 and got.conditions["noise"].lower99 > 0
+    assert "gap(shuffled) is exactly 0" in got.reasons[0]
+
+
+def test_visual_tokens_that_are_not_injected_fail_on_every_gate():
+    got, _ = run(NotInjected())
+    assert got.verdict == "FAIL"
+    assert [c.gap for name, c in got.conditions.items() if name != "correct"] == [0] * 5
+    assert [reason.split()[0] for reason in got.reasons] == ["gap(shuffled)", "gap(zero)", "gap(noise)"]
+    assert "all losses are equal" in got.order_reading
+
+
+def test_a_connector_that_harms_fails_through_zero():
+    class Harmful(Healthy):
+        """Zeros would be better than what the connector says."""
+
+        def surprise(self, labels_T, seen_QE):
+            return 1.0 if seen_QE is None else 1.0 + seen_QE.abs().mean()
+
+    got, _ = run(Harmful())
+    assert got.verdict == "FAIL"
+    assert got.conditions["zero"].gap < 0
+    assert any(reason.startswith("gap(zero) -") for reason in got.reasons)
+
+
+def test_a_loss_that_is_not_finite_fails_and_never_reaches_the_results():
+    got, _ = run(NaNWhenZero())
+    assert got.verdict == "FAIL"
+    assert "loss(zero) is not finite" in got.reasons[0]
+    assert got.conditions["zero"].loss is got.conditions["zero"].gap is got.conditions["zero"].ci95 is None
+    assert got.conditions["shuffled"].gap > 0
+    assert "zero" not in got.order
+    json.dumps(got.model_dump(mode="json"), allow_nan=False)
+
+
+def test_where_correct_itself_is_not_finite_there_are_no_gaps():
+    class Broken(Healthy):
+        def code(self, picture):
+            return super().code(picture) * (torch.nan if picture == 7 else 1)
+
+    got, _ = run(Broken())
+    assert got.verdict == "FAIL"
+    assert got.reasons[0].startswith("loss(correct) is not finite")
+    assert all(c.gap is None for c in got.conditions.values())
+    assert got.conditions["zero"].loss > 0
+    json.dumps(got.model_dump(mode="json"), allow_nan=False)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 40])
+def test_results_depend_neither_on_batch_size_nor_on_order(batch_size):
+    expected, expected_scores = run(batch_size=8)
+    samples = [make_sample(row) for row in range(40)]
+    np.random.default_rng(batch_size).shuffle(samples)
+    got, scores = run(samples=samples, batch_size=batch_size)
+    assert numbers(got) == numbers(expected)
+    assert [s.row for s in scores] == list(range(40))
+    assert [s.donors for s in scores] == [s.donors for s in expected_scores]
+
+
+def test_every_image_is_encoded_once_whatever_the_conditions():
+    scorer = Healthy()
+    run(scorer)
+    assert sorted(scorer.encoded) == list(range(40))
+
+
+def test_losses_and_gaps_equal_those_computed_from_the_per_token_records():
+    got, scores = run()
+    tokens = sum(len(s.label_ids_T) for s in scores)
+    for name, condition in got.conditions.items():
+        rounds = len(scores[0].nll[name])
+        assert rounds == (4 if name == "shuffled" else 1)
+        loss = sum(nll.sum() for s in scores for nll in s.nll[name]) / rounds / tokens
+        assert condition.loss == pytest.approx(loss, rel=1e-12)
+        assert condition.loss_per_caption == pytest.approx(loss * tokens / 40, rel=1e-12)
+        if name != "correct":
+            assert condition.gap == pytest.approx(loss - got.conditions["correct"].loss, rel=1e-9)
+            assert condition.ci95[0] < condition.gap < condition.ci95[1]
+
+
+def test_per_token_records_are_what_the_scorer_said_about_the_donors():
+    _, scores = run(conditions=("correct", "shuffled"), samples=[make_sample(row) for row in (5, 2, 9, 11, 30)])
+    scorer = Healthy()
+    for score in scores:
+        for donor, nll_T in zip(score.donors, score.nll["shuffled"], strict=True):
+            labels_T = torch.from_numpy(score.label_ids_T)
+            expected = 0.3 + 0.1 * (labels_T % 3) + scorer.surprise(labels_T, scorer.code(scores[donor].row))
+            assert nll_T == pytest.approx(expected.numpy(), rel=1e-6)
+
+
+def test_the_gap_without_eos_leaves_the_last_token_out():
+    got, scores = run(conditions=("correct", "zero"))
+    # The fake's EOS does not depend on the picture, so the same nats spread over 40 tokens less.
+    zero = got.conditions["zero"]
+    assert all(s.label_ids_T[-1] == EOS for s in scores)
+    assert zero.gap_without_eos == pytest.approx(zero.gap * 240 / 200)
+
+
+def test_the_same_picture_under_two_rows_is_never_its_own_donor_and_one_cluster():
+    samples = [make_sample(row, picture=row // 2, words=3 + row % 2) for row in range(40)]
+    got, scores = run(samples=samples)
+    assert got.clusters == 20
+    for score in scores:
+        assert all(scores[donor].image_hash != score.image_hash for donor in score.donors)
+        assert all(scores[donor].caption != score.caption for donor in score.donors)
+
+
+def test_the_same_image_twice_has_a_gap_of_exactly_zero():
+    # Every file has the same pixels; the hashes claim otherwise, so that the donors are drawn at all.
+    samples = [make_sample(row, picture=3, words=2 + row, image_hash=f"h{row}") for row in range(12)]
+    got, _ = run(samples=samples)
+    assert got.conditions["shuffled"].gap == 0
+    assert got.verdict == "FAIL"
+
+
+def test_one_image_for_all_captions_has_no_donor_and_is_inconclusive():
+    samples = [make_sample(row, picture=3, words=2 + row) for row in range(12)]
+    got, _ = run(samples=samples)
+    assert got.verdict == "INCONCLUSIVE"
+    assert "shuffled" not in got.conditions and got.derangements == 0
+    assert any("12 of them share the most common image" in reason for reason in got.reasons)
+    assert got.conditions["zero"].se is None
+    json.dumps(got.model_dump(mode="json"), allow_nan=False)
+
+
+def test_too_few_donors_are_used_counted_and_inconclusive():
+    got, scores = run(samples=[make_sample(row) for row in range(3)])
+    assert got.derangements == 2 and len(scores[0].nll["shuffled"]) == 2
+    assert got.verdict == "INCONCLUSIVE"
+    assert any("only 2 of 4" in reason for reason in got.reasons)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_no_or_one_sample_is_inconclusive_and_never_nan(count):
+    got, scores = run(samples=[make_sample(row) for row in range(count)], requested=128)
+    assert (got.verdict, got.samples, len(scores)) == ("INCONCLUSIVE", count, count)
+    json.dumps(got.model_dump(mode="json"), allow_nan=False)
+
+
+def test_samples_without_label_tokens_are_counted_and_change_nothing_else():
+    plain, _ = run()
+    samples = [make_sample(row) for row in range(40)] + [make_sample(100, words=0), make_sample(101, words=0)]
+    got, scores = run(samples=samples, batch_size=5)
+    assert numbers(got) == numbers(plain)
+    assert (got.samples, len(scores), got.rejected) == (40, 40, {"no label tokens": 2})
+    assert got.verdict == "INCONCLUSIVE"
+    assert any("2 no label tokens" in reason for reason in got.reasons)
+
+
+def test_rejected_rows_are_in_the_result_and_forbid_a_pass():
+    got, _ = run(rejected={"image missing": 3}, requested=43)
+    assert got.rejected == {"image missing": 3}
+    assert got.verdict == "INCONCLUSIVE"
+    assert any("43 samples were requested and 40 scored: the rest could not" in reason for reason in got.reasons)
+    assert run(Constant(), rejected={"image missing": 3})[0].verdict == "FAIL"
+
+
+def test_a_smaller_split_than_requested_is_said_and_passes():
+    got, _ = run(requested=128)
+    assert (got.verdict, got.requested, got.samples) == ("PASS", 128, 40)
+    assert "128 samples were requested and 40 scored" in got.reasons[-1]
+
+
+def test_without_all_gates_there_is_no_pass():
+    got, _ = run(conditions=("correct", "shuffled"))
+    assert got.verdict == "INCONCLUSIVE"
+    assert any("the gates zero, noise were not scored" in reason for reason in got.reasons)
+    assert not any("disjoint" in reason for reason in run(conditions=("correct", "zero"))[0].reasons)
+
+
+def test_without_a_mean_the_condition_is_left_out_and_that_is_said():
+    got, _ = run(mean=None)
+    assert "mean-token" not in got.conditions
+    assert "Left out" in got.wording["mean-token"]
+    assert got.verdict == "PASS"
+    assert "mean-token" not in run()[0].wording
+
+
+def test_a_mean_of_another_connector_is_refused():
+    with pytest.raises(ValueError, match="mean-token"):
+        run(mean=torch.zeros(LATENTS, WIDTH + 1))
+
+
+def test_the_same_row_twice_is_refused():
+    with pytest.raises(ValueError, match="row 3: expected every held-out row once"):
+        run(samples=[make_sample(3), make_sample(4), make_sample(3)])
+
+
+def test_the_wording_says_how_shuffled_differs_from_the_runbook():
+    got, _ = run()
+    assert "same batch" in got.wording["shuffled"] and "4 different ones" in got.wording["shuffled"]
+
+
+def test_the_progress_bar_is_filled_exactly_and_closed_even_on_an_error():
+    class Bar:
+        def __init__(self, total):
+            self.total, self.n, self.closed = total, 0, False
+            bars.append(self)
+
+        def update(self, n):
+            self.n += n
+
+        def close(self):
+            self.closed = True
+
+    bars: list[Bar] = []
+    run(progress=Bar)
+    assert bars[0].n == bars[0].total == 40 * (1 + 9)  # encoding, then 5 conditions once and shuffled four times
+    with pytest.raises(ValueError):
+        run(progress=Bar, mean=torch.zeros(1, 1))
+    assert bars[0].closed and bars[1].closed
+
+
+def losses(correct, shuffled, zero, noise):
+    return {"correct": correct, "shuffled": shuffled, "zero": zero, "noise": noise}
+
+
+def test_the_order_of_a_well_trained_and_of_an_under_trained_connector_are_told_apart():
+    assert "misleads more than none" in read_order(losses(0.221, 2.468, 0.881, 1.352))
+    assert "under-trained" in read_order(losses(3.5150, 4.4022, 5.2885, 5.6652))
+    assert "lies between" in read_order(losses(1, 3, 2, 4))
+    assert "correct is not the lowest" in read_order(losses(3, 2, 4, 5))
+    assert "all losses are equal" in read_order(losses(1, 1, 1, 1))
+    assert "not read" in read_order({"correct": 1.0, "zero": 2.0})
