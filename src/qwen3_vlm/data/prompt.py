@@ -24,6 +24,8 @@ from qwen3_vlm.config import PromptConfig
 from qwen3_vlm.data.llava_pretrain import IMAGE_STRINGS, PLACEHOLDER, Record
 
 START, PATCH, END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
+IMAGE_CUT = "image block cut by max_seq_len"
+"""Reason under which such rows are rejected; check 2 fails on any."""
 _CHUNK = 1000
 """Captions per call of the tokenizer: one call each is twenty times slower."""
 
@@ -133,9 +135,9 @@ class PromptBuilder:
             ValueError: not exactly one `<image>`, or a special token's string in `human`.
         """
         text = self._template.replace("{human}", human)
-        special = self._special.search(human)
+        special = self._special_token(human)
         if text.count(PLACEHOLDER) != 1 or special:
-            got = f"the special token {special[0]}" if special else f"{text.count(PLACEHOLDER)} {PLACEHOLDER}"
+            got = f"the special token {special}" if special else f"{text.count(PLACEHOLDER)} {PLACEHOLDER}"
             raise ValueError(
                 f"expected a human turn with {PLACEHOLDER} once and no special token, got {got} in {human!r}"
             )
@@ -156,21 +158,26 @@ class PromptBuilder:
         Raises:
             ValueError: max_seq_len leaves no label token in any row.
         """
-        special = {record.human: self._special.search(record.human) for record in records}
+        special = {record.human: self._special_token(record.human) for record in records}
         prompts = {human: self.prompt(human) for human, found in special.items() if not found}
         self._require_labels([len(prompt.ids_T) for prompt in prompts.values()])
         encoded: list[Encoded | Reject] = []
         for record, answer_N in zip(records, self._answers([r.caption for r in records]), strict=True):
             found = special[record.human]
             if found:
-                detail = f"{found[0]} stands in {record.human[:80]!r}: remove it"
+                detail = f"{found} stands in {record.human[:80]!r}: remove it"
                 encoded.append(Reject(record.row, "special token in the human turn", detail))
             elif prompts[record.human].block[1] > self._max_seq_len:
                 detail = f"the block ends at token {prompts[record.human].block[1]}, max_seq_len is {self._max_seq_len}"
-                encoded.append(Reject(record.row, "image block cut by max_seq_len", detail))
+                encoded.append(Reject(record.row, IMAGE_CUT, detail))
             else:
                 encoded.append(Encoded(prompts[record.human], answer_N, self._max_seq_len))
         return encoded
+
+    def _special_token(self, human: str) -> str | None:
+        """A special token's string in the part of the prompt that the row decides, if there is one."""
+        found = self._special.search(human) if "{human}" in self._template else None
+        return found[0] if found else None
 
     def _answers(self, captions: Sequence[str]) -> Iterator[npt.NDArray[np.int32]]:
         for start in range(0, len(captions), _CHUNK):
