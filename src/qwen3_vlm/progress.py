@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from tqdm import tqdm
 
 _LOG_SECONDS = 30.0
 
 
-def progress_bar(total: int, what: str, unit: str, initial: int = 0, hidden: bool = False) -> tqdm[None]:
+def progress_bar(total: int, what: str, unit: str, initial: int = 0, hidden: bool = False) -> tqdm[Any]:
     """A bar on standard error that vanishes when it is done.
 
     Args:
@@ -22,7 +23,7 @@ def progress_bar(total: int, what: str, unit: str, initial: int = 0, hidden: boo
     Into a file or pipe it prints a line every 30 seconds at most: a log should show life, not animation.
     """
     terminal = sys.stderr.isatty()
-    return tqdm(
+    bar: tqdm[Any] = tqdm(
         total=total,
         initial=initial,
         desc=what,
@@ -33,3 +34,4 @@ def progress_bar(total: int, what: str, unit: str, initial: int = 0, hidden: boo
         maxinterval=10.0 if terminal else _LOG_SECONDS,
         delay=0.0 if terminal else _LOG_SECONDS,
     )
+    return bar
