@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ModelConfig(_Section):
@@ -98,6 +98,12 @@ class DataConfig(_Section):
     workers: int = Field(0, ge=0)
     """Processes that read images ahead; 0 reads in the training process."""
 
+    @field_validator("cache_features", mode="before")
+    @classmethod
+    def _on_and_off_are_words_here(cls, value: object) -> object:
+        """YAML reads a bare `on` or `off` as a boolean."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
 
 class TrainConfig(_Section):
     """Stage 1 alignment."""
@@ -123,7 +129,11 @@ class TrainConfig(_Section):
     clip: float = Field(1.0, gt=0)
     """Largest norm of the whole gradient."""
     save_every: int | None = Field(None, ge=1)
-    """Steps between checkpoints (waiting for the end of the accumulation window); null saves after each epoch."""
+    """Steps between checkpoints, each waiting for the end of its accumulation window. An epoch's end always saves."""
+    keep_last: int | None = Field(None, ge=1)
+    """Checkpoints to keep: after each save, older ones than the last so many are deleted; null keeps all."""
+    keep_every: int | None = Field(None, ge=1)
+    """With `keep_last`, also keep the first checkpoint at or behind each multiple of so many steps."""
 
 
 class AblationConfig(_Section):
@@ -197,6 +207,8 @@ class Config(_Section):
         for name, beta in zip(("first", "second"), self.train.betas, strict=True):
             if not 0 <= beta < 1:
                 raise ValueError(f"train.betas: the {name} must be in [0, 1), got {beta}")
+        if self.train.keep_every is not None and self.train.keep_last is None:
+            raise ValueError("train.keep_every: without train.keep_last nothing is deleted; set keep_last, or neither")
         return self
 
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,13 @@ from qwen3_vlm.build import Inputs, backbone_identities, build_model, prepare_in
 from qwen3_vlm.config import Config
 from qwen3_vlm.data.images import load_image
 from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.train.checkpoint import Payload, load_checkpoint, restore_connector, stored_config
+from qwen3_vlm.train.checkpoint import (
+    Payload,
+    load_checkpoint,
+    refuse_other_backbones,
+    restore_connector,
+    stored_config,
+)
 
 _BATCH = 64
 
@@ -81,17 +86,6 @@ def load(checkpoint: str | Path, config: Config | None = None) -> Loaded:
         config = stored_config(path)
     inputs = prepare_inputs(config)
     vlm = build_model(config, inputs)
-    _refuse_other_backbones(config, vlm, payload, path)
+    refuse_other_backbones(payload, backbone_identities(config, vlm), path)
     restore_connector(vlm.connector, payload, path)
     return Loaded(config, inputs, vlm.eval(), payload)
-
-
-def _refuse_other_backbones(config: Config, vlm: VLM, payload: Payload, path: Path) -> None:
-    stored: dict[str, dict[str, Any]] = payload.get("backbones", {})
-    now = backbone_identities(config, vlm)
-    for part, then in stored.items():
-        if then["fingerprint"] != now[part]["fingerprint"]:
-            shown = " against ".join(f"{i['name']} (width {i['width']}, {i['fingerprint']})" for i in (then, now[part]))
-            raise ValueError(
-                f"{path}: trained with another model.{part}: {shown}; name the backbone it was trained with"
-            )

@@ -13,7 +13,7 @@ import os
 import pickle
 import re
 import tempfile
-import zipfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,14 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 def find_checkpoints(folder: Path) -> list[Path]:
     """All checkpoints of a folder, oldest step first."""
-    found = [(int(match[1]), path) for path in folder.glob("checkpoint_*.pt") if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    return sorted((path for path in folder.glob("checkpoint_*.pt") if _NAME.fullmatch(path.name)), key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The step in a checkpoint's name."""
+    match = _NAME.fullmatch(path.name)
+    assert match, f"{path} is not a checkpoint's name"
+    return int(match[1])
 
 
 def connector_state(connector: Connector) -> Payload:
@@ -79,6 +85,26 @@ def save_checkpoint(path: Path, payload: Payload) -> None:
         raise
 
 
+def prune_checkpoints(folder: Path, keep_last: int | None, keep_every: int | None) -> None:
+    """Delete checkpoints that need not be kept; the newest always stays.
+
+    Args:
+        folder: the run's.
+        keep_last: so many of the newest stay; None keeps all.
+        keep_every: the first checkpoint at or behind each multiple of so many steps stays too.
+    """
+    found = find_checkpoints(folder)
+    if keep_last is None:
+        return
+    milestones: dict[int, Path] = {}
+    for path in found:
+        if keep_every is not None and (multiple := step_of(path) // keep_every) > 0:
+            milestones.setdefault(multiple, path)
+    for path in found[:-keep_last]:
+        if path not in milestones.values():
+            path.unlink()
+
+
 def load_checkpoint(path: Path) -> Payload:
     """Read a checkpoint without running anything in it.
 
@@ -89,13 +115,16 @@ def load_checkpoint(path: Path) -> Payload:
         near = ", ".join(p.name for p in find_checkpoints(path.parent)) if path.parent.is_dir() else ""
         raise ValueError(f"{path}: no such checkpoint; in {path.parent}: {near or 'no checkpoint'}")
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # PyTorch advises on pickle protocols of files that the next lines refuse.
+            warnings.simplefilter("ignore")
+            payload = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: refused, it holds more than tensors and plain values (loading it could run code), or it is "
             f"damaged ({_first_line(error)[:120]})"
         ) from error
-    except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
+    except Exception as error:  # damaged bytes raise almost anything inside torch.load, and all of it means this
         raise ValueError(
             f"{path}: not a readable checkpoint ({_first_line(error)[:120]}); {path.stat().st_size} bytes, perhaps cut "
             "off: take an older one"
@@ -138,6 +167,20 @@ def restore_connector(connector: Connector, payload: Payload, path: Path) -> Non
     for part in _PARTS:
         if payload.get(part) is not None:
             getattr(connector, part).load_state_dict(payload[part])
+
+
+def refuse_other_backbones(payload: Payload, now: dict[str, dict[str, Any]], path: Path) -> None:
+    """Refuse a checkpoint that was trained between other backbones; the older form does not say which they were.
+
+    Raises:
+        ValueError: another fingerprint; the message shows both identities.
+    """
+    for part, then in payload.get("backbones", {}).items():
+        if then["fingerprint"] != now[part]["fingerprint"]:
+            shown = " against ".join(f"{i['name']} (width {i['width']}, {i['fingerprint']})" for i in (then, now[part]))
+            raise ValueError(
+                f"{path}: trained with another model.{part}: {shown}; name the backbone it was trained with"
+            )
 
 
 def _compare(expected: dict[str, Tensor], got: dict[str, Any], part: str, path: Path) -> None:

@@ -50,13 +50,14 @@ def cache_gb(vlm: VLM, images: int) -> float:
     return images * vlm.tower.patches * vlm.tower.width * value / 1e9
 
 
-def cache_features(vlm: VLM, dataset: Dataset, label: str) -> CachedDataset:
+def cache_features(vlm: VLM, dataset: Dataset, label: str, hidden: bool = False) -> CachedDataset:
     """Run the tower once over a data set.
 
     Args:
         vlm: the model; only its tower is used.
         dataset: what to encode.
         label: shown on the progress bar.
+        hidden: show no bar (ranks other than the first).
 
     Returns:
         The data set with features in the tower's dtype, on the CPU. Unreadable images are kept as rejects.
@@ -65,7 +66,7 @@ def cache_features(vlm: VLM, dataset: Dataset, label: str) -> CachedDataset:
     features_NPV = torch.empty(len(dataset), vlm.tower.patches, vlm.tower.width, dtype=dtype)
     hashes = [""] * len(dataset)
     rejects: dict[int, Reject] = {}
-    with progress_bar(len(dataset), f"tower over {label} images", "image") as bar:
+    with progress_bar(len(dataset), f"tower over {label} images", "image", hidden=hidden) as bar:
         for start in range(0, len(dataset), _ENCODE_BATCH):
             items = {p: dataset[p] for p in range(start, min(start + _ENCODE_BATCH, len(dataset)))}
             rejects |= {p: item for p, item in items.items() if isinstance(item, Reject)}

@@ -4,37 +4,31 @@ from __future__ import annotations
 
 import importlib.metadata
 import resource
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
-from qwen3_vlm.batch import Batch
+from qwen3_vlm.batch import Batch, Reject
 from qwen3_vlm.build import Prepared, backbone_identities, count_rejects
 from qwen3_vlm.config import Config
 from qwen3_vlm.data.collate import collate
+from qwen3_vlm.data.dataset import too_many_rejected
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.progress import progress_bar
-from qwen3_vlm.train.checkpoint import Payload, checkpoint_path, connector_state, save_checkpoint
+from qwen3_vlm.train.checkpoint import Payload, checkpoint_path, connector_state, prune_checkpoints, save_checkpoint
+from qwen3_vlm.train.guards import Interrupt, memory_explained
 from qwen3_vlm.train.schedule import Window, learning_rate, micro_batches, plan_epoch
-from qwen3_vlm.train.train_utils import (
-    EpochProgress,
-    EpochRecord,
-    SampleSource,
-    UpdateResult,
-    append_record,
-    evaluate,
-    update,
-)
+from qwen3_vlm.train.train_utils import EpochProgress, EpochRecord, append_record
+from qwen3_vlm.train.update import SampleSource, UpdateResult, evaluate, sum_over_ranks, update
 
 
 @dataclass
@@ -51,7 +45,9 @@ class Run:
     progress: EpochProgress
     step: int = 0
     updates: int = 0
-    interrupted: bool = False
+    interrupt: Interrupt = field(default_factory=Interrupt)
+    unread: dict[int, Reject] = field(default_factory=dict)
+    """Training rows whose image could not be read so far, by row."""
 
     @property
     def folder(self) -> Path:
@@ -87,21 +83,38 @@ def run_epoch(run: Run) -> None:
             rate = learning_rate(run.updates, total_updates, settings)
             for group in run.optimizer.param_groups:
                 group["lr"] = rate
-            result = update(
-                run.vlm, run.optimizer, batches, run.accelerator, settings.clip, step=run.step + len(window)
-            )
+            with memory_explained(run.config, "training"):
+                result = update(
+                    run.vlm, run.optimizer, batches, run.accelerator, settings.clip, step=run.step + len(window)
+                )
             save_due = _advance(run, len(window), result)
             progress.seconds += time.monotonic() - began
             began = time.monotonic()
             bar.update(result.stats.samples + len(result.rejects))
             bar.set_postfix(loss=f"{result.nll / max(1, result.tokens):.3f}", refresh=False)
-            if (save_due or run.interrupted) and window is not windows[-1]:
+            name_unread(run, result.rejects)
+            stop = _stop_asked(run)
+            if (save_due or stop) and window is not windows[-1]:
                 save(run)
-                _stop_if_interrupted(run)
+                _stop_if(stop, run)
     _close_epoch(run, rate, result.grad_norm)
     save(run)
     if run.progress.epoch < settings.epochs:
-        _stop_if_interrupted(run)
+        _stop_if(_stop_asked(run), run)
+
+
+def name_unread(run: Run, rejects: Iterable[Reject]) -> None:
+    """Name training rows that could not be read, each once, and stop where there are too many.
+
+    Raises:
+        ValueError: more than `data.max_rejected` of the training rows are unusable.
+    """
+    for reject in rejects:
+        if reject.row not in run.unread and run.accelerator.is_main_process:
+            tqdm.write(f"row {reject.row} is left out: {reject.reason} ({reject.detail})", file=sys.stderr)
+        run.unread[reject.row] = reject
+    unusable = [*run.prepared.rejects["train"], *run.unread.values()]
+    too_many_rejected(unusable, len(run.prepared.split.train), run.config.data.max_rejected)
 
 
 def _advance(run: Run, batches: int, result: UpdateResult) -> bool:
@@ -113,6 +126,17 @@ def _advance(run: Run, batches: int, result: UpdateResult) -> bool:
     run.progress.rejected.update(reject.reason for reject in result.rejects)
     every = run.config.train.save_every
     return every is not None and run.step // every > before // every
+
+
+def _stop_asked(run: Run) -> bool:
+    """Whether any rank was asked to stop: all stop at the same update, or the others would wait for ever."""
+    return sum_over_ranks(run.accelerator, [float(run.interrupt.asked)])[0] > 0
+
+
+def _stop_if(stop: bool, run: Run) -> None:
+    if stop:
+        path = checkpoint_path(run.folder, run.step)
+        raise KeyboardInterrupt(f"saved {path}; go on with the same command and --resume")
 
 
 def _windows_of(windows: list[Window], batches: int) -> int:
@@ -147,14 +171,17 @@ def _read(run: Run, windows: list[Window]) -> Iterator[list[Batch]]:
 def _close_epoch(run: Run, last_lr: float, grad_norm: float) -> None:
     """Evaluate, write the record, print the line, and step to the next epoch."""
     config, progress, stats = run.config, run.progress, run.progress.stats
-    held_out = evaluate(run.vlm, run.eval_set, run.prepared.inputs.pad_id, config.ablation.batch_size, run.accelerator)
-    before = count_rejects(run.prepared.rejects["train"])
+    with memory_explained(config, "evaluating"):
+        held_out = evaluate(
+            run.vlm, run.eval_set, run.prepared.inputs.pad_id, config.ablation.batch_size, run.accelerator
+        )
+    before = Counter(count_rejects(run.prepared.rejects["train"]))
     record = EpochRecord(
         epoch=progress.epoch + 1,
         step=run.step,
         updates=run.updates,
         train_loss=progress.nll / max(1, stats.label_tokens),
-        eval_loss=held_out,
+        eval_loss=held_out.loss,
         samples=stats.samples,
         truncated=stats.truncated,
         zero_label=stats.zero_label,
@@ -168,7 +195,8 @@ def _close_epoch(run: Run, last_lr: float, grad_norm: float) -> None:
         samples_per_second=stats.samples / max(1e-9, progress.seconds),
         peak_memory_gb=peak_memory_gb(),
         lengths=dict(sorted(stats.lengths.items())),
-        rejected={**before, **progress.rejected},
+        rejected=dict(before + progress.rejected),
+        eval_rejected=count_rejects(run.prepared.rejects["eval"], held_out.rejects),
     )
     if run.accelerator.is_main_process:
         append_record(run.folder, record)
@@ -193,6 +221,7 @@ def save(run: Run) -> None:
             "versions": {n: importlib.metadata.version(n) for n in ("torch", "transformers", "accelerate")},
         }
         save_checkpoint(checkpoint_path(run.folder, run.step), payload)
+        prune_checkpoints(run.folder, run.config.train.keep_last, run.config.train.keep_every)
     run.accelerator.wait_for_everyone()
 
 
@@ -201,30 +230,3 @@ def peak_memory_gb() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-
-
-@contextmanager
-def interruptible(run: Run) -> Iterator[None]:
-    """First Ctrl-C: finish the update, save, stop. Second: stop at once."""
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if run.interrupted:
-            raise KeyboardInterrupt
-        run.interrupted = True
-        sys.stderr.write("\ninterrupt: finishing this update, then saving (again to stop at once)\n")
-
-    try:
-        previous = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not the main thread (a notebook, a test): leave signals alone
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def _stop_if_interrupted(run: Run) -> None:
-    if run.interrupted:
-        path = checkpoint_path(run.folder, run.step)
-        raise KeyboardInterrupt(f"saved {path}; go on with the same command and --resume")

@@ -1,0 +1,104 @@
+"""What can stop a run from outside, said in one line: signals, memory that runs out, processes that die."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+
+from qwen3_vlm.config import Config
+from qwen3_vlm.exits import RankLostError
+
+Stage = Literal["loading", "caching", "training", "evaluating"]
+
+
+class Interrupt:
+    """Whether Ctrl-C, or SIGTERM as a machine sends it before it is taken away, has asked this process to stop."""
+
+    def __init__(self) -> None:
+        """Nobody has asked yet."""
+        self.asked = False
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """First signal: finish the update, save, stop. Second: stop at once."""
+
+        def note(number: int, frame: FrameType | None) -> None:
+            if self.asked:
+                raise KeyboardInterrupt
+            self.asked = True
+            sys.stderr.write("\ninterrupt: finishing this update, then saving (again to stop at once)\n")
+
+        try:
+            previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread (a notebook, a test): leave signals alone
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def memory_explained(config: Config, stage: Stage) -> Iterator[None]:
+    """Say which setting to change where memory runs out.
+
+    Raises:
+        ValueError: in place of an out-of-memory error.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        # PyTorch's allocator on the CPU has no class of its own.
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        first = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise ValueError(f"out of memory while {stage} ({first}): {_what_would_fit(config, stage)}") from error
+
+
+def _what_would_fit(config: Config, stage: Stage) -> str:
+    micro = config.train.micro_batch_size or config.train.batch_size
+    smaller = "set model.precision to bf16, which halves the frozen weights" if config.model.precision == "fp32" else ""
+    if stage == "loading":
+        return smaller or "the frozen weights alone do not fit; take a device with more memory or smaller backbones"
+    if stage == "caching":
+        return "set data.cache_features to off; the tower then runs on train.micro_batch_size images at a time"
+    if stage == "evaluating" and config.ablation.batch_size > 1:
+        return f"set ablation.batch_size to {config.ablation.batch_size // 2}; no result depends on it"
+    if stage == "training" and micro > 1:
+        return (
+            f"set train.micro_batch_size to {micro // 2} (it is {micro}), which needs about half the activations and "
+            "changes neither the gradient nor the steps; then go on with --resume"
+        )
+    return " or ".join(filter(None, (smaller, f"lower data.max_seq_len (it is {config.data.max_seq_len})")))
+
+
+@contextmanager
+def ranks_watched(accelerator: Accelerator) -> Iterator[None]:
+    """Turn the communication errors that a dead process leaves behind into one line.
+
+    Raises:
+        RankLostError: another process of this job ended or was killed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if accelerator.num_processes == 1 or not _is_communication(error):
+            raise
+        raise RankLostError(
+            f"another process of this job of {accelerator.num_processes} ended or was killed; the launcher names it. "
+            "Go on from the newest checkpoint with the same command and --resume"
+        ) from error
+
+
+def _is_communication(error: RuntimeError) -> bool:
+    named = any(word in str(error).lower() for word in ("gloo", "nccl", "connection", "process group", "socket"))
+    return isinstance(error, torch.distributed.DistError) or named

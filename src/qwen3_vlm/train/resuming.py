@@ -1,0 +1,130 @@
+"""Going on with a run, or starting it again: what is found in `output_dir`, what is refused, what is cleared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from qwen3_vlm.build import backbone_identities
+from qwen3_vlm.config import Config
+from qwen3_vlm.train.checkpoint import (
+    Payload,
+    find_checkpoints,
+    load_checkpoint,
+    refuse_other_backbones,
+    restore_connector,
+)
+from qwen3_vlm.train.loop import Run
+from qwen3_vlm.train.train_utils import LOG_NAME, EpochProgress, forget_records
+
+_OF_A_RUN = ("checkpoint_*.pt", LOG_NAME, "results.json", "runbook.md", "samples.png", "mean_tokens_*.pt")
+_NEEDED = ("config", "optimizer", "rng", "progress", "step", "updates")
+# Where a run lies, how fast it goes and which checkpoints it keeps: none of these changes a weight.
+_FREE = {
+    "output_dir",
+    "threads",
+    "data.workers",
+    "data.cache_gb",
+    "train.save_every",
+    "train.keep_last",
+    "train.keep_every",
+}
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """The checkpoint to go on from."""
+
+    path: Path
+    payload: Payload
+
+
+def find_resumption(config: Config, resume: bool, overwrite: bool) -> Resumption | None:
+    """Look into `output_dir`; nothing is changed there.
+
+    Returns:
+        The newest checkpoint if `resume` is set and there is one, None for a run from the beginning.
+
+    Raises:
+        ValueError: a run is there and neither `resume` nor `overwrite` is set; both are; the checkpoint cannot be
+            read, or belongs to another config.
+    """
+    folder = Path(config.output_dir)
+    if resume and overwrite:
+        raise ValueError("--resume goes on with a run and --overwrite deletes it: give one of them")
+    existing = find_checkpoints(folder)
+    if not existing or overwrite:
+        return None
+    newest = existing[-1]
+    if not resume:
+        raise ValueError(
+            f"output_dir {folder} already holds {newest.name}; go on with --resume, start again with --overwrite, or "
+            "choose another --output_dir"
+        )
+    payload = load_checkpoint(newest)
+    _refuse_other_config(config, payload, newest)
+    return Resumption(newest, payload)
+
+
+def saved_split(config: Config) -> Path:
+    """Where a run keeps its split."""
+    return Path(config.output_dir) / "split.json"
+
+
+def restore(run: Run, resumption: Resumption) -> None:
+    """Put a run back to where its checkpoint was written.
+
+    Raises:
+        ValueError: the checkpoint does not fit: other backbones, another shape, values that are not finite.
+    """
+    payload, path = resumption.payload, resumption.path
+    refuse_other_backbones(payload, backbone_identities(run.config, run.vlm), path)
+    restore_connector(run.vlm.connector, payload, path)
+    try:
+        run.optimizer.load_state_dict(payload["optimizer"])
+        torch.set_rng_state(payload["rng"])
+        run.progress = EpochProgress.from_plain(payload["progress"])
+        run.step, run.updates = int(payload["step"]), int(payload["updates"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{path}: optimizer or progress cannot be restored ({first}); take an older one") from error
+
+
+def clear_folder(folder: Path, resumption: Resumption | None, overwrite: bool) -> None:
+    """Remove what would mix with this run: half-written files always, everything of an earlier run if overwritten."""
+    # [Contract] Temporary files of an atomic write begin with a dot and the name of the file they are for.
+    for pattern in (*_OF_A_RUN, "config.yaml", "split.json"):
+        for path in folder.glob(f".{pattern}.*"):
+            path.unlink()
+    if resumption is not None:
+        forget_records(folder, resumption.payload["step"])
+        return
+    # A log without a checkpoint is from a run that was killed before its first save.
+    for pattern in _OF_A_RUN if overwrite else (LOG_NAME,):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def _refuse_other_config(config: Config, payload: Payload, path: Path) -> None:
+    """A resumed run must be the same run."""
+    if "optimizer" not in payload:
+        raise ValueError(f"{path}: holds a connector only (the older form); it can be scored, not resumed")
+    missing = [key for key in _NEEDED if key not in payload]
+    if missing:
+        raise ValueError(f"{path}: expected {', '.join(_NEEDED)}, it lacks {', '.join(missing)}; take an older one")
+    old, new = _flat(yaml.safe_load(payload["config"])), _flat(config.model_dump(mode="json"))
+    differ = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and k not in _FREE]
+    if differ:
+        shown = "; ".join(f"{k}: {old.get(k)!r} then, {new.get(k)!r} now" for k in differ[:6])
+        raise ValueError(f"{path}: cannot resume with another config ({shown}); restore these, or use --overwrite")
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

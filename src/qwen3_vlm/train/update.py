@@ -1,0 +1,193 @@
+"""One optimizer update over all ranks, and one evaluation.
+
+The loss of an update is sum(NLL of label tokens) / (label tokens), over its whole accumulation window and all ranks.
+Gradients are therefore summed over micro-batches and ranks, never averaged: neither the batch size, the accumulation
+nor the number of processes changes them. That is why neither DDP (which averages) nor `accelerator.backward` (which
+divides by the accumulation) is used; Accelerate supplies devices, processes and their sums.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from qwen3_vlm.batch import Batch, CollateStats, Reject, Sample, VisualTokens
+from qwen3_vlm.data.collate import batches_by_length, collate
+from qwen3_vlm.exits import NonFiniteError
+from qwen3_vlm.models.vlm import VLM
+
+T = TypeVar("T")
+_ROWS_SHOWN = 16
+
+
+class SampleSource(Protocol):
+    """A map-style data set: with pixels, or with cached features."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of every position, before any cut."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of positions."""
+        ...
+
+    def __getitem__(self, position: int) -> Sample | Reject:
+        """The sample, or why there is none."""
+        ...
+
+
+@dataclass(frozen=True)
+class UpdateResult:
+    """What one optimizer update saw, over all ranks."""
+
+    nll: float
+    tokens: int
+    grad_norm: float
+    """Before clipping."""
+    stats: CollateStats
+    rejects: tuple[Reject, ...]
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """Held-out loss in nats per label token (None without labels), and the rows that could not be read."""
+
+    loss: float | None
+    rejects: tuple[Reject, ...]
+
+
+def update(
+    vlm: VLM,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[Batch],
+    accelerator: Accelerator,
+    clip: float,
+    step: int,
+) -> UpdateResult:
+    """One optimizer update on this rank's share of an accumulation window.
+
+    Args:
+        vlm: the model.
+        optimizer: over the connector's parameters; its learning rate is already set.
+        batches: micro-batches; together with the other ranks' they are the window.
+        accelerator: sums over ranks.
+        clip: largest norm of the whole gradient.
+        step: the step that this window ends on, for messages.
+
+    Returns:
+        Loss, label tokens, gradient norm and counts of the whole window.
+
+    Raises:
+        NonFiniteError: a loss or gradient is NaN or infinite; the optimizer has not been called.
+    """
+    parameters = [p for p in vlm.connector.parameters() if p.requires_grad]
+    tokens = int(sum_over_ranks(accelerator, [float(sum(b.stats.label_tokens for b in batches))])[0])
+    optimizer.zero_grad(set_to_none=True)
+    nll = 0.0
+    for batch in batches:
+        if tokens and batch.stats.label_tokens:
+            visual_BQE = vlm.visual(vlm.features(batch))
+            loss = vlm.nll(batch, VisualTokens((visual_BQE,))).nll_N.sum()
+            # The backward pass of a non-finite loss is harmless: nothing is applied before the check below.
+            torch.autograd.backward(loss / tokens)
+            nll += float(loss.detach())
+    nll = sum_over_ranks(accelerator, [nll])[0]
+    _sum_gradients(accelerator, parameters)
+    norm = float(clip_grad_norm_(parameters, clip)) if tokens else 0.0
+    if not (math.isfinite(nll) and math.isfinite(norm)):
+        raise NonFiniteError(_explain_non_finite(vlm, batches, accelerator, step, nll))
+    if tokens:
+        optimizer.step()
+    seen = over_ranks(accelerator, (sum((b.stats for b in batches), CollateStats()), [b.rejects for b in batches]))
+    stats = sum((s for s, _ in seen), CollateStats())
+    rejects = tuple(reject for _, groups in seen for group in groups for reject in group)
+    return UpdateResult(nll, tokens, norm, stats, rejects)
+
+
+def sum_over_ranks(accelerator: Accelerator, values: list[float]) -> list[float]:
+    """Add up plain numbers over all processes, in float64."""
+    if accelerator.num_processes == 1:
+        return values
+    total: Tensor = accelerator.reduce(torch.tensor(values, dtype=torch.float64, device=accelerator.device), "sum")
+    return [float(v) for v in total]
+
+
+def over_ranks(accelerator: Accelerator, value: T) -> list[T]:
+    """Every process's `value`, in the order of ranks."""
+    if accelerator.num_processes == 1:
+        return [value]
+    gathered: list[T] = gather_object([value])
+    return gathered
+
+
+def _sum_gradients(accelerator: Accelerator, parameters: list[nn.Parameter]) -> None:
+    """Add up gradients over ranks in one message; a rank without samples contributes zeros."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    if accelerator.num_processes == 1:
+        return
+    flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+    summed: Tensor = accelerator.reduce(flat, "sum")
+    for parameter, part in zip(parameters, torch.split(summed, [p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+def _explain_non_finite(vlm: VLM, batches: Sequence[Batch], accelerator: Accelerator, step: int, nll: float) -> str:
+    """Name the step, the rows of all ranks, and the first tensor that is not finite."""
+    # Gathered, not told by each rank for itself: the bad sample may be another rank's.
+    seen = over_ranks(accelerator, ([s.row for b in batches for s in b.samples], _first_bad(vlm, batches)))
+    rows = sorted(row for part, _ in seen for row in part)
+    shown = ", ".join(map(str, rows[:_ROWS_SHOWN])) + (", ..." if len(rows) > _ROWS_SHOWN else "")
+    first = next((bad for _, bad in seen if bad), "none of the forward pass, so a gradient")
+    what = "loss" if not math.isfinite(nll) else "gradient"
+    return (
+        f"{what} is not finite in the update ending at step {step}, rows {shown}; first bad tensor: {first}. The "
+        "optimizer was not called; lower train.lr, or look at these rows"
+    )
+
+
+@torch.no_grad()
+def _first_bad(vlm: VLM, batches: Sequence[Batch]) -> str | None:
+    """Walk the forward pass again, from the weights to the losses; None if all of it is finite."""
+    for name, parameter in vlm.connector.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            return f"the connector's parameter {name}"
+    for batch in batches:
+        if not batch.stats.label_tokens:
+            continue
+        features_BPV = vlm.features(batch)
+        visual_BQE = vlm.visual(features_BPV)
+        per_sample = vlm.nll(batch, VisualTokens((visual_BQE,))).per_sample()
+        stages = (("tower features", features_BPV), ("visual tokens", visual_BQE), ("token losses", per_sample))
+        for name, rows in stages:
+            for sample, values in zip(batch.samples, rows, strict=True):
+                if not bool(torch.isfinite(values).all()):
+                    return f"{name} of row {sample.row}"
+    return None
+
+
+@torch.no_grad()
+def evaluate(vlm: VLM, source: SampleSource, pad_id: int, batch_size: int, accelerator: Accelerator) -> EvalResult:
+    """Token-weighted loss over a held-out set, split over ranks."""
+    nll, tokens = 0.0, 0.0
+    rejects: list[Reject] = []
+    groups = batches_by_length(source.lengths, batch_size)
+    for positions in groups[accelerator.process_index :: accelerator.num_processes]:
+        batch = collate([source[p] for p in positions], pad_id)
+        rejects += batch.rejects
+        if batch.stats.label_tokens:
+            nll += float(vlm.nll(batch, vlm.encode(batch)).nll_N.double().sum())
+            tokens += batch.stats.label_tokens
+    nll, tokens = sum_over_ranks(accelerator, [nll, tokens])
+    unread = tuple(reject for part in over_ranks(accelerator, rejects) for reject in part)
+    return EvalResult(nll / tokens if tokens else None, unread)
