@@ -1,0 +1,45 @@
+# `make` lists the targets. Each makes .venv and installs what it needs, once; needed beforehand: Python 3.11 or 3.12.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+# A supported Python that runs and can make a virtual environment; empty if there is none. 3.11 comes first because
+# local CPU builds of torch are more often made for it.
+PYTHON = $(shell for candidate in python3.11 python3.12 python3 python; do \
+	"$$candidate" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+	>/dev/null 2>&1 && { command -v "$$candidate"; break; }; done)
+
+.PHONY: help trial test lint bench
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+trial: $(VENV)/.run-ready ## train and judge the embedded trial; outputs/stage1_align_tiny holds the results
+	$(BIN)/qwen3-vlm trial
+
+test: $(VENV)/.dev-ready ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev-ready ## ruff, format, mypy and the import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.run-ready ## how well the trained connectors do, as tables
+	$(BIN)/python -m benchmarks
+
+# constraints.txt pins what was tested. Its torch takes a CPU build where pip has one at hand.
+$(VENV)/.run-ready: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worlds]'
+	@touch $@
+
+$(VENV)/.dev-ready: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.run-ready
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "error: expected Python 3.11 or 3.12 with venv on the PATH, found neither;" \
+		"install one (Debian: apt-get install python3 python3-venv)" >&2; exit 2; }
+	"$(PYTHON)" -m venv $(VENV)
