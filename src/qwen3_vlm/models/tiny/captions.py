@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from qwen3_vlm.batch import Reject
 from qwen3_vlm.data.images import ImageError, load_image
@@ -19,6 +18,7 @@ from qwen3_vlm.data.llava_pretrain import Record, count_rows, read_records
 from qwen3_vlm.data.splits import draw_split
 from qwen3_vlm.models.tiny import tower
 from qwen3_vlm.models.tiny.documents import plain_words
+from qwen3_vlm.progress import progress_bar
 
 MOST_WORDS = 256
 """Words the tower learns to tell apart at most."""
@@ -51,12 +51,14 @@ def load_training_rows(
     spec = tower.image_spec(side)
     kept: list[Record] = []
     pixels: list[Tensor] = []
-    for record in tqdm(records, desc="images", unit="image"):
-        try:
-            pixels.append(load_image(image_root / record.image, spec, MOST_PIXELS))
-            kept.append(record)
-        except ImageError as problem:
-            rejects.append(Reject(record.row, problem.reason, f"{record.image}: {problem.detail}"))
+    with progress_bar(len(records), "images", "image") as bar:
+        for record in records:
+            try:
+                pixels.append(load_image(image_root / record.image, spec, MOST_PIXELS))
+                kept.append(record)
+            except ImageError as problem:
+                rejects.append(Reject(record.row, problem.reason, f"{record.image}: {problem.detail}"))
+            bar.update()
     _report(len(kept), len(split.train), rejects)
     if len(kept) < 2:
         raise ValueError(

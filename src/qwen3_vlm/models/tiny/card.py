@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from qwen3_vlm.models.tiny import language, tower
+from qwen3_vlm.models.tiny.documents import WITHOUT_NOTES
 from qwen3_vlm.models.tiny.reading import GATE, GATED, NOT_GATED
 
 CONNECTOR = {
@@ -31,19 +32,20 @@ def for_worlds(*, steps: int, loss: float, read: Mapping[str, float], seen: Mapp
 
 Two real models, a thousandth of the usual size, that stand in for SigLIP2 and Qwen3-8B-Base where there is no network,
 no GPU or no time: `vision/` is a `SiglipVisionModel`, `llm/` a `Qwen3ForCausalLM` with its tokenizer. Both load with
-`from_pretrained`, like the real ones. Weights are fp16 on disk and
-float32 in memory; {size_of(folder) / 1e6:.2f} MB in all.
+`from_pretrained`, like the real ones. Weights are fp16 on disk and float32 in memory;
+{size_of(folder) / 1e6:.2f} MB in all.
 
 Made by `python -m qwen3_vlm.models.tiny --steps {steps}` (about ten minutes on two CPU cores). License: Apache-2.0, as
 the rest of the repository; the digits come with scikit-learn (UCI ML hand-written digits, CC BY 4.0).
 
 ## Vision tower
 
-{_tower_line()} Its first layer starts from the whitened patches of training images. Trained for
-{steps} steps of 36 scenes and 12 digits to tell, at every patch, what it lies on: colour, shape, size and place of the
-thing; texture, colour and count of the scene; digit and stroke weight. **These are attribute labels of the generator
-that also draws the data sets, from other seeds**: the tower has seen none of their scenes, and of the digits only the
-1,500 training ones (turned, stretched, shifted). It is a good eye for these worlds and for nothing else.
+{_tower_line()} Its first layer starts from the whitened patches of
+training images. Trained for {steps} steps of 36 scenes and 12 digits to tell, at every patch, what it lies on: colour,
+shape, size and place of the thing; texture, colour and count of the scene; digit and stroke weight. **These are
+attribute labels of the generator that also draws the data sets, from other seeds**: the tower has seen none of their
+scenes, and of the digits only the 1,500 training ones (turned, stretched, shifted). It is a good eye for these worlds
+and for nothing else.
 
 Right, per patch (500 fresh scenes, patches that lie on a thing; digits: the training digits):
 
@@ -51,13 +53,16 @@ Right, per patch (500 fresh scenes, patches that lie on a thing; digits: the tra
 
 ## Language model
 
-{_language_line()} Trained for {steps} steps of {language.BATCH} documents: notes about a
-picture in random order between `<|vision_start|>` and `<|vision_end|>`, then its caption, loss on the caption only
-(last training loss {loss:.3f} nats per token, a seventh of the documents having no notes). Pad is EOS, `<|endoftext|>`,
-as in Qwen3-Base.
+{_language_line()}
+Trained for {steps} steps of {language.BATCH} documents: notes about a picture between `<|vision_start|>` and
+`<|vision_end|>`, then its caption, loss on the caption only (last training loss {loss:.3f} nats per token). The notes
+are the facts as single words: half of the time all of them shuffled, half of the time with the words of one thing kept
+together; half of the time several words share a position, their embeddings added up with noise, which is what a
+connector's visual tokens are like; and {WITHOUT_NOTES:.0%} of the documents have none. Pad is EOS, `<|endoftext|>`, as
+in Qwen3-Base.
 
-Reading: its greedy caption agrees with the notes, over 1,000 documents that it was not trained on. Below {GATE} in one
-of {", ".join(GATED)} the models are not written.
+Reading: how often its greedy caption agrees with plain notes, over 1,000 documents drawn from another seed. Below
+{GATE} in one of {", ".join(GATED)} the models are not written.
 
 {_table(read)}
 
@@ -129,8 +134,8 @@ def _language_line() -> str:
 def _cannot(read: Mapping[str, float]) -> str:
     found = ", ".join(f"{name} {read[name]:.2f}" for name in NOT_GATED if name in read)
     return (
-        "Say reliably which colour belongs to which of two shapes, or which of two things is where. Half of the notes "
-        f"do not tell, so that guessing was learnt too (right when reading: {found})."
+        "Say reliably which colour belongs to which of two shapes, or which of two things is where. Half of the notes\n"
+        f"  do not tell, so that guessing was learnt too (right when reading: {found})."
     )
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
+
+from qwen3_vlm.progress import progress_bar
 
 BETAS = (0.9, 0.98)
 
@@ -42,8 +43,8 @@ def fit(
     warm_up = 0.08 if steps >= 50 else 0.3
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(steps, 10), pct_start=warm_up)
     tail: list[float] = []
-    with tqdm(range(steps), desc=label, unit="step", mininterval=1.0) as bar:
-        for step in bar:
+    with progress_bar(steps, label, "step") as bar:
+        for step in range(steps):
             loss = loss_of_step(step)
             value = loss.item()
             if not torch.isfinite(loss):
@@ -55,6 +56,7 @@ def fit(
             schedule.step()
             if step >= steps * 0.9:
                 tail.append(value)
+            bar.update()
             if step % 20 == 0:
-                bar.set_postfix(loss=f"{value:.3f}")
+                bar.set_postfix(loss=f"{value:.3f}", refresh=False)
     return sum(tail) / max(len(tail), 1)

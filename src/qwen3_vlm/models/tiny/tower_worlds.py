@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import SiglipVisionModel
 
 from qwen3_vlm.data.worlds import digits, scenes
 from qwen3_vlm.data.worlds.scene_words import BACKGROUNDS, COLOURS, SHAPES, SIZES, TEXTURES
 from qwen3_vlm.models.tiny import tower as towers
 from qwen3_vlm.models.tiny.fitting import fit
+from qwen3_vlm.progress import progress_bar
 
 SEED = "tiny-tower"
 """Not a number: `scenes.write` takes whole numbers, so no data set can be drawn from it by accident."""
@@ -77,10 +77,14 @@ def label_scene(scene: scenes.Scene) -> dict[str, list[int]]:
 
 def labelled_scenes(count: int, seed: object) -> Labelled:
     """`count` fresh scenes with their patch labels."""
-    drawn = [scene for scene, _ in tqdm(scenes.series(count, seed), desc="scenes", total=count, unit="image")]
-    labels = [label_scene(scene) for scene in drawn]
+    pixels, labels = [], []
+    with progress_bar(count, "scenes", "image") as bar:
+        for scene, _ in scenes.series(count, seed):
+            pixels.append(to_pixels(scenes.draw(scene)))
+            labels.append(label_scene(scene))
+            bar.update()
     return Labelled(
-        torch.stack([to_pixels(scenes.draw(scene)) for scene in drawn]),
+        torch.stack(pixels),
         {name: torch.tensor([label[name] for label in labels]) for name in labels[0]},
     )
 
