@@ -26,10 +26,25 @@ def print_results(results: Results, stream: TextIO) -> None:
     if results.coverage:
         _coverage(page, results.coverage)
     for finding in results.diagnosis:
-        page.line(
-            f"{finding.severity} {finding.code}: {finding.message}{' Mend: ' if finding.fix else ''}{finding.fix}"
-        )
-    page.line(f"VERDICT: {results.verdict}", _COLOURS[results.verdict])
+        fix = f" Mend: {finding.fix}" if finding.fix else ""
+        page.line(f"{finding.severity} {finding.code}: {finding.message}{fix}")
+    page.line(_verdict_line(results), _COLOURS[results.verdict])
+
+
+def _verdict_line(results: Results) -> str:
+    """The verdict, and what it hangs on where it is not a PASS: the last line is the one that is read."""
+    checks = [("check 1", results.ablation), ("check 2", results.coverage)]
+    judged = [(name, check) for name, check in checks if check is not None]
+    if not judged:
+        return f"VERDICT: {results.verdict}: neither check was run"
+    if results.verdict == "PASS":
+        return "VERDICT: PASS"
+    causes = [
+        f"{name}, {check.reasons[0] if check.reasons else 'no reason was recorded'}"
+        for name, check in judged
+        if check.verdict == results.verdict
+    ]
+    return f"VERDICT: {results.verdict}: {'; '.join(causes)}"
 
 
 class _Page:

@@ -1,0 +1,216 @@
+"""Results to pages: what failed reads as failed, and nobody's text becomes markup."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from qwen3_vlm.config import Config
+from qwen3_vlm.report.runbook import render_runbook
+from qwen3_vlm.report.terminal import print_results
+from qwen3_vlm.results import Finding, Results, WrittenCaption
+from report_data import INJECTIONS, condition, make_ablation, make_coverage, make_results
+
+
+def shown(results: Results) -> str:
+    stream = io.StringIO()
+    print_results(results, stream)
+    return stream.getvalue()
+
+
+def last_paragraph(page: str) -> str:
+    return " ".join(page[page.rindex("VERDICT:") :].split())
+
+
+# The runbook
+
+
+def test_runbook_has_the_figures_of_the_founding_document() -> None:
+    document = render_runbook(make_results())
+    for line in (
+        "- Samples: 100 (requested 128; 99 distinct images, 1,310 label tokens)",
+        "  - correct: 3.5150",
+        "  - shuffled: 4.4022",
+        "  - shuffled: +0.8872 (95% [+0.8672, +0.9072]; lower99 +0.8572; gate, must exceed 0.05)",
+        "  - noise: +2.1502 (95% [+2.1302, +2.1702]; lower99 +2.1202; gate, must exceed 0)",
+        "- subset_train: 4,900",
+        "- subset_eval: 100",
+        "- truncated: 0.00%",
+        "- label_zero: 0.00%",
+        "- avg_label_tokens: 13.1",
+        "- Overall: PASS",
+    ):
+        assert line in document.splitlines()
+    assert "--num_samples 128 --checkpoint outputs/run/checkpoint_3675.pt" in document
+    assert "the original runbook shuffles inside the batch" in document
+
+
+def test_runbook_keeps_the_sections_in_the_founding_order() -> None:
+    headings = re.findall(r"^## (.+)$", render_runbook(make_results()), flags=re.MULTILINE)
+    assert headings == [
+        "Scope",
+        "Environment",
+        "Stage 1 Trial Config",
+        "Spec: Check 1 - Ablation (Teacher-Forced Loss)",
+        "Spec: Check 2 - Truncation + Label Coverage",
+        "Execution",
+        "Results (Actual)",
+        "Artifacts / Code Paths",
+        "Pass/Fail Summary",
+    ]
+
+
+@pytest.mark.parametrize("verdict", ["FAIL", "INCONCLUSIVE"])
+def test_what_did_not_pass_never_reads_like_a_pass(verdict: str) -> None:
+    """Whatever the figures: these are the figures of a healthy run."""
+    results = make_results(verdict, coverage=None)
+    document = render_runbook(results)
+    assert f"- Verdict: **{verdict}**" in document
+    assert f"- Ablation test: {verdict} (gap(shuffled)" in document
+    assert f"- Overall: {verdict}" in document
+    for page in (document, shown(results)):
+        assert "PASS" not in page
+        assert "carries the picture into the language model" not in page
+        assert ("NOT shown" in page) == (verdict == "FAIL")
+        assert ("UNDECIDED" in page) == (verdict == "INCONCLUSIVE")
+        assert ("About 1,234 samples would decide" in " ".join(page.split())) == (verdict == "INCONCLUSIVE")
+
+
+def test_a_failed_second_check_reads_as_failed() -> None:
+    results = make_results("FAIL", ablation=make_ablation("PASS"), coverage=make_coverage("FAIL"))
+    document = render_runbook(results)
+    assert "Conclusion: FAILS at max_seq_len 512. 3.00% of 4900 samples are truncated" in document
+    assert "- Truncation/coverage: FAIL (3.00% of 4900 samples" in document
+    assert "Nothing is cut" not in document
+    assert last_paragraph(shown(results)) == "VERDICT: FAIL: check 2, 3.00% of 4900 samples are truncated, more than 2%"
+
+
+def test_a_warning_is_part_of_the_conclusion() -> None:
+    coverage = make_coverage(reasons=["warning: 1.50% of 4900 samples are truncated"], truncated_pct=1.5)
+    document = render_runbook(make_results(coverage=coverage))
+    assert "Conclusion: Within the limits at max_seq_len 512, but: Warning: 1.50% of 4900" in document
+    assert "Nothing is cut" not in document
+
+
+def test_checks_that_were_not_run_are_named() -> None:
+    results = make_results("INCONCLUSIVE", ablation=None, coverage=None, training=None, checkpoint=None)
+    document = render_runbook(results)
+    assert "- Ablation test: NOT RUN" in document
+    assert "- Truncation/coverage: NOT RUN" in document
+    assert "VERDICT: INCONCLUSIVE: neither check was run" in shown(results)
+
+
+def test_a_loss_that_is_not_finite_is_shown_as_such() -> None:
+    conditions = {
+        "correct": condition(None),
+        "shuffled": condition(4.4),
+        "zero": condition(None),
+        "noise": condition(5.7),
+    }
+    results = make_results("FAIL", ablation=make_ablation("FAIL", conditions=conditions, order=[]))
+    document = render_runbook(results)
+    assert "  - correct: not finite" in document
+    assert "  - zero: none, a loss is not finite" in document
+    assert "not finite" in shown(results)
+
+
+def test_runbooks_of_two_runs_differ_only_in_figures() -> None:
+    changed = make_ablation()
+    conditions = dict(changed.conditions) | {"shuffled": condition(4.0, 0.4850, 0.05)}
+    first = render_runbook(make_results()).splitlines()
+    second = render_runbook(make_results(ablation=changed.model_copy(update={"conditions": conditions}))).splitlines()
+    assert len(first) == len(second)
+    different = [(a, b) for a, b in zip(first, second, strict=True) if a != b]
+    assert [a.split(":")[0] for a, _ in different] == ["  - shuffled", "  - shuffled"]
+
+
+def test_a_run_without_some_condition_still_has_its_line() -> None:
+    fewer = {name: make_ablation().conditions[name] for name in ("correct", "shuffled")}
+    document = render_runbook(make_results(ablation=make_ablation(conditions=fewer)))
+    assert document.count("  - noise: not scored") == 2
+
+
+def test_nothing_the_config_did_not_record_is_claimed() -> None:
+    document = render_runbook(make_results(config={"seed": 7}))
+    assert "- Seed: 7" in document
+    assert "- Max seq len: not recorded" in document
+
+
+def test_no_absolute_path_reaches_the_runbook() -> None:
+    config = Config.model_validate({"data": {"image_root": "/home/me/pictures", "json_file": "C:\\me\\rows.json"}})
+    ablation = make_ablation(reasons=["row 3 of '/home/me/my data/rows.json' is missing"])
+    results = make_results(
+        config=config.model_dump(mode="json"),
+        checkpoint="/home/me/out/checkpoint_1.pt",
+        command="qwen3-vlm ablate --checkpoint=/home/me/out/checkpoint_1.pt --output ~me/x",
+        ablation=ablation,
+        environment={"python": "/home/me/.venv"},
+        diagnosis=[Finding(code="c", severity="note", message="see /home/me/a", fix="mend /home/me/b")],
+    )
+    document = render_runbook(results)
+    assert "me/" not in document
+    assert "me\\" not in document
+    assert "my data" not in document
+    assert ".../checkpoint_1.pt" in document
+
+
+def test_hostile_captions_change_no_other_line_of_the_runbook() -> None:
+    def document(captions: list[str]) -> list[str]:
+        samples = [WrittenCaption(row=7, image="a.png", true=text, written=text) for text in captions]
+        return render_runbook(make_results(samples=samples)).splitlines()
+
+    for start in (0, 8):  # the runbook shows eight
+        hostile = INJECTIONS[start : start + 8]
+        pairs = zip(document(hostile), document(["plain"] * len(hostile)), strict=True)
+        changed = [a for a, b in pairs if a != b]
+        assert len(changed) == 2 * len(hostile)
+        assert all(re.match("  - (true|written): ", line) for line in changed)
+
+
+# The terminal
+
+
+def test_terminal_is_legible_at_80_columns_without_colour() -> None:
+    conditions = dict(make_ablation().conditions) | {
+        "mean-token": condition(None),
+        "zero": condition(12.3, 10.1234, 0.0),
+    }
+    page = shown(make_results(ablation=make_ablation(conditions=conditions)))
+    assert "\x1b" not in page
+    assert max(len(line) for line in page.splitlines()) <= 80
+    assert "..." not in page
+    assert "\u2026" not in page
+    row = next(line for line in page.splitlines() if line.startswith("shuffled "))
+    assert row.split() == ["shuffled", "4.4022", "+0.8872", "+0.867", "+0.907", "+0.8572", ">", "0.05", "met"]
+    assert "shuffled: what it costs" in page
+    assert "order: correct < shuffled < no-image < zero < noise" in page
+    assert page.splitlines()[-1] == "VERDICT: PASS"
+
+
+def test_a_gate_that_is_not_met_says_so() -> None:
+    conditions = dict(make_ablation().conditions) | {"shuffled": condition(3.53, 0.015, 0.05)}
+    page = shown(make_results("FAIL", ablation=make_ablation("FAIL", conditions=conditions)))
+    assert "> 0.05 NOT MET" in page
+    assert last_paragraph(page).startswith("VERDICT: FAIL: check 1, gap(shuffled) +0.0001")
+
+
+def test_terminal_takes_no_markup_and_no_control_codes() -> None:
+    reasons = ["[red]x[/red] [/] :smile: \x1b[31mred\x07"]
+    page = shown(make_results("FAIL", ablation=make_ablation("FAIL", reasons=reasons)))
+    assert "- [red]x[/red] [/] :smile: <U+001B>[31mred<U+0007>" in page
+    assert "\x1b" not in page
+
+
+def test_terminal_survives_a_stream_that_knows_only_ascii() -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    print_results(make_results("FAIL", ablation=make_ablation("FAIL", reasons=["Bild \u732b.png"])), stream)
+    stream.flush()
+    assert b"Bild \\u732b.png" in stream.buffer.getvalue()  # type: ignore[attr-defined]
+
+
+def test_console_of_rich_would_have_read_the_markup() -> None:
+    """The test above is worth something: rich's default does swallow it."""
+    stream = io.StringIO()
+    Console(file=stream).print("[red]x[/red]")
+    assert stream.getvalue() == "x\n"
