@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from fake_scorers import EOS, LATENTS, WIDTH, Constant, Healthy, NaNWhenZero, NotInjected, make_batches, make_sample
 
+from fake_scorers import EOS, LATENTS, WIDTH, Constant, Healthy, NaNWhenZero, NotInjected, make_batches, make_sample
 from qwen3_vlm.checks.ablation import ablate
 from qwen3_vlm.checks.conditions import RUNBOOK, STANDARD
 from qwen3_vlm.checks.summary import read_order
@@ -199,7 +199,9 @@ def test_no_or_one_sample_is_inconclusive_and_never_nan(count):
 
 def test_samples_without_label_tokens_are_counted_and_change_nothing_else():
     plain, _ = run()
-    samples = [make_sample(row) for row in range(40)] + [make_sample(100, words=0), make_sample(101, words=0)]
+    samples = [make_sample(row) for row in range(40)]
+    samples[3:3] = [make_sample(100, words=0)]  # in the middle of a batch, and at its end
+    samples[19:19] = [make_sample(101, words=0)]
     got, scores = run(samples=samples, batch_size=5)
     assert numbers(got) == numbers(plain)
     assert (got.samples, len(scores), got.rejected) == (40, 40, {"no label tokens": 2})

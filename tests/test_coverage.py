@@ -107,7 +107,7 @@ def test_smallest_limit_by_hand():
 @given(
     st.dictionaries(st.integers(10, 60), st.integers(1, 30), min_size=1),
     st.floats(0, 100),
-    st.integers(3, 8),
+    st.integers(3, 40),
 )
 def test_the_smallest_limit_keeps_the_share_and_one_less_does_not(lengths, allowed, block):
     got = smallest_max_seq_len(counts(lengths, 0), allowed, block)

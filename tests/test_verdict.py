@@ -121,6 +121,7 @@ def test_a_smaller_held_out_split_is_a_warning_with_both_numbers():
 
 
 def test_no_evidence_at_all_is_inconclusive():
+    assert judge([], (), Missing(), 100, 100).verdict == "INCONCLUSIVE", "no gate, no PASS"
     assert judge([], (), Missing(), 0, 128).verdict == "INCONCLUSIVE"
     assert judge([], (), Missing(left_out=tuple(MARGINS)), 100, 100).verdict == "INCONCLUSIVE"
 
