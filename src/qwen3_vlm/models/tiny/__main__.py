@@ -4,8 +4,8 @@
     python -m qwen3_vlm.models.tiny --data rows.json --image-root pictures --output outputs/backbones
 
 Without --data it remakes assets/tiny from scenes that no data set contains and from the 1,500 training digits (about
-ten minutes on two cores). With --data it makes backbones for any file in LLaVA-Pretrain's layout from the captions of
-its training rows, and writes a config that is ready to run.
+ten minutes on two idle cores). With --data it makes backbones for any file in LLaVA-Pretrain's layout from the captions
+of its training rows, and writes a config that is ready to run.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 import tyro
+from transformers.utils.logging import disable_progress_bar
 
 from qwen3_vlm.models.tiny import card, documents, language, reading, tower, tower_captions, tower_worlds, vocabulary
 from qwen3_vlm.models.tiny.captions import content_words, load_training_rows, noted_words
@@ -54,6 +55,7 @@ class Options:
 def main() -> None:
     """Read the command line, make the backbones, end with one clear line where something is wrong."""
     options = tyro.cli(Options, prog="python -m qwen3_vlm.models.tiny", description=__doc__)
+    disable_progress_bar()  # transformers': a bar for one file of one megabyte
     try:
         make(options)
     except (ValueError, OSError) as problem:
