@@ -1,4 +1,4 @@
-"""The command line: `qwen3-vlm trial | train | ablate | audit | caption`."""
+"""The command line: `qwen3-vlm trial | train | ablate | audit | caption | export`."""
 
 from __future__ import annotations
 
@@ -112,12 +112,44 @@ class Caption:
         return 0
 
 
+@dataclass(frozen=True)
+class Export:
+    """Write a trained connector as a folder that transformers' from_pretrained loads (docs/api.md).
+
+    Example: qwen3-vlm export --checkpoint outputs/stage1_align_tiny/checkpoint_3675.pt --output exported
+    """
+
+    checkpoint: Path
+    """A checkpoint_<step>.pt."""
+    output: Path
+    """A new folder."""
+    config: Path | None = None
+    """The run's config; by default the one stored in the checkpoint."""
+    include_backbones: bool = False
+    """Copy both backbones into the folder, so that it can go to another machine; otherwise it refers to them."""
+
+    def run(self, overrides: Sequence[str]) -> int:
+        """Load, write, and say what was written."""
+        from qwen3_vlm.api.loaded import load
+        from qwen3_vlm.config import load_config
+        from qwen3_vlm.train.checkpoint import stored_config
+
+        if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
+            raise ValueError(f"--output: expected a new or empty folder, {self.output} is not; name another")
+        config = load_config(self.config, overrides) if self.config else stored_config(self.checkpoint, overrides)
+        load(self.checkpoint, config).save_pretrained(self.output, self.include_backbones)
+        names = ", ".join(sorted(path.name for path in self.output.iterdir()))
+        sys.stdout.write(f"written: {self.output} ({names})\n")
+        return 0
+
+
 _Command = (
     Annotated[Trial, tyro.conf.subcommand("trial")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Ablate, tyro.conf.subcommand("ablate")]
     | Annotated[Audit, tyro.conf.subcommand("audit")]
     | Annotated[Caption, tyro.conf.subcommand("caption")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
 )
 
 

@@ -50,7 +50,8 @@ def ablate(
     prepared = prepare_data(loaded.config, path.parent / "split.json")
     ablation = score(loaded, prepared, num_samples or loaded.config.ablation.num_samples, names, path)
     coverage = coverage_of_run(prepared, path.parent, loaded.step)
-    return assemble(loaded.config, path, training_of_run(loaded, prepared, path.parent), ablation, coverage)
+    training = training_of_run(loaded, prepared, path.parent)
+    return assemble(loaded.config, path, training, ablation, coverage, diagnosis=loaded.findings)
 
 
 def score(loaded: Loaded, prepared: Prepared, requested: int, names: tuple[str, ...], checkpoint: Path) -> Ablation:

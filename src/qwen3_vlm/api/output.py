@@ -12,7 +12,17 @@ from qwen3_vlm.config import Config
 from qwen3_vlm.report.environment import environment
 from qwen3_vlm.report.runbook import render_runbook
 from qwen3_vlm.report.terminal import print_results
-from qwen3_vlm.results import Ablation, Coverage, Results, Training, WrittenCaption, to_json, worst, write_atomic
+from qwen3_vlm.results import (
+    Ablation,
+    Coverage,
+    Finding,
+    Results,
+    Training,
+    WrittenCaption,
+    to_json,
+    worst,
+    write_atomic,
+)
 
 
 def assemble(
@@ -22,6 +32,7 @@ def assemble(
     ablation: Ablation | None = None,
     coverage: Coverage | None = None,
     samples: Sequence[WrittenCaption] = (),
+    diagnosis: Sequence[Finding] = (),
 ) -> Results:
     """Put the parts of a run together; the overall verdict is the worst of the checks'."""
     checks = [check for check in (ablation, coverage) if check is not None]
@@ -34,6 +45,7 @@ def assemble(
         training=training,
         ablation=ablation,
         coverage=coverage,
+        diagnosis=list(diagnosis),
         samples=list(samples),
         environment=environment(),
         config=config.model_dump(mode="json"),

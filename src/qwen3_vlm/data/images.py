@@ -125,9 +125,7 @@ def load_image(path: Path, spec: ImageSpec, max_pixels: int) -> Tensor:
         warnings.simplefilter("ignore")
         try:
             with Image.open(path, formats=_formats()) as image:
-                _check_size(image.size, max_pixels)
-                picture = _to_rgb(image)
-            resized = picture.resize((spec.width, spec.height), Image.Resampling(spec.resample))
+                return to_pixels(image, spec, max_pixels)
         except ImageError:
             raise
         except Image.DecompressionBombError as error:
@@ -137,6 +135,16 @@ def load_image(path: Path, spec: ImageSpec, max_pixels: int) -> Tensor:
         except Exception as error:
             # Decoders raise anything on damaged files: OSError, SyntaxError, struct.error, IndexError, KeyError, ...
             raise _damaged(error) from error
+
+
+def to_pixels(image: Image.Image, spec: ImageSpec, max_pixels: int) -> Tensor:
+    """An opened image, upright and on white, at the tower's size: uint8 [3,H,W]. Arguments as for `load_image`.
+
+    Raises:
+        ImageError: too small, too large, or pixels without a fixed range. A damaged file raises what its decoder does.
+    """
+    _check_size(image.size, max_pixels)
+    resized = _to_rgb(image).resize((spec.width, spec.height), Image.Resampling(spec.resample))
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
 
 

@@ -1,0 +1,211 @@
+"""config.json of an exported folder: what is trained, between which backbones, and how the prompt looks.
+
+The backbones stand in it by reference: a name (hub id or folder), the width, and a fingerprint of the weights that is
+checked at loading. A folder is written as an absolute path, so that the export can be moved on the same machine; an
+export that holds its backbones writes `./vision` and `./llm`, relative to itself, and can be moved anywhere.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import PreTrainedConfig
+
+from qwen3_vlm.build import DTYPES, Inputs, load_config_only, prepare_inputs
+from qwen3_vlm.config import Config, parse_config
+from qwen3_vlm.models.loading import explain_absence
+
+WEIGHTS_FILE = "model.safetensors"
+_PRECISIONS = {dtype: name for name, dtype in DTYPES.items()}
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+# What the Auto classes add to every call. They choose code that runs, and here none does.
+_OF_AUTO_CLASSES = ("_from_auto", "adapter_kwargs", "code_revision", "trust_remote_code", "use_safetensors")
+
+
+class ConnectorVlmConfig(PreTrainedConfig):  # type: ignore[misc]
+    """Everything beside the weights. The sections `connector` and `prompt` are those of the run's own config."""
+
+    model_type = "qwen3_vlm_connector"
+
+    backbones: dict[str, Any] | None = None
+    """`vision` and `llm`, each with `name`, `width` and `fingerprint`."""
+    connector: dict[str, Any] | None = None
+    """As `connector` in docs/config.md."""
+    prompt: dict[str, Any] | None = None
+    """As `prompt` in docs/config.md."""
+    attention: str = "sdpa"
+    """Attention implementation of both backbones."""
+    max_pixels: int = 178_956_970
+    """Larger images are refused before they are decoded."""
+    max_seq_len: int = 512
+    """Tokens per sequence in training."""
+    image_token_id: int | None = None
+    """An image position; compared with the tokenizer's at loading."""
+    eos_token_id: int | None = None
+    """Ends a caption; compared with the tokenizer's at loading."""
+    trained_steps: int = 0
+    """Batches the connector was trained for; 0 where an older checkpoint does not say."""
+
+    @classmethod
+    def of_run(
+        cls, config: Config, inputs: Inputs, backbones: dict[str, dict[str, Any]], steps: int
+    ) -> ConnectorVlmConfig:
+        """The config of a model that a run has trained."""
+        for part in backbones.values():
+            part["name"] = _absolute(part["name"])
+        return cls(
+            backbones=backbones,
+            connector=config.connector.model_dump(mode="json"),
+            prompt=config.prompt.model_dump(mode="json"),
+            attention=config.model.attention,
+            dtype=DTYPES[config.model.precision],
+            max_pixels=config.data.max_pixels,
+            max_seq_len=config.data.max_seq_len,
+            image_token_id=inputs.prompts.ids.patch,
+            eos_token_id=inputs.prompts.ids.eos,
+            trained_steps=steps,
+        )
+
+    def name_of(self, part: str) -> str:
+        """Where the backbone `vision` or `llm` is: hub id or folder."""
+        assert self.backbones is not None
+        return str(self.backbones[part]["name"])
+
+    def run_config(self, where: str, device: str = "cpu") -> Config:
+        """The run's config as far as the model needs it; `where` names the source in errors.
+
+        Raises:
+            ValueError: not a config that an export wrote.
+        """
+        if self.backbones is None or self.connector is None or self.prompt is None:
+            raise ValueError(f"{where}: config.json lacks `backbones`, `connector` or `prompt`; export the model again")
+        model = {
+            "vision": self.name_of("vision"),
+            "llm": self.name_of("llm"),
+            "attention": self.attention,
+            "precision": precision_of(self.dtype),
+            "device": device,
+        }
+        data = {"max_pixels": self.max_pixels, "max_seq_len": self.max_seq_len}
+        tree = {"model": model, "connector": self.connector, "prompt": self.prompt, "data": data}
+        return parse_config(tree, f"{where}: config.json")
+
+
+def precision_of(dtype: Any) -> str:
+    """The config's word for a dtype, given as torch.dtype or as its name.
+
+    Raises:
+        ValueError: another dtype than float32 and bfloat16.
+    """
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found not in _PRECISIONS:
+        raise ValueError(f"dtype: expected float32 or bfloat16, got {dtype}")
+    return _PRECISIONS[found]
+
+
+class Export(NamedTuple):
+    """An exported folder, read."""
+
+    config: ConnectorVlmConfig
+    """With the backbones' names as they hold now and here."""
+    folder: Path
+    recorded: dict[str, Any]
+    """The backbones' identities as the export wrote them."""
+
+
+def read_export(name: str, config: Any, options: dict[str, Any]) -> Export:
+    """Read an exported folder's config.json, and find its backbones.
+
+    Args:
+        name: folder or hub id.
+        config: what an Auto class has already read, or None.
+        options: keyword arguments of `from_pretrained`: `vision`, `llm`, and those of the hub.
+
+    Raises:
+        ValueError: nothing there, another kind of model, an unknown option, or a backbone is missing.
+    """
+    moved = {part: options.pop(part, None) for part in ("vision", "llm")}
+    hub = {key: options.pop(key) for key in _HUB_OPTIONS if key in options}
+    unknown = sorted(options.keys() - set(_OF_AUTO_CLASSES))
+    if unknown or options.get("use_safetensors") is False:
+        raise ValueError(
+            f"from_pretrained: unsupported option `{(unknown or ['use_safetensors=False'])[0]}`; expected vision, llm, "
+            "dtype, attn_implementation, device_map (auto, cpu or cuda), or one of the hub's"
+        )
+    file = _config_file(name, hub)
+    if config is None:
+        config = ConnectorVlmConfig.from_dict(_decoded(file))
+    if not isinstance(config, ConnectorVlmConfig) or not config.backbones:
+        raise ValueError(f"{name}: not a model that this package exported; make one with `qwen3-vlm export`")
+    recorded = copy.deepcopy(config.backbones)
+    for part, identity in config.backbones.items():
+        identity["name"] = _absolute(moved[part] or _inside(file.parent, identity["name"]))
+        _require(identity, part, name)
+    return Export(config, file.parent, recorded)
+
+
+def _config_file(name: str, hub: dict[str, Any]) -> Path:
+    """Where config.json is: in the folder, or for a hub id in the cache, with everything else of the export."""
+    if Path(name).is_dir() and (Path(name) / "config.json").is_file():
+        return Path(name) / "config.json"
+    if Path(name).exists() or name.count("/") != 1 or name.startswith((".", "/")):
+        raise ValueError(f"{name}: no exported model there (no config.json); make one with `qwen3-vlm export`")
+    try:
+        return Path(snapshot_download(name, **hub)) / "config.json"
+    except OSError as error:
+        raise ValueError(explain_absence(name, "from_pretrained", error)) from error
+
+
+def _decoded(file: Path) -> dict[str, Any]:
+    """The decoded file, or nothing where it is another model's: the library would warn at length."""
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{file}: no such file; expected what `qwen3-vlm export` writes") from error
+    except ValueError as error:
+        raise ValueError(f"{file}: not valid JSON ({error}); export the model again") from error
+    return tree if isinstance(tree, dict) and tree.get("model_type") == ConnectorVlmConfig.model_type else {}
+
+
+def checked_inputs(config: ConnectorVlmConfig, where: str) -> Inputs:
+    """Tokenizer, prompts and image preprocessing of the referenced backbones.
+
+    Raises:
+        ValueError: the tokenizer is another one than the connector was trained with.
+    """
+    inputs = prepare_inputs(config.run_config(where))
+    for key, now in (("image_token_id", inputs.prompts.ids.patch), ("eos_token_id", inputs.prompts.ids.eos)):
+        then = getattr(config, key)
+        if then != now:
+            raise ValueError(
+                f"{where}: trained with {key} {then}, the tokenizer of {config.name_of('llm')} has {now}; "
+                "name the language model it was trained with: from_pretrained(..., llm=NAME)"
+            )
+    return inputs
+
+
+def _require(identity: dict[str, Any], part: str, where: str) -> None:
+    name = identity["name"]
+    try:
+        load_config_only(name)
+    except (OSError, ValueError) as error:
+        absent = f"{where}: needs the backbone {name} (width {identity['width']}, {identity['fingerprint']}), which "
+        cure = f"say where it is, from_pretrained(..., {part}=FOLDER), or export with --include_backbones"
+        if Path(name).is_absolute():
+            state = "is not a model folder" if Path(name).exists() else "does not exist"
+            raise ValueError(f"{absent}{state}; {cure}") from error
+        raise ValueError(f"{absent}cannot be loaded: {explain_absence(name, part, error)}") from error
+
+
+def _inside(folder: Path, name: str) -> str:
+    return str(folder / name) if name.startswith("./") else name
+
+
+def _absolute(name: str) -> str:
+    """A folder's absolute path; a hub id stays as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else name

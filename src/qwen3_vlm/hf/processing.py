@@ -1,0 +1,121 @@
+"""Images and an optional question to model inputs, and generated ids back to text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import BatchFeature
+
+from qwen3_vlm.build import Inputs
+from qwen3_vlm.data.images import ImageError, load_image, to_pixels
+from qwen3_vlm.hf.configuration import ConnectorVlmConfig, checked_inputs, read_export
+
+ImageInput = Image.Image | str | Path
+
+
+class ConnectorVlmProcessor:
+    """What a transformers processor does, with the package's own prompt and image code behind it.
+
+    Nothing is stored twice: the prompt is in the export's config.json, tokenizer and image settings are the backbones'.
+    """
+
+    def __init__(self, config: ConnectorVlmConfig, inputs: Inputs) -> None:
+        """Use `from_pretrained`.
+
+        Args:
+            config: of the model.
+            inputs: tokenizer, prompts and image settings of its backbones.
+        """
+        self.config, self._inputs = config, inputs
+        self.tokenizer = inputs.tokenizer
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> ConnectorVlmProcessor:
+        """Load from an exported folder or its copy on the hub; `vision` and `llm` as for the model.
+
+        Raises:
+            ValueError: one line: nothing there, or a backbone missing or with another tokenizer.
+        """
+        config = read_export(str(name), options.pop("config", None), options).config
+        return cls(config, checked_inputs(config, str(name)))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json, which is all that a processor needs; the model writes the same."""
+        self.config.save_pretrained(folder)
+
+    def __call__(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        text: str | Sequence[str] | None = None,
+        return_tensors: str = "pt",
+    ) -> BatchFeature:
+        """Prepare images, each with its own or the common question.
+
+        Args:
+            images: one or several PIL images or paths.
+            text: human turn with one `<image>`, for all images or one per image; by default the training
+                config's `prompt.caption_request`.
+            return_tensors: only `pt`.
+
+        Returns:
+            `input_ids` and `attention_mask` [B,T], padded on the left, and `pixel_values`, uint8 [B,3,H,W] at the
+            tower's size: the model normalises them itself.
+
+        Raises:
+            ValueError: an image that cannot be used, other counts of images and texts, a text without one `<image>`.
+        """
+        if return_tensors != "pt":
+            raise ValueError(f"return_tensors: expected 'pt', got {return_tensors!r}")
+        several = [images] if isinstance(images, ImageInput) else list(images)
+        assert self.config.prompt is not None
+        request = self.config.prompt["caption_request"] if text is None else text
+        texts = [request] * len(several) if isinstance(request, str) else list(request)
+        if not several or len(texts) != len(several):
+            raise ValueError(f"expected at least one image and one text per image, got {len(several)} and {len(texts)}")
+        prompts = [torch.as_tensor(self._inputs.prompts.prompt(t).ids_T) for t in texts]
+        ids_BT, attention_BT = self._pad(prompts)
+        pixels_BCHW = torch.stack([self._pixels(image, i) for i, image in enumerate(several)])
+        return BatchFeature({"input_ids": ids_BT, "attention_mask": attention_BT, "pixel_values": pixels_BCHW})
+
+    def batch_decode(self, ids: Tensor | Sequence[Sequence[int]], skip_special_tokens: bool = True) -> list[str]:
+        """Generated ids [B,N] to captions: up to EOS and without white space around them.
+
+        Args:
+            ids: what `generate` returned.
+            skip_special_tokens: False shows EOS, what fills the row behind it, and other special tokens.
+        """
+        return [self.decode(row, skip_special_tokens) for row in ids]
+
+    def decode(self, ids: Tensor | Sequence[int], skip_special_tokens: bool = True) -> str:
+        """One row, as `batch_decode`."""
+        row, eos = [int(i) for i in ids], self._inputs.prompts.ids.eos
+        if skip_special_tokens and eos in row:
+            row = row[: row.index(eos)]
+        text: str = self.tokenizer.decode(row, skip_special_tokens=skip_special_tokens)
+        return text.strip()
+
+    def _pad(self, prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        longest = max(map(len, prompts))
+        ids_BT = torch.full((len(prompts), longest), self._inputs.pad_id)
+        attention_BT = torch.zeros_like(ids_BT)
+        for row, ids_T in enumerate(prompts):
+            ids_BT[row, longest - len(ids_T) :] = ids_T
+            attention_BT[row, longest - len(ids_T) :] = 1
+        return ids_BT, attention_BT
+
+    def _pixels(self, image: ImageInput, place: int) -> Tensor:
+        spec, limit = self._inputs.spec, self.config.max_pixels
+        try:
+            if isinstance(image, Image.Image):
+                return to_pixels(image, spec, limit)
+            if isinstance(image, str | Path):
+                return load_image(Path(image), spec, limit)
+        except (ImageError, OSError) as error:
+            name = f"image {place}" if isinstance(image, Image.Image) else str(image)
+            raise ValueError(f"{name}: {error}") from error
+        raise ValueError(f"images: expected PIL images or paths, got {type(image).__name__} at {place}")
