@@ -227,7 +227,12 @@ def test_without_all_gates_there_is_no_pass():
     got, _ = run(conditions=("correct", "shuffled"))
     assert got.verdict == "INCONCLUSIVE"
     assert any("the gates zero, noise were not scored" in reason for reason in got.reasons)
-    assert not any("disjoint" in reason for reason in run(conditions=("correct", "zero"))[0].reasons)
+
+
+def test_a_lack_of_donors_is_not_mentioned_where_nobody_asked_for_shuffled():
+    three = [make_sample(row) for row in range(3)]
+    assert any("disjoint" in reason for reason in run(samples=three)[0].reasons)
+    assert not any("disjoint" in reason for reason in run(samples=three, conditions=("correct", "zero"))[0].reasons)
 
 
 def test_without_a_mean_the_condition_is_left_out_and_that_is_said():
