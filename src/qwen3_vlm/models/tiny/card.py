@@ -41,11 +41,11 @@ the rest of the repository; the digits come with scikit-learn (UCI ML hand-writt
 ## Vision tower
 
 {_tower_line()} Its first layer starts from the whitened patches of
-training images. Trained for {steps} steps of 36 scenes and 12 digits, then a quarter as many of 24 and 24, to tell, at
-every patch, what it lies on: colour, shape, size and place of the thing; texture, colour and count of the scene; digit
-and stroke weight. **These are attribute labels of the generator that also draws the data sets, from other seeds**: the
-tower has seen none of their scenes, and of the digits only the 1,500 training ones (turned, stretched, shifted). It is
-a good eye for these worlds and for nothing else.
+training images. Trained for {steps} steps of 36 scenes and 12 digits to tell, at every patch, what it lies on: colour,
+shape, size and place of the thing; texture, colour and count of the scene; digit and stroke weight. **These are
+attribute labels of the generator that also draws the data sets, from other seeds**: the tower has seen none of their
+scenes, and of the digits only the 1,500 training ones (turned, stretched, shifted). It is a good eye for these worlds
+and for nothing else.
 
 Right, per patch (500 fresh scenes, patches that lie on a thing; digits: the training digits):
 

@@ -26,9 +26,7 @@ from qwen3_vlm.progress import progress_bar
 SEED = "tiny-tower"
 """Not a number: `scenes.write` takes whole numbers, so no data set can be drawn from it by accident."""
 SCENES = 30_000
-PHASES = ((1.0, 36, 12, 2.5e-3), (0.25, 24, 24, 1.2e-3))
-"""Share of `steps`, scenes and digits a step, peak learning rate. The second phase is for the digits: one in forty is
-misread after the first."""
+SCENES_A_STEP, DIGITS_A_STEP = 36, 12
 GRID = scenes.SIDE // towers.PATCH
 
 # Attribute: (classes, weight in the loss). In the first group the last class means "nothing lies here".
@@ -155,7 +153,7 @@ def train(steps: int, seed: int = 7, scene_count: int = SCENES) -> tuple[SiglipV
     """Train a tower on both worlds.
 
     Args:
-        steps: optimiser steps of the first phase; the second takes a quarter as many (see PHASES).
+        steps: optimiser steps of 36 scenes and 12 digits.
         seed: weights, batches and jitter; the scenes come from `SEED`.
         scene_count: how many scenes to draw; 30,000 take 0.4 GB.
 
@@ -168,23 +166,16 @@ def train(steps: int, seed: int = 7, scene_count: int = SCENES) -> tuple[SiglipV
     tower = towers.build(torch.cat([pool.pixels[:600], numerals.pixels[:200]]))
     heads = Heads()
 
-    def loss(scene_count: int, digit_count: int) -> Tensor:
-        some = pool.pick(torch.randint(len(pool.pixels), (scene_count,), generator=generator))
-        written = numerals.pick(torch.randint(len(numerals.pixels), (digit_count,), generator=generator))
+    def loss_of_step(step: int) -> Tensor:
+        some = pool.pick(torch.randint(len(pool.pixels), (SCENES_A_STEP,), generator=generator))
+        written = numerals.pick(torch.randint(len(numerals.pixels), (DIGITS_A_STEP,), generator=generator))
         seen_BPV = towers.features(tower, torch.cat([some.pixels, jitter(written.pixels, generator)]))
-        return heads.loss(seen_BPV[:scene_count], some.labels) + heads.loss(seen_BPV[scene_count:], written.labels)
+        on_scenes = heads.loss(seen_BPV[:SCENES_A_STEP], some.labels)
+        return on_scenes + heads.loss(seen_BPV[SCENES_A_STEP:], written.labels)
 
     tower.train()
     parameters = [*tower.parameters(), *heads.parameters()]
-    for number, (share, drawn, scanned, rate) in enumerate(PHASES, 1):
-        fit(
-            parameters,
-            lambda step, drawn=drawn, scanned=scanned: loss(drawn, scanned),  # type: ignore[misc]
-            steps=max(1, round(share * steps)),
-            rate=rate,
-            weight_decay=0.05,
-            label=f"vision tower, phase {number}",
-        )
+    fit(parameters, loss_of_step, steps=steps, rate=2.5e-3, weight_decay=0.05, label="vision tower")
     tower.eval()
     with torch.no_grad():
         fresh = labelled_scenes(500, f"{SEED}-check")
