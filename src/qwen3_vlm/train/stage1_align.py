@@ -76,6 +76,9 @@ def _start(
     run = Run(config, prepared, vlm, optimizer, accelerator, prepared.train, prepared.eval, EpochProgress())
     if resumption is not None:
         restore(run, resumption)
+    else:
+        # Nothing draws from the global generator today; if something ever does, a run still is its seed's.
+        torch.manual_seed(config.seed)
     if wants_cache(config.data, vlm, len(prepared.train) + len(prepared.eval)):
         hidden = not accelerator.is_main_process
         with memory_explained(config, "caching"):

@@ -1,0 +1,153 @@
+"""SIGKILL at random moments: does the newest checkpoint always load, and does resuming end with the same weights?
+
+    python benchmarks/kill.py --n 200
+
+One process with PyTorch loaded forks each attempt, so an attempt costs what training costs, not what importing costs.
+Runs are killed again and again until they have ended; then weights, optimizer and log are compared, bit for bit, with
+a run that nobody killed. Kills come in two kinds: at a moment drawn from the length of an attempt, and on the
+appearance of a half-written checkpoint (a save is a small part of the time, and chance would seldom hit it).
+Exit code 0 if every kill was survived, 1 if not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import redirect_stdout
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import torch  # noqa: E402
+
+from qwen3_vlm.train.checkpoint import find_checkpoints, load_checkpoint  # noqa: E402
+from qwen3_vlm.train.stage1_align import main as train  # noqa: E402
+from tiny_runs import TinyWorld, log_of, make_world, same, weights_of  # noqa: E402
+
+RUN = {"train__epochs": 3, "train__accumulation": 1, "train__save_every": 1, "train__keep_last": 3}
+"""15 steps in 15 updates, a checkpoint after each, with older ones deleted: a kill can hit a deletion too."""
+
+
+def start(world: TinyWorld, name: str, quiet: Path) -> int:
+    """Fork a process that trains, or goes on, and exits with the command's code."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 99
+    try:
+        for stream in (1, 2):
+            os.dup2(os.open(quiet, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+        code = train(["--config", str(world.config_file(name, **RUN)), "--resume"])
+        sys.stdout.flush()
+    finally:
+        os._exit(code)
+
+
+def half_written(folder: Path) -> list[Path]:
+    """Checkpoints that a save has begun and not finished."""
+    return list(folder.glob(".checkpoint_*")) if folder.is_dir() else []
+
+
+def kill_at(pid: int, folder: Path, delay: float, in_save: bool) -> int | None:
+    """Wait `delay` seconds, and with `in_save` on until a save is going on; then SIGKILL. Exit code if it had ended."""
+    began = time.monotonic()
+    seen: set[Path] = set(half_written(folder))
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() - began >= delay and (not in_save or set(half_written(folder)) - seen):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return None
+        time.sleep(0.0002)  # well below the length of a save, and it leaves the core to the run
+
+
+def check_newest(folder: Path) -> str | None:
+    """What is wrong with the newest checkpoint; None if it loads, or if there is none yet."""
+    found = find_checkpoints(folder)
+    if not found:
+        return None
+    try:
+        load_checkpoint(found[-1])
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def compare(folder: Path, reference: Path) -> str | None:
+    """What differs between a killed run that has ended and the one nobody killed."""
+    last = find_checkpoints(reference)[-1]
+    if sorted(p.name for p in folder.iterdir()) != sorted(p.name for p in reference.iterdir()):
+        return f"{folder}: other files than in {reference}"
+    if not same(weights_of(folder / last.name), weights_of(last)):
+        return f"{folder}: other weights than in {reference}"
+    if log_of(folder) != log_of(reference):
+        return f"{folder}: another log than in {reference}"
+    return None
+
+
+def bench(world: TinyWorld, n: int, seed: int) -> dict[str, object]:
+    """Kill `n` times; returns the counts of the table and the list of failures."""
+    draw, quiet = random.Random(seed), world.root / "output.txt"
+    # In this process: it loads all that is loaded late, and the forked ones inherit it.
+    with redirect_stdout(sys.stderr):
+        reference = world.train("reference", **RUN).parent
+    began = time.monotonic()
+    _, status = os.waitpid(start(world, "timed", quiet), 0)
+    assert status == 0, quiet.read_text()
+    length = time.monotonic() - began
+    counts: Counter[str] = Counter()
+    failures: list[str] = []
+    while counts["kills"] < n:
+        counts["runs"] += 1
+        name = f"run_{counts['runs']}"
+        folder, code = world.root / name, None
+        while code is None:
+            in_save = draw.random() < 0.5
+            # Enough kills: let the last run end.
+            delay = draw.uniform(0, length) if counts["kills"] < n else float("inf")
+            before = set(half_written(folder))
+            code = kill_at(start(world, name, quiet), folder, delay, in_save)
+            if code is None:
+                counts["kills"] += 1
+                counts["kills inside a save"] += bool(set(half_written(folder)) - before)
+                counts["kills before the first checkpoint"] += not find_checkpoints(folder)
+                failures += [problem] if (problem := check_newest(folder)) else []
+        failures += [f"{name}: exit {code}"] if code else []
+        failures += [problem] if not code and (problem := compare(folder, reference)) else []
+        shutil.rmtree(folder)
+    return {**counts, "failures": failures, "seconds": round(time.monotonic() - began, 1)}
+
+
+def main() -> int:
+    """Print the table, or the counts as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--n", type=int, default=200, help="kills")
+    parser.add_argument("--seed", type=int, default=0, help="draws the moments")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        torch.set_num_threads(1)  # a process with a pool of threads is not safe to fork
+        counts = bench(make_world(Path(folder)), options.n, options.seed)
+    if options.json:
+        print(json.dumps(counts))
+    else:
+        print("| what | count |\n|---|---|")
+        for name, value in counts.items():
+            print(f"| {name} | {len(value) if isinstance(value, list) else value} |")
+        for failure in counts["failures"]:  # type: ignore[attr-defined]
+            print(failure)
+    return 1 if counts["failures"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
