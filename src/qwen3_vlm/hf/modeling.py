@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
@@ -98,7 +98,7 @@ class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  #
                 `llm/`: the folder then stands alone. Otherwise it refers to them by name and fingerprint.
 
         Raises:
-            ValueError: `folder` is a file.
+            ValueError: `folder` is a file, or the backbones would be written over themselves.
         """
         path = Path(folder)
         if path.is_file():
@@ -115,11 +115,15 @@ class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  #
             for part, state in connector_state(self.vlm.connector).items()
             for key, value in state.items()
         }
-        save_file(tensors, path / WEIGHTS_FILE, metadata={"format": "pt"})
+        # Never in place: whoever has the old file mapped into memory would crash.
+        write_atomic(path / WEIGHTS_FILE, save(tensors, metadata={"format": "pt"}))
         self.generation_config.save_pretrained(path)
         config.save_pretrained(path)
 
     def _write_backbones(self, folder: Path) -> None:
+        for part in ("vision", "llm"):
+            if (folder / part).resolve() == Path(self.config.name_of(part)).resolve():
+                raise ValueError(f"{folder}: holds the very backbones that are to be copied; name another folder")
         inputs = checked_inputs(self.config, str(folder))
         settings, _ = ImageProcessingMixin.get_image_processor_dict(self.config.name_of("vision"))
         self.vlm.tower.model.save_pretrained(folder / "vision")
