@@ -139,6 +139,25 @@ def test_an_unreadable_checkpoint_is_one_line_with_its_name(tmp_path: Path, dama
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"step": "3"}, r"expected `step` to be int, got str"),
+        ({"backbones": [1]}, r"expected `backbones` to be dict, got list"),
+        ({"config": 3}, r"expected `config` to be str, got int"),
+        ({"config": "a: [1"}, r"its stored config is not YAML"),
+        ({"config": "words"}, r"its stored config is str, expected a mapping"),
+        ({"config": "trian: {}"}, r"stored config\): unknown key `trian`"),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_with_odd_contents_is_one_line(tmp_path: Path, more: dict[str, Any], message: str) -> None:
+    path = tmp_path / "checkpoint_3.pt"
+    save_checkpoint(path, payload_of(make_connector()) | more)
+    with pytest.raises(ValueError, match=message):
+        stored_config(path)
+
+
 @pytest.mark.parametrize("step", range(60, 4000, 657))
 def test_every_truncation_is_refused(tmp_path: Path, step: int) -> None:
     path = tmp_path / "checkpoint_3.pt"

@@ -27,6 +27,7 @@ from qwen3_vlm.models.connector import Connector
 
 _NAME = re.compile(r"checkpoint_(\d+)\.pt")
 _PARTS = ("vision_ln", "resampler", "projector")
+_TYPES = {"step": int, "updates": int, "config": str, "backbones": dict, "progress": dict, "optimizer": dict}
 
 Payload = dict[str, Any]
 
@@ -132,7 +133,25 @@ def load_checkpoint(path: Path) -> Payload:
     if not isinstance(payload, dict) or not all(isinstance(payload.get(p), dict) for p in ("resampler", "projector")):
         keys = ", ".join(map(str, list(payload)[:8])) if isinstance(payload, dict) else type(payload).__name__
         raise ValueError(f"{path}: expected `resampler` and `projector` in the checkpoint, got {keys or 'nothing'}")
+    for key, kind in _TYPES.items():
+        if key in payload and not isinstance(payload[key], kind):
+            raise ValueError(f"{path}: expected `{key}` to be {kind.__name__}, got {type(payload[key]).__name__}")
     return payload
+
+
+def config_tree(payload: Payload, path: Path) -> dict[str, Any]:
+    """The stored config as a plain dictionary, not validated.
+
+    Raises:
+        ValueError: it is not YAML of a mapping.
+    """
+    try:
+        tree = yaml.safe_load(payload["config"])
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: its stored config is not YAML ({_first_line(error)})") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path}: its stored config is {type(tree).__name__}, expected a mapping")
+    return tree
 
 
 def stored_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -144,8 +163,7 @@ def stored_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     payload = load_checkpoint(path)
     if "config" not in payload:
         raise ValueError(f"{path}: a checkpoint of the older form, without its config; name the config with --config")
-    tree = yaml.safe_load(payload["config"])
-    return apply_overrides(tree, overrides, f"{path} (its stored config)")
+    return apply_overrides(config_tree(payload, path), overrides, f"{path} (its stored config)")
 
 
 def restore_connector(connector: Connector, payload: Payload, path: Path) -> None:

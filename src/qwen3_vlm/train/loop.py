@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -21,14 +21,17 @@ from qwen3_vlm.batch import Batch, Reject
 from qwen3_vlm.build import Prepared, backbone_identities, count_rejects
 from qwen3_vlm.config import Config
 from qwen3_vlm.data.collate import collate
-from qwen3_vlm.data.dataset import too_many_rejected
+from qwen3_vlm.data.dataset import judge_rejects, too_many_rejected
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.progress import progress_bar
 from qwen3_vlm.train.checkpoint import Payload, checkpoint_path, connector_state, prune_checkpoints, save_checkpoint
 from qwen3_vlm.train.guards import Interrupt, memory_explained
 from qwen3_vlm.train.schedule import Window, learning_rate, micro_batches, plan_epoch
-from qwen3_vlm.train.train_utils import EpochProgress, EpochRecord, append_record
+from qwen3_vlm.train.train_utils import LOG_NAME, EpochProgress, EpochRecord, append_record
 from qwen3_vlm.train.update import SampleSource, UpdateResult, evaluate, sum_over_ranks, update
+
+_NAMED = 3
+"""Rows whose image could not be read that are shown one by one."""
 
 
 @dataclass
@@ -97,24 +100,36 @@ def run_epoch(run: Run) -> None:
             if (save_due or stop) and window is not windows[-1]:
                 save(run)
                 _stop_if(stop, run)
-    _close_epoch(run, rate, result.grad_norm)
+    held_out_rejects = _close_epoch(run, rate, result.grad_norm)
     save(run)
+    judge_held_out(run, held_out_rejects)
     if run.progress.epoch < settings.epochs:
         _stop_if(_stop_asked(run), run)
 
 
 def name_unread(run: Run, rejects: Iterable[Reject]) -> None:
-    """Name training rows that could not be read, each once, and stop where there are too many.
+    """Name the first training rows that could not be read, count all, and stop where there are too many.
 
     Raises:
         ValueError: more than `data.max_rejected` of the training rows are unusable.
     """
     for reject in rejects:
-        if reject.row not in run.unread and run.accelerator.is_main_process:
-            tqdm.write(f"row {reject.row} is left out: {reject.reason} ({reject.detail})", file=sys.stderr)
+        if reject.row not in run.unread and len(run.unread) < _NAMED and run.accelerator.is_main_process:
+            more = f"; more are only counted, see {LOG_NAME}" if len(run.unread) == _NAMED - 1 else ""
+            tqdm.write(f"row {reject.row} is left out: {reject.reason} ({reject.detail}){more}", file=sys.stderr)
         run.unread[reject.row] = reject
     unusable = [*run.prepared.rejects["train"], *run.unread.values()]
     too_many_rejected(unusable, len(run.prepared.split.train), run.config.data.max_rejected)
+
+
+def judge_held_out(run: Run, rejects: Iterable[Reject]) -> None:
+    """The same rule for the held-out rows.
+
+    Raises:
+        ValueError: more than `data.max_rejected` of them are unusable.
+    """
+    unusable = [*run.prepared.rejects["eval"], *rejects]
+    judge_rejects(unusable, len(run.prepared.split.eval), run.config.data.max_rejected, "held-out")
 
 
 def _advance(run: Run, batches: int, result: UpdateResult) -> bool:
@@ -168,8 +183,8 @@ def _read(run: Run, windows: list[Window]) -> Iterator[list[Batch]]:
         yield [next(stream) for _ in plan]
 
 
-def _close_epoch(run: Run, last_lr: float, grad_norm: float) -> None:
-    """Evaluate, write the record, print the line, and step to the next epoch."""
+def _close_epoch(run: Run, last_lr: float, grad_norm: float) -> tuple[Reject, ...]:
+    """Evaluate, write the record, print the line, and step to the next epoch; held-out rows that were not read."""
     config, progress, stats = run.config, run.progress, run.progress.stats
     with memory_explained(config, "evaluating"):
         held_out = evaluate(
@@ -203,6 +218,7 @@ def _close_epoch(run: Run, last_lr: float, grad_norm: float) -> None:
         sys.stdout.write(record.line(config.train.epochs) + "\n")
         sys.stdout.flush()
     run.progress = EpochProgress(epoch=progress.epoch + 1)
+    return held_out.rejects
 
 
 def save(run: Run) -> None:
@@ -218,11 +234,17 @@ def save(run: Run) -> None:
             "config": run.config.to_yaml(),
             "config_hash": run.config.fingerprint(),
             "backbones": backbone_identities(run.config, run.vlm),
-            "versions": {n: importlib.metadata.version(n) for n in ("torch", "transformers", "accelerate")},
+            "versions": _versions(),
         }
         save_checkpoint(checkpoint_path(run.folder, run.step), payload)
         prune_checkpoints(run.folder, run.config.train.keep_last, run.config.train.keep_every)
     run.accelerator.wait_for_everyone()
+
+
+@cache
+def _versions() -> dict[str, str]:
+    # Cached: looking one up reads its metadata from disk, which takes longer than writing a small checkpoint.
+    return {name: importlib.metadata.version(name) for name in ("torch", "transformers", "accelerate")}
 
 
 def peak_memory_gb() -> float:

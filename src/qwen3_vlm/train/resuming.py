@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from qwen3_vlm.build import backbone_identities
 from qwen3_vlm.config import Config
 from qwen3_vlm.train.checkpoint import (
     Payload,
+    config_tree,
     find_checkpoints,
     load_checkpoint,
     refuse_other_backbones,
@@ -116,7 +116,7 @@ def _refuse_other_config(config: Config, payload: Payload, path: Path) -> None:
     missing = [key for key in _NEEDED if key not in payload]
     if missing:
         raise ValueError(f"{path}: expected {', '.join(_NEEDED)}, it lacks {', '.join(missing)}; take an older one")
-    old, new = _flat(yaml.safe_load(payload["config"])), _flat(config.model_dump(mode="json"))
+    old, new = _flat(config_tree(payload, path)), _flat(config.model_dump(mode="json"))
     differ = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and k not in _FREE]
     if differ:
         shown = "; ".join(f"{k}: {old.get(k)!r} then, {new.get(k)!r} now" for k in differ[:6])

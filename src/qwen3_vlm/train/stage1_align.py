@@ -26,7 +26,7 @@ from qwen3_vlm.train.arguments import Train
 from qwen3_vlm.train.checkpoint import checkpoint_path
 from qwen3_vlm.train.features import cache_features, wants_cache
 from qwen3_vlm.train.guards import memory_explained, ranks_watched
-from qwen3_vlm.train.loop import Run, name_unread, run_epoch
+from qwen3_vlm.train.loop import Run, judge_held_out, name_unread, run_epoch
 from qwen3_vlm.train.resuming import Resumption, clear_folder, find_resumption, restore, saved_split
 from qwen3_vlm.train.train_utils import EpochProgress
 
@@ -83,8 +83,10 @@ def _start(
         hidden = not accelerator.is_main_process
         with memory_explained(config, "caching"):
             cached = cache_features(vlm, prepared.train, "training", hidden)
-            run.train_set, run.eval_set = cached, cache_features(vlm, prepared.eval, "held-out", hidden)
+            held_out = cache_features(vlm, prepared.eval, "held-out", hidden)
+        run.train_set, run.eval_set = cached, held_out
         name_unread(run, cached.rejects.values())
+        judge_held_out(run, held_out.rejects.values())
     return run
 
 
