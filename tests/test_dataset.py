@@ -142,7 +142,9 @@ def test_few_rejects_are_accepted_up_to_the_limit() -> None:
     rejects = [Reject(i, "image missing", "a.png") for i in range(2)]
     too_many_rejected(rejects, 200, 0.01)
     too_many_rejected([], 0, 0.0)
-    with pytest.raises(ValueError, match=r"2 of 199 rows are unusable \(1\.0%, data\.max_rejected is 1\.0%\)"):
+    with pytest.raises(
+        ValueError, match=r"2 of 199 training rows are unusable \(1\.01%\).* more than data\.max_rejected 0\.01"
+    ):
         too_many_rejected(rejects, 199, 0.01)
 
 
@@ -152,10 +154,10 @@ def test_too_many_rejects_stop_with_counts_by_reason_and_three_examples_of_diffe
     with pytest.raises(ValueError) as caught:
         too_many_rejected(rejects, 20, 0.05)
     message = str(caught.value)
-    assert "7 of 20 rows are unusable (35.0%" in message
+    assert "7 of 20 training rows are unusable (35%)" in message
     assert "image missing 5, caption blank 1, not an image 1" in message
     assert "row 0: image missing (0.png); row 50: caption blank (nothing); row 51: not an image (51.png)" in message
-    assert "raise data.max_rejected" in message and "\n" not in message
+    assert "data.max_rejected 0.05: mend the rows or raise it" in message and "\n" not in message
 
 
 def test_a_single_reason_is_shown_with_three_rows() -> None:

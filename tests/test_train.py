@@ -236,7 +236,11 @@ def test_too_many_unreadable_images_stop_the_run_with_an_example(
     config = world.config_file(f"many_{cache}", data__cache_features=cache, data__max_rejected=0.05)
     assert main(["--config", str(config)]) == 2
     err = capsys.readouterr().err.splitlines()[-1]
-    assert "1 of 18 rows are unusable (5.6%, data.max_rejected is 5.0%)" in err and f"row {broken_image}: " in err
+    assert (
+        "1 of 18 training rows are unusable (5.56%)" in err
+        and "more than data.max_rejected 0.05" in err
+        and f"row {broken_image}: " in err
+    )
 
 
 def test_an_unreadable_held_out_image_is_in_the_log_too(world: TinyWorld) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +11,20 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, SiglipVisionConfig
 from transformers.image_processing_base import ImageProcessingMixin
+from transformers.utils import is_flash_attn_2_available
 
 from qwen3_vlm.batch import Reject
 from qwen3_vlm.config import Config
-from qwen3_vlm.data.dataset import Dataset, too_many_rejected
+from qwen3_vlm.data.dataset import Dataset, judge_rejects
 from qwen3_vlm.data.images import ImageSpec, image_spec
 from qwen3_vlm.data.llava_pretrain import count_rows, read_records
 from qwen3_vlm.data.prompt import PromptBuilder
 from qwen3_vlm.data.splits import DataFile, Split, describe, draw_split, load_split
 from qwen3_vlm.data.worlds import ensure
 from qwen3_vlm.models.connector import Connector, ConnectorShape
+from qwen3_vlm.models.hub import hub_bounded
 from qwen3_vlm.models.llm import LanguageModel, load_llm
-from qwen3_vlm.models.loading import explain_absence, fingerprint
+from qwen3_vlm.models.loading import explain_absence, fingerprint, unreadable
 from qwen3_vlm.models.vision import VisionTower, load_tower
 from qwen3_vlm.models.vlm import VLM
 
@@ -92,8 +95,11 @@ def prepare_data(config: Config, saved_split: Path | None = None) -> Prepared:
         split = Split(train=drawn.train, eval=tuple(range(files[1].rows)))
     else:
         split = draw_split(files[0].rows, config.data.max_samples, config.data.eval_ratio, config.seed)
-    train, train_rejects = _dataset(config, inputs, json_file, split.train)
-    held_out, eval_rejects = _dataset(config, inputs, eval_file, split.eval)
+    train, train_rejects = _dataset(config, inputs, json_file, split.train, "training")
+    held_out, eval_rejects = _dataset(config, inputs, eval_file, split.eval, "held-out")
+    if config.data.workers:
+        # Behind the encoding, which may use all threads: from here on processes are forked that use none.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     rejects = {"train": train_rejects, "eval": eval_rejects}
     return Prepared(config, inputs, split, files, train, held_out, rejects)
 
@@ -105,7 +111,9 @@ def describe_files(config: Config) -> tuple[DataFile, DataFile | None]:
     return describe(json_file, count_rows(json_file)), held_out
 
 
-def _dataset(config: Config, inputs: Inputs, file: Path, rows: tuple[int, ...]) -> tuple[Dataset, tuple[Reject, ...]]:
+def _dataset(
+    config: Config, inputs: Inputs, file: Path, rows: tuple[int, ...], label: str
+) -> tuple[Dataset, tuple[Reject, ...]]:
     found, rejects = read_records(file, rows)
     place = {row: i for i, row in enumerate(rows)}
     found.sort(key=lambda record: place[record.row])
@@ -113,7 +121,7 @@ def _dataset(config: Config, inputs: Inputs, file: Path, rows: tuple[int, ...]) 
     rejects += [item for _, item in pairs if isinstance(item, Reject)]
     records = [record for record, item in pairs if not isinstance(item, Reject)]
     encoded = [item for _, item in pairs if not isinstance(item, Reject)]
-    too_many_rejected(rejects, len(rows), config.data.max_rejected)
+    judge_rejects(rejects, len(rows), config.data.max_rejected, label)
     dataset = Dataset(records, encoded, Path(config.data.image_root), inputs.spec, config.data.max_pixels)
     return dataset, tuple(rejects)
 
@@ -146,7 +154,8 @@ def complain_of_missing(config: Config) -> None:
 
 def load_config_only(name: str) -> dict[str, Any]:
     """A backbone's config.json as a dictionary, from a folder, the hub cache or the hub."""
-    found, _ = SiglipVisionConfig.get_config_dict(name)
+    with hub_bounded(name):
+        found, _ = SiglipVisionConfig.get_config_dict(name)
     if not found:
         raise OSError(f"no config.json in {name}")
     return dict(found)
@@ -159,9 +168,12 @@ def load_tokenizer(name: str) -> Any:
         ValueError: not there.
     """
     try:
-        return AutoTokenizer.from_pretrained(name)
+        with hub_bounded(name):
+            return AutoTokenizer.from_pretrained(name)
     except (OSError, ImportError) as error:
         raise ValueError(explain_absence(name, "model.llm", error)) from error
+    except Exception as error:  # the tokenizers library raises bare Exceptions on a damaged tokenizer.json
+        raise ValueError(unreadable(name, "model.llm", "tokenizer", error)) from error
 
 
 def load_image_spec(name: str) -> ImageSpec:
@@ -171,8 +183,9 @@ def load_image_spec(name: str) -> ImageSpec:
         ValueError: not there, or not a SigLIP model of fixed image size.
     """
     try:
-        settings, _ = ImageProcessingMixin.get_image_processor_dict(name)
-        size = SiglipVisionConfig.from_pretrained(name).image_size
+        with hub_bounded(name):
+            settings, _ = ImageProcessingMixin.get_image_processor_dict(name)
+            size = SiglipVisionConfig.from_pretrained(name).image_size
     except (OSError, ImportError) as error:
         raise ValueError(explain_absence(name, "model.vision", error)) from error
     return image_spec(settings, size)
@@ -182,7 +195,7 @@ def choose_device(config: Config) -> torch.device:
     """The device and the threads the config asks for.
 
     Raises:
-        ValueError: cuda without a GPU, or bf16 on a GPU that lacks it.
+        ValueError: cuda without a GPU, bf16 on a GPU that lacks it, or flash attention where it cannot run.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -192,9 +205,22 @@ def choose_device(config: Config) -> torch.device:
     device = torch.device("cuda" if cuda and config.model.device != "cpu" else "cpu")
     if config.model.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise ValueError("model.precision: this GPU has no bfloat16; set model.precision to fp32")
-    if config.model.attention == "flash_attention_2" and device.type == "cpu":
-        raise ValueError("model.attention: flash_attention_2 needs a GPU, got cpu; set model.attention to sdpa")
+    if config.model.attention == "flash_attention_2":
+        _require_flash(config, device)
     return device
+
+
+def _require_flash(config: Config, device: torch.device) -> None:
+    lacks = ""
+    if device.type == "cpu":
+        lacks = "needs a GPU, got cpu"
+    elif config.model.precision == "fp32":
+        lacks = "computes in bf16 only, model.precision is fp32"
+    elif not is_flash_attn_2_available():
+        lacks = "needs the package flash-attn, which is not installed or does not support this GPU"
+    if lacks:
+        also = ", or model.precision to bf16" if "fp32" in lacks else ""
+        raise ValueError(f"model.attention: flash_attention_2 {lacks}; set model.attention to sdpa{also}")
 
 
 def connector_shape(config: Config, tower: VisionTower, llm: LanguageModel) -> ConnectorShape:

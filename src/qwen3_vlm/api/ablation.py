@@ -11,11 +11,13 @@ from torch import Tensor
 from qwen3_vlm.api.coverage import coverage_of_run
 from qwen3_vlm.api.loaded import Loaded, load
 from qwen3_vlm.api.output import assemble
+from qwen3_vlm.batch import Reject
 from qwen3_vlm.build import Prepared, count_rejects, prepare_data
 from qwen3_vlm.checks.ablation import ablate as run_ablation
 from qwen3_vlm.checks.conditions import parse_conditions
 from qwen3_vlm.config import Config
 from qwen3_vlm.data.collate import batches_by_length, collate
+from qwen3_vlm.data.dataset import judge_rejects
 from qwen3_vlm.progress import progress_bar
 from qwen3_vlm.results import Ablation, Results, Training
 from qwen3_vlm.train.checkpoint import connector_state, save_checkpoint
@@ -64,7 +66,9 @@ def score(loaded: Loaded, prepared: Prepared, requested: int, names: tuple[str, 
         collate([held_out[positions[i]] for i in group], loaded.inputs.pad_id)
         for group in batches_by_length([lengths[p] for p in positions], config.ablation.batch_size)
     ]
-    unread = tuple(r for r in prepared.rejects["eval"] if r.row in asked)
+    unread = [r for r in prepared.rejects["eval"] if r.row in asked]
+    unread += [reject for batch in batches for reject in batch.rejects]
+    judge_rejects(unread, len(asked), config.data.max_rejected, "held-out")
     ablation, _ = run_ablation(
         loaded.vlm,
         [batch for batch in batches if len(batch)],
@@ -74,7 +78,7 @@ def score(loaded: Loaded, prepared: Prepared, requested: int, names: tuple[str, 
         mean_tokens=mean_tokens(loaded, prepared, checkpoint) if "mean-token" in names else None,
         requested=requested,
         eos_id=loaded.inputs.prompts.ids.eos,
-        rejected=count_rejects(unread, *(batch.rejects for batch in batches)),
+        rejected=count_rejects(tuple(unread)),
         progress=lambda total: progress_bar(total, "check 1", "score"),
     )
     return ablation
@@ -97,14 +101,17 @@ def mean_tokens(loaded: Loaded, prepared: Prepared, checkpoint: Path) -> Tensor:
             kept: Tensor = saved["mean_QE"]
             return kept
     total_QE, seen = torch.zeros(()), 0
+    unread: list[Reject] = []
     with progress_bar(wanted, "mean visual tokens", "image") as bar:
         for start in range(0, wanted, _MEAN_BATCH):
             items = [prepared.train[p] for p in range(start, min(start + _MEAN_BATCH, wanted))]
             batch = collate(items, loaded.inputs.pad_id)
+            unread += batch.rejects
             if len(batch):
                 visual_BQE = loaded.vlm.encode(batch).layers[0].float().cpu()
                 total_QE, seen = total_QE + visual_BQE.sum(0), seen + len(batch)
             bar.update(len(items))
+    judge_rejects(unread, wanted, loaded.config.data.max_rejected, "training")
     if not seen:
         raise ValueError("mean-token: no training image can be read; leave it out with --conditions runbook")
     save_checkpoint(path, {"key": key, "mean_QE": total_QE / seen})

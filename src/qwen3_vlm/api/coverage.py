@@ -10,7 +10,7 @@ from qwen3_vlm.batch import CollateStats, Reject, Sample
 from qwen3_vlm.build import Prepared, count_rejects, prepare_data
 from qwen3_vlm.checks.coverage import judge_coverage
 from qwen3_vlm.config import Config
-from qwen3_vlm.data.dataset import Dataset
+from qwen3_vlm.data.dataset import Dataset, judge_rejects
 from qwen3_vlm.data.prompt import IMAGE_CUT
 from qwen3_vlm.progress import progress_bar
 from qwen3_vlm.results import Coverage
@@ -45,6 +45,8 @@ def audit_prepared(prepared: Prepared, split: SplitName, text_only: bool) -> Cov
             rejects += [item for item in items if isinstance(item, Reject)]
             stats = stats + CollateStats.of([item for item in items if isinstance(item, Sample)])
             bar.update(len(items))
+    rows, label = getattr(prepared.split, split), "training" if split == "train" else "held-out"
+    judge_rejects(rejects, len(rows), prepared.config.data.max_rejected, label)
     source = f"audit of {split}" + (", images not opened" if text_only else "")
     return _judge(prepared, dataset, stats, source, count_rejects(tuple(rejects)))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,25 +93,49 @@ class Dataset:
         return sum(encoded.wrapper_tokens for encoded in self._encoded) / max(1, len(self))
 
 
-def too_many_rejected(rejects: Sequence[Reject], total: int, max_rejected: float) -> None:
-    """Stop where so many rows are unusable that something else than the odd broken file is wrong.
+def judge_rejects(rejects: Sequence[Reject], total: int, max_rejected: float, label: str) -> None:
+    """The one rule for unusable rows, be it their text or their image: say them, and stop where they are too many.
 
     Args:
         rejects: unusable rows.
         total: rows that were asked for, usable or not.
-        max_rejected: accepted share of `total` (data.max_rejected).
+        max_rejected: accepted share of `total` (data.max_rejected); above it something else than the odd broken file
+            is wrong.
+        label: what the rows are, such as `training`, for the line that is written to standard error.
 
     Raises:
         ValueError: more than that, with counts by reason and three examples.
     """
-    if len(rejects) <= max_rejected * total:
-        return
+    too_many_rejected(rejects, total, max_rejected, label)
+    if rejects:
+        _say_once(f"warning: {_summary(rejects, total, label)}; left out, no other row takes their place")
+
+
+def too_many_rejected(rejects: Sequence[Reject], total: int, max_rejected: float, label: str = "training") -> None:
+    """The second half of `judge_rejects`, for those who have already named the rows.
+
+    Raises:
+        ValueError: more than `max_rejected` of `total`, with counts by reason and three examples.
+    """
+    if len(rejects) > max_rejected * total:
+        raise ValueError(
+            f"{_summary(rejects, total, label)}. That is more than data.max_rejected {max_rejected:g}: mend the rows "
+            "or raise it"
+        )
+
+
+def _summary(rejects: Sequence[Reject], total: int, label: str) -> str:
     counts = ", ".join(f"{reason} {count}" for reason, count in Counter(r.reason for r in rejects).most_common())
     examples = "; ".join(f"row {r.row}: {r.reason} ({r.detail})" for r in _examples(rejects))
-    raise ValueError(
-        f"{len(rejects)} of {total} rows are unusable ({len(rejects) / total:.1%}, data.max_rejected is "
-        f"{max_rejected:.1%}): {counts}. For example {examples}. Mend the rows or raise data.max_rejected"
-    )
+    share = 100 * len(rejects) / max(1, total)
+    return f"{len(rejects)} of {total} {label} rows are unusable ({share:.3g}%): {counts}. For example {examples}"
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    """One process says it: the ranks of a job all read the same text, and a trial reads it twice."""
+    if os.environ.get("RANK", "0") == "0":
+        sys.stderr.write(f"{line}\n")
 
 
 def _examples(rejects: Sequence[Reject], count: int = 3) -> list[Reject]:

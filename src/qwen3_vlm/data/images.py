@@ -9,11 +9,13 @@ pixels; it is not used.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import os
 import stat
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,11 +122,13 @@ def load_image(path: Path, spec: ImageSpec, max_pixels: int) -> Tensor:
         ImageError: missing, empty, truncated, damaged, too small, too large, or not an image.
     """
     _require_file(path)
+    # Pillow's own limit on pixels would otherwise stand above ours.
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)
     # Pillow warns of large images (we have our own limit), of damaged EXIF data (read as upright) and the like.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(path, formats=_formats()) as image:
+            with Image.open(path, formats=_formats()) as image, _libtiff_quiet(image):
                 return to_pixels(image, spec, max_pixels)
         except ImageError:
             raise
@@ -146,6 +150,29 @@ def to_pixels(image: Image.Image, spec: ImageSpec, max_pixels: int) -> Tensor:
     _check_size(image.size, max_pixels)
     resized = _to_rgb(image).resize((spec.width, spec.height), Image.Resampling(spec.resample))
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+
+
+@contextlib.contextmanager
+def _libtiff_quiet(image: Image.Image) -> Iterator[None]:
+    """Keep libtiff from writing to the terminal: what is wrong with a file is said once, as its row's reject.
+
+    It writes from C, past `sys.stderr`, so the descriptor itself is turned away for the moment.
+    """
+    if image.format != "TIFF":
+        yield
+        return
+    try:
+        kept = os.dup(2)
+    except OSError:  # a process without standard error
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - not a file of ours
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _require_file(path: Path) -> None:

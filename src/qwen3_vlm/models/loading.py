@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers.utils.logging import disable_progress_bar
+
+from qwen3_vlm.models.hub import hub_bounded, hub_state
 
 
 def load_complete(kind: Any, name: str, setting: str, dtype: torch.dtype, attention: str) -> Any:
@@ -32,11 +35,14 @@ def load_complete(kind: Any, name: str, setting: str, dtype: torch.dtype, attent
     if not sys.stderr.isatty():
         disable_progress_bar()
     try:
-        model, info = kind.from_pretrained(
-            name, dtype=dtype, attn_implementation=attention, use_safetensors=True, output_loading_info=True
-        )
+        with hub_bounded(name):
+            model, info = kind.from_pretrained(
+                name, dtype=dtype, attn_implementation=attention, use_safetensors=True, output_loading_info=True
+            )
     except (OSError, ImportError) as error:
         raise ValueError(explain_absence(name, setting, error)) from error
+    except (SafetensorError, RuntimeError, ValueError) as error:
+        raise ValueError(unreadable(name, setting, kind.__name__, error)) from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise ValueError(
@@ -48,18 +54,32 @@ def load_complete(kind: Any, name: str, setting: str, dtype: torch.dtype, attent
 
 def explain_absence(name: str, setting: str, error: Exception) -> str:
     """One line for a backbone that cannot be loaded: what is missing and how to get it."""
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    first = _first_line(error)
     if "flash" in first.lower():
         return f"model.attention: flash_attention_2 cannot be used here ({first}); set model.attention to sdpa"
     looks_local = Path(name).is_dir() or name.startswith((".", "/")) or name.count("/") != 1
     if looks_local:
         state = "is not a model folder in save_pretrained layout" if Path(name).exists() else "does not exist"
         return f"{setting}: the folder {name} {state} ({first}); run from the repository root, or name a model folder"
+    state = hub_state()
+    if "does not give" in state:
+        return f"{setting}: {name} is no folder here, not in the local hub cache, and {state} ({first})"
     return (
-        f"{setting}: {name} is neither a folder here nor in the local hub cache, and the hub cannot be reached; on "
-        f"a machine with network run `hf download {name}`, then bring the cache here (HF_HOME) or point {setting} to "
-        "the folder"
+        f"{setting}: {name} is neither a folder here nor in the local hub cache, and {state}; on a machine with "
+        f"network run `hf download {name}`, then bring the cache here (HF_HOME) or point {setting} to the folder"
     )
+
+
+def unreadable(name: str, setting: str, wanted: str, error: Exception) -> str:
+    """One line for a backbone whose files are there and cannot be used."""
+    return (
+        f"{setting}: {name} does not hold a usable {wanted} ({_first_line(error)[:200]}); is it the right model, and "
+        "are its files complete? Copy or download it again"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def fingerprint(model: nn.Module) -> str:
