@@ -271,6 +271,7 @@ def test_broken_exports_are_refused_in_one_line(copy: Path, world: TinyWorld, tm
     refuse(copy, "unsupported option `load_in_8bit`; expected vision, llm", load_in_8bit=True)
     refuse(copy, "device_map: expected auto, cpu or cuda, got {'': 0}", device_map={"": 0})
     refuse(copy, "dtype: expected float32 or bfloat16, got torch.float16", dtype=torch.float16)
+    refuse(copy, "flash_attention_2, which needs a GPU: .* or attn_impl", attn_implementation="flash_attention_2")
     weights = copy / "model.safetensors"
     good = weights.read_bytes()
     tensors = {name: value.clone() for name, value in load_file(weights).items()}  # the file is mapped until then
@@ -301,6 +302,7 @@ def test_the_processor_refuses_what_it_cannot_use(folder: Path, images: list[Pat
 
     refuse("missing.png: image missing", tmp_path / "missing.png")
     refuse("broken.png: image", [images[0], broken])
+    refuse("image 1: damaged", [images[0], Image.open(broken)])
     refuse("image 0: image too thin", Image.new("RGB", (9, 1)))
     refuse("expected PIL images or paths, got Tensor at 1", [images[0], torch.zeros(3, SIDE, SIDE)])
     refuse("one text per image, got 2 and 1", images[:2], ["<image>"])

@@ -78,6 +78,11 @@ class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  #
         config, weights = export.config, export.folder / WEIGHTS_FILE
         # The Auto classes put these two into the config that they read, and do not hand them on.
         config.attention = attention or config._attn_implementation or config.attention
+        if config.attention == "flash_attention_2" and device in (None, "cpu"):
+            raise ValueError(
+                f"{name}: its attention is flash_attention_2, which needs a GPU: "
+                "from_pretrained(..., device_map='cuda'), or attn_implementation='sdpa'"
+            )
         config.dtype = config.dtype if dtype in (None, "auto") else dtype
         precision_of(config.dtype)
         run = config.run_config(str(name), device or "cpu")

@@ -115,7 +115,9 @@ class ConnectorVlmProcessor:
                 return to_pixels(image, spec, limit)
             if isinstance(image, str | Path):
                 return load_image(Path(image), spec, limit)
-        except (ImageError, OSError) as error:
+        except ImageError as error:
             name = f"image {place}" if isinstance(image, Image.Image) else str(image)
             raise ValueError(f"{name}: {error}") from error
+        except Exception as error:  # an image that was opened is decoded only here, and decoders raise anything
+            raise ValueError(f"image {place}: damaged ({type(error).__name__}: {error})") from error
         raise ValueError(f"images: expected PIL images or paths, got {type(image).__name__} at {place}")
