@@ -84,7 +84,8 @@ def _bare(word: str) -> str:
 
 
 def _legend(items: Sequence[tuple[Path, WrittenCaption]], title: str) -> str:
-    legend = "red and underlined: written, but not in the true caption"
+    # Sets of words: a caption that swaps two colours shows no red, so the sheet must not look like a grade.
+    legend = "red and underlined: not in the true caption (swapped words are not marked)"
     shown = title + "".join(caption.true + caption.written for _, caption in items)
     absent = {c for c in one_line(shown) if not c.isspace() and ord(c) not in _font_characters()}
     if absent:
