@@ -16,7 +16,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 trial: $(VENV)/.run-ready ## train and judge the embedded trial; outputs/stage1_align_tiny holds the results
-	$(BIN)/qwen3-vlm trial
+	$(BIN)/qwen3-vlm trial --overwrite
 
 test: $(VENV)/.dev-ready ## the whole test suite
 	$(BIN)/python -m pytest

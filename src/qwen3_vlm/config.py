@@ -134,6 +134,8 @@ class TrainConfig(_Section):
     """Checkpoints to keep: after each save, older ones than the last so many are deleted; null keeps all."""
     keep_every: int | None = Field(None, ge=1)
     """With `keep_last`, also keep the first checkpoint at or behind each multiple of so many steps."""
+    tracker: Literal["tensorboard", "wandb", "mlflow", "none"] = "tensorboard"
+    """Curves of loss, learning rate and gradient norm while training, under `output_dir`/tracker for TensorBoard."""
 
 
 class AblationConfig(_Section):
@@ -264,6 +266,14 @@ def parse_config(tree: dict[str, Any], where: str) -> Config:
         return Config.model_validate(tree)
     except ValidationError as error:
         raise ValueError(_explain(error, where)) from error
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections to one level: `{"train": {"lr": 1}}` becomes `{"train.lr": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _read_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:

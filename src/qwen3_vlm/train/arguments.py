@@ -23,10 +23,17 @@ class Train:
     overwrite: bool = False
     """Delete what an earlier run left in output_dir."""
 
+    dry_run: bool = False
+    """Stop after a few updates, write nothing, and say what the run would take: steps, disk, memory, time."""
+
     def run(self, overrides: Sequence[str]) -> int:
         """Train; returns the exit code."""
         from qwen3_vlm.config import load_config
-        from qwen3_vlm.train.stage1_align import train
+        from qwen3_vlm.train.stage1_align import rehearse, train
 
-        train(load_config(self.config, overrides), self.resume, self.overwrite)
+        config = load_config(self.config, overrides)
+        if self.dry_run:
+            rehearse(config)
+        else:
+            train(config, self.resume, self.overwrite)
         return 0

@@ -94,7 +94,9 @@ def run_epoch(run: Run) -> None:
             progress.seconds += time.monotonic() - began
             began = time.monotonic()
             bar.update(result.stats.samples + len(result.rejects))
-            bar.set_postfix(loss=f"{result.nll / max(1, result.tokens):.3f}", refresh=False)
+            loss = result.nll / max(1, result.tokens)
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            run.accelerator.log({"loss": loss, "learning_rate": rate, "grad_norm": result.grad_norm}, step=run.step)
             name_unread(run, result.rejects)
             stop = _stop_asked(run)
             if (save_due or stop) and window is not windows[-1]:
@@ -105,6 +107,18 @@ def run_epoch(run: Run) -> None:
     judge_held_out(run, held_out_rejects)
     if run.progress.epoch < settings.epochs:
         _stop_if(_stop_asked(run), run)
+
+
+def first_updates(run: Run, count: int) -> list[float]:
+    """Seconds of each of the first `count` updates, reading of the images included; nothing is saved or logged."""
+    windows = run.plan(0)[:count]
+    seconds, began = [], time.monotonic()
+    for window, batches in zip(windows, _read(run, windows), strict=True):
+        with memory_explained(run.config, "training"):
+            update(run.vlm, run.optimizer, batches, run.accelerator, run.config.train.clip, step=len(window))
+        seconds.append(time.monotonic() - began)
+        began = time.monotonic()
+    return seconds
 
 
 def name_unread(run: Run, rejects: Iterable[Reject]) -> None:
@@ -215,6 +229,8 @@ def _close_epoch(run: Run, last_lr: float, grad_norm: float) -> tuple[Reject, ..
     )
     if run.accelerator.is_main_process:
         append_record(run.folder, record)
+        losses = {"epoch_train_loss": record.train_loss, "epoch_eval_loss": record.eval_loss}
+        run.accelerator.log({name: loss for name, loss in losses.items() if loss is not None}, step=run.step)
         sys.stdout.write(record.line(config.train.epochs) + "\n")
         sys.stdout.flush()
     run.progress = EpochProgress(epoch=progress.epoch + 1)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from qwen3_vlm.build import backbone_identities
-from qwen3_vlm.config import Config
+from qwen3_vlm.config import Config, flatten
 from qwen3_vlm.train.checkpoint import (
     Payload,
     config_tree,
@@ -19,6 +19,7 @@ from qwen3_vlm.train.checkpoint import (
     restore_connector,
 )
 from qwen3_vlm.train.loop import Run
+from qwen3_vlm.train.tracking import FOLDER
 from qwen3_vlm.train.train_utils import LOG_NAME, EpochProgress, forget_records
 
 _OF_A_RUN = ("checkpoint_*.pt", LOG_NAME, "results.json", "runbook.md", "samples.png", "mean_tokens_*.pt")
@@ -32,6 +33,7 @@ _FREE = {
     "train.save_every",
     "train.keep_last",
     "train.keep_every",
+    "train.tracker",
 }
 
 
@@ -107,6 +109,8 @@ def clear_folder(folder: Path, resumption: Resumption | None, overwrite: bool) -
     for pattern in _OF_A_RUN if overwrite else (LOG_NAME,):
         for path in folder.glob(pattern):
             path.unlink()
+    if overwrite:
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)
 
 
 def _refuse_other_config(config: Config, payload: Payload, path: Path) -> None:
@@ -116,15 +120,8 @@ def _refuse_other_config(config: Config, payload: Payload, path: Path) -> None:
     missing = [key for key in _NEEDED if key not in payload]
     if missing:
         raise ValueError(f"{path}: expected {', '.join(_NEEDED)}, it lacks {', '.join(missing)}; take an older one")
-    old, new = _flat(config_tree(payload, path)), _flat(config.model_dump(mode="json"))
+    old, new = flatten(config_tree(payload, path)), flatten(config.model_dump(mode="json"))
     differ = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and k not in _FREE]
     if differ:
         shown = "; ".join(f"{k}: {old.get(k)!r} then, {new.get(k)!r} now" for k in differ[:6])
         raise ValueError(f"{path}: cannot resume with another config ({shown}); restore these, or use --overwrite")
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -16,18 +16,20 @@ import torch
 import tyro
 from accelerate import Accelerator
 
-from qwen3_vlm.build import Prepared, build_model, prepare_data
+from qwen3_vlm.build import build_model, choose_device, prepare_data
 from qwen3_vlm.config import Config
 from qwen3_vlm.data.splits import save_split
 from qwen3_vlm.exits import guarded
-from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.results import write_atomic
 from qwen3_vlm.train.arguments import Train
 from qwen3_vlm.train.checkpoint import checkpoint_path
+from qwen3_vlm.train.disk import require_space
+from qwen3_vlm.train.estimate import shape_lines, time_line
 from qwen3_vlm.train.features import cache_features, wants_cache
 from qwen3_vlm.train.guards import memory_explained, ranks_watched
 from qwen3_vlm.train.loop import Run, judge_held_out, name_unread, run_epoch
 from qwen3_vlm.train.resuming import Resumption, clear_folder, find_resumption, restore, saved_split
+from qwen3_vlm.train.tracking import start_accelerator, start_tracker
 from qwen3_vlm.train.train_utils import EpochProgress
 
 
@@ -48,27 +50,50 @@ def train(config: Config, resume: bool = False, overwrite: bool = False) -> Path
         KeyboardInterrupt: Ctrl-C or SIGTERM; the update in progress has been finished and saved.
         RankLostError: another process of the job is gone.
     """
-    accelerator = Accelerator(cpu=config.model.device == "cpu")
+    accelerator = start_accelerator(config)
     with ranks_watched(accelerator):
         resumption = find_resumption(config, resume, overwrite)
-        # One rank after the other: the first may have to draw a world's images.
-        with accelerator.main_process_first():
-            prepared = prepare_data(config, saved_split(config) if resumption else None)
-        if not len(prepared.train):
-            raise ValueError(f"{config.data.json_file}: no training row is left of {len(prepared.split.train)}")
-        with memory_explained(config, "loading"):
-            vlm = build_model(config, prepared.inputs)
-        run = _start(config, prepared, vlm, accelerator, resumption)
+        run = _start(config, accelerator, resumption, overwrite)
         _claim_folder(run, resumption, overwrite)
+        start_tracker(accelerator, config)
+        _say(run, shape_lines(run))
         with run.interrupt.watched():
             while run.progress.epoch < config.train.epochs:
                 run_epoch(run)
+        accelerator.end_training()
     return checkpoint_path(run.folder, run.step)
 
 
-def _start(
-    config: Config, prepared: Prepared, vlm: VLM, accelerator: Accelerator, resumption: Resumption | None
-) -> Run:
+def rehearse(config: Config) -> None:
+    """`--dry-run`: read, load, cache, run a few updates, say what the whole run would take; nothing is written.
+
+    Raises:
+        ValueError: as `train`.
+    """
+    accelerator = start_accelerator(config)
+    with ranks_watched(accelerator):
+        run = _start(config, accelerator, None, overwrite=True)
+        _say(run, [*shape_lines(run), time_line(run)])
+
+
+def _say(run: Run, lines: list[str]) -> None:
+    if run.accelerator.is_main_process:
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        sys.stdout.flush()
+
+
+def _start(config: Config, accelerator: Accelerator, resumption: Resumption | None, overwrite: bool) -> Run:
+    """Everything before the first update, short of touching `output_dir`."""
+    choose_device(config)
+    # One rank after the other: the first may have to draw a world's images.
+    with accelerator.main_process_first():
+        prepared = prepare_data(config, saved_split(config) if resumption else None)
+    if not len(prepared.train):
+        raise ValueError(f"{config.data.json_file}: no training row is left of {len(prepared.split.train)}")
+    with memory_explained(config, "loading"):
+        vlm = build_model(config, prepared.inputs)
+    trained = sum(part.parameters for part in vlm.sizes() if part.trained)
+    require_space(Path(config.output_dir), config.train, len(prepared.train), trained, overwrite)
     settings = config.train
     optimizer = torch.optim.AdamW(
         vlm.connector.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay

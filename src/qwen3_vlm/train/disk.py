@@ -1,0 +1,82 @@
+"""Room for the checkpoints of a run: how many, how large, and whether they fit, before the first update.
+
+    bytes of a checkpoint = 4 * trained parameters * (1 weight + 2 running averages of AdamW) + about 10 kB
+
+The frozen backbones are not in it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from qwen3_vlm.config import TrainConfig
+from qwen3_vlm.train.checkpoint import find_checkpoints, step_of
+
+_BYTES_PER_PARAMETER = 4 * (1 + 2)
+
+
+def checkpoint_bytes(trained_parameters: int) -> int:
+    """Size of one checkpoint file in bytes, without its few kB of config, log counts and headers."""
+    return trained_parameters * _BYTES_PER_PARAMETER
+
+
+def checkpoint_steps(train: TrainConfig, samples: int) -> list[int]:
+    """The steps that a run of so many training samples saves at, rising: see `train.save_every`."""
+    batches = -(-samples // train.batch_size)
+    steps: set[int] = set()
+    for start in range(0, train.epochs * batches, batches):
+        if train.save_every:
+            first = start // train.save_every + 1
+            for step in range(first * train.save_every, start + batches + 1, train.save_every):
+                windows = -(-(step - start) // train.accumulation)
+                steps.add(start + min(windows * train.accumulation, batches))
+        steps.add(start + batches)
+    return sorted(steps)
+
+
+def kept_steps(train: TrainConfig, steps: list[int]) -> list[int]:
+    """Those of `steps` that are still there when all of them have been saved: see `train.keep_last`."""
+    if train.keep_last is None:
+        return steps
+    kept = set(steps[-train.keep_last :])
+    if train.keep_every:
+        milestones: dict[int, int] = {}
+        for step in steps:
+            milestones.setdefault(step // train.keep_every, step)
+        kept |= {step for multiple, step in milestones.items() if multiple}
+    return sorted(kept)
+
+
+def require_space(folder: Path, train: TrainConfig, samples: int, trained_parameters: int, overwrite: bool) -> None:
+    """Compare the checkpoints that are still to come with the free space.
+
+    Args:
+        folder: the run's; it need not exist yet.
+        train: what to save and what to keep.
+        samples: of the training split.
+        trained_parameters: of the connector.
+        overwrite: an earlier run in `folder` will be deleted first.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    there = find_checkpoints(folder)
+    wanted = kept_steps(train, checkpoint_steps(train, samples))
+    coming = wanted if overwrite else sorted(set(wanted) - {step_of(path) for path in there})
+    # Where old ones are deleted, the new one is written first.
+    count = len(coming) + (train.keep_last is not None and len(coming) > 0)
+    place = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    free = shutil.disk_usage(place).free + (sum(path.stat().st_size for path in there) if overwrite else 0)
+    one = checkpoint_bytes(trained_parameters)
+    if count * one > free:
+        raise ValueError(
+            f"output_dir {folder}: {count} checkpoints of {size_text(one)} need {size_text(count * one)}, "
+            f"{size_text(free)} are free; free some space, name another output_dir, save less often "
+            "(train.save_every) or keep fewer (train.keep_last)"
+        )
+
+
+def size_text(count: float) -> str:
+    """Bytes for people."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.2f} MB"

@@ -1,0 +1,60 @@
+"""What a run will take, before it takes it: disk and memory from the shapes, time from the first updates."""
+
+from __future__ import annotations
+
+import torch
+
+from qwen3_vlm.train.disk import checkpoint_bytes, checkpoint_steps, kept_steps, size_text
+from qwen3_vlm.train.features import CachedDataset
+from qwen3_vlm.train.loop import Run, first_updates, peak_memory_gb
+
+TIMED_UPDATES = 5
+_FLOATS_PER_TRAINED = 4
+"""Weight, gradient and AdamW's two running averages, float32 each."""
+
+
+def shape_lines(run: Run) -> list[str]:
+    """Steps, disk and memory as lines for people, known before the first update."""
+    settings, samples = run.config.train, len(run.train_set)
+    steps = checkpoint_steps(settings, samples)
+    kept = kept_steps(settings, steps)
+    trained = sum(p.numel() for p in run.vlm.connector.parameters())
+    frozen = sum(p.numel() * p.element_size() for part in (run.vlm.tower, run.vlm.llm) for p in part.parameters())
+    learning = trained * _FLOATS_PER_TRAINED * 4
+    cached = [s.features_NPV for s in (run.train_set, run.eval_set) if isinstance(s, CachedDataset)]
+    cache = sum(f.numel() * f.element_size() for f in cached)
+    total = f"{size_text(frozen)} of frozen weights + {size_text(learning)} for the connector, its gradient and AdamW"
+    return [
+        f"steps: {steps[-1]:,} batches of {settings.batch_size} in {total_updates(run):,} updates, "
+        f"ending in checkpoint_{steps[-1]}.pt",
+        f"disk: {len(kept)} checkpoints of {size_text(checkpoint_bytes(trained))}",
+        f"memory: {total}, and activations"
+        + (f"; {size_text(cache)} of cached features in main memory" if cached else ""),
+    ]
+
+
+def time_line(run: Run) -> str:
+    """Run the first updates on a copy's behalf and say how long all of them will take; nothing is written.
+
+    The connector is changed by it: for `--dry-run`, which stops here.
+    """
+    timed = first_updates(run, TIMED_UPDATES)
+    # The first update pays for kernels and caches that the others find ready.
+    each = sum(timed[1:]) / len(timed[1:]) if len(timed) > 1 else timed[0]
+    seconds = each * total_updates(run)
+    where = "GPU" if torch.cuda.is_available() else "process"
+    return (
+        f"time: about {_duration(seconds)} of training ({each:.3f} s an update, from {len(timed)} updates); the "
+        f"{where}'s peak so far is {peak_memory_gb():.2f} GB"
+    )
+
+
+def total_updates(run: Run) -> int:
+    """Optimizer updates of the whole run."""
+    return run.config.train.epochs * len(run.plan(0))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
