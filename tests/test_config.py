@@ -187,6 +187,7 @@ OTHER: dict[tuple[str, ...], Any] = {
     ("data", "eval_ratio"): 0.5,
     ("data", "max_rejected"): 0.5,
     ("train", "schedule"): "linear",
+    ("train", "tracker"): "none",
     ("train", "warmup_ratio"): 0.5,
     ("train", "betas"): [0.5, 0.5],
     ("coverage", "truncated_warn"): 0.5,

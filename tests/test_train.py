@@ -105,7 +105,14 @@ def test_truncated_and_label_less_samples_are_counted_while_training(world: Tiny
 def test_the_epoch_line_shows_check_2_and_both_losses(world: TinyWorld, capsys: pytest.CaptureFixture[str]) -> None:
     world.train("line", train__epochs=1)
     out = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in out] == ["frozen", "trained", "trained", "frozen", "epoch"]
+    parts = [line.split(":")[0].split(maxsplit=1) for line in out[:4]]
+    assert parts == [
+        ["frozen", "vision tower"],
+        ["trained", "resampler"],
+        ["trained", "projector"],
+        ["frozen", "language model"],
+    ]
+    assert sum(line.startswith("epoch ") for line in out) == 1
     record = log_of(world.root / "line")[0]
     line = f"epoch 1/1 | step 5 | train {record['train_loss']:.4f} | eval {record['eval_loss']:.4f} | truncated 0.00%"
     assert out[-1].startswith(f"{line} | zero-label 0.00% | label tokens {record['avg_label_tokens']:.1f} | ")

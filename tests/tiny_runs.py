@@ -113,7 +113,14 @@ class TinyWorld:
                 "eval_ratio": 0.2,
                 "max_seq_len": 64,
             },
-            "train": {"batch_size": 4, "accumulation": 2, "epochs": EPOCHS, "lr": 3e-3, "weight_decay": 0.01},
+            "train": {
+                "batch_size": 4,
+                "accumulation": 2,
+                "epochs": EPOCHS,
+                "lr": 3e-3,
+                "weight_decay": 0.01,
+                "tracker": "none",
+            },
         }
         for dotted, value in changes.items():
             *sections, key = dotted.split("__")
