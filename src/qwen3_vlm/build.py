@@ -30,6 +30,9 @@ from qwen3_vlm.models.vlm import VLM
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
+_KINDS = {"model.llm": ("qwen3",), "model.vision": ("siglip_vision_model", "siglip")}
+"""`model_type` in config.json; SigLIP checkpoints often hold the text tower too."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -130,7 +133,7 @@ def complain_of_missing(config: Config) -> None:
     """Say in one line everything that a run needs and that is not here, before any work.
 
     Raises:
-        ValueError: something is missing; the message says how to get each.
+        ValueError: something is missing, and the message says how to get each; or a backbone is of another kind.
     """
     missing = []
     for setting, path in (("data.json_file", config.data.json_file), ("data.eval_json", config.data.eval_json)):
@@ -143,13 +146,19 @@ def complain_of_missing(config: Config) -> None:
             " (get LLaVA-Pretrain with `hf download --repo-type dataset liuhaotian/LLaVA-Pretrain --local-dir "
             f"{config.data.image_root}` and unzip its images.zip there)"
         )
+    elif missing:
+        missing[-1] += f" (set these to where the data is; relative paths start at {Path.cwd()})"
+    kinds = []
     for setting, name in (("model.llm", config.model.llm), ("model.vision", config.model.vision)):
         try:
-            load_config_only(name)
+            kinds.append((setting, name, load_config_only(name).get("model_type")))
         except (OSError, ValueError) as error:
             missing.append(explain_absence(name, setting, error))
     if missing:
         raise ValueError("missing: " + "; ".join(missing))
+    for setting, name, kind in kinds:
+        if kind not in _KINDS[setting]:
+            raise ValueError(f"{setting}: expected a model of type {' or '.join(_KINDS[setting])}, {name} is {kind!r}")
 
 
 def load_config_only(name: str) -> dict[str, Any]:
@@ -188,7 +197,10 @@ def load_image_spec(name: str) -> ImageSpec:
             size = SiglipVisionConfig.from_pretrained(name).image_size
     except (OSError, ImportError) as error:
         raise ValueError(explain_absence(name, "model.vision", error)) from error
-    return image_spec(settings, size)
+    try:
+        return image_spec(settings, size)
+    except ValueError as error:
+        raise ValueError(f"model.vision: {name}: {error}") from error
 
 
 def choose_device(config: Config) -> torch.device:

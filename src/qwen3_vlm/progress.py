@@ -35,3 +35,12 @@ def progress_bar(total: int, what: str, unit: str, initial: int = 0, hidden: boo
         delay=0.0 if terminal else _LOG_SECONDS,
     )
     return bar
+
+
+def say(line: str) -> None:
+    """Write a line to standard error while a bar may be there: above it on a terminal, as it is in a log."""
+    if sys.stderr.isatty():
+        tqdm.write(line, file=sys.stderr)
+    else:
+        # tqdm.write would draw the bar again behind it, on a line of its own.
+        sys.stderr.write(f"{line}\n")

@@ -12,6 +12,8 @@ from qwen3_vlm.batch import CollateStats
 from qwen3_vlm.config import CoverageConfig
 from qwen3_vlm.results import Coverage, Verdict
 
+_EOS_LOST = "the truncated ones lost the end of their caption and its EOS"
+
 
 def judge_coverage(
     stats: CollateStats,
@@ -54,7 +56,7 @@ def judge_coverage(
     if not reasons:
         reasons.append(
             f"{stats.truncated_pct:.2f}% of {stats.samples} samples truncated at max_seq_len {max_seq_len}, "
-            f"{stats.zero_label_pct:.2f}% without label tokens"
+            f"{stats.zero_label_pct:.2f}% without label tokens" + (f"; {_EOS_LOST}" if stats.truncated else "")
         )
     return Coverage(
         verdict=verdict,
@@ -92,10 +94,11 @@ def _faults(stats: CollateStats, thresholds: CoverageConfig, image_cut: int) -> 
     """Sentences for what fails and for what is only worth a warning."""
     failures, notes = [], []
     truncated = f"{stats.truncated_pct:.2f}% of {stats.samples} samples ({stats.truncated}) are truncated"
+    lost = f"; {_EOS_LOST}"
     if stats.truncated_pct > thresholds.truncated_fail:
-        failures.append(f"{truncated}, more than the {thresholds.truncated_fail:g}% that fail")
+        failures.append(f"{truncated}, more than the {thresholds.truncated_fail:g}% that fail{lost}")
     elif stats.truncated_pct > thresholds.truncated_warn:
-        notes.append(f"warning: {truncated}, more than the {thresholds.truncated_warn:g}% that pass unremarked")
+        notes.append(f"warning: {truncated}, more than the {thresholds.truncated_warn:g}% that pass unremarked{lost}")
     unlabelled = f"{stats.zero_label_pct:.2f}% of {stats.samples} samples ({stats.zero_label}) have no label token"
     if stats.zero_label_pct > thresholds.zero_label_fail:
         failures.append(f"{unlabelled}, more than the {thresholds.zero_label_fail:g}% allowed: they teach nothing")

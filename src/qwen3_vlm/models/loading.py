@@ -59,8 +59,9 @@ def explain_absence(name: str, setting: str, error: Exception) -> str:
         return f"model.attention: flash_attention_2 cannot be used here ({first}); set model.attention to sdpa"
     looks_local = Path(name).is_dir() or name.startswith((".", "/")) or name.count("/") != 1
     if looks_local:
-        state = "is not a model folder in save_pretrained layout" if Path(name).exists() else "does not exist"
-        return f"{setting}: the folder {name} {state} ({first}); run from the repository root, or name a model folder"
+        there = f"is not a model folder in save_pretrained layout ({first})"
+        state = there if Path(name).exists() else "does not exist"
+        return f"{setting}: the folder {name} {state}; run from the repository root, or name a model folder"
     state = hub_state()
     if "does not give" in state:
         return f"{setting}: {name} is no folder here, not in the local hub cache, and {state} ({first})"

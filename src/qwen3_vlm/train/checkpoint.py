@@ -123,7 +123,7 @@ def load_checkpoint(path: Path) -> Payload:
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: refused, it holds more than tensors and plain values (loading it could run code), or it is "
-            f"damaged ({_first_line(error)[:120]})"
+            "damaged; take another checkpoint"
         ) from error
     except Exception as error:  # damaged bytes raise almost anything inside torch.load, and all of it means this
         raise ValueError(

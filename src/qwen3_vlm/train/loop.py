@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from qwen3_vlm.batch import Batch, Reject
 from qwen3_vlm.build import Prepared, backbone_identities, count_rejects
@@ -23,7 +22,7 @@ from qwen3_vlm.config import Config
 from qwen3_vlm.data.collate import collate
 from qwen3_vlm.data.dataset import judge_rejects, too_many_rejected
 from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.progress import progress_bar
+from qwen3_vlm.progress import progress_bar, say
 from qwen3_vlm.train.checkpoint import Payload, checkpoint_path, connector_state, prune_checkpoints, save_checkpoint
 from qwen3_vlm.train.guards import Interrupt, memory_explained
 from qwen3_vlm.train.schedule import Window, learning_rate, micro_batches, plan_epoch
@@ -130,7 +129,7 @@ def name_unread(run: Run, rejects: Iterable[Reject]) -> None:
     for reject in rejects:
         if reject.row not in run.unread and len(run.unread) < _NAMED and run.accelerator.is_main_process:
             more = f"; more are only counted, see {LOG_NAME}" if len(run.unread) == _NAMED - 1 else ""
-            tqdm.write(f"row {reject.row} is left out: {reject.reason} ({reject.detail}){more}", file=sys.stderr)
+            say(f"row {reject.row} is left out: {reject.reason} ({reject.detail}){more}")
         run.unread[reject.row] = reject
     unusable = [*run.prepared.rejects["train"], *run.unread.values()]
     too_many_rejected(unusable, len(run.prepared.split.train), run.config.data.max_rejected)

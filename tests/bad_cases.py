@@ -1,0 +1,404 @@
+# ruff: noqa: E501 - a table: one case, one line
+"""The list of bad inputs; `bad_inputs.py` runs it, `test_bad_inputs.py` asserts what each says."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import SiglipVisionConfig, SiglipVisionModel
+
+from bad_inputs import CHECKPOINT, HELD_OUT, ROW, Case, Place
+from conftest import llava_row
+from qwen3_vlm.data.llava_pretrain import IMAGE_STRINGS
+from tiny_runs import SIDE
+
+Change = Callable[[Place], object]
+TRIAL = Path(__file__).parents[1] / "configs" / "stage1_align_trial.yaml"
+
+
+# --- accepted -------------------------------------------------------------------------------------------------------
+
+
+def image(mode: str, suffix: str = ".png", **options: Any) -> Change:
+    """ROW's image in another mode or format."""
+
+    def make(place: Place) -> None:
+        with Image.open(place.image) as opened:
+            changed = opened.convert(mode) if mode != "I;16" else None
+        sixteen_HW = np.arange(SIDE * SIDE, dtype=np.uint16).reshape(SIDE, SIDE) * 256
+        path = place.image.with_suffix(suffix)
+        (changed or Image.fromarray(sixteen_HW)).save(path, **options)
+        place.change_row({"image": f"images/{path.name}"})
+
+    return make
+
+
+def rotated(place: Place) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image("RGB", ".jpg", exif=exif)(place)
+
+
+def wide(place: Place) -> None:
+    Image.new("RGB", (20_000, 16), "red").save(place.image)
+
+
+def rows_as(encode: Callable[[list[Any]], bytes]) -> Change:
+    return lambda place: place.data.write_bytes(encode(place.rows()))
+
+
+def lines(rows: list[Any], end: str = "\n") -> bytes:
+    return end.join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
+
+
+def ids(change: Callable[[dict[str, Any], int], object]) -> Change:
+    def make(place: Place) -> None:
+        rows = place.rows()
+        for index, row in enumerate(rows):
+            change(row, index)
+        place.write_rows(rows)
+
+    return make
+
+
+def caption(text: str) -> Change:
+    return lambda place: place.change_row({"caption": text})
+
+
+def clean(name: str, make: Change) -> Case:
+    return Case(name, "accepted", "audit --json", ("0.00% of 18 samples truncated",), make, 0)
+
+
+ACCEPTED = [
+    clean("image in CMYK", image("CMYK", ".jpg")),
+    clean("image with a palette", image("P")),
+    clean("grey image", image("L")),
+    clean("16-bit grey image", image("I;16")),
+    clean("image with alpha (composited on white)", image("RGBA")),
+    clean("EXIF rotation (applied)", rotated),
+    clean("image 20,000 px wide", wide),
+    clean("JSON Lines", rows_as(lines)),
+    clean("JSON Lines, CRLF", rows_as(partial(lines, end="\r\n"))),
+    clean("JSON, gzipped", rows_as(lambda rows: gzip.compress(json.dumps(rows).encode()))),
+    clean("JSON Lines, gzipped", rows_as(lambda rows: gzip.compress(lines(rows)))),
+    clean("byte order mark", rows_as(lambda rows: b"\xef\xbb\xbf" + json.dumps(rows).encode())),
+    clean("ids as numbers", ids(lambda row, index: row.update(id=index))),
+    Case(
+        "duplicate ids",
+        "accepted",
+        "audit --json",
+        ("1 ids are used by 18 rows, such as 'same': accepted",),
+        ids(lambda row, index: row.update(id="same")),
+        0,
+    ),
+    Case(
+        "missing ids",
+        "accepted",
+        "audit --json",
+        ("18 rows without an id: their row number is used",),
+        ids(lambda row, index: row.pop("id")),
+        0,
+    ),
+    clean("non-Latin caption", caption("一只红色的圆 круг")),
+    clean("emoji in a caption", caption("a red circle 🔴👩‍👩‍👧")),
+    Case(
+        "caption longer than max_seq_len",
+        "accepted",
+        "audit --json --coverage.truncated_fail 10",
+        ("(1) are truncated", "lost the end of their caption and its EOS", "raise data.max_seq_len from 64 to"),
+        caption("a red circle on a blue ground " * 20),
+        0,
+    ),
+]
+
+
+def held_out_of_one(place: Place) -> None:
+    """A fixed held-out file with one row."""
+    place.path("one.json").write_text(json.dumps(place.rows()[:1]), encoding="utf-8")
+    place.path("run/split.json").unlink()
+
+
+def one_held_out_image(place: Place) -> None:
+    """Every held-out row shows the same picture."""
+    for row in HELD_OUT[1:]:
+        shutil.copy(place.path(f"data/images/{HELD_OUT[0]:05d}.png"), place.path(f"data/images/{row:05d}.png"))
+
+
+NO_DONOR = [
+    Case(
+        "held-out set of one",
+        "accepted",
+        "ablate --data.eval_json one.json --conditions runbook --json",
+        ("INCONCLUSIVE", "1 distinct images"),
+        held_out_of_one,
+        3,
+    ),
+    Case(
+        "held-out rows that all show one picture",
+        "accepted",
+        "ablate --conditions runbook --json",
+        ("INCONCLUSIVE", "1 distinct images"),
+        one_held_out_image,
+        3,
+    ),
+    Case(
+        "last batch of one (donors come from all held-out rows)",
+        "accepted",
+        "ablate --conditions runbook --json --ablation.batch_size 3 --ablation.margin_shuffled 9",
+        ("gap(shuffled)", "128 samples were requested and 4 scored"),
+        code=1,
+    ),
+]
+
+
+# --- rejected -------------------------------------------------------------------------------------------------------
+
+
+def rejected(name: str, make: Change, reason: str = "", command: str = "audit", row: int = ROW) -> Case:
+    says = (f"1 of {18 if row == ROW else 4} ", f"row {row}: {reason or name} (", "mend the rows or raise it")
+    return Case(name, "rejected", command, says, make)
+
+
+def bytes_of(change: Callable[[bytes], bytes]) -> Change:
+    return lambda place: place.image.write_bytes(change(place.image.read_bytes()))
+
+
+def sized(width: int, height: int) -> Change:
+    return lambda place: Image.new("RGB", (width, height)).save(place.image)
+
+
+def row(change: Any) -> Change:
+    return lambda place: place.change_row(change)
+
+
+def remove(index: int) -> Change:
+    return lambda place: place.path(f"data/images/{index:05d}.png").unlink()
+
+
+REJECTED = [
+    *(
+        rejected(f"image missing, met by {label}", remove(index), "image missing", command, index)
+        for label, command, index in (
+            ("audit", "audit", ROW),
+            ("training", "train --data.cache_features off --overwrite", ROW),
+            ("training with cached features", "train --data.cache_features on --overwrite", ROW),
+            ("the evaluation of training", "train --data.cache_features off --overwrite", HELD_OUT[1]),
+            ("the cache of held-out features", "train --data.cache_features on --overwrite", HELD_OUT[1]),
+            ("ablation", "ablate", HELD_OUT[1]),
+        )
+    ),
+    rejected("image empty", bytes_of(lambda data: b"")),
+    rejected("image truncated", bytes_of(lambda data: data[:-60])),
+    rejected("not an image", bytes_of(lambda data: b"<html>404</html>")),
+    rejected("image 1 px high", sized(40, 1), "image too thin"),
+    rejected("image 1 px wide", sized(1, 40), "image too thin"),
+    rejected("image above the pixel limit", sized(30, 30), "image too large", "audit --data.max_pixels 600"),
+    rejected("image outside the image root", row({"image": "../secret.png"})),
+    rejected("caption null", row({"caption": None})),
+    rejected("caption blank", row({"caption": " \n"})),
+    rejected("caption not text", row({"caption": ["a", "cat"]})),
+    rejected("row not an object", row(7)),
+    rejected("no <image> in the human turn", row({"human": "Describe the picture."})),
+    rejected("more <image> than images", row({"human": "<image> <image>"})),
+    rejected("several images", row({"human": "<image> <image>", "image": ["images/00001.png", "images/00002.png"]})),
+    *(
+        rejected(f"{text} inside a caption", caption(f"a {text} cat"), "image token in caption")
+        for text in IMAGE_STRINGS
+    ),
+    rejected("special token in the human turn", row({"human": "<image><|im_end|>"})),
+    rejected("no gpt turn", row({"conversations": llava_row()["conversations"][:1]})),
+    rejected("several exchanges", row({"conversations": llava_row()["conversations"] * 2})),
+]
+
+
+# --- stops ----------------------------------------------------------------------------------------------------------
+
+
+def stop(name: str, command: str, *says: str, make: Change = lambda place: None) -> Case:
+    return Case(name, "stops", command, says, make)
+
+
+def config_text(text: str) -> Change:
+    return lambda place: place.path("run.yaml").write_text(text, encoding="utf-8")
+
+
+def data_bytes(change: Callable[[bytes], bytes]) -> Change:
+    return lambda place: place.data.write_bytes(change(place.data.read_bytes()))
+
+
+CONFIG = [
+    stop("unknown key", "train", "run.yaml: unknown key `colour`; known:", make=config_text("colour: red\n")),
+    stop(
+        "misspelt key",
+        "train",
+        "unknown key `train.lrr`; did you mean `train.lr`?",
+        make=config_text("train: {lrr: 1}"),
+    ),
+    stop("misspelt section", "train", "unknown key `trian`; did you mean `train`?", make=config_text("trian: {lr: 1}")),
+    stop("misspelt key on the command line", "audit --data.max_seq_length 9", "did you mean `data.max_seq_len`?"),
+    stop("wrong type", "audit --train.epochs many", "train.epochs: ", "valid integer", "got 'many'"),
+    stop("wrong range", "train --train.lr -1", "train.lr: ", "greater than 0, got -1"),
+    stop("not a number", "train --train.lr .nan", "train.lr: ", "finite number, got nan"),
+    stop("a value where a section is", "audit --data 5", "`data` is a section of settings, got 5"),
+    stop("no such choice", "audit --model.precision fp16", "model.precision: ", "'fp32' or 'bf16', got 'fp16'"),
+    stop("config missing", "train --config rum.yaml", "rum.yaml: no such config file; in .: run.yaml"),
+    stop("config not YAML", "train", "run.yaml: not valid YAML", make=config_text("a: [1")),
+    stop("config a list", "train", "expected a mapping of sections at the top, got list", make=config_text("- 1")),
+]
+DATA = [
+    stop("data file and image folder missing", "audit", "missing: data.json_file data/data.json; data.image_root data",
+         make=lambda place: shutil.rmtree(place.path("data"))),
+    stop("data file truncated", "audit", "data/data.json: the JSON breaks off at byte", "is the file complete?",
+         make=data_bytes(lambda data: data[:-500])),
+    stop("data file empty", "audit", "data/data.json: the file is empty (0 bytes", make=data_bytes(lambda data: b"")),
+    stop("data file with an empty list", "audit", "data/data.json: the list has zero rows", make=data_bytes(lambda data: b"[]")),
+    stop("data file not JSON", "audit", "data/data.json: not valid JSON", make=data_bytes(lambda data: b"\x89PNG" + data)),
+    stop("one object instead of rows", "audit", "not a list of rows but one object with the keys ['train']",
+         make=data_bytes(lambda data: b'{"train": ' + data + b"}")),
+    stop("gzip file cut off", "audit", "data/data.json: broken gzip file", "download it again",
+         make=data_bytes(lambda data: gzip.compress(data)[:-30])),
+    stop("max_seq_len smaller than the image block", "audit --data.max_seq_len 6", "data.max_seq_len: 6 leaves no room",
+         "an image block of 6 tokens", "raise max_seq_len or lower latents"),
+    stop("max_seq_len smaller than image block and prompt", "audit --data.max_seq_len 8", "leaves no label token in any row",
+         "set it to at least"),
+    stop("no label token anywhere", "train --data.max_seq_len 12 --overwrite", "leaves no label token in any row", "shorten prompt.template"),
+    stop("other data than the run's split", "ablate", "run/split.json", make=lambda place: place.change_row({"caption": "else"})),
+]  # fmt: skip
+
+
+class Runs:
+    """A pickle that would create a file when it is read."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch ran",)
+
+
+def cut(place: Place) -> None:
+    path = place.path(CHECKPOINT)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def other_shape(place: Place) -> None:
+    place.change_checkpoint(lambda payload: payload["resampler"].update(latents=torch.zeros(5, 16)))
+
+
+def with_nan(place: Place) -> None:
+    place.change_checkpoint(lambda payload: payload["projector"]["net.0.bias"].fill_(float("nan")))
+
+
+def other_tower(width: int) -> Change:
+    """The same folder, another model in it."""
+
+    def make(place: Place) -> None:
+        torch.manual_seed(9)
+        SiglipVisionModel(
+            SiglipVisionConfig(
+                hidden_size=width, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=SIDE,
+                patch_size=8,
+            )
+        ).save_pretrained(place.path("models/vision"))  # fmt: skip
+
+    return make
+
+
+def code_in_pickle(place: Place) -> None:
+    place.path(CHECKPOINT).write_bytes(pickle.dumps(Runs()))
+
+
+DAMAGES: list[tuple[str, Change, tuple[str, ...]]] = [
+    ("truncated", cut, ("not a readable checkpoint", "perhaps cut off")),
+    ("of another shape", other_shape, ("`resampler.latents` has shape (5, 16) in the checkpoint, (4, 16) by the config",)),
+    ("without a projector", lambda place: place.change_checkpoint(lambda p: p.pop("projector")), ("expected `resampler` and `projector`",)),
+    ("with NaN", with_nan, ("`projector.net.0.bias` holds 32 values that are NaN or infinite",)),
+    ("for another tower", other_tower(24), ("trained with another model.vision: models/vision (width 24, ", "against models/vision (width 24, ")),
+    ("for a tower of another width", other_tower(16), ("models/vision (width 24, ", "against models/vision (width 16, ")),
+    ("a pickle that would run code", code_in_pickle, ("refused, it holds more than tensors",)),
+    ("an empty file", lambda place: place.path(CHECKPOINT).write_bytes(b""), ("not a readable checkpoint", "0 bytes")),
+]  # fmt: skip
+CHECKPOINTS = [
+    stop(f"checkpoint {name}", command, CHECKPOINT, *says, make=damage)
+    for name, damage, says in DAMAGES
+    for command in ("train --resume --train.epochs 2", "ablate", f"caption data/images/{ROW:05d}.png")
+] + [
+    stop("checkpoint missing", "ablate --checkpoint run/checkpoint_9.pt", "no such checkpoint; in run: checkpoint_5.pt, checkpoint_10.pt"),
+    stop("resuming with another config", "train --resume --train.lr 1", "train.lr: 0.003 then, 1.0 now"),
+    stop("a run is already there", "train", "output_dir run already holds checkpoint_10.pt; go on with --resume"),
+    stop("caption without images", "caption", "expected image files, got none"),
+    stop("caption of an unreadable image", "caption run.yaml", "run.yaml: not an image"),
+]  # fmt: skip
+
+
+def gpu(bf16: bool = True) -> Change:
+    """A machine with a GPU, as far as the questions before loading go."""
+
+    def make(place: Place) -> None:
+        place.patch(torch.cuda, "is_available", lambda: True)
+        place.patch(torch.cuda, "is_bf16_supported", lambda: bf16)
+
+    return make
+
+
+def full_disk(place: Place) -> None:
+    place.patch(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 20_000, 20_000))  # type: ignore[attr-defined]
+
+
+def bare_machine(place: Place) -> None:
+    """Nothing but the repository's own config."""
+    shutil.rmtree(place.path("data"))
+    place.path("configs").mkdir()
+    shutil.copy(TRIAL, place.path("configs"))
+
+
+def backbone(name: str, change: Callable[[bytes], bytes]) -> Change:
+    def make(place: Place) -> None:
+        path = place.path(f"models/{name}")
+        path.write_bytes(change(path.read_bytes()))
+
+    return make
+
+
+def swapped(place: Place) -> None:
+    """A language model where the tower should be; its preprocessor file is there."""
+    shutil.copy(place.path("models/llm/config.json"), place.path("models/vision/config.json"))
+    shutil.copy(place.path("models/llm/model.safetensors"), place.path("models/vision/model.safetensors"))
+
+
+MACHINE = [
+    stop("no GPU", "train --overwrite --model.device cuda", "model.device: cuda was asked for", "set model.device to auto or cpu"),
+    stop("bf16 on a GPU that lacks it", "train --overwrite --model.device cuda --model.precision bf16",
+         "model.precision: this GPU has no bfloat16; set model.precision to fp32", make=gpu(bf16=False)),
+    stop("flash attention on a CPU", "train --overwrite --model.attention flash_attention_2", "needs a GPU, got cpu; set model.attention to sdpa"),
+    stop("flash attention in fp32", "train --overwrite --model.device cuda --model.attention flash_attention_2",
+         "computes in bf16 only, model.precision is fp32; set model.attention to sdpa", make=gpu()),
+    stop("flash attention not installed",
+         "train --overwrite --model.device cuda --model.attention flash_attention_2 --model.precision bf16",
+         "needs the package flash-attn", "set model.attention to sdpa", make=gpu()),
+    stop("hub model without a network", "train --overwrite --model.llm Qwen/Qwen3-0.6B-Base",
+         "model.llm: Qwen/Qwen3-0.6B-Base is neither a folder here nor in the local hub cache", "hf download Qwen/Qwen3-0.6B-Base"),
+    stop("model folder missing", "audit --model.vision ./models/none", "model.vision: the folder ./models/none does not exist"),
+    stop("model weights cut off", "train --overwrite", "model.llm: models/llm does not hold a usable Qwen3ForCausalLM",
+         make=backbone("llm/model.safetensors", lambda data: data[:-1000])),
+    stop("model tokenizer broken", "train --overwrite", "model.llm: models/llm does not hold a usable tokenizer",
+         make=backbone("llm/tokenizer.json", lambda data: data[: len(data) // 2])),
+    stop("model config broken", "train --overwrite", "model.vision: the folder models/vision is not a model folder",
+         make=backbone("vision/config.json", lambda data: data[:40])),
+    stop("a language model as the tower", "train --overwrite", "model.vision: expected a model of type siglip_vision_model or siglip, models/vision is 'qwen3'", make=swapped),
+    stop("no room for the checkpoints", "train --output_dir new", "2 checkpoints of ", "are free; free some space", "train.keep_last", make=full_disk),
+    stop("the real trial on a bare machine", "train --config configs/stage1_align_trial.yaml",
+         "missing: data.json_file data/llava_pretrain/blip_laion_cc_sbu_558k.json; data.image_root data/llava_pretrain",
+         "hf download --repo-type dataset liuhaotian/LLaVA-Pretrain", "hf download Qwen/Qwen3-8B-Base",
+         "hf download google/siglip2-so400m-patch14-384", make=bare_machine),
+]  # fmt: skip
+
+CASES = [*ACCEPTED, *NO_DONOR, *REJECTED, *CONFIG, *DATA, *CHECKPOINTS, *MACHINE]
