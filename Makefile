@@ -10,7 +10,7 @@ PYTHON = $(shell for candidate in python3.11 python3.12 python3 python; do \
 	"$$candidate" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
 	>/dev/null 2>&1 && { command -v "$$candidate"; break; }; done)
 
-.PHONY: help trial test lint bench
+.PHONY: help trial test lint bench bench-fuzz
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ lint: $(VENV)/.dev-ready ## ruff, format, mypy and the import contract
 
 bench: $(VENV)/.run-ready ## how well the trained connectors do, as tables
 	$(BIN)/python -m benchmarks
+
+bench-fuzz: $(VENV)/.dev-ready ## 5,000 damaged data files and 2,000 damaged images: a result or one clear error
+	$(BIN)/python benchmarks/fuzz.py --json 5000 --images 2000
 
 # constraints.txt pins what was tested. Its torch takes a CPU build where pip has one at hand.
 $(VENV)/.run-ready: pyproject.toml constraints.txt | $(VENV)/bin/python

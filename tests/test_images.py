@@ -310,3 +310,25 @@ def test_the_hash_changes_with_one_bit_and_with_the_shape_and_with_nothing_else(
     assert content_hash(pixels_CHW) == content_hash(pixels_CHW.clone())
     assert len({content_hash(p) for p in (pixels_CHW, changed, transposed)}) == 3
     assert content_hash(changed.permute(0, 2, 1)) == content_hash(changed.permute(0, 2, 1).contiguous())
+
+
+def test_a_limit_above_pillows_own_is_the_one_that_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    path = tmp_path / "a.png"
+    Image.new("RGB", (20, 20), "red").save(path)
+    assert load_image(path, SPEC, max_pixels=400).shape == (3, SPEC.height, SPEC.width)
+    with pytest.raises(ImageError, match=r"20x20 pixels, data.max_pixels is 399"):
+        load_image(path, SPEC, max_pixels=399)
+
+
+def test_libtiff_writes_nothing_past_the_reject(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.tif"
+    photo(60, 60).save(path, compression="tiff_lzw")
+    data = path.read_bytes()
+    path.write_bytes(data[:1005] + b"\xff" * 60 + data[1065:])
+    with pytest.raises(ImageError, match="image damaged"):
+        load_image(path, SPEC, LIMIT)
+    assert capfd.readouterr().err == ""
+    with pytest.raises(OSError), Image.open(path) as image:
+        image.load()
+    assert "not yet in table" in capfd.readouterr().err, "libtiff speaks, and the descriptor has been given back"
