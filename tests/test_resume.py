@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,15 @@ def test_a_checkpoint_that_cannot_be_gone_on_from_is_one_line_and_exit_2(
     assert err.startswith(f"error: {path}: ") and message in err and err.count("\n") == 1
 
 
+@pytest.fixture
+def harmless() -> Iterator[None]:
+    """Where training does not listen to SIGTERM, the test should fail, not the whole test run end."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: None)
+    yield
+    signal.signal(signal.SIGTERM, previous)
+
+
+@pytest.mark.usefixtures("harmless")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
 def test_ctrl_c_and_sigterm_finish_the_update_save_say_how_to_go_on_and_exit_130(
     world: TinyWorld,

@@ -248,6 +248,8 @@ def test_too_many_unreadable_images_stop_the_run_with_an_example(
         and "more than data.max_rejected 0.05" in err
         and f"row {broken_image}: " in err
     )
+    if cache == "on":
+        assert not (world.root / "many_on").exists(), "known from the cache, before anything is written"
 
 
 def test_an_unreadable_held_out_image_is_in_the_log_too(world: TinyWorld) -> None:
