@@ -13,7 +13,7 @@ PYTHON = $(shell for candidate in python3.11 python3.12 python3 python; do \
 .PHONY: help trial test lint bench bench-fuzz
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 trial: $(VENV)/.run-ready ## train and judge the embedded trial; outputs/stage1_align_tiny holds the results
 	$(BIN)/qwen3-vlm trial --overwrite
