@@ -17,6 +17,9 @@ import torch
 from torch import Tensor, nn
 
 
+_ATTENTION_START = 0.1
+
+
 @dataclass(frozen=True)
 class ConnectorShape:
     """Everything that decides the connector's tensors. Two connectors of equal shape can load each other's weights.
@@ -57,6 +60,10 @@ class ResamplerLayer(nn.Module):
         super().__init__()
         self.ln1 = nn.LayerNorm(width)
         self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        # Start almost blind: with PyTorch's own scale an untrained connector already lets random traces of the image
+        # through, and check 1 then needs more samples to say that they mean nothing.
+        with torch.no_grad():
+            self.attn.out_proj.weight.mul_(_ATTENTION_START)
         self.ln2 = nn.LayerNorm(width)
         self.ff = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
