@@ -10,7 +10,7 @@ PYTHON = $(shell for candidate in python3.11 python3.12 python3 python; do \
 	"$$candidate" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
 	>/dev/null 2>&1 && { command -v "$$candidate"; break; }; done)
 
-.PHONY: help trial test lint bench bench-fuzz
+.PHONY: help trial test lint bench bench-coverage bench-kill bench-fuzz
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,8 +27,17 @@ lint: $(VENV)/.dev-ready ## ruff, format, mypy and the import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.run-ready ## how well the trained connectors do, as tables
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.run-ready ## how well the trained connectors write, 20 seeds and the controls, speed: tables
+	$(BIN)/python benchmarks/captions.py
+	$(BIN)/python benchmarks/seeds.py --seeds 20
+	$(BIN)/python benchmarks/speed.py
+
+bench-coverage: $(VENV)/.run-ready ## do the 95% intervals hold the truth 95% of the time: 2,000 simulated runs
+	$(BIN)/python benchmarks/coverage.py --runs 2000
+
+N ?= 200
+bench-kill: $(VENV)/.dev-ready ## N (200) SIGKILLs at random moments, also inside a save
+	$(BIN)/python benchmarks/kill.py --n $(N)
 
 bench-fuzz: $(VENV)/.dev-ready ## 5,000 damaged data files and 2,000 damaged images: a result or one clear error
 	$(BIN)/python benchmarks/fuzz.py --json 5000 --images 2000

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import command_docs
+from qwen3_vlm.cli import main
 from qwen3_vlm.report.config_docs import config_docs
 
 ROOT = Path(__file__).parents[1]
@@ -56,3 +58,16 @@ def test_make_targets_in_the_readme_exist() -> None:
     targets = re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert {"trial", "test"} <= set(targets)
     assert [name for name in targets if not re.search(rf"^{name}:", makefile, flags=re.MULTILINE)] == []
+
+
+def test_command_page_is_what_the_commands_say() -> None:
+    stale = "run `python tests/command_docs.py > docs/commands.md`"
+    assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == command_docs.page(), stale
+
+
+@pytest.mark.parametrize("name", command_docs.commands())
+def test_every_command_has_help_with_its_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    assert f"Example: qwen3-vlm {name}" in capsys.readouterr().out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -162,11 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args=arguments,
         return_unknown_args=True,
     )
-    try:
-        return guarded(lambda: int(command.run(overrides)))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return guarded(lambda: int(command.run(overrides)))
 
 
 if __name__ == "__main__":

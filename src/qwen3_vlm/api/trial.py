@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -39,7 +40,9 @@ def trial(
         NonFiniteError: training stopped on a non-finite value.
     """
     names = parse_conditions(conditions)
-    checkpoint = train(config, resume, overwrite)
+    # With --json, standard output belongs to the JSON alone.
+    with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
+        checkpoint = train(config, resume, overwrite)
     loaded = load(checkpoint, config)
     prepared = prepare_data(config, checkpoint.parent / "split.json")
     ablation = score(loaded, prepared, num_samples or config.ablation.num_samples, names, checkpoint)
