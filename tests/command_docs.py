@@ -53,9 +53,8 @@ def page() -> str:
     for name, kind in commands().items():
         summary, *rest = [" ".join(block.split()) for block in (inspect.getdoc(kind) or "").split("\n\n")]
         example = next(block.removeprefix("Example: ") for block in rest if block.startswith("Example: "))
-        parts.append(
-            f"\n## {name}\n\n{summary}\n\n```bash\n{example}\n```\n\n| argument | default | what it does |\n|---|---|---|\n"
-        )
+        parts.append(f"\n## {name}\n\n{summary}\n\n```bash\n{example}\n```\n\n")
+        parts.append("| argument | default | what it does |\n|---|---|---|\n")
         docs = field_docs(kind)
         for field in dataclasses.fields(kind):
             shown = field.name.upper() + "..." if field.name == "images" else f"--{field.name}"
