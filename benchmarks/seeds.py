@@ -32,7 +32,7 @@ def short_config(folder: Path, seed: int, *overrides: str) -> Config:
     """The tiny trial, shortened, into `folder`."""
     size = TRAINED + HELD_OUT
     ratio = HELD_OUT / size
-    short = ["--data.max_samples", str(size), "--data.eval_ratio", str(ratio), "--train.epochs", "2"]
+    short = ["--threads", "1", "--data.max_samples", str(size), "--data.eval_ratio", str(ratio), "--train.epochs", "2"]
     return load_config(TINY, ["--output_dir", str(folder), "--seed", str(seed), *short, *overrides])
 
 

@@ -37,7 +37,8 @@ def test_results_do_not_depend_on_the_batch_size(healthy_42: Path) -> None:
     losses = []
     for size in (1, 4, 32):
         ablation = config.ablation.model_copy(update={"batch_size": size})
-        results = ablate(healthy_42, config.model_copy(update={"ablation": ablation}), conditions="runbook")
+        sized = config.model_copy(update={"ablation": ablation})
+        results = ablate(healthy_42, sized, num_samples=33, conditions="runbook")
         assert results.ablation is not None
         losses.append([c.loss for c in results.ablation.conditions.values()])
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)

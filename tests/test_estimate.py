@@ -39,7 +39,7 @@ def test_the_disk_estimate_is_what_the_checkpoints_take(world: TinyWorld, capsys
 
 
 def test_the_tracker_shows_the_loss_of_every_update(world: TinyWorld) -> None:
-    assert main(["--config", str(world.config_file("curves"))]) == 0
+    assert main(["--config", str(world.config_file("curves", train__tracker="tensorboard"))]) == 0
     (events,) = {path.parent for path in (world.root / "curves" / FOLDER).glob("events.*")}
     curves = EventAccumulator(str(events))
     curves.Reload()

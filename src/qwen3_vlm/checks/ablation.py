@@ -21,7 +21,7 @@ from torch import Tensor
 from qwen3_vlm.batch import IGNORE_INDEX, Batch, CollateStats, Sample, VisualTokens
 from qwen3_vlm.checks.conditions import CONDITIONS, Scene, check_mean_tokens
 from qwen3_vlm.checks.donors import draw_donors
-from qwen3_vlm.checks.scoring import Scorer
+from qwen3_vlm.checks.scoring import Ranks, Scorer
 from qwen3_vlm.checks.statistics import FloatArray
 from qwen3_vlm.checks.summary import Circumstances, SampleScore, summarise
 from qwen3_vlm.config import AblationConfig
@@ -63,6 +63,7 @@ def ablate(
     eos_id: int,
     rejected: Mapping[str, int],
     progress: Callable[[int], Progress] | None = None,
+    ranks: Ranks | None = None,
 ) -> tuple[Ablation, list[SampleScore]]:
     """Run check 1.
 
@@ -77,6 +78,7 @@ def ablate(
         eos_id: token that ends a caption, for gaps without it.
         rejected: rows among those asked for that could not be read, by reason, those of `Batch.rejects` included.
         progress: makes a progress bar for a total of sample scorings (an encoding counts as one).
+        ranks: the processes that share the work, each called with the same arguments; None for one.
 
     Returns:
         The judged results, and every sample's per-token losses in canonical order.
@@ -87,9 +89,10 @@ def ablate(
     assert conditions and conditions[0] == "correct", "parse_conditions puts `correct` first"
     names = [name for name in conditions if name != "mean-token" or mean_tokens is not None]
     planned = sum(settings.derangements if CONDITIONS[name].uses_donors else 1 for name in names)
+    ranks = ranks or Ranks()
     bar = progress(sum(map(len, batches)) * (1 + planned)) if progress else _NoProgress()
     try:
-        encoded = _encode(scorer, batches, bar)
+        encoded = _encode(scorer, batches, bar, ranks)
         samples = encoded.samples
         donors = draw_donors([s.image_hash for s in samples], [s.caption for s in samples], settings.derangements, seed)
         nll: dict[str, list[list[FloatArray]]] = {}
@@ -98,7 +101,7 @@ def ablate(
             if "mean-token" in names and mean_tokens is not None:
                 check_mean_tokens(encoded.visual, mean_tokens)
             scene = Scene(encoded.visual, tuple(s.row for s in samples), donors.table_SR, mean_tokens, seed)
-            nll = {name: _score(scorer, encoded, scene, name, bar) for name in names}
+            nll = {name: _score(scorer, encoded, scene, name, bar, ranks) for name in names}
     finally:
         bar.close()
     scores = [
@@ -133,17 +136,20 @@ class _Encoded:
     """Samples left out because they have no label token."""
 
 
-def _encode(scorer: Scorer, batches: Sequence[Batch], bar: Progress) -> _Encoded:
+def _encode(scorer: Scorer, batches: Sequence[Batch], bar: Progress, ranks: Ranks) -> _Encoded:
     slim: list[Batch] = []
-    visual: list[VisualTokens] = []
+    encoded: dict[int, VisualTokens] = {}
     unlabelled = 0
     for batch in batches:
         keep = [i for i, sample in enumerate(batch.samples) if sample.label_tokens]
         unlabelled += len(batch) - len(keep)
         if keep:
-            visual.append(scorer.encode(batch).map(lambda layer: layer.detach().cpu()).rows(keep))
+            if ranks.mine(len(slim)):
+                encoded[len(slim)] = scorer.encode(batch).map(lambda layer: layer.detach().cpu()).rows(keep)
             slim.append(_without_images(batch, keep))
         bar.update(len(batch))
+    done = ranks.merge(encoded)
+    visual = [done[task] for task in range(len(slim))]
     found = [sample for batch in slim for sample in batch.samples]
     order = sorted(range(len(found)), key=lambda i: found[i].row)
     samples = [found[i] for i in order]
@@ -173,16 +179,24 @@ def _without_images(batch: Batch, keep: list[int]) -> Batch:
     )
 
 
-def _score(scorer: Scorer, encoded: _Encoded, scene: Scene, name: str, bar: Progress) -> list[list[FloatArray]]:
+def _score(
+    scorer: Scorer, encoded: _Encoded, scene: Scene, name: str, bar: Progress, ranks: Ranks
+) -> list[list[FloatArray]]:
     """Per-token NLL under one condition: by sample in canonical order, then by round."""
     kind = CONDITIONS[name]
-    scored: list[list[FloatArray]] = [[] for _ in encoded.samples]
-    for round_ in range(scene.donors_SR.shape[1] if kind.uses_donors else 1):
-        for batch, places in encoded.batches:
+    rounds = range(scene.donors_SR.shape[1] if kind.uses_donors else 1)
+    tasks = [(round_, batch, places) for round_ in rounds for batch, places in encoded.batches]
+    scored: dict[int, list[FloatArray]] = {}
+    for task, (round_, batch, places) in enumerate(tasks):
+        if ranks.mine(task):
             result = scorer.nll(batch, kind.change(scene, places, round_))
-            for place, nll_T in zip(places, result.per_sample(), strict=True):
-                expected = encoded.samples[place].label_tokens
-                assert len(nll_T) == expected, f"scorer returned {len(nll_T)} losses for {expected} label tokens"
-                scored[place].append(nll_T.detach().cpu().double().numpy())
-            bar.update(len(batch))
-    return scored
+            scored[task] = [nll_T.detach().cpu().double().numpy() for nll_T in result.per_sample()]
+        bar.update(len(batch))
+    done = ranks.merge(scored)
+    by_sample: list[list[FloatArray]] = [[] for _ in encoded.samples]
+    for task, (_, _, places) in enumerate(tasks):
+        for place, nll_T in zip(places, done[task], strict=True):
+            expected = encoded.samples[place].label_tokens
+            assert len(nll_T) == expected, f"scorer returned {len(nll_T)} losses for {expected} label tokens"
+            by_sample[place].append(nll_T)
+    return by_sample

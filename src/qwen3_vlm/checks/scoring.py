@@ -5,7 +5,9 @@ A vision-language model takes part by offering two methods; nothing under `check
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from qwen3_vlm.batch import Batch, TokenNLL, VisualTokens
 
@@ -25,3 +27,24 @@ class Scorer(Protocol):
         samples are in the batch.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """How the scoring is dealt out over the processes of a job; by default there is one, and it does everything.
+
+    Every process ends with every result, so all of them judge alike.
+    """
+
+    index: int = 0
+    count: int = 1
+    gather: Callable[[Any], list[Any]] = lambda value: [value]
+    """Every process's value, in the order of ranks; called by all of them at the same points."""
+
+    def mine(self, task: int) -> bool:
+        """Whether this process does task number `task`."""
+        return task % self.count == self.index
+
+    def merge(self, done: dict[Any, Any]) -> dict[Any, Any]:
+        """What all processes have done, by task."""
+        return {task: result for part in self.gather(done) for task, result in part.items()}

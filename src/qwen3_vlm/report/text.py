@@ -10,7 +10,7 @@ import unicodedata
 
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Marks that turn the reading direction of all that follows on the line."""
-_MARKDOWN = re.compile(r"([\\`*\[\]~$]|(?<!\w)_|_(?!\w))")
+_MARKDOWN = re.compile(r"([\\`*\[\]~$]|(?<![^\W_])_|_(?![^\W_]))")
 _LINE_START = re.compile(r"^([#>|]|[+\-=](?=[\s+\-=]|$)|\d+(?=[.)](?:\s|$)))")
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _ENTITY = re.compile(r"&(?=#?\w+;)")
