@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from qwen3_vlm.eval_ablation import main as ablate
 from qwen3_vlm.train import loop
 from qwen3_vlm.train.stage1_align import main
 
@@ -46,7 +47,7 @@ def train_as_rank(job: dict[str, Any], folder: Path) -> int:
         os.dup2(os.open(folder / f"{job['name']}.{rank}.{kind}", os.O_WRONLY | os.O_CREAT), stream)
     if rank == 1 and "trouble" in job:
         trouble_rank_1(job["trouble"])
-    code = main(job["arguments"])
+    code = {"train": main, "ablate": ablate}[job.get("entry", "train")](job["arguments"])
     sys.stdout.flush()
     return code
 

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from qwen3_vlm.train.checkpoint import load_checkpoint
+from qwen3_vlm import ablate
+from qwen3_vlm.results import EXIT_CODES, read
+from qwen3_vlm.train.checkpoint import load_checkpoint, stored_config
 from tiny_runs import TinyWorld, log_of, make_world
 
 pytestmark = pytest.mark.slow
@@ -64,6 +66,9 @@ def ended(world: TinyWorld, one: Path) -> Ended:
         jobs.append({**job, "name": job.get("as", job["name"]), "arguments": arguments})
     logs = world.root / "logs"
     logs.mkdir()
+    scoring = ["--checkpoint", str(one), "--output", str(world.root / "scored"), "--ablation.batch_size", "1"]
+    scoring += ["--conditions", "runbook"]  # mean-token would leave a file beside the checkpoint
+    jobs.append({"name": "scored", "ranks": 3, "entry": "ablate", "arguments": scoring})
     script = str(Path(__file__).with_name("rank_jobs.py"))
     done = subprocess.run(
         [sys.executable, script, json.dumps(jobs), str(logs)],
@@ -92,6 +97,16 @@ def test_ranks_give_the_losses_gradients_and_checkpoints_of_one_process(
     for index, state in theirs.items():
         moment = state["exp_avg"]
         assert torch.allclose(mine[index]["exp_avg"], moment, rtol=1e-5, atol=1e-5 * float(moment.abs().max()))
+
+
+def test_check_1_over_ranks_gives_the_result_of_one_process(ended: Ended, one: Path) -> None:
+    config = stored_config(one, ["--ablation.batch_size", "1"])
+    expected = ablate(one, config, conditions="runbook")
+    got = read(ended.world.root / "scored" / "results.json")
+    assert ended.codes["scored"] == [EXIT_CODES[expected.verdict]] * 3
+    assert got.ablation == expected.ablation
+    assert ended.said("scored", 0, "out").count("VERDICT") == 1
+    assert ended.said("scored", 1, "out") == ended.said("scored", 2, "out") == ""
 
 
 @pytest.mark.parametrize("name", ["two", "three"])

@@ -8,6 +8,7 @@ Exit code 0 PASS, 1 FAIL, 3 INCONCLUSIVE, 2 bad input.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,7 +54,8 @@ class Ablate:
             raise ValueError(f"--num_samples: expected at least 1, got {self.num_samples}")
         config = load_config(self.config, overrides) if self.config else stored_config(self.checkpoint, overrides)
         results = ablate(self.checkpoint, config, self.num_samples, self.conditions)
-        write_results(results, self.output or self.checkpoint.parent, as_json=self.json)
+        if int(os.environ.get("RANK", "0")) == 0:  # all processes of a job hold the same results
+            write_results(results, self.output or self.checkpoint.parent, as_json=self.json)
         return EXIT_CODES[results.verdict]
 
 

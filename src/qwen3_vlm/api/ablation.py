@@ -6,6 +6,8 @@ import hashlib
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from qwen3_vlm.api.coverage import coverage_of_run
@@ -15,6 +17,7 @@ from qwen3_vlm.batch import Reject
 from qwen3_vlm.build import Prepared, count_rejects, prepare_data
 from qwen3_vlm.checks.ablation import ablate as run_ablation
 from qwen3_vlm.checks.conditions import parse_conditions
+from qwen3_vlm.checks.scoring import Ranks
 from qwen3_vlm.config import Config
 from qwen3_vlm.data.collate import batches_by_length, collate
 from qwen3_vlm.data.dataset import judge_rejects
@@ -75,6 +78,7 @@ def score(loaded: Loaded, prepared: Prepared, requested: int, names: tuple[str, 
         config.ablation,
         config.seed,
         names,
+        ranks=ranks_of_job(config),
         mean_tokens=mean_tokens(loaded, prepared, checkpoint) if "mean-token" in names else None,
         requested=requested,
         eos_id=loaded.inputs.prompts.ids.eos,
@@ -82,6 +86,14 @@ def score(loaded: Loaded, prepared: Prepared, requested: int, names: tuple[str, 
         progress=lambda total: progress_bar(total, "check 1", "score"),
     )
     return ablation
+
+
+def ranks_of_job(config: Config) -> Ranks:
+    """The processes that torchrun or `accelerate launch` started; one where nobody launched any."""
+    state = PartialState(cpu=config.model.device == "cpu")
+    if state.num_processes == 1:
+        return Ranks()
+    return Ranks(state.process_index, state.num_processes, lambda value: list(gather_object([value])))
 
 
 def mean_tokens(loaded: Loaded, prepared: Prepared, checkpoint: Path) -> Tensor:
