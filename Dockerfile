@@ -9,7 +9,7 @@ ENV PIP_NO_CACHE_DIR=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 
-RUN useradd --create-home --uid 1000 app
+RUN useradd --create-home --uid 1000 --user-group app
 WORKDIR /workspace/qwen3-vlm
 
 # Dependencies first: they change less often than the code, and a layer that did not change is not built again.
@@ -24,6 +24,6 @@ RUN /opt/venv/bin/pip install --no-deps -e . \
 
 ENV PATH=/opt/venv/bin:$PATH \
     HF_HOME=/home/app/.cache/huggingface
-USER app
+USER 1000:1000
 VOLUME ["/workspace/qwen3-vlm/data", "/workspace/qwen3-vlm/outputs", "/home/app/.cache/huggingface"]
 CMD ["qwen3-vlm", "trial"]

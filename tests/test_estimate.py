@@ -48,6 +48,15 @@ def test_the_tracker_shows_the_loss_of_every_update(world: TinyWorld) -> None:
     assert [event.step for event in curves.Scalars("epoch_eval_loss")] == [5, LAST_STEP]
 
 
+def test_a_run_says_after_twenty_updates_how_long_it_will_take(
+    world: TinyWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", str(world.config_file("short"))]) == 0
+    assert "time: about" not in capsys.readouterr().err
+    assert main(["--config", str(world.config_file("long", train__epochs=7))]) == 0
+    assert capsys.readouterr().err.count("time: about") == 1
+
+
 def test_a_tracker_that_is_not_installed_is_named_with_the_way_to_get_it(
     world: TinyWorld, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

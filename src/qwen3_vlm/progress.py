@@ -44,3 +44,10 @@ def say(line: str) -> None:
     else:
         # tqdm.write would draw the bar again behind it, on a line of its own.
         sys.stderr.write(f"{line}\n")
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: `1 h 5 min`, `2 min 10 s`, `9 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from qwen3_vlm.progress import duration
 from qwen3_vlm.train.disk import checkpoint_bytes, checkpoint_steps, kept_steps, size_text
 from qwen3_vlm.train.features import CachedDataset
 from qwen3_vlm.train.loop import Run, first_updates, peak_memory_gb
@@ -34,9 +35,9 @@ def shape_lines(run: Run) -> list[str]:
 
 
 def time_line(run: Run) -> str:
-    """Run the first updates on a copy's behalf and say how long all of them will take; nothing is written.
+    """Run the first updates and say how long all of them will take.
 
-    The connector is changed by it: for `--dry-run`, which stops here.
+    Nothing is written, but the connector has moved: for `--dry-run`, which ends here.
     """
     timed = first_updates(run, TIMED_UPDATES)
     # The first update pays for kernels and caches that the others find ready.
@@ -44,7 +45,7 @@ def time_line(run: Run) -> str:
     seconds = each * total_updates(run)
     where = "GPU" if torch.cuda.is_available() else "process"
     return (
-        f"time: about {_duration(seconds)} of training ({each:.3f} s an update, from {len(timed)} updates); the "
+        f"time: about {duration(seconds)} of training ({each:.3f} s an update, from {len(timed)} updates); the "
         f"{where}'s peak so far is {peak_memory_gb():.2f} GB"
     )
 
@@ -52,9 +53,3 @@ def time_line(run: Run) -> str:
 def total_updates(run: Run) -> int:
     """Optimizer updates of the whole run."""
     return run.config.train.epochs * len(run.plan(0))
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -22,13 +22,15 @@ from qwen3_vlm.config import Config
 from qwen3_vlm.data.collate import collate
 from qwen3_vlm.data.dataset import judge_rejects, too_many_rejected
 from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.progress import progress_bar, say
+from qwen3_vlm.progress import duration, progress_bar, say
 from qwen3_vlm.train.checkpoint import Payload, checkpoint_path, connector_state, prune_checkpoints, save_checkpoint
 from qwen3_vlm.train.guards import Interrupt, memory_explained
 from qwen3_vlm.train.schedule import Window, learning_rate, micro_batches, plan_epoch
 from qwen3_vlm.train.train_utils import LOG_NAME, EpochProgress, EpochRecord, append_record
 from qwen3_vlm.train.update import SampleSource, UpdateResult, evaluate, sum_over_ranks, update
 
+_TIMED_UPDATES = 20
+"""Updates after which a run says how long all of them will take."""
 _NAMED = 3
 """Rows whose image could not be read that are shown one by one."""
 
@@ -92,6 +94,9 @@ def run_epoch(run: Run) -> None:
             save_due = _advance(run, len(window), result)
             progress.seconds += time.monotonic() - began
             began = time.monotonic()
+            if run.updates == _TIMED_UPDATES and run.accelerator.is_main_process:
+                each = progress.seconds / _windows_of(windows, progress.batches)
+                say(f"time: about {duration(each * total_updates)} of training in all, by the updates so far")
             bar.update(result.stats.samples + len(result.rejects))
             loss = result.nll / max(1, result.tokens)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
