@@ -35,7 +35,7 @@ def outcome(draw: Draw, folder: Path) -> str:
     return "result"
 
 
-def run_with(bad: Callable[[], object]) -> Report:
+def run_with(bad: Callable[[], object], seconds: float) -> Report:
     """Four cases, of which the last does `bad`."""
     calls: list[int] = []
 
@@ -45,7 +45,7 @@ def run_with(bad: Callable[[], object]) -> Report:
             bad()
         return outcome(draw, folder)
 
-    return fuzz("thing", case, 4, seconds=0.5)
+    return fuzz("thing", case, 4, seconds=seconds)
 
 
 def raising() -> None:
@@ -57,17 +57,18 @@ def growing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "told"),
+    ("bad", "seconds", "told"),
     [
-        (raising, "thing 3: KeyError: 'what nobody expected'"),
-        (lambda: time.sleep(5), "thing 3: took longer than 0.5 s"),
-        (lambda: os.kill(os.getpid(), 9), "thing 3: ended the process (-9)"),
-        (growing, "thing 3: memory grew by "),
+        (raising, 60, "thing 3: KeyError: 'what nobody expected'"),
+        (lambda: time.sleep(60), 2, "thing 3: took longer than 2 s"),
+        (lambda: os.kill(os.getpid(), 9), 60, "thing 3: ended the process (-9)"),
+        (growing, 60, "thing 3: memory grew by "),
     ],
     ids=["an exception", "a hang", "a crash", "growth"],
 )
-def test_what_must_not_happen_is_seen_and_numbered(bad: Callable[[], object], told: str) -> None:
-    report = run_with(bad)
+def test_what_must_not_happen_is_seen_and_numbered(bad: Callable[[], object], seconds: float, told: str) -> None:
+    # Only the hang has a bound worth meeting: on a busy machine the others take what they take.
+    report = run_with(bad, seconds)
     assert len(report.failures) == 1 and report.failures[0].startswith(told), report.failures
     assert report.outcomes == {"result": 3}
 

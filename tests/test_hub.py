@@ -54,7 +54,7 @@ def test_a_silent_hub_is_left_alone_for_the_block_and_asked_once(silent: None) -
         with hub_bounded("some/model"):
             assert hub.constants.is_offline_mode()
     assert not hub.constants.is_offline_mode()
-    assert time.monotonic() - began < 3, "three times 0.3 s even if none was remembered; minutes if the hub decided"
+    assert time.monotonic() - began < 30, "three times 0.3 s even if none was remembered; minutes if the hub decided"
     assert hub_state() == "the hub cannot be reached"
 
 
