@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 import tempfile
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
@@ -38,7 +39,12 @@ def short_config(folder: Path, seed: int, *overrides: str) -> Config:
 
 def healthy(folder: Path, seed: int) -> Path:
     """Train a shortened healthy run; its last checkpoint."""
-    return train(short_config(folder, seed))
+    return _train(short_config(folder, seed))
+
+
+def _train(config: Config) -> Path:
+    with redirect_stdout(sys.stderr):  # standard output is for the table
+        return train(config)
 
 
 def untrained(folder: Path) -> Path:
@@ -71,7 +77,7 @@ def rolled(folder: Path, seed: int) -> Path:
     write_atomic(folder / "rolled.json", json.dumps(wrong))
     write_atomic(folder / "true.json", json.dumps(held_out))
     files = ["--data.json_file", str(folder / "rolled.json"), "--data.eval_json", str(folder / "true.json")]
-    return train(short_config(folder, seed, *files))
+    return _train(short_config(folder, seed, *files))
 
 
 def line(name: str, results: Results, expected: str) -> bool:
