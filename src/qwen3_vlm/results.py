@@ -50,6 +50,117 @@ class Condition(_Model):
     """One line: what this gap says."""
 
 
+class Estimated(_Model):
+    """A figure with its uncertainty; what it measures and its unit stand where it is used."""
+
+    value: float | None
+    """None where it could not be estimated."""
+    se: float | None = None
+    ci95: tuple[float, float] | None = None
+
+
+class Decomposition(_Model):
+    """What the gaps of zero and shuffled are made of, in nats per label token, by a trained blind prompt."""
+
+    information: Estimated
+    """blind - correct: what the picture tells beyond the best constant prompt."""
+    shock: Estimated
+    """zero - blind: what zeros cost only because the model never saw zeros."""
+    misdirection: Estimated
+    """shuffled - blind: what a wrong picture costs beyond no picture."""
+    blind_under_trained: bool = False
+    """The blind prompt is worse than zero, no-image or mean-token: the three figures are then None."""
+    sentences: list[str] = Field(default_factory=list)
+    """The split in words."""
+
+
+class Decile(_Model):
+    """One tenth of the (caption, donor) pairs, by how alike their images are."""
+
+    similarity: tuple[float, float]
+    """Smallest and largest cosine of pooled tower features in it."""
+    pairs: int
+    gap: Estimated
+    """Nats per label token that these donors cost."""
+
+
+class Matching(_Model):
+    """Whether a caption prefers its own image to others, which the caption's prior cannot fake."""
+
+    k: int
+    """Candidate images per caption, the own one included; chance of image R@1 is 1/k."""
+    captions: int
+    r_at_1: Estimated
+    """Share of captions that are likeliest with their own image; ties share the point."""
+    mrr: Estimated
+    """Mean reciprocal rank of the own image; ties get their mid-rank."""
+    hard_r_at_1: Estimated
+    """As `r_at_1`, with the nearest neighbours of the own image as the others."""
+    image_specific_gain: Estimated
+    """log p(caption | own image) minus the mean over the donors, in nats per caption."""
+    emap_gain: Estimated | None = None
+    """The same, double-centred over a full block of n x n pairs, in nats per caption."""
+    infonce: Estimated
+    """InfoNCE lower bound on the mutual information of caption and image, in nats; at most ln k."""
+    infonce_saturated: bool = False
+    """The bound is within a tenth of ln k: the truth may be much larger."""
+    temperature: float = 1.0
+    """Of the InfoNCE scores, chosen on other pairs than those it is reported on."""
+    deciles: list[Decile] = Field(default_factory=list)
+    """The shuffled gap from the most unlike donors to the most alike."""
+    reading: str = ""
+    """What these figures say, in a sentence or two."""
+
+
+class WordGap(_Model):
+    """One word over all scored captions."""
+
+    word: str
+    count: int
+    gap: float
+    """Mean nats per occurrence by which a wrong picture makes the word less likely."""
+    share: float
+    """Of the sum of all gaps."""
+
+
+class Words(_Model):
+    """Which words the picture carries; per token nll(shuffled) - nll(correct), subwords joined."""
+
+    most_reliant: list[WordGap]
+    """By mean gap, words that occur often enough to say so."""
+    least_reliant: list[WordGap]
+    largest_share: list[WordGap]
+    """By share of the whole gap."""
+    min_count: int
+    """Occurrences that a word needs to be listed by its mean."""
+    distinct_words: int
+    first_content_word: Estimated
+    """Gap of each caption's first content word: later ones can be guessed from earlier ones. Nats per word."""
+    eos: Estimated
+    """Gap at EOS, nats."""
+    gap_with_eos: float
+    """Nats per label token."""
+    gap_without_eos: float | None
+    reading: str = ""
+
+
+class Internals(_Model):
+    """Inside the connector, without the language model."""
+
+    variance_share: dict[str, float]
+    """By stage (tower, resampler, projector): share of the variance that lies between images, 0 to 1."""
+    rms_ratio: float
+    """RMS of the visual tokens over RMS of the text embeddings."""
+    effective_rank: float
+    """Of one image's visual tokens, averaged over images: exp of the entropy of the normalised singular values."""
+    effective_rank_of: int
+    """The most it can be."""
+    knn_overlap: float | None = None
+    """Share of the 10 nearest images by tower features that still are the nearest behind the connector."""
+    images: int = 0
+    reading: str = ""
+
+
 class Ablation(_Model):
     """Check 1: does the loss rise when the picture is taken away?"""
 
@@ -77,6 +188,10 @@ class Ablation(_Model):
     """Held-out rows that could not be scored, by reason."""
     wording: dict[str, str] = Field(default_factory=dict)
     """Sentences about how the conditions were made that a reader of another runbook needs."""
+    decomposition: Decomposition | None = None
+    matching: Matching | None = None
+    words: Words | None = None
+    connector: Internals | None = None
 
 
 class Coverage(_Model):
@@ -98,6 +213,30 @@ class Coverage(_Model):
     image_block_tokens: int
     rejected: dict[str, int] = Field(default_factory=dict)
     """Rows that could not be used, by reason."""
+    lengths: dict[int, int] = Field(default_factory=dict)
+    """Histogram of sequence lengths before the cut, in tokens."""
+
+
+class LossPoint(_Model):
+    """Losses at the end of an epoch."""
+
+    step: int
+    train: float
+    eval: float | None
+
+
+class Look(_Model):
+    """A glance at a fixed handful of held-out samples while training."""
+
+    step: int
+    correct: float
+    """Loss in nats per label token."""
+    gap_shuffled: float
+    gap_zero: float
+    r_at_1: float | None = None
+    """Of `k` images; chance is 1/k."""
+    k: int = 0
+    seconds: float = 0.0
 
 
 class Training(_Model):
@@ -115,12 +254,17 @@ class Training(_Model):
     seconds: float
     samples_per_second: float
     peak_memory_gb: float
+    curve: list[LossPoint] = Field(default_factory=list)
+    looks: list[Look] = Field(default_factory=list)
+    forced: list[str] = Field(default_factory=list)
+    """Codes of preflight errors that `--force` went past."""
 
 
 class Finding(_Model):
     """One diagnosed fault, warning or note."""
 
     code: str
+    """A code of `faults.FAULTS`; its page is docs/faults/<code>.md."""
     severity: Literal["error", "warning", "note"]
     message: str
     evidence: dict[str, Any] = Field(default_factory=dict)
@@ -134,6 +278,28 @@ class WrittenCaption(_Model):
     image: str
     true: str
     written: str
+
+
+class Piece(_Model):
+    """A stretch of a caption that is coloured as one: a word with the space before it, or EOS."""
+
+    text: str
+    gap: float
+    """nll(shuffled) - nll(correct) summed over its tokens, in nats; shuffled averaged over the derangements."""
+
+
+class ScoredSample(_Model):
+    """One scored caption, as the gallery shows it. Per-token losses are in samples.parquet."""
+
+    row: int
+    image: str
+    caption: str
+    label_tokens: int
+    losses: dict[str, float]
+    """Summed NLL per condition, in nats; averaged over derangements."""
+    pieces: list[Piece] = Field(default_factory=list)
+    written: str | None = None
+    """What the model writes for this image."""
 
 
 class Results(_Model):
@@ -154,6 +320,8 @@ class Results(_Model):
     """Check 2 on the training split."""
     diagnosis: list[Finding] = Field(default_factory=list)
     samples: list[WrittenCaption] = Field(default_factory=list)
+    scored: list[ScoredSample] = Field(default_factory=list)
+    """Every scored sample, or with very many of them an even choice by gap (`ablation.samples` has their number)."""
     environment: dict[str, str] = Field(default_factory=dict)
     config: dict[str, Any] = Field(default_factory=dict)
 
