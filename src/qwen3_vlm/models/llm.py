@@ -50,10 +50,11 @@ class LanguageModel(nn.Module):
             The NLL in nats. Only label positions reach the LM head: logits for the rest would be most of the work
             for a large vocabulary.
         """
-        hidden_BTE = self.model.model(inputs_embeds=embeds_BTE, use_cache=False).last_hidden_state
+        # Nothing is predicted from the last position, so it does not enter at all.
+        hidden_BTE = self.model.model(inputs_embeds=embeds_BTE[:, :-1], use_cache=False).last_hidden_state
         targets_BT = labels_BT[:, 1:]
         keep_BT = targets_BT != IGNORE_INDEX
-        logits_NK = self.model.lm_head(hidden_BTE[:, :-1][keep_BT]).float()
+        logits_NK = self.model.lm_head(hidden_BTE[keep_BT]).float()
         nll_N = F.cross_entropy(logits_NK, targets_BT[keep_BT], reduction="none")
         return TokenNLL(nll_N, keep_BT.sum(dim=1))
 
