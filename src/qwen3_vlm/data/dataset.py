@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from qwen3_vlm.batch import Reject, Sample
@@ -49,19 +50,7 @@ class Dataset:
             pixels_CHW = load_image(path, self._spec, self._max_pixels)
         except ImageError as error:
             return Reject(record.row, error.reason, f"{path}: {error.detail}")
-        encoded = self._encoded[index]
-        return Sample(
-            row=record.row,
-            id=record.id,
-            image=record.image,
-            caption=record.caption,
-            ids_T=encoded.ids_T,
-            labels_T=encoded.labels_T,
-            block=encoded.block,
-            full_length=encoded.full_length,
-            image_hash=content_hash(pixels_CHW),
-            pixels_CHW=pixels_CHW,
-        )
+        return replace(self.text(index), image_hash=content_hash(pixels_CHW), pixels_CHW=pixels_CHW)
 
     def text(self, index: int) -> Sample:
         """Row `index` without its image: no file is opened."""
