@@ -2,7 +2,8 @@
 
 The codes:
 
-0 pass    1 judged and failed, or stopped on a non-finite value    2 bad input or usage    3 inconclusive
+0 pass    1 judged and failed, or stopped on a non-finite value or a named fault    2 bad input or usage
+3 inconclusive
 4 a bug of ours (short message, traceback in a file)               130 interrupted, or a process of the job was lost
 """
 
@@ -13,7 +14,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # What the machine, not this package, got wrong: no room, no permission, a folder where a file should be.
@@ -25,6 +26,24 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 class NonFiniteError(RuntimeError):
     """A loss or gradient is NaN or infinite; raised before the optimizer touches it."""
+
+
+class FaultsFoundError(RuntimeError):
+    """A run was stopped because of faults with a name: the preflight's errors, or one that showed while training."""
+
+    def __init__(self, message: str, findings: Sequence[object]) -> None:
+        """Keep the `findings` (results.Finding, most likely first) beside the message."""
+        super().__init__(message)
+        self.findings = list(findings)
+
+
+class NamedInputError(ValueError):
+    """Bad input whose fault has a name in `faults.FAULTS`: an error line for a command, a finding for `diagnose`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        """Keep the fault's `code` beside the message."""
+        super().__init__(message)
+        self.code = code
 
 
 class RankLostError(RuntimeError):
@@ -45,7 +64,7 @@ def guarded(command: Callable[[], int]) -> int:
         return _say(f"interrupted{': ' if str(error) else ''}{error}", 130)
     except RankLostError as error:
         return _say(f"stopped: {error}", 130)
-    except NonFiniteError as error:
+    except (NonFiniteError, FaultsFoundError) as error:
         return _say(f"stopped: {error}", 1)
     except BrokenPipeError:
         # The reader of our output (`| head`) is gone. Whatever was still to come is not known, so this is no verdict.

@@ -82,6 +82,15 @@ class Dataset:
         return sum(encoded.wrapper_tokens for encoded in self._encoded) / max(1, len(self))
 
 
+class TooManyRejectedError(ValueError):
+    """More rows are unusable than `data.max_rejected` allows."""
+
+    def __init__(self, message: str, rejects: Sequence[Reject], total: int) -> None:
+        """Keep the unusable rows, and of how many rows they are."""
+        super().__init__(message)
+        self.rejects, self.total = tuple(rejects), total
+
+
 def judge_rejects(rejects: Sequence[Reject], total: int, max_rejected: float, label: str) -> None:
     """The one rule for unusable rows, be it their text or their image: say them, and stop where they are too many.
 
@@ -93,7 +102,7 @@ def judge_rejects(rejects: Sequence[Reject], total: int, max_rejected: float, la
         label: what the rows are, such as `training`, for the line that is written to standard error.
 
     Raises:
-        ValueError: more than that, with counts by reason and three examples.
+        TooManyRejectedError: more than that, with counts by reason and three examples.
     """
     too_many_rejected(rejects, total, max_rejected, label)
     if rejects:
@@ -104,12 +113,14 @@ def too_many_rejected(rejects: Sequence[Reject], total: int, max_rejected: float
     """The second half of `judge_rejects`, for those who have already named the rows.
 
     Raises:
-        ValueError: more than `max_rejected` of `total`, with counts by reason and three examples.
+        TooManyRejectedError: more than `max_rejected` of `total`, with counts by reason and three examples.
     """
     if len(rejects) > max_rejected * total:
-        raise ValueError(
+        raise TooManyRejectedError(
             f"{_summary(rejects, total, label)}. That is more than data.max_rejected {max_rejected:g}: mend the rows "
-            "or raise it"
+            "or raise it",
+            rejects,
+            total,
         )
 
 

@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from qwen3_vlm.batch import IGNORE_INDEX, IntArray, Reject
 from qwen3_vlm.config import PromptConfig
 from qwen3_vlm.data.llava_pretrain import IMAGE_STRINGS, PLACEHOLDER, Record
+from qwen3_vlm.exits import NamedInputError
 
 START, PATCH, END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
 IMAGE_CUT = "image block cut by max_seq_len"
@@ -193,16 +194,18 @@ class PromptBuilder:
     def _one_id(self, text: str) -> int:
         (ids,) = self._tokenise([text], special=True)
         if len(ids) != 1:
-            raise ValueError(
+            raise NamedInputError(
+                "placeholder-split",
                 f"{self._name}: encodes {text!r} as {len(ids)} ids {ids[:8]}, expected exactly one; "
-                "model.llm needs a Qwen tokenizer, whose vocabulary has the image block's tokens"
+                "model.llm needs a Qwen tokenizer, whose vocabulary has the image block's tokens",
             )
         return ids[0]
 
     def _require_labels(self, prompt_lengths: Sequence[int]) -> None:
         if prompt_lengths and min(prompt_lengths) + 1 > self._max_seq_len:
-            raise ValueError(
+            raise NamedInputError(
+                "no-labels",
                 f"data.max_seq_len {self._max_seq_len} leaves no label token in any row: the shortest prompt takes "
                 f"{min(prompt_lengths)} tokens, {len(self._block)} of them the image block; set it to at least "
-                f"{min(prompt_lengths) + 2}, shorten prompt.template, or lower connector.latents"
+                f"{min(prompt_lengths) + 2}, shorten prompt.template, or lower connector.latents",
             )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from qwen3_vlm.exits import NamedInputError
+
 
 def place(embeds_BTE: Tensor, ids_BT: Tensor, visual_BQE: Tensor, patch_id: int) -> Tensor:
     """Replace the embeddings at the patch tokens by visual tokens, in reading order.
@@ -30,8 +32,9 @@ def place(embeds_BTE: Tensor, ids_BT: Tensor, visual_BQE: Tensor, patch_id: int)
     counts_B = patch_BT.sum(dim=1)
     if bool((counts_B != latents).any()):
         row = int((counts_B != latents).nonzero()[0])
-        raise ValueError(
+        raise NamedInputError(
+            "placeholder-count",
             f"sample {row} of the batch has {int(counts_B[row])} image positions for {latents} visual tokens; "
-            "prompt and connector must agree on connector.latents"
+            "prompt and connector must agree on connector.latents",
         )
     return embeds_BTE.masked_scatter(patch_BT[..., None], visual_BQE.to(embeds_BTE.dtype))

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers.utils.logging import disable_progress_bar
 
+from qwen3_vlm.exits import NamedInputError
 from qwen3_vlm.models.hub import hub_bounded, hub_state
 
 
@@ -45,9 +46,10 @@ def load_complete(kind: Any, name: str, setting: str, dtype: torch.dtype, attent
         raise ValueError(unreadable(name, setting, kind.__name__, error)) from error
     missing = sorted(info["missing_keys"])
     if missing:
-        raise ValueError(
+        raise NamedInputError(
+            "tower-uninitialised",
             f"{setting}: {name} lacks {len(missing)} of the model's weights (first: {missing[0]}); they would be "
-            "random. Expected a complete checkpoint of " + kind.__name__
+            "random. Expected a complete checkpoint of " + kind.__name__,
         )
     return model
 
