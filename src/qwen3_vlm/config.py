@@ -155,6 +155,8 @@ class AblationConfig(_Section):
     """Nats per token that the lower bound of gap(zero) must exceed."""
     margin_noise: float = 0.0
     """Nats per token that the lower bound of gap(noise) must exceed."""
+    gallery: int = Field(100, ge=0)
+    """Scored samples shown in report.html, each with a caption that the model writes; an even choice of them all."""
 
 
 class CoverageConfig(_Section):

@@ -45,7 +45,7 @@ class Ablate:
     def run(self, overrides: Sequence[str]) -> int:
         """Score, write, print; returns the exit code of the verdict."""
         # Imported here: PyTorch takes seconds to load, and `--help` should not.
-        from qwen3_vlm.api.ablation import ablate
+        from qwen3_vlm.api.ablation import measure
         from qwen3_vlm.api.output import write_results
         from qwen3_vlm.config import load_config
         from qwen3_vlm.train.checkpoint import stored_config
@@ -53,10 +53,10 @@ class Ablate:
         if self.num_samples is not None and self.num_samples < 1:
             raise ValueError(f"--num_samples: expected at least 1, got {self.num_samples}")
         config = load_config(self.config, overrides) if self.config else stored_config(self.checkpoint, overrides)
-        results = ablate(self.checkpoint, config, self.num_samples, self.conditions)
+        measured = measure(self.checkpoint, config, self.num_samples, self.conditions)
         if int(os.environ.get("RANK", "0")) == 0:  # all processes of a job hold the same results
-            write_results(results, self.output or self.checkpoint.parent, as_json=self.json)
-        return EXIT_CODES[results.verdict]
+            write_results(measured.results, self.output or self.checkpoint.parent, self.json, measured.samples)
+        return EXIT_CODES[measured.results.verdict]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

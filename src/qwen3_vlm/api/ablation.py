@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -13,16 +15,18 @@ from torch import Tensor
 from qwen3_vlm.api.coverage import coverage_of_run
 from qwen3_vlm.api.loaded import Loaded, load
 from qwen3_vlm.api.output import assemble
+from qwen3_vlm.api.samples import samples_table, scored_samples, with_captions
 from qwen3_vlm.batch import Reject
 from qwen3_vlm.build import Prepared, count_rejects, prepare_data
 from qwen3_vlm.checks.ablation import ablate as run_ablation
 from qwen3_vlm.checks.conditions import parse_conditions
 from qwen3_vlm.checks.scoring import Ranks
+from qwen3_vlm.checks.summary import SampleScore
 from qwen3_vlm.config import Config
 from qwen3_vlm.data.collate import batches_by_length, collate
 from qwen3_vlm.data.dataset import judge_rejects
 from qwen3_vlm.progress import progress_bar
-from qwen3_vlm.results import Ablation, Results, Training
+from qwen3_vlm.results import Ablation, LossPoint, Results, Training
 from qwen3_vlm.train.checkpoint import connector_state, save_checkpoint
 from qwen3_vlm.train.train_utils import read_records_of_run
 
@@ -49,18 +53,46 @@ def ablate(
     Raises:
         ValueError: bad input, one line.
     """
+    return measure(checkpoint, config, num_samples, conditions).results
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What check 1 leaves to be written."""
+
+    results: Results
+    samples: pa.Table
+    """The content of samples.parquet."""
+
+
+def measure(
+    checkpoint: str | Path,
+    config: Config | None = None,
+    num_samples: int | None = None,
+    conditions: str = "standard",
+) -> Measured:
+    """As `ablate`, with every sample's per-token losses."""
     path = Path(checkpoint)
     names = parse_conditions(conditions)
     loaded = load(path, config)
     prepared = prepare_data(loaded.config, path.parent / "split.json")
-    ablation = score(loaded, prepared, num_samples or loaded.config.ablation.num_samples, names, path)
-    coverage = coverage_of_run(prepared, path.parent, loaded.step)
-    training = training_of_run(loaded, prepared, path.parent)
-    return assemble(loaded.config, path, training, ablation, coverage, diagnosis=loaded.findings)
+    ablation, scores = score(loaded, prepared, num_samples or loaded.config.ablation.num_samples, names, path)
+    results = assemble(
+        loaded.config,
+        path,
+        training_of_run(loaded, prepared, path.parent),
+        ablation,
+        coverage_of_run(prepared, path.parent, loaded.step),
+        diagnosis=loaded.findings,
+        scored=with_captions(scored_samples(scores), loaded, prepared, loaded.config.ablation.gallery),
+    )
+    return Measured(results, samples_table(scores, loaded.inputs.tokenizer))
 
 
-def score(loaded: Loaded, prepared: Prepared, requested: int, names: tuple[str, ...], checkpoint: Path) -> Ablation:
-    """Check 1 on the first `requested` held-out samples."""
+def score(
+    loaded: Loaded, prepared: Prepared, requested: int, names: tuple[str, ...], checkpoint: Path
+) -> tuple[Ablation, list[SampleScore]]:
+    """Check 1 on the first `requested` held-out samples, with every sample's per-token losses."""
     config, held_out = loaded.config, prepared.eval
     asked = set(prepared.split.eval[:requested])
     positions = [p for p, row in enumerate(held_out.rows) if row in asked]
@@ -72,7 +104,7 @@ def score(loaded: Loaded, prepared: Prepared, requested: int, names: tuple[str, 
     unread = [r for r in prepared.rejects["eval"] if r.row in asked]
     unread += [reject for batch in batches for reject in batch.rejects]
     judge_rejects(unread, len(asked), config.data.max_rejected, "held-out")
-    ablation, _ = run_ablation(
+    return run_ablation(
         loaded.vlm,
         [batch for batch in batches if len(batch)],
         config.ablation,
@@ -85,7 +117,6 @@ def score(loaded: Loaded, prepared: Prepared, requested: int, names: tuple[str, 
         rejected=count_rejects(tuple(unread)),
         progress=lambda total: progress_bar(total, "check 1", "score"),
     )
-    return ablation
 
 
 def ranks_of_job(config: Config) -> Ranks:
@@ -157,4 +188,5 @@ def training_of_run(loaded: Loaded, prepared: Prepared, folder: Path) -> Trainin
         seconds=seconds,
         samples_per_second=sum(r.samples for r in records) / max(seconds, 1e-9),
         peak_memory_gb=last.peak_memory_gb,
+        curve=[LossPoint(step=r.step, train=r.train_loss, eval=r.eval_loss) for r in records],
     )

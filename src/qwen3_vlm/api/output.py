@@ -8,6 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+
+from qwen3_vlm.api.samples import write_samples
 from qwen3_vlm.config import Config
 from qwen3_vlm.report.environment import environment
 from qwen3_vlm.report.runbook import render_runbook
@@ -17,6 +20,7 @@ from qwen3_vlm.results import (
     Coverage,
     Finding,
     Results,
+    ScoredSample,
     Training,
     WrittenCaption,
     to_json,
@@ -33,6 +37,7 @@ def assemble(
     coverage: Coverage | None = None,
     samples: Sequence[WrittenCaption] = (),
     diagnosis: Sequence[Finding] = (),
+    scored: Sequence[ScoredSample] = (),
 ) -> Results:
     """Put the parts of a run together; the overall verdict is the worst of the checks'."""
     checks = [check for check in (ablation, coverage) if check is not None]
@@ -47,6 +52,7 @@ def assemble(
         coverage=coverage,
         diagnosis=list(diagnosis),
         samples=list(samples),
+        scored=list(scored),
         environment=environment(),
         config=config.model_dump(mode="json"),
     )
@@ -59,10 +65,14 @@ def show(results: Results, as_json: bool = False) -> None:
     print_results(results, sys.stderr if as_json else sys.stdout)
 
 
-def write_results(results: Results, folder: Path, as_json: bool = False) -> None:
-    """Write results.json and runbook.md to `folder`, then print them."""
+def write_results(results: Results, folder: Path, as_json: bool = False, samples: pa.Table | None = None) -> None:
+    """Write results.json, runbook.md and, with `samples`, samples.parquet to `folder`, then print the results."""
     write_atomic(folder / "results.json", to_json(results) + "\n")
     write_atomic(folder / "runbook.md", render_runbook(results))
+    written = ["results.json", "runbook.md"]
+    if samples is not None:
+        write_samples(samples, folder / "samples.parquet")
+        written.append("samples.parquet")
     show(results, as_json)
     if not as_json:
-        sys.stdout.write(f"written: {folder / 'results.json'}, {folder / 'runbook.md'}\n")
+        sys.stdout.write(f"written: {', '.join(str(folder / name) for name in written)}\n")

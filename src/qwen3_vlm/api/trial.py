@@ -6,13 +6,12 @@ import contextlib
 import sys
 from pathlib import Path
 
-import torch
-
 from qwen3_vlm.api.ablation import score, training_of_run
 from qwen3_vlm.api.coverage import coverage_of_run
 from qwen3_vlm.api.loaded import Loaded, load
 from qwen3_vlm.api.output import assemble, write_results
-from qwen3_vlm.batch import IGNORE_INDEX, Sample
+from qwen3_vlm.api.samples import captions_of, samples_table, scored_samples, with_captions
+from qwen3_vlm.batch import Sample
 from qwen3_vlm.build import Prepared, prepare_data
 from qwen3_vlm.checks.conditions import parse_conditions
 from qwen3_vlm.config import Config
@@ -33,7 +32,8 @@ def trial(
 ) -> Results:
     """Train as `config` says, judge the last checkpoint, and write captions of held-out images.
 
-    Writes checkpoints, log.jsonl, split.json, config.yaml, results.json, runbook.md and samples.png to `output_dir`.
+    Writes checkpoints, log.jsonl, split.json, config.yaml, results.json, runbook.md, samples.parquet and samples.png
+    to `output_dir`.
 
     Raises:
         ValueError: bad input, one line.
@@ -45,7 +45,7 @@ def trial(
         checkpoint = train(config, resume, overwrite)
     loaded = load(checkpoint, config)
     prepared = prepare_data(config, checkpoint.parent / "split.json")
-    ablation = score(loaded, prepared, num_samples or config.ablation.num_samples, names, checkpoint)
+    ablation, scores = score(loaded, prepared, num_samples or config.ablation.num_samples, names, checkpoint)
     written = write_captions(loaded, prepared, _SHEET_IMAGES)
     folder = Path(config.output_dir)
     results = assemble(
@@ -55,10 +55,11 @@ def trial(
         ablation,
         coverage_of_run(prepared, folder, loaded.step),
         written,
+        scored=with_captions(scored_samples(scores), loaded, prepared, config.ablation.gallery),
     )
     root = Path(config.data.image_root)
     contact_sheet([(root / w.image, w) for w in written], folder / "samples.png", f"{checkpoint}: {results.verdict}")
-    write_results(results, folder, as_json)
+    write_results(results, folder, as_json, samples_table(scores, loaded.inputs.tokenizer))
     sys.stderr.write(f"look at {folder / 'samples.png'}\n")
     return results
 
@@ -72,10 +73,7 @@ def write_captions(loaded: Loaded, prepared: Prepared, count: int) -> list[Writt
             samples.append(item)
         if len(samples) == count:
             break
-    if not samples:
-        return []
-    prompts = [torch.as_tensor(s.ids_T[s.labels_T == IGNORE_INDEX]) for s in samples]
-    texts = loaded.write([s.pixels_CHW for s in samples if s.pixels_CHW is not None], prompts)
+    texts = captions_of(loaded, samples)
     return [
         WrittenCaption(row=s.row, image=s.image, true=s.caption, written=t) for s, t in zip(samples, texts, strict=True)
     ]

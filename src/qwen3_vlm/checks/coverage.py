@@ -71,6 +71,7 @@ def judge_coverage(
         wrapper_tokens=wrapper_tokens,
         image_block_tokens=block_tokens,
         rejected=dict(rejected),
+        lengths=dict(sorted(stats.lengths.items())),
     )
 
 
