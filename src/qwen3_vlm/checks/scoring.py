@@ -5,9 +5,9 @@ A vision-language model takes part by offering two methods; nothing under `check
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from qwen3_vlm.batch import Batch, TokenNLL, VisualTokens
 
@@ -25,6 +25,18 @@ class Scorer(Protocol):
         `batch` comes without pixels and `visual` lies on the CPU: moving it to the model's device is the scorer's
         part. `visual` None leaves the image block out of the sequence. The result must not depend on which other
         samples are in the batch.
+        """
+        ...
+
+
+@runtime_checkable
+class PairScorer(Protocol):
+    """An optional further method: scores many captions behind few images without reading the image for each."""
+
+    def pair_nll(self, batch: Batch, visual: VisualTokens, images_B: Sequence[int]) -> TokenNLL:
+        """What `nll(batch, visual.rows(images_B))` returns, for batches in which few images stand before many captions.
+
+        A sample may occur in `batch` more than once. `images_B` holds its place in `visual` for every row of `batch`.
         """
         ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Qwen3ForCausalLM
+from transformers import DynamicCache, Qwen3ForCausalLM
 
 from qwen3_vlm.batch import IGNORE_INDEX, TokenNLL
 from qwen3_vlm.models.loading import load_complete
@@ -36,7 +36,13 @@ class LanguageModel(nn.Module):
         total = sum(float(part.float().pow(2).sum()) for part in weight.split(8192))
         return float((total / weight.numel()) ** 0.5)
 
-    def nll(self, embeds_BTE: Tensor, labels_BT: Tensor) -> TokenNLL:
+    def read(self, embeds_GTE: Tensor) -> DynamicCache:
+        """Keys and values of G prefixes of one length, for `nll` of what stands behind them."""
+        cache = DynamicCache(config=self.model.config)
+        self.model.model(inputs_embeds=embeds_GTE, past_key_values=cache, use_cache=True)
+        return cache
+
+    def nll(self, embeds_BTE: Tensor, labels_BT: Tensor, behind: DynamicCache | None = None) -> TokenNLL:
         """Teacher-forced NLL of the label tokens.
 
         Rows are padded on the right. Attention is causal, so no real position sees a pad and no mask is needed;
@@ -45,13 +51,15 @@ class LanguageModel(nn.Module):
         Args:
             embeds_BTE: input embeddings.
             labels_BT: token id at label positions, IGNORE_INDEX elsewhere; position t is predicted from t-1.
+            behind: what was read before each row, [B] prefixes of one length; it grows by these rows.
 
         Returns:
             The NLL in nats. Only label positions reach the LM head: logits for the rest would be most of the work
             for a large vocabulary.
         """
         # Nothing is predicted from the last position, so it does not enter at all.
-        hidden_BTE = self.model.model(inputs_embeds=embeds_BTE[:, :-1], use_cache=False).last_hidden_state
+        read = self.model.model(inputs_embeds=embeds_BTE[:, :-1], past_key_values=behind, use_cache=behind is not None)
+        hidden_BTE = read.last_hidden_state
         targets_BT = labels_BT[:, 1:]
         keep_BT = targets_BT != IGNORE_INDEX
         logits_NK = self.model.lm_head(hidden_BTE[keep_BT]).float()

@@ -8,6 +8,7 @@ pixels_BCHW -> tower (frozen) -> features_BPV -> connector (trained) -> visual_B
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -113,6 +114,43 @@ class VLM(nn.Module):
             return self.llm.nll(self.llm.embed(ids_BT), labels_BT)
         embeds_BTE = place(self.llm.embed(ids_BT), ids_BT, visual.layers[0].to(self.device), self.patch_id)
         return self.llm.nll(embeds_BTE, labels_BT)
+
+    @torch.no_grad()
+    def pair_nll(self, batch: Batch, visual: VisualTokens, images_B: Sequence[int]) -> TokenNLL:
+        """The scoring seam: as `nll(batch, visual.rows(images_B))`, each prompt and image read once.
+
+        What stands before a caption does not depend on it. Its keys and values are computed once per prompt and image
+        and lent to every caption that shares them, so that a pair costs little more than its caption's tokens.
+        """
+        ids_BT, labels_BT = batch.ids_BT.to(self.device), batch.labels_BT.to(self.device)
+        labelled_BT = labels_BT != IGNORE_INDEX
+        assert bool(labelled_BT.any(dim=1).all()), "a row without label tokens has nothing to score"
+        # The last prompt token stays with the caption: its output predicts the first label.
+        shared_B = labelled_BT.int().argmax(dim=1) - 1
+        scored: dict[int, Tensor] = {}
+        for shared in shared_B.unique().tolist():
+            # Prefixes of one length need no padding between them and the captions, and so no mask.
+            rows = (shared_B == shared).nonzero()[:, 0].tolist()
+            prefixes: dict[tuple[int, ...], int] = {}
+            keys = [(images_B[row], *ids_BT[row, :shared].tolist()) for row in rows]
+            own = [prefixes.setdefault(key, len(prefixes)) for key in keys]
+            ids_GT = torch.tensor([key[1:] for key in prefixes], device=self.device)
+            visual_GQE = visual.rows([key[0] for key in prefixes]).layers[0].to(self.device)
+            cache = self.llm.read(place(self.llm.embed(ids_GT), ids_GT, visual_GQE, self.patch_id))
+            cache.batch_select_indices(torch.tensor(own, device=self.device))
+            result = self.llm.nll(self.llm.embed(ids_BT[rows, shared:]), labels_BT[rows, shared:], cache)
+            scored |= dict(zip(rows, result.per_sample(), strict=True))
+        parts = [scored[row] for row in range(len(ids_BT))]
+        return TokenNLL(torch.cat(parts), torch.tensor([len(part) for part in parts]))
+
+    @torch.no_grad()
+    def stages(self, batch: Batch) -> dict[str, Tensor]:
+        """What the images of a batch look like on their way: tower [B,P,V], resampler [B,Q,D], projector [B,Q,E]."""
+        features_BPV = self.features(batch)
+        with self._autocast(features_BPV):
+            latents_BQD = self.connector.resample(features_BPV)
+            visual_BQE = self.connector.project(latents_BQD)
+        return {"tower": features_BPV, "resampler": latents_BQD, "projector": visual_BQE}
 
     @torch.no_grad()
     def generate(self, prompts: list[Tensor], visual: VisualTokens, max_new_tokens: int) -> list[list[int]]:
