@@ -136,6 +136,20 @@ class TrainConfig(_Section):
     """With `keep_last`, also keep the first checkpoint at or behind each multiple of so many steps."""
     tracker: Literal["tensorboard", "wandb", "mlflow", "none"] = "tensorboard"
     """Curves of loss, learning rate and gradient norm while training, under `output_dir`/tracker for TensorBoard."""
+    ablate_every: Literal["off", "log"] | int = "log"
+    """Look at 16 held-out samples while training, to see when the connector begins to read the picture. A number:
+    every so many steps. log: seven times, each at twice the step of the one before, the last at the end; fewer in a
+    run so short that they would cost more than a twentieth of it. off: never. Written to looks.jsonl; no look changes
+    a weight or draws from a generator of the training."""
+
+    @field_validator("ablate_every", mode="before")
+    @classmethod
+    def _off_log_or_steps(cls, value: object) -> object:
+        """YAML reads a bare `off` as a boolean."""
+        value = "off" if value is False else value
+        if value in ("off", "log") or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+            return value
+        raise ValueError("expected off, log, or a number of steps of at least 1")
 
 
 class AblationConfig(_Section):
@@ -147,6 +161,10 @@ class AblationConfig(_Section):
     """Samples per forward pass; results do not depend on it."""
     derangements: int = Field(4, ge=1)
     """R: how many donors each sample gets for `shuffled`."""
+    matching_k: int = Field(32, ge=2)
+    """K: images each caption is tried with in matching, its own and K-1 others; chance of image R@1 is 1/K."""
+    words_min_count: int = Field(5, ge=1)
+    """Occurrences a word needs among the scored captions to be listed by its mean gap."""
     mean_token_images: int = Field(512, ge=1)
     """Training images whose visual tokens are averaged for `mean-token`."""
     margin_shuffled: float = 0.05

@@ -128,7 +128,7 @@ class VLM(nn.Module):
         # The last prompt token stays with the caption: its output predicts the first label.
         shared_B = labelled_BT.int().argmax(dim=1) - 1
         scored: dict[int, Tensor] = {}
-        for shared in shared_B.unique().tolist():
+        for shared in sorted(set(shared_B.tolist())):
             # Prefixes of one length need no padding between them and the captions, and so no mask.
             rows = (shared_B == shared).nonzero()[:, 0].tolist()
             prefixes: dict[tuple[int, ...], int] = {}
