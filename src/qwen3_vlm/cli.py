@@ -1,4 +1,4 @@
-"""The command line: `qwen3-vlm trial | train | ablate | audit | caption | export`."""
+"""The command line: `qwen3-vlm trial | train | ablate | audit | caption | export | report`."""
 
 from __future__ import annotations
 
@@ -142,6 +142,34 @@ class Export:
         return 0
 
 
+@dataclass(frozen=True)
+class Report:
+    """Make report.html again from the results.json of a run.
+
+    Example: qwen3-vlm report outputs/stage1_align_tiny
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """Folder with a results.json, as `trial` and `ablate` leave it."""
+    output: Path | None = None
+    """The page to write; by default report.html in that folder."""
+    image_root: Path | None = None
+    """Folder that the samples' images are in; by default the config's data.image_root."""
+
+    def run(self, overrides: Sequence[str]) -> int:
+        """Read, render, write."""
+        from qwen3_vlm.report.html import docs_link, render_html
+        from qwen3_vlm.results import read, write_atomic
+
+        if overrides:
+            raise ValueError(f"report takes no config fields, got {' '.join(overrides)}: it shows what was measured")
+        results = read(self.folder / "results.json")
+        page = self.output or self.folder / "report.html"
+        write_atomic(page, render_html(results, self.image_root, docs_link(page.parent)))
+        sys.stdout.write(f"written: {page}\n")
+        return 0
+
+
 _Command = (
     Annotated[Trial, tyro.conf.subcommand("trial")]
     | Annotated[Train, tyro.conf.subcommand("train")]
@@ -149,6 +177,7 @@ _Command = (
     | Annotated[Audit, tyro.conf.subcommand("audit")]
     | Annotated[Caption, tyro.conf.subcommand("caption")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
 )
 
 

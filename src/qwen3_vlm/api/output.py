@@ -13,6 +13,7 @@ import pyarrow as pa
 from qwen3_vlm.api.samples import write_samples
 from qwen3_vlm.config import Config
 from qwen3_vlm.report.environment import environment
+from qwen3_vlm.report.html import docs_link, render_html
 from qwen3_vlm.report.runbook import render_runbook
 from qwen3_vlm.report.terminal import print_results
 from qwen3_vlm.results import (
@@ -66,10 +67,14 @@ def show(results: Results, as_json: bool = False) -> None:
 
 
 def write_results(results: Results, folder: Path, as_json: bool = False, samples: pa.Table | None = None) -> None:
-    """Write results.json, runbook.md and, with `samples`, samples.parquet to `folder`, then print the results."""
+    """Write what a run leaves behind to `folder`, then print the results.
+
+    results.json first; then, all made from it, runbook.md and report.html; and samples.parquet from `samples`.
+    """
     write_atomic(folder / "results.json", to_json(results) + "\n")
     write_atomic(folder / "runbook.md", render_runbook(results))
-    written = ["results.json", "runbook.md"]
+    write_atomic(folder / "report.html", render_html(results, docs=docs_link(folder)))
+    written = ["results.json", "runbook.md", "report.html"]
     if samples is not None:
         write_samples(samples, folder / "samples.parquet")
         written.append("samples.parquet")

@@ -15,10 +15,10 @@ import hashlib
 import os
 import stat
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor
 
 # Not every format that Pillow knows: EPS starts an external program, and the exotic ones only add ways to hang.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "AVIF", "JPEG2000")
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,27 @@ def load_image(path: Path, spec: ImageSpec, max_pixels: int) -> Tensor:
     Raises:
         ImageError: missing, empty, truncated, damaged, too small, too large, or not an image.
     """
+    return _with_image(path, max_pixels, lambda image: to_pixels(image, spec, max_pixels))
+
+
+def load_thumbnail(path: Path, side: int, max_pixels: int) -> Image.Image:
+    """Decode an image by the same rules, and shrink it to fit a square of `side` pixels; small ones stay as they are.
+
+    Raises:
+        ImageError: as for `load_image`.
+    """
+
+    def shrink(image: Image.Image) -> Image.Image:
+        _check_size(image.size, max_pixels)
+        rgb = _to_rgb(image)
+        rgb.thumbnail((side, side))
+        return rgb
+
+    return _with_image(path, max_pixels, shrink)
+
+
+def _with_image(path: Path, max_pixels: int, use: Callable[[Image.Image], _Made]) -> _Made:
+    """What `use` makes of an opened image file; whatever goes wrong becomes an ImageError."""
     _require_file(path)
     # Pillow's own limit on pixels would otherwise stand above ours.
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)
@@ -129,7 +151,7 @@ def load_image(path: Path, spec: ImageSpec, max_pixels: int) -> Tensor:
         warnings.simplefilter("ignore")
         try:
             with Image.open(path, formats=_formats()) as image, _libtiff_quiet(image):
-                return to_pixels(image, spec, max_pixels)
+                return use(image)
         except ImageError:
             raise
         except Image.DecompressionBombError as error:

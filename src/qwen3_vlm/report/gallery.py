@@ -1,0 +1,150 @@
+"""The gallery: each picture with its caption, words coloured by how much they rest on it, and what the model wrote."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from qwen3_vlm.data.images import ImageError, load_thumbnail
+from qwen3_vlm.report.choice import even_choice
+from qwen3_vlm.report.contact_sheet import missing_words
+from qwen3_vlm.report.text import one_line
+from qwen3_vlm.report.wording import signed
+from qwen3_vlm.results import Piece, ScoredSample
+
+FULL_COLOUR = 3.0
+"""Nats at which a word has its full colour. Fixed, so that the colours of two pages can be compared."""
+_SIDES = (160, 120, 80, 48)
+_TOTAL_BYTES, _EACH_BYTES = 1_300_000, 12_000
+"""Of all thumbnails together, and of one; base64 adds a third."""
+_STRONGEST = 0.6
+_LONG = 280
+"""Characters from which a caption gets a box of its own to scroll."""
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small picture in the page itself, or why there is none."""
+
+    uri: str = ""
+    width: int = 0
+    height: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Word:
+    """A stretch of text with its look."""
+
+    text: str
+    title: str = ""
+    style: str = ""
+    kind: str = ""
+    """`against`: the picture made it less likely. `missing`: written, and not in the true caption."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One sample of the gallery."""
+
+    row: int
+    image: str
+    thumbnail: Thumbnail
+    caption: list[Word]
+    coloured: bool
+    long: bool
+    written: list[Word] | None
+    written_long: bool
+    gap: str
+    losses: str
+
+
+def make_cards(scored: Sequence[ScoredSample], limit: int, image_root: Path | None, max_pixels: int) -> list[Card]:
+    """Cards of an even choice of at most `limit` samples, from the most to the least image-driven.
+
+    Args:
+        scored: in that order already.
+        limit: cards.
+        image_root: where the images are; None where nobody knows.
+        max_pixels: larger images are not opened.
+    """
+    chosen = [scored[i] for i in even_choice(len(scored), limit)]
+    room = min(_EACH_BYTES, _TOTAL_BYTES // max(1, len(chosen)))
+    return [_card(sample, _thumbnail(sample.image, image_root, room, max_pixels)) for sample in chosen]
+
+
+def gap_of(sample: ScoredSample) -> float | None:
+    """Gap of shuffled in nats per label token; None where one of its losses is missing."""
+    if "shuffled" not in sample.losses or "correct" not in sample.losses:
+        return None
+    return (sample.losses["shuffled"] - sample.losses["correct"]) / sample.label_tokens
+
+
+def _card(sample: ScoredSample, thumbnail: Thumbnail) -> Card:
+    gap = gap_of(sample)
+    per_token = (f"{name} {loss / sample.label_tokens:.3f}" for name, loss in sample.losses.items())
+    words = [_coloured(piece) for piece in sample.pieces] or [Word(one_line(sample.caption))]
+    written = None if sample.written is None else _written(sample.written, sample.caption)
+    return Card(
+        row=sample.row,
+        image=one_line(sample.image),
+        thumbnail=thumbnail,
+        caption=words,
+        coloured=bool(sample.pieces),
+        long=len(sample.caption) > _LONG,
+        written=written,
+        written_long=len(sample.written or "") > _LONG,
+        gap="no finite gap" if gap is None else signed(gap),
+        losses=", ".join(per_token),
+    )
+
+
+def _coloured(piece: Piece) -> Word:
+    strength = min(1.0, abs(piece.gap) / FULL_COLOUR) * _STRONGEST
+    rgb = "var(--blue-rgb)" if piece.gap >= 0 else "var(--orange-rgb)"
+    space = " " if piece.text[:1].isspace() else ""
+    return Word(
+        text=space + one_line(piece.text),
+        title=f"{signed(piece.gap)} nats",
+        style=f"background:rgba({rgb},{strength:.2f})",
+        kind="against" if piece.gap <= -0.1 else "",
+    )
+
+
+def _written(written: str, true: str) -> list[Word]:
+    marks = missing_words(written, true)
+    return [
+        Word(one_line(word) + " ", kind="missing" if missing else "")
+        for word, missing in zip(written.split(), marks, strict=True)
+    ]
+
+
+def _thumbnail(image: str, root: Path | None, room: int, max_pixels: int) -> Thumbnail:
+    if root is None:
+        return Thumbnail(problem="the results do not say where the images are")
+    try:
+        picture = load_thumbnail(root / image, _SIDES[0], max_pixels)
+    except ImageError as error:
+        return Thumbnail(problem=error.reason)
+    for side in _SIDES:
+        picture.thumbnail((side, side))
+        data, kind = _smaller(picture)
+        if len(data) <= room:
+            uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+            return Thumbnail(uri, picture.width, picture.height)
+    return Thumbnail(problem="left out: with it the page would be too large")
+
+
+def _smaller(picture: Image.Image) -> tuple[bytes, str]:
+    """PNG or JPEG, whichever is smaller: drawings or photographs."""
+    encoded = []
+    for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": 80})):
+        buffer = io.BytesIO()
+        picture.save(buffer, kind, **options)
+        encoded.append((buffer.getvalue(), kind))
+    return min(encoded, key=lambda pair: len(pair[0]))

@@ -1,0 +1,163 @@
+"""One sentence per figure of report.html: what a reader should see in it. Sentences follow the figures' bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qwen3_vlm.report.conclusions import ablation_conclusion, coverage_conclusion
+from qwen3_vlm.report.wording import between, percent, plain, signed
+from qwen3_vlm.results import (
+    Ablation,
+    Condition,
+    Coverage,
+    Decile,
+    Decomposition,
+    Internals,
+    Look,
+    Matching,
+    Results,
+    Training,
+)
+
+GATES = ("shuffled", "zero", "noise")
+
+
+def met(condition: Condition | None) -> bool:
+    """Whether a gate's 99% lower bound lies above its margin."""
+    return (
+        condition is not None
+        and condition.lower99 is not None
+        and condition.margin is not None
+        and condition.lower99 > condition.margin
+    )
+
+
+def headline(results: Results) -> str:
+    """What the verdict hangs on, in a sentence or two."""
+    ablation, coverage = results.ablation, results.coverage
+    if ablation is None:
+        return f"{ablation_conclusion(None)} Check 2: {coverage_conclusion(coverage)}"
+    if ablation.verdict == "PASS" and results.verdict != "PASS":
+        return f"The picture is used, but too much of the captions is lost. Check 2: {coverage_conclusion(coverage)}"
+    return ablation_conclusion(ablation)
+
+
+def pattern(ablation: Ablation | None) -> str:
+    """What tells a connector that sees from one that has only learnt how captions sound; empty without the gates."""
+    if ablation is None or any(name not in ablation.conditions for name in GATES):
+        return ""
+    shuffled, zero, noise = (ablation.conditions[name] for name in GATES)
+    if shuffled.gap is None or shuffled.margin is None:
+        return ""
+    size = f"{signed(shuffled.gap)} nats per token"
+    blind = [name for name, condition in (("zeros", zero), ("noise", noise)) if met(condition)]
+    if met(shuffled):
+        return (
+            f"It matters which picture it is: another sample's picture costs {size}, which only a connector that "
+            "carries what is in the picture can show."
+        )
+    if blind and (shuffled.ci95 is None or shuffled.ci95[1] <= shuffled.margin):
+        return (
+            f"{' and '.join(blind).capitalize()} in place of the picture raise{'s' if blind == ['noise'] else ''} the "
+            f"loss, another sample's picture does not ({size}, margin {shuffled.margin:g}): the visual tokens serve as "
+            "a prompt that fits every picture. What was learnt is how captions sound, not what the pictures show."
+        )
+    if blind:
+        return f"Whether it matters which picture it is, is not settled: another sample's picture costs {size}."
+    return f"Neither another picture ({size}) nor zeros nor noise clearly cost anything: the pictures are not read."
+
+
+def losses(ablation: Ablation) -> str:
+    """The order of the conditions."""
+    return f"From lowest to highest: {', '.join(ablation.order)}. {_sentence(ablation.order_reading)}"
+
+
+def sample_gaps(gaps: Sequence[float], total: int) -> str:
+    """How many samples go which way, and how far apart the ends are."""
+    better = sum(gap > 0 for gap in gaps)
+    shown = "" if len(gaps) == total else f" An even choice of {len(gaps):,} out of {total:,} samples is shown."
+    return (
+        f"{better:,} of {len(gaps):,} captions are likelier with their own picture than with wrong ones; the gaps go "
+        f"from {signed(min(gaps))} to {signed(max(gaps))} nats per token.{shown}"
+    )
+
+
+def training_loss(training: Training) -> str:
+    """Where the loss went."""
+    if not training.curve:
+        return "No loss was logged."
+    first, last = training.curve[0], training.curve[-1]
+    held_out = "" if last.eval is None else f", held out {plain(last.eval)}"
+    return (
+        f"Training loss {plain(first.train)} in the first epoch, {plain(last.train)} in the last{held_out}. "
+        "That it falls does not show that pictures are read."
+    )
+
+
+def training_gaps(looks: Sequence[Look], margin: float) -> str:
+    """When the gap of shuffled opened."""
+    opened = next((look for i, look in enumerate(looks) if all(x.gap_shuffled > margin for x in looks[i:])), None)
+    last = looks[-1]
+    end = f"At step {last.step:,} it is {signed(last.gap_shuffled)}, that of zero {signed(last.gap_zero)}."
+    if opened is None:
+        return f"The gap of shuffled does not stay above {margin:g}: the connector never begins to look. {end}"
+    return f"From step {opened.step:,} on the gap of shuffled stays above {margin:g}: there it begins to look. {end}"
+
+
+def coverage(counted: Coverage) -> str:
+    """Check 2."""
+    return (
+        f"{plain(counted.truncated_pct)}% of {counted.samples:,} samples are cut at max_seq_len {counted.max_seq_len}; "
+        f"{counted.smallest_max_seq_len} would do. {coverage_conclusion(counted)}"
+    )
+
+
+def matching(found: Matching) -> str:
+    """R@1 beside chance."""
+    if found.reading:
+        return found.reading
+    if found.r_at_1.value is None:
+        return "R@1 could not be measured."
+    ends = found.r_at_1.ci95
+    interval = f" (95% interval {percent(ends[0])} to {percent(ends[1])})" if ends else ""
+    chance = 1 / found.k
+    if ends and ends[0] <= chance <= ends[1]:
+        verdict = "no better than chance"
+    else:
+        verdict = "better than chance" if found.r_at_1.value > chance else "worse than chance"
+    return (
+        f"Among {found.k} images {percent(found.r_at_1.value)} of the captions prefer their own{interval}; "
+        f"chance is {percent(chance)}: {verdict}."
+    )
+
+
+def deciles(groups: Sequence[Decile]) -> str:
+    """The two ends."""
+    far, near = groups[0].gap, groups[-1].gap
+    if far.value is None or near.value is None:
+        return "Not every group could be measured."
+    return (
+        f"The most unlike tenth of wrong pictures costs {signed(far.value)}{between(far.ci95)}, the most alike "
+        f"{signed(near.value)}{between(near.ci95)} nats per token."
+    )
+
+
+def decomposition(split: Decomposition) -> str:
+    """The split in words."""
+    if split.sentences:
+        return " ".join(split.sentences)
+    if split.blind_under_trained:
+        return "The blind prompt is under-trained (an untrained stand-in does better), so there is no split."
+    return "What the gaps of zero and of shuffled are made of."
+
+
+def internals(inside: Internals) -> str:
+    """Collapse by stage."""
+    if inside.reading:
+        return inside.reading
+    stages = ", ".join(f"{stage} {value:.2f}" for stage, value in inside.variance_share.items())
+    return f"Share of the variance that lies between images, by stage: {stages}."
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
