@@ -1,0 +1,297 @@
+"""Which fault does the pattern of check 1 show?
+
+The verdict says whether the picture is used; this says what it looks like when it is not. Different faults can leave
+one pattern, so every message names what else could have made it, and `probes` look at the paths themselves. Losses and
+gaps are in nats per label token. "Costs" means that the 99% lower bound of a gap is above 0, "helps" that its 99%
+upper bound is below, "nothing" that it is neither and the upper bound is not above the margin of `shuffled`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from qwen3_vlm.checks.verdict import PASS_LEVEL
+from qwen3_vlm.faults import finding
+from qwen3_vlm.results import Ablation, Condition, Finding, Matching, Training
+
+_ROUNDING = 1e-7
+"""A gap and a standard error below this are no difference at all."""
+_COPIED = 0.05
+"""Nats per label token below which no caption of a language is predicted: the answer is seen."""
+_SHOCK = 0.1
+"""Nats per label token by which a picture that does not belong to its caption makes it less likely than none."""
+_BLIND = ("zero", "noise", "no-image", "mean-token", "blind")
+_STILL_FALLING = 0.03
+"""Part of the loss that the last stretch of training took off when the connector was still improving."""
+
+
+@dataclass(frozen=True)
+class Circumstance:
+    """What else is known when the pattern is read; all of it may be missing."""
+
+    training: Training | None = None
+    step: int | None = None
+    """Of the checkpoint: the log speaks for it only at this very step."""
+    vocabulary: int | None = None
+    """Tokens the language model chooses from."""
+    horizon: int | None = None
+    """From the probes: 1 where labels are the next token."""
+
+
+def diagnose_ablation(ablation: Ablation, known: Circumstance | None = None) -> list[Finding]:
+    """Name what the pattern of check 1 means; nothing but notes on a run that sees, however little it was trained."""
+    known = known or Circumstance()
+    conditions = ablation.conditions
+    if not ablation.samples or "correct" not in conditions:
+        return []
+    found = [*_non_finite(conditions)]
+    if conditions["correct"].loss is not None:
+        found += [*_bit_equal(conditions)] or [*_content(ablation, known)]
+        found += [*_level(ablation, known), *_reproduced(ablation, known)]
+    return [*found, *_more_samples(ablation), *_more_training(ablation, known)]
+
+
+def _non_finite(conditions: dict[str, Condition]) -> Iterator[Finding]:
+    lost = [name for name, condition in conditions.items() if condition.loss is None]
+    if lost:
+        yield finding(
+            "non-finite",
+            f"the loss is NaN or infinite under {', '.join(lost)}: weights, features or visual tokens are not finite, "
+            "or overflow in this precision",
+            "look for NaN in the checkpoint, then score with model.precision fp32; a loss that is finite there "
+            "overflows in bf16",
+            conditions=lost,
+        )
+
+
+def _bit_equal(conditions: dict[str, Condition]) -> Iterator[Finding]:
+    """Changes of the visual tokens that move no loss at all: none of them does, or some do not."""
+    changed = {n: c for n, c in conditions.items() if n not in ("correct", "no-image") and c.gap is not None}
+    unmoved = [name for name, condition in changed.items() if _is_nothing_at_all(condition)]
+    if len(changed) >= 2 and len(unmoved) == len(changed):
+        yield finding(
+            "not-injected",
+            f"all of {', '.join(changed)} give exactly the loss of the correct picture, "
+            f"{conditions['correct'].loss:.4f}: what stands in the image positions does not reach the language model, "
+            "because it is not placed there or a mask hides it",
+            "put the visual tokens into the embeddings at the image positions, hand those on as `inputs_embeds`, and "
+            "let the attention mask cover the image positions",
+            conditions=sorted(changed),
+        )
+        return
+    destroyed = [name for name in unmoved if name in ("zero", "noise", "mean-token", "noise-per-dim")]
+    if destroyed and any(_costs(c) for n, c in changed.items() if n not in destroyed):
+        yield finding(
+            "leak",
+            f"{' and '.join(destroyed)} should destroy the picture and change no loss, though other changes do: the "
+            "picture reaches the language model by a way past the visual tokens that are changed",
+            "hand on every feature of the image through the visual tokens (deeper layers' features too), so that a "
+            "condition can change all of them",
+            conditions=destroyed,
+        )
+
+
+def _content(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
+    """The picture's content plays no part, though the image positions do."""
+    conditions, shuffled = ablation.conditions, ablation.conditions.get("shuffled")
+    if shuffled is None or shuffled.gap is None or not _nothing(shuffled):
+        return
+    by = {name: c for name, c in conditions.items() if name in _BLIND and c.gap is not None}
+    gaps = {name: condition.gap for name, condition in by.items()}
+    told = f"gap(shuffled) {shuffled.gap:+.4f} +- {shuffled.se or 0:.4f} nats/token"
+    matching = _matching(ablation.matching)
+    if _strangers(ablation, known):
+        assert conditions["zero"].gap is not None and known.training is not None
+        yield finding(
+            "pairs-mismatched",
+            f"another image is as good as the own one ({told}){matching}, and zeros are even better by "
+            f"{-conditions['zero'].gap:.2f}, while training reached {known.training.train_loss:.2f} against "
+            f"{conditions['correct'].loss:.2f} here: the held-out captions do not belong to the images they stand with",
+            "check how the held-out file pairs captions with images (its order, its paths, off by one row), and that "
+            "scoring keeps the order of the batch",
+            shuffled=shuffled.gap,
+            gaps=gaps,
+            train_loss=known.training.train_loss,
+        )
+        return
+    costly = [name for name, condition in by.items() if _costs(condition)]
+    if costly:
+        yield finding(
+            "constant-prompt",
+            f"taking the picture away costs ({_listed(by, costly)}), but a wrong picture does not ({told}){matching}: "
+            "the visual tokens work as a prompt that is the same for every image, and the picture's content is ignored",
+            "check that training captions belong to their images (order, paths, off by one row), that different "
+            "images give different tower features, then train longer or at a higher learning rate",
+            shuffled=shuffled.gap,
+            se=shuffled.se,
+            gaps=gaps,
+        )
+
+
+def _strangers(ablation: Ablation, known: Circumstance) -> bool:
+    """Whether a connector that learnt to read pictures is now shown the wrong ones.
+
+    No picture at all is then far better, and training got much further. Without the second, an untrained connector
+    would look the same.
+    """
+    zero, loss = ablation.conditions.get("zero"), ablation.conditions["correct"].loss
+    if zero is None or zero.gap is None or loss is None or known.training is None:
+        return False
+    return zero.gap < -_SHOCK and _helps(zero) and known.training.train_loss < loss - max(0.3, 0.2 * loss)
+
+
+def _level(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
+    """Losses that no sound language model has, high or low."""
+    losses = {name: c.loss for name, c in ablation.conditions.items() if c.loss is not None}
+    correct = losses["correct"]
+    if len(losses) > 2 and max(losses.values()) < _COPIED:
+        copied = known.horizon != 1
+        yield finding(
+            "labels-unshifted" if copied else "leak",
+            f"captions are predicted almost surely, with {correct:.4f} nats/token, and under every condition (at most "
+            f"{max(losses.values()):.4f}), picture or not: the answer is visible, "
+            + ("most likely because each token is predicted from itself" if copied else "somewhere in the prompt"),
+            "compare the logits at position t-1 with the label at position t"
+            if copied
+            else "take the caption out of the prompt and make attention causal",
+            losses=losses,
+        )
+    if known.vocabulary is None or correct <= math.log(known.vocabulary):
+        return
+    guess = math.log(known.vocabulary)
+    text = losses.get("no-image")
+    if known.horizon == 1 and text is not None and text > guess:
+        yield finding(
+            "tower-uninitialised",
+            f"the language model predicts captions worse than blind guessing, with the picture ({correct:.2f} "
+            f"nats/token) and without any ({text:.2f}; guessing among {known.vocabulary} tokens costs {guess:.2f}): "
+            "its weights are not trained, or its tokenizer is another model's",
+            "name a language model whose weights load completely, with the tokenizer that belongs to it",
+            losses=losses,
+            guess=guess,
+        )
+    elif known.horizon != 1:
+        yield finding(
+            "labels-shifted",
+            f"captions are predicted worse than by blind guessing: {correct:.2f} nats/token, where guessing among "
+            f"{known.vocabulary} tokens costs {guess:.2f}: the model is scored on other tokens than those it predicts",
+            "compare the logits at position t-1 with the label at position t, once: shift in the model or in the data, "
+            "not in both",
+            losses=losses,
+            guess=guess,
+        )
+
+
+def _reproduced(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
+    """The log of the very checkpoint says what its held-out loss is; scoring must find that again."""
+    training, correct = known.training, ablation.conditions["correct"].loss
+    if training is None or training.eval_loss is None or correct is None or training.step != known.step:
+        return
+    whole = ablation.samples == training.eval_samples
+    # On the whole split only rounding may differ. On a part of it the mean of n captions does: one nat per caption.
+    allowed = 0.02 + 0.02 * correct if whole else 4 / math.sqrt(ablation.samples)
+    if abs(correct - training.eval_loss) > allowed:
+        part = "the same" if whole else f"{ablation.samples} of the same {training.eval_samples}"
+        yield finding(
+            "loss-not-reproduced",
+            f"training logged a held-out loss of {training.eval_loss:.4f} at this checkpoint, and scoring finds "
+            f"{correct:.4f} on {part} samples: what is scored now is not what was trained then",
+            "compare what differs between the two: the connector's weights, the backbones, image preprocessing, the "
+            "prompt and its image block, the held-out rows, and how labels are shifted",
+            logged=training.eval_loss,
+            scored=correct,
+            allowed=allowed,
+        )
+
+
+def _more_samples(ablation: Ablation) -> Iterator[Finding]:
+    needed = ablation.needed_samples
+    if ablation.verdict == "INCONCLUSIVE" and needed is not None and needed > ablation.samples:
+        yield finding(
+            "eval-too-small",
+            f"{ablation.samples} samples do not decide check 1; about {needed} would, if the gaps stay as they are",
+            f"score more held-out samples (--num_samples {needed}), with a larger data.eval_ratio if the split has "
+            "fewer",
+            samples=ablation.samples,
+            needed=needed,
+        )
+
+
+def _more_training(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
+    falling = _falling(known.training)
+    conditions = ablation.conditions
+    shuffled, zero, noise = (conditions.get(name) for name in ("shuffled", "zero", "noise"))
+    if shuffled is None or shuffled.gap is None:
+        return
+    little = ablation.verdict != "PASS" and _costs(shuffled)
+    others = [c.gap for c in (zero, noise) if c is not None and c.gap is not None]
+    runbook_order = _costs(shuffled) and bool(others) and shuffled.gap < min(others)
+    if not (little or (runbook_order and falling is not None) or (ablation.verdict != "PASS" and falling is not None)):
+        return
+    signs = []
+    if little:
+        signs.append(f"a wrong picture costs something, but little (gap(shuffled) {shuffled.gap:+.4f} nats/token)")
+    if runbook_order:
+        signs.append("it costs less than none, as early in training")
+    if falling is not None:
+        signs.append(f"the loss was still falling, by {falling:.0%} in the last stretch")
+    yield finding(
+        "under-trained",
+        f"the connector had not finished learning: {'; '.join(signs)}",
+        "train longer (more epochs or rows), or at a higher learning rate",
+        gap_shuffled=shuffled.gap,
+        falling=falling,
+    )
+
+
+def _falling(training: Training | None) -> float | None:
+    """Part of the loss that the last stretch of training took off, if that is more than little."""
+    if training is None:
+        return None
+    curve = [point.train if point.eval is None else point.eval for point in training.curve]
+    if len(curve) < 2 or not curve[-2] > 0:
+        return None
+    fallen = 1 - curve[-1] / curve[-2]
+    return fallen if fallen > _STILL_FALLING else None
+
+
+def _matching(matching: Matching | None) -> str:
+    if matching is None or matching.r_at_1.value is None or matching.r_at_1.ci95 is None:
+        return ""
+    chance = 1 / matching.k
+    if matching.r_at_1.ci95[0] > chance:
+        return ""
+    found = f"{matching.r_at_1.value:.0%}"
+    return f", and among {matching.k} images captions find their own no better than by chance ({found})"
+
+
+def _is_nothing_at_all(condition: Condition) -> bool:
+    return abs(condition.gap or 0.0) < _ROUNDING and (condition.se or 0.0) < _ROUNDING
+
+
+def _costs(condition: Condition) -> bool:
+    return condition.lower99 is not None and condition.lower99 > 0 and not _is_nothing_at_all(condition)
+
+
+def _upper99(condition: Condition) -> float | None:
+    """The bound mirrors the lower one: both are gap -+ t(0.99) * SE."""
+    assert PASS_LEVEL == 0.99, "`lower99` is the lower bound at this level"
+    if condition.gap is None or condition.lower99 is None:
+        return None
+    return 2 * condition.gap - condition.lower99
+
+
+def _helps(condition: Condition) -> bool:
+    upper = _upper99(condition)
+    return upper is not None and upper < 0
+
+
+def _nothing(condition: Condition) -> bool:
+    upper = _upper99(condition)
+    return upper is not None and not _costs(condition) and upper <= (condition.margin or 0.0)
+
+
+def _listed(conditions: dict[str, Condition], names: Sequence[str]) -> str:
+    return ", ".join(f"{name} {conditions[name].gap:+.3f}" for name in names)

@@ -1,0 +1,63 @@
+"""From everything that was seen of a run to a ranked list of faults: the one function that `diagnose` calls.
+
+Evidence is gathered by the caller and may be partial. What each part can show, and where it is read:
+
+    connector   tensors of the checkpoint against their start and the model in use    connector_state
+    probes      what reaches the model: images, visual tokens, labels                 probe_reading
+    internals   scale and variance of the visual tokens by stage                      visual_reading
+    slots       what each visual token is worth                                       visual_reading
+    ablation    the pattern of check 1                                                ablation_reading
+
+The first four are about mechanisms and need no loss to be good; the pattern is about consequences, so a mechanism
+found explains it (`faults.EXPLAINS`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qwen3_vlm.checks.ablation_reading import Circumstance, diagnose_ablation
+from qwen3_vlm.checks.connector_state import ConnectorEvidence, diagnose_connector
+from qwen3_vlm.checks.probe_reading import diagnose_probes
+from qwen3_vlm.checks.probes import Probes
+from qwen3_vlm.checks.slots import SlotUse
+from qwen3_vlm.checks.visual_reading import diagnose_visual
+from qwen3_vlm.faults import rank
+from qwen3_vlm.results import Ablation, Finding, Internals, Training
+
+
+@dataclass(frozen=True)
+class RunEvidence:
+    """What is known of a run; every part may be missing."""
+
+    findings: Sequence[Finding] = ()
+    """Of others, such as the preflight or the loading: they are ranked with the rest."""
+    connector: ConnectorEvidence | None = None
+    probes: Probes | None = None
+    internals: Internals | None = None
+    """By default those of `ablation`."""
+    slots: SlotUse | None = None
+    ablation: Ablation | None = None
+    training: Training | None = None
+    step: int | None = None
+    """Of the checkpoint."""
+    vocabulary: int | None = None
+    """Tokens that the language model chooses from."""
+
+
+def diagnose_run(evidence: RunEvidence) -> list[Finding]:
+    """Every fault that the evidence shows, the most likely cause first (`faults.rank`)."""
+    found = list(evidence.findings)
+    ablation, probes = evidence.ablation, evidence.probes
+    if evidence.connector is not None:
+        found += diagnose_connector(evidence.connector)
+    if probes is not None:
+        found += diagnose_probes(probes)
+    internals = evidence.internals or (ablation.connector if ablation else None)
+    found += diagnose_visual(internals, evidence.slots, ablation.verdict if ablation else None)
+    if ablation is not None:
+        horizon = probes.horizon if probes else None
+        known = Circumstance(evidence.training, evidence.step, evidence.vocabulary, horizon)
+        found += diagnose_ablation(ablation, known)
+    return rank(found)

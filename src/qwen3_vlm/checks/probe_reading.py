@@ -1,0 +1,187 @@
+"""Which fault do the probes show? Each rule is about a path that must exist, or must not, whatever the losses are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from qwen3_vlm.checks.probes import Probes, Routes
+from qwen3_vlm.faults import finding
+from qwen3_vlm.results import Finding
+
+_NEIGHBOURS = 0.05
+"""Nats per label token that a caption's loss may change between its batch and alone: bfloat16 rounds that coarsely."""
+_ANSWERS = 0.5
+"""Share of samples with their caption in the prompt above which that is no coincidence."""
+
+
+def diagnose_probes(probes: Probes) -> list[Finding]:
+    """Name the faults in how images, visual tokens and labels reach the losses; nothing where all paths are sound."""
+    return [*_images(probes), *_visual_tokens(probes), *_labels(probes), *_batches(probes)]
+
+
+def _images(probes: Probes) -> Iterator[Finding]:
+    if not probes.finite:
+        yield finding(
+            "non-finite",
+            f"the visual tokens of held-out images (rows {_rows(probes)}) hold NaN or infinity, so no loss behind "
+            "them means anything",
+            "look for NaN or infinity in the checkpoint's weights, then in the tower's features; bfloat16 or float16 "
+            "that overflows shows here first",
+            rows=list(probes.rows),
+        )
+        return  # a route cannot be seen through NaN
+    if probes.foreign_pixels:
+        yield finding(
+            "image-order",
+            f"the batch holds other pixels than its samples at {len(probes.foreign_pixels)} of {len(probes.rows)} "
+            "places: captions are scored with each other's images",
+            "build the batch's pixels and its texts from the same list of samples, in one order (sort both or neither)",
+            places=list(probes.foreign_pixels),
+        )
+    routes = probes.encode_routes
+    if routes is None:
+        return
+    if not any(routes):
+        yield finding(
+            "pixels-unused",
+            f"replacing the image by noise leaves the visual tokens of all {len(routes)} tried samples bit-equal: "
+            "what the connector makes does not come from the pixels",
+            "follow the pixels to the tower: is it called with this batch's pixel values, is its output (and not a "
+            "constant, a cached or an empty tensor) what the connector receives?",
+            routes=_plain(routes),
+        )
+    elif crossed := _crossed(routes):
+        yield finding(
+            "image-order",
+            f"changing the image of sample {crossed[0]} of a batch changes the visual tokens of {_who(crossed[1])}: "
+            "samples get each other's images",
+            "keep the order of the batch through tower and connector; look for a sort, a reversal, a reshape that "
+            "mixes batch and patches, or indices of another batch",
+            routes=_plain(routes),
+        )
+
+
+def _visual_tokens(probes: Probes) -> Iterator[Finding]:
+    routes = probes.score_routes
+    if not any(routes):
+        if probes.nan_share > 0:
+            yield finding(
+                "image-masked",
+                "replacing all visual tokens changes no loss, yet NaN in them reaches "
+                f"{probes.nan_share:.0%} of the losses: they stand in the sequence, and attention hides them",
+                "build the attention mask from the lengths, with the image positions in it; with a causal model and "
+                "padding on the right no mask is needed",
+                nan_share=probes.nan_share,
+                routes=_plain(routes),
+            )
+        else:
+            yield finding(
+                "not-injected",
+                "replacing all visual tokens changes no loss, not even by NaN: they are computed and never reach the "
+                "language model",
+                "put the visual tokens into the embeddings at the image positions, and give the language model those "
+                "embeddings (`inputs_embeds`) and not the ids",
+                nan_share=probes.nan_share,
+                routes=_plain(routes),
+            )
+        return
+    if crossed := _crossed(routes):
+        yield finding(
+            "image-order",
+            f"changing the visual tokens of sample {crossed[0]} of a batch changes the losses of {_who(crossed[1])}: "
+            "visual tokens are placed into other samples' prompts",
+            "place row i of the visual tokens into row i of the embeddings; a mask over the whole batch fills in "
+            "reading order, so the rows must be in the batch's order",
+            routes=_plain(routes),
+        )
+    if probes.overwritten:
+        where = " and ".join(probes.overwritten)
+        yield finding(
+            "placeholder-offset",
+            f"the text token {where} changes no loss, so something was written over it: the visual tokens do not "
+            "stand at the image positions but beside them",
+            "write visual token k to the position of the k-th image placeholder id, found by comparing ids and not by "
+            "counting from the start of the prompt",
+            overwritten=list(probes.overwritten),
+            unplaced_slots=list(probes.unplaced_slots),
+        )
+    elif probes.unplaced_slots:
+        yield finding(
+            "placeholder-count",
+            f"{len(probes.unplaced_slots)} of {probes.tried_slots} tried visual tokens of an image change no loss "
+            f"(the first is number {probes.unplaced_slots[0]}): the prompt has no place for them, or they are cut off",
+            "make the number of image positions in the prompt equal to the connector's latents, and cut neither",
+            unplaced_slots=list(probes.unplaced_slots),
+            tried_slots=probes.tried_slots,
+        )
+
+
+def _labels(probes: Probes) -> Iterator[Finding]:
+    measured: dict[str, Any] = {"horizon": probes.horizon, "reach": probes.reach, "alignment": probes.alignment}
+    if probes.horizon is not None and probes.horizon < 0:
+        yield finding(
+            "leak",
+            f"a caption token's loss depends on input {-probes.horizon} and more tokens behind that token: the model "
+            "sees the answer before it predicts it, so its attention is not causal",
+            "use a causal attention mask (a decoder's own, no full or prefix mask over the caption)",
+            **measured,
+        )
+    elif probes.horizon == 0:
+        yield finding(
+            "labels-unshifted",
+            "the loss at a caption token depends on that very token as input: the model is asked to repeat what it "
+            "sees instead of predicting what comes next",
+            "compare the logits at position t-1 with the label at position t, once: shift in the model or in the data, "
+            "not in neither",
+            **measured,
+        )
+    elif probes.horizon is not None and probes.horizon > 1:
+        yield finding(
+            "labels-shifted",
+            f"the model is asked for the token {probes.horizon} places ahead of the last one it sees instead of the "
+            "next one: labels are shifted once too often",
+            "compare the logits at position t-1 with the label at position t, once: where the model shifts the labels "
+            "itself, the data must not",
+            **measured,
+        )
+    if probes.answers_in_prompt > _ANSWERS:
+        yield finding(
+            "leak",
+            f"the whole caption already stands in the prompt of {probes.answers_in_prompt:.0%} of the samples, so it "
+            "can be copied without looking at the picture",
+            "take the caption out of the human turn, or out of prompt.template",
+            answers_in_prompt=probes.answers_in_prompt,
+        )
+
+
+def _batches(probes: Probes) -> Iterator[Finding]:
+    if probes.alone > _NEIGHBOURS and not _crossed(probes.score_routes):
+        yield finding(
+            "batch-dependent",
+            f"a caption's loss changes by {probes.alone:.3f} nats per token when it is scored alone instead of in its "
+            "batch: padding or another sample reaches it",
+            "let attention see no padding and no other sample: causal attention with padding on the right, or a mask "
+            "from the lengths; packed samples need one mask and one position count each",
+            alone=probes.alone,
+        )
+
+
+def _crossed(routes: Routes) -> tuple[int, tuple[int, ...]] | None:
+    """The first row whose change shows in other rows, and those; samples that show no change at all are no evidence."""
+    for row, changed in enumerate(routes):
+        if others := tuple(other for other in changed if other != row):
+            return row, others
+    return None
+
+
+def _who(others: tuple[int, ...]) -> str:
+    return f"sample {others[0]}" if len(others) == 1 else f"samples {', '.join(map(str, others))}"
+
+
+def _plain(routes: Routes) -> list[list[int]]:
+    return [list(changed) for changed in routes]
+
+
+def _rows(probes: Probes) -> str:
+    return ", ".join(map(str, probes.rows))

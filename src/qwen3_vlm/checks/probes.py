@@ -1,0 +1,371 @@
+"""What reaches the model? Small experiments on the scoring seam with a handful of samples.
+
+Each changes one thing that goes in and looks which losses or visual tokens change:
+
+    pixels of image i        -> the visual tokens of sample i, and of no other
+    visual tokens of row i   -> the losses of row i, and of no other
+    visual tokens of slot q  -> some loss
+    all visual tokens to NaN -> every loss is NaN (also where a mask hides them: 0 * NaN is NaN)
+    the token beside a block -> some loss: otherwise something was written over it
+    the input token at a label position -> the losses behind it, and not its own: that would be copying
+    the label at a position  -> its own loss, and no other
+
+No loss has to be good for this, so the answers are the same for a trained and an untrained connector. They are read
+in `diagnosis`. Dimension suffixes as in `batch`; S visual slots of one image (Q of ours).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from qwen3_vlm.batch import IGNORE_INDEX, Batch, CollateStats, VisualTokens
+from qwen3_vlm.checks.scoring import Scorer
+
+Routes = tuple[tuple[int, ...], ...]
+"""For each row that was changed, the rows in which something changed; `((0,), (1,))` is as it should be."""
+
+_ROWS = 4
+_SLOTS = 16
+_FAINT = 1e-3
+"""A change below this share of the largest one is rounding."""
+_MIN_LABELS = 4
+_SHIFTS = (0, 1, -1, 2, -2)
+
+
+@dataclass(frozen=True)
+class Probes:
+    """What was seen."""
+
+    rows: tuple[int, ...]
+    """Data file rows of the samples that were tried."""
+    finite: bool
+    """Whether all visual tokens are."""
+    encode_routes: Routes | None
+    """By changed image: None where the batch has neither pixels nor features to change."""
+    foreign_pixels: tuple[int, ...]
+    """Places in the batch whose pixels are not those of the sample that stands there."""
+    score_routes: Routes
+    """By row with changed visual tokens."""
+    unplaced_slots: tuple[int, ...]
+    """Visual tokens of an image that change no loss."""
+    tried_slots: int
+    nan_share: float
+    """Share of the label tokens whose loss is NaN when every visual token is."""
+    overwritten: tuple[str, ...]
+    """Tokens beside the image positions that change no loss."""
+    horizon: int | None
+    """How far ahead of its last visible input token a label's own token stands: 1 is next-token prediction, 0 means
+    the token is predicted from itself, below 0 that later tokens are seen. None without enough label tokens."""
+    reach: int | None
+    """Losses until the first that a changed input token changes; 1 as it should be."""
+    alignment: int | None
+    """labels[t] is ids[t + alignment]; 0 as it should be. None where no shift fits."""
+    alone: float
+    """Mean difference of a label token's loss between its batch and alone, nats."""
+    answers_in_prompt: float
+    """Share of the samples whose whole caption already stands before its labels."""
+
+
+@torch.no_grad()
+def probe(scorer: Scorer, batch: Batch, seed: int = 0) -> Probes:
+    """Run all experiments on the first few samples of a batch that have label tokens.
+
+    About 40 forward passes of four samples. Nothing is trained and nothing is kept.
+
+    Args:
+        scorer: the model, behind the seam.
+        batch: samples with their images, at least one with label tokens.
+        seed: draws the replacements.
+
+    Raises:
+        ValueError: no sample of the batch has a label token.
+    """
+    labelled_B = (batch.labels_BT != IGNORE_INDEX).any(dim=1)
+    places = labelled_B.nonzero()[:_ROWS, 0].tolist()
+    if not places:
+        raise ValueError("probing needs a sample with label tokens, and none of this batch has any")
+    generator = torch.Generator().manual_seed(seed)
+    few = select(batch, places)
+    visual = scorer.encode(few).map(lambda layer: layer.detach().float().cpu())
+    drawn = _random_like(visual, generator)
+    text = without_images(few)
+    bench = _Bench(scorer, text, drawn, generator)
+    reach, target, alignment = bench.reach(), bench.target(), _alignment(text)
+    known = reach is not None and target is not None and alignment is not None
+    unplaced, tried = bench.unplaced_slots()
+    return Probes(
+        rows=tuple(s.row for s in few.samples),
+        finite=all(bool(torch.isfinite(layer).all()) for layer in visual.layers),
+        encode_routes=_encode_routes(scorer, few, visual, generator),
+        foreign_pixels=_foreign_pixels(few),
+        score_routes=bench.routes(),
+        unplaced_slots=unplaced,
+        tried_slots=tried,
+        nan_share=bench.nan_share(),
+        overwritten=bench.overwritten(),
+        horizon=alignment - target + reach if known else None,  # type: ignore[operator]
+        reach=reach,
+        alignment=alignment,
+        alone=bench.alone(),
+        answers_in_prompt=_answers_in_prompt(text),
+    )
+
+
+def select(batch: Batch, places: Sequence[int]) -> Batch:
+    """Some rows of a batch, cut to their longest; images and all."""
+    lengths_B = batch.lengths_B[list(places)]
+    longest = int(lengths_B.max())
+    rows = list(places)
+    samples = tuple(batch.samples[i] for i in rows) if batch.samples else ()
+    return replace(
+        batch,
+        samples=samples,
+        ids_BT=batch.ids_BT[rows, :longest],
+        labels_BT=batch.labels_BT[rows, :longest],
+        lengths_B=lengths_B,
+        block_BT=batch.block_BT[rows, :longest],
+        pixels_BCHW=None if batch.pixels_BCHW is None else batch.pixels_BCHW[rows],
+        features_BPV=None if batch.features_BPV is None else batch.features_BPV[rows],
+        stats=CollateStats.of(samples),
+    )
+
+
+def without_images(batch: Batch) -> Batch:
+    """The text of a batch: what the seam's `nll` is given."""
+    samples = tuple(replace(s, pixels_CHW=None, features_PV=None) for s in batch.samples)
+    return replace(batch, samples=samples, pixels_BCHW=None, features_BPV=None)
+
+
+class _Bench:
+    """The experiments on the scoring half, around one undisturbed scoring with drawn visual tokens."""
+
+    def __init__(self, scorer: Scorer, text: Batch, visual: VisualTokens, generator: torch.Generator) -> None:
+        self.scorer, self.text, self.visual, self.generator = scorer, text, visual, generator
+        self.base = self._nll(text, visual)
+        self.labels = [(row_T != IGNORE_INDEX).nonzero()[:, 0].tolist() for row_T in text.labels_BT]
+        self.words = sorted(set(text.labels_BT[text.labels_BT != IGNORE_INDEX].tolist()))
+
+    def _nll(self, text: Batch, visual: VisualTokens) -> list[Tensor]:
+        return [nll_T.detach().float().cpu() for nll_T in self.scorer.nll(text, visual).per_sample()]
+
+    def routes(self) -> Routes:
+        other = _random_like(self.visual, self.generator)
+        found = []
+        for row in range(len(self.base)):
+            mixed = VisualTokens(
+                tuple(_with_row(a, b, row) for a, b in zip(self.visual.layers, other.layers, strict=True))
+            )
+            found.append(_changed_rows(self.base, self._nll(self.text, mixed)))
+        return tuple(found)
+
+    def unplaced_slots(self) -> tuple[tuple[int, ...], int]:
+        slots = self.visual.layers[0].shape[1]
+        tried = sorted({round(i * (slots - 1) / max(1, min(slots, _SLOTS) - 1)) for i in range(min(slots, _SLOTS))})
+        other = _random_like(self.visual, self.generator)
+        silent = []
+        for slot in tried:
+            mixed = VisualTokens(
+                tuple(_with_slot(a, b, slot) for a, b in zip(self.visual.layers, other.layers, strict=True))
+            )
+            if not _changed_rows(self.base, self._nll(self.text, mixed)):
+                silent.append(slot)
+        return tuple(silent), len(tried)
+
+    def nan_share(self) -> float:
+        lost = torch.cat(self._nll(self.text, self.visual.map(lambda layer: torch.full_like(layer, torch.nan))))
+        return float(lost.isnan().float().mean())
+
+    def overwritten(self) -> tuple[str, ...]:
+        """Tokens at the edges of the block and right beside it that nothing reads."""
+        if len(self.words) < 2:
+            return ()
+        beside = {
+            "before the block": (0, -1),
+            "first of the block": (0, 0),
+            "last of the block": (1, 0),
+            "behind the block": (1, 1),
+        }
+        return tuple(name for name, (edge, step) in beside.items() if self._unread(edge, step))
+
+    def _unread(self, edge: int, step: int) -> bool:
+        changes = {}
+        for row, block_T in enumerate(self.text.block_BT):
+            inside = block_T.nonzero()[:, 0].tolist()
+            if not inside:
+                continue
+            place = (inside[-1] if edge else inside[0]) + step
+            if 0 <= place < self.labels[row][-1]:
+                changes[row] = place
+        if not changes:
+            return False
+        other = self._nll(self._with_ids(changes), self.visual)
+        return all(torch.equal(self.base[row], other[row]) for row in changes)
+
+    def reach(self) -> int | None:
+        """Losses between a changed input token and the first loss that changes; 1 as it should be."""
+        middle = self._middle()
+        other = (
+            self._nll(self._with_ids({row: self.labels[row][m] for row, m in middle.items()}), self.visual)
+            if middle
+            else []
+        )
+        return _most_common(
+            [found[0] - m for row, m in middle.items() if (found := _changed(self.base[row], other[row]))]
+        )
+
+    def target(self) -> int | None:
+        """Losses between a changed label and the loss that changes; 0 as it should be."""
+        middle = self._middle()
+        if not middle:
+            return None
+        labels_BT = self.text.labels_BT.clone()
+        for row, m in middle.items():
+            labels_BT[row, self.labels[row][m]] = self._other(int(labels_BT[row, self.labels[row][m]]))
+        other = self._nll(_retold(self.text, self.text.ids_BT, labels_BT), self.visual)
+        return _most_common(
+            [found[0] - m for row, m in middle.items() if (found := _changed(self.base[row], other[row]))]
+        )
+
+    def alone(self) -> float:
+        differences = []
+        for row, in_batch_T in enumerate(self.base):
+            single = self._nll(select(self.text, [row]), self.visual.rows([row]))[0]
+            differences.append((single - in_batch_T).abs())
+        return float(torch.cat(differences).mean())
+
+    def _middle(self) -> dict[int, int]:
+        if len(self.words) < 2:
+            return {}  # there is no other word to put in
+        return {row: len(places) // 2 for row, places in enumerate(self.labels) if len(places) >= _MIN_LABELS}
+
+    def _with_ids(self, changes: dict[int, int]) -> Batch:
+        ids_BT = self.text.ids_BT.clone()
+        for row, place in changes.items():
+            ids_BT[row, place] = self._other(int(ids_BT[row, place]))
+        return _retold(self.text, ids_BT, self.text.labels_BT)
+
+    def _other(self, token: int) -> int:
+        """Another word of these captions: surely an id that the model knows and that marks no image."""
+        return next((word for word in self.words if word != token), token)
+
+
+def _retold(text: Batch, ids_BT: Tensor, labels_BT: Tensor) -> Batch:
+    """The batch with other ids or labels, in the samples as well: a scorer may read either."""
+    samples = tuple(
+        replace(s, ids_T=ids_T[: len(s.ids_T)].numpy(), labels_T=labels_T[: len(s.labels_T)].numpy())
+        for s, ids_T, labels_T in zip(text.samples, ids_BT.cpu(), labels_BT.cpu(), strict=False)
+    )
+    return replace(text, samples=samples, ids_BT=ids_BT, labels_BT=labels_BT)
+
+
+def _encode_routes(scorer: Scorer, few: Batch, visual: VisualTokens, generator: torch.Generator) -> Routes | None:
+    if few.pixels_BCHW is None and few.features_BPV is None:
+        return None
+    whole = [torch.cat([layer[row].flatten() for layer in visual.layers]) for row in range(len(visual))]
+    found = []
+    for row in range(len(visual)):
+        again = scorer.encode(_with_noise_image(few, row, generator)).map(lambda layer: layer.detach().float().cpu())
+        other = [torch.cat([layer[i].flatten() for layer in again.layers]) for i in range(len(again))]
+        found.append(_changed_rows(whole, other))
+    return tuple(found)
+
+
+def _with_noise_image(few: Batch, row: int, generator: torch.Generator) -> Batch:
+    """The batch with one image replaced by noise, wherever the scorer may read it."""
+    pixels_BCHW, features_BPV, samples = few.pixels_BCHW, few.features_BPV, list(few.samples)
+    if pixels_BCHW is not None:
+        pixels_BCHW = pixels_BCHW.clone()
+        noise_CHW = torch.randint(0, 256, pixels_BCHW.shape[1:], generator=generator).to(pixels_BCHW)
+        pixels_BCHW[row] = noise_CHW
+        if samples:
+            samples[row] = replace(samples[row], pixels_CHW=noise_CHW)
+    if features_BPV is not None:
+        features_BPV = features_BPV.clone()
+        noise_PV = torch.randn(features_BPV.shape[1:], generator=generator).to(features_BPV)
+        features_BPV[row] = noise_PV * features_BPV[row].std()
+        if samples:
+            samples[row] = replace(samples[row], features_PV=features_BPV[row])
+    return replace(few, samples=tuple(samples), pixels_BCHW=pixels_BCHW, features_BPV=features_BPV)
+
+
+def _foreign_pixels(few: Batch) -> tuple[int, ...]:
+    if few.pixels_BCHW is None:
+        return ()
+    return tuple(
+        i
+        for i, (sample, pixels_CHW) in enumerate(zip(few.samples, few.pixels_BCHW, strict=False))
+        if sample.pixels_CHW is not None and not torch.equal(sample.pixels_CHW.to(pixels_CHW), pixels_CHW)
+    )
+
+
+def _alignment(text: Batch) -> int | None:
+    """The shift at which labels are the text's own ids, 0 first; None where they are at no shift."""
+    shares = {shift: _agreement(text, shift) for shift in _SHIFTS}
+    best = max(_SHIFTS, key=lambda shift: shares[shift])
+    return best if shares[best] > 0.8 else None
+
+
+def _agreement(text: Batch, shift: int) -> float:
+    hits = total = 0
+    for ids_T, labels_T, length in zip(text.ids_BT, text.labels_BT, text.lengths_B.tolist(), strict=True):
+        for place in (labels_T != IGNORE_INDEX).nonzero()[:, 0].tolist():
+            if 0 <= place + shift < length:
+                hits, total = hits + int(ids_T[place + shift] == labels_T[place]), total + 1
+    return hits / total if total else 0.0
+
+
+def _answers_in_prompt(text: Batch) -> float:
+    found = []
+    for ids_T, labels_T in zip(text.ids_BT.tolist(), text.labels_BT.tolist(), strict=True):
+        first = next(i for i, label in enumerate(labels_T) if label != IGNORE_INDEX)
+        answer = [label for label in labels_T if label != IGNORE_INDEX][:-1]  # without EOS
+        prompt = ids_T[:first]
+        enough = len(answer) >= _MIN_LABELS
+        found.append(enough and any(prompt[i : i + len(answer)] == answer for i in range(len(prompt))))
+    return sum(found) / len(found)
+
+
+def _random_like(visual: VisualTokens, generator: torch.Generator) -> VisualTokens:
+    """Gaussian tokens of the same spread: a connector that says little must not hide where its tokens go."""
+    layers = []
+    for layer in visual.layers:
+        spread = float(layer[torch.isfinite(layer)].square().mean().sqrt())
+        layers.append(torch.randn(layer.shape, generator=generator) * (spread if 0 < spread < float("inf") else 1.0))
+    return VisualTokens(tuple(layers))
+
+
+def _with_row(layer: Tensor, other: Tensor, row: int) -> Tensor:
+    mixed = layer.clone()
+    mixed[row] = other[row]
+    return mixed
+
+
+def _with_slot(layer_BSE: Tensor, other_BSE: Tensor, slot: int) -> Tensor:
+    mixed_BSE = layer_BSE.clone()
+    mixed_BSE[:, slot] = other_BSE[:, slot]
+    return mixed_BSE
+
+
+def _changed(before_T: Tensor, after_T: Tensor) -> list[int]:
+    """Where two rows of numbers differ by more than rounding."""
+    difference_T = (before_T - after_T).abs().nan_to_num(nan=float("inf"))
+    largest = float(difference_T.max()) if len(difference_T) else 0.0
+    if largest == 0:
+        return []
+    return (difference_T > _FAINT * min(largest, 1e30)).nonzero()[:, 0].tolist()
+
+
+def _changed_rows(before: Sequence[Tensor], after: Sequence[Tensor]) -> tuple[int, ...]:
+    largest_B = torch.stack(
+        [(a - b).abs().nan_to_num(nan=float("inf")).max() for a, b in zip(before, after, strict=True)]
+    )
+    return tuple(_changed(torch.zeros_like(largest_B), largest_B))
+
+
+def _most_common(values: Sequence[int]) -> int | None:
+    return Counter(values).most_common(1)[0][0] if values else None

@@ -1,0 +1,126 @@
+"""Which fault do the visual tokens themselves show: their scale, what is left of the image in them, idle slots?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qwen3_vlm.checks.slots import SlotUse
+from qwen3_vlm.faults import finding
+from qwen3_vlm.results import Finding, Internals, Verdict
+
+SCALE = (0.1, 10.0)
+"""RMS of the visual tokens over that of the text embeddings."""
+COLLAPSED = 1e-4
+"""Share of the variance between images below which a stage has lost them, as a part of the tower's own share. On the
+tiny world an untrained connector has 1.5e-3, one trained on mismatched pairs 9e-3, a trained one 0.3."""
+_ALIKE = 1e-3
+"""Tower share below which the images themselves are alike, and nothing behind it can be blamed."""
+_ONE_DIRECTION = 1.05
+"""Effective rank below which all visual tokens of an image are one token, repeated."""
+_DEAD = 0.01
+"""Part of the picture's whole worth below which a group of slots carries nothing."""
+_CARRIES = 0.05
+"""Nats per label token that the picture must be worth before its slots are compared."""
+_HELPS = 0.05
+"""Nats per label token by which the right scale must lower the loss to be the matter."""
+
+
+def diagnose_visual(
+    internals: Internals | None, slots: SlotUse | None = None, verdict: Verdict | None = None
+) -> list[Finding]:
+    """Name the faults of the visual tokens; nothing on tokens that differ by image, fit the text and share the work.
+
+    Args:
+        internals: the connector's stages, if measured.
+        slots: what each slot is worth, if measured.
+        verdict: of check 1, if known: a connector that passes can live on its own scale.
+    """
+    found = [*_slots(internals, slots)]
+    if internals is not None:
+        found += [*_scale(internals, slots, verdict), *_collapse(internals)]
+    return found
+
+
+def _scale(internals: Internals, slots: SlotUse | None, verdict: Verdict | None) -> Iterator[Finding]:
+    ratio, (low, high) = internals.rms_ratio, SCALE
+    if low <= ratio <= high:
+        return
+    rescaled = None if slots is None else slots.rescaled
+    helps = rescaled is not None and rescaled < -_HELPS
+    sound = verdict == "PASS" and not helps
+    size = f"{ratio:.3g} times as large as" if ratio > 1 else f"only {ratio:.2g} of"
+    told = f"; at the text's scale the loss is lower by {-rescaled:.3f} nats/token" if helps and rescaled else ""
+    lives = "; check 1 passes all the same, so this run can live with it" if sound else ""
+    yield finding(
+        "scale-mismatch",
+        f"the visual tokens' RMS is {size} the text embeddings' RMS (expected {low:g} to {high:g} times): the "
+        f"language model reads them far off the scale of its words{told}{lives}",
+        "train with connector.output_norm true, or take out whatever scales the connector's output",
+        severity="warning" if sound else None,
+        rms_ratio=ratio,
+        rescaled_loss_change=rescaled,
+    )
+
+
+def _collapse(internals: Internals) -> Iterator[Finding]:
+    stages = list(internals.variance_share.items())
+    if not stages or internals.images < 2:
+        return
+    first, tower = stages[0]
+    if tower < _ALIKE:
+        return
+    for (before, had), (stage, share) in zip(stages, stages[1:], strict=False):
+        if share < COLLAPSED * tower:
+            yield finding(
+                "collapsed",
+                f"the {stage}'s output is the same for all images: {share:.1e} of its variance lies between images, "
+                f"where the {first} in front still has {tower:.2g} and the {before} {had:.2g}",
+                f"look at the {stage}: weights at zero, an activation that is always off, an average over the batch or "
+                "a learning rate that blew it up; then train again",
+                stage=stage,
+                variance_share=dict(stages),
+                images=internals.images,
+            )
+            return
+
+
+def _slots(internals: Internals | None, slots: SlotUse | None) -> Iterator[Finding]:
+    advice = "check that every latent attends to the patches and gets a gradient; with so few in use, lower latents"
+    if internals is not None and internals.effective_rank_of > 1 and internals.effective_rank < _ONE_DIRECTION:
+        yield finding(
+            "slots-dead",
+            f"all visual tokens of an image point in one direction (effective rank {internals.effective_rank:.2f} of "
+            f"{internals.effective_rank_of}): they say the same thing again and again",
+            advice,
+            effective_rank=internals.effective_rank,
+            effective_rank_of=internals.effective_rank_of,
+        )
+        return
+    if slots is None or slots.whole < _CARRIES:
+        return
+    bar = _DEAD * slots.whole
+    dead = [
+        slot
+        for group, without, alone in zip(slots.groups, slots.without, slots.alone, strict=True)
+        if without < bar and alone < bar
+        for slot in group
+    ]
+    total = sum(map(len, slots.groups))
+    if len(dead) > total / 2:
+        alive = [slot for group in slots.groups for slot in group if slot not in dead]
+        yield finding(
+            "slots-dead",
+            f"{len(dead)} of {total} visual tokens carry nothing: swapping them for another image's costs less than "
+            f"{_DEAD:.0%} of the {slots.whole:.2f} nats/token that the whole picture is worth, and alone they give "
+            f"nothing back; what is carried is in {_listed(alive)}",
+            advice,
+            dead=dead,
+            whole=slots.whole,
+            without=list(slots.without),
+            alone=list(slots.alone),
+        )
+
+
+def _listed(slots: list[int]) -> str:
+    shown = ", ".join(map(str, slots[:6]))
+    return f"number {shown}" + (" and others" if len(slots) > 6 else "") if slots else "none of them alone"
