@@ -1,0 +1,209 @@
+"""What the tower is given, against the tower's own image processor on the file named in the data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from qwen3_vlm.build import Prepared
+from qwen3_vlm.faults import finding
+from qwen3_vlm.models.hub import hub_bounded
+from qwen3_vlm.preflight.rows import RawRow
+from qwen3_vlm.results import Finding
+
+_PLAIN_MODES = ("RGB", "L")
+"""Modes that need no choice of background or range: for others our own reading is documented, not the processor's."""
+_SIGLIP = {"image_mean": 0.5, "image_std": 0.5, "rescale_factor": 1 / 255}
+"""What every published SigLIP tower was trained with."""
+_FIX = (
+    "prepare images with the preprocessor_config.json that came with model.vision: its size, filter, mean, std and "
+    "channel order"
+)
+
+
+def processor_settings(prepared: Prepared) -> dict[str, Any]:
+    """The tower's preprocessor_config.json as it lies on disk."""
+    name = prepared.config.model.vision
+    path = Path(name) / "preprocessor_config.json"
+    if path.is_file():
+        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return settings
+    with hub_bounded(name):
+        found, _ = ImageProcessingMixin.get_image_processor_dict(name)
+    return dict(found)
+
+
+def references(rows: Sequence[RawRow], prepared: Prepared, settings: dict[str, Any]) -> list[Tensor | None]:
+    """Each row's image through the tower's own processor, [3,H,W]; None where the file cannot be read plainly."""
+    processor = SiglipImageProcessorPil.from_dict(settings)
+    root = Path(prepared.config.data.image_root)
+    return [_reference(root / row.image, processor) for row in rows]
+
+
+def _reference(path: Path, processor: Any) -> Tensor | None:
+    try:
+        with Image.open(path) as opened:
+            upright = ImageOps.exif_transpose(opened)
+            if upright.mode not in _PLAIN_MODES or upright.has_transparency_data:
+                return None
+            image = upright.convert("RGB")
+    except (OSError, ValueError, SyntaxError):
+        return None  # the pipeline rejects it too, and says so
+    pixels_1CHW: Tensor = processor(images=[image], return_tensors="pt")["pixel_values"]
+    return pixels_1CHW[0].float()
+
+
+def compare(got_BCHW: Tensor, wanted: Sequence[Tensor | None], rows: Sequence[RawRow]) -> list[Finding]:
+    """Every row's pixels against its own reference, and where they differ, against what would explain it.
+
+    Args:
+        got_BCHW: what entered the transformers vision model.
+        wanted: reference [3,H,W] per row.
+        rows: for names in messages.
+    """
+    if len(got_BCHW) != len(rows):
+        return [_unused(f"{len(got_BCHW)} images entered the tower for a batch of {len(rows)}")]
+    got = [image.detach().float().cpu() for image in got_BCHW]
+    wrong = [b for b, want in enumerate(wanted) if want is not None and not _equal(got[b], want)]
+    if not wrong:
+        return []
+    known = [want for want in wanted if want is not None]
+    varied = len(known) > 1 and not all(torch.equal(known[0], other) for other in known[1:])
+    if varied and all(torch.equal(got[0], other) for other in got[1:]):
+        return [_unused(f"all {len(got)} images that entered the tower are equal, the files differ")]
+    if all(float(got[b].std()) == 0 for b in wrong) and any(float(want.std()) > 0 for want in known):
+        return [_unused("blank images entered the tower, the files are not blank")]
+    others = {
+        b: next((o for o, want in enumerate(wanted) if o != b and want is not None and _equal(got[b], want)), None)
+        for b in wrong
+    }
+    swapped = {b: o for b, o in others.items() if o is not None}
+    if swapped:
+        b, other = next(iter(swapped.items()))
+        return [
+            finding(
+                "image-order",
+                f"{len(swapped)} of {len(rows)} samples get another sample's image: row {rows[b].row} got that of row "
+                f"{rows[other].row} ({rows[other].image})",
+                "keep images in the order of their samples where they are read and put into a batch",
+                samples=len(swapped),
+                of=len(rows),
+            )
+        ]
+    b = wrong[0]
+    want = wanted[b]
+    assert want is not None
+    return [
+        finding(
+            "wrong-preprocessing",
+            f"the tower gets other pixels than its own image processor makes, in {len(wrong)} of {len(known)} images: "
+            f"{explain(got[b], want)} (row {rows[b].row}, {rows[b].image})",
+            _FIX,
+            images=len(wrong),
+            of=len(known),
+            largest_difference=_largest(got[b], want),
+            mean=round(float(got[b].mean()), 4),
+            expected_mean=round(float(want.mean()), 4),
+            range=[round(float(got[b].min()), 4), round(float(got[b].max()), 4)],
+            expected_range=[round(float(want.min()), 4), round(float(want.max()), 4)],
+        )
+    ]
+
+
+def _unused(what: str) -> Finding:
+    return finding(
+        "pixels-unused",
+        f"the pictures do not reach the vision tower: {what}",
+        "pass each sample's own pixels from the collator to the tower",
+    )
+
+
+def _largest(got: Tensor, want: Tensor) -> float:
+    return round(float((got - want).abs().max()), 4) if got.shape == want.shape else float("inf")
+
+
+def _equal(got_CHW: Tensor, want_CHW: Tensor) -> bool:
+    """Equal but for rounding: a bfloat16 tower gets values rounded to 8 bits of mantissa."""
+    if got_CHW.shape != want_CHW.shape:
+        return False
+    allowed = 2**-8 * float(want_CHW.abs().max()) + 1e-4
+    return bool(((got_CHW - want_CHW).abs() <= allowed).all())
+
+
+def explain(got_CHW: Tensor, want_CHW: Tensor) -> str:
+    """In words, how two prepared images differ: shape, channel order, orientation, scale and offset, or content."""
+    if got_CHW.shape != want_CHW.shape:
+        return f"their shape is {tuple(got_CHW.shape)}, expected {tuple(want_CHW.shape)}"
+    for name, turned in (
+        ("red and blue are exchanged", want_CHW.flip(0)),
+        ("they are mirrored", want_CHW.flip(2)),
+        ("they stand on their head", want_CHW.flip(1)),
+        ("height and width are exchanged", want_CHW.transpose(1, 2)),
+    ):
+        if turned.shape == got_CHW.shape and _equal(got_CHW, turned):
+            return name
+    slopes, offsets, worst = [], [], 0.0
+    for got_HW, want_HW in zip(got_CHW, want_CHW, strict=True):
+        spread = float(want_HW.var())
+        if spread == 0:
+            continue
+        slope, offset = np.polyfit(want_HW.flatten().numpy(), got_HW.flatten().numpy(), 1)
+        worst = max(worst, float((got_HW - slope * want_HW - offset).abs().max()) / max(abs(float(slope)), 1e-6))
+        slopes.append(round(float(slope), 4))
+        offsets.append(round(float(offset), 4))
+    if slopes and worst < 0.02:
+        return (
+            f"mean, std or range differ, each channel is {slopes} times the expected value plus {offsets} "
+            f"(range {float(got_CHW.min()):.3g} to {float(got_CHW.max()):.3g}, expected {float(want_CHW.min()):.3g} to "
+            f"{float(want_CHW.max()):.3g})"
+        )
+    return f"they are resized, cropped or changed in another way (largest difference {_largest(got_CHW, want_CHW)})"
+
+
+def settings_findings(prepared: Prepared, settings: dict[str, Any]) -> list[Finding]:
+    """The settings in use against the file, and the file against what SigLIP towers are trained with."""
+    spec = prepared.inputs.spec
+    norm, scale = settings.get("do_normalize", True), settings.get("do_rescale", True)
+    pairs: list[tuple[str, Any, Any]] = [
+        ("resample", spec.resample, settings.get("resample")),
+        ("image_mean", list(spec.mean), settings.get("image_mean") if norm else [0.0] * 3),
+        ("image_std", list(spec.std), settings.get("image_std") if norm else [1.0] * 3),
+        ("rescale_factor", spec.rescale, settings.get("rescale_factor") if scale else 1.0),
+    ]
+    differ = [f"{name} {used} instead of {wanted}" for name, used, wanted in pairs if used != wanted]
+    if differ:
+        return [
+            finding(
+                "wrong-preprocessing",
+                f"images are not prepared by the tower's own preprocessor_config.json: {'; '.join(differ)}",
+                _FIX,
+                settings={name: {"used": used, "file": wanted} for name, used, wanted in pairs if used != wanted},
+            )
+        ]
+    odd = [
+        f"{name} {used}, published towers have {usual:.4g}"
+        for name, used, _ in pairs
+        if (usual := _SIGLIP.get(name)) is not None and not np.allclose(used, usual, rtol=1e-3)
+    ]
+    if not odd:
+        return []
+    lowest, highest = ((value * spec.rescale - spec.mean[0]) / spec.std[0] for value in (0, 255))
+    return [
+        finding(
+            "wrong-preprocessing",
+            f"{prepared.config.model.vision}/preprocessor_config.json is unusual for a SigLIP tower: {'; '.join(odd)}; "
+            f"pixels then run from {lowest:.3g} to {highest:.3g} instead of -1 to 1",
+            "restore the preprocessor_config.json that came with the tower, unless it was trained with these values",
+            "error" if max(abs(lowest), abs(highest)) > 10 else "warning",
+            range=[lowest, highest],
+        )
+    ]

@@ -1,0 +1,81 @@
+"""Watching what really enters the two transformers models, whatever the code around them says it passes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qwen3_vlm.models.vlm import VLM
+
+
+@dataclass
+class Seen:
+    """What was seen while a probe was on; the last call counts where there were several."""
+
+    pixels: list[Tensor] = field(default_factory=list)
+    """`pixel_values` of each call of the vision model."""
+    embeds: list[Tensor] = field(default_factory=list)
+    """`inputs_embeds` of each call of the language model, [B,T,E]."""
+    masks: list[Tensor | None] = field(default_factory=list)
+    """Its `attention_mask`."""
+
+
+@contextmanager
+def probe(vlm: VLM, as_leaf: bool = False) -> Iterator[Seen]:
+    """Watch both models' forward calls.
+
+    Args:
+        vlm: the model.
+        as_leaf: give the language model a copy of its embeddings that gathers their gradient in `.grad`, cut off from
+            what made them.
+    """
+    seen = Seen()
+
+    def see_pixels(module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        values = named.get("pixel_values", args[0] if args else None)
+        if isinstance(values, Tensor):
+            seen.pixels.append(values)
+
+    def see_embeds(module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        embeds_BTE, ids = named.get("inputs_embeds"), named.get("input_ids", args[0] if args else None)
+        if embeds_BTE is None and isinstance(ids, Tensor):
+            embeds_BTE = module.get_input_embeddings()(ids)
+        if embeds_BTE is None:
+            return None
+        seen.masks.append(named.get("attention_mask"))
+        if not as_leaf:
+            seen.embeds.append(embeds_BTE)
+            return None
+        leaf_BTE = embeds_BTE.detach().clone().requires_grad_(True)
+        seen.embeds.append(leaf_BTE)
+        return (), {**named, "input_ids": None, "inputs_embeds": leaf_BTE}
+
+    handles = [
+        vlm.tower.model.register_forward_pre_hook(see_pixels, with_kwargs=True),
+        vlm.llm.model.model.register_forward_pre_hook(see_embeds, with_kwargs=True),
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def own_row(got_BX: Tensor, alone_BX: Tensor) -> dict[int, int]:
+    """Rows of `got` that are nearer to another row of `alone` than to their own, with that other row.
+
+    A row counts only where the other one is clearly nearer: where all rows are nearly the same, as behind an untrained
+    connector, rounding decides which is nearest and nothing is said.
+    """
+    distances_BB = torch.cdist(got_BX.flatten(1).float()[None], alone_BX.flatten(1).float()[None])[0]
+    nearest_B = distances_BB.argmin(dim=1)
+    return {
+        b: int(o)
+        for b, o in enumerate(nearest_B)
+        if int(o) != b and 10 * float(distances_BB[b, o]) < float(distances_BB[b, b])
+    }

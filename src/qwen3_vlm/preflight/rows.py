@@ -1,0 +1,166 @@
+"""The data file read a second time, plainly: what a row says before any code of the pipeline has touched it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from scipy.stats import beta
+
+from qwen3_vlm.batch import Reject
+from qwen3_vlm.config import Config
+from qwen3_vlm.data.dataset import TooManyRejectedError
+from qwen3_vlm.data.llava_pretrain import PLACEHOLDER
+from qwen3_vlm.data.prompt import IMAGE_CUT
+from qwen3_vlm.exits import NamedInputError
+from qwen3_vlm.faults import FAULTS, Severity, finding
+from qwen3_vlm.results import Finding
+
+SHOWN = 3
+"""Rows that a finding names."""
+_UNREADABLE = "images-unreadable"
+_OF_REASON = {
+    "no <image> in the human turn": "no-placeholder",
+    "more <image> than images": "placeholder-count",
+    "several images": "placeholder-count",
+    "no image": "placeholder-count",
+    "special token in the human turn": "placeholder-count",
+    "image token in caption": "placeholder-in-caption",
+    IMAGE_CUT: "image-truncated",
+}
+"""Reasons of rejected rows that are faults of their own; the other text reasons mean a row without a caption."""
+_SAYS = {
+    "no-placeholder": (
+        f"have an image but no {PLACEHOLDER} in their human turn, so the picture would have no place in the text",
+        f"put {PLACEHOLDER} once into the human turn of these rows",
+    ),
+    "placeholder-count": (
+        f"have another number of {PLACEHOLDER} (or of its tokens) in the human turn than images",
+        f"leave exactly one image and one {PLACEHOLDER} in each of these rows",
+    ),
+    "placeholder-in-caption": (
+        "have an image token inside the caption, which would claim a second picture",
+        "remove the token from these captions",
+    ),
+    "image-truncated": (
+        "lose image tokens because data.max_seq_len ends inside the image block",
+        "raise data.max_seq_len, shorten prompt.template, or lower connector.latents",
+    ),
+    _UNREADABLE: (
+        "have an image file that is missing, damaged or no image",
+        "restore these files below data.image_root, or take the rows out of the data file",
+    ),
+    "no-labels": (
+        "have no usable caption, so they have nothing to learn from",
+        "give these rows the turns human and gpt with a caption that is not blank, or take them out",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class RawRow:
+    """A row as the file has it."""
+
+    row: int
+    id: str
+    image: str
+    human: str
+    caption: str
+    """White space at both ends removed."""
+
+
+def read_plainly(path: Path, rows: Iterable[int]) -> dict[int, RawRow]:
+    """Rows of a data file by index, with nothing but a JSON parser between; odd rows are left out.
+
+    Args:
+        path: JSON list or JSON Lines, perhaps gzipped.
+        rows: indices.
+    """
+    data = path.read_bytes()
+    data = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).removeprefix(b"\xef\xbb\xbf")
+    if data.lstrip()[:1] == b"{":
+        parts: list[bytes] = [line for line in data.split(b"\n") if line.strip()]
+    else:
+        # Only cut into rows here: parsing half a million of them takes seconds, and a few are wanted.
+        parts = [bytes(part) for part in msgspec.json.decode(data, type=list[msgspec.Raw])]
+    found = {row: _raw_row(row, parts[row]) for row in rows if row < len(parts)}
+    return {row: raw for row, raw in found.items() if raw is not None}
+
+
+def _raw_row(row: int, text: bytes) -> RawRow | None:
+    try:
+        tree = json.loads(text)
+        turns = {turn["from"]: turn["value"] for turn in tree["conversations"]}
+        image = tree["image"] if isinstance(tree["image"], str) else tree["image"][0]
+        return RawRow(row, str(tree.get("id", row)), image, turns["human"], turns["gpt"].strip())
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        return None  # a row that the reader rejects: it is counted there
+
+
+def by_share(count: int, total: int, allowed: float, sampled: bool = False) -> Severity:
+    """Error above the allowed share of rows, warning below.
+
+    Args:
+        count: rows with the fault.
+        total: rows looked at.
+        allowed: share, 0 to 1.
+        sampled: only some rows were looked at: an error then needs a share that is above `allowed` with 95%
+            confidence (Clopper-Pearson), because one bad row of 64 does not show that 1% are bad.
+    """
+    if not total or not count:
+        return "warning"
+    share = float(beta.ppf(0.05, count, total - count + 1)) if sampled else count / total
+    return "error" if share > allowed else "warning"
+
+
+def reject_findings(rejects: Sequence[Reject], total: int, config: Config, sampled: bool = False) -> list[Finding]:
+    """Rejected rows as named faults, with counts, rows and what they would take to mend."""
+    groups: dict[str, list[Reject]] = defaultdict(list)
+    for reject in rejects:
+        image = reject.reason.startswith(("image ", "not an image")) and reject.reason not in _OF_REASON
+        groups[_OF_REASON.get(reject.reason, _UNREADABLE if image else "no-labels")].append(reject)
+    found = []
+    for code, group in sorted(groups.items(), key=lambda item: -len(item[1])):
+        what, fix = _SAYS[code]
+        reasons = Counter(reject.reason for reject in group)
+        listed = "; ".join(f"row {r.row}: {r.reason} ({r.detail})" for r in group[:SHOWN])
+        found.append(
+            finding(
+                code,
+                f"{len(group)} of {total} rows {what}: {listed}",
+                fix,
+                by_share(len(group), total, config.data.max_rejected, sampled),
+                rows=len(group),
+                of=total,
+                share=round(len(group) / max(1, total), 4),
+                allowed_share=config.data.max_rejected,
+                reasons=dict(reasons),
+                first_rows=[r.row for r in group[:SHOWN]],
+            )
+        )
+    return found
+
+
+def findings_of_error(error: ValueError, config: Config) -> list[Finding]:
+    """Input that was refused before a preflight could look at it, as named faults; none if it has no such name."""
+    if isinstance(error, TooManyRejectedError):
+        found = reject_findings(error.rejects, error.total, config)
+        # Together they stop a run, even where each reason alone is below the share.
+        return [f.model_copy(update={"severity": "error"}) for f in found]
+    if isinstance(error, NamedInputError):
+        message, _, fix = str(error).rpartition("; ")
+        return [finding(error.code, message or fix, fix, "error")] if error.code in FAULTS else []
+    return []
+
+
+def spread(count: int, of: int) -> list[int]:
+    """`count` positions of 0..of-1, evenly spaced, all of them if there are no more."""
+    if of <= count:
+        return list(range(of))
+    return [math.floor(i * of / count) for i in range(count)]

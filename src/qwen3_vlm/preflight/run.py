@@ -1,0 +1,271 @@
+"""The preflight: some rows and one batch of a run, looked at from the file to the gradient, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from qwen3_vlm.batch import Batch, Reject, Sample
+from qwen3_vlm.build import Prepared
+from qwen3_vlm.data.collate import collate
+from qwen3_vlm.data.dataset import Dataset
+from qwen3_vlm.exits import NamedInputError
+from qwen3_vlm.faults import finding, rank
+from qwen3_vlm.models.vlm import VLM
+from qwen3_vlm.preflight.corpus import corpus_findings, read_corpus
+from qwen3_vlm.preflight.flow import Walk, flow_findings
+from qwen3_vlm.preflight.pixels import processor_settings, references, settings_findings
+from qwen3_vlm.preflight.rows import RawRow, by_share, findings_of_error, read_plainly, reject_findings, spread
+from qwen3_vlm.preflight.text import (
+    Row,
+    Tokens,
+    block_findings,
+    label_findings,
+    rows_of,
+    template_findings,
+    token_findings,
+)
+from qwen3_vlm.preflight.view import View, view_of
+from qwen3_vlm.preflight.weights import weight_findings
+from qwen3_vlm.results import Finding
+
+ROWS = 128
+"""Rows whose image is decoded, per side of the split."""
+_FILES = 20_000
+"""Rows per side of which only text and file are looked at."""
+_BATCH = 4
+"""Samples that go through the model."""
+_COLLATED = 16
+
+Progress = Callable[[int], AbstractContextManager[Any]]
+"""Makes a progress bar for a number of steps."""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What was found before training."""
+
+    findings: list[Finding]
+    """One per fault, the most likely cause first."""
+    view: View | None
+    """One sample for people; None if no row could be read."""
+    rows: int
+    """Rows that were read with their images."""
+    batch: int
+    """Samples that went through the model."""
+
+    @property
+    def errors(self) -> list[Finding]:
+        """Findings that stop a training run."""
+        return [f for f in self.findings if f.severity == "error"]
+
+
+def preflight(prepared: Prepared, vlm: VLM, rows: int = ROWS, progress: Progress | None = None) -> Preflight:
+    """Look at the first rows of both sides and at one batch, through the pipeline that training uses.
+
+    Args:
+        prepared: the run's data.
+        vlm: the model, connector freshly initialised or trained; nothing of it is changed.
+        rows: how many rows of each side of the split are read with their images, spread evenly over it.
+        progress: makes a progress bar; none by default.
+
+    Returns:
+        Findings and one decoded sample. What is a consequence of another finding is left out.
+
+    Raises:
+        ValueError: the data file or a backbone's files cannot be read.
+    """
+    was_training = vlm.training
+    with torch.random.fork_rng(devices=[]):
+        try:
+            return _Flight(prepared, vlm.eval(), rows, progress).fly()
+        finally:
+            vlm.train(was_training)
+
+
+class _Flight:
+    def __init__(self, prepared: Prepared, vlm: VLM, rows: int, progress: Progress | None) -> None:
+        self.prepared, self.vlm, self.rows = prepared, vlm, rows
+        self.config = prepared.config
+        self.tokens = Tokens(prepared.inputs.tokenizer)
+        self.progress = progress
+        self.sides = (("train", prepared.train), ("eval", prepared.eval))
+
+    def fly(self) -> Preflight:
+        raw = {side: self._raw(side) for side, _ in self.sides}
+        found = [*self._rejected(), *self._corpus(raw)]
+        rows, unread = self._read(raw)
+        found += self._unreadable(unread, found)
+        found += self._content(rows)
+        tokens = token_findings(self.prepared, self.vlm, self.tokens)
+        labels = label_findings(rows, self.prepared, self.tokens)
+        found += tokens
+        found += template_findings(rows, self.prepared, self.tokens)
+        found += self._lengths(labels)
+        settings = processor_settings(self.prepared)
+        weights = weight_findings(self.prepared, self.vlm)
+        found += weights
+        broken = {f.code for f in (*tokens, *weights) if f.severity == "error"}
+        walk, blocks = (None, []) if broken else self._walk(rows, settings)
+        found += blocks
+        flow = flow_findings(walk) if walk and not blocks else []
+        # Labels that are moved in the data and moved back in the loss are sound: the loss decides.
+        if walk and not blocks and not flow:
+            labels = [f for f in labels if f.code != "labels-shifted"]
+        found += [*labels, *(f for f in flow if f.code not in {other.code for other in found + labels})]
+        if not any(f.code == "wrong-preprocessing" for f in found):
+            found += settings_findings(self.prepared, settings)
+        shown = next((row for row in rows if row.targets), rows[0] if rows else None)
+        view = view_of(shown, self.vlm.patch_id, self.tokens) if shown else None
+        return Preflight(rank(found), view, len(rows) + len(unread), len(walk.batch) if walk else 0)
+
+    def _raw(self, side: str) -> dict[int, RawRow]:
+        """Rows of one side as the file has them."""
+        wanted = getattr(self.prepared.split, side)
+        data = self.config.data
+        file = data.eval_json if side == "eval" and data.eval_json else data.json_file
+        positions = spread(_FILES, len(wanted))
+        dataset: Dataset = getattr(self.prepared, side)
+        usable = dataset.rows
+        decoded = {usable[p] for p in spread(self.rows, len(usable))}
+        return read_plainly(Path(file), sorted({wanted[p] for p in positions} | decoded))
+
+    def _rejected(self) -> list[Finding]:
+        rejects = [r for side, _ in self.sides for r in self.prepared.rejects[side]]
+        total = len(self.prepared.split.train) + len(self.prepared.split.eval)
+        return reject_findings(rejects, total, self.config)
+
+    def _corpus(self, raw: dict[str, dict[int, RawRow]]) -> list[Finding]:
+        train, held_out = (list(raw[side].values()) for side, _ in self.sides)
+        corpus = read_corpus(train, held_out, Path(self.config.data.image_root))
+        return corpus_findings(corpus, self.prepared)
+
+    def _read(self, raw: dict[str, dict[int, RawRow]]) -> tuple[list[Row], list[Reject]]:
+        """The chosen rows of both sides through data set and collator."""
+        rows: list[Row] = []
+        unread: list[Reject] = []
+        chosen = [(side, dataset, spread(self.rows, len(dataset))) for side, dataset in self.sides]
+        bar = self.progress(sum(len(p) for _, _, p in chosen)) if self.progress else None
+        with bar or tqdm(disable=True) as shown:
+            for side, dataset, positions in chosen:
+                for start in range(0, len(positions), _COLLATED):
+                    part = positions[start : start + _COLLATED]
+                    batch = collate([dataset[p] for p in part], self.prepared.inputs.pad_id)
+                    unread += batch.rejects
+                    rows += rows_of(batch, raw[side], self.tokens, self.config.data.max_seq_len)
+                    shown.update(len(part))
+        return rows, unread
+
+    def _unreadable(self, unread: list[Reject], found: list[Finding]) -> list[Finding]:
+        """Images that did not open; files that are not there at all have been counted over more rows."""
+        counted = any(f.code == "images-unreadable" for f in found)
+        rest = [r for r in unread if r.reason not in ("image missing", "image empty")] if counted else unread
+        total = sum(len(spread(self.rows, len(dataset))) for _, dataset in self.sides)
+        return reject_findings(rest, total, self.config, sampled=True)
+
+    def _content(self, rows: list[Row]) -> list[Finding]:
+        """Sample against row: its image path, and what its pixels show."""
+        found = []
+        moved = [row for row in rows if row.sample.image != row.raw.image]
+        if moved:
+            row = moved[0]
+            found.append(
+                finding(
+                    "pairs-mismatched",
+                    f"{len(moved)} of {len(rows)} samples carry another image than their row names: row "
+                    f"{row.sample.row} names {row.raw.image} and gets {row.sample.image}",
+                    "keep image paths and captions in one order where rows are read",
+                    rows=len(moved),
+                    of=len(rows),
+                )
+            )
+        pixels = {row.sample.row: row.sample.pixels_CHW for row in rows if row.sample.pixels_CHW is not None}
+        blank = [r for r, pixels_CHW in pixels.items() if bool((pixels_CHW == pixels_CHW[:, :1, :1]).all())]
+        if blank and by_share(len(blank), len(pixels), self.config.data.max_rejected, sampled=True) == "error":
+            found.append(
+                finding(
+                    "images-degenerate",
+                    f"{len(blank)} of {len(pixels)} images are one colour without any detail, such as row {blank[0]}'s",
+                    "look at these files: placeholders and failed downloads are often blank",
+                    rows=len(blank),
+                    of=len(pixels),
+                    first_rows=blank[:3],
+                )
+            )
+        hashes = {row.sample.image_hash for row in rows}
+        files = {row.raw.image for row in rows}
+        if len(files) > 3 and len(hashes) <= 0.1 * len(files):
+            found.append(
+                finding(
+                    "images-degenerate",
+                    f"{len(files)} different image files give only {len(hashes)} different pictures",
+                    "look at the files and at how they are decoded: every row seems to show the same picture",
+                    "error" if len(hashes) == 1 else "warning",
+                    pictures=len(hashes),
+                    files=len(files),
+                )
+            )
+        return found
+
+    def _lengths(self, labels: list[Finding]) -> list[Finding]:
+        """Rows longer than max_seq_len, over all rows and not only those looked at; and the length that would do."""
+        limit, coverage = self.config.data.max_seq_len, self.config.coverage
+        lengths = sorted(length for _, dataset in self.sides for length in dataset.lengths)
+        cut = sum(length > limit for length in lengths)
+        cut_everywhere = any(f.code in ("answer-truncated", "no-labels") and f.severity == "error" for f in labels)
+        if not cut or cut_everywhere:
+            return []
+        share = 100 * cut / len(lengths)
+        would_do = lengths[min(len(lengths) - 1, int(len(lengths) * (1 - coverage.truncated_warn / 100)))]
+        fail, warn = share > coverage.truncated_fail, share > coverage.truncated_warn
+        return [
+            finding(
+                "answer-truncated",
+                f"data.max_seq_len {limit} cuts {cut} of {len(lengths)} captions ({share:.2g}%); {would_do} would "
+                f"leave {100 - coverage.truncated_warn:g}% whole",
+                f"set data.max_seq_len to {would_do}, or shorten prompt.template",
+                "error" if fail else "warning" if warn else "note",
+                rows=cut,
+                of=len(lengths),
+                share_pct=round(share, 3),
+                max_seq_len=limit,
+                would_do=would_do,
+            )
+        ]
+
+    def _walk(self, rows: list[Row], settings: dict[str, Any]) -> tuple[Walk | None, list[Finding]]:
+        """The batch for the model: samples of different images and captions; and what is wrong with its image block."""
+        distinct: dict[str, Sample] = {}
+        captions: set[str] = set()
+        for row in rows:
+            if row.sample.image_hash not in distinct and (row.raw.caption not in captions or len(rows) < _BATCH):
+                distinct[row.sample.image_hash] = row.sample
+                captions.add(row.raw.caption)
+        samples = list(distinct.values())[:_BATCH]
+        if not samples:
+            return None, []
+        batch = collate(samples, self.prepared.inputs.pad_id)
+        by_row = {id(row.sample): row for row in rows}
+        chosen = rows_of(batch, {s.row: by_row[id(s)].raw for s in samples}, self.tokens, self.config.data.max_seq_len)
+        latents = self._latents(batch)
+        found = block_findings(rows, self.prepared, self.vlm, self.tokens, latents)
+        wanted = references([row.raw for row in chosen], self.prepared, settings)
+        walk = Walk(self.vlm, batch, chosen, wanted, self.prepared.inputs.pad_id, latents)
+        if found:
+            return walk, found
+        try:
+            walk.nll(walk.noise(0, 1.0))
+        except NamedInputError as error:
+            return walk, findings_of_error(error, self.config)
+        return walk, []
+
+    @torch.no_grad()
+    def _latents(self, batch: Batch) -> int:
+        """Visual tokens per image that the connector really makes."""
+        return int(self.vlm.visual(self.vlm.features(batch)).shape[1])
