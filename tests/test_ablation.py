@@ -10,7 +10,7 @@ import torch
 
 from fake_scorers import EOS, LATENTS, WIDTH, Constant, Healthy, NaNWhenZero, NotInjected, make_batches, make_sample
 from qwen3_vlm.checks.ablation import ablate
-from qwen3_vlm.checks.conditions import RUNBOOK, STANDARD
+from qwen3_vlm.checks.conditions import FULL, RUNBOOK, STANDARD
 from qwen3_vlm.checks.summary import read_order
 from qwen3_vlm.config import AblationConfig
 
@@ -42,6 +42,7 @@ def test_a_healthy_connector_passes():
     got, scores = run()
     assert got.verdict == "PASS", got.reasons
     assert list(got.conditions) == list(STANDARD)
+    assert got.conditions["tiles-4"].gap > 0 and got.conditions["grey"].gap > 0
     assert (got.samples, got.requested, got.clusters, got.derangements, got.seed) == (40, 40, 40, 4, 42)
     assert got.label_tokens == sum(len(s.label_ids_T) for s in scores) == 240
     assert [name for name, c in got.conditions.items() if c.gate] == ["shuffled", "zero", "noise"]
@@ -66,7 +67,7 @@ def test_a_constant_connector_fails_on_shuffled_although_zero_and_noise_pass():
 def test_visual_tokens_that_are_not_injected_fail_on_every_gate():
     got, _ = run(NotInjected())
     assert got.verdict == "FAIL"
-    assert [c.gap for name, c in got.conditions.items() if name != "correct"] == [0] * 5
+    assert [c.gap for name, c in got.conditions.items() if name != "correct"] == [0] * 10
     assert [reason.split()[0] for reason in got.reasons] == ["gap(shuffled)", "gap(zero)", "gap(noise)"]
     assert "all losses are equal" in got.order_reading
 
@@ -118,10 +119,22 @@ def test_results_depend_neither_on_batch_size_nor_on_order(batch_size):
     assert [s.donors for s in scores] == [s.donors for s in expected_scores]
 
 
-def test_every_image_is_encoded_once_whatever_the_conditions():
-    scorer = Healthy()
-    run(scorer)
-    assert sorted(scorer.encoded) == list(range(40))
+def test_every_image_is_read_once_and_encoded_once_and_once_more_for_each_change_of_its_pixels():
+    class Read(list):
+        """Batches that count how often they are read."""
+
+        def __getitem__(self, number):
+            read.append(number)
+            return super().__getitem__(number)
+
+    read: list[int] = []
+    samples = [make_sample(row) for row in range(40)]
+    for conditions, times in ((RUNBOOK, 1), (STANDARD, 4)):
+        read.clear()
+        scorer = Healthy()
+        ablate(scorer, Read(make_batches(samples, 8)), AblationConfig(), 42, conditions, MEAN, 40, EOS, {})
+        assert sorted(scorer.encoded) == sorted([*range(40)] * times)
+        assert read == [0, 1, 2, 3, 4]
 
 
 def test_losses_and_gaps_equal_those_computed_from_the_per_token_records():
@@ -272,7 +285,13 @@ def test_the_progress_bar_is_filled_exactly_and_closed_even_on_an_error():
 
     bars: list[Bar] = []
     run(progress=Bar)
-    assert bars[0].n == bars[0].total == 40 * (1 + 9)  # encoding, then 5 conditions once and shuffled four times
+    # Five batches: four encodings (three with other pixels), ten conditions once, and shuffled four times.
+    assert bars[0].n == bars[0].total == 5 * (4 + 10 + 4)
+    bars.clear()
+    run(progress=Bar, conditions=FULL, mean=None)
+    assert bars[0].n == bars[0].total == 5 * (6 + 11 + 4), "neither mean-token nor blind"
+    bars.clear()
+    run(progress=Bar)
     with pytest.raises(ValueError):
         run(progress=Bar, mean=torch.zeros(1, 1))
     assert bars[0].closed and bars[1].closed

@@ -9,24 +9,34 @@ import torch
 from qwen3_vlm.batch import VisualTokens
 from qwen3_vlm.checks.conditions import (
     CONDITIONS,
+    FULL,
     GATES,
+    MEASUREMENTS,
     RUNBOOK,
     STANDARD,
     Scene,
-    check_mean_tokens,
+    check_fixed,
     parse_conditions,
 )
+from qwen3_vlm.checks.pixels import PIXEL_CHANGES
+from qwen3_vlm.checks.storage import VisualSet
 
 ROWS = (3, 8, 20, 21, 40)
 
 
-def make_scene(seed=42, rows=ROWS, layers=1, mean=None, dtype=torch.float32):
+def make_scene(seed=42, rows=ROWS, layers=1, fixed=None, dtype=torch.float32, images=None):
+    """Visual tokens of five rows; the last of them is stored first."""
     generator = torch.Generator().manual_seed(0)
-    tensors = tuple(
-        (torch.randn(len(rows), 6, 50 + k, generator=generator) * 3 + 2 + k).to(dtype) for k in range(layers)
-    )
+    tensors = [torch.randn(len(rows), 6, 50 + k, generator=generator) * 3 + 2 + k for k in range(layers)]
     donors = np.array([[1, 2], [2, 3], [3, 4], [4, 0], [0, 1]])[: len(rows)]
-    return Scene(VisualTokens(tensors), rows, donors, mean, seed)
+    stored = VisualTokens(tuple(tensor.to(dtype).roll(1, dims=0) for tensor in tensors))
+    visual = VisualSet(stored, (torch.arange(len(rows)) + 1) % len(rows))
+    images_S = np.arange(len(rows)) if images is None else np.array(images)
+    return Scene(visual, rows, images_S, donors, seed, fixed or {}, {name: visual for name in PIXEL_CHANGES})
+
+
+def everything(scene):
+    return scene.visual.rows(range(len(scene.visual))).layers[0]
 
 
 def apply(name, scene, positions, round_=0):
@@ -35,12 +45,14 @@ def apply(name, scene, positions, round_=0):
 
 def test_correct_is_each_images_own():
     scene = make_scene()
-    assert torch.equal(apply("correct", scene, [2, 0]).layers[0], scene.visual.layers[0][[2, 0]])
+    own = everything(scene)
+    assert torch.equal(apply("correct", scene, [2, 0]).layers[0], own[[2, 0]])
+    assert torch.equal(own[4], scene.visual.stored.layers[0][0]), "the fifth row is stored first"
 
 
 def test_shuffled_is_the_donors_and_another_one_each_round():
     scene = make_scene()
-    own = scene.visual.layers[0]
+    own = everything(scene)
     assert torch.equal(apply("shuffled", scene, [0, 3], 0).layers[0], own[[1, 4]])
     assert torch.equal(apply("shuffled", scene, [0, 3], 1).layers[0], own[[2, 0]])
 
@@ -56,7 +68,7 @@ def test_no_image_is_none():
 
 def test_noise_has_the_scalar_moments_of_the_whole_set():
     scene = make_scene(rows=tuple(range(200)))
-    own, got = scene.visual.layers[0], apply("noise", scene, range(200)).layers[0]
+    own, got = everything(scene), apply("noise", scene, range(200)).layers[0]
     assert scene.moments[0] == pytest.approx((own.double().mean().item(), own.double().std(correction=0).item()))
     assert got.mean().item() == pytest.approx(own.mean().item(), abs=0.05)
     assert got.std().item() == pytest.approx(own.std().item(), rel=0.02)
@@ -68,7 +80,8 @@ def test_noise_belongs_to_the_row_not_to_the_batch():
     alone = torch.cat([apply("noise", scene, [position]).layers[0] for position in range(5)])
     assert torch.equal(together, alone)
     # Among other samples the moments change, the draw itself does not.
-    fewer = Scene(VisualTokens((scene.visual.layers[0][[4]],)), (40,), np.empty((1, 0), int), None, 42)
+    alone = VisualSet(VisualTokens((everything(scene)[[4]],)), torch.zeros(1, dtype=torch.long))
+    fewer = Scene(alone, (40,), np.zeros(1, int), np.empty((1, 0), int), 42)
     (mean, std), (mean1, std1) = scene.moments[0], fewer.moments[0]
     draw, draw1 = (together[4] - mean) / std, (apply("noise", fewer, [0]).layers[0][0] - mean1) / std1
     assert torch.allclose(draw, draw1, atol=1e-5)
@@ -81,36 +94,78 @@ def test_noise_differs_between_rows_and_seeds():
     assert not torch.equal(got, apply("noise", make_scene(seed=43), [0, 1]).layers[0])
 
 
-@pytest.mark.parametrize("name", [n for n in CONDITIONS if n not in ("no-image", "mean-token")])
+@pytest.mark.parametrize("name", [n for n in CONDITIONS if n not in ("no-image", "mean-token", "blind")])
 def test_every_layer_is_treated_alike(name):
     scene = make_scene(layers=2)
     got = apply(name, scene, [1, 4])
     assert [layer.shape for layer in got.layers] == [(2, 6, 50), (2, 6, 51)]
-    if name in ("shuffled", "zero", "noise"):
+    if name in ("shuffled", "zero", "noise", "noise-per-dim", "slot-mix"):
         own = scene.visual.rows([1, 4])
         assert all(not torch.equal(a, b) for a, b in zip(got.layers, own.layers, strict=True))
-    if name == "noise":  # each layer its own moments: the means are 2 and 3
+    if name.startswith("noise"):  # each layer its own moments: the means are 2 and 3
         assert got.layers[1].mean() - got.layers[0].mean() == pytest.approx(1, abs=0.7)
 
 
-def test_mean_token_is_the_given_mean_for_everybody():
-    mean = torch.arange(300.0).view(6, 50)
-    got = apply("mean-token", make_scene(mean=mean), [0, 3]).layers[0]
-    assert torch.equal(got, torch.stack([mean, mean]))
+@pytest.mark.parametrize("name", ["mean-token", "blind"])
+def test_mean_token_and_blind_are_the_given_tokens_for_everybody(name):
+    given = torch.arange(300.0).view(6, 50)
+    got = apply(name, make_scene(fixed={name: given}), [0, 3]).layers[0]
+    assert torch.equal(got, torch.stack([given, given]))
 
 
-def test_mean_tokens_of_another_shape_are_refused():
-    scene = make_scene()
-    check_mean_tokens(scene.visual, torch.zeros(6, 50))
-    with pytest.raises(ValueError, match=r"\(6, 50\).*got.*\(7, 50\)"):
-        check_mean_tokens(scene.visual, torch.zeros(7, 50))
+def test_tokens_of_another_shape_are_refused():
+    stored = make_scene().visual.stored
+    check_fixed("blind", stored, torch.zeros(6, 50))
+    with pytest.raises(ValueError, match=r"blind: .*\(6, 50\).*got.*\(7, 50\)"):
+        check_fixed("blind", stored, torch.zeros(7, 50))
     with pytest.raises(ValueError, match=r"\(6, 51\)"):
-        check_mean_tokens(make_scene(layers=2).visual, torch.zeros(6, 50))
+        check_fixed("mean-token", make_scene(layers=2).visual.stored, torch.zeros(6, 50))
+
+
+def test_noise_per_dim_has_the_moments_of_every_slot_and_dimension():
+    scene = make_scene(rows=tuple(range(400)))
+    scale = torch.linspace(0.1, 5, 300).view(6, 50)
+    scaled = VisualSet(VisualTokens((scene.visual.stored.layers[0] * scale + scale,)), scene.visual.order_S)
+    scene = Scene(scaled, scene.rows, scene.images_S, scene.donors_SR, scene.seed)
+    own, got = everything(scene), apply("noise-per-dim", scene, range(400)).layers[0]
+    ((mean, std),) = scene.moments_per_dim
+    assert torch.allclose(mean, own.double().mean(0).float(), rtol=1e-6)
+    assert torch.allclose(std, own.double().std(0, correction=0).float(), rtol=1e-6)
+    # 400 draws: the mean has a standard error of std/20, the spread one of std/28.
+    assert ((got.mean(0) - mean) / std).abs().max() < 5 / 20 and (got.std(0) / std - 1).abs().max() < 5 / 28
+    assert torch.equal(apply("noise-per-dim", scene, [7]).layers[0][0], got[7])
+    assert not torch.allclose((got[0] - mean) / std, (apply("noise", scene, [0]).layers[0][0] - 2) / 3, atol=0.5)
+
+
+def sources(scene, positions):
+    """Which sample lent each slot."""
+    own, got = everything(scene), apply("slot-mix", scene, positions).layers[0]
+    return [[int((own[:, q] == got[b, q]).all(-1).nonzero()) for q in range(6)] for b in range(len(positions))]
+
+
+def test_every_slot_of_slot_mix_comes_from_another_image_and_none_from_the_own():
+    scene = make_scene(rows=tuple(range(30)))
+    lent = sources(scene, range(30))
+    assert all(len(set(row)) == 6 and i not in row for i, row in enumerate(lent))
+    assert sources(scene, [7, 3]) == [lent[7], lent[3]], "whatever the batch"
+    assert sources(make_scene(seed=1, rows=tuple(range(30))), range(30)) != lent
+    assert {source for row in lent for source in row} == set(range(30)), "all of them lend"
+
+
+def test_slot_mix_takes_no_slot_from_another_row_with_the_own_image_and_repeats_images_only_in_need():
+    scene = make_scene(images=[0, 1, 0, 2, 2])
+    for i, lent in enumerate(sources(scene, range(5))):
+        images = [int(scene.images_S[source]) for source in lent]
+        assert int(scene.images_S[i]) not in images
+        assert sorted(images.count(image) for image in set(images)) == [3, 3], "two others for six slots"
 
 
 def test_ladders():
     assert parse_conditions("runbook") == RUNBOOK == ("correct", "shuffled", "zero", "noise")
-    assert parse_conditions("standard") == STANDARD == (*RUNBOOK, "no-image", "mean-token")
+    more = ("no-image", "mean-token", "noise-per-dim", "slot-mix", "grey", "blurred", "tiles-4")
+    assert parse_conditions("standard") == STANDARD == (*RUNBOOK, *more)
+    assert parse_conditions("full") == FULL == (*STANDARD, "blind", "tiles-2", "tiles-8", "matching", "donors")
+    assert set(FULL) == {*CONDITIONS, *MEASUREMENTS}
     assert GATES == ("shuffled", "zero", "noise")
 
 
@@ -118,6 +173,7 @@ def test_correct_is_always_scored_first_and_each_name_once():
     assert parse_conditions("zero, noise ,zero") == ("correct", "zero", "noise")
     assert parse_conditions("zero,correct") == ("correct", "zero")
     assert parse_conditions("runbook,no-image") == (*RUNBOOK, "no-image")
+    assert parse_conditions("matching,zero") == ("correct", "matching", "zero")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +183,8 @@ def test_correct_is_always_scored_first_and_each_name_once():
         ("runbok", "did you mean `runbook`"),
         ("Zero", "did you mean `zero`"),
         ("zero,shufled", "'shufled'; did you mean `shuffled`"),
-        ("qqq", "known: runbook, standard, correct"),
+        ("tiles-3", "did you mean `tiles-"),
+        ("qqq", "known: runbook, standard, full, correct"),
         ("", "known:"),
         ("zero,,noise", "known:"),
     ],

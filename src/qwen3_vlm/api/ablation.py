@@ -21,9 +21,9 @@ from qwen3_vlm.build import Prepared, count_rejects, prepare_data
 from qwen3_vlm.checks.ablation import ablate as run_ablation
 from qwen3_vlm.checks.conditions import parse_conditions
 from qwen3_vlm.checks.scoring import Ranks
-from qwen3_vlm.checks.summary import SampleScore
+from qwen3_vlm.checks.summary import Scores
 from qwen3_vlm.config import Config
-from qwen3_vlm.data.collate import batches_by_length, collate
+from qwen3_vlm.data.collate import LazyBatches, batches_by_length, collate
 from qwen3_vlm.data.dataset import judge_rejects
 from qwen3_vlm.progress import progress_bar
 from qwen3_vlm.results import Ablation, LossPoint, Results, Training
@@ -45,7 +45,7 @@ def ablate(
         checkpoint: a `checkpoint_<step>.pt`.
         config: the run's config; by default the one stored in the checkpoint.
         num_samples: held-out samples to score; the config's `ablation.num_samples` if None.
-        conditions: `runbook`, `standard`, or names separated by commas.
+        conditions: `runbook`, `standard`, `full`, or names separated by commas.
 
     Returns:
         The results, with verdict; nothing but the mean visual tokens is written.
@@ -91,22 +91,17 @@ def measure(
 
 def score(
     loaded: Loaded, prepared: Prepared, requested: int, names: tuple[str, ...], checkpoint: Path
-) -> tuple[Ablation, list[SampleScore]]:
+) -> tuple[Ablation, Scores]:
     """Check 1 on the first `requested` held-out samples, with every sample's per-token losses."""
     config, held_out = loaded.config, prepared.eval
     asked = set(prepared.split.eval[:requested])
     positions = [p for p, row in enumerate(held_out.rows) if row in asked]
     lengths = held_out.lengths
-    batches = [
-        collate([held_out[positions[i]] for i in group], loaded.inputs.pad_id)
-        for group in batches_by_length([lengths[p] for p in positions], config.ablation.batch_size)
-    ]
-    unread = [r for r in prepared.rejects["eval"] if r.row in asked]
-    unread += [reject for batch in batches for reject in batch.rejects]
-    judge_rejects(unread, len(asked), config.data.max_rejected, "held-out")
+    groups = batches_by_length([lengths[p] for p in positions], config.ablation.batch_size)
+    unusable = [r for r in prepared.rejects["eval"] if r.row in asked]
     return run_ablation(
         loaded.vlm,
-        [batch for batch in batches if len(batch)],
+        LazyBatches(held_out, [[positions[i] for i in group] for group in groups], loaded.inputs.pad_id),
         config.ablation,
         config.seed,
         names,
@@ -114,8 +109,12 @@ def score(
         mean_tokens=mean_tokens(loaded, prepared, checkpoint) if "mean-token" in names else None,
         requested=requested,
         eos_id=loaded.inputs.prompts.ids.eos,
-        rejected=count_rejects(tuple(unread)),
-        progress=lambda total: progress_bar(total, "check 1", "score"),
+        rejected=count_rejects(tuple(unusable)),
+        progress=lambda total: progress_bar(total, "check 1", "batch"),
+        scratch=checkpoint.parent,
+        judge_unread=lambda unread: judge_rejects(
+            [*unusable, *unread], len(asked), config.data.max_rejected, "held-out"
+        ),
     )
 
 

@@ -102,16 +102,74 @@ def dyadic_variance(excess_SR: FloatArray, donors_SR: IntArray, tokens_S: IntArr
         tokens_S: T_i.
         clusters_S: cluster ids 0..G-1, with G at least 2.
     """
-    count = int(clusters_S.max()) + 1
-    own_SR = np.broadcast_to(clusters_S[:, None], donors_SR.shape)
-    donor_SR = clusters_S[donors_SR]
-    pair = np.unique(own_SR * count + donor_SR, return_inverse=True)[1]
-    pair_sums = np.bincount(pair.ravel(), weights=excess_SR.ravel())
-    role_sums_G = np.bincount(own_SR.ravel(), weights=excess_SR.ravel(), minlength=count)
-    role_sums_G = role_sums_G + np.bincount(donor_SR.ravel(), weights=excess_SR.ravel(), minlength=count)
+    pairs = Pairs.of(excess_SR, tokens_S, clusters_S, donors_SR)
+    return _dyadic(pairs, pairs.differences_P)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Differences as a list of P (caption, donor) pairs, any of which may be missing."""
+
+    differences_P: FloatArray
+    """D, nats."""
+    tokens_P: IntArray
+    """T of the caption."""
+    own_P: IntArray
+    """Number of the caption's own image."""
+    donor_P: IntArray
+    """Number of the image that stood in for it."""
+
+    @classmethod
+    def of(cls, differences_SR: FloatArray, tokens_S: IntArray, clusters_S: IntArray, donors_SR: IntArray) -> Pairs:
+        """All pairs of a full table."""
+        shape = donors_SR.shape
+        return cls(
+            differences_SR.ravel(),
+            np.broadcast_to(tokens_S[:, None], shape).ravel(),
+            np.broadcast_to(clusters_S[:, None], shape).ravel(),
+            clusters_S[donors_SR].ravel(),
+        )
+
+    def without(self, image: int) -> Pairs:
+        """Those in which an image has no part, neither as the caption's own nor as a donor."""
+        keep_P = (self.own_P != image) & (self.donor_P != image)
+        return Pairs(self.differences_P[keep_P], self.tokens_P[keep_P], self.own_P[keep_P], self.donor_P[keep_P])
+
+    def gaps_without_each(self) -> FloatArray:
+        """The gap without each image in turn: what `without(g)` gives, for all g at once; nan where nothing is left.
+
+        No pair has the same image twice, so that nothing is taken away twice.
+        """
+        roles = np.concatenate([self.own_P, self.donor_P])
+        differences_G = np.bincount(roles, weights=np.tile(self.differences_P, 2))
+        tokens_G = np.bincount(roles, weights=np.tile(self.tokens_P, 2))
+        left_G = self.tokens_P.sum() - tokens_G
+        gaps_G: FloatArray = np.full(len(left_G), np.nan)
+        np.divide(self.differences_P.sum() - differences_G, left_G, out=gaps_G, where=left_G > 0)
+        return gaps_G
+
+    def estimate(self) -> Estimate:
+        """As `estimate` over the full table: the larger of plain and dyadic variance. Its `samples` are pairs."""
+        gap = weighted_mean(self.differences_P, self.tokens_P)
+        images = np.unique(self.own_P)
+        if len(images) < 2:
+            return Estimate(gap, None, len(self.differences_P), len(images))
+        excess_P = self.differences_P - self.tokens_P * gap
+        own_sums_G = np.bincount(self.own_P, weights=excess_P)
+        factor = len(images) / (len(images) - 1) / float(self.tokens_P.sum()) ** 2
+        plain = factor * float((own_sums_G**2).sum())
+        return Estimate(gap, math.sqrt(max(plain, _dyadic(self, excess_P))), len(self.differences_P), len(images))
+
+
+def _dyadic(pairs: Pairs, excess_P: FloatArray) -> float:
+    images = int(max(pairs.own_P.max(), pairs.donor_P.max())) + 1
+    pair = np.unique(pairs.own_P * images + pairs.donor_P, return_inverse=True)[1]
+    pair_sums = np.bincount(pair, weights=excess_P)
+    role_sums_G = np.bincount(pairs.own_P, weights=excess_P, minlength=images)
+    role_sums_G = role_sums_G + np.bincount(pairs.donor_P, weights=excess_P, minlength=images)
     spread = float((role_sums_G**2).sum() - (pair_sums**2).sum())
-    total = donors_SR.shape[1] * float(tokens_S.sum())
-    return float(count / (count - 1) * spread / total**2)
+    count = len(np.unique(np.concatenate([pairs.own_P, pairs.donor_P])))
+    return float(count / (count - 1) * spread / float(pairs.tokens_P.sum()) ** 2)
 
 
 def estimate(

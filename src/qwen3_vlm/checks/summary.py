@@ -5,17 +5,21 @@ Kept apart from the scoring, so that saved per-token losses give the same figure
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import overload
 
 import numpy as np
 
-from qwen3_vlm.batch import IntArray
+from qwen3_vlm.batch import IGNORE_INDEX, IntArray, Sample
 from qwen3_vlm.checks import statistics
 from qwen3_vlm.checks.conditions import CONDITIONS, GATES
+from qwen3_vlm.checks.decomposition import Blind, decompose
 from qwen3_vlm.checks.donors import Donors
-from qwen3_vlm.checks.statistics import Estimate, FloatArray
-from qwen3_vlm.checks.verdict import PASS_LEVEL, Gate, Missing, judge
+from qwen3_vlm.checks.influence import one_image, warn
+from qwen3_vlm.checks.statistics import Estimate, FloatArray, Pairs
+from qwen3_vlm.checks.storage import LossTable, VisualSet
+from qwen3_vlm.checks.verdict import PASS_LEVEL, Gate, Missing, judge, level_of_fail
 from qwen3_vlm.config import AblationConfig
 from qwen3_vlm.results import Ablation, Condition
 
@@ -38,6 +42,45 @@ class SampleScore:
 
 
 @dataclass(frozen=True)
+class Scores(Sequence[SampleScore]):
+    """Every scored sample, by row. Each is put together when it is asked for: the losses stay in a mapped file."""
+
+    samples: list[Sample]
+    """Their texts, without images."""
+    donors_SR: IntArray
+    losses: LossTable
+    visual: VisualSet | None
+    """Their own visual tokens, in a mapped file too; None without samples."""
+
+    def __len__(self) -> int:
+        """Number of scored samples."""
+        return len(self.samples)
+
+    @overload
+    def __getitem__(self, position: int) -> SampleScore: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> list[SampleScore]: ...
+
+    def __getitem__(self, position: int | slice) -> SampleScore | list[SampleScore]:
+        """One sample, or some."""
+        if isinstance(position, slice):
+            return [self[i] for i in range(*position.indices(len(self)))]
+        place = range(len(self))[position]
+        sample = self.samples[place]
+        return SampleScore(
+            row=sample.row,
+            id=sample.id,
+            image=sample.image,
+            caption=sample.caption,
+            image_hash=sample.image_hash,
+            label_ids_T=sample.labels_T[sample.labels_T != IGNORE_INDEX],
+            donors=tuple(self.donors_SR[place].tolist()),
+            nll=self.losses.of(place),
+        )
+
+
+@dataclass(frozen=True)
 class Circumstances:
     """How the scores came about."""
 
@@ -49,6 +92,9 @@ class Circumstances:
     requested: int
     eos_id: int
     seed: int
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """By condition, what is peculiar to how it was made here, or why it was left out."""
+    blind: Blind | None = None
 
 
 def summarise(scores: Sequence[SampleScore], settings: AblationConfig, how: Circumstances) -> Ablation:
@@ -74,9 +120,15 @@ def summarise(scores: Sequence[SampleScore], settings: AblationConfig, how: Circ
         requested=how.requested,
     )
     losses = {name: condition.loss for name, condition in conditions.items() if condition.loss is not None}
+    warnings = [
+        warning
+        for gate in gates
+        if gate.name == "shuffled" and (warning := _carried(scores, table, gate, how.donors, level_of_fail(len(gates))))
+    ]
+    finite = {name: sums_SR for name, sums_SR in table.sums.items() if table.finite(name)}
     return Ablation(
         verdict=judgement.verdict,
-        reasons=judgement.reasons,
+        reasons=judgement.reasons + warnings,
         samples=len(scores),
         requested=how.requested,
         label_tokens=int(table.tokens_S.sum()),
@@ -89,7 +141,18 @@ def summarise(scores: Sequence[SampleScore], settings: AblationConfig, how: Circ
         needed_samples=judgement.needed_samples,
         rejected=dict(how.unscored),
         wording=_wording(how, names),
+        decomposition=decompose(finite, table.tokens_S, table.clusters_S, how.donors.table_SR, how.blind),
     )
+
+
+def _carried(scores: Sequence[SampleScore], table: _Table, gate: Gate, donors: Donors, fail_level: float) -> str:
+    """The warning that one image carries a gate's gap; empty where none does."""
+    pairs = Pairs.of(table.differences(gate.name), table.tokens_S, table.clusters_S, donors.table_SR)
+    found = one_image(pairs, gate, fail_level)
+    if found is None:
+        return ""
+    first = scores[int(np.flatnonzero(table.clusters_S == found.image)[0])]
+    return warn(found, gate, first.row, first.image)
 
 
 def read_order(losses: Mapping[str, float]) -> str:
@@ -131,19 +194,24 @@ class _Table:
     clusters_S: IntArray
 
     @classmethod
-    def of(cls, scores: Sequence[SampleScore], names: Sequence[str], eos_id: int) -> _Table:
-        words = [score.label_ids_T != eos_id for score in scores]
+    def of(cls, scores: Iterable[SampleScore], names: Sequence[str], eos_id: int) -> _Table:
+        sums: dict[str, list[list[float]]] = {name: [] for name in names}
+        without: dict[str, list[list[float]]] = {name: [] for name in names}
+        tokens, words, hashes = [], [], []
+        for score in scores:  # once: putting a sample together takes longer than adding it up
+            word_T = score.label_ids_T != eos_id
+            tokens.append(len(word_T))
+            words.append(int(word_T.sum()))
+            hashes.append(score.image_hash)
+            for name in names:
+                sums[name].append([nll_T.sum() for nll_T in score.nll[name]])
+                without[name].append([nll_T[word_T].sum() for nll_T in score.nll[name]])
         return cls(
-            {name: np.array([[nll_T.sum() for nll_T in s.nll[name]] for s in scores]) for name in names},
-            {
-                name: np.array(
-                    [[nll_T[word_T].sum() for nll_T in s.nll[name]] for s, word_T in zip(scores, words, strict=True)]
-                )
-                for name in names
-            },
-            np.array([len(score.label_ids_T) for score in scores], dtype=np.int64),
-            np.array([word_T.sum() for word_T in words], dtype=np.int64),
-            statistics.clusters_of([score.image_hash for score in scores]),
+            {name: np.array(rows) for name, rows in sums.items()},
+            {name: np.array(rows) for name, rows in without.items()},
+            np.array(tokens, dtype=np.int64),
+            np.array(words, dtype=np.int64),
+            statistics.clusters_of(hashes),
         )
 
     def finite(self, name: str) -> bool:
@@ -201,6 +269,8 @@ def _wording(how: Circumstances, names: Sequence[str]) -> dict[str, str]:
             "Mean and standard deviation are one number each over the visual tokens of all scored images; every sample "
             "has its own draw."
         )
-    if "mean-token" in how.conditions and "mean-token" not in names and names:
-        wording["mean-token"] = "Left out: no mean over training images was given."
+    if "slot-mix" in names:
+        wording["slot-mix"] = "Every slot comes from another image than the caption's own, drawn anew for every sample."
+    for name, note in how.notes.items():
+        wording[name] = f"{wording[name]} {note}" if name in wording else note
     return wording

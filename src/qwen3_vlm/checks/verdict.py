@@ -74,17 +74,18 @@ def judge(
         for name in non_finite
     ]
     undecided, passes, needed = [], [], []
-    fail_level = 1 - _FAIL_ERROR / max(1, len(gates))
+    fail_level = level_of_fail(len(gates))
     for gate in gates:
         lower, upper = gate.estimate.lower(PASS_LEVEL), gate.estimate.upper(fail_level)
+        standing = stand(gate, fail_level)
         if lower is None or upper is None:
             undecided.append(
                 f"gap({gate.name}) {gate.estimate.gap:+.4f} has no standard error: {gate.estimate.samples} samples "
                 f"show {gate.estimate.clusters} distinct images, at least 2 are needed"
             )
-        elif lower > gate.margin:
+        elif standing == "PASS":
             passes.append(_sentence(gate, f"its 99% lower bound {lower:+.4f} is above the margin {gate.margin:g}"))
-        elif upper <= gate.margin:
+        elif standing == "FAIL":
             failures.append(_failure(gate, upper))
         else:
             size = _decisive(gate, fail_level)
@@ -98,6 +99,19 @@ def judge(
     verdict: Verdict = "FAIL" if failures else "INCONCLUSIVE" if undecided or not gates else "PASS"
     size = _overall(needed) if verdict == "INCONCLUSIVE" else None
     return Judgement(verdict, failures + undecided + passes + warnings, size)
+
+
+def level_of_fail(gates: int) -> float:
+    """Level of the upper bound by which one of so many gates fails, so that all together err as rarely as intended."""
+    return 1 - _FAIL_ERROR / max(1, gates)
+
+
+def stand(gate: Gate, fail_level: float) -> Verdict:
+    """Where one gate stands, by the rules at the top of this file."""
+    lower, upper = gate.estimate.lower(PASS_LEVEL), gate.estimate.upper(fail_level)
+    if lower is None or upper is None:
+        return "INCONCLUSIVE"
+    return "PASS" if lower > gate.margin else "FAIL" if upper <= gate.margin else "INCONCLUSIVE"
 
 
 def _sentence(gate: Gate, finding: str) -> str:

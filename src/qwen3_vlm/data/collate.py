@@ -7,6 +7,7 @@ Padding goes on the right, so a sample's ids and positions are the same in every
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol, overload
 
 import torch
 
@@ -56,3 +57,35 @@ def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]
     """Indices in batches of like length, longest first (too large a batch then fails at once), ties in given order."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+class Items(Protocol):
+    """A map-style data set."""
+
+    def __getitem__(self, position: int) -> Sample | Reject:
+        """The sample, or why there is none."""
+        ...
+
+
+class LazyBatches(Sequence[Batch]):
+    """Batches that read their images when they are asked for, every time, and keep none."""
+
+    def __init__(self, items: Items, groups: Sequence[Sequence[int]], pad_id: int) -> None:
+        """Batch number i is made of the positions `groups[i]` of `items`."""
+        self._items, self._groups, self._pad_id = items, groups, pad_id
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._groups)
+
+    @overload
+    def __getitem__(self, number: int) -> Batch: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Batch]: ...
+
+    def __getitem__(self, number: int | slice) -> Batch | Sequence[Batch]:
+        """Read one batch; a slice reads nothing yet."""
+        if isinstance(number, slice):
+            return LazyBatches(self._items, self._groups[number], self._pad_id)
+        return collate([self._items[position] for position in self._groups[number]], self._pad_id)

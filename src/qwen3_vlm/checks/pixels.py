@@ -1,0 +1,109 @@
+"""Conditions that change the picture itself, before the tower sees it: uint8 pixels in, uint8 pixels out.
+
+    grey      every pixel mid grey (128): the blank picture. Not the image's own mean colour, which would still name the
+              background of a scene; what is left is only what the model makes of an empty image
+    blurred   Gaussian, standard deviation 1/16 of the side: colours and rough layout stay, detail goes
+    tiles-g   cut into g x g tiles, every tile moved to another place: what lies inside a tile stays, where it lies goes
+
+Each image is changed by itself, by its row and the seed alone, so that nothing depends on the batch. Tiles are moved in
+the PICTURE: the tower sees edges where there were none, and objects in pieces. That is another thing than permuting the
+tower's output, to which a resampler without key positions is exactly invariant, whatever it has read from it; neither
+says that a model is "not spatial".
+
+Dimension suffixes: C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PixelChange = Callable[[Tensor, int, int], Tensor]
+"""(uint8 pixels [C,H,W], row, seed) -> uint8 pixels [C,H,W]."""
+
+BLUR_SHARE = 1 / 16
+"""Standard deviation of the blur over the side of the image."""
+_MID_GREY = 128
+_STREAM = 6
+"""Second word of the seed: keeps the tiles apart from donors and noise."""
+
+
+def grey(pixels_CHW: Tensor, row: int, seed: int) -> Tensor:
+    """An image that is mid grey all over."""
+    return torch.full_like(pixels_CHW, _MID_GREY)
+
+
+def blurred(pixels_CHW: Tensor, row: int, seed: int) -> Tensor:
+    """Gaussian blur; at the border the weights inside the image sum to one, so that a plain image stays as it is."""
+    height, width = pixels_CHW.shape[1:]
+    # Image by image: a product over a whole batch may round otherwise in a batch of another size.
+    smooth_CHW = _gaussian(height) @ pixels_CHW.float() @ _gaussian(width).T
+    return smooth_CHW.round().clamp(0, 255).to(torch.uint8)
+
+
+def _gaussian(side: int) -> Tensor:
+    """Weights [side, side]; row i holds what pixel i takes from each pixel."""
+    positions = torch.arange(side, dtype=torch.float64)
+    distance = (positions[:, None] - positions[None, :]) / (BLUR_SHARE * side)
+    weights = torch.exp(-0.5 * distance.square())
+    return (weights / weights.sum(dim=1, keepdim=True)).float()
+
+
+def tiles(grid: int) -> PixelChange:
+    """The change that moves grid x grid tiles.
+
+    Tiles are floor(side / grid) pixels wide; a rest at the right or lower edge stays where it is.
+    """
+
+    def change(pixels_CHW: Tensor, row: int, seed: int) -> Tensor:
+        channels, height, width = pixels_CHW.shape
+        high, wide = height // grid, width // grid
+        if not high or not wide:
+            raise ValueError(
+                f"tiles-{grid}: expected images of at least {grid}x{grid} pixels, got {height}x{width}; "
+                f"leave tiles-{grid} out"
+            )
+        used_CHW = pixels_CHW[:, : high * grid, : wide * grid]
+        parts = used_CHW.reshape(channels, grid, high, grid, wide).permute(1, 3, 0, 2, 4).flatten(0, 1)
+        moved = parts[torch.from_numpy(derangement(grid * grid, row, seed))]
+        out_CHW = pixels_CHW.clone()
+        out_CHW[:, : high * grid, : wide * grid] = (
+            moved.view(grid, grid, channels, high, wide).permute(2, 0, 3, 1, 4).reshape(used_CHW.shape)
+        )
+        return out_CHW
+
+    return change
+
+
+def derangement(size: int, row: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """A permutation of 0..size-1 without a fixed point, uniform among these, drawn from (seed, row, size)."""
+    generator = np.random.default_rng([seed, _STREAM, row, size])
+    while True:  # about 1 in e permutations will do
+        drawn = generator.permutation(size)
+        if (drawn != np.arange(size)).all():
+            return drawn.astype(np.int64)
+
+
+PIXEL_CHANGES: dict[str, PixelChange] = {
+    "grey": grey,
+    "blurred": blurred,
+    "tiles-2": tiles(2),
+    "tiles-4": tiles(4),
+    "tiles-8": tiles(8),
+}
+
+
+def remainder(name: str, height: int, width: int) -> str:
+    """A sentence about the pixels that a tiling leaves in place; empty where it leaves none."""
+    match = re.fullmatch(r"tiles-(\d+)", name)
+    if not match or not (height % int(match[1]) or width % int(match[1])):
+        return ""
+    grid = int(match[1])
+    return (
+        f"{height}x{width} pixels do not divide into {grid}x{grid} tiles: the last {height % grid} rows and "
+        f"{width % grid} columns of pixels stay in place."
+    )
