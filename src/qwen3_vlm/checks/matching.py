@@ -35,7 +35,7 @@ from qwen3_vlm.checks.statistics import FloatArray, clusters_of, estimate
 from qwen3_vlm.config import AblationConfig
 from qwen3_vlm.results import Decile, Estimated, Matching
 
-BLOCK = 64
+BLOCK = 32
 """Captions of the full block: its pairs grow with the square."""
 _DECILES = 10
 _SATURATED = 0.9

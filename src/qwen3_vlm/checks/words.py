@@ -1,0 +1,173 @@
+"""Which words the picture carries.
+
+    gap of a token = nll(shuffled) - nll(correct), shuffled averaged over the derangements; of a word, their sum
+
+Early words tell content to later ones under teacher forcing ("a black and white ..." names the cow before it comes), so
+gaps of late words understate what the picture carries. The first content word has nothing before it to lean on.
+
+Content words without a list of any language: the most frequent words that together make up a third of all words of the
+scored captions are taken for glue ("a", "of", "on"); the first word of a caption that is not glue is its first content
+word.
+
+Dimension suffixes: W words of a table, R derangements.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qwen3_vlm.batch import IntArray
+from qwen3_vlm.checks.pair_statistics import pair_gap
+from qwen3_vlm.checks.statistics import FloatArray, clusters_of
+from qwen3_vlm.checks.summary import SampleScore
+from qwen3_vlm.checks.word_pieces import Decode, Span, gaps_of, spans_of
+from qwen3_vlm.config import AblationConfig
+from qwen3_vlm.results import Estimated, WordGap, Words
+
+GLUE_SHARE = 1 / 3
+"""Of all words of the scored captions: what the most frequent ones together make up that count as glue."""
+_LISTED = 20
+_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Caption:
+    """One scored caption."""
+
+    spans: list[Span]
+    ends: bool
+    """Whether its last label token is EOS."""
+    gaps_TR: FloatArray
+
+    def gap(self, span: Span) -> float:
+        """Nats of a piece, averaged over derangements."""
+        return float(self.gaps_TR[span.first : span.stop].sum(axis=0).mean())
+
+
+def words_of(scores: Sequence[SampleScore], decode: Decode, eos_id: int, settings: AblationConfig) -> Words | None:
+    """Sum the gaps of tokens up to words, over all scored captions.
+
+    Args:
+        scores: with the conditions `correct` and `shuffled`.
+        decode: token ids to text, special tokens kept and no spaces cleaned up.
+        eos_id: the token that ends a caption.
+        settings: `words_min_count`.
+
+    Returns:
+        The tables, or None where `shuffled` was not scored or a loss is not finite (the verdict then says so).
+    """
+    if not scores or any("shuffled" not in score.nll for score in scores):
+        return None
+    captions = [_read(score, decode, eos_id) for score in scores]
+    if not all(np.isfinite(caption.gaps_TR).all() for caption in captions):
+        return None
+    clusters_S = clusters_of([score.image_hash for score in scores])
+    donors_SR = np.array([score.donors for score in scores], dtype=np.int64)
+    table = _table(captions)
+    listed = [word for word in table if word.count >= settings.words_min_count]
+    contents = first_content_words([caption.spans for caption in captions])
+    firsts = [
+        None if span is None else caption.gaps_TR[span.first : span.stop].sum(axis=0)
+        for caption, span in zip(captions, contents, strict=True)
+    ]
+    ends = [caption.gaps_TR[-1] if caption.ends else None for caption in captions]
+    total = sum(float(caption.gaps_TR.mean(axis=1).sum()) for caption in captions)
+    tokens = sum(len(caption.gaps_TR) for caption in captions)
+    closing = sum(float(gaps_R.mean()) for gaps_R in ends if gaps_R is not None)
+    others = tokens - sum(caption.ends for caption in captions)
+    result = Words(
+        most_reliant=sorted(listed, key=lambda word: (-word.gap, word.word))[:_LISTED],
+        least_reliant=sorted(listed, key=lambda word: (word.gap, word.word))[:_LISTED],
+        largest_share=sorted(table, key=lambda word: (-word.gap * word.count, word.word))[:_LISTED],
+        min_count=settings.words_min_count,
+        distinct_words=len(table),
+        first_content_word=_mean(firsts, clusters_S, donors_SR),
+        eos=_mean(ends, clusters_S, donors_SR),
+        gap_with_eos=total / tokens,
+        gap_without_eos=(total - closing) / others if others else None,
+    )
+    without = sum(span is None for span in contents)
+    return result.model_copy(update={"reading": _read_words(result, table, without, len(captions))})
+
+
+def first_content_words(captions: Sequence[Sequence[Span]]) -> list[Span | None]:
+    """The first word of each caption that is not glue (see the top of this file); None where all of its words are."""
+    counts = Counter(span.word for spans in captions for span in spans if span.has_word)
+    glue, seen = set(), 0
+    for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        if seen >= GLUE_SHARE * counts.total():
+            break
+        glue.add(word)
+        seen += count
+    return [next((span for span in spans if span.has_word and span.word not in glue), None) for spans in captions]
+
+
+def _read(score: SampleScore, decode: Decode, eos_id: int) -> _Caption:
+    spans, ends = spans_of(score.label_ids_T.tolist(), decode, eos_id)
+    return _Caption(spans, ends, gaps_of(score))
+
+
+def _table(captions: Sequence[_Caption]) -> list[WordGap]:
+    """Every word, punctuation and emoji included; EOS is none, but counts in the whole."""
+    gaps: defaultdict[str, list[float]] = defaultdict(list)
+    for caption in captions:
+        for span in caption.spans:
+            gaps[span.word].append(caption.gap(span))
+    total = sum(float(caption.gaps_TR.mean(axis=1).sum()) for caption in captions)
+    return [
+        WordGap(word=word, count=len(each), gap=sum(each) / len(each), share=sum(each) / total if total else 0.0)
+        for word, each in gaps.items()
+    ]
+
+
+def _mean(gaps: Sequence[FloatArray | None], clusters_S: IntArray, donors_SR: IntArray) -> Estimated:
+    """Mean over the captions that have the word in question, each with R donors."""
+    chosen = [i for i, gaps_R in enumerate(gaps) if gaps_R is not None]
+    if not chosen:
+        return Estimated(value=None)
+    differences_WR = np.stack([gaps_R for gaps_R in gaps if gaps_R is not None])
+    own_P = np.repeat(clusters_S[chosen], donors_SR.shape[1])
+    return pair_gap(differences_WR.ravel(), np.ones_like(own_P), own_P, clusters_S[donors_SR[chosen]].ravel())
+
+
+def _read_words(found: Words, table: Sequence[WordGap], without: int, captions: int) -> str:
+    if found.gap_with_eos <= 0:
+        return (
+            f"A wrong picture makes words no less likely ({found.gap_with_eos:+.3f} nats per token), so no word can be "
+            "said to rest on the picture."
+        )
+    sentences = []
+    if found.most_reliant:
+        most = ", ".join(f"'{w.word}' ({w.gap:+.1f}, {w.count} times)" for w in found.most_reliant[:_NAMED])
+        least = ", ".join(f"'{w.word}' ({w.gap:+.1f})" for w in found.least_reliant[:_NAMED])
+        sentences.append(
+            f"Of the words that occur at least {found.min_count} times, a wrong picture costs most at {most}, and "
+            f"least at {least}; in nats per occurrence."
+        )
+    else:
+        sentences.append(f"No word occurs {found.min_count} times, so none is listed by its mean.")
+    half = _smallest_half(table)
+    if half is not None:
+        sentences.append(f"{half} of {len(table)} different words carry half of all that the picture tells.")
+    first = found.first_content_word
+    if first.value is not None:
+        left = f" ({without} of {captions} captions have none)" if without else ""
+        sentences.append(
+            f"The first content word of a caption, which nothing before it gives away, loses {first.value:.2f} nats to "
+            f"a wrong picture{left}."
+        )
+    return " ".join(sentences)
+
+
+def _smallest_half(table: Sequence[WordGap]) -> int | None:
+    """How few words it takes for half of the whole gap."""
+    seen = 0.0
+    for count, share in enumerate(sorted((word.share for word in table), reverse=True), start=1):
+        seen += share
+        if seen >= 0.5:
+            return count
+    return None
