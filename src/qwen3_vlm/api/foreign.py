@@ -1,0 +1,209 @@
+"""Check 1 on any image-text-to-text model of transformers, with the verdict and the page of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qwen3_vlm.api.ablation import Measured, ranks_of_job
+from qwen3_vlm.api.output import assemble
+from qwen3_vlm.api.samples import samples_table, scored_samples
+from qwen3_vlm.batch import CollateStats, Reject
+from qwen3_vlm.build import count_rejects
+from qwen3_vlm.checks.ablation import ablate as run_ablation
+from qwen3_vlm.checks.conditions import parse_conditions
+from qwen3_vlm.checks.coverage import judge_coverage
+from qwen3_vlm.config import Config, apply_overrides
+from qwen3_vlm.data.collate import collate
+from qwen3_vlm.data.dataset import judge_rejects
+from qwen3_vlm.data.llava_pretrain import count_rows
+from qwen3_vlm.data.prompt import IMAGE_CUT
+from qwen3_vlm.data.splits import draw_rows
+from qwen3_vlm.foreign.loading import Foreign, load_foreign
+from qwen3_vlm.foreign.rows import ForeignRows, first_samples, read_rows
+from qwen3_vlm.foreign.selftests import refuse_unfit
+from qwen3_vlm.progress import progress_bar
+from qwen3_vlm.results import Coverage, Results
+
+MAX_SEQ_LEN = 4096
+"""Tokens; only a bound on memory here, for nothing is trained."""
+_RECORDED = ("seed", "threads", "model", "data", "ablation", "coverage")
+"""Sections of the config that mean something for a model that was not trained here."""
+_TESTED = 2
+"""Samples on which the self-tests run: with two, mixed-up rows show."""
+
+
+def foreign_config(overrides: Sequence[str] = ()) -> Config:
+    """The defaults for a model that was not trained here, with overrides such as `["--seed", "1"]`.
+
+    Raises:
+        ValueError: unknown key, wrong type or range.
+    """
+    # One latent: the settings of a connector mean nothing here, and their checks must not refuse a short max_seq_len.
+    tree = {"data": {"max_seq_len": MAX_SEQ_LEN}, "connector": {"latents": 1}}
+    return apply_overrides(tree, overrides, "--model")
+
+
+def ablate_model(
+    model: str | Path,
+    data: str | Path,
+    image_root: str | Path,
+    num_samples: int | None = None,
+    conditions: str = "standard",
+    train_data: str | Path | None = None,
+    prompt: str | None = None,
+    image_size: int | None = None,
+    config: Config | None = None,
+) -> Results:
+    """Check 1 on an image-text-to-text model of transformers.
+
+    Args:
+        model: folder in save_pretrained layout, or hub id.
+        data: rows in LLaVA-Pretrain layout that the model has not been trained on.
+        image_root: folder that the rows' image paths are relative to.
+        num_samples: rows to score, drawn by seed; the config's `ablation.num_samples` if None.
+        conditions: `runbook`, `standard`, `full`, or names separated by commas.
+        train_data: rows whose images make the mean of `mean-token`; without it that condition is left out.
+        prompt: human turn with one `<image>` for all rows; None takes each row's own.
+        image_size: pixels of both sides of every image; None takes the size of the model's own processor.
+        config: device, precision, seed, margins; `foreign_config()` if None.
+
+    Returns:
+        The results, with verdict; nothing is written.
+
+    Raises:
+        ValueError: bad input, or a model that fails a self-test; one line.
+    """
+    return measure_model(
+        model, data, image_root, num_samples, conditions, train_data, prompt, image_size, config
+    ).results
+
+
+def measure_model(
+    model: str | Path,
+    data: str | Path,
+    image_root: str | Path,
+    num_samples: int | None = None,
+    conditions: str = "standard",
+    train_data: str | Path | None = None,
+    prompt: str | None = None,
+    image_size: int | None = None,
+    config: Config | None = None,
+) -> Measured:
+    """As `ablate_model`, with every sample's per-token losses."""
+    config = config or foreign_config()
+    names = parse_conditions(conditions)
+    file, root = Path(data), Path(image_root)
+    _require(file, root, Path(train_data) if train_data is not None else None)
+    requested = num_samples or config.ablation.num_samples
+    asked = draw_rows(count_rows(file), config.seed)[:requested]
+    foreign = load_foreign(str(model), config, image_size)
+    rows = read_rows(foreign, file, root, asked, prompt, config.data)
+    wording = foreign.describe() | self_test(foreign, rows)
+    mean = None
+    if "mean-token" in names and train_data is not None:
+        if foreign.scorer.layers == 1:
+            mean = mean_tokens(foreign, read_rows(foreign, Path(train_data), root, None, prompt, config.data), config)
+        else:
+            wording["mean-token"] = (
+                "Left out: this model takes visual tokens at several depths; no mean is defined there."
+            )
+    ablation, scores = run_ablation(
+        foreign.scorer,
+        rows.batches(config.ablation.batch_size),
+        config.ablation,
+        config.seed,
+        names,
+        mean_tokens=mean,
+        requested=requested,
+        eos_id=foreign.prompts.ending.end_id,
+        rejected=count_rejects(rows.rejects),
+        progress=lambda total: progress_bar(total, "check 1", "batch"),
+        ranks=ranks_of_job(config),
+        judge_unread=lambda unread: judge_rejects(
+            [*rows.rejects, *unread], len(asked), config.data.max_rejected, "scored"
+        ),
+    )
+    ablation = ablation.model_copy(update={"wording": {**ablation.wording, **wording}})
+    results = assemble(
+        config, ablation=ablation, coverage=_coverage(rows, config), scored=scored_samples(scores)
+    ).model_copy(update={"config": _recorded(config, str(model), file, root, prompt)})
+    return Measured(results, samples_table(scores, foreign.processor.tokenizer))
+
+
+def self_test(foreign: Foreign, rows: ForeignRows) -> dict[str, str]:
+    """Run the self-tests on the first two samples; the sentence that says so, none without a sample.
+
+    Raises:
+        ValueError: the model fails one; the message names it and says what that means.
+    """
+    samples = first_samples(rows, _TESTED)
+    if not samples:
+        return {}
+    refuse_unfit(foreign.scorer, collate(samples, foreign.prompts.begin_id))
+    return {
+        "self-tests": (
+            "Passed before scoring: its own features, put back, give the model's own loss; features that are not a "
+            "number reach every label; no pixel passes zeroed features; no label depends on what stands behind it."
+        )
+    }
+
+
+def mean_tokens(foreign: Foreign, rows: ForeignRows, config: Config) -> Tensor:
+    """Mean visual tokens [Q,E] over the first images of `rows`.
+
+    Raises:
+        ValueError: too many of them, or all, cannot be read.
+    """
+    wanted = min(config.ablation.mean_token_images, len(rows))
+    total_QE, seen, unread = torch.zeros(()), 0, list[Reject](rows.rejects)
+    with progress_bar(wanted, "mean visual tokens", "image") as bar:
+        for start in range(0, wanted, config.ablation.batch_size):
+            items = [rows[i] for i in range(start, min(start + config.ablation.batch_size, wanted))]
+            batch = collate(items, foreign.prompts.begin_id)
+            unread += batch.rejects
+            if len(batch):
+                visual_BQE = foreign.scorer.encode(batch).layers[0].float().cpu()
+                total_QE, seen = total_QE + visual_BQE.sum(0), seen + len(batch)
+            bar.update(len(items))
+    judge_rejects(unread, wanted + len(rows.rejects), config.data.max_rejected, "training")
+    if not seen:
+        raise ValueError("--train_data: no image can be read; leave it out, or mend the file")
+    return total_QE / seen
+
+
+def _coverage(rows: ForeignRows, config: Config) -> Coverage:
+    """Check 2 on the rows that are scored: nothing is trained here, but a cut caption is no evidence either."""
+    samples = [rows.data.text(index) for index in range(len(rows))]
+    rejected = count_rejects(rows.rejects)
+    return judge_coverage(
+        CollateStats.of(samples),
+        config.coverage,
+        max_seq_len=config.data.max_seq_len,
+        block_tokens=max((s.block[1] - s.block[0] for s in samples), default=0),
+        wrapper_tokens=rows.data.wrapper_tokens,
+        source="the rows asked for",
+        rejected=rejected,
+        image_cut=rejected.get(IMAGE_CUT, 0),
+    )
+
+
+def _require(data: Path, image_root: Path, train_data: Path | None) -> None:
+    for flag, path in (("--data", data), ("--train_data", train_data)):
+        if path is not None and not path.is_file():
+            raise ValueError(f"{flag}: expected a data file in LLaVA-Pretrain layout, there is none at {path}")
+    if not image_root.is_dir():
+        raise ValueError(f"--image_root: expected the folder that image paths are relative to, {image_root} is none")
+
+
+def _recorded(config: Config, model: str, data: Path, image_root: Path, prompt: str | None) -> dict[str, Any]:
+    """The settings that meant something; a default of training would claim what nobody did."""
+    tree = {key: value for key, value in config.model_dump(mode="json").items() if key in _RECORDED}
+    tree["model"] |= {"vision": model, "llm": model}
+    data_keys = ("max_seq_len", "max_rejected", "max_pixels")
+    tree["data"] = {"json_file": str(data), "image_root": str(image_root), **{k: tree["data"][k] for k in data_keys}}
+    return tree | ({"prompt": {"caption_request": prompt}} if prompt else {})
