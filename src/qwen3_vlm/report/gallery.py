@@ -119,7 +119,7 @@ def _coloured(piece: Piece) -> Word:
 def _written(written: str, true: str) -> list[Word]:
     marks = missing_words(written, true)
     return [
-        Word(one_line(word) + " ", kind="missing" if missing else "")
+        Word(one_line(word), kind="missing" if missing else "")
         for word, missing in zip(written.split(), marks, strict=True)
     ]
 

@@ -19,7 +19,7 @@ from qwen3_vlm.config import flatten
 from qwen3_vlm.faults import FAULTS
 from qwen3_vlm.report import plots, readings, text
 from qwen3_vlm.report.definitions import DEFINITIONS
-from qwen3_vlm.report.gallery import FULL_COLOUR, gap_of, make_cards
+from qwen3_vlm.report.gallery import FULL_COLOUR, Card, gap_of, make_cards
 from qwen3_vlm.report.plots import Bar
 from qwen3_vlm.report.wording import between, estimated, percent, plain, signed
 from qwen3_vlm.results import Ablation, Condition, Finding, Matching, Results
@@ -27,6 +27,9 @@ from qwen3_vlm.results import Ablation, Condition, Finding, Matching, Results
 _GALLERY = 100
 """Cards where the config does not say."""
 _MAX_PIXELS = 178_956_970
+_OPEN = 12
+"""Cards shown unfolded at either end of the gallery."""
+_STATES = {"good": "\u2713", "bad": "\u2717", "open": "?"}
 _MARKS = {"PASS": "\u2713", "FAIL": "\u2717", "INCONCLUSIVE": "?"}
 _SEVERITIES = ("error", "warning", "note")
 _STOOD_FOR = {"shuffled": "Another picture", "zero": "Zeros", "noise": "Noise"}
@@ -52,6 +55,17 @@ class Tile:
     state: str
     """`good`, `bad` or `open`: said in words as well as in colour."""
     state_text: str
+    primary: bool = False
+
+
+@dataclass(frozen=True)
+class GalleryPart:
+    """A run of cards, shown at once or folded behind a line that says what is in it."""
+
+    cards: list[Card]
+    first: int
+    """Place of the first card, from 1."""
+    summary: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,12 +103,14 @@ def render_html(results: Results, image_root: Path | None = None, docs: str | No
             results=results,
             ablation=ablation,
             mark=_MARKS[results.verdict],
+            marks=_STATES,
             headline=readings.headline(results),
             pattern=readings.pattern(ablation),
             tiles=list(_tiles(results)),
             figures=dict(_figures(results)),
             conditions=list(ablation.conditions.items()) if ablation else [],
             cards=cards,
+            gallery=_gallery(cards),
             ablation_samples=ablation.samples if ablation else len(results.scored),
             lost_images=sum(1 for card in cards if not card.thumbnail.uri),
             full_colour=FULL_COLOUR,
@@ -148,14 +164,26 @@ def _written(value: Any) -> str:
     return text.without_folders(text.one_line("none" if value is None else str(value)))
 
 
+def _gallery(cards: list[Card]) -> list[GalleryPart]:
+    """The two ends open, so that the worst is seen as well as the best; what lies between them folded."""
+    if len(cards) <= 2 * _OPEN + 6:
+        return [GalleryPart(cards, 1)]
+    between_ends = len(cards) - 2 * _OPEN
+    return [
+        GalleryPart(cards[:_OPEN], 1),
+        GalleryPart(cards[_OPEN:-_OPEN], _OPEN + 1, f"Show the {between_ends:,} between"),
+        GalleryPart(cards[-_OPEN:], len(cards) - _OPEN + 1),
+    ]
+
+
 def _tiles(results: Results) -> Iterator[Tile]:
     ablation, coverage = results.ablation, results.coverage
     if ablation:
-        for name in readings.GATES:
-            if name in ablation.conditions:
-                yield _gate_tile(name, ablation.conditions[name])
+        gates = [_gate_tile(name, ablation.conditions[name]) for name in readings.GATES if name in ablation.conditions]
+        yield from gates[:1]
         if ablation.matching and ablation.matching.r_at_1.value is not None:
             yield _matching_tile(ablation.matching, ablation.matching.r_at_1.value)
+        yield from gates[1:]
     if coverage:
         state, words = {"PASS": ("good", "within the limits"), "FAIL": ("bad", "too many")}.get(
             coverage.verdict, ("open", "not decided")
@@ -170,8 +198,8 @@ def _gate_tile(name: str, condition: Condition) -> Tile:
         return Tile(label, "no gap", "a loss is not finite", "bad", "not finite")
     limit = f"must exceed {condition.margin:g}" if condition.margin is not None else "not judged"
     sure = f"99% sure of {signed(condition.lower99)}, {limit}" if condition.lower99 is not None else limit
-    state, words = ("good", "exceeds it") if readings.met(condition) else ("bad", "does not exceed it")
-    return Tile(label, signed(condition.gap), f"nats per token lost; {sure}", state, words)
+    state, words = ("good", "exceeds its margin") if readings.met(condition) else ("bad", "does not exceed it")
+    return Tile(label, signed(condition.gap), f"nats per token lost; {sure}", state, words, name == "shuffled")
 
 
 def _matching_tile(matching: Matching, value: float) -> Tile:
@@ -179,7 +207,7 @@ def _matching_tile(matching: Matching, value: float) -> Tile:
     low = matching.r_at_1.ci95[0] if matching.r_at_1.ci95 else value
     state, words = ("good", "above chance") if low > chance else ("bad", "not above chance")
     note = f"of {matching.captions:,} captions prefer their own among {matching.k} images; chance {percent(chance)}"
-    return Tile("Own picture found (R@1)", percent(value), note, state, words)
+    return Tile("Own picture found (R@1)", percent(value), note, state, words, primary=True)
 
 
 def _findings(diagnosis: list[Finding], docs: str | None) -> list[FindingView]:

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-from qwen3_vlm.report.wording import signed
+from qwen3_vlm.report.wording import plain, signed
 from qwen3_vlm.results import Condition, Coverage, Decile, Look, LossPoint
 
 # Stand-ins; `--blue`, `--orange` and so on are set by the style sheet, for light and dark.
@@ -25,10 +25,10 @@ INK, FAINT, GRID = "#010203", "#020304", "#030405"
 BLUE, ORANGE, GREEN = "#040506", "#050607", "#060708"
 _VARIABLES = {INK: "ink", FAINT: "faint", GRID: "grid", BLUE: "blue", ORANGE: "orange", GREEN: "green"}
 
-_STYLE = {
+_STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "qwen3-vlm",
-    "font.size": 10,
+    "font.size": 10.5,
     "text.color": INK,
     "axes.labelcolor": FAINT,
     "axes.edgecolor": GRID,
@@ -46,6 +46,8 @@ _STYLE = {
     "legend.frameon": False,
     "legend.labelcolor": INK,
 }
+# A matplotlibrc of the user's must not change the page.
+_SETTINGS: Any = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith("backend")} | _STYLE
 _WIDTH = 4.6
 """Inches; shown at the width of a phone, the letters stay readable."""
 _DOT_BINS = 44
@@ -73,26 +75,24 @@ def intervals(bars: Sequence[Bar], label: str, mark: str, alt: str, name: str, s
         signs: write values with their sign.
     """
     with _figure(0.62 + 0.34 * len(bars)) as (figure, axes):
+        marked = False
         for y, bar in enumerate(reversed(bars)):
             if bar.mark is not None:
-                axes.plot([bar.mark, bar.mark], [y - 0.36, y + 0.36], color=ORANGE, lw=2.4, label=mark if not y else "")
-            if bar.value is None:
-                axes.text(0, y, " not measured", va="center", color=FAINT)
-                continue
+                axes.plot([bar.mark] * 2, [y - 0.36, y + 0.36], color=ORANGE, lw=2.4, label="" if marked else mark)
+                marked = True
             if bar.interval:
                 axes.plot(bar.interval, [y, y], color=BLUE, lw=2, solid_capstyle="butt")
-            axes.plot([bar.value], [y], "o", color=BLUE, ms=6)
-            figures = signed(bar.value) if signs else f"{bar.value:.2f}"
-            edge = max(bar.value, bar.interval[1] if bar.interval else bar.value, bar.mark or bar.value)
-            axes.annotate(figures, (edge, y), (7, 0), textcoords="offset points", va="center", color=INK)
+            if bar.value is not None:
+                axes.plot([bar.value], [y], "o", color=BLUE, ms=6)
+            figures = "none" if bar.value is None else signed(bar.value) if signs else plain(bar.value)
+            axes.text(1.02, y, figures, transform=axes.get_yaxis_transform(), va="center", color=INK)
         axes.axvline(0, color=FAINT, lw=0.8)
         axes.set_yticks(range(len(bars)), [bar.label for bar in reversed(bars)])
         axes.set_ylim(-0.6, len(bars) - 0.4)
-        axes.margins(x=0.16)
         axes.set_xlabel(label)
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
-        if mark and any(bar.mark is not None for bar in bars):
+        if marked:
             _legend(axes)
         return _svg(figure, alt, name)
 
@@ -218,10 +218,10 @@ def deciles(groups: Sequence[Decile], alt: str, name: str) -> Markup:
         return _svg(figure, alt, name)
 
 
-def shares(values: Mapping[str, float], label: str, alt: str, name: str) -> Markup:
+def shares(values: dict[str, float], label: str, alt: str, name: str) -> Markup:
     """Shares between 0 and 1 as bars, one per stage."""
     with _figure(0.6 + 0.32 * len(values)) as (figure, axes):
-        for y, value in enumerate(reversed(values.values())):
+        for y, value in enumerate(reversed(list(values.values()))):
             axes.barh(y, value, height=0.6, color=BLUE, alpha=0.55)
             axes.annotate(f"{value:.2f}", (value, y), (5, 0), textcoords="offset points", va="center", color=INK)
         axes.set_yticks(range(len(values)), list(reversed(values)))
@@ -243,14 +243,14 @@ def _over_steps(axes: Axes, logarithmic: bool) -> None:
 
 def _legend(axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    axes.figure.legend(  # type: ignore[union-attr]
+    axes.figure.legend(
         handles, labels, loc="outside upper left", ncols=len(labels), fontsize=9, handlelength=1.4, columnspacing=1.2
     )
 
 
 @contextmanager
 def _figure(height: float) -> Iterator[tuple[Figure, Axes]]:
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "svg", **_STYLE}):
+    with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=(_WIDTH, height))
         axes = figure.add_subplot()
         for side in ("left", "bottom"):
@@ -274,6 +274,7 @@ def _svg(figure: Figure, alt: str, name: str) -> Markup:
     for colour, variable in _VARIABLES.items():
         body = body.replace(colour, f"var(--{variable})")
     body = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font: \1px var(--sans)", body)
-    body = re.sub(r"(\d+\.\d{2})\d+", r"\1", body)
+    # Coordinates to a hundredth of a point; text between the tags stays as it is.
+    body = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\.\d{2})\d+", r"\1", tag[0]), body)
     body = re.sub(r"\n\s*", "\n", body).strip()
     return Markup(f'<svg viewBox="{box[1]}" role="img" aria-label="{escape(alt)}">{body}')

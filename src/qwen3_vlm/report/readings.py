@@ -33,28 +33,34 @@ def met(condition: Condition | None) -> bool:
 
 
 def headline(results: Results) -> str:
-    """What the verdict hangs on, in a sentence or two."""
+    """The verdict in one sentence. It follows the verdict, never the figures."""
     ablation, coverage = results.ablation, results.coverage
     if ablation is None:
         return f"{ablation_conclusion(None)} Check 2: {coverage_conclusion(coverage)}"
-    if ablation.verdict == "PASS" and results.verdict != "PASS":
-        return f"The picture is used, but too much of the captions is lost. Check 2: {coverage_conclusion(coverage)}"
-    return ablation_conclusion(ablation)
+    if ablation.verdict == "FAIL":
+        return "This connector is not shown to carry the picture: do not rely on it."
+    if ablation.verdict == "INCONCLUSIVE":
+        more = f"; about {ablation.needed_samples:,} samples would decide" if ablation.needed_samples else ""
+        return f"Undecided: this run neither shows nor rules out that the picture is used{more}."
+    if results.verdict != "PASS":
+        return f"The picture is used, but check 2 does not pass: {coverage_conclusion(coverage)}"
+    return "The connector carries the picture: a wrong picture, zeros and noise each raise the loss."
 
 
 def pattern(ablation: Ablation | None) -> str:
-    """What tells a connector that sees from one that has only learnt how captions sound; empty without the gates."""
-    if ablation is None or any(name not in ablation.conditions for name in GATES):
+    """What tells a connector that sees from one that has only learnt how captions sound; else the first reason."""
+    if ablation is None:
         return ""
-    shuffled, zero, noise = (ablation.conditions[name] for name in GATES)
-    if shuffled.gap is None or shuffled.margin is None:
-        return ""
+    shuffled, zero, noise = (ablation.conditions.get(name) for name in GATES)
+    if shuffled is None or zero is None or noise is None or shuffled.gap is None or shuffled.margin is None:
+        return _sentence(ablation.reasons[0]) if ablation.reasons else ""
     size = f"{signed(shuffled.gap)} nats per token"
     blind = [name for name, condition in (("zeros", zero), ("noise", noise)) if met(condition)]
     if met(shuffled):
+        both = "" if len(blind) == 2 else " Yet zeros or noise do not clearly cost anything: see the reasons."
         return (
-            f"It matters which picture it is: another sample's picture costs {size}, which only a connector that "
-            "carries what is in the picture can show."
+            f"It matters which picture it is: another sample's picture costs {size}, which takes a connector that "
+            f"carries what is in the picture.{both}"
         )
     if blind and (shuffled.ci95 is None or shuffled.ci95[1] <= shuffled.margin):
         return (
