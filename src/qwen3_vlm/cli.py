@@ -1,4 +1,4 @@
-"""The command line: `qwen3-vlm trial | train | ablate | audit | caption | export | report`."""
+"""The command line: `qwen3-vlm trial | train | ablate | audit | diagnose | caption | export | report`."""
 
 from __future__ import annotations
 
@@ -76,6 +76,35 @@ class Audit:
         results = assemble(config, coverage=audit(config, self.split, self.text_only))
         show(results, as_json=self.json)
         return EXIT_CODES[results.verdict]
+
+
+@dataclass(frozen=True)
+class Diagnose:
+    """Look for faults without training: data, prompts, labels, pixels, embeddings, gradients; or in a checkpoint.
+
+    Example: qwen3-vlm diagnose --config configs/stage1_align_tiny.yaml
+
+    Exit code 1 with an error, 0 without; every fault has a page in docs/faults.
+    """
+
+    config: Path | None = None
+    """The run; by default the one stored in the checkpoint."""
+    checkpoint: Path | None = None
+    """A checkpoint_<step>.pt: also look at its weights, and score held-out samples."""
+    rows: int = 128
+    """Rows of each side of the split that are read with their images."""
+    json: bool = False
+    """Print the findings as JSON to standard output, and the text to standard error."""
+
+    def run(self, overrides: Sequence[str]) -> int:
+        """Look and print; returns 1 with an error among the findings, else 0."""
+        from qwen3_vlm.api.diagnose import diagnose_file, show_diagnosis
+
+        if self.rows < 1:
+            raise ValueError(f"--rows: expected at least 1, got {self.rows}")
+        found = diagnose_file(self.config, list(overrides), self.checkpoint, self.rows)
+        show_diagnosis(found, self.json)
+        return found.code
 
 
 @dataclass(frozen=True)
@@ -175,6 +204,7 @@ _Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Ablate, tyro.conf.subcommand("ablate")]
     | Annotated[Audit, tyro.conf.subcommand("audit")]
+    | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
     | Annotated[Caption, tyro.conf.subcommand("caption")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Report, tyro.conf.subcommand("report")]

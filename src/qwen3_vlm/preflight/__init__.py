@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qwen3_vlm.preflight.rows import findings_of_error
-from qwen3_vlm.preflight.run import Preflight, preflight
+from qwen3_vlm.preflight.run import ROWS, Preflight, preflight
+from qwen3_vlm.preflight.view import View
 
-__all__ = ["Preflight", "findings_of_error", "preflight"]
+__all__ = ["ROWS", "Preflight", "View", "findings_of_error", "preflight"]

@@ -1,0 +1,183 @@
+"""Which fault, from which evidence: the preflight, and with a checkpoint what its weights and its scores show."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from qwen3_vlm.api.ablation import score, training_of_run
+from qwen3_vlm.api.loaded import Loaded
+from qwen3_vlm.build import Prepared, backbone_identities, build_model, prepare_data
+from qwen3_vlm.checks.conditions import parse_conditions
+from qwen3_vlm.checks.connector_state import ConnectorEvidence, flatten
+from qwen3_vlm.checks.diagnosis import RunEvidence, diagnose_run
+from qwen3_vlm.checks.probes import probe
+from qwen3_vlm.checks.slots import measure_slots
+from qwen3_vlm.config import Config, load_config
+from qwen3_vlm.data.collate import collate
+from qwen3_vlm.exits import NamedInputError
+from qwen3_vlm.faults import finding, rank
+from qwen3_vlm.models.vlm import VLM
+from qwen3_vlm.preflight import ROWS, Preflight, View, findings_of_error, preflight
+from qwen3_vlm.preflight.show import print_findings, print_sample
+from qwen3_vlm.progress import progress_bar
+from qwen3_vlm.results import Finding
+from qwen3_vlm.train.checkpoint import (
+    Payload,
+    connector_state,
+    load_checkpoint,
+    refuse_other_backbones,
+    restore_connector,
+    stored_config,
+)
+from qwen3_vlm.train.train_utils import read_records_of_run
+from qwen3_vlm.train.watch import read_findings
+
+_SLOT_SAMPLES = 32
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found, the most likely fault first."""
+
+    findings: list[Finding]
+    view: View | None
+    """One sample as the model reads it; None where the data or a backbone could not be used."""
+    looked_at: str
+    """What the findings rest on, in words."""
+
+    @property
+    def code(self) -> int:
+        """Exit code: 1 with an error, else 0."""
+        return int(any(f.severity == "error" for f in self.findings))
+
+    def to_json(self) -> str:
+        """For programs: `diagnosis` as in results.json, and the decoded sample."""
+        tree = {
+            "diagnosis": [f.model_dump(mode="json") for f in self.findings],
+            "looked_at": self.looked_at,
+            "sample": asdict(self.view) if self.view else None,
+        }
+        return json.dumps(tree, indent=1, ensure_ascii=False)
+
+
+def diagnose(config: Config, checkpoint: str | Path | None = None, rows: int = ROWS) -> Diagnosis:
+    """Look for every fault that can be seen without training.
+
+    Args:
+        config: the run.
+        checkpoint: a `checkpoint_<step>.pt`, to look at its connector and at what it does with held-out pictures too.
+        rows: rows of each side of the split that are read with their images.
+
+    Returns:
+        The findings. Input that would stop a training run is one of them where it has the name of a fault.
+
+    Raises:
+        ValueError: bad input without such a name, one line.
+    """
+    path = Path(checkpoint) if checkpoint else None
+    payload = load_checkpoint(path) if path else None
+    try:
+        prepared = prepare_data(config, path.parent / "split.json" if path else None)
+        vlm = build_model(config, prepared.inputs)
+    except ValueError as error:
+        return _refused(error, config)
+    if not len(prepared.train):
+        raise ValueError(f"{config.data.json_file}: no training row is left of {len(prepared.split.train)}")
+    if path and payload is not None:
+        return _of_checkpoint(prepared, vlm, path, payload, rows)
+    flight = preflight(prepared, vlm, rows, _bar)
+    return Diagnosis(flight.findings, flight.view, _words(flight))
+
+
+def diagnose_file(path: Path | None, overrides: list[str], checkpoint: Path | None, rows: int = ROWS) -> Diagnosis:
+    """The same for a config file; without one, for the config that the checkpoint was trained with.
+
+    Raises:
+        ValueError: bad input, one line.
+    """
+    try:
+        if path is not None:
+            config = load_config(path, overrides)
+        elif checkpoint is not None:
+            config = stored_config(checkpoint, overrides)
+        else:
+            raise ValueError("diagnose needs --config, --checkpoint, or both")
+    except NamedInputError as error:
+        return _refused(error, Config())
+    return diagnose(config, checkpoint, rows)
+
+
+def show_diagnosis(found: Diagnosis, as_json: bool) -> None:
+    """Print for people to standard output; with `as_json` the JSON there, and the rest to standard error."""
+    stream = sys.stderr if as_json else sys.stdout
+    if as_json:
+        sys.stdout.write(found.to_json() + "\n")
+    if found.view:
+        print_sample(found.view, stream)
+    print_findings(found.findings, found.looked_at, stream)
+
+
+def _refused(error: ValueError, config: Config) -> Diagnosis:
+    named = findings_of_error(error, config)
+    if not named:
+        raise error
+    return Diagnosis(rank(named), None, "the input of this config")
+
+
+def _bar(total: int) -> AbstractContextManager[Any]:
+    return progress_bar(total, "preflight", "row")
+
+
+def _words(flight: Preflight) -> str:
+    return f"{flight.rows} rows and a batch of {flight.batch}"
+
+
+def _of_checkpoint(prepared: Prepared, vlm: VLM, path: Path, payload: Payload, rows: int) -> Diagnosis:
+    """Weights first: where they cannot be used, what the model does with them means nothing."""
+    config = prepared.config
+    initial = flatten(connector_state(vlm.connector))
+    stored = flatten({part: payload[part] for part in ("vision_ln", "resampler", "projector") if part in payload})
+    records = [r for r in read_records_of_run(path.parent) if r.step <= int(payload.get("step", 0))]
+    norms = tuple(r.grad_norm for r in records)
+    updates = payload.get("updates")
+    of_run = read_findings(path.parent)
+    try:
+        refuse_other_backbones(payload, backbone_identities(config, vlm), path)
+        restore_connector(vlm.connector, payload, path)
+    except ValueError as error:
+        found = diagnose_run(RunEvidence(of_run, ConnectorEvidence(initial, stored, None, updates, norms)))
+        if not any(f.severity == "error" for f in found):
+            message, _, fix = str(error).rpartition("; ")
+            found = rank([*found, finding("connector-not-loaded", message, fix)])
+        return Diagnosis(found, None, f"the weights of {path.name}")
+    in_use = flatten(connector_state(vlm.connector))
+    flight = preflight(prepared, vlm, rows, _bar)
+    loaded = Loaded(config, prepared.inputs, vlm.eval(), payload)
+    evidence = RunEvidence(
+        findings=[*loaded.findings, *of_run, *flight.findings],
+        connector=ConnectorEvidence(initial, stored, in_use, updates, norms),
+        step=loaded.step,
+        training=training_of_run(loaded, prepared, path.parent),
+        vocabulary=len(vlm.llm.model.get_input_embeddings().weight),
+    )
+    if not flight.batch or not len(prepared.eval):
+        return Diagnosis(diagnose_run(evidence), flight.view, _words(flight))
+    items = [prepared.eval[p] for p in range(min(_SLOT_SAMPLES, len(prepared.eval)))]
+    batch = collate(items, prepared.inputs.pad_id)
+    samples = min(config.ablation.num_samples, len(prepared.eval))
+    ablation, _ = score(loaded, prepared, samples, parse_conditions("runbook"), path)
+    ratio = ablation.connector.rms_ratio if ablation.connector else None
+    evidence = RunEvidence(
+        **{
+            **vars(evidence),
+            "probes": probe(vlm, batch, config.seed) if batch.stats.label_tokens else None,
+            "slots": measure_slots(vlm, batch, ratio) if batch.stats.label_tokens else None,
+            "ablation": ablation,
+        }
+    )
+    return Diagnosis(diagnose_run(evidence), flight.view, f"{_words(flight)}, {path.name} and {samples} scored samples")

@@ -1,0 +1,90 @@
+"""Findings and one decoded sample in the terminal, legible without colour and safe against what a caption may hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from qwen3_vlm.faults import page_of
+from qwen3_vlm.preflight.view import Span, View
+from qwen3_vlm.report.text import one_line
+from qwen3_vlm.results import Finding
+
+_COLOURS = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
+_KINDS = {"prompt": ("prompt", ""), "image": ("IMAGE ", "cyan"), "label": ("LABEL ", "green")}
+_MOST_SPANS = 12
+_LONG = 200
+_RUN = re.compile(r"(<\|[^|<>]+\|>)(\s?)(?:\1\2){2,}")
+_FIGURES = 8
+
+
+def print_sample(view: View, stream: TextIO) -> None:
+    """One sample as the model reads it: prompt, image and label, each stretch on its own line with its tokens."""
+    page = _Page(stream)
+    page.line(f"One sample as the model reads it (row {view.row}, {view.image}):", "bold")
+    for span in view.spans[:_MOST_SPANS]:
+        name, style = _KINDS[span.kind]
+        page.line(f"  {name} {span.tokens:>4} token{' ' if span.tokens == 1 else 's'}  {_decoded(span)}", style)
+    if len(view.spans) > _MOST_SPANS:
+        page.line(f"  ... {len(view.spans) - _MOST_SPANS} more stretches")
+    page.line("  LABEL is what the model learns to write, IMAGE is where the picture goes, prompt is only read.")
+    page.line(f"  caption in the data file: {_quoted(view.caption)}")
+
+
+def print_findings(findings: Sequence[Finding], looked_at: str, stream: TextIO) -> None:
+    """Every finding with its evidence, its cure and its page; last a line that says it all."""
+    page = _Page(stream)
+    for number, found in enumerate(findings, start=1):
+        page.line(f"{number}. {found.severity} {found.code}: {found.message}", _COLOURS[found.severity])
+        evidence = [f"{name} {value}" for name, value in found.evidence.items() if _plain(value)][:_FIGURES]
+        if evidence:
+            page.line(f"   evidence: {', '.join(evidence)}")
+        page.line(f"   mend: {found.fix}")
+        page.line(f"   page: {page_of(found.code)}")
+    page.line(summary(findings, looked_at), _COLOURS[findings[0].severity] if findings else "bold green")
+
+
+def summary(findings: Sequence[Finding], looked_at: str) -> str:
+    """The last line, which is the one that is read."""
+    if not findings:
+        return f"DIAGNOSIS: no fault found in {looked_at}"
+    counts = [
+        f"{count} {severity}{'s' if count > 1 else ''}"
+        for severity in ("error", "warning", "note")
+        if (count := sum(f.severity == severity for f in findings))
+    ]
+    return f"DIAGNOSIS: {', '.join(counts)} in {looked_at}; first {findings[0].code}"
+
+
+def _plain(value: object) -> bool:
+    return isinstance(value, int | float | str) or (
+        isinstance(value, list)
+        and len(value) <= _FIGURES
+        and all(isinstance(item, int | float | str) for item in value)
+    )
+
+
+def _decoded(span: Span) -> str:
+    def shorter(match: re.Match[str]) -> str:
+        return f"{match[1]} x{len(match[0]) // len(match[1] + match[2])} "
+
+    return _quoted(_RUN.sub(shorter, span.text))
+
+
+def _quoted(text: str) -> str:
+    shown = repr(text)
+    return shown if len(shown) <= _LONG else f"{shown[: _LONG - 3]}..."
+
+
+class _Page:
+    def __init__(self, stream: TextIO) -> None:
+        self.console = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    def line(self, words: str, style: str = "") -> None:
+        margin = len(words) - len(words.lstrip())
+        text = (" " * margin + one_line(words)).encode(self.console.encoding, "backslashreplace")
+        self.console.print(Text(text.decode(self.console.encoding), style=style))

@@ -1,0 +1,222 @@
+"""Faults that show only while a run trains, and what a run has written down about its faults (findings.jsonl)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from qwen3_vlm.batch import VisualTokens
+from qwen3_vlm.data.collate import collate
+from qwen3_vlm.exits import FaultsFoundError
+from qwen3_vlm.faults import finding, page_of
+from qwen3_vlm.models.loading import fingerprint
+from qwen3_vlm.models.vlm import VLM
+from qwen3_vlm.results import Finding, Look, write_atomic
+from qwen3_vlm.train.update import SampleSource
+
+FINDINGS_NAME = "findings.jsonl"
+FIRST_UPDATES = 3
+"""Updates after which every trained parameter must have moved."""
+_TEXT_SAMPLES = 64
+
+
+def write_findings(folder: Path, findings: Sequence[Finding], step: int, forced: bool = False) -> None:
+    """Add findings of a run to its findings.jsonl; `forced` marks errors that `--force` went past."""
+    lines = [
+        json.dumps({"step": step, "forced": forced and f.severity == "error", "finding": f.model_dump(mode="json")})
+        for f in findings
+    ]
+    path = folder / FINDINGS_NAME
+    before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if lines:
+        write_atomic(path, before + "".join(f"{line}\n" for line in lines))
+
+
+def read_findings(folder: Path) -> list[Finding]:
+    """What a run wrote down about its faults, oldest first; none without the file.
+
+    Raises:
+        ValueError: a line is not a finding.
+    """
+    return [found for found, _, _ in _read(folder)]
+
+
+def read_forced(folder: Path) -> list[str]:
+    """Codes of the errors that `--force` went past, each once."""
+    return list(dict.fromkeys(found.code for found, _, forced in _read(folder) if forced))
+
+
+def forget_findings(folder: Path, after: int) -> None:
+    """Drop what was found behind step `after`: a resumed run will find it again."""
+    kept = [(found, step, forced) for found, step, forced in _read(folder) if step <= after]
+    (folder / FINDINGS_NAME).unlink(missing_ok=True)
+    for found, step, forced in kept:
+        write_findings(folder, [found], step, forced)
+
+
+def _read(folder: Path) -> list[tuple[Finding, int, bool]]:
+    path = folder / FINDINGS_NAME
+    if not path.is_file():
+        return []
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            tree = json.loads(line)
+            found.append((Finding.model_validate(tree["finding"]), int(tree["step"]), bool(tree["forced"])))
+        except (ValueError, KeyError, TypeError) as error:
+            message = f"{path}, line {number}: not a finding ({type(error).__name__}); delete the file or that line"
+            raise ValueError(message) from error
+    return found
+
+
+def explain(findings: Sequence[Finding], what_then: str) -> str:
+    """Errors as one line for a stopped run."""
+    errors = [f for f in findings if f.severity == "error"]
+    listed = " | ".join(f"{f.code}: {f.message}. Mend: {f.fix} ({page_of(f.code)})" for f in errors)
+    return f"{listed}. {what_then}"
+
+
+@dataclass
+class Watch:
+    """Looks at the parts between updates; one per run and process."""
+
+    vlm: VLM
+    force: bool = False
+    """Write errors down and go on."""
+    start: dict[str, Tensor] = field(init=False)
+    frozen: dict[str, str] = field(init=False)
+    largest_norm: float = 0.0
+    updates: int = 0
+
+    def __post_init__(self) -> None:
+        """Remember where everything stood."""
+        self.start = {name: p.detach().clone() for name, p in self.vlm.connector.named_parameters()}
+        self.frozen = self._hashes()
+
+    def _hashes(self) -> dict[str, str]:
+        return {"vision tower": fingerprint(self.vlm.tower.model), "language model": fingerprint(self.vlm.llm.model)}
+
+    def after_update(self, grad_norm: float, learning_rate: float) -> list[Finding]:
+        """Once, after the first few updates: has every trained parameter moved?
+
+        Args:
+            grad_norm: of this update, before clipping.
+            learning_rate: of this update; at 0 nothing could have moved.
+        """
+        self.largest_norm = max(self.largest_norm, grad_norm)
+        self.updates += learning_rate > 0
+        if self.updates != FIRST_UPDATES or not self.start:
+            return []
+        still = unmoved(self.vlm.connector, self.start)
+        of, self.start = len(self.start), {}
+        if not still:
+            return []
+        whole = len(still) == of
+        return [
+            finding(
+                "no-gradient",
+                f"after {self.updates} updates {'no' if whole else f'{len(still)} of {of}'} connector "
+                f"parameter{'' if whole else 's'} {'has moved' if whole else f'have not moved, first {still[0]}'} "
+                f"(largest gradient norm {self.largest_norm:.3g}, learning rate {learning_rate:.3g})",
+                "give the optimizer every parameter of the connector, keep the path from the loss to it "
+                "differentiable, and set train.lr above what weights can resolve",
+                unmoved=still[:8],
+                count=len(still),
+                of=of,
+                largest_gradient_norm=self.largest_norm,
+                learning_rate=learning_rate,
+            )
+        ]
+
+    def after_epoch(self) -> list[Finding]:
+        """Have the frozen parts stayed what they were?"""
+        now = self._hashes()
+        moved = [name for name, value in now.items() if value != self.frozen[name]]
+        self.frozen = now
+        return [
+            finding(
+                "frozen-moved",
+                f"the {name} has changed while training, although it is frozen, so the loss no longer measures the "
+                "connector alone",
+                f"give the optimizer the connector's parameters only, and set requires_grad_(False) on the {name}",
+                part=name,
+            )
+            for name in moved
+        ]
+
+
+def unmoved(connector: nn.Module, start: dict[str, Tensor]) -> list[str]:
+    """Names of parameters that are bit for bit where they started."""
+    return [name for name, p in connector.named_parameters() if torch.equal(p.detach(), start[name])]
+
+
+@torch.no_grad()
+def end_findings(vlm: VLM, held_out: SampleSource, pad_id: int, looks: Sequence[Look]) -> list[Finding]:
+    """At the end of a run: is the loss below what the text alone gives, and did the gap to wrong pictures open?
+
+    Args:
+        vlm: the trained model.
+        held_out: its first samples are scored with their image and without.
+        pad_id: for batches.
+        looks: what was seen of the gaps while training, if anything.
+    """
+    found = []
+    items = [held_out[p] for p in range(min(_TEXT_SAMPLES, len(held_out)))]
+    batch = collate(items, pad_id)
+    if batch.stats.label_tokens:
+        visual = VisualTokens((vlm.visual(vlm.features(batch)),))
+        seeing = float(vlm.nll(batch, visual).nll_N.double().mean())
+        text_only = float(vlm.nll(batch, None).nll_N.double().mean())
+        if seeing >= text_only:
+            found.append(
+                finding(
+                    "under-trained",
+                    f"plateau: the held-out loss with pictures ({seeing:.3f} nats per token) is not below that of the "
+                    f"text alone ({text_only:.3f}), so the connector does not help yet",
+                    "train longer or with a higher train.lr; if the loss has stopped falling, look at the other "
+                    "findings first",
+                    loss=round(seeing, 4),
+                    text_only=round(text_only, 4),
+                    samples=len(batch),
+                )
+            )
+    return [*found, *_never_opened(looks)]
+
+
+def _never_opened(looks: Sequence[Look]) -> list[Finding]:
+    """Three looks and more without a gap to wrong pictures, while pictures as such are read."""
+    if len(looks) < 3:
+        return []
+    last = looks[-1]
+    gaps = [round(look.gap_shuffled, 4) for look in looks]
+    if max(gaps[-2:]) >= 0.02 or (last.r_at_1 is not None and last.k and last.r_at_1 > 2 / last.k):
+        return []
+    constant = last.gap_zero > 0.1
+    return [
+        finding(
+            "constant-prompt" if constant else "under-trained",
+            f"the gap to wrong pictures never opened: {gaps[-1]:+.4f} nats per token at step {last.step} "
+            f"(zeros instead of the picture: {last.gap_zero:+.4f})",
+            "look at whether images and captions belong together, then train longer or with a higher train.lr",
+            "warning" if constant else "note",
+            gaps_shuffled=gaps,
+            gap_zero=last.gap_zero,
+            step=last.step,
+        )
+    ]
+
+
+def stop_on_errors(findings: Sequence[Finding], force: bool) -> None:
+    """End a run on errors.
+
+    Raises:
+        FaultsFoundError: an error among `findings`, unless `force` is set.
+    """
+    errors = [f for f in findings if f.severity == "error"]
+    if errors and not force:
+        raise FaultsFoundError(explain(errors, "Mend it, or go on with --force"), list(findings))
