@@ -28,10 +28,10 @@ from scipy.special import log_softmax
 
 from qwen3_vlm.batch import IntArray, Sample
 from qwen3_vlm.checks.matching_reading import read_matching
-from qwen3_vlm.checks.pair_statistics import bootstrap_mean, pair_gap
+from qwen3_vlm.checks.pair_statistics import as_result, bootstrap_mean
 from qwen3_vlm.checks.pairs import STREAM, Bar, PairScores, VisualSource, draw_candidates, score_pairs, unit
 from qwen3_vlm.checks.scoring import Ranks, Scorer
-from qwen3_vlm.checks.statistics import FloatArray, clusters_of, estimate
+from qwen3_vlm.checks.statistics import FloatArray, Pairs, clusters_of, estimate
 from qwen3_vlm.config import AblationConfig
 from qwen3_vlm.results import Decile, Estimated, Matching
 
@@ -184,9 +184,8 @@ def _infonce(
 
 def _gain(own_S: FloatArray, others_SK: FloatArray, images_S: IntArray, donors_SK: IntArray) -> Estimated:
     """Mean of S_ii - S_ij over all (caption, donor) pairs."""
-    differences_SK = own_S[:, None] - others_SK
-    own_P = np.repeat(images_S, donors_SK.shape[1])
-    return pair_gap(differences_SK.ravel(), np.ones_like(own_P), own_P, images_S[donors_SK].ravel())
+    pairs = Pairs.of(own_S[:, None] - others_SK, np.ones_like(images_S), images_S, donors_SK)
+    return as_result(pairs.estimate())
 
 
 def _emap(scores: PairScores, block_M: IntArray) -> Estimated | None:
@@ -196,8 +195,7 @@ def _emap(scores: PairScores, block_M: IntArray) -> Estimated | None:
     gains_M = emap_gains(scores.of(block_M[:, None], block_M[None, :]))
     # Centring has taken off what an image does as a donor, so captions are the only clusters left.
     each_M = np.arange(len(block_M))
-    found = estimate(gains_M[:, None], np.ones_like(each_M), each_M)
-    return Estimated(value=found.gap, se=found.se, ci95=found.interval())
+    return as_result(estimate(gains_M[:, None], np.ones_like(each_M), each_M))
 
 
 def graded(
@@ -218,17 +216,17 @@ def graded(
     units_SV = unit(features_SV)
     # Row by row: all donors' features at once would take gigabytes.
     alike_P = np.concatenate([units_SV[donors_K] @ units_SV[i] for i, donors_K in enumerate(donors_SK)])
-    captions_P = np.repeat(np.arange(len(own_S)), donors_SK.shape[1])
-    differences_P = (own_S[:, None] - others_SK).ravel()
+    pairs = Pairs.of(own_S[:, None] - others_SK, tokens_S, images_S, donors_SK)
     deciles = []
     for chosen in np.array_split(np.argsort(alike_P, kind="stable"), _DECILES):
-        captions = captions_P[chosen]
-        gap = pair_gap(
-            differences_P[chosen], tokens_S[captions], images_S[captions], images_S[donors_SK.ravel()[chosen]]
-        )
         edges = (float(alike_P[chosen[0]]), float(alike_P[chosen[-1]]))
+        gap = as_result(_some(pairs, chosen).estimate())
         deciles.append(Decile(similarity=edges, pairs=len(chosen), gap=gap))
     return deciles
+
+
+def _some(pairs: Pairs, chosen: IntArray) -> Pairs:
+    return Pairs(pairs.differences_P[chosen], pairs.tokens_P[chosen], pairs.own_P[chosen], pairs.donor_P[chosen])
 
 
 def _none() -> Estimated:

@@ -1,60 +1,24 @@
-"""Means over (caption, image) pairs and their uncertainty: pure functions on arrays.
+"""Means of one bounded figure per caption (a share, a reciprocal rank), with an interval that needs no normality.
 
-    pair_gap        mean loss that the donors of a list of pairs cost; every image may be an own one and a donor
-    bootstrap_mean  mean of one bounded figure per caption (a share, a reciprocal rank)
-
-Dimension suffixes: S captions, P pairs. G counts clusters (distinct images).
+Dimension suffixes: S captions. G counts clusters (distinct images).
 """
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 from scipy import stats
 
 from qwen3_vlm.batch import IntArray
-from qwen3_vlm.checks.statistics import FloatArray
+from qwen3_vlm.checks.statistics import Estimate, FloatArray
 from qwen3_vlm.results import Estimated
 
 _RESAMPLES = 2000
 _LEVEL = 0.95
 
 
-def pair_gap(differences_P: FloatArray, tokens_P: IntArray, own_P: IntArray, donor_P: IntArray) -> Estimated:
-    """`sum_p D_p / sum_p T_p` over pairs, with a standard error for images in two roles.
-
-    The variance is the larger of the one clustered by own image and the dyadic one, as for the shuffled gap in
-    `statistics`, for a list of pairs of any make-up instead of R derangements:
-
-        e_p = D_p - T_p * gap,   A_g = sum of e_p over the pairs in which image g is the own one or the donor
-        Var = G/(G-1) * (sum_g A_g^2 - sum_(own,donor) (sum of e_p)^2) / (sum_p T_p)^2
-
-    Args:
-        differences_P: NLL of the caption with the donor minus that with its own image, nats. All finite.
-        tokens_P: what to divide by: label tokens for nats per token, ones for nats per caption (or word).
-        own_P: cluster of the own image, from 0.
-        donor_P: cluster of the donor.
-
-    Returns:
-        The gap with its 95% interval (Student's t, G-1 degrees of freedom); no interval with fewer than two images.
-    """
-    assert len(differences_P) and np.isfinite(differences_P).all() and tokens_P.sum() > 0
-    total = float(tokens_P.sum())
-    gap = float(differences_P.sum()) / total
-    excess_P = differences_P - tokens_P * gap
-    own_count = len(np.unique(own_P))
-    if own_count < 2:
-        return Estimated(value=gap)
-    plain = own_count / (own_count - 1) * float((np.bincount(own_P, excess_P) ** 2).sum())
-    size = 1 + int(max(own_P.max(), donor_P.max()))
-    role_sums = np.bincount(own_P, excess_P, size) + np.bincount(donor_P, excess_P, size)
-    pair_sums = np.bincount(np.unique(own_P * size + donor_P, return_inverse=True)[1], excess_P)
-    count = len(np.union1d(own_P, donor_P))
-    dyadic = count / (count - 1) * float((role_sums**2).sum() - (pair_sums**2).sum())
-    se = math.sqrt(max(plain, dyadic)) / total
-    half = float(stats.t.ppf(1 - (1 - _LEVEL) / 2, own_count - 1)) * se
-    return Estimated(value=gap, se=se, ci95=(gap - half, gap + half))
+def as_result(found: Estimate) -> Estimated:
+    """A gap with its 95% interval as results hold it."""
+    return Estimated(value=found.gap, se=found.se, ci95=found.interval(_LEVEL))
 
 
 def bootstrap_mean(values_S: FloatArray, clusters_S: IntArray, generator: np.random.Generator) -> Estimated:

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from qwen3_vlm.batch import IntArray
-from qwen3_vlm.checks.pair_statistics import pair_gap
-from qwen3_vlm.checks.statistics import FloatArray, clusters_of
+from qwen3_vlm.checks.pair_statistics import as_result
+from qwen3_vlm.checks.statistics import FloatArray, Pairs, clusters_of
 from qwen3_vlm.checks.summary import SampleScore
 from qwen3_vlm.checks.word_pieces import Decode, Span, gaps_of, spans_of
 from qwen3_vlm.config import AblationConfig
@@ -131,7 +131,8 @@ def _mean(gaps: Sequence[FloatArray | None], clusters_S: IntArray, donors_SR: In
         return Estimated(value=None)
     differences_WR = np.stack([gaps_R for gaps_R in gaps if gaps_R is not None])
     own_P = np.repeat(clusters_S[chosen], donors_SR.shape[1])
-    return pair_gap(differences_WR.ravel(), np.ones_like(own_P), own_P, clusters_S[donors_SR[chosen]].ravel())
+    donor_P = clusters_S[donors_SR[chosen]].ravel()
+    return as_result(Pairs(differences_WR.ravel(), np.ones_like(own_P), own_P, donor_P).estimate())
 
 
 def _read_words(found: Words, table: Sequence[WordGap], without: int, captions: int) -> str:

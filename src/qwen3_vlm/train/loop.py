@@ -25,6 +25,7 @@ from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.progress import duration, progress_bar, say
 from qwen3_vlm.train.checkpoint import Payload, checkpoint_path, connector_state, prune_checkpoints, save_checkpoint
 from qwen3_vlm.train.guards import Interrupt, memory_explained
+from qwen3_vlm.train.looks import Looking, append_look, look_line
 from qwen3_vlm.train.schedule import Window, learning_rate, micro_batches, plan_epoch
 from qwen3_vlm.train.train_utils import LOG_NAME, EpochProgress, EpochRecord, append_record
 from qwen3_vlm.train.update import SampleSource, UpdateResult, evaluate, sum_over_ranks, update
@@ -50,6 +51,8 @@ class Run:
     step: int = 0
     updates: int = 0
     interrupt: Interrupt = field(default_factory=Interrupt)
+    looking: Looking | None = None
+    """What the main process looks at on the way; None on the others, or without looks."""
     unread: dict[int, Reject] = field(default_factory=dict)
     """Training rows whose image could not be read so far, by row."""
 
@@ -93,6 +96,7 @@ def run_epoch(run: Run) -> None:
                 )
             save_due = _advance(run, len(window), result)
             progress.seconds += time.monotonic() - began
+            _look(run, run.step - len(window))
             began = time.monotonic()
             if run.updates == _TIMED_UPDATES and run.accelerator.is_main_process:
                 each = progress.seconds / _windows_of(windows, progress.batches)
@@ -159,6 +163,21 @@ def _advance(run: Run, batches: int, result: UpdateResult) -> bool:
     run.progress.rejected.update(reject.reason for reject in result.rejects)
     every = run.config.train.save_every
     return every is not None and run.step // every > before // every
+
+
+def _look(run: Run, before: int) -> None:
+    """Take a look where one is due. It comes before the save of its step: a checkpoint never misses its look."""
+    if run.looking is None or not run.looking.due(before, run.step):
+        return
+    with memory_explained(run.config, "evaluating"):
+        look = run.looking.look(run.vlm, run.step)
+    if look is None:
+        say(f"look at step {run.step}: a held-out loss is not finite, so there is none")
+        return
+    append_look(run.folder, look)
+    figures = {"correct": look.correct, "gap_shuffled": look.gap_shuffled, "gap_zero": look.gap_zero}
+    run.accelerator.log({f"look_{name}": value for name, value in figures.items()}, step=run.step)
+    say(look_line(look))
 
 
 def _stop_asked(run: Run) -> bool:

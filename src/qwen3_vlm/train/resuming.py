@@ -18,11 +18,12 @@ from qwen3_vlm.train.checkpoint import (
     refuse_other_backbones,
     restore_connector,
 )
+from qwen3_vlm.train.looks import LOOKS_NAME, forget_looks
 from qwen3_vlm.train.loop import Run
 from qwen3_vlm.train.tracking import FOLDER
 from qwen3_vlm.train.train_utils import LOG_NAME, EpochProgress, forget_records
 
-_OF_A_RUN = ("checkpoint_*.pt", LOG_NAME, "results.json", "runbook.md", "samples.png", "mean_tokens_*.pt")
+_OF_A_RUN = ("checkpoint_*.pt", LOG_NAME, LOOKS_NAME, "results.json", "runbook.md", "samples.png", "mean_tokens_*.pt")
 _NEEDED = ("config", "optimizer", "rng", "progress", "step", "updates")
 # Where a run lies, how fast it goes and which checkpoints it keeps: none of these changes a weight.
 _FREE = {
@@ -34,6 +35,7 @@ _FREE = {
     "train.keep_last",
     "train.keep_every",
     "train.tracker",
+    "train.ablate_every",
 }
 
 
@@ -104,9 +106,10 @@ def clear_folder(folder: Path, resumption: Resumption | None, overwrite: bool) -
             path.unlink()
     if resumption is not None:
         forget_records(folder, resumption.payload["step"])
+        forget_looks(folder, resumption.payload["step"])
         return
     # A log without a checkpoint is from a run that was killed before its first save.
-    for pattern in _OF_A_RUN if overwrite else (LOG_NAME,):
+    for pattern in _OF_A_RUN if overwrite else (LOG_NAME, LOOKS_NAME):
         for path in folder.glob(pattern):
             path.unlink()
     if overwrite:
@@ -120,7 +123,9 @@ def _refuse_other_config(config: Config, payload: Payload, path: Path) -> None:
     missing = [key for key in _NEEDED if key not in payload]
     if missing:
         raise ValueError(f"{path}: expected {', '.join(_NEEDED)}, it lacks {', '.join(missing)}; take an older one")
-    old, new = flatten(config_tree(payload, path)), flatten(config.model_dump(mode="json"))
+    # Settings that the checkpoint's version did not know yet had what is now their default.
+    old = flatten(Config().model_dump(mode="json")) | flatten(config_tree(payload, path))
+    new = flatten(config.model_dump(mode="json"))
     differ = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and k not in _FREE]
     if differ:
         shown = "; ".join(f"{k}: {old.get(k)!r} then, {new.get(k)!r} now" for k in differ[:6])

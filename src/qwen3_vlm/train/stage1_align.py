@@ -8,6 +8,7 @@ Any config field is an override. Ends with `checkpoint_<step>.pt` in `output_dir
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from qwen3_vlm.train.disk import require_space
 from qwen3_vlm.train.estimate import shape_lines, time_line
 from qwen3_vlm.train.features import cache_features, wants_cache
 from qwen3_vlm.train.guards import memory_explained, ranks_watched
+from qwen3_vlm.train.looks import plan_line, read_looks, read_onset, start_looking
 from qwen3_vlm.train.loop import Run, judge_held_out, name_unread, run_epoch
 from qwen3_vlm.train.resuming import Resumption, clear_folder, find_resumption, restore, saved_split
 from qwen3_vlm.train.tracking import start_accelerator, start_tracker
@@ -57,10 +59,13 @@ def train(config: Config, resume: bool = False, overwrite: bool = False) -> Path
         _claim_folder(run, resumption, overwrite)
         start_tracker(accelerator, config)
         _say(run, shape_lines(run))
+        _prepare_looks(run)
         with run.interrupt.watched():
             while run.progress.epoch < config.train.epochs:
                 run_epoch(run)
         accelerator.end_training()
+    if run.looking is not None:
+        _say(run, [read_onset(read_looks(run.folder), config.ablation.margin_shuffled)])
     return checkpoint_path(run.folder, run.step)
 
 
@@ -117,6 +122,17 @@ def _start(config: Config, accelerator: Accelerator, resumption: Resumption | No
         name_unread(run, cached.rejects.values())
         judge_held_out(run, held_out.rejects.values())
     return run
+
+
+def _prepare_looks(run: Run) -> None:
+    """Only the main process looks: nothing in a look waits for the others."""
+    if not run.accelerator.is_main_process:
+        return
+    settings, samples = run.config.train, len(run.train_set)
+    total_steps = settings.epochs * math.ceil(samples / settings.batch_size)
+    with memory_explained(run.config, "evaluating"):
+        run.looking = start_looking(run.config, run.vlm, run.eval_set, total_steps, settings.epochs * samples)
+    _say(run, plan_line(run.looking, settings.ablate_every))
 
 
 def _claim_folder(run: Run, resumption: Resumption | None, overwrite: bool) -> None:
