@@ -23,6 +23,8 @@ _COPIED = 0.05
 _SHOCK = 0.1
 """Nats per label token by which a picture that does not belong to its caption makes it less likely than none."""
 _BLIND = ("zero", "noise", "no-image", "mean-token", "blind")
+_STALLED = 0.005
+"""Part of the loss below which a stretch of training took nothing off."""
 _STILL_FALLING = 0.03
 """Part of the loss that the last stretch of training took off when the connector was still improving."""
 
@@ -49,7 +51,7 @@ def diagnose_ablation(ablation: Ablation, known: Circumstance | None = None) -> 
     found = [*_non_finite(conditions)]
     if conditions["correct"].loss is not None:
         found += [*_bit_equal(conditions)] or [*_content(ablation, known)]
-        found += [*_level(ablation, known), *_reproduced(ablation, known)]
+        found += [*_level(ablation, known), *_reproduced(ablation, known), *_stuck(ablation, known)]
     return [*found, *_more_samples(ablation), *_more_training(ablation, known)]
 
 
@@ -117,7 +119,8 @@ def _content(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
         )
         return
     costly = [name for name, condition in by.items() if _costs(condition)]
-    if costly:
+    # A prompt that works is at least as good as none. Behind one that is worse, the connector has hardly begun.
+    if costly and not _harmful(conditions):
         yield finding(
             "constant-prompt",
             f"taking the picture away costs ({_listed(by, costly)}), but a wrong picture does not ({told}){matching}: "
@@ -206,6 +209,26 @@ def _reproduced(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
         )
 
 
+def _stuck(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
+    """Worse than no picture is where every connector starts, so only one that no longer moves is at fault."""
+    curve = _curve(known.training)
+    drops = [1 - after / before for before, after in zip(curve, curve[1:], strict=False) if before > 0][-2:]
+    if not _harmful(ablation.conditions) or len(drops) < 2 or max(drops) > _STALLED:
+        return
+    gap = ablation.conditions["no-image"].gap
+    assert gap is not None
+    yield finding(
+        "picture-harmful",
+        f"captions are likelier without any image than with their own, by {-gap:.3f} nats/token, and the loss has "
+        f"stopped falling ({curve[-3]:.3f}, {curve[-2]:.3f}, {curve[-1]:.3f} over the last points): what training "
+        "taught the connector does not help here",
+        "check that training and scoring use the same labels, prompt, images and backbones; if they do, raise the "
+        "learning rate",
+        gap_no_image=gap,
+        curve=curve,
+    )
+
+
 def _more_samples(ablation: Ablation) -> Iterator[Finding]:
     needed = ablation.needed_samples
     if ablation.verdict == "INCONCLUSIVE" and needed is not None and needed > ablation.samples:
@@ -234,7 +257,7 @@ def _more_training(ablation: Ablation, known: Circumstance) -> Iterator[Finding]
     if little:
         signs.append(f"a wrong picture costs something, but little (gap(shuffled) {shuffled.gap:+.4f} nats/token)")
     if runbook_order:
-        signs.append("it costs less than none, as early in training")
+        signs.append("a wrong picture costs less than none, as early in training")
     if falling is not None:
         signs.append(f"the loss was still falling, by {falling:.0%} in the last stretch")
     yield finding(
@@ -248,13 +271,18 @@ def _more_training(ablation: Ablation, known: Circumstance) -> Iterator[Finding]
 
 def _falling(training: Training | None) -> float | None:
     """Part of the loss that the last stretch of training took off, if that is more than little."""
-    if training is None:
-        return None
-    curve = [point.train if point.eval is None else point.eval for point in training.curve]
+    curve = _curve(training)
     if len(curve) < 2 or not curve[-2] > 0:
         return None
     fallen = 1 - curve[-1] / curve[-2]
     return fallen if fallen > _STILL_FALLING else None
+
+
+def _curve(training: Training | None) -> list[float]:
+    """The loss over training: held-out where all of it is, else that of training."""
+    points = training.curve if training else []
+    held_out = [point.eval for point in points if point.eval is not None]
+    return held_out if len(held_out) == len(points) else [point.train for point in points]
 
 
 def _matching(matching: Matching | None) -> str:
@@ -286,6 +314,11 @@ def _upper99(condition: Condition) -> float | None:
 def _helps(condition: Condition) -> bool:
     upper = _upper99(condition)
     return upper is not None and upper < 0
+
+
+def _harmful(conditions: dict[str, Condition]) -> bool:
+    """Whether the right picture is surely worse than none at all."""
+    return "no-image" in conditions and _helps(conditions["no-image"])
 
 
 def _nothing(condition: Condition) -> bool:

@@ -6,6 +6,7 @@ Evidence is gathered by the caller and may be partial. What each part can show, 
     probes      what reaches the model: images, visual tokens, labels                 probe_reading
     internals   scale and variance of the visual tokens by stage                      visual_reading
     slots       what each visual token is worth                                       visual_reading
+    pairing     whether captions go with their images at all, without any model       pairing
     ablation    the pattern of check 1                                                ablation_reading
 
 The first four are about mechanisms and need no loss to be good; the pattern is about consequences, so a mechanism
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 
 from qwen3_vlm.checks.ablation_reading import Circumstance, diagnose_ablation
 from qwen3_vlm.checks.connector_state import ConnectorEvidence, diagnose_connector
+from qwen3_vlm.checks.pairing import Pairing, diagnose_pairing
 from qwen3_vlm.checks.probe_reading import diagnose_probes
 from qwen3_vlm.checks.probes import Probes
 from qwen3_vlm.checks.slots import SlotUse
@@ -38,6 +40,7 @@ class RunEvidence:
     internals: Internals | None = None
     """By default those of `ablation`."""
     slots: SlotUse | None = None
+    pairing: Pairing | None = None
     ablation: Ablation | None = None
     training: Training | None = None
     step: int | None = None
@@ -60,4 +63,13 @@ def diagnose_run(evidence: RunEvidence) -> list[Finding]:
         horizon = probes.horizon if probes else None
         known = Circumstance(evidence.training, evidence.step, evidence.vocabulary, horizon)
         found += diagnose_ablation(ablation, known)
+    if evidence.pairing is not None:
+        found += diagnose_pairing(evidence.pairing, ignored=_has(found, "constant-prompt"))
+    if _has(found, "collapsed"):
+        # The tower still told the images apart, so the pixels did arrive and got lost behind it.
+        found = [f for f in found if f.code != "pixels-unused"]
     return rank(found)
+
+
+def _has(findings: Sequence[Finding], code: str) -> bool:
+    return any(f.code == code for f in findings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from qwen3_vlm.checks.internals import OUTPUT, TOWER
 from qwen3_vlm.checks.slots import SlotUse
 from qwen3_vlm.faults import finding
 from qwen3_vlm.results import Finding, Internals, Verdict
@@ -63,30 +64,41 @@ def _scale(internals: Internals, slots: SlotUse | None, verdict: Verdict | None)
 
 
 def _collapse(internals: Internals) -> Iterator[Finding]:
-    stages = list(internals.variance_share.items())
-    if not stages or internals.images < 2:
-        return
-    first, tower = stages[0]
-    if tower < _ALIKE:
-        return
-    for (before, had), (stage, share) in zip(stages, stages[1:], strict=False):
+    shares = internals.variance_share
+    tower = shares.get(TOWER)
+    if tower is None or tower < _ALIKE or internals.images < 2:
+        return  # the images themselves are alike: nothing behind the tower can be blamed
+    advice = "an activation that is always off, an average over the batch, or a learning rate that blew it up"
+    before, had = TOWER, tower
+    for stage, share in shares.items():
         if share < COLLAPSED * tower:
             yield finding(
                 "collapsed",
                 f"the {stage}'s output is the same for all images: {share:.1e} of its variance lies between images, "
-                f"where the {first} in front still has {tower:.2g} and the {before} {had:.2g}",
-                f"look at the {stage}: weights at zero, an activation that is always off, an average over the batch or "
-                "a learning rate that blew it up; then train again",
+                f"where the {before} in front of it has {had:.2g}",
+                f"look at the {stage} for weights at zero, {advice}; then train again",
                 stage=stage,
-                variance_share=dict(stages),
+                variance_share=dict(shares),
                 images=internals.images,
             )
             return
+        before, had = stage, share
+    if OUTPUT not in shares and internals.effective_rank_of > 1:
+        # No share is reported where there is no variance at all (or one slot, where there is nothing to compare with).
+        yield finding(
+            "collapsed",
+            f"all visual tokens of all {internals.images} images are one and the same vector, though the tower tells "
+            f"the images apart (share of variance between images {tower:.2g})",
+            f"look at the projector for weights at zero, {advice}; then train again",
+            stage=OUTPUT,
+            variance_share=dict(shares),
+            images=internals.images,
+        )
 
 
 def _slots(internals: Internals | None, slots: SlotUse | None) -> Iterator[Finding]:
     advice = "check that every latent attends to the patches and gets a gradient; with so few in use, lower latents"
-    if internals is not None and internals.effective_rank_of > 1 and internals.effective_rank < _ONE_DIRECTION:
+    if internals is not None and internals.effective_rank_of > 1 and 0 < internals.effective_rank < _ONE_DIRECTION:
         yield finding(
             "slots-dead",
             f"all visual tokens of an image point in one direction (effective rank {internals.effective_rank:.2f} of "

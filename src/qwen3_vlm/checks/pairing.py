@@ -1,0 +1,140 @@
+"""Do captions go with their images at all? Asked of the data, with no language model and nothing trained.
+
+Similar images should have similar captions. With K the centred cosine similarities of pooled tower features and L
+those of the captions' words (tf-idf), both without their diagonal,
+
+    A = sum_ij K_ij L_ij            z = (A - mean A under shuffled captions) / (its standard deviation)
+
+which is the Hilbert-Schmidt independence criterion with a permutation null (Gretton et al. 2008). Captions that belong
+to other images give a z like any shuffle's, within about 3 of 0. It says nothing about which caption is whose.
+
+Dimension suffixes: N samples, V width of the tower, W distinct words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qwen3_vlm.checks.statistics import FloatArray
+from qwen3_vlm.faults import finding
+from qwen3_vlm.results import Finding
+
+SURE, NONE = 6.0, 3.0
+"""z from which captions surely go with the images, and below which nothing says that they do."""
+_ENOUGH = 64
+"""Samples below which a weak association is not seen."""
+_SHUFFLES = 200
+
+
+@dataclass(frozen=True)
+class Association:
+    """How strongly captions go with their images."""
+
+    samples: int
+    z: float | None
+    """Standard deviations above chance; None where captions or images are all alike."""
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The association on either side of the split."""
+
+    train: Association
+    held_out: Association | None = None
+
+
+def association(pooled_NV: FloatArray, captions: Sequence[str], seed: int = 0) -> Association:
+    """Measure whether similar images have similar captions.
+
+    Args:
+        pooled_NV: tower features averaged over patches, one row per sample.
+        captions: the samples' captions.
+        seed: draws the shuffles.
+    """
+    assert len(pooled_NV) == len(captions)
+    images_NN, words_NN = _similarity(pooled_NV), _similarity(_tf_idf(captions))
+    if images_NN is None or words_NN is None:
+        return Association(len(captions), None)
+    rng = np.random.default_rng(seed)
+    null = []
+    for _ in range(_SHUFFLES):
+        order = rng.permutation(len(captions))
+        null.append(float((images_NN * words_NN[np.ix_(order, order)]).sum()))
+    spread = float(np.std(null))
+    if spread == 0:
+        return Association(len(captions), None)
+    return Association(len(captions), (float((images_NN * words_NN).sum()) - float(np.mean(null))) / spread)
+
+
+def diagnose_pairing(pairing: Pairing, ignored: bool) -> list[Finding]:
+    """Name mismatched pairs.
+
+    Args:
+        pairing: the association on either side.
+        ignored: check 1 found that the picture's content is ignored. Without that, data in which neither side shows
+            an association is left alone: its captions may say what this tower does not see.
+    """
+    train, held_out = pairing.train, pairing.held_out
+    fix = (
+        "check how the data file pairs captions with images: rows off by one, two lists sorted differently, paths "
+        "rewritten; compare a few rows by eye"
+    )
+    evidence: dict[str, Any] = {"z_train": train.z, "z_held_out": held_out.z if held_out else None}
+    broken = _lacks(train)
+    if broken and held_out is not None and _shows(held_out):
+        which, other = "training", f"while held-out captions do (z {held_out.z:.1f})"
+    elif held_out is not None and _lacks(held_out) and _shows(train):
+        which, other = "held-out", f"while training captions do (z {train.z:.1f})"
+    elif broken and ignored:
+        which, other = "training", "and the connector trained on them ignores the picture"
+    else:
+        return []
+    side = train if which == "training" else held_out
+    assert side is not None and side.z is not None
+    return [
+        finding(
+            "pairs-mismatched",
+            f"{which} captions do not go with their images: over {side.samples} rows, similar images have no more "
+            f"similar captions than shuffled ones would (z {side.z:.1f}, chance within 3), {other}",
+            fix,
+            **evidence,
+        )
+    ]
+
+
+def _shows(side: Association) -> bool:
+    return side.z is not None and side.z >= SURE
+
+
+def _lacks(side: Association) -> bool:
+    return side.z is not None and side.z < NONE and side.samples >= _ENOUGH
+
+
+def _tf_idf(captions: Sequence[str]) -> FloatArray:
+    """Words that stand in one caption only, or in all, cannot go with anything and are left out."""
+    words = [Counter(re.findall(r"\w+", caption.lower())) for caption in captions]
+    documents = Counter(word for counts in words for word in counts)
+    kept = {word: i for i, word in enumerate(sorted(w for w, n in documents.items() if 1 < n < len(captions)))}
+    table_NW = np.zeros((len(captions), max(1, len(kept))))
+    for row, counts in enumerate(words):
+        for word in counts.keys() & kept.keys():
+            table_NW[row, kept[word]] = np.log(len(captions) / documents[word])
+    return table_NW
+
+
+def _similarity(values_NX: FloatArray) -> FloatArray | None:
+    """Centred cosine similarities without their diagonal; None where all rows are the same."""
+    centred_NX = values_NX.astype(np.float64) - values_NX.mean(axis=0)
+    norms_N = np.linalg.norm(centred_NX, axis=1, keepdims=True)
+    if not np.isfinite(norms_N).all() or float(norms_N.max()) <= 1e-9 * float(np.abs(values_NX).max() or 1.0):
+        return None
+    unit_NX = centred_NX / np.maximum(norms_N, 1e-12)
+    similar_NN: FloatArray = unit_NX @ unit_NX.T
+    np.fill_diagonal(similar_NN, 0.0)
+    return similar_NN
