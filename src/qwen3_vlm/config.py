@@ -167,6 +167,9 @@ class AblationConfig(_Section):
     """Occurrences a word needs among the scored captions to be listed by its mean gap."""
     mean_token_images: int = Field(512, ge=1)
     """Training images whose visual tokens are averaged for `mean-token`."""
+    blind_captions: int = Field(4096, ge=16)
+    """Training captions, repeats counted, that the constant prompt of `blind` is trained on; three trials of its
+    learning rate take up to half as many again."""
     margin_shuffled: float = 0.05
     """Nats per token that the lower bound of gap(shuffled) must exceed."""
     margin_zero: float = 0.0

@@ -70,6 +70,12 @@ class Decomposition(_Model):
     """shuffled - blind: what a wrong picture costs beyond no picture."""
     blind_under_trained: bool = False
     """The blind prompt is worse than zero, no-image or mean-token: the three figures are then None."""
+    blind_captions: int | None = None
+    """Training captions the blind prompt has seen, repeats counted; None where that is not known."""
+    blind_learning_rate: float | None = None
+    """Of the blind prompt, chosen on training captions held aside."""
+    blind_still_falling: bool | None = None
+    """Whether the blind prompt's loss was still falling when its budget ended: information is then too large."""
     sentences: list[str] = Field(default_factory=list)
     """The split in words."""
 
@@ -280,8 +286,12 @@ class WrittenCaption(_Model):
     written: str
 
 
+END = "<end>"
+"""How the token that ends a caption is shown."""
+
+
 class Piece(_Model):
-    """A stretch of a caption that is coloured as one: a word with the space before it, or EOS."""
+    """A stretch of a caption that is coloured as one: a word with the space before it, or `END`, last, for EOS."""
 
     text: str
     gap: float

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -84,7 +85,12 @@ def decompose(
                 "best constant prompt cannot be; raise ablation.blind_captions"
             )
             return Decomposition(
-                information=nothing, shock=nothing, misdirection=nothing, blind_under_trained=True, sentences=[sentence]
+                information=nothing,
+                shock=nothing,
+                misdirection=nothing,
+                blind_under_trained=True,
+                **_training(blind),
+                sentences=[sentence],
             )
     information, shock = difference("blind", "correct"), difference("zero", "blind")
     misdirection = difference("shuffled", "blind")
@@ -93,8 +99,19 @@ def decompose(
         information=_estimated(information),
         shock=_estimated(shock) if shock else nothing,
         misdirection=_estimated(misdirection) if misdirection else nothing,
+        **_training(blind),
         sentences=_sentences(information, shock, misdirection, blind),
     )
+
+
+def _training(blind: Blind | None) -> dict[str, Any]:
+    if blind is None:
+        return {}
+    return {
+        "blind_captions": blind.captions,
+        "blind_learning_rate": blind.learning_rate,
+        "blind_still_falling": blind.still_falling,
+    }
 
 
 def _estimated(found: Estimate) -> Estimated:
