@@ -6,7 +6,6 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -15,7 +14,8 @@ from torch import Tensor
 from qwen3_vlm.api.coverage import coverage_of_run
 from qwen3_vlm.api.loaded import Loaded, load
 from qwen3_vlm.api.output import assemble
-from qwen3_vlm.api.samples import samples_table, scored_samples, with_captions
+from qwen3_vlm.api.parquet import SampleRows
+from qwen3_vlm.api.samples import decoder, scored_samples, with_captions
 from qwen3_vlm.batch import Reject
 from qwen3_vlm.build import Prepared, count_rejects, prepare_data
 from qwen3_vlm.checks.ablation import ablate as run_ablation
@@ -61,7 +61,7 @@ class Measured:
     """What check 1 leaves to be written."""
 
     results: Results
-    samples: pa.Table
+    samples: SampleRows
     """The content of samples.parquet."""
 
 
@@ -77,6 +77,8 @@ def measure(
     loaded = load(path, config)
     prepared = prepare_data(loaded.config, path.parent / "split.json")
     ablation, scores = score(loaded, prepared, num_samples or loaded.config.ablation.num_samples, names, path)
+    decode = decoder(loaded.inputs.tokenizer)
+    listed = scored_samples(scores, decode, loaded.inputs.prompts.ids.eos)
     results = assemble(
         loaded.config,
         path,
@@ -84,9 +86,9 @@ def measure(
         ablation,
         coverage_of_run(prepared, path.parent, loaded.step),
         diagnosis=loaded.findings,
-        scored=with_captions(scored_samples(scores), loaded, prepared, loaded.config.ablation.gallery),
+        scored=with_captions(listed, loaded, prepared, loaded.config.ablation.gallery),
     )
-    return Measured(results, samples_table(scores, loaded.inputs.tokenizer))
+    return Measured(results, SampleRows(scores, decode))
 
 
 def score(

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from qwen3_vlm.api.ablation import Measured, ranks_of_job
 from qwen3_vlm.api.output import assemble
-from qwen3_vlm.api.samples import samples_table, scored_samples
+from qwen3_vlm.api.parquet import SampleRows
+from qwen3_vlm.api.samples import decoder, scored_samples
 from qwen3_vlm.batch import CollateStats, Reject
 from qwen3_vlm.build import count_rejects
 from qwen3_vlm.checks.ablation import ablate as run_ablation
@@ -129,10 +130,12 @@ def measure_model(
         ),
     )
     ablation = ablation.model_copy(update={"wording": {**ablation.wording, **wording}})
-    results = assemble(
-        config, ablation=ablation, coverage=_coverage(rows, config), scored=scored_samples(scores)
-    ).model_copy(update={"config": _recorded(config, str(model), file, root, prompt)})
-    return Measured(results, samples_table(scores, foreign.processor.tokenizer))
+    decode = decoder(foreign.processor.tokenizer)
+    listed = scored_samples(scores, decode, foreign.prompts.ending.end_id)
+    results = assemble(config, ablation=ablation, coverage=_coverage(rows, config), scored=listed).model_copy(
+        update={"config": _recorded(config, str(model), file, root, prompt)}
+    )
+    return Measured(results, SampleRows(scores, decode))
 
 
 def self_test(foreign: Foreign, rows: ForeignRows) -> dict[str, str]:

@@ -8,9 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
-
-from qwen3_vlm.api.samples import write_samples
+from qwen3_vlm.api.parquet import SampleRows, write_samples
 from qwen3_vlm.config import Config
 from qwen3_vlm.report.environment import environment
 from qwen3_vlm.report.html import docs_link, render_html
@@ -66,7 +64,7 @@ def show(results: Results, as_json: bool = False) -> None:
     print_results(results, sys.stderr if as_json else sys.stdout)
 
 
-def write_results(results: Results, folder: Path, as_json: bool = False, samples: pa.Table | None = None) -> None:
+def write_results(results: Results, folder: Path, as_json: bool = False, samples: SampleRows | None = None) -> None:
     """Write what a run leaves behind to `folder`, then print the results.
 
     results.json first; then, all made from it, runbook.md and report.html; and samples.parquet from `samples`.

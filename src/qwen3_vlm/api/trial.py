@@ -10,7 +10,8 @@ from qwen3_vlm.api.ablation import score, training_of_run
 from qwen3_vlm.api.coverage import coverage_of_run
 from qwen3_vlm.api.loaded import Loaded, load
 from qwen3_vlm.api.output import assemble, write_results
-from qwen3_vlm.api.samples import captions_of, samples_table, scored_samples, with_captions
+from qwen3_vlm.api.parquet import SampleRows
+from qwen3_vlm.api.samples import captions_of, decoder, scored_samples, with_captions
 from qwen3_vlm.batch import Sample
 from qwen3_vlm.build import Prepared, prepare_data
 from qwen3_vlm.checks.conditions import parse_conditions
@@ -48,6 +49,8 @@ def trial(
     ablation, scores = score(loaded, prepared, num_samples or config.ablation.num_samples, names, checkpoint)
     written = write_captions(loaded, prepared, _SHEET_IMAGES)
     folder = Path(config.output_dir)
+    decode = decoder(loaded.inputs.tokenizer)
+    listed = scored_samples(scores, decode, loaded.inputs.prompts.ids.eos)
     results = assemble(
         config,
         checkpoint,
@@ -55,11 +58,11 @@ def trial(
         ablation,
         coverage_of_run(prepared, folder, loaded.step),
         written,
-        scored=with_captions(scored_samples(scores), loaded, prepared, config.ablation.gallery),
+        scored=with_captions(listed, loaded, prepared, config.ablation.gallery),
     )
     root = Path(config.data.image_root)
     contact_sheet([(root / w.image, w) for w in written], folder / "samples.png", f"{checkpoint}: {results.verdict}")
-    write_results(results, folder, as_json, samples_table(scores, loaded.inputs.tokenizer))
+    write_results(results, folder, as_json, SampleRows(scores, decode))
     sys.stderr.write(f"look at {folder / 'samples.png'}\n")
     return results
 

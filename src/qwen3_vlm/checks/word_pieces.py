@@ -19,13 +19,11 @@ import numpy as np
 
 from qwen3_vlm.checks.statistics import FloatArray
 from qwen3_vlm.checks.summary import SampleScore
-from qwen3_vlm.results import Piece
+from qwen3_vlm.results import END, Piece
 
 Decode = Callable[[list[int]], str]
 """Token ids to text, special tokens kept and no spaces cleaned up."""
 
-EOS_TEXT = "<end>"
-"""How the token that ends a caption is shown."""
 _JOINER = "\u200d"
 _INNER = "'\u2019-\u2010"
 """Apostrophes and hyphens: part of a word between two letters."""
@@ -78,7 +76,7 @@ def pieces_of(score: SampleScore, decode: Decode, eos_id: int) -> list[Piece]:
     gaps_T = gaps_of(score).mean(axis=1)
     spans, end = spans_of(score.label_ids_T.tolist(), decode, eos_id)
     pieces = [Piece(text=span.text, gap=float(gaps_T[span.first : span.stop].sum())) for span in spans]
-    return [*pieces, Piece(text=EOS_TEXT, gap=float(gaps_T[-1]))] if end else pieces
+    return [*pieces, Piece(text=END, gap=float(gaps_T[-1]))] if end else pieces
 
 
 def spans_of(ids: list[int], decode: Decode, eos_id: int) -> tuple[list[Span], bool]:

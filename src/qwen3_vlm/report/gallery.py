@@ -15,7 +15,7 @@ from qwen3_vlm.report.choice import even_choice
 from qwen3_vlm.report.contact_sheet import missing_words
 from qwen3_vlm.report.text import one_line
 from qwen3_vlm.report.wording import signed
-from qwen3_vlm.results import Piece, ScoredSample
+from qwen3_vlm.results import END, Piece, ScoredSample
 
 FULL_COLOUR = 3.0
 """Nats at which a word has its full colour. Fixed, so that the colours of two pages can be compared."""
@@ -23,6 +23,8 @@ _SIDES = (160, 120, 80, 48)
 _TOTAL_BYTES, _EACH_BYTES = 1_300_000, 12_000
 """Of all thumbnails together, and of one; base64 adds a third."""
 _STRONGEST = 0.6
+_WORTH_A_MARK = 0.1
+"""Nats against the picture from which a word is marked by more than its colour."""
 _LONG = 280
 """Characters from which a caption gets a box of its own to scroll."""
 
@@ -45,7 +47,7 @@ class Word:
     title: str = ""
     style: str = ""
     kind: str = ""
-    """`against`: the picture made it less likely. `missing`: written, and not in the true caption."""
+    """`against`: the picture made it less likely. `end`: the end token. `missing`: written, not in the true caption."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,9 @@ def gap_of(sample: ScoredSample) -> float | None:
 def _card(sample: ScoredSample, thumbnail: Thumbnail) -> Card:
     gap = gap_of(sample)
     per_token = (f"{name} {loss / sample.label_tokens:.3f}" for name, loss in sample.losses.items())
-    words = [_coloured(piece) for piece in sample.pieces] or [Word(one_line(sample.caption))]
+    words = [_coloured(piece, piece is sample.pieces[-1]) for piece in sample.pieces] or [
+        Word(one_line(sample.caption))
+    ]
     written = None if sample.written is None else _written(sample.written, sample.caption)
     return Card(
         row=sample.row,
@@ -104,15 +108,16 @@ def _card(sample: ScoredSample, thumbnail: Thumbnail) -> Card:
     )
 
 
-def _coloured(piece: Piece) -> Word:
+def _coloured(piece: Piece, last: bool) -> Word:
     strength = min(1.0, abs(piece.gap) / FULL_COLOUR) * _STRONGEST
     rgb = "var(--blue-rgb)" if piece.gap >= 0 else "var(--orange-rgb)"
     space = " " if piece.text[:1].isspace() else ""
+    kinds = (("against", piece.gap <= -_WORTH_A_MARK), ("end", last and piece.text == END))
     return Word(
         text=space + one_line(piece.text),
         title=f"{signed(piece.gap)} nats",
         style=f"background:rgba({rgb},{strength:.2f})",
-        kind="against" if piece.gap <= -0.1 else "",
+        kind=" ".join(kind for kind, holds in kinds if holds),
     )
 
 
