@@ -1,0 +1,139 @@
+"""Faults of code: how text becomes ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from fault_site import Case, Change, human_turns, swap
+from qwen3_vlm.batch import IntArray
+from qwen3_vlm.data.prompt import Encoded, Prompt
+
+_PROMPT = "qwen3_vlm.data.prompt"
+
+
+def _with_prompt(row: object, ids_T: IntArray, block: tuple[int, int], answer_N: IntArray | None = None) -> object:
+    if not isinstance(row, Encoded):
+        return row
+    answer = row.answer_N if answer_N is None else answer_N.astype(np.int32)
+    return replace(row, prompt=Prompt(ids_T, block), answer_N=answer)
+
+
+def _encode(change: Callable[[Any, object], object]) -> Change:
+    """Every encoded row, changed; rejects are left alone by `_with_prompt`."""
+
+    def make(original: Any) -> Any:
+        return lambda self, records: [change(self, row) for row in original(self, records)]
+
+    return swap(f"{_PROMPT}.PromptBuilder.encode", make)
+
+
+def _block_dropped(builder: Any, row: Any) -> object:
+    """The text processor has stripped the unknown tag `<image>`."""
+    ids_T = np.delete(row.prompt.ids_T, slice(*row.prompt.block))
+    return _with_prompt(row, ids_T, (0, 0))
+
+
+def _thinking(builder: Any, row: Any) -> object:
+    """The chat template adds an empty thought where the answer is known, and none where it is to be generated."""
+    (thought,) = builder._tokenise(["<think>\n\n</think>\n\n"], special=True)
+    return _with_prompt(row, np.concatenate([row.prompt.ids_T, np.array(thought)]), row.prompt.block)
+
+
+def _joint(builder: Any, row: Any) -> object:
+    """Prompt and answer are tokenised as one text, the mask is as long as the prompt tokenised alone."""
+    end = row.prompt.block[1]
+    text = builder._backend.decode([*row.prompt.ids_T[end:], *row.answer_N[:-1]], skip_special_tokens=False)
+    (joint,) = builder._tokenise([text], special=True)
+    alone = len(row.prompt.ids_T) - end
+    ids_T = np.concatenate([row.prompt.ids_T[:end], np.array(joint[:alone])])
+    return _with_prompt(row, ids_T, row.prompt.block, np.array([*joint[alone:], builder.ids.eos]))
+
+
+def _spaced_block(original: Any) -> Any:
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        (space,) = self._tokenise([" "], special=True)
+        self._block = [part for token in self._block for part in (*space, token)][len(space) :]
+
+    return init
+
+
+def _one_patch_less(original: Any) -> Any:
+    return lambda self, tokenizer, prompt, latents, max_seq_len: original(
+        self, tokenizer, prompt, latents - 1, max_seq_len
+    )
+
+
+def _answers(change: Callable[[IntArray], IntArray]) -> Change:
+    def make(original: Any) -> Any:
+        return lambda self, captions: (change(answer_N) for answer_N in original(self, captions))
+
+    return swap(f"{_PROMPT}.PromptBuilder._answers", make)
+
+
+PROMPT = (
+    Case(
+        "image-tag-stripped",
+        "no-placeholder",
+        "the encoded prompt has lost its image block",
+        change=_encode(_block_dropped),
+        set_up=human_turns,
+        also=("placeholder-count",),
+    ),
+    Case(
+        "one-patch-short",
+        "placeholder-count",
+        "the prompt is built for one visual token less than the connector gives",
+        change=swap(f"{_PROMPT}.PromptBuilder.__init__", _one_patch_less),
+    ),
+    Case(
+        "block-joined-with-spaces",
+        "placeholder-split",
+        "a space token between any two tokens of the image block",
+        change=swap(f"{_PROMPT}.PromptBuilder.__init__", _spaced_block),
+    ),
+    Case(
+        "cut-on-the-left",
+        "image-truncated",
+        "sequences are cut to max_seq_len on the left",
+        set_up=lambda site: site.set(prompt__template="{human}\n", data__max_seq_len=26),
+        change=swap(
+            f"{_PROMPT}.Encoded.ids_T",
+            lambda raw: property(
+                lambda row: np.concatenate([row.prompt.ids_T, row.answer_N.astype(np.int64)])[-row.max_seq_len :]
+            ),
+        ),
+    ),
+    Case(
+        "captions-cut-before-eos",
+        "answer-truncated",
+        "the tokenizer cuts captions to 8 tokens before EOS is added, so that no length tells",
+        change=_answers(lambda answer_N: np.concatenate([answer_N[:-1][:8], answer_N[-1:]])),
+    ),
+    Case(
+        "eos-never-added",
+        "eos-unlabelled",
+        "no EOS behind the captions",
+        world="digits",
+        change=_answers(lambda answer_N: answer_N[:-1]),
+    ),
+    Case(
+        "thought-in-training-only",
+        "template-unstable",
+        "`<think></think>` stands before known answers, not where an answer is to be generated",
+        set_up=human_turns,
+        change=_encode(_thinking),
+    ),
+    Case(
+        "joint-tokenisation",
+        "template-unstable",
+        "prompt and answer are tokenised as one text (`Answer: ` ends in a space), masked by the prompt's own length",
+        set_up=lambda site: site.set(prompt__template="{human}\nAnswer: "),
+        change=_encode(_joint),
+        also=("answer-partly-labelled",),
+    ),
+)

@@ -1,0 +1,165 @@
+"""One case from its set-up to its row: train, the four conditions alone, then what the tool says."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import time
+import traceback
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fault_site import Case, Site
+from fault_table import Row
+from qwen3_vlm import ablate
+from qwen3_vlm.cli import main as command
+from qwen3_vlm.exits import FaultsFoundError, NamedInputError
+from qwen3_vlm.results import Results, write_atomic
+from qwen3_vlm.train.checkpoint import find_checkpoints
+from qwen3_vlm.train.stage1_align import train
+
+Findings = list[tuple[str, str]]
+
+
+@dataclass
+class _Said:
+    """What one part of the tool answered."""
+
+    verdict: str = ""
+    findings: Findings = field(default_factory=list)
+    message: str = ""
+    crash: str = ""
+
+
+def run_case(case: Case, site: Site) -> Row:
+    """Set the case up, run it with its change in force where it belongs, and collect what was said.
+
+    The tool is asked in a user's order. What a refused or stopped training said stands; only where it said nothing
+    does `diagnose` with the checkpoint speak.
+    """
+    began = time.process_time()
+    case.set_up(site)
+    trained = _Said()
+    if case.where != "evaluation":
+        with case.change():
+            trained = _train(site, resume=case.where == "resume")
+        site.checkpoint = next(iter(reversed(find_checkpoints(site.run))), None)
+    four, why, diagnosed, diagnosing = "could not run", trained.message or trained.crash, _Said(), 0.0
+    with _in_evaluation(case):
+        if site.checkpoint is not None:
+            four, why = _four_conditions(site)
+        if not trained.findings and (site.checkpoint is not None or trained.message):
+            asked = time.process_time()
+            diagnosed = _diagnose(site)
+            diagnosing = time.process_time() - asked
+    stopped = trained.findings or (trained.message and not diagnosed.findings)
+    said = trained if stopped else diagnosed
+    return Row(
+        name=case.name,
+        code=case.code,
+        how=case.how,
+        where=case.where,
+        world=case.world,
+        also=list(case.also),
+        four=four,
+        four_why=why,
+        ours=said.verdict,
+        findings=said.findings,
+        message=said.message,
+        crash=diagnosed.crash or ("" if said.findings or said.message else trained.crash),
+        seconds=time.process_time() - began,
+        diagnosing=diagnosing,
+    )
+
+
+def _in_evaluation(case: Case) -> AbstractContextManager[object]:
+    return case.change() if case.where in ("both", "evaluation") else nullcontext()
+
+
+def _train(site: Site, resume: bool) -> _Said:
+    """Train as a user would; where the preflight refuses, keep what it said and train on by force."""
+    said = _Said()
+    for options in ({}, {"force": True}):
+        try:
+            with _quiet():
+                train(site.config(), resume, overwrite=not resume, **options)
+        except FaultsFoundError as error:
+            found = _pairs(error.findings)
+            if said.findings:
+                return said
+            # A stopped training leaves no forced one to try; what has been saved of it is judged.
+            said = _Said("stopped" if find_checkpoints(site.run) else "refused", found)
+            continue
+        except Exception as error:  # noqa: BLE001 - a broken run is a row of the table
+            return said if said.findings else _broken(error)
+        return said
+    return said
+
+
+def _broken(error: Exception) -> _Said:
+    line = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    if isinstance(error, NamedInputError):
+        return _Said("refused", [(error.code, "error")], line)
+    if isinstance(error, ValueError):
+        return _Said("refused", [], line)
+    return _Said("stopped", [], "", line)
+
+
+def _four_conditions(site: Site) -> tuple[str, str]:
+    """The runbook's check 1 by itself: verdict and first reason."""
+    assert site.checkpoint is not None
+    try:
+        with _quiet():
+            ablation = ablate(site.checkpoint, site.config(), conditions="runbook").ablation
+    except Exception as error:  # noqa: BLE001
+        return "could not run", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    assert ablation is not None
+    return ablation.verdict, ablation.reasons[0] if ablation.reasons else ""
+
+
+def _diagnose(site: Site) -> _Said:
+    """`qwen3-vlm diagnose`, as a user calls it."""
+    path = site.folder / "run.yaml"
+    write_atomic(path, site.config().to_yaml())
+    arguments = ["diagnose", "--config", str(path), "--json"]
+    if site.checkpoint is not None:
+        arguments += ["--checkpoint", str(site.checkpoint)]
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = command(arguments)
+    except SystemExit as error:
+        return _Said(crash=f"diagnose ended with {error.code}: {' '.join(err.getvalue().split())[-300:]}")
+    except Exception:  # noqa: BLE001
+        return _Said(crash=traceback.format_exc()[-600:])
+    last = err.getvalue().strip().splitlines()[-2:]
+    if code == 4:
+        return _Said(crash=" ".join(last))
+    if code == 2:
+        return _Said("refused", message=last[-1] if last else "exit 2")
+    try:
+        results = Results.model_validate(json.loads(out.getvalue()))
+    except ValueError as error:
+        return _Said(crash=f"diagnose --json printed no results: {error}")
+    verdict = results.ablation.verdict if results.ablation else results.verdict
+    return _Said(verdict, _pairs(results.diagnosis))
+
+
+def _pairs(findings: Iterable[object]) -> Findings:
+    return [(getattr(found, "code", "?"), getattr(found, "severity", "?")) for found in findings]
+
+
+@contextlib.contextmanager
+def _quiet():  # type: ignore[no-untyped-def]  # noqa: ANN202
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def train_base(site: Site, save_every: int) -> Path:
+    """The healthy run that cases of evaluation and resumption start from."""
+    site.set(train__save_every=save_every)
+    with _quiet():
+        return train(site.config(), overwrite=True)

@@ -1,0 +1,222 @@
+"""Where one case of the fault benchmark lives: its folder, its config, copies of what it changes, and what it patches.
+
+Nothing outside the case's own folder is ever written: data, images, backbones and checkpoints are copied there first.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import pkgutil
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from inspect import getattr_static
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from qwen3_vlm.config import Config, load_config
+from qwen3_vlm.data.worlds import ensure
+from qwen3_vlm.results import write_atomic
+
+Row = dict[str, Any]
+World = Literal["scenes", "digits"]
+Where = Literal["training", "evaluation", "both", "resume"]
+
+TRAINED, HELD_OUT = 1200, 100
+SAVE_EVERY, INSIDE_EPOCH = 152, 456
+"""Steps; an epoch has 300. What healthy runs save, and where the resumed ones go on."""
+_CONFIGS = {"scenes": Path("configs/stage1_align_tiny.yaml"), "digits": Path("configs/stage1_align_digits.yaml")}
+_SIZE = TRAINED + HELD_OUT
+_SHORT = {
+    "scenes": ["--data.max_samples", str(_SIZE), "--data.eval_ratio", str(HELD_OUT / _SIZE), "--train.epochs", "2"],
+    "digits": ["--data.max_samples", str(TRAINED), "--train.epochs", "2"],
+}
+_ALWAYS = ["--threads", "1", "--train.tracker", "none", "--ablation.num_samples", str(HELD_OUT)]
+
+
+@dataclass
+class Site:
+    """The place of one case while it is set up."""
+
+    folder: Path
+    """Of this case alone."""
+    world: World
+    base: Path
+    """Folder of a healthy run on this world; read only."""
+    overrides: list[str] = field(default_factory=list)
+    checkpoint: Path | None = None
+    """What is evaluated, for cases that do not train."""
+
+    @property
+    def run(self) -> Path:
+        """The run's output_dir."""
+        return self.folder / "run"
+
+    def set(self, **values: object) -> None:
+        """Override config fields: `set(train__lr=1)` is `--train.lr 1`."""
+        for name, value in values.items():
+            self.overrides += [f"--{name.replace('__', '.')}", json.dumps(value)]
+
+    def config(self) -> Config:
+        """The config of the case's run."""
+        return short_config(self.world, self.run, self.overrides)
+
+    @functools.cached_property
+    def rows(self) -> list[Row]:
+        """A copy of the rows that this world's short run reads, to be changed and written by `write_rows`."""
+        config = self.config()
+        rows: list[Row] = json.loads(Path(config.data.json_file).read_text(encoding="utf-8"))
+        return rows[:_SIZE] if self.world == "scenes" else rows[:TRAINED]
+
+    @functools.cached_property
+    def held_out_rows(self) -> list[Row] | None:
+        """A copy of the rows of the fixed held-out file; None where the split is drawn."""
+        held_out = self.config().data.eval_json
+        return json.loads(Path(held_out).read_text(encoding="utf-8"))[:HELD_OUT] if held_out else None
+
+    def write_rows(self, rows: list[Row], held_out: list[Row] | None = None) -> None:
+        """Train on these rows instead, and hold out those, if given."""
+        write_atomic(self.folder / "data.json", json.dumps(rows))
+        self.set(data__json_file=str(self.folder / "data.json"), data__max_samples=None)
+        if held_out is not None:
+            write_atomic(self.folder / "held_out.json", json.dumps(held_out))
+            self.set(data__eval_json=str(self.folder / "held_out.json"))
+
+    def own_images(self) -> Path:
+        """An image folder of the case's own: links to every image, so that some can be replaced."""
+        config, root = self.config(), self.folder / "images"
+        source = Path(config.data.image_root).resolve()
+        for path in source.rglob("*.png"):
+            link = root / path.relative_to(source)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path)
+        self.set(data__image_root=str(root), data__world="none")
+        return root
+
+    def own_backbone(self, part: Literal["vision", "llm"]) -> Path:
+        """A copy of a backbone's folder, used instead of the original."""
+        copy = self.folder / part
+        shutil.copytree(getattr(self.config().model, part), copy)
+        self.set(**{f"model__{part}": str(copy)})
+        return copy
+
+    def take_base(self, step: int | None = None) -> Path:
+        """Copy the healthy run up to `step` (all of it by default) to this case; its newest checkpoint."""
+        self.run.mkdir(parents=True)
+        found = sorted(self.base.glob("checkpoint_*.pt"), key=lambda p: int(p.stem.split("_")[1]))
+        wanted = found[-1] if step is None else next(p for p in found if p.stem == f"checkpoint_{step}")
+        for path in (wanted, *(self.base / name for name in ("split.json", "log.jsonl", "config.yaml"))):
+            if path.is_file():
+                shutil.copy(path, self.run / path.name)
+        self.checkpoint = self.run / wanted.name
+        return self.checkpoint
+
+
+def human_turns(site: Site) -> None:
+    """A template with text around the image, for faults that need some."""
+    site.set(prompt__template="{human}\n")
+
+
+def take_base(site: Site) -> None:
+    """Evaluate the healthy run."""
+    site.take_base()
+
+
+def short_config(world: World, output_dir: Path, overrides: list[str]) -> Config:
+    """A world's shipped config, shortened, into `output_dir`."""
+    return load_config(_CONFIGS[world], ["--output_dir", str(output_dir), *_ALWAYS, *_SHORT[world], *overrides])
+
+
+def make_worlds() -> None:
+    """Draw both worlds, where they are not there yet."""
+    for world in _CONFIGS:
+        config = load_config(_CONFIGS[world])
+        assert config.data.world != "none"
+        ensure(config.data.world, Path(config.data.image_root))
+
+
+Change = Callable[[], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One set-up: a fault, or something healthy."""
+
+    name: str
+    code: str
+    """The injected fault's code in `faults.FAULTS`; empty for healthy set-ups."""
+    how: str
+    """What is changed, in one line."""
+    where: Where = "both"
+    """Where the change is in force: while training, while evaluating a healthy run, in both, or in a resumed run."""
+    set_up: Callable[[Site], object] = lambda site: None
+    """Changes data, config or files of the site."""
+    change: Change = nullcontext
+    """Patches one function."""
+    world: World = "scenes"
+    also: tuple[str, ...] = ()
+    """Other codes that this very change injects as well, and that are as right as `code`."""
+
+
+def edit_tensors(path: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Change the tensors of a safetensors file in place; `edit` works on the dictionary."""
+    tensors = load_file(path)
+    edit(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def edit_json(path: Path, edit: Callable[[Any], object]) -> None:
+    """Change a JSON file in place; `edit` works on the decoded value."""
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    edit(tree)
+    path.write_text(json.dumps(tree, ensure_ascii=False), encoding="utf-8")
+
+
+def edit_checkpoint(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Change a checkpoint in place; `edit` works on the payload."""
+    payload = torch.load(path, map_location="cpu", weights_only=True)
+    edit(payload)
+    torch.save(payload, path)
+
+
+def replace_image(path: Path, image: Image.Image) -> None:
+    """Put another picture where a link of `own_images` is; what it linked to stays as it is."""
+    path.unlink()
+    image.save(path)
+
+
+def swap(dotted: str, make: Callable[[Any], Any]) -> Change:
+    """A change of one function: `swap("package.module.function", lambda original: replacement)`.
+
+    As a change of the source would, it reaches every module of the package that has imported the function by name.
+    Methods and properties are named through their class.
+    """
+
+    @contextmanager
+    def changed() -> Iterator[None]:
+        parent, name = dotted.rsplit(".", 1)
+        owner = pkgutil.resolve_name(parent)
+        original = getattr_static(owner, name)
+        replacement = make(original)
+        setattr(owner, name, replacement)
+        _rebind(name, original, replacement)
+        try:
+            yield
+        finally:
+            setattr(owner, name, original)
+            _rebind(name, replacement, original)
+
+    return changed
+
+
+def _rebind(name: str, old: object, new: object) -> None:
+    for module_name, module in list(sys.modules.items()):
+        if module_name.startswith("qwen3_vlm") and vars(module).get(name) is old:
+            setattr(module, name, new)

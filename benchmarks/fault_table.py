@@ -1,0 +1,230 @@
+"""What the fault benchmark counts, and the page it writes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from qwen3_vlm.faults import FAULTS
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of one case; one line of the JSONL file."""
+
+    name: str
+    code: str
+    """The injected fault; empty for healthy set-ups."""
+    how: str
+    where: str
+    world: str
+    also: list[str] = field(default_factory=list)
+    """Codes that are as right as `code`, because the change injects them too."""
+    four: str = "could not run"
+    """Verdict of the four runbook conditions alone: PASS, FAIL, INCONCLUSIVE, or `could not run`."""
+    four_why: str = ""
+    """Its first reason, or the error that kept it from running."""
+    ours: str = ""
+    """What the tool did: `refused` (preflight), `stopped` (while training), else the verdict."""
+    findings: list[tuple[str, str]] = field(default_factory=list)
+    """(code, severity) as the user meets them: where training was refused or stopped, what was said there."""
+    message: str = ""
+    """One line that is no finding: why a command ended with bad input."""
+    crash: str = ""
+    """What broke in the tool or in the benchmark itself."""
+    seconds: float = 0.0
+    """Of the whole case, training included: seconds of processor time, one thread."""
+    diagnosing: float = 0.0
+    """Of these, in `diagnose`."""
+
+    @property
+    def errors(self) -> list[str]:
+        """Codes of errors."""
+        return [code for code, severity in self.findings if severity == "error"]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Codes of warnings."""
+        return [code for code, severity in self.findings if severity == "warning"]
+
+    @property
+    def right(self) -> set[str]:
+        """Codes that count as the right name."""
+        return {self.code, *self.also, *(FAULTS[self.code].synonyms if self.code else ())}
+
+    @property
+    def noticed(self) -> bool:
+        """Whether the tool said that something is wrong.
+
+        An error does; the injected code does at any severity; any finding does beside a verdict other than PASS; and so
+        does a command that ends with bad input and says why.
+        """
+        codes = {code for code, _ in self.findings}
+        beside = bool(codes) and self.ours in ("FAIL", "INCONCLUSIVE")
+        return bool(self.errors or codes & self.right or beside or self.message)
+
+    @property
+    def named(self) -> bool:
+        """Whether the first code is the injected one or a listed synonym."""
+        return bool(self.findings) and self.findings[0][0] in self.right
+
+
+@dataclass(frozen=True)
+class Totals:
+    """The figures on top of the page."""
+
+    injected: int
+    codes: int
+    """Different codes among them."""
+    noticed: int
+    named: int
+    four: Counter[str]
+    """Injected cases by the four conditions' verdict."""
+    healthy: int
+    healthy_errors: int
+    healthy_warnings: int
+    healthy_four: Counter[str]
+    crashes: int
+    seconds: float
+    """Of processor time, all cases."""
+
+
+def totals(rows: Sequence[Row]) -> Totals:
+    """Count."""
+    injected, healthy = [r for r in rows if r.code], [r for r in rows if not r.code]
+    return Totals(
+        injected=len(injected),
+        codes=len({r.code for r in injected}),
+        noticed=sum(r.noticed for r in injected),
+        named=sum(r.named for r in injected),
+        four=Counter(r.four for r in injected),
+        healthy=len(healthy),
+        healthy_errors=sum(len(r.errors) + bool(r.message) for r in healthy),
+        healthy_warnings=sum(len(r.warnings) for r in healthy),
+        healthy_four=Counter(r.four for r in healthy),
+        crashes=sum(bool(r.crash) for r in rows),
+        seconds=sum(r.seconds for r in rows),
+    )
+
+
+def missed(rows: Sequence[Row]) -> list[Row]:
+    """Injected faults that were not noticed or not named, healthy set-ups that were complained about, and crashes."""
+    return [r for r in rows if r.crash or (r.code and not r.named) or (not r.code and (r.errors or r.warnings))]
+
+
+def reached(total: Totals) -> bool:
+    """The target: all noticed, 95% named, no error and at most one warning over the healthy set-ups, no crash."""
+    return (
+        total.noticed == total.injected
+        and total.named >= 0.95 * total.injected
+        and total.healthy_errors == 0
+        and total.healthy_warnings <= 1
+        and total.crashes == 0
+    )
+
+
+_HEAD = """# The fault benchmark
+
+Written by `make bench-faults`; do not edit. Every line is a run on the tiny backbones that come with the repository:
+{trained} samples trained for two epochs, {held_out} held out. A fault is one small change to the data, the config, a
+file, or one function (patched from outside; the package has no switch for it). The detectors look at mechanisms, and
+this page says how far that carries on these changes, which are ours: it is no estimate for faults of another kind.
+
+## Totals
+
+| | {total.injected} injected faults of {total.codes} kinds |
+|---|---|
+| noticed | **{total.noticed}** ({noticed:.0%}) |
+| named right, first | **{total.named}** ({named:.0%}) |
+| noticed by the four conditions alone (FAIL) | {four[FAIL]} |
+| half noticed by them (INCONCLUSIVE) | {four[INCONCLUSIVE]} |
+| missed by them (PASS) | {four[PASS]} |
+| they could not run | {not_run} |
+
+| | {total.healthy} healthy set-ups |
+|---|---|
+| errors | **{total.healthy_errors}** |
+| warnings | **{total.healthy_warnings}** |
+| verdict of the four conditions | {healthy_four} |
+
+{crashes}
+
+**Noticed** means that the tool reports an error, or the injected fault at its own severity (some are warnings or
+notes), or any finding beside a verdict other than PASS, or that a command refuses its input and says why. **Named**
+means that the first code it shows is the injected one, a synonym listed in `faults.py` (without a reference nobody can
+tell mismatched pairs from a constant prompt), or a code that the same change injects as well. The order is a user's:
+what the preflight of `train` refuses comes first; where it refuses nothing, what training says; then `diagnose` with
+the checkpoint. Where the preflight refused, training was forced, so that the four conditions could be judged.
+
+**The four conditions alone** are correct, shuffled, zero and noise of `qwen3-vlm ablate --conditions runbook`, with
+that command's own statistics. Where they could not run, training or loading ended with an error, which tells that
+something is wrong and seldom what.
+"""
+
+
+def render(rows: Sequence[Row], trained: int, held_out: int) -> str:
+    """docs/fault-benchmark.md."""
+    total = totals(rows)
+    page = _HEAD.format(
+        total=total,
+        trained=f"{trained:,}",
+        held_out=held_out,
+        noticed=total.noticed / max(1, total.injected),
+        named=total.named / max(1, total.injected),
+        four=total.four,
+        not_run=total.four["could not run"],
+        healthy_four=", ".join(f"{verdict} {count}" for verdict, count in sorted(total.healthy_four.items())),
+        crashes=f"{total.crashes or 'No'} case{'s' if total.crashes != 1 else ''} crashed. "
+        f"All cases together took {total.seconds / 60:.0f} minutes of processor time; seconds below are that, too.",
+    )
+    lines = [
+        "\n## Injected faults\n",
+        "| case | fault | injected how | when | four conditions | the tool | named first | also said | s |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *(_line(row) for row in rows if row.code),
+        "\n## Healthy set-ups\n",
+        "| set-up | what it is | four conditions | errors | warnings | notes | s |",
+        "|---|---|---|---|---|---|---|",
+        *(_healthy_line(row) for row in rows if not row.code),
+    ]
+    return page + "\n".join(lines) + "\n"
+
+
+def _line(row: Row) -> str:
+    first = row.findings[0][0] if row.findings else "-"
+    mark = "" if row.named else " (not its name)" if row.noticed else " **missed**"
+    others = list(dict.fromkeys(code for code, _ in row.findings[1:]))
+    did = row.crash or row.ours or row.message
+    cells = [
+        row.name,
+        row.code,
+        f"{row.how} ({row.world})",
+        row.where,
+        row.four,
+        did,
+        first + mark,
+        ", ".join(others) or "-",
+        f"{row.seconds:.0f}",
+    ]
+    return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
+
+
+def _healthy_line(row: Row) -> str:
+    notes = [code for code, severity in row.findings if severity == "note"]
+    errors = [*row.errors, *([row.message] if row.message else []), *([row.crash] if row.crash else [])]
+    cells = [
+        row.name,
+        f"{row.how} ({row.world})",
+        row.four,
+        ", ".join(errors) or "-",
+        ", ".join(row.warnings) or "-",
+        ", ".join(notes) or "-",
+        f"{row.seconds:.0f}",
+    ]
+    return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
+
+
+def _cell(text: str) -> str:
+    """One table cell: no line breaks, no bars, no tags that Markdown would take for HTML."""
+    return " ".join(text.split()).replace("|", "\\|")[:200]

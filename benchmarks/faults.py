@@ -1,0 +1,194 @@
+"""Are faults noticed and named? Each is injected into a short run on the tiny backbones, beside 20 healthy set-ups.
+
+    python benchmarks/faults.py                        everything, in two processes; writes docs/fault-benchmark.md
+    python benchmarks/faults.py --only pairs-rolled,seed-1
+    python benchmarks/faults.py --resume               go on with the cases that have no result yet
+    python benchmarks/faults.py --list
+
+Every case runs in a process of its own, so that neither a patch nor a crash reaches another one, and its result is kept
+in outputs/fault-benchmark/cases.jsonl at once. Exits with 1 where the target is not reached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+from dataclasses import asdict
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkProcess
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch: two processes of one thread each
+
+import torch
+
+from fault_data import DATA
+from fault_files import FILES
+from fault_healthy import HEALTHY
+from fault_images import IMAGES
+from fault_labels import LABELS
+from fault_prompt import PROMPT
+from fault_run import run_case, train_base
+from fault_site import HELD_OUT, SAVE_EVERY, TRAINED, Case, Site, World, make_worlds
+from fault_table import Row, missed, reached, render, totals
+from fault_weights import WEIGHTS
+from qwen3_vlm.faults import FAULTS
+from qwen3_vlm.results import write_atomic
+
+_ORDER = {code: place for place, code in enumerate(FAULTS)}
+INJECTIONS = tuple(sorted((*DATA, *FILES, *PROMPT, *LABELS, *IMAGES, *WEIGHTS), key=lambda case: _ORDER[case.code]))
+CASES = {case.name: case for case in (*INJECTIONS, *HEALTHY)}
+assert len(CASES) == len(INJECTIONS) + len(HEALTHY), "two cases share a name"
+
+PAGE = Path("docs/fault-benchmark.md")
+_WORKERS, _PATIENCE = 2, 900.0
+"""Processes at a time; seconds after which a case is ended and reported."""
+
+
+def base_folder(folder: Path, world: World) -> Path:
+    """Where the healthy run of a world is."""
+    return folder / "base" / world / "run"
+
+
+def _train_base(folder: Path, world: World) -> None:
+    torch.set_num_threads(1)
+    train_base(Site(base_folder(folder, world).parent, world, folder), SAVE_EVERY)
+
+
+def _run(folder: Path, name: str) -> None:
+    """In a process of its own: run a case and leave its row."""
+    torch.set_num_threads(1)
+    case, place = CASES[name], folder / "cases" / name
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    try:
+        row = run_case(case, Site(place, case.world, base_folder(folder, case.world)))
+    except Exception as error:  # noqa: BLE001 - reported as a row, never a lost benchmark
+        row = broken(case, f"benchmark: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    write_atomic(folder / "rows" / f"{name}.json", json.dumps(asdict(row)))
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def broken(case: Case, why: str) -> Row:
+    """The row of a case that came to no end."""
+    return Row(case.name, case.code, case.how, case.where, case.world, list(case.also), crash=why)
+
+
+def run_all(folder: Path, names: list[str]) -> None:
+    """Run the named cases, two at a time; rows are added to cases.jsonl as they come."""
+    context = multiprocessing.get_context("fork")
+    worlds: list[World] = ["scenes", "digits"]
+    missing = [world for world in worlds if not list(base_folder(folder, world).glob("checkpoint_600.pt"))]
+    bases = [context.Process(target=_train_base, args=(folder, world)) for world in missing]
+    for process in bases:
+        process.start()
+    for process in bases:
+        process.join()
+        if process.exitcode:
+            raise SystemExit(f"the healthy run that other cases start from ended with {process.exitcode}")
+    waiting, running, began, done = list(names), dict[int, tuple[str, ForkProcess, float]](), time.monotonic(), 0
+    while waiting or running:
+        while waiting and len(running) < _WORKERS:
+            name = waiting.pop(0)
+            (folder / "rows" / f"{name}.json").unlink(missing_ok=True)
+            process = context.Process(target=_run, args=(folder, name))
+            process.start()
+            running[process.sentinel] = (name, process, time.monotonic())
+        ended = wait(list(running), timeout=5.0)
+        for sentinel, (name, process, started) in list(running.items()):
+            late = time.monotonic() - started > _PATIENCE
+            if late:
+                process.terminate()
+            if late or sentinel in ended:
+                process.join()
+                del running[sentinel]
+                done += 1
+                row = _row_of(folder, name, f"ended after {_PATIENCE:.0f} s" if late else f"exit {process.exitcode}")
+                _keep(folder, row)
+                passed = time.monotonic() - began
+                print(f"{done:>3}/{len(names)} {passed / 60:5.1f} min  {line(row)}", flush=True)
+
+
+def _row_of(folder: Path, name: str, otherwise: str) -> Row:
+    path = folder / "rows" / f"{name}.json"
+    return read_row(path.read_text(encoding="utf-8")) if path.is_file() else broken(CASES[name], otherwise)
+
+
+def _keep(folder: Path, row: Row) -> None:
+    with (folder / "cases.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(row)) + "\n")
+
+
+def read_row(text: str) -> Row:
+    """Back from JSON."""
+    tree = json.loads(text)
+    return Row(**{**tree, "findings": [(code, severity) for code, severity in tree["findings"]]})
+
+
+def read_rows(folder: Path) -> dict[str, Row]:
+    """The last row of each case that still exists, in the order of the page."""
+    path = folder / "cases.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    rows = {row.name: row for row in map(read_row, lines)}
+    return {name: rows[name] for name in CASES if name in rows}
+
+
+def line(row: Row) -> str:
+    """A finished case in one line of the terminal."""
+    if not row.code:
+        state = "healthy" if not (row.errors or row.warnings or row.message) else "COMPLAINED"
+    else:
+        state = "named" if row.named else "noticed" if row.noticed else "MISSED"
+    said = ", ".join(f"{code}({severity[0]})" for code, severity in row.findings) or row.message[:120] or "-"
+    crash = f"  CRASH {row.crash[-200:]}" if row.crash else ""
+    return (
+        f"{row.name:<32} {row.code:<22} four {row.four:<13} {state:<10} "
+        f"{row.ours}: {said}  {row.seconds:.0f} s ({row.diagnosing:.0f}){crash}"
+    )
+
+
+def main() -> int:
+    """Run, print, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="names or fault codes, separated by commas; the page is not written")
+    parser.add_argument("--resume", action="store_true", help="run only what has no result yet")
+    parser.add_argument("--list", action="store_true", help="show the cases")
+    parser.add_argument("--page", action="store_true", help="write the page from the results there are")
+    parser.add_argument("--folder", type=Path, default=Path("outputs/fault-benchmark"), help="where to work")
+    options = parser.parse_args()
+    if options.list:
+        for case in CASES.values():
+            print(f"{case.name:<34} {case.code or 'healthy':<24} {case.where:<11} {case.world:<7} {case.how}")
+        return 0
+    wanted = [part for part in options.only.split(",") if part]
+    unknown = [part for part in wanted if part not in CASES and part not in FAULTS]
+    if unknown:
+        raise SystemExit(f"unknown: {', '.join(unknown)}; --list shows the names")
+    names = [name for name, case in CASES.items() if not wanted or name in wanted or case.code in wanted]
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if not (options.resume or wanted or options.page):
+        (options.folder / "cases.jsonl").unlink(missing_ok=True)
+    if options.resume:
+        names = [name for name in names if name not in read_rows(options.folder)]
+    if not options.page:
+        make_worlds()
+        run_all(options.folder, names)
+    rows = list(read_rows(options.folder).values())
+    if not wanted:
+        write_atomic(PAGE, render(rows, TRAINED, HELD_OUT))
+        print(f"written: {PAGE}")
+    total = totals(rows)
+    print(f"\nnoticed {total.noticed} of {total.injected}, named {total.named}; four conditions: {dict(total.four)}")
+    print(f"healthy {total.healthy}: errors {total.healthy_errors}, warnings {total.healthy_warnings}")
+    for row in missed(rows):
+        print(f"  {line(row)}")
+    return 0 if reached(total) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
