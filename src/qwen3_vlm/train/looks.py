@@ -36,7 +36,7 @@ LOOKS_NAME = "looks.jsonl"
 SAMPLES, IMAGES, MOST_LOOKS = 16, 8, 7
 TRAINED_PER_LOOK = 640
 _SEARCHED = 64
-"""Held-out samples among which 16 with different images and captions are sought."""
+"""Held-out samples among which 16 are sought whose image can be read."""
 _PAIRS_AT_ONCE = 64
 
 
@@ -122,11 +122,13 @@ def start_looking(config: Config, vlm: VLM, source: SampleSource, total_steps: i
     """
     steps = look_steps(config.train.ablate_every, total_steps, samples)
     chosen = _choose(source) if steps else []
-    if len(chosen) < 2:
+    if not chosen:
         return None
     images_S = clusters_of([sample.image_hash for sample in chosen])
     texts_S = clusters_of([sample.caption for sample in chosen])
     found = draw_candidates(images_S, texts_S, None, IMAGES, 0, config.seed)
+    if found.k < 2:
+        return None
     batch = collate(chosen, pad_id=0)
     with torch.no_grad():
         features_BPV = vlm.features(batch)
@@ -135,15 +137,13 @@ def start_looking(config: Config, vlm: VLM, source: SampleSource, total_steps: i
 
 
 def _choose(source: SampleSource) -> list[Sample]:
-    """The first held-out samples with different images and different captions."""
+    """The first held-out samples that can be scored."""
     chosen: list[Sample] = []
     for position in range(min(_SEARCHED, len(source))):
-        sample = source[position]
         if len(chosen) == SAMPLES:
             break
-        if not isinstance(sample, Sample) or not sample.label_tokens:
-            continue
-        if all(sample.image_hash != c.image_hash and sample.caption != c.caption for c in chosen):
+        sample = source[position]
+        if isinstance(sample, Sample) and sample.label_tokens:
             chosen.append(sample)
     return chosen
 
@@ -154,8 +154,8 @@ def plan_line(looking: Looking | None, every: str | int) -> list[str]:
         return []
     if looking is None:
         return [
-            f"looks: none (with train.ablate_every log a look takes {TRAINED_PER_LOOK} trained samples, and any look "
-            "two held-out samples that differ)"
+            f"looks: none (with train.ablate_every log there is one per {TRAINED_PER_LOOK} trained samples, and any "
+            "look needs held-out samples that differ in image and caption)"
         ]
     steps = ", ".join(map(str, looking.steps[:MOST_LOOKS])) + (", ..." if len(looking.steps) > MOST_LOOKS else "")
     return [f"looks: at {len(looking.batch)} held-out samples, {len(looking.steps)} times, at step {steps}"]
