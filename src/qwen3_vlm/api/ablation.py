@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from torch import Tensor
 
+from qwen3_vlm.api.constant_tokens import mean_tokens, trained_blind
 from qwen3_vlm.api.coverage import coverage_of_run
 from qwen3_vlm.api.loaded import Loaded, load
 from qwen3_vlm.api.output import assemble
 from qwen3_vlm.api.parquet import SampleRows
 from qwen3_vlm.api.samples import decoder, scored_samples, with_captions
-from qwen3_vlm.batch import Reject
 from qwen3_vlm.build import Prepared, count_rejects, prepare_data
 from qwen3_vlm.checks.ablation import ablate as run_ablation
 from qwen3_vlm.checks.conditions import parse_conditions
 from qwen3_vlm.checks.scoring import Ranks
 from qwen3_vlm.checks.summary import Scores
 from qwen3_vlm.config import Config
-from qwen3_vlm.data.collate import LazyBatches, batches_by_length, collate
+from qwen3_vlm.data.collate import LazyBatches, batches_by_length
 from qwen3_vlm.data.dataset import judge_rejects
 from qwen3_vlm.progress import progress_bar
 from qwen3_vlm.results import Ablation, LossPoint, Results, Training
-from qwen3_vlm.train.checkpoint import connector_state, save_checkpoint
 from qwen3_vlm.train.train_utils import read_records_of_run
-
-_MEAN_BATCH = 64
 
 
 def ablate(
@@ -48,7 +42,7 @@ def ablate(
         conditions: `runbook`, `standard`, `full`, or names separated by commas.
 
     Returns:
-        The results, with verdict; nothing but the mean visual tokens is written.
+        The results, with verdict; nothing but the mean visual tokens and the blind prompt is written.
 
     Raises:
         ValueError: bad input, one line.
@@ -113,6 +107,7 @@ def score(
         eos_id=loaded.inputs.prompts.ids.eos,
         rejected=count_rejects(tuple(unusable)),
         progress=lambda total: progress_bar(total, "check 1", "batch"),
+        blind=trained_blind(loaded, prepared, checkpoint) if "blind" in names else None,
         scratch=checkpoint.parent,
         judge_unread=lambda unread: judge_rejects(
             [*unusable, *unread], len(asked), config.data.max_rejected, "held-out"
@@ -126,49 +121,6 @@ def ranks_of_job(config: Config) -> Ranks:
     if state.num_processes == 1:
         return Ranks()
     return Ranks(state.process_index, state.num_processes, lambda value: list(gather_object([value])))
-
-
-def mean_tokens(loaded: Loaded, prepared: Prepared, checkpoint: Path) -> Tensor:
-    """Mean visual tokens [Q,E] over the first training images, saved with the run as `mean_tokens_<step>.pt`.
-
-    A saved mean is used again only for the very connector weights and number of images it was computed from.
-
-    Raises:
-        ValueError: no training image can be read.
-    """
-    wanted = min(loaded.config.ablation.mean_token_images, len(prepared.train))
-    path = checkpoint.parent / f"mean_tokens_{loaded.step}.pt"
-    key = f"{_connector_hash(loaded)} over {wanted}"
-    if path.is_file():
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        if saved.get("key") == key:
-            kept: Tensor = saved["mean_QE"]
-            return kept
-    total_QE, seen = torch.zeros(()), 0
-    unread: list[Reject] = []
-    with progress_bar(wanted, "mean visual tokens", "image") as bar:
-        for start in range(0, wanted, _MEAN_BATCH):
-            items = [prepared.train[p] for p in range(start, min(start + _MEAN_BATCH, wanted))]
-            batch = collate(items, loaded.inputs.pad_id)
-            unread += batch.rejects
-            if len(batch):
-                visual_BQE = loaded.vlm.encode(batch).layers[0].float().cpu()
-                total_QE, seen = total_QE + visual_BQE.sum(0), seen + len(batch)
-            bar.update(len(items))
-    judge_rejects(unread, wanted, loaded.config.data.max_rejected, "training")
-    if not seen:
-        raise ValueError("mean-token: no training image can be read; leave it out with --conditions runbook")
-    save_checkpoint(path, {"key": key, "mean_QE": total_QE / seen})
-    return total_QE / seen
-
-
-def _connector_hash(loaded: Loaded) -> str:
-    digest = hashlib.sha256()
-    for part, state in connector_state(loaded.vlm.connector).items():
-        for name, value in state.items():
-            digest.update(f"{part}.{name}".encode())
-            digest.update(value.contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def training_of_run(loaded: Loaded, prepared: Prepared, folder: Path) -> Training | None:

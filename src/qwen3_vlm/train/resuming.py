@@ -23,7 +23,16 @@ from qwen3_vlm.train.loop import Run
 from qwen3_vlm.train.tracking import FOLDER
 from qwen3_vlm.train.train_utils import LOG_NAME, EpochProgress, forget_records
 
-_OF_A_RUN = ("checkpoint_*.pt", LOG_NAME, LOOKS_NAME, "results.json", "runbook.md", "samples.png", "mean_tokens_*.pt")
+_OF_A_RUN = (
+    "checkpoint_*.pt",
+    LOG_NAME,
+    LOOKS_NAME,
+    "results.json",
+    "runbook.md",
+    "samples.png",
+    "mean_tokens_*.pt",
+    "blind_*.pt",
+)
 _NEEDED = ("config", "optimizer", "rng", "progress", "step", "updates")
 # Where a run lies, how fast it goes and which checkpoints it keeps: none of these changes a weight.
 _FREE = {

@@ -1,0 +1,247 @@
+"""The blind prompt: one constant visual prompt, trained on the captions alone, that stands in for every picture.
+
+Same training captions and same loss as the connector's, language model frozen, no image anywhere. What is left between
+its loss and that of the true pictures is information (checks/decomposition.py says how the gaps are split).
+
+The prompt [Q,E] is scaled as the connector's output: where that is normed to the RMS of the text embeddings, each of
+its tokens is too. Its learning rate is far above the connector's, of which it is a few rows, and is chosen on training
+captions held aside: held-out samples have no part in it. Nothing here depends on the connector's weights, so that one
+prompt serves every checkpoint of a run.
+
+Dimension suffixes: Q visual tokens per image, E embedding width, S captions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qwen3_vlm.batch import Batch, IntArray, VisualTokens
+from qwen3_vlm.checks.decomposition import Blind
+from qwen3_vlm.checks.statistics import FloatArray, estimate
+from qwen3_vlm.config import Config
+from qwen3_vlm.data.collate import collate
+from qwen3_vlm.data.dataset import Dataset
+from qwen3_vlm.exits import NonFiniteError
+from qwen3_vlm.models.loading import fingerprint
+from qwen3_vlm.models.vlm import VLM
+from qwen3_vlm.progress import progress_bar
+from qwen3_vlm.train.checkpoint import save_checkpoint
+from qwen3_vlm.train.schedule import micro_batches, plan_epoch
+
+LEARNING_RATES = (1e-2, 5e-2, 2e-1)
+"""Tried on a short part of the training each; the prompt's numbers are about 1, whatever the scale of the text."""
+BATCH_SIZE = 16
+_PROBE_UPDATES = 40
+_MOST_ASIDE = 256
+_WARM_UPDATES = 10
+_BETAS, _CLIP = (0.9, 0.98), 1.0
+_FALLING = 0.01
+"""Nats per token by which the last quarter of the training must lower the loss to call it still falling."""
+
+
+def blind_prompt(vlm: VLM, training: Dataset, config: Config, pad_id: int, path: Path) -> Blind:
+    """The blind prompt of a run: an earlier one that was trained from the very same things, or a new one.
+
+    Args:
+        vlm: the model; only its language model is used, and it stays as it is.
+        training: the training split, of which no image is opened.
+        config: the run's.
+        pad_id: what fills sequences on the right.
+        path: `blind_<step>.pt`. A prompt saved for another step of the run will do as well.
+
+    Raises:
+        ValueError: fewer than two training captions with label tokens, or the prompt cannot be saved.
+        NonFiniteError: its loss is NaN or infinite at every learning rate.
+    """
+    task = _Task.of(vlm, training, config, pad_id)
+    key = task.key()
+    for earlier in sorted(path.parent.glob("blind_*.pt")):
+        if (kept := _read(earlier, key)) is not None:
+            return kept
+    updates = max(1, config.ablation.blind_captions // BATCH_SIZE)
+    probe = max(1, min(_PROBE_UPDATES, updates // 8))
+    with progress_bar(len(LEARNING_RATES) * probe + updates, "blind prompt", "update") as bar:
+
+        def tick() -> None:
+            bar.update(1)
+
+        trials = {rate: float(task.train(rate, probe, tick).after_S.sum()) for rate in LEARNING_RATES}
+        rate = min(trials, key=lambda r: trials[r] if math.isfinite(trials[r]) else math.inf)
+        trained = task.train(rate, updates, tick)
+    if not np.isfinite(trained.after_S).all() or not bool(torch.isfinite(trained.prompt_QE).all()):
+        raise NonFiniteError(
+            f"blind: the loss of the constant prompt is not finite at learning rate {rate:g}, the best of "
+            f"{', '.join(f'{r:g}' for r in LEARNING_RATES)}; leave blind out of --conditions, or look at the language "
+            "model with `qwen3-vlm diagnose`"
+        )
+    blind = Blind(trained.prompt_QE, trained.captions, rate, trained.still_falling(task.aside_tokens_S))
+    save_checkpoint(
+        path,
+        {
+            "key": key,
+            "prompt_QE": blind.prompt_QE,
+            "captions": blind.captions,
+            "learning_rate": blind.learning_rate,
+            "still_falling": blind.still_falling,
+            "trials": {f"{r:g}": loss / float(task.aside_tokens_S.sum()) for r, loss in trials.items()},
+            "loss_aside": float(trained.after_S.sum() / task.aside_tokens_S.sum()),
+        },
+    )
+    return blind
+
+
+def _read(path: Path, key: str) -> Blind | None:
+    """A saved prompt; None where it was trained from something else, or cannot be read and is made again."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        if saved["key"] != key:
+            return None
+        return Blind(saved["prompt_QE"], saved["captions"], saved["learning_rate"], saved["still_falling"])
+    except Exception:  # damaged bytes raise almost anything inside torch.load, and a cache can be made again
+        return None
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """One training of the prompt."""
+
+    prompt_QE: Tensor
+    captions: int
+    before_S: FloatArray
+    """Summed NLL of every caption held aside, three quarters through, in nats."""
+    after_S: FloatArray
+    """The same at the end."""
+
+    def still_falling(self, tokens_S: IntArray) -> bool:
+        """Whether the last quarter lowered the loss by more than `_FALLING`, and by more than chance.
+
+        The learning rate falls to zero meanwhile, which lowers the loss once more by itself: this errs towards yes.
+        """
+        fall = estimate((self.before_S - self.after_S)[:, None], tokens_S, np.arange(len(tokens_S)))
+        interval = fall.interval(0.95)
+        return fall.gap > _FALLING and (interval is None or interval[0] > 0)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What the prompt is trained on."""
+
+    vlm: VLM
+    training: Dataset
+    pad_id: int
+    seed: int
+    settings: str
+    """What else decides the outcome, in words."""
+    micro: int
+    """Captions per forward pass; the gradient does not depend on it."""
+    fit: list[int]
+    """Positions to train on."""
+    aside: list[int]
+    """Positions held aside, to choose the learning rate and to see whether the loss still falls."""
+    aside_tokens_S: IntArray
+    text_rms: float
+
+    @classmethod
+    def of(cls, vlm: VLM, training: Dataset, config: Config, pad_id: int) -> _Task:
+        """Deal the training captions out: an eighth of them is held aside, 256 at most."""
+        order = torch.randperm(len(training), generator=torch.Generator().manual_seed(config.seed)).tolist()
+        # The budget bounds what is looked at, of half a million rows too.
+        order = order[: config.ablation.blind_captions + _MOST_ASIDE]
+        tokens = {position: training.text(position).label_tokens for position in order}
+        usable = [position for position in order if tokens[position]]
+        if len(usable) < 2:
+            raise ValueError(
+                f"blind: expected at least 2 training captions with label tokens, got {len(usable)}; leave blind out "
+                "of --conditions"
+            )
+        count = min(_MOST_ASIDE, max(1, len(usable) // 8))
+        aside, fit = usable[:count], usable[count:]
+        settings = f"{config.ablation.blind_captions} {config.model.precision} {vlm.connector.shape.output_norm}"
+        micro = config.train.micro_batch_size or config.train.batch_size
+        counted = np.array([tokens[position] for position in aside], dtype=np.int64)
+        return cls(vlm, training, pad_id, config.seed, settings, micro, fit, aside, counted, vlm.llm.text_rms())
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Q and E."""
+        return self.vlm.connector.shape.latents, self.vlm.llm.width
+
+    def key(self) -> str:
+        """A hash of all that decides the outcome: captions and prompts as ids, language model, seed, settings."""
+        digest = hashlib.sha256(f"{self.settings} {self.seed} {self.shape} {LEARNING_RATES}".encode())
+        digest.update(fingerprint(self.vlm.llm.model).encode())
+        for positions in (self.fit, self.aside):
+            for position in positions:
+                sample = self.training.text(position)
+                digest.update(sample.ids_T.tobytes() + b"|" + sample.labels_T.tobytes() + b"|")
+        return digest.hexdigest()
+
+    def batch(self, positions: Sequence[int]) -> Batch:
+        """Captions without images."""
+        return collate([self.training.text(position) for position in positions], self.pad_id)
+
+    def batches(self, updates: int) -> Iterator[list[int]]:
+        """So many batches of positions, epoch after epoch in new orders."""
+        epoch = 0
+        while True:
+            for window in plan_epoch(len(self.fit), epoch, self.seed, BATCH_SIZE, accumulation=1):
+                if updates == 0:
+                    return
+                updates -= 1
+                yield [self.fit[i] for i in window[0]]
+            epoch += 1
+
+    def prompt(self, raw_QE: Tensor) -> Tensor:
+        """From numbers about 1 to the scale of the connector's output, as `Connector.project` does it."""
+        if self.vlm.connector.shape.output_norm:
+            raw_QE = raw_QE * raw_QE.pow(2).mean(-1, keepdim=True).add(1e-6).rsqrt()
+        return raw_QE * self.text_rms
+
+    def train(self, rate: float, updates: int, tick: Callable[[], None]) -> _Trained:
+        """Train a prompt from its seed with AdamW, no weight decay, rate rising for ten updates and falling to zero."""
+        device = self.vlm.device
+        raw_QE = torch.randn(self.shape, generator=torch.Generator().manual_seed(self.seed)).to(device).requires_grad_()
+        optimizer = torch.optim.AdamW([raw_QE], lr=rate, betas=_BETAS, weight_decay=0.0)
+        captions, before_S = 0, np.empty(0)
+        for number, positions in enumerate(self.batches(updates)):
+            warm = min(1.0, (number + 1) / _WARM_UPDATES)
+            optimizer.param_groups[0]["lr"] = rate * warm * (1 - number / updates)
+            if number == 3 * updates // 4:
+                before_S = self.losses(self.prompt(raw_QE))
+            self._step(raw_QE, optimizer, positions)
+            captions += len(positions)
+            tick()
+        prompt_QE = self.prompt(raw_QE).detach()
+        return _Trained(prompt_QE.cpu(), captions, before_S, self.losses(prompt_QE))
+
+    def _step(self, raw_QE: Tensor, optimizer: torch.optim.Optimizer, positions: list[int]) -> None:
+        """One update on the mean NLL per label token of a batch."""
+        lengths = [self.training.text(position).label_tokens for position in positions]
+        optimizer.zero_grad(set_to_none=True)
+        for group in micro_batches([list(range(len(positions)))], lengths, self.micro):
+            batch = self.batch([positions[i] for i in group])
+            loss = self._nll(batch, self.prompt(raw_QE)).sum() / sum(lengths)
+            torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_([raw_QE], _CLIP)
+        optimizer.step()
+
+    def _nll(self, batch: Batch, prompt_QE: Tensor) -> Tensor:
+        return self.vlm.nll(batch, VisualTokens((prompt_QE.expand(len(batch), -1, -1),))).nll_N
+
+    @torch.no_grad()
+    def losses(self, prompt_QE: Tensor) -> FloatArray:
+        """Summed NLL of every caption held aside, in nats."""
+        found = []
+        for start in range(0, len(self.aside), BATCH_SIZE):
+            batch = self.batch(self.aside[start : start + BATCH_SIZE])
+            scored = self.vlm.nll(batch, VisualTokens((prompt_QE.expand(len(batch), -1, -1),)))
+            found += [float(nll_T.double().sum()) for nll_T in scored.per_sample()]
+        return np.array(found)
