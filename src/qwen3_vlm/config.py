@@ -92,9 +92,10 @@ class DataConfig(_Section):
     max_pixels: int = Field(178_956_970, ge=1)
     """Images with more pixels are rejected before they are decoded (Pillow's own bomb limit)."""
     cache_features: Literal["auto", "on", "off"] = "auto"
-    """Keep the frozen tower's features in memory: the tower then runs once per image instead of once per epoch."""
+    """Keep the frozen tower's features in a temporary file: it then runs once per image instead of once per epoch."""
     cache_gb: float = Field(2.0, gt=0)
-    """With `auto`, features are cached if they take at most this many gigabytes (float32 or bfloat16 as computed)."""
+    """With `auto`, features are cached if they take at most this many gigabytes (float32 or bfloat16 as computed), and
+    at most half of the free space beside `output_dir`."""
     workers: int = Field(0, ge=0)
     """Processes that read images ahead; 0 reads in the training process."""
 

@@ -30,7 +30,7 @@ def shape_lines(run: Run) -> list[str]:
         f"ending in checkpoint_{steps[-1]}.pt",
         f"disk: {len(kept)} checkpoints of {size_text(checkpoint_bytes(trained))}",
         f"memory: {total}, and activations"
-        + (f"; {size_text(cache)} of cached features in main memory" if cached else ""),
+        + (f"; {size_text(cache)} of cached features in a temporary file" if cached else ""),
     ]
 
 

@@ -1,8 +1,13 @@
-"""The frozen tower's features kept in memory: it then runs once per image instead of once per image and epoch."""
+"""The frozen tower's features kept in a mapped file: it then runs once per image instead of once per image and epoch.
+
+The file is nameless and lies where the run writes; its pages are the page cache's, so that memory in use does not grow
+with the number of images. What is read of a sample is copied into its batch.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,8 +18,11 @@ from qwen3_vlm.data.collate import collate
 from qwen3_vlm.data.dataset import Dataset
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.progress import progress_bar
+from qwen3_vlm.spool import Spool, free_bytes
 
 _ENCODE_BATCH = 64
+_SHARE_OF_FREE = 0.5
+"""Of the free space that a cache may take without being asked for: the checkpoints still have to be written."""
 
 
 class CachedDataset:
@@ -37,10 +45,11 @@ class CachedDataset:
         return replace(self.dataset.text(position), features_PV=features_PV, image_hash=self.hashes[position])
 
 
-def wants_cache(config: DataConfig, vlm: VLM, images: int) -> bool:
-    """Whether `data.cache_features` asks for a cache of so many images."""
+def wants_cache(config: DataConfig, vlm: VLM, images: int, folder: Path) -> bool:
+    """Whether `data.cache_features` asks for a cache of so many images, and if it is `auto`, there is room for it."""
     if config.cache_features == "auto":
-        return cache_gb(vlm, images) <= config.cache_gb
+        size = cache_gb(vlm, images)
+        return size <= config.cache_gb and size * 1e9 < _SHARE_OF_FREE * free_bytes(folder)
     return config.cache_features == "on"
 
 
@@ -50,20 +59,25 @@ def cache_gb(vlm: VLM, images: int) -> float:
     return images * vlm.tower.patches * vlm.tower.width * value / 1e9
 
 
-def cache_features(vlm: VLM, dataset: Dataset, label: str, hidden: bool = False) -> CachedDataset:
+def cache_features(vlm: VLM, dataset: Dataset, label: str, folder: Path, hidden: bool = False) -> CachedDataset:
     """Run the tower once over a data set.
 
     Args:
         vlm: the model; only its tower is used.
         dataset: what to encode.
         label: shown on the progress bar.
+        folder: of the run; it need not exist yet, and nothing will be seen in it.
         hidden: show no bar (ranks other than the first).
 
     Returns:
         The data set with features in the tower's dtype, on the CPU. Unreadable images are kept as rejects.
+
+    Raises:
+        ValueError: the disk is full.
     """
     dtype = next(vlm.tower.parameters()).dtype
-    features_NPV = torch.empty(len(dataset), vlm.tower.patches, vlm.tower.width, dtype=dtype)
+    spool = Spool(folder, "the features of data.cache_features")
+    shape = (vlm.tower.patches, vlm.tower.width)
     hashes = [""] * len(dataset)
     rejects: dict[int, Reject] = {}
     with progress_bar(len(dataset), f"tower over {label} images", "image", hidden=hidden) as bar:
@@ -71,10 +85,12 @@ def cache_features(vlm: VLM, dataset: Dataset, label: str, hidden: bool = False)
             items = {p: dataset[p] for p in range(start, min(start + _ENCODE_BATCH, len(dataset)))}
             rejects |= {p: item for p, item in items.items() if isinstance(item, Reject)}
             usable = {p: item for p, item in items.items() if isinstance(item, Sample)}
+            features_BPV = torch.zeros(len(items), *shape, dtype=dtype)  # a reject's place stays empty
             if usable:
                 batch = collate(list(usable.values()), pad_id=0)
-                features_NPV[list(usable)] = vlm.features(batch).cpu()
+                features_BPV[[p - start for p in usable]] = vlm.features(batch).cpu()
+            spool.append(features_BPV)
             for position, sample in usable.items():
                 hashes[position] = sample.image_hash
             bar.update(len(items))
-    return CachedDataset(dataset, features_NPV, hashes, rejects)
+    return CachedDataset(dataset, spool.tensor(dtype, len(dataset), *shape), hashes, rejects)

@@ -113,11 +113,11 @@ def _start(config: Config, accelerator: Accelerator, resumption: Resumption | No
     else:
         # Nothing draws from the global generator today; if something ever does, a run still is its seed's.
         torch.manual_seed(config.seed)
-    if wants_cache(config.data, vlm, len(prepared.train) + len(prepared.eval)):
+    if wants_cache(config.data, vlm, len(prepared.train) + len(prepared.eval), run.folder):
         hidden = not accelerator.is_main_process
         with memory_explained(config, "caching"):
-            cached = cache_features(vlm, prepared.train, "training", hidden)
-            held_out = cache_features(vlm, prepared.eval, "held-out", hidden)
+            cached = cache_features(vlm, prepared.train, "training", run.folder, hidden)
+            held_out = cache_features(vlm, prepared.eval, "held-out", run.folder, hidden)
         run.train_set, run.eval_set = cached, held_out
         name_unread(run, cached.rejects.values())
         judge_held_out(run, held_out.rejects.values())
