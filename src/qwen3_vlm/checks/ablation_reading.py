@@ -249,15 +249,18 @@ def _more_training(ablation: Ablation, known: Circumstance) -> Iterator[Finding]
     if shuffled is None or shuffled.gap is None:
         return
     little = ablation.verdict != "PASS" and _costs(shuffled)
+    harmful = ablation.verdict != "PASS" and _harmful(conditions)
     others = [c.gap for c in (zero, noise) if c is not None and c.gap is not None]
     runbook_order = _costs(shuffled) and bool(others) and shuffled.gap < min(others)
-    if not (little or (runbook_order and falling is not None) or (ablation.verdict != "PASS" and falling is not None)):
+    if not (little or harmful or (falling is not None and (runbook_order or ablation.verdict != "PASS"))):
         return
     signs = []
     if little:
         signs.append(f"a wrong picture costs something, but little (gap(shuffled) {shuffled.gap:+.4f} nats/token)")
     if runbook_order:
         signs.append("a wrong picture costs less than none, as early in training")
+    if harmful:
+        signs.append("the right picture is still worse than none")
     if falling is not None:
         signs.append(f"the loss was still falling, by {falling:.0%} in the last stretch")
     yield finding(

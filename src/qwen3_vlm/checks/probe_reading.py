@@ -51,7 +51,9 @@ def _images(probes: Probes) -> Iterator[Finding]:
             "constant, a cached or an empty tensor) what the connector receives?",
             routes=_plain(routes),
         )
-    elif crossed := _crossed(routes):
+        return
+    yield from _shared(routes, "images", "visual tokens")
+    if crossed := _crossed(routes):
         yield finding(
             "image-order",
             f"changing the image of sample {crossed[0]} of a batch changes the visual tokens of {_who(crossed[1])}: "
@@ -86,6 +88,7 @@ def _visual_tokens(probes: Probes) -> Iterator[Finding]:
                 routes=_plain(routes),
             )
         return
+    yield from _shared(routes, "visual tokens", "losses")
     if crossed := _crossed(routes):
         yield finding(
             "image-order",
@@ -168,11 +171,27 @@ def _batches(probes: Probes) -> Iterator[Finding]:
 
 
 def _crossed(routes: Routes) -> tuple[int, tuple[int, ...]] | None:
-    """The first row whose change shows in other rows, and those; samples that show no change at all are no evidence."""
+    """The first row whose change shows in other rows, and those, where some row's change does not show in its own."""
+    if all(row in changed for row, changed in enumerate(routes)):
+        return None
     for row, changed in enumerate(routes):
         if others := tuple(other for other in changed if other != row):
             return row, others
     return None
+
+
+def _shared(routes: Routes, changed: str, reached: str) -> Iterator[Finding]:
+    """Every row reaches itself, and some reach others as well."""
+    others = sorted({other for row, to in enumerate(routes) for other in to if other != row})
+    if others and all(row in to for row, to in enumerate(routes)):
+        yield finding(
+            "batch-dependent",
+            f"changing one sample's {changed} also changes the {reached} of {_who(tuple(others))} of the same batch: "
+            "samples are not kept apart",
+            "compute nothing over the batch dimension (batch statistics, a mean over samples), and let attention see "
+            "one sample only",
+            routes=_plain(routes),
+        )
 
 
 def _who(others: tuple[int, ...]) -> str:

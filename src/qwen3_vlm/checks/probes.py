@@ -18,12 +18,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from qwen3_vlm.batch import IGNORE_INDEX, Batch, CollateStats, VisualTokens
+from qwen3_vlm.batch import IGNORE_INDEX, Batch, VisualTokens
+from qwen3_vlm.checks.altered import random_like, retold, select, with_noise_image, with_row, with_slot, without_images
 from qwen3_vlm.checks.scoring import Scorer
 
 Routes = tuple[tuple[int, ...], ...]
@@ -92,7 +93,7 @@ def probe(scorer: Scorer, batch: Batch, seed: int = 0) -> Probes:
     generator = torch.Generator().manual_seed(seed)
     few = select(batch, places)
     visual = scorer.encode(few).map(lambda layer: layer.detach().float().cpu())
-    drawn = _random_like(visual, generator)
+    drawn = random_like(visual, generator)
     text = without_images(few)
     bench = _Bench(scorer, text, drawn, generator)
     reach, target, alignment = bench.reach(), bench.target(), _alignment(text)
@@ -116,31 +117,6 @@ def probe(scorer: Scorer, batch: Batch, seed: int = 0) -> Probes:
     )
 
 
-def select(batch: Batch, places: Sequence[int]) -> Batch:
-    """Some rows of a batch, cut to their longest; images and all."""
-    lengths_B = batch.lengths_B[list(places)]
-    longest = int(lengths_B.max())
-    rows = list(places)
-    samples = tuple(batch.samples[i] for i in rows) if batch.samples else ()
-    return replace(
-        batch,
-        samples=samples,
-        ids_BT=batch.ids_BT[rows, :longest],
-        labels_BT=batch.labels_BT[rows, :longest],
-        lengths_B=lengths_B,
-        block_BT=batch.block_BT[rows, :longest],
-        pixels_BCHW=None if batch.pixels_BCHW is None else batch.pixels_BCHW[rows],
-        features_BPV=None if batch.features_BPV is None else batch.features_BPV[rows],
-        stats=CollateStats.of(samples),
-    )
-
-
-def without_images(batch: Batch) -> Batch:
-    """The text of a batch: what the seam's `nll` is given."""
-    samples = tuple(replace(s, pixels_CHW=None, features_PV=None) for s in batch.samples)
-    return replace(batch, samples=samples, pixels_BCHW=None, features_BPV=None)
-
-
 class _Bench:
     """The experiments on the scoring half, around one undisturbed scoring with drawn visual tokens."""
 
@@ -154,11 +130,11 @@ class _Bench:
         return [nll_T.detach().float().cpu() for nll_T in self.scorer.nll(text, visual).per_sample()]
 
     def routes(self) -> Routes:
-        other = _random_like(self.visual, self.generator)
+        other = random_like(self.visual, self.generator)
         found = []
         for row in range(len(self.base)):
             mixed = VisualTokens(
-                tuple(_with_row(a, b, row) for a, b in zip(self.visual.layers, other.layers, strict=True))
+                tuple(with_row(a, b, row) for a, b in zip(self.visual.layers, other.layers, strict=True))
             )
             found.append(_changed_rows(self.base, self._nll(self.text, mixed)))
         return tuple(found)
@@ -166,11 +142,11 @@ class _Bench:
     def unplaced_slots(self) -> tuple[tuple[int, ...], int]:
         slots = self.visual.layers[0].shape[1]
         tried = sorted({round(i * (slots - 1) / max(1, min(slots, _SLOTS) - 1)) for i in range(min(slots, _SLOTS))})
-        other = _random_like(self.visual, self.generator)
+        other = random_like(self.visual, self.generator)
         silent = []
         for slot in tried:
             mixed = VisualTokens(
-                tuple(_with_slot(a, b, slot) for a, b in zip(self.visual.layers, other.layers, strict=True))
+                tuple(with_slot(a, b, slot) for a, b in zip(self.visual.layers, other.layers, strict=True))
             )
             if not _changed_rows(self.base, self._nll(self.text, mixed)):
                 silent.append(slot)
@@ -226,7 +202,7 @@ class _Bench:
         labels_BT = self.text.labels_BT.clone()
         for row, m in middle.items():
             labels_BT[row, self.labels[row][m]] = self._other(int(labels_BT[row, self.labels[row][m]]))
-        other = self._nll(_retold(self.text, self.text.ids_BT, labels_BT), self.visual)
+        other = self._nll(retold(self.text, self.text.ids_BT, labels_BT), self.visual)
         return _most_common(
             [found[0] - m for row, m in middle.items() if (found := _changed(self.base[row], other[row]))]
         )
@@ -247,20 +223,11 @@ class _Bench:
         ids_BT = self.text.ids_BT.clone()
         for row, place in changes.items():
             ids_BT[row, place] = self._other(int(ids_BT[row, place]))
-        return _retold(self.text, ids_BT, self.text.labels_BT)
+        return retold(self.text, ids_BT, self.text.labels_BT)
 
     def _other(self, token: int) -> int:
         """Another word of these captions: surely an id that the model knows and that marks no image."""
         return next((word for word in self.words if word != token), token)
-
-
-def _retold(text: Batch, ids_BT: Tensor, labels_BT: Tensor) -> Batch:
-    """The batch with other ids or labels, in the samples as well: a scorer may read either."""
-    samples = tuple(
-        replace(s, ids_T=ids_T[: len(s.ids_T)].numpy(), labels_T=labels_T[: len(s.labels_T)].numpy())
-        for s, ids_T, labels_T in zip(text.samples, ids_BT.cpu(), labels_BT.cpu(), strict=False)
-    )
-    return replace(text, samples=samples, ids_BT=ids_BT, labels_BT=labels_BT)
 
 
 def _encode_routes(scorer: Scorer, few: Batch, visual: VisualTokens, generator: torch.Generator) -> Routes | None:
@@ -269,28 +236,10 @@ def _encode_routes(scorer: Scorer, few: Batch, visual: VisualTokens, generator: 
     whole = [torch.cat([layer[row].flatten() for layer in visual.layers]) for row in range(len(visual))]
     found = []
     for row in range(len(visual)):
-        again = scorer.encode(_with_noise_image(few, row, generator)).map(lambda layer: layer.detach().float().cpu())
+        again = scorer.encode(with_noise_image(few, row, generator)).map(lambda layer: layer.detach().float().cpu())
         other = [torch.cat([layer[i].flatten() for layer in again.layers]) for i in range(len(again))]
         found.append(_changed_rows(whole, other))
     return tuple(found)
-
-
-def _with_noise_image(few: Batch, row: int, generator: torch.Generator) -> Batch:
-    """The batch with one image replaced by noise, wherever the scorer may read it."""
-    pixels_BCHW, features_BPV, samples = few.pixels_BCHW, few.features_BPV, list(few.samples)
-    if pixels_BCHW is not None:
-        pixels_BCHW = pixels_BCHW.clone()
-        noise_CHW = torch.randint(0, 256, pixels_BCHW.shape[1:], generator=generator).to(pixels_BCHW)
-        pixels_BCHW[row] = noise_CHW
-        if samples:
-            samples[row] = replace(samples[row], pixels_CHW=noise_CHW)
-    if features_BPV is not None:
-        features_BPV = features_BPV.clone()
-        noise_PV = torch.randn(features_BPV.shape[1:], generator=generator).to(features_BPV)
-        features_BPV[row] = noise_PV * features_BPV[row].std()
-        if samples:
-            samples[row] = replace(samples[row], features_PV=features_BPV[row])
-    return replace(few, samples=tuple(samples), pixels_BCHW=pixels_BCHW, features_BPV=features_BPV)
 
 
 def _foreign_pixels(few: Batch) -> tuple[int, ...]:
@@ -328,27 +277,6 @@ def _answers_in_prompt(text: Batch) -> float:
         enough = len(answer) >= _MIN_LABELS
         found.append(enough and any(prompt[i : i + len(answer)] == answer for i in range(len(prompt))))
     return sum(found) / len(found)
-
-
-def _random_like(visual: VisualTokens, generator: torch.Generator) -> VisualTokens:
-    """Gaussian tokens of the same spread: a connector that says little must not hide where its tokens go."""
-    layers = []
-    for layer in visual.layers:
-        spread = float(layer[torch.isfinite(layer)].square().mean().sqrt())
-        layers.append(torch.randn(layer.shape, generator=generator) * (spread if 0 < spread < float("inf") else 1.0))
-    return VisualTokens(tuple(layers))
-
-
-def _with_row(layer: Tensor, other: Tensor, row: int) -> Tensor:
-    mixed = layer.clone()
-    mixed[row] = other[row]
-    return mixed
-
-
-def _with_slot(layer_BSE: Tensor, other_BSE: Tensor, slot: int) -> Tensor:
-    mixed_BSE = layer_BSE.clone()
-    mixed_BSE[:, slot] = other_BSE[:, slot]
-    return mixed_BSE
 
 
 def _changed(before_T: Tensor, after_T: Tensor) -> list[int]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from qwen3_vlm.batch import IGNORE_INDEX, Batch, VisualTokens
-from qwen3_vlm.checks.probes import select, without_images
+from qwen3_vlm.checks.altered import select, without_images
 from qwen3_vlm.checks.scoring import Scorer
 
 _GROUPS = 16
