@@ -16,11 +16,12 @@ import torch
 from qwen3_vlm import ablate
 from qwen3_vlm.results import EXIT_CODES, read
 from qwen3_vlm.train.checkpoint import load_checkpoint, stored_config
+from qwen3_vlm.train.looks import read_looks
 from tiny_runs import TinyWorld, log_of, make_world
 
 pytestmark = pytest.mark.slow
 
-CONFIG = {"train__save_every": 1}
+CONFIG = {"train__save_every": 1, "train__ablate_every": 3}
 JOBS: list[dict[str, Any]] = [
     {"name": "two", "ranks": 2},
     {"name": "three", "ranks": 3},
@@ -168,3 +169,12 @@ def test_torchrun_ends_the_job_of_a_killed_rank_and_names_the_rank(world: TinyWo
     assert done.returncode == 1 and "Signal 9 (SIGKILL) received by PID" in done.stderr
     assert "rank      : 1 (local_rank: 1)" in done.stderr
     assert (world.root / "torchrun" / "checkpoint_2.pt").is_file()
+
+
+@pytest.mark.parametrize("name", ["two", "three", "sigterm"])
+def test_the_looks_of_a_job_are_those_of_one_process(ended: Ended, one: Path, name: str) -> None:
+    expected, got = (read_looks(folder) for folder in (one.parent, ended.world.root / name))
+    assert [look.step for look in got] == [look.step for look in expected] == [4, 7, 9]
+    for look, other in zip(got, expected, strict=True):
+        assert (look.correct, look.gap_shuffled) == pytest.approx((other.correct, other.gap_shuffled), abs=1e-4)
+        assert look.r_at_1 == other.r_at_1
