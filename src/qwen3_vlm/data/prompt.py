@@ -161,7 +161,7 @@ class PromptBuilder:
         """
         special = {record.human: self._special_token(record.human) for record in records}
         prompts = {human: self.prompt(human) for human, found in special.items() if not found}
-        self._require_labels([len(prompt.ids_T) for prompt in prompts.values()])
+        self._require_labels(list(prompts.values()))
         encoded: list[Encoded | Reject] = []
         for record, answer_N in zip(records, self._answers([r.caption for r in records]), strict=True):
             found = special[record.human]
@@ -201,11 +201,13 @@ class PromptBuilder:
             )
         return ids[0]
 
-    def _require_labels(self, prompt_lengths: Sequence[int]) -> None:
-        if prompt_lengths and min(prompt_lengths) + 1 > self._max_seq_len:
+    def _require_labels(self, prompts: Sequence[Prompt]) -> None:
+        shortest = min((len(prompt.ids_T) for prompt in prompts), default=0)
+        if prompts and shortest + 1 > self._max_seq_len:
+            cut = all(prompt.block[1] > self._max_seq_len for prompt in prompts)
             raise NamedInputError(
-                "no-labels",
+                "image-truncated" if cut else "no-labels",
                 f"data.max_seq_len {self._max_seq_len} leaves no label token in any row: the shortest prompt takes "
-                f"{min(prompt_lengths)} tokens, {len(self._block)} of them the image block; set it to at least "
-                f"{min(prompt_lengths) + 2}, shorten prompt.template, or lower connector.latents",
+                f"{shortest} tokens, {len(self._block)} of them the image block; set it to at least "
+                f"{shortest + 2}, shorten prompt.template, or lower connector.latents",
             )

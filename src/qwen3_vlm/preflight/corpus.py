@@ -22,8 +22,9 @@ _FEWEST = 5
 """Distinct captions below which a data set of at least `_ENOUGH` rows is degenerate, too."""
 _ENOUGH = 20
 _TOP_IMAGE = 0.05
+_CAPTIONS = 5
 _DISTINCT_IMAGES = 0.1
-"""Several captions per image are sound (COCO has five), ten and more under every image are not."""
+"""Several captions per image are sound (COCO has five), more than ten under every image are not."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def _images(corpus: Corpus) -> list[Finding]:
     if total < _ENOUGH:
         return []
     most = max(rows_of.values(), key=len)
-    if len(most) <= max(_TOP_IMAGE * total, 3) and len(rows_of) >= _DISTINCT_IMAGES * total:
+    if len(most) <= max(_TOP_IMAGE * total, _CAPTIONS) and len(rows_of) >= _DISTINCT_IMAGES * total:
         return []
     return [
         finding(

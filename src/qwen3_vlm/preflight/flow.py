@@ -385,7 +385,9 @@ def _agreement(rows: Sequence[Row], per_sample: list[Tensor], log_p_BTK: Tensor,
             -float(log_p_BTK[b, p + shift, row.ids[p]]) if 0 <= p + shift < log_p_BTK.shape[1] else math.nan
             for p in positions
         ]
-        equal += max(_matches(losses_T.tolist(), expected, offset) for offset in range(-2, 3))
+        # From the front, or from the end where prompt tokens are labelled too.
+        offsets = {o + base for o in range(-2, 3) for base in (0, len(expected) - len(losses_T))}
+        equal += max(_matches(losses_T.tolist(), expected, offset) for offset in offsets)
         total += min(len(expected), len(losses_T))
     return equal / total if total else 0.0
 

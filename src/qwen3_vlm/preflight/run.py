@@ -116,7 +116,7 @@ class _Flight:
         found += blocks
         flow = flow_findings(walk) if walk and not blocks else []
         # Labels that are moved in the data and moved back in the loss are sound: the loss decides.
-        if walk and not blocks and not flow:
+        if walk and not blocks and (not flow or flow[0].code.startswith("labels-")):
             labels = [f for f in labels if f.code != "labels-shifted"]
         found += [*labels, *(f for f in flow if f.code not in {other.code for other in found + labels})]
         if not any(f.code == "wrong-preprocessing" for f in found):
@@ -218,8 +218,8 @@ class _Flight:
         limit, coverage = self.config.data.max_seq_len, self.config.coverage
         lengths = sorted(length for _, dataset in self.sides for length in dataset.lengths)
         cut = sum(length > limit for length in lengths)
-        cut_everywhere = any(f.code in ("answer-truncated", "no-labels") and f.severity == "error" for f in labels)
-        if not cut or cut_everywhere:
+        mostly_empty = any(f.code == "no-labels" and f.evidence["rows"] > 0.5 * f.evidence["of"] for f in labels)
+        if not cut or mostly_empty:
             return []
         share = 100 * cut / len(lengths)
         would_do = lengths[min(len(lengths) - 1, int(len(lengths) * (1 - coverage.truncated_warn / 100)))]

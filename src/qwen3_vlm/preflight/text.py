@@ -16,7 +16,7 @@ from qwen3_vlm.data.llava_pretrain import PLACEHOLDER
 from qwen3_vlm.data.prompt import END, PATCH, START
 from qwen3_vlm.faults import finding
 from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.preflight.rows import SHOWN, RawRow
+from qwen3_vlm.preflight.rows import SHOWN, RawRow, by_share
 from qwen3_vlm.results import Finding
 
 _SHIFTS = (1, -1, 2, -2)
@@ -118,7 +118,8 @@ def label_findings(rows: Sequence[Row], prepared: Prepared, tokens: Tokens) -> l
     captions = {tuple(row.answer[:-1]): row.raw.row for row in rows}
     for row in rows:
         judged = _judge_labels(row, captions, tokens)
-        if judged:
+        # Captions that say themselves that max_seq_len has cut them are counted over all rows elsewhere.
+        if judged and not (judged[0] == "answer-truncated" and row.sample.truncated):
             cases.add(judged[0], row, judged[1])
     return [_label_finding(code, cases, len(rows), prepared) for code in cases.rows]
 
@@ -223,15 +224,15 @@ _LABELS_SAY = {
 def _label_finding(code: str, cases: _Cases, total: int, prepared: Prepared) -> Finding:
     count, coverage = len(cases.rows[code]), prepared.config.coverage
     what, fix = _LABELS_SAY[code]
-    allowed = {"no-labels": coverage.zero_label_fail, "answer-truncated": coverage.truncated_fail}.get(code, 0.0)
+    allowed = {"no-labels": coverage.zero_label_fail, "answer-truncated": coverage.truncated_fail}.get(code)
     evidence: dict[str, Any] = {"rows": count, "of": total, "first_rows": cases.rows[code][:SHOWN]}
-    if code in ("no-labels", "answer-truncated"):
+    if allowed is not None:
         evidence |= {"max_seq_len": prepared.config.data.max_seq_len, "allowed_pct": allowed}
     return finding(
         code,
         f"{what.format(n=count, of=total)}; {cases.shown[code]}",
         fix,
-        "error" if 100 * count > allowed * total else "warning",
+        "error" if allowed is None else by_share(count, total, allowed / 100, sampled=True),
         **evidence,
         example=cases.shown[code],
     )
