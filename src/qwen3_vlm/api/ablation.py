@@ -11,6 +11,7 @@ from accelerate.utils import gather_object
 from qwen3_vlm.api.constant_tokens import mean_tokens, trained_blind
 from qwen3_vlm.api.coverage import coverage_of_run
 from qwen3_vlm.api.loaded import Loaded, load
+from qwen3_vlm.api.measures import Recorder, look_inside, with_measures
 from qwen3_vlm.api.output import assemble
 from qwen3_vlm.api.parquet import SampleRows
 from qwen3_vlm.api.samples import decoder, scored_samples, with_captions
@@ -24,6 +25,7 @@ from qwen3_vlm.data.collate import LazyBatches, batches_by_length
 from qwen3_vlm.data.dataset import judge_rejects
 from qwen3_vlm.progress import progress_bar
 from qwen3_vlm.results import Ablation, LossPoint, Results, Training
+from qwen3_vlm.train.looks import read_looks
 from qwen3_vlm.train.train_utils import read_records_of_run
 
 
@@ -88,20 +90,24 @@ def measure(
 def score(
     loaded: Loaded, prepared: Prepared, requested: int, names: tuple[str, ...], checkpoint: Path
 ) -> tuple[Ablation, Scores]:
-    """Check 1 on the first `requested` held-out samples, with every sample's per-token losses."""
-    config, held_out = loaded.config, prepared.eval
+    """Check 1 on the first `requested` held-out samples, with every sample's per-token losses.
+
+    Matching, words and the connector's internals are in the results too, as far as `names` and the scores allow.
+    """
+    config, held_out, ranks = loaded.config, prepared.eval, ranks_of_job(loaded.config)
     asked = set(prepared.split.eval[:requested])
     positions = [p for p, row in enumerate(held_out.rows) if row in asked]
     lengths = held_out.lengths
     groups = batches_by_length([lengths[p] for p in positions], config.ablation.batch_size)
     unusable = [r for r in prepared.rejects["eval"] if r.row in asked]
-    return run_ablation(
-        loaded.vlm,
+    recorder = Recorder(loaded.vlm)
+    ablation, scores = run_ablation(
+        recorder,
         LazyBatches(held_out, [[positions[i] for i in group] for group in groups], loaded.inputs.pad_id),
         config.ablation,
         config.seed,
         names,
-        ranks=ranks_of_job(config),
+        ranks=ranks,
         mean_tokens=mean_tokens(loaded, prepared, checkpoint) if "mean-token" in names else None,
         requested=requested,
         eos_id=loaded.inputs.prompts.ids.eos,
@@ -113,6 +119,10 @@ def score(
             [*unusable, *unread], len(asked), config.data.max_rejected, "held-out"
         ),
     )
+    inside, eos_id = recorder.over(ranks), loaded.inputs.prompts.ids.eos
+    decode = decoder(loaded.inputs.tokenizer)
+    ablation = with_measures(ablation, scores, recorder, names, decode, eos_id, config, ranks, inside)
+    return ablation.model_copy(update={"connector": look_inside(inside, loaded.vlm)}), scores
 
 
 def ranks_of_job(config: Config) -> Ranks:
@@ -142,4 +152,5 @@ def training_of_run(loaded: Loaded, prepared: Prepared, folder: Path) -> Trainin
         samples_per_second=sum(r.samples for r in records) / max(seconds, 1e-9),
         peak_memory_gb=last.peak_memory_gb,
         curve=[LossPoint(step=r.step, train=r.train_loss, eval=r.eval_loss) for r in records],
+        looks=[look for look in read_looks(folder) if look.step <= loaded.step],
     )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from qwen3_vlm.api.ablation import Measured, ranks_of_job
+from qwen3_vlm.api.measures import with_measures
 from qwen3_vlm.api.output import assemble
 from qwen3_vlm.api.parquet import SampleRows
 from qwen3_vlm.api.samples import decoder, scored_samples
@@ -129,9 +130,11 @@ def measure_model(
             [*rows.rejects, *unread], len(asked), config.data.max_rejected, "scored"
         ),
     )
-    ablation = ablation.model_copy(update={"wording": {**ablation.wording, **wording}})
-    decode = decoder(foreign.processor.tokenizer)
-    listed = scored_samples(scores, decode, foreign.prompts.ending.end_id)
+    decode, end_id = decoder(foreign.processor.tokenizer), foreign.prompts.ending.end_id
+    ablation = with_measures(
+        ablation, scores, foreign.scorer, names, decode, end_id, config, ranks_of_job(config)
+    ).model_copy(update={"wording": {**ablation.wording, **wording}})
+    listed = scored_samples(scores, decode, end_id)
     results = assemble(config, ablation=ablation, coverage=_coverage(rows, config), scored=listed).model_copy(
         update={"config": _recorded(config, str(model), file, root, prompt)}
     )

@@ -91,7 +91,7 @@ class Inside:
             rows: row of each image in its data file; rows seen before are refused.
             stages: [N,S,C] by stage, in the order in which an image passes them.
         """
-        assert not self.pooled[TOWER].keys() & set(rows), "an image was counted twice"
+        assert not any(map(self.has, rows)), "an image was counted twice"
         for name, values_NSC in stages.items():
             values_NSC = values_NSC.astype(np.float64)
             self.spreads.setdefault(name, Spread()).add(values_NSC)
@@ -103,6 +103,10 @@ class Inside:
         self.values += output_NSC.size
         self.ranks += effective_ranks(output_NSC).tolist()
         self.rank_of = min(output_NSC.shape[1:])
+
+    def has(self, row: int) -> bool:
+        """Whether an image was taken in."""
+        return row in self.pooled[TOWER]
 
     def merge(self, other: Inside) -> None:
         """Take in what another process has seen."""
@@ -177,14 +181,19 @@ def internals(seen: Inside, text_rms: float) -> Internals | None:
     overlap, compared = seen.overlap()
     shares = {name: share for name, spread in seen.spreads.items() if (share := spread.share()) is not None}
     result = Internals(
-        variance_share=shares,
-        rms_ratio=math.sqrt(seen.squares / seen.values) / text_rms,
-        effective_rank=float(np.mean(seen.ranks)),
+        variance_share={name: _steady(share) for name, share in shares.items()},
+        rms_ratio=_steady(math.sqrt(seen.squares / seen.values) / text_rms),
+        effective_rank=_steady(math.fsum(seen.ranks) / len(seen.ranks)),
         effective_rank_of=seen.rank_of,
         knn_overlap=overlap,
         images=len(seen.ranks),
     )
     return result.model_copy(update={"reading": _read(result, list(seen.spreads), compared)})
+
+
+def _steady(value: float) -> float:
+    """Nine digits: the last ones of a sum depend on the order in which processes added it up."""
+    return float(f"{value:.9g}")
 
 
 def _read(found: Internals, stages: list[str], compared: int) -> str:

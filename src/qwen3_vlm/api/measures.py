@@ -1,0 +1,100 @@
+"""What is measured beside the conditions of check 1, on the same samples: matching, words, inside the connector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qwen3_vlm.batch import Batch, TokenNLL, VisualTokens
+from qwen3_vlm.checks.conditions import MEASUREMENTS
+from qwen3_vlm.checks.internals import OUTPUT, Inside, internals
+from qwen3_vlm.checks.matching import match
+from qwen3_vlm.checks.scoring import Ranks, Scorer
+from qwen3_vlm.checks.summary import Scores
+from qwen3_vlm.checks.word_pieces import Decode
+from qwen3_vlm.checks.words import words_of
+from qwen3_vlm.config import Config
+from qwen3_vlm.models.vlm import VLM
+from qwen3_vlm.progress import progress_bar
+from qwen3_vlm.results import Ablation, Internals
+
+
+class Recorder:
+    """Our model behind the scoring seam, noting what each image looks like on its way through the connector.
+
+    An image is noted the first time it is encoded, and check 1 encodes it as it is before it changes its pixels.
+    """
+
+    def __init__(self, vlm: VLM) -> None:
+        """Nothing is noted yet."""
+        self.vlm = vlm
+        self.inside = Inside()
+
+    def encode(self, batch: Batch) -> VisualTokens:
+        """As the model's own; the tower runs once."""
+        stages = self.vlm.stages(batch)
+        new = [i for i, sample in enumerate(batch.samples) if not self.inside.has(sample.row)]
+        if new:
+            rows = [batch.samples[i].row for i in new]
+            self.inside.add(rows, {name: values[new].float().cpu().numpy() for name, values in stages.items()})
+        return VisualTokens((stages[OUTPUT],))
+
+    def nll(self, batch: Batch, visual: VisualTokens | None) -> TokenNLL:
+        """As the model's own."""
+        return self.vlm.nll(batch, visual)
+
+    def pair_nll(self, batch: Batch, visual: VisualTokens, images_B: Sequence[int]) -> TokenNLL:
+        """As the model's own."""
+        return self.vlm.pair_nll(batch, visual, images_B)
+
+    def over(self, ranks: Ranks) -> Inside:
+        """What all processes have noted; called by all of them."""
+        whole = Inside()
+        for part in ranks.gather(self.inside):
+            whole.merge(part)
+        return whole
+
+
+def look_inside(inside: Inside, vlm: VLM) -> Internals | None:
+    """Figures of what a recorder noted; None without an image."""
+    return internals(inside, vlm.llm.text_rms())
+
+
+def with_measures(
+    ablation: Ablation,
+    scores: Scores,
+    scorer: Scorer,
+    names: Sequence[str],
+    decode: Decode,
+    eos_id: int,
+    config: Config,
+    ranks: Ranks,
+    inside: Inside | None = None,
+) -> Ablation:
+    """Add matching, where `--conditions` asks for it, and words.
+
+    Args:
+        ablation: check 1.
+        scores: its samples, with their visual tokens.
+        scorer: the model, behind the seam.
+        names: what was asked for.
+        decode: token ids to text, special tokens kept and no spaces cleaned up.
+        eos_id: the token that ends a caption.
+        config: settings and seed.
+        ranks: the processes that share the work, each called with the same arguments.
+        inside: pooled tower features, for hard and graded donors; None leaves these out.
+    """
+    found = None
+    if scores.visual is not None and any(name in names for name in MEASUREMENTS):
+        features_SV = inside.features([sample.row for sample in scores.samples]) if inside is not None else None
+        found = match(
+            scorer,
+            scores.samples,
+            scores.visual,
+            features_SV,
+            config.ablation,
+            config.seed,
+            progress=lambda total: progress_bar(total, "matching", "pair"),
+            ranks=ranks,
+        )
+    words = words_of(scores, decode, eos_id, config.ablation)
+    return ablation.model_copy(update={"matching": found, "words": words})
