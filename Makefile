@@ -10,7 +10,7 @@ PYTHON = $(shell for candidate in python3.11 python3.12 python3 python; do \
 	"$$candidate" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
 	>/dev/null 2>&1 && { command -v "$$candidate"; break; }; done)
 
-.PHONY: help trial test lint bench bench-coverage bench-kill bench-fuzz
+.PHONY: help trial test lint bench bench-coverage bench-kill bench-fuzz bench-faults
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ bench-kill: $(VENV)/.dev-ready ## N (200) SIGKILLs at random moments, also insid
 
 bench-fuzz: $(VENV)/.dev-ready ## 5,000 damaged data files and 2,000 damaged images: a result or one clear error
 	$(BIN)/python benchmarks/fuzz.py --json 5000 --images 2000
+
+bench-faults: $(VENV)/.dev-ready ## every fault injected, 20 healthy set-ups; writes docs/fault-benchmark.md
+	$(BIN)/python benchmarks/faults.py
 
 # constraints.txt pins what was tested. Its torch takes a CPU build where pip has one at hand.
 $(VENV)/.run-ready: pyproject.toml constraints.txt | $(VENV)/bin/python

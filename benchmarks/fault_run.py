@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 import time
 import traceback
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ from fault_table import Row
 from qwen3_vlm import ablate
 from qwen3_vlm.cli import main as command
 from qwen3_vlm.exits import FaultsFoundError, NamedInputError
-from qwen3_vlm.results import Results, write_atomic
+from qwen3_vlm.results import write_atomic
 from qwen3_vlm.train.checkpoint import find_checkpoints
 from qwen3_vlm.train.stage1_align import train
 
@@ -28,24 +29,33 @@ Findings = list[tuple[str, str]]
 class _Said:
     """What one part of the tool answered."""
 
-    verdict: str = ""
+    how: str = ""
+    """refused, stopped or diagnosed."""
     findings: Findings = field(default_factory=list)
     message: str = ""
     crash: str = ""
 
 
-def run_case(case: Case, site: Site) -> Row:
+def run_case(case: Case, site: Site, trained_before: Path | None = None) -> Row:
     """Set the case up, run it with its change in force where it belongs, and collect what was said.
 
     The tool is asked in a user's order. What a refused or stopped training said stands; only where it said nothing
     does `diagnose` with the checkpoint speak.
+
+    Args:
+        case: what to run.
+        site: its empty folder.
+        trained_before: the output_dir that this very case has trained into before: it is not trained again.
     """
     began = time.process_time()
     case.set_up(site)
     trained = _Said()
-    if case.where != "evaluation":
+    if trained_before is not None:
+        shutil.copytree(trained_before, site.run, dirs_exist_ok=True)
+    elif case.where != "evaluation":
         with case.change():
             trained = _train(site, resume=case.where == "resume")
+    if case.where != "evaluation":
         site.checkpoint = next(iter(reversed(find_checkpoints(site.run))), None)
     four, why, diagnosed, diagnosing = "could not run", trained.message or trained.crash, _Said(), 0.0
     with _in_evaluation(case):
@@ -66,7 +76,7 @@ def run_case(case: Case, site: Site) -> Row:
         also=list(case.also),
         four=four,
         four_why=why,
-        ours=said.verdict,
+        ours=said.how,
         findings=said.findings,
         message=said.message,
         crash=diagnosed.crash or ("" if said.findings or said.message else trained.crash),
@@ -141,11 +151,10 @@ def _diagnose(site: Site) -> _Said:
     if code == 2:
         return _Said("refused", message=last[-1] if last else "exit 2")
     try:
-        results = Results.model_validate(json.loads(out.getvalue()))
-    except ValueError as error:
-        return _Said(crash=f"diagnose --json printed no results: {error}")
-    verdict = results.ablation.verdict if results.ablation else results.verdict
-    return _Said(verdict, _pairs(results.diagnosis))
+        findings = [(found["code"], found["severity"]) for found in json.loads(out.getvalue())["diagnosis"]]
+    except (ValueError, KeyError) as error:
+        return _Said(crash=f"diagnose --json printed no diagnosis: {error!r}")
+    return _Said("diagnosed", findings)
 
 
 def _pairs(findings: Iterable[object]) -> Findings:

@@ -79,7 +79,7 @@ class Site:
     def held_out_rows(self) -> list[Row] | None:
         """A copy of the rows of the fixed held-out file; None where the split is drawn."""
         held_out = self.config().data.eval_json
-        return json.loads(Path(held_out).read_text(encoding="utf-8"))[:HELD_OUT] if held_out else None
+        return json.loads(Path(held_out).read_text(encoding="utf-8")) if held_out else None
 
     def write_rows(self, rows: list[Row], held_out: list[Row] | None = None) -> None:
         """Train on these rows instead, and hold out those, if given."""
@@ -90,13 +90,12 @@ class Site:
             self.set(data__eval_json=str(self.folder / "held_out.json"))
 
     def own_images(self) -> Path:
-        """An image folder of the case's own: links to every image, so that some can be replaced."""
-        config, root = self.config(), self.folder / "images"
-        source = Path(config.data.image_root).resolve()
-        for path in source.rglob("*.png"):
-            link = root / path.relative_to(source)
+        """An image folder of the case's own: links to the rows' images, so that some can be replaced."""
+        source, root = Path(self.config().data.image_root).resolve(), self.folder / "images"
+        for row in (*self.rows, *(self.held_out_rows or ())):
+            link = root / row["image"]
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(path)
+            link.symlink_to(source / row["image"])
         self.set(data__image_root=str(root), data__world="none")
         return root
 

@@ -26,7 +26,7 @@ class Row:
     four_why: str = ""
     """Its first reason, or the error that kept it from running."""
     ours: str = ""
-    """What the tool did: `refused` (preflight), `stopped` (while training), else the verdict."""
+    """Where the tool spoke: `refused` (before training), `stopped` (while training), `diagnosed` (behind it)."""
     findings: list[tuple[str, str]] = field(default_factory=list)
     """(code, severity) as the user meets them: where training was refused or stopped, what was said there."""
     message: str = ""
@@ -61,7 +61,7 @@ class Row:
         does a command that ends with bad input and says why.
         """
         codes = {code for code, _ in self.findings}
-        beside = bool(codes) and self.ours in ("FAIL", "INCONCLUSIVE")
+        beside = bool(codes) and self.four in ("FAIL", "INCONCLUSIVE")
         return bool(self.errors or codes & self.right or beside or self.message)
 
     @property

@@ -268,6 +268,7 @@ WEIGHTS = (
         "evaluation",
         take_base,
         swap(_PROJECT, _scaled(-1.0)),
+        also=("loss-not-reproduced",),
     ),
     Case(
         "statistics-of-the-batch",

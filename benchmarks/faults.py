@@ -46,8 +46,8 @@ CASES = {case.name: case for case in (*INJECTIONS, *HEALTHY)}
 assert len(CASES) == len(INJECTIONS) + len(HEALTHY), "two cases share a name"
 
 PAGE = Path("docs/fault-benchmark.md")
-_WORKERS, _PATIENCE = 2, 900.0
-"""Processes at a time; seconds after which a case is ended and reported."""
+_PATIENCE = 900.0
+"""Seconds after which a case is ended and reported."""
 
 
 def base_folder(folder: Path, world: World) -> Path:
@@ -60,17 +60,22 @@ def _train_base(folder: Path, world: World) -> None:
     train_base(Site(base_folder(folder, world).parent, world, folder), SAVE_EVERY)
 
 
-def _run(folder: Path, name: str) -> None:
-    """In a process of its own: run a case and leave its row."""
+def _run(folder: Path, name: str, reuse: bool) -> None:
+    """In a process of its own: run a case and leave its row, and its run in `trained/`."""
     torch.set_num_threads(1)
     case, place = CASES[name], folder / "cases" / name
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
+    kept = folder / "trained" / name
+    before = kept if reuse and list(kept.glob("checkpoint_*.pt")) else None
     try:
-        row = run_case(case, Site(place, case.world, base_folder(folder, case.world)))
+        row = run_case(case, Site(place, case.world, base_folder(folder, case.world)), before)
     except Exception as error:  # noqa: BLE001 - reported as a row, never a lost benchmark
         row = broken(case, f"benchmark: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
     write_atomic(folder / "rows" / f"{name}.json", json.dumps(asdict(row)))
+    if case.where != "evaluation" and before is None and (place / "run").is_dir():
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(place / "run", kept)
     shutil.rmtree(place, ignore_errors=True)
 
 
@@ -79,8 +84,8 @@ def broken(case: Case, why: str) -> Row:
     return Row(case.name, case.code, case.how, case.where, case.world, list(case.also), crash=why)
 
 
-def run_all(folder: Path, names: list[str]) -> None:
-    """Run the named cases, two at a time; rows are added to cases.jsonl as they come."""
+def run_all(folder: Path, names: list[str], reuse: bool, workers: int) -> None:
+    """Run the named cases, `workers` at a time; rows are added to cases.jsonl as they come."""
     context = multiprocessing.get_context("fork")
     worlds: list[World] = ["scenes", "digits"]
     missing = [world for world in worlds if not list(base_folder(folder, world).glob("checkpoint_600.pt"))]
@@ -93,17 +98,17 @@ def run_all(folder: Path, names: list[str]) -> None:
             raise SystemExit(f"the healthy run that other cases start from ended with {process.exitcode}")
     waiting, running, began, done = list(names), dict[int, tuple[str, ForkProcess, float]](), time.monotonic(), 0
     while waiting or running:
-        while waiting and len(running) < _WORKERS:
+        while waiting and len(running) < workers:
             name = waiting.pop(0)
             (folder / "rows" / f"{name}.json").unlink(missing_ok=True)
-            process = context.Process(target=_run, args=(folder, name))
+            process = context.Process(target=_run, args=(folder, name, reuse))
             process.start()
             running[process.sentinel] = (name, process, time.monotonic())
         ended = wait(list(running), timeout=5.0)
         for sentinel, (name, process, started) in list(running.items()):
             late = time.monotonic() - started > _PATIENCE
             if late:
-                process.terminate()
+                process.kill()
             if late or sentinel in ended:
                 process.join()
                 del running[sentinel]
@@ -157,8 +162,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="names or fault codes, separated by commas; the page is not written")
     parser.add_argument("--resume", action="store_true", help="run only what has no result yet")
+    parser.add_argument("--reuse", action="store_true", help="judge runs that an earlier benchmark has trained")
     parser.add_argument("--list", action="store_true", help="show the cases")
     parser.add_argument("--page", action="store_true", help="write the page from the results there are")
+    parser.add_argument("--workers", type=int, default=2, help="processes at a time, of one thread each")
     parser.add_argument("--folder", type=Path, default=Path("outputs/fault-benchmark"), help="where to work")
     options = parser.parse_args()
     if options.list:
@@ -177,9 +184,11 @@ def main() -> int:
         names = [name for name in names if name not in read_rows(options.folder)]
     if not options.page:
         make_worlds()
-        run_all(options.folder, names)
+        run_all(options.folder, names, options.reuse, options.workers)
     rows = list(read_rows(options.folder).values())
-    if not wanted:
+    if wanted:
+        rows = [row for row in rows if row.name in names]
+    else:
         write_atomic(PAGE, render(rows, TRAINED, HELD_OUT))
         print(f"written: {PAGE}")
     total = totals(rows)
