@@ -98,7 +98,7 @@ def _visual_tokens(probes: Probes) -> Iterator[Finding]:
             "reading order, so the rows must be in the batch's order",
             routes=_plain(routes),
         )
-    if probes.overwritten:
+    if probes.overwritten and probes.reach is not None:  # a model that reads other text would read this
         where = " and ".join(probes.overwritten)
         yield finding(
             "placeholder-offset",

@@ -1,0 +1,216 @@
+"""The pattern of check 1: each fault's pattern is named, and no healthy one is, however little was trained."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwen3_vlm.checks.ablation_reading import Circumstance, diagnose_ablation
+from qwen3_vlm.results import Ablation, Condition, Estimated, LossPoint, Matching, Training, Verdict
+
+MARGINS = {"shuffled": 0.05, "zero": 0.0, "noise": 0.0}
+VOCABULARY = 700
+
+
+def condition(name: str, correct: float, gap: float, se: float) -> Condition:
+    return Condition(
+        loss=correct + gap,
+        gap=gap,
+        se=se,
+        lower99=gap - 2.36 * se,
+        ci95=(gap - 1.98 * se, gap + 1.98 * se),
+        margin=MARGINS.get(name),
+        gate=name in MARGINS,
+    )
+
+
+def ablation(
+    correct: float = 0.8, verdict: Verdict = "FAIL", needed: int | None = None, **gaps: tuple[float, float]
+) -> Ablation:
+    """Gaps and their standard errors by condition; `no_image` stands for no-image."""
+    named = {name.replace("_", "-"): value for name, value in gaps.items()}
+    conditions = {"correct": Condition(loss=correct)}
+    conditions |= {name: condition(name, correct, *value) for name, value in named.items()}
+    return Ablation(
+        verdict=verdict,
+        reasons=[],
+        samples=100,
+        requested=100,
+        label_tokens=1400,
+        clusters=100,
+        seed=0,
+        derangements=4,
+        conditions=conditions,
+        order=[],
+        order_reading="",
+        needed_samples=needed,
+    )
+
+
+def training(*curve: float, step: int = 300, train_loss: float | None = None) -> Training:
+    return Training(
+        step=step,
+        updates=75,
+        epochs=len(curve),
+        train_samples=600,
+        eval_samples=100,
+        trained_parameters=1,
+        train_loss=curve[-1] if train_loss is None else train_loss,
+        eval_loss=curve[-1],
+        seconds=1,
+        samples_per_second=1,
+        peak_memory_gb=0,
+        curve=[LossPoint(step=i + 1, train=loss, eval=loss) for i, loss in enumerate(curve)],
+    )
+
+
+def codes(seen: Ablation, **known: object) -> list[tuple[str, str]]:
+    return [(f.code, f.severity) for f in diagnose_ablation(seen, Circumstance(**known))]  # type: ignore[arg-type]
+
+
+NOTHING_MOVES = {"shuffled": (0.0, 0.0), "zero": (0.0, 0.0), "noise": (0.0, 0.0)}
+# Measured on the tiny world: 600 scenes, pairs rolled by one.
+ROLLED = {"shuffled": (-0.0001, 0.0005), "zero": (1.495, 0.071), "noise": (1.652, 0.071), "no_image": (0.003, 0.004)}
+# The same for healthy runs: two epochs, one epoch of 200 rows, a fifth of the learning rate, the whole trial.
+_NAMES = ("shuffled", "zero", "noise", "no_image")
+_MEASURED: dict[str, tuple[float, Verdict, tuple[tuple[float, float], ...]]] = {
+    "short": (0.812, "PASS", ((0.473, 0.025), (1.6, 0.066), (1.818, 0.06), (0.14, 0.01))),
+    "shorter": (1.023, "FAIL", ((0.012, 0.003), (1.39, 0.07), (1.6, 0.06), (-0.07, 0.011))),
+    "slow": (1.193, "FAIL", ((0.025, 0.003), (1.22, 0.06), (1.44, 0.06), (-0.24, 0.03))),
+    "whole": (0.167, "PASS", ((3.244, 0.067), (2.37, 0.07), (2.546, 0.07), (0.774, 0.009))),
+    "first steps": (2.4, "FAIL", ((-0.001, 0.002), (0.1, 0.03), (0.3, 0.05), (-1.4, 0.06))),
+}
+HEALTHY = {
+    name: (correct, verdict, dict(zip(_NAMES, gaps, strict=True)))
+    for name, (correct, verdict, gaps) in _MEASURED.items()
+}
+
+
+def test_conditions_that_change_nothing_at_all_mean_not_injected() -> None:
+    assert codes(ablation(**NOTHING_MOVES)) == [("not-injected", "error")]
+    assert codes(ablation(**NOTHING_MOVES, no_image=(0.3, 0.01))) == [("not-injected", "error")]
+
+
+def test_a_destroyed_picture_that_changes_nothing_while_another_does_is_a_leak() -> None:
+    leaking = ablation(shuffled=(0.4, 0.02), zero=(0.0, 0.0), noise=(0.0, 0.0))
+    assert codes(leaking) == [("leak", "error"), ("under-trained", "note")]
+
+
+def test_a_wrong_picture_that_costs_nothing_while_none_does_is_a_constant_prompt() -> None:
+    assert codes(ablation(0.946, **ROLLED)) == [("constant-prompt", "error")]
+    exactly = {**ROLLED, "shuffled": (0.0, 0.0)}
+    assert codes(ablation(0.946, **exactly)) == [("constant-prompt", "error")]
+
+
+def test_the_message_of_a_constant_prompt_tells_that_matching_is_at_chance() -> None:
+    chance = Estimated(value=0.03, ci95=(0.0, 0.08))
+    matching = Matching(
+        k=32, captions=100, r_at_1=chance, mrr=chance, hard_r_at_1=chance, image_specific_gain=chance, infonce=chance
+    )
+    seen = ablation(0.946, **ROLLED).model_copy(update={"matching": matching})
+    assert "no better than by chance (3%)" in diagnose_ablation(seen)[0].message
+    sees = matching.model_copy(update={"r_at_1": Estimated(value=0.2, ci95=(0.12, 0.28))})
+    assert "chance" not in diagnose_ablation(seen.model_copy(update={"matching": sees}))[0].message
+
+
+def test_a_connector_that_reads_pictures_and_gets_strangers_is_shown_wrong_pairs() -> None:
+    seen = ablation(2.9, shuffled=(0.001, 0.02), zero=(-0.9, 0.06), noise=(-0.6, 0.06), no_image=(-1.9, 0.07))
+    assert codes(seen, training=training(0.3, 0.2, 0.17)) == [("pairs-mismatched", "error"), ("under-trained", "note")]
+    learning = codes(seen, training=training(4.0, 3.4, 2.9))
+    assert learning == [("under-trained", "note")], "the same losses while training is no further are a beginning"
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_measured_healthy_runs_show_notes_at_most(name: str) -> None:
+    correct, verdict, gaps = HEALTHY[name]
+    runs: list[Training | None] = [
+        None,
+        training(1.5 * correct, correct),
+        training(2 * correct, 1.5 * correct, correct),
+    ]
+    for run in runs:
+        severities = [
+            severity
+            for _, severity in codes(ablation(correct, verdict, **gaps), training=run, step=300, vocabulary=VOCABULARY)
+        ]
+        assert set(severities) <= {"note"}
+
+
+def test_the_whole_trial_shows_nothing() -> None:
+    correct, verdict, gaps = HEALTHY["whole"]
+    run = training(0.302, 0.205, correct)
+    assert codes(ablation(correct, verdict, **gaps), training=run, step=300, vocabulary=VOCABULARY, horizon=1) == []
+
+
+@given(
+    st.floats(0.1, 4),
+    st.floats(0.0001, 3),
+    st.floats(0.001, 3),
+    st.floats(0.001, 3),
+    st.floats(-2, 2),
+    st.floats(0.05, 0.4),
+)
+def test_a_wrong_picture_that_surely_costs_something_is_never_an_error(
+    correct: float, shuffled: float, zero: float, noise: float, no_image: float, share: float
+) -> None:
+    gaps = {"shuffled": shuffled, "zero": zero, "noise": noise, "no_image": no_image}
+    seen = ablation(correct, **{name: (gap, abs(gap) * share) for name, gap in gaps.items()})
+    run = training(1.3 * correct, 1.1 * correct, correct)
+    found = codes(seen, training=run, step=300, vocabulary=VOCABULARY)
+    assert all(severity == "note" for _, severity in found)
+
+
+def test_captions_predicted_almost_surely_mean_copying_or_an_answer_in_the_prompt() -> None:
+    copying = ablation(0.001, shuffled=(0.0002, 0.0002), zero=(0.0003, 0.0002), noise=(0.0, 0.0001))
+    assert codes(copying)[0] == ("labels-unshifted", "error")
+    assert codes(copying, horizon=1)[0] == ("leak", "error")
+    sees = ablation(0.01, "PASS", shuffled=(2.0, 0.1), zero=(3.0, 0.1), noise=(2.5, 0.1))
+    assert codes(sees) == [], "a connector may be that good: then a wrong picture costs"
+
+
+def test_a_loss_above_blind_guessing_means_shifted_labels_or_an_untrained_language_model() -> None:
+    guess = math.log(VOCABULARY)
+    bad = {"shuffled": (0.2, 0.02), "zero": (0.4, 0.05), "noise": (0.3, 0.05)}
+    assert ("labels-shifted", "error") in codes(ablation(guess + 1, **bad), vocabulary=VOCABULARY)
+    assert ("labels-shifted", "error") not in codes(ablation(guess - 1, **bad), vocabulary=VOCABULARY)
+    random_model = ablation(guess + 1, **bad, no_image=(0.1, 0.02))
+    assert ("tower-uninitialised", "error") in codes(random_model, vocabulary=VOCABULARY, horizon=1)
+
+
+def test_a_loss_that_is_not_what_training_logged_is_named() -> None:
+    gaps = HEALTHY["whole"][2]
+    run = training(0.3, 0.2, 0.167)
+    worse = ablation(0.9, "PASS", **gaps)
+    assert codes(worse, training=run, step=300) == [("loss-not-reproduced", "error")]
+    assert codes(worse, training=run, step=200) == [], "the log speaks of another checkpoint"
+    assert codes(ablation(0.169, "PASS", **gaps), training=run, step=300) == []
+    part = run.model_copy(update={"eval_samples": 5000})
+    assert codes(ablation(0.35, "PASS", **gaps), training=part, step=300) == [], "a part of the split varies"
+    assert codes(ablation(0.9, "PASS", **gaps), training=part, step=300) == [("loss-not-reproduced", "error")]
+
+
+def test_a_picture_that_harms_is_an_error_only_once_training_has_stopped_helping() -> None:
+    harmful = ablation(2.0, shuffled=(0.3, 0.02), zero=(0.1, 0.02), noise=(0.2, 0.03), no_image=(-0.5, 0.03))
+    assert ("picture-harmful", "error") in codes(harmful, training=training(2.1, 2.0, 1.999, 1.998))
+    assert codes(harmful, training=training(3.0, 2.4, 2.0)) == [("under-trained", "note")]
+    assert codes(harmful) == [("under-trained", "note")]
+
+
+def test_losses_that_are_not_finite_are_named_with_their_conditions() -> None:
+    seen = ablation(shuffled=(0.5, 0.1), zero=(0.5, 0.1))
+    broken = {**seen.conditions, "zero": Condition(loss=None)}
+    (found,) = diagnose_ablation(seen.model_copy(update={"conditions": broken, "verdict": "PASS"}))
+    assert found.code == "non-finite" and "under zero" in found.message
+
+
+def test_an_undecided_check_says_how_many_samples_it_needs() -> None:
+    seen = ablation(0.8, "INCONCLUSIVE", 420, shuffled=(0.06, 0.04), zero=(0.5, 0.05), noise=(0.5, 0.05))
+    (found,) = diagnose_ablation(seen)
+    assert (found.code, found.severity) == ("eval-too-small", "note") and "420" in found.message
+
+
+def test_without_a_scored_sample_nothing_is_said() -> None:
+    assert diagnose_ablation(ablation().model_copy(update={"samples": 0, "conditions": {}})) == []

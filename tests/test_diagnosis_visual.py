@@ -1,0 +1,224 @@
+"""Visual tokens: scale, collapse by stage, idle slots; and pairs that do not belong together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fake_scorers import EOS, FIRST_WORD, LATENTS, Healthy, code_of, make_batches, make_sample
+from qwen3_vlm.batch import Batch, VisualTokens
+from qwen3_vlm.checks.diagnosis import RunEvidence, diagnose_run
+from qwen3_vlm.checks.internals import Inside, internals
+from qwen3_vlm.checks.pairing import Pairing, association, diagnose_pairing
+from qwen3_vlm.checks.probes import probe
+from qwen3_vlm.checks.slots import SlotUse, measure_slots
+from qwen3_vlm.checks.visual_reading import diagnose_visual
+from qwen3_vlm.results import Internals, Verdict
+
+IMAGES, PATCHES, SLOTS, WIDTH = 24, 9, 4, 16
+RNG = np.random.default_rng(0)
+
+
+def measured(
+    tower: float = 1.0, resampler: float = 0.5, projector: float = 0.5, scale: float = 1.0, alike: float = 0.0
+) -> Internals:
+    """Stages whose values differ between images by so much, on top of slots that differ by about 1."""
+    stages = {}
+    for name, slots, spread in (
+        ("tower", PATCHES, tower),
+        ("resampler", SLOTS, resampler),
+        ("projector", SLOTS, projector),
+    ):
+        common_SC = RNG.normal(size=(slots, WIDTH)) * (1 - alike) + alike * RNG.normal(size=WIDTH)
+        stages[name] = scale * (common_SC + spread * RNG.normal(size=(IMAGES, slots, WIDTH)))
+    seen = Inside()
+    seen.add(list(range(IMAGES)), stages)
+    found = internals(seen, text_rms=1.0)
+    assert found is not None
+    return found
+
+
+def codes(
+    seen: Internals | None, slots: SlotUse | None = None, verdict: Verdict | None = None
+) -> list[tuple[str, str]]:
+    return [(f.code, f.severity) for f in diagnose_visual(seen, slots, verdict)]
+
+
+def test_sound_stages_show_nothing() -> None:
+    assert codes(measured()) == []
+    assert codes(measured(resampler=0.04, projector=0.04)) == [], "an untrained connector has little, and not nothing"
+
+
+@pytest.mark.parametrize(
+    ("spreads", "stage"), [({"resampler": 1e-4, "projector": 1e-4}, "resampler"), ({"projector": 1e-4}, "projector")]
+)
+def test_the_stage_that_loses_the_image_is_named(spreads: dict[str, float], stage: str) -> None:
+    (found,) = diagnose_visual(measured(**spreads))
+    assert (found.code, found.severity, found.evidence["stage"]) == ("collapsed", "error", stage)
+
+
+def test_images_that_are_alike_are_not_the_connectors_fault() -> None:
+    assert codes(measured(tower=1e-5, resampler=1e-6, projector=1e-6)) == []
+
+
+def test_one_vector_for_all_tokens_of_all_images_is_collapsed() -> None:
+    seen = Inside()
+    stages = {"tower": RNG.normal(size=(IMAGES, PATCHES, WIDTH)), "projector": np.ones((IMAGES, SLOTS, WIDTH))}
+    seen.add(list(range(IMAGES)), stages)
+    assert codes(internals(seen, 1.0))[-1] == ("collapsed", "error")
+
+
+@pytest.mark.parametrize("scale", [0.01, 100.0])
+def test_a_foreign_scale_is_an_error_unless_the_run_lives_with_it(scale: float) -> None:
+    use = SlotUse(32, ((0,), (1,)), 1.0, (0.1, 0.1), (0.4, 0.4), rescaled=0.2)
+    assert codes(measured(scale=scale)) == [("scale-mismatch", "error")]
+    assert codes(measured(scale=scale), use, "FAIL") == [("scale-mismatch", "error")]
+    assert codes(measured(scale=scale), use, "PASS") == [("scale-mismatch", "warning")]
+    helped = SlotUse(32, ((0,), (1,)), 1.0, (0.1, 0.1), (0.4, 0.4), rescaled=-0.3)
+    assert codes(measured(scale=scale), helped, "PASS") == [("scale-mismatch", "error")]
+
+
+@pytest.mark.parametrize("scale", [0.2, 8.0])
+def test_a_scale_within_bounds_shows_nothing(scale: float) -> None:
+    assert codes(measured(scale=scale)) == []
+
+
+def test_slots_that_repeat_one_token_are_dead_and_similar_ones_are_not() -> None:
+    repeated = Inside()
+    token_N1C = RNG.normal(size=(IMAGES, 1, WIDTH))
+    tower = RNG.normal(size=(IMAGES, PATCHES, WIDTH))
+    repeated.add(list(range(IMAGES)), {"tower": tower, "projector": np.repeat(token_N1C, SLOTS, axis=1)})
+    assert codes(internals(repeated, 1.0)) == [("slots-dead", "warning")]
+    assert codes(measured(alike=0.9)) == []
+
+
+class SomeSlots(Healthy):
+    """Only `used` of the visual tokens tell which picture it is; the loss falls with each that does."""
+
+    slots, used = 6, (0,)
+
+    def code(self, picture: int) -> torch.Tensor:
+        return torch.stack([code_of(picture)[0] if slot in self.used else code_of(99)[0] for slot in range(self.slots)])
+
+    def surprise(self, labels_T: torch.Tensor, seen_QE: torch.Tensor | None) -> torch.Tensor:
+        assert seen_QE is not None
+        wanted_E = code_of(int(labels_T[0]) - FIRST_WORD)[0]
+        right = (seen_QE - wanted_E).abs().amax(dim=1) < 1e-6
+        return self.worth(right) * (labels_T != EOS)
+
+    def worth(self, right: torch.Tensor) -> torch.Tensor:
+        """Nats that the right slots leave."""
+        return 2.0 - right.float().sum() / len(self.used)
+
+
+class AllSlots(SomeSlots):
+    used = (0, 1, 2, 3, 4, 5)
+
+
+class Redundant(AllSlots):
+    """Every slot says all of it: none is missed alone, and each would do."""
+
+    def worth(self, right: torch.Tensor) -> torch.Tensor:
+        return 2.0 - right.any().float()
+
+
+class FourSlots(SomeSlots):
+    slots, used = 4, (0, 1, 2, 3)
+
+
+def one_batch(samples: int = 8) -> Batch:
+    return make_batches([make_sample(row, words=3) for row in range(samples)], samples)[0]
+
+
+def test_slots_that_carry_nothing_are_counted_and_the_others_named() -> None:
+    use = measure_slots(SomeSlots(), one_batch())
+    assert use is not None and use.whole == pytest.approx(0.75)
+    assert use.without == pytest.approx((0.75, 0, 0, 0, 0, 0)) and use.alone == pytest.approx((0.75, 0, 0, 0, 0, 0))
+    (found,) = diagnose_visual(None, use)
+    assert (found.code, found.severity, found.evidence["dead"]) == ("slots-dead", "warning", [1, 2, 3, 4, 5])
+    assert "is in number 0" in found.message
+
+
+@pytest.mark.parametrize("scorer", [AllSlots(), Redundant(), FourSlots()], ids=lambda s: type(s).__name__)
+def test_slots_that_share_or_repeat_the_work_are_alive(scorer: SomeSlots) -> None:
+    assert codes(None, measure_slots(scorer, one_batch())) == []
+
+
+def test_slots_are_not_judged_where_the_picture_is_worth_nothing() -> None:
+    nothing = SlotUse(32, ((0,), (1,), (2,)), 0.01, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+    assert codes(None, nothing) == []
+
+
+def test_slots_cannot_be_swapped_among_equal_images() -> None:
+    same = make_batches([make_sample(row, picture=3) for row in range(4)], 4)[0]
+    assert measure_slots(Healthy(), same) is None
+
+
+def test_many_slots_are_taken_in_groups() -> None:
+    class Many(AllSlots):
+        slots, used = 40, tuple(range(40))
+
+    use = measure_slots(Many(), one_batch())
+    assert use is not None and len(use.groups) == 16
+    assert [slot for group in use.groups for slot in group] == list(range(40))
+
+
+COLOURS = ("red", "green", "blue", "grey", "pink")
+
+
+def pairs(count: int, seed: int) -> tuple[np.ndarray, list[str]]:
+    """Features that carry the colour, among other things, and captions that say it."""
+    rng = np.random.default_rng(seed)
+    colours = rng.integers(len(COLOURS), size=count)
+    pooled_NV = rng.normal(size=(count, 12)) + 2 * np.eye(12)[colours]
+    return pooled_NV, [f"a {COLOURS[colour]} thing {'on a table' * int(rng.integers(2))}" for colour in colours]
+
+
+def rolled(captions: list[str]) -> list[str]:
+    return captions[1:] + captions[:1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_captions_that_go_with_their_images_are_told_from_rolled_ones(seed: int) -> None:
+    pooled_NV, captions = pairs(200, seed)
+    right, wrong = association(pooled_NV, captions), association(pooled_NV, rolled(captions))
+    assert right.z is not None and wrong.z is not None and right.z > 10 and abs(wrong.z) < 3
+
+
+def test_wrong_pairs_are_named_on_the_side_where_they_are() -> None:
+    pooled_NV, captions = pairs(200, 1)
+    right, wrong = association(pooled_NV, captions), association(pooled_NV, rolled(captions))
+    assert diagnose_pairing(Pairing(right, right), ignored=True) == []
+    assert diagnose_pairing(Pairing(wrong, right), ignored=False)[0].message.startswith("training captions do not go")
+    assert diagnose_pairing(Pairing(right, wrong), ignored=False)[0].message.startswith("held-out captions do not go")
+    assert diagnose_pairing(Pairing(wrong, wrong), ignored=True)[0].code == "pairs-mismatched"
+    assert diagnose_pairing(Pairing(wrong, wrong), ignored=False) == [], "the tower may not see what captions say"
+    assert diagnose_pairing(Pairing(wrong), ignored=False) == []
+
+
+def test_equal_captions_or_equal_images_have_no_association() -> None:
+    pooled_NV, captions = pairs(80, 2)
+    assert association(pooled_NV, ["the same"] * 80).z is None
+    assert association(np.ones((80, 4)), captions).z is None
+
+
+def test_few_samples_are_no_evidence_of_wrong_pairs() -> None:
+    pooled_NV, captions = pairs(40, 3)
+    right = association(*pairs(200, 4))
+    assert diagnose_pairing(Pairing(association(pooled_NV, rolled(captions)), right), ignored=True) == []
+
+
+class Frozen(Healthy):
+    """Encodes every picture to the same tokens."""
+
+    def encode(self, batch: Batch) -> VisualTokens:
+        return VisualTokens((torch.ones(len(batch), LATENTS, 4),))
+
+
+def test_pixels_that_get_lost_behind_a_sound_tower_are_a_collapse_and_those_before_it_are_unused() -> None:
+    seen = probe(Frozen(), one_batch())
+    behind = measured(projector=1e-4)
+    assert [f.code for f in diagnose_run(RunEvidence(probes=seen, internals=behind))] == ["collapsed"]
+    before = measured(tower=1e-5, resampler=1e-6, projector=1e-6)
+    assert [f.code for f in diagnose_run(RunEvidence(probes=seen, internals=before))] == ["pixels-unused"]
