@@ -12,8 +12,8 @@ from typing import Any
 # said before PyTorch loads, and whoever has set it keeps what they have set.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-_NAMES = {"load": "loaded", "ablate": "ablation", "audit": "coverage", "trial": "trial"}
-__all__ = ["ablate", "audit", "load", "trial"]
+_NAMES = {"load": "loaded", "ablate": "ablation", "ablate_model": "foreign", "audit": "coverage", "trial": "trial"}
+__all__ = ["ablate", "ablate_model", "audit", "load", "trial"]
 
 
 def __getattr__(name: str) -> Any:
