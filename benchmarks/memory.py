@@ -1,0 +1,137 @@
+"""Does memory grow with the number of samples? Anonymous memory at its highest, for 500 and for 10,000 of them.
+
+    python benchmarks/memory.py --samples 500 10000
+
+Two jobs on random backbones, each in a process of its own: `train`, one epoch with cached features, and `ablate`, the
+standard conditions with one derangement. Images have 64 x 64 pixels: 10,000 of them would take 123 MB, their features
+61 MB. Shown is the highest RssAnon in /proc/self/status (Linux), read every 10 ms: what the process holds for itself,
+without files that are mapped into it. Exits with 1 where the larger number of samples takes over 10% more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import redirect_stdout
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402
+
+import tiny_runs  # noqa: E402
+from conftest import llava_row  # noqa: E402
+from qwen3_vlm import ablate  # noqa: E402
+
+tiny_runs.SIDE = 64
+ALLOWED = 1.10
+JOBS = ("train", "ablate")
+
+
+class Watch:
+    """The highest RssAnon of this process while it runs."""
+
+    def __init__(self) -> None:
+        """Start to watch."""
+        self.highest = 0.0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.01):
+            self.highest = max(self.highest, anonymous_mb())
+
+    def stop(self) -> float:
+        """End; megabytes."""
+        self._done.set()
+        self._thread.join()
+        return max(self.highest, anonymous_mb())
+
+
+def anonymous_mb() -> float:
+    """Anonymous memory of this process, in megabytes."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    found = re.search(r"RssAnon:\s+(\d+) kB", status)
+    assert found, "no RssAnon in /proc/self/status"
+    return int(found[1]) * 1024 / 1e6
+
+
+def write_rows(folder: Path, name: str, count: int) -> None:
+    """`folder/name` and its images, all different; uncompressed, because drawing is not what is measured."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    rows = [llava_row(row, caption=f"a red circle on a blue ground {row}") for row in range(count)]
+    generator = np.random.default_rng(0)
+    for row in rows:
+        pixels_HWC = generator.integers(0, 256, (tiny_runs.SIDE, tiny_runs.SIDE, 3), dtype=np.uint8)
+        Image.fromarray(pixels_HWC).save(folder / row["image"], format="BMP")
+    (folder / name).write_text(json.dumps(rows), encoding="utf-8")
+
+
+def run(job: str, root: Path, samples: int) -> float:
+    """Do one job in this process; its highest anonymous memory in megabytes."""
+    world = tiny_runs.TinyWorld(root)
+    data = {"data__json_file": str(world.image_root / f"{samples}.json"), "data__eval_ratio": 0.01}
+    if job == "train":
+        watch = Watch()
+        world.train(f"train{samples}", train__epochs=1, train__batch_size=16, data__cache_features="on", **data)
+        return watch.stop()
+    data = {"data__eval_json": data["data__json_file"], "data__eval_ratio": 0.0}
+    settings = {"ablation__batch_size": 64, "ablation__derangements": 1}
+    checkpoint = root / "trained" / f"checkpoint_{tiny_runs.LAST_STEP}.pt"
+    (checkpoint.parent / "split.json").unlink(missing_ok=True)  # another held-out file than it was trained with
+    watch = Watch()
+    results = ablate(checkpoint, world.config("trained", **data, **settings), num_samples=samples)
+    highest = watch.stop()
+    assert results.ablation is not None and results.ablation.samples == samples
+    return highest
+
+
+def main() -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, nargs=2, default=[500, 10_000])
+    parser.add_argument("--job", nargs=3, metavar=("JOB", "ROOT", "SAMPLES"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.job:
+        with redirect_stdout(sys.stderr):
+            highest = run(arguments.job[0], Path(arguments.job[1]), int(arguments.job[2]))
+        print(highest)
+        return 0
+    right = True
+    with tempfile.TemporaryDirectory() as name:
+        world = tiny_runs.make_world(Path(name))
+        with redirect_stdout(sys.stderr):
+            world.train("trained")
+        for samples in arguments.samples:
+            write_rows(world.image_root, f"{samples}.json", samples)
+        print(f"{'job':<8} " + " ".join(f"{samples:>12,}" for samples in arguments.samples) + "  (MB of RssAnon)")
+        for job in JOBS:
+            found = []
+            for samples in arguments.samples:
+                began = time.monotonic()
+                found.append(in_its_own_process(job, world.root, samples))
+                print(f"{job} of {samples:,}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+            ratio = found[1] / found[0]
+            right &= ratio <= ALLOWED
+            print(f"{job:<8} " + " ".join(f"{mb:>12.1f}" for mb in found) + f"  {100 * (ratio - 1):+.1f}%", flush=True)
+    return 0 if right else 1
+
+
+def in_its_own_process(job: str, root: Path, samples: int) -> float:
+    """`run` in a new process."""
+    command = [sys.executable, __file__, "--job", job, str(root), str(samples)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
