@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,14 @@ from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SECONDS = 60
+# The browser reads descriptor 3 and writes 4, whatever numbers the pipes have here.
+_PIPES = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+for end, number in zip(ends, (3, 4)):
+    os.dup2(end, number)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 @dataclass
@@ -117,7 +126,7 @@ def started(profile: Path) -> Iterator[Browser]:
     from_browser, to_us = os.pipe()
     to_browser, from_us = os.pipe()
     command = [
-        *("sh", "-c", f'exec "$0" "$@" 3<&{to_browser} 4>&{to_us}', CHROMIUM),
+        *(sys.executable, "-c", _PIPES, str(to_browser), str(to_us), CHROMIUM),
         *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),
         *("--no-first-run", "--disable-extensions", "--disable-background-networking", "--force-color-profile=srgb"),
         *("--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"),

@@ -20,9 +20,10 @@ from qwen3_vlm.results import END, Piece, ScoredSample
 FULL_COLOUR = 3.0
 """Nats at which a word has its full colour. Fixed, so that the colours of two pages can be compared."""
 _SIDES = (160, 120, 80, 48)
-_TOTAL_BYTES, _EACH_BYTES = 1_300_000, 12_000
+_TOTAL_BYTES, _EACH_BYTES = 1_000_000, 12_000
 """Of all thumbnails together, and of one; base64 adds a third."""
-_STRONGEST = 0.6
+_SHADES = 10
+"""Steps of colour; report.css has a class for each."""
 _WORTH_A_MARK = 0.1
 """Nats against the picture from which a word is marked by more than its colour."""
 _LONG = 280
@@ -45,9 +46,9 @@ class Word:
 
     text: str
     title: str = ""
-    style: str = ""
     kind: str = ""
-    """`against`: the picture made it less likely. `end`: the end token. `missing`: written, not in the true caption."""
+    """Classes. `b1` to `b10`: the picture made it likelier, by that shade of blue; `o1` to `o10`: less likely, orange;
+    `against`: the latter, worth a mark; `end`: the end token; `missing`: written, not in the true caption."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +110,15 @@ def _card(sample: ScoredSample, thumbnail: Thumbnail) -> Card:
 
 
 def _coloured(piece: Piece, last: bool) -> Word:
-    strength = min(1.0, abs(piece.gap) / FULL_COLOUR) * _STRONGEST
-    rgb = "var(--blue-rgb)" if piece.gap >= 0 else "var(--orange-rgb)"
-    space = " " if piece.text[:1].isspace() else ""
-    kinds = (("against", piece.gap <= -_WORTH_A_MARK), ("end", last and piece.text == END))
+    shade = round(min(1.0, abs(piece.gap) / FULL_COLOUR) * _SHADES)
+    kinds = (
+        (f"{'b' if piece.gap >= 0 else 'o'}{shade}", shade > 0),
+        ("against", piece.gap <= -_WORTH_A_MARK),
+        ("end", last and piece.text == END),
+    )
     return Word(
-        text=space + one_line(piece.text),
+        text=(" " if piece.text[:1].isspace() else "") + one_line(piece.text),
         title=f"{signed(piece.gap)} nats",
-        style=f"background:rgba({rgb},{strength:.2f})",
         kind=" ".join(kind for kind, holds in kinds if holds),
     )
 

@@ -273,7 +273,7 @@ def _svg(figure: Figure, alt: str, name: str) -> Markup:
     body = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", body).replace("xlink:href", "href")
     for colour, variable in _VARIABLES.items():
         body = body.replace(colour, f"var(--{variable})")
-    body = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font: \1px var(--sans)", body)
+    body = re.sub(r"font-family: [^;\"]+", "font-family: var(--sans)", body)
     # Coordinates to a hundredth of a point; text between the tags stays as it is.
     body = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\.\d{2})\d+", r"\1", tag[0]), body)
     body = re.sub(r"\n\s*", "\n", body).strip()

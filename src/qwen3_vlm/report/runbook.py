@@ -25,7 +25,9 @@ _SAMPLES = 8
 def render_runbook(results: Results) -> str:
     """The document as Markdown, without any absolute path."""
     folder = (results.checkpoint or "none").replace("\\", "/").rpartition("/")[0] or "."
-    config_file = f"{folder}/config.yaml"
+    # A model of transformers, scored by `ablate --model`, has no connector, no config file and no checkpoint of ours.
+    trained_here = "connector" in results.config
+    config_file = f"{folder}/config.yaml" if trained_here else "none"
     scored = results.ablation.conditions if results.ablation else {}
     requested = results.ablation.requested if results.ablation else _setting(results.config, "ablation.num_samples")
     return (
@@ -44,8 +46,10 @@ def render_runbook(results: Results) -> str:
             ablation_command=(
                 f"python -m qwen3_vlm.eval_ablation --config {config_file} --num_samples {requested} "
                 f"--checkpoint {results.checkpoint or 'none'}"
+                if trained_here
+                else results.command
             ),
-            audit_command=f"qwen3-vlm audit --config {config_file}",
+            audit_command=f"qwen3-vlm audit --config {config_file}" if trained_here else results.command,
             conditions=[*_RUNBOOK_CONDITIONS, *(name for name in scored if name not in _RUNBOOK_CONDITIONS)],
             shown_samples=results.samples[:_SAMPLES],
             ablation_conclusion=ablation_conclusion(results.ablation),

@@ -8,12 +8,14 @@ from qwen3_vlm.results import Estimated
 def plain(value: float) -> str:
     """Two decimals, more for small values, with a real minus sign."""
     digits = 2 if abs(value) >= 0.1 or value == 0 else 3 if abs(value) >= 0.01 else 4
-    return f"{value:.{digits}f}".replace("-", "\u2212")
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "\u2212")
 
 
 def signed(value: float) -> str:
     """As `plain`, with a plus sign too."""
-    return f"{'+' if value >= 0 else ''}{plain(value)}"
+    text = plain(value)
+    return text if text.startswith("\u2212") else f"+{text}"
 
 
 def between(ends: tuple[float, float] | None) -> str:

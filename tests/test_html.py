@@ -1,0 +1,419 @@
+"""report.html says what was measured, in one file that asks nothing of anyone."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markupsafe import Markup
+from PIL import Image
+
+import html_data
+from html_data import FINDINGS, HOSTILE, make_full_results, save_pictures, sees, style_only
+from qwen3_vlm.cli import main
+from qwen3_vlm.report import plots
+from qwen3_vlm.report.choice import even_choice
+from qwen3_vlm.report.definitions import DEFINITIONS
+from qwen3_vlm.report.html import docs_link, render_html
+from qwen3_vlm.report.wording import percent, plain
+from qwen3_vlm.results import END, Piece, Results, ScoredSample, to_json
+from report_data import INJECTIONS, make_ablation, make_results
+
+ROOT = Path(__file__).parents[1]
+VOID = {"meta", "link", "img", "br", "hr", "input", "use", "path"}
+HIDDEN = "\x00\x07\x1b\u2028\u202e"
+
+
+class Page(HTMLParser):
+    """What a page consists of; fails on tags that do not nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        assert self.open == [], f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in VOID:
+            return
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-1:]}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.words).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    save_pictures(folder, 40)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def full(pictures: Path) -> str:
+    return render_html(make_full_results(pictures), docs="../docs")
+
+
+@pytest.fixture(scope="module")
+def page(full: str) -> Page:
+    return Page(full)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures empty: drawing takes nearly all of the time, and not every test looks at them."""
+    monkeypatch.setattr(plots, "_svg", lambda figure, alt, name: Markup("<svg></svg>"))
+
+
+def first_screen(html: str) -> str:
+    """The text above the list of sections."""
+    return Page(html[html.index("<header") : html.index("<nav")]).text
+
+
+def test_the_page_has_no_script_and_a_policy_that_forbids_everything_but_itself(page: Page) -> None:
+    assert page.all("script") == []
+    (policy,) = [m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    assert [name for _, attributes in page.tags for name in attributes if name.startswith("on")] == []
+
+
+def test_nothing_on_the_page_is_loaded_from_elsewhere(page: Page) -> None:
+    loaded = [str(v) for _, a in page.tags for k, v in a.items() if k in ("src", "srcset", "data", "poster")]
+    loaded += [str(link["href"]) for link in page.all("link")]
+    assert loaded and all(address.startswith("data:") for address in loaded)
+    links = {str(a["href"]) for tag, a in page.tags if tag in ("a", "use")}
+    assert all(address.startswith(("#", "../docs/faults/")) for address in links)
+
+
+def test_styles_load_nothing(full: str) -> None:
+    assert set(re.findall(r"url\(([^)]*)\)", full)) <= {f"#{i}" for i in re.findall(r'id="([^"]+)"', full)}
+    assert "@import" not in full
+
+
+def test_every_link_inside_the_page_leads_somewhere_and_no_id_is_there_twice(page: Page) -> None:
+    ids = [str(a["id"]) for _, a in page.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    inside = {str(a["href"])[1:] for _, a in page.tags if str(a.get("href", "")).startswith("#")}
+    assert inside <= set(ids)
+    assert {f"def-{key}" for key in DEFINITIONS} <= inside, "a definition that nothing links to"
+
+
+def test_headings_are_in_order_and_there_is_one_title(page: Page) -> None:
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels.count(1) == 1 and levels[0] == 1
+    assert all(later - earlier <= 1 for earlier, later in zip(levels, levels[1:], strict=False))
+
+
+def test_every_drawing_says_what_it_shows_and_every_picture_has_an_alt_text(page: Page) -> None:
+    drawings = page.all("svg")
+    assert len(drawings) == 10
+    assert all(d["role"] == "img" and d["aria-label"] for d in drawings)
+    assert len({d["aria-label"] for d in drawings}) == len(drawings)
+    assert page.all("img") and all(i["alt"] for i in page.all("img"))
+
+
+def test_table_headings_have_a_scope_and_what_scrolls_can_be_reached_by_keyboard(page: Page) -> None:
+    assert page.all("th") and all(h.get("scope") in ("row", "col") for h in page.all("th"))
+    boxes = [a for _, a in page.tags if set(str(a.get("class", "")).split()) & {"scroll", "long"}]
+    assert boxes and all(b.get("tabindex") == "0" and b.get("aria-label") for b in boxes)
+
+
+def test_equal_results_give_equal_pages(pictures: Path, full: str) -> None:
+    assert render_html(make_full_results(pictures), docs="../docs") == full
+
+
+def test_colours_come_from_the_style_sheet_alone(full: str) -> None:
+    drawn = "".join(re.findall(r"<svg.*?</svg>", full, flags=re.DOTALL))
+    assert re.findall(r"#[0-9a-f]{6}", drawn) == []
+    assert set(re.findall(r"var\(--([a-z]+)\)", drawn)) >= {"ink", "faint", "grid", "blue", "orange", "sans"}
+    assert "DejaVu" not in drawn
+
+
+@pytest.mark.parametrize("name", ["ink", "faint", "grid", "blue", "orange", "green", "link"])
+def test_every_colour_is_set_for_light_dark_and_print(full: str, name: str) -> None:
+    assert len(re.findall(rf"--{name}: #", full)) == 3
+
+
+@pytest.mark.parametrize("caption", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_hostile_caption_stays_text(page: Page, caption: str) -> None:
+    shown = "".join(page.words)
+    for word in caption.split():
+        printable = "".join(
+            c if c.isprintable() and c != "\u202e" or c == "\u200d" else f"<U+{ord(c):04X}>" for c in word
+        )
+        assert printable in shown
+
+
+@pytest.mark.parametrize("text", INJECTIONS)
+@pytest.mark.usefixtures("undrawn")
+def test_text_from_anywhere_in_the_results_is_escaped(text: str) -> None:
+    ablation = make_ablation(reasons=[text], rejected={text: 1}, order_reading=text, wording={"zero": text})
+    coverage = html_data.make_coverage(reasons=[text], source=text, rejected={text: 2})
+    finding = FINDINGS[0].model_copy(update={"code": text, "message": text, "fix": text, "evidence": {text: text}})
+    changes: dict[str, Any] = {"command": text, "environment": {text: text}, "config": {text: text}}
+    results = make_results(
+        ablation=ablation, coverage=coverage, diagnosis=[finding], reasons=[text], checkpoint=text, **changes
+    )
+    page = Page(render_html(results))
+    assert page.all("script") == [] and page.all("b") == []
+
+
+def test_right_to_left_captions_choose_their_own_direction(full: str) -> None:
+    assert full.count('dir="auto"') >= 2 * len(HOSTILE) - 2
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_words_are_coloured_by_reliance_and_marked_where_the_picture_is_against_them() -> None:
+    pieces = [
+        Piece(text="a", gap=0.0),
+        Piece(text=" red", gap=6.0),
+        Piece(text=" cat", gap=-1.5),
+        Piece(text=END, gap=0),
+    ]
+    sample = ScoredSample(
+        row=1, image="1.png", caption="a red cat", label_tokens=4, losses={"correct": 1, "shuffled": 9}, pieces=pieces
+    )
+    html = render_html(make_results(scored=[sample]))
+    assert '<span title="+0.00 nats">a</span><span class="b10" title="+6.00 nats"> red</span>' in html
+    assert '<span class="o5 against" title="\u22121.50 nats"> cat</span>' in html
+    assert '<span class="end" title="+0.00 nats">&lt;end&gt;</span>' in html
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_words_that_the_model_made_up_are_marked() -> None:
+    sample = ScoredSample(
+        row=1, image="1.png", caption="a red cat", label_tokens=4, losses={"correct": 1}, written="a blue cat"
+    )
+    assert 'a <span class="missing">blue</span> cat' in render_html(make_results(scored=[sample]))
+
+
+def test_a_missing_image_is_said_on_its_card_and_above_the_gallery(page: Page) -> None:
+    assert "No picture: image missing" in page.text
+    assert "No picture: not an image" in page.text
+    assert "2 images cannot be shown" in page.text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_worst_samples_are_not_folded_away(pictures: Path) -> None:
+    html = render_html(make_full_results(pictures, count=40))
+    lists = [[int(row) for row in re.findall(r'class="label">row (\d+)', part)] for part in html.split("<ol ")[1:]]
+    assert lists == [[*range(12)], [*range(12, 28)], [*range(28, 40)]]
+    folded = html[html.index("<summary>Show the 16 between") :]
+    assert folded.index("</ol>") < folded.index("row 28")
+    assert html.count('<details class="more">') == 1
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_more_samples_than_the_gallery_shows_are_an_even_choice_and_the_page_says_so(pictures: Path) -> None:
+    results = make_full_results(pictures, count=40)
+    results.config["ablation"]["gallery"] = 5
+    html = render_html(results)
+    assert re.findall(r'class="label">row (\d+)', html) == ["0", "10", "20", "29", "39"]
+    assert "An even choice of 5 out of 100 scored samples" in html
+
+
+def test_a_hundred_photographs_stay_below_three_megabytes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        noise_HWC = rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)
+        Image.fromarray(noise_HWC).save(tmp_path / f"{number}.jpg", quality=95)
+    samples = [
+        html_data.sample(n, "two thousand " + "characters " * 181, 1.0).model_copy(update={"image": f"{n % 10}.jpg"})
+        for n in range(100)
+    ]
+    html = render_html(make_full_results(tmp_path, scored=samples))
+    assert html.count("data:image/") == 100
+    assert len(html.encode()) < 3_000_000
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_two_connectors_are_told_apart_on_the_first_screen(pictures: Path) -> None:
+    good, bad = first_screen(render_html(sees(pictures))), first_screen(render_html(style_only(pictures)))
+    for name in ("zero", "noise"):
+        assert re.search(rf"\({name}\) \+[^✗]*✓ exceeds its margin", good)
+        assert re.search(rf"\({name}\) \+[^✗]*✓ exceeds its margin", bad), "zero and noise do not tell"
+    assert "(shuffled) +2.25 nats per token lost; 99% sure of +2.18, must exceed 0.05 ✓ exceeds its margin" in good
+    assert "(shuffled) \u22120.0010 nats per token lost; 99% sure of \u22120.0034, must exceed 0.05 ✗ does not" in bad
+    assert "97% of 100 captions prefer their own among 12 images; chance 8% ✓ above chance" in good
+    assert "8% of 100 captions prefer their own among 12 images; chance 8% ✗ not above chance" in bad
+    assert "The connector carries the picture" in good and "PASS" in good
+    assert "not shown to carry the picture" in bad and "a prompt that fits every picture" in bad and "FAIL" in bad
+
+
+@pytest.mark.parametrize("verdict", ["FAIL", "INCONCLUSIVE"])
+@pytest.mark.usefixtures("undrawn")
+def test_what_did_not_pass_never_reads_like_a_pass(verdict: str) -> None:
+    text = first_screen(render_html(make_results(verdict)))
+    assert "The connector carries the picture" not in text
+    assert verdict in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_failed_second_check_is_the_headline_of_a_run_that_sees() -> None:
+    results = make_results("FAIL", ablation=make_ablation("PASS"), coverage=html_data.make_coverage("FAIL"))
+    assert "The picture is used, but check 2 does not pass: FAILS at max_seq_len 512" in first_screen(
+        render_html(results)
+    )
+
+
+SECTIONS = ["training", "ablation", "coverage"]
+PARTS = ["decomposition", "matching", "words", "connector"]
+
+
+@pytest.mark.parametrize("absent", SECTIONS)
+@pytest.mark.usefixtures("undrawn")
+def test_a_section_that_was_not_measured_is_left_out(pictures: Path, absent: str) -> None:
+    page = Page(render_html(make_full_results(pictures, 4, **{absent: None})))
+    ids = {a["id"] for _, a in page.tags if "id" in a}
+    assert ("conditions" if absent == "ablation" else absent) not in ids
+    assert "run" in ids and "gallery" in ids
+
+
+@pytest.mark.parametrize("absent", PARTS)
+@pytest.mark.usefixtures("undrawn")
+def test_a_part_of_check_1_that_was_not_measured_is_left_out(pictures: Path, absent: str) -> None:
+    ablation = html_data.make_full_ablation(**{absent: None})
+    page = Page(render_html(make_full_results(pictures, 4, ablation=ablation)))
+    ids = {a["id"] for _, a in page.tags if "id" in a}
+    assert absent not in ids
+    assert {part for part in PARTS if part != absent} <= ids
+
+
+def test_results_without_any_measurement_make_a_page() -> None:
+    text = Page(render_html(Results(verdict="INCONCLUSIVE", reasons=[]))).text
+    assert "Check 1 was not run" in text and "No reason was recorded" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_losses_that_are_not_finite_are_said() -> None:
+    conditions = {**make_ablation().conditions, "shuffled": html_data.Condition(loss=None, gate=True, margin=0.05)}
+    order = ["correct", "no-image", "zero", "noise"]
+    text = Page(
+        render_html(make_results("FAIL", ablation=make_ablation("FAIL", conditions=conditions, order=order)))
+    ).text
+    assert "no gap a loss is not finite" in text
+
+
+def test_a_correct_loss_that_is_not_finite_leaves_out_the_drawing() -> None:
+    conditions = {name: html_data.Condition(loss=None) for name in ("correct", "shuffled", "zero", "noise")}
+    page = Page(render_html(make_results("FAIL", ablation=make_ablation("FAIL", conditions=conditions, order=[]))))
+    assert "Loss per condition" not in page.text
+
+
+def test_findings_come_by_severity_with_evidence_fix_and_their_page(full: str, page: Page) -> None:
+    codes = re.findall(r'<span class="severity">(\w+)</span> <code>([\w-]+)</code>', full)
+    assert codes == [
+        ("error", "scale-mismatch"),
+        ("warning", "slots-dead"),
+        ("note", "under-trained"),
+        ("note", "made-up"),
+    ]
+    assert "<dt>rms_ratio</dt><dd>14.23</dd>" in full and "<dt>range</dt><dd>0.1, 10</dd>" in full
+    assert "Mend: set connector.output_norm to true and train again" in page.text
+    assert {"../docs/faults/scale-mismatch.md"} <= {a["href"] for a in page.all("a")}
+    assert "../docs/faults/made-up.md" not in {a["href"] for a in page.all("a")}
+
+
+def test_no_folder_of_anybody_is_on_the_page(full: str, pictures: Path) -> None:
+    assert "someone" not in full
+    assert str(pictures) not in full
+
+
+def test_links_to_documents_only_where_page_and_documents_are_in_one_tree(tmp_path: Path) -> None:
+    assert docs_link(tmp_path) is None
+    if (ROOT / "docs" / "faults").is_dir():
+        assert docs_link(ROOT / "outputs" / "run") == "../../docs"
+        assert docs_link(ROOT / "docs") == "."
+
+
+def test_the_definitions_are_those_of_the_documentation() -> None:
+    document = " ".join((ROOT / "docs" / "report.md").read_text(encoding="utf-8").split())
+    for definition in DEFINITIONS.values():
+        assert f"### {definition.title} {definition.text}" in document
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_report_command_makes_the_page_again(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = make_full_results(pictures, 6)
+    (tmp_path / "results.json").write_text(to_json(results), encoding="utf-8")
+    assert main(["report", str(tmp_path)]) == 0
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == render_html(results)
+    assert capsys.readouterr().out == f"written: {tmp_path / 'report.html'}\n"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_report_command_finds_images_that_have_moved(tmp_path: Path, pictures: Path) -> None:
+    results = make_full_results(tmp_path / "gone", 3)
+    (tmp_path / "results.json").write_text(to_json(results), encoding="utf-8")
+    out = tmp_path / "elsewhere" / "page.html"
+    assert main(["report", str(tmp_path), "--output", str(out), "--image_root", str(pictures)]) == 0
+    assert out.read_text(encoding="utf-8").count("data:image/") == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot read results"), ("{", "not a results file"), ('{"schema": 9}', "not a results file of schema 1")],
+)
+def test_report_command_refuses_what_is_not_a_result(
+    tmp_path: Path, content: str | None, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        (tmp_path / "results.json").write_text(content, encoding="utf-8")
+    assert main(["report", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_report_command_takes_no_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(tmp_path), "--seed", "1"]) == 2
+    assert "takes no config fields, got --seed 1" in capsys.readouterr().err
+
+
+@given(st.integers(0, 300), st.integers(0, 60))
+def test_an_even_choice_has_both_ends_and_equal_steps(total: int, limit: int) -> None:
+    chosen = even_choice(total, limit)
+    assert len(chosen) == min(total, limit)
+    assert chosen == sorted(set(chosen)) and all(0 <= place < total for place in chosen)
+    steps = [b - a for a, b in zip(chosen, chosen[1:], strict=False)]
+    assert not steps or max(steps) - min(steps) <= 1
+    if len(chosen) > 1:
+        assert (chosen[0], chosen[-1]) == (0, total - 1)
+
+
+@given(st.floats(0, 1))
+def test_only_all_is_written_as_100_percent_and_only_none_as_0(share: float) -> None:
+    text = percent(share)
+    assert (text == "100%") == (share == 1)
+    assert (text == "0%") == (share == 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(3.244, "3.24"), (0.032, "0.032"), (-0.001, "\u22120.0010"), (0.0, "0.00"), (-0.0, "0.00")]
+)
+def test_small_figures_keep_their_digits(value: float, text: str) -> None:
+    assert plain(value) == text
