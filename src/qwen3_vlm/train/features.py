@@ -6,6 +6,8 @@ with the number of images. What is read of a sample is copied into its batch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,8 +83,7 @@ def cache_features(vlm: VLM, dataset: Dataset, label: str, folder: Path, hidden:
     hashes = [""] * len(dataset)
     rejects: dict[int, Reject] = {}
     with progress_bar(len(dataset), f"tower over {label} images", "image", hidden=hidden) as bar:
-        for start in range(0, len(dataset), _ENCODE_BATCH):
-            items = {p: dataset[p] for p in range(start, min(start + _ENCODE_BATCH, len(dataset)))}
+        for start, items in _read_ahead(dataset):
             rejects |= {p: item for p, item in items.items() if isinstance(item, Reject)}
             usable = {p: item for p, item in items.items() if isinstance(item, Sample)}
             features_BPV = torch.zeros(len(items), *shape, dtype=dtype)  # a reject's place stays empty
@@ -94,3 +95,19 @@ def cache_features(vlm: VLM, dataset: Dataset, label: str, folder: Path, hidden:
                 hashes[position] = sample.image_hash
             bar.update(len(items))
     return CachedDataset(dataset, spool.tensor(dtype, len(dataset), *shape), hashes, rejects)
+
+
+def _read_ahead(dataset: Dataset) -> Iterator[tuple[int, dict[int, Sample | Reject]]]:
+    """Batches of items by position; the next one is read in a second thread while the tower works on this one."""
+
+    def read(start: int) -> dict[int, Sample | Reject]:
+        return {p: dataset[p] for p in range(start, min(start + _ENCODE_BATCH, len(dataset)))}
+
+    starts = range(0, len(dataset), _ENCODE_BATCH)
+    with ThreadPoolExecutor(1) as reader:
+        ahead = [reader.submit(read, start) for start in starts[:1]]
+        for start in starts:
+            items = ahead.pop().result()
+            if start != starts[-1]:
+                ahead.append(reader.submit(read, start + _ENCODE_BATCH))
+            yield start, items
