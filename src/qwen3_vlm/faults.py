@@ -99,8 +99,8 @@ _WRONG_LOSS = ("loss-not-reproduced", "under-trained", *_BLIND)
 
 EXPLAINS: dict[str, tuple[str, ...]] = {
     "images-unreadable": ("images-degenerate", "no-labels"),
-    "images-degenerate": ("collapsed", "split-leak", "constant-prompt", "eval-too-small"),
-    "captions-degenerate": ("constant-prompt", "eval-too-small", "under-trained"),
+    "images-degenerate": ("collapsed", "split-leak", "constant-prompt", "pairs-mismatched", "eval-too-small"),
+    "captions-degenerate": ("constant-prompt", "pairs-mismatched", "eval-too-small", "under-trained"),
     "older-image-block": ("placeholder-split", "special-token-is-eos", "loss-not-reproduced"),
     "token-id-mismatch": ("placeholder-count", "placeholder-split", "not-injected", "tower-uninitialised", *_UNTRAINED),
     "placeholder-split": ("placeholder-count", "image-truncated", "answer-truncated", "not-injected", *_UNTRAINED),

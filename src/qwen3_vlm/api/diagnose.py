@@ -11,10 +11,12 @@ from typing import Any
 
 from qwen3_vlm.api.ablation import score, training_of_run
 from qwen3_vlm.api.loaded import Loaded
+from qwen3_vlm.api.pairing import pairing_of
 from qwen3_vlm.build import Prepared, backbone_identities, build_model, prepare_data
 from qwen3_vlm.checks.conditions import parse_conditions
 from qwen3_vlm.checks.connector_state import ConnectorEvidence, flatten
 from qwen3_vlm.checks.diagnosis import RunEvidence, diagnose_run
+from qwen3_vlm.checks.pairing import Pairing
 from qwen3_vlm.checks.probes import probe
 from qwen3_vlm.checks.slots import measure_slots
 from qwen3_vlm.config import Config, load_config
@@ -91,7 +93,8 @@ def diagnose(config: Config, checkpoint: str | Path | None = None, rows: int = R
     if path and payload is not None:
         return _of_checkpoint(prepared, vlm, path, payload, rows)
     flight = preflight(prepared, vlm, rows, _bar)
-    return Diagnosis(flight.findings, flight.view, _words(flight))
+    evidence = RunEvidence(flight.findings, pairing=_pairing(flight, prepared, vlm))
+    return Diagnosis(diagnose_run(evidence), flight.view, _words(flight))
 
 
 def diagnose_file(path: Path | None, overrides: list[str], checkpoint: Path | None, rows: int = ROWS) -> Diagnosis:
@@ -133,6 +136,11 @@ def _bar(total: int) -> AbstractContextManager[Any]:
     return progress_bar(total, "preflight", "row")
 
 
+def _pairing(flight: Preflight, prepared: Prepared, vlm: VLM) -> Pairing | None:
+    """Not behind an error: features of pixels that did not arrive say nothing about the pairs."""
+    return None if any(f.severity == "error" for f in flight.findings) else pairing_of(prepared, vlm)
+
+
 def _words(flight: Preflight) -> str:
     return f"{flight.rows} rows and a batch of {flight.batch}"
 
@@ -164,13 +172,14 @@ def _of_checkpoint(prepared: Prepared, vlm: VLM, path: Path, payload: Payload, r
         step=loaded.step,
         training=training_of_run(loaded, prepared, path.parent),
         vocabulary=len(vlm.llm.model.get_input_embeddings().weight),
+        pairing=_pairing(flight, prepared, vlm),
     )
     if not flight.batch or not len(prepared.eval):
         return Diagnosis(diagnose_run(evidence), flight.view, _words(flight))
     items = [prepared.eval[p] for p in range(min(_SLOT_SAMPLES, len(prepared.eval)))]
     batch = collate(items, prepared.inputs.pad_id)
     samples = min(config.ablation.num_samples, len(prepared.eval))
-    ablation, _ = score(loaded, prepared, samples, parse_conditions("runbook"), path)
+    ablation, _ = score(loaded, prepared, samples, parse_conditions("runbook,no-image"), path)
     ratio = ablation.connector.rms_ratio if ablation.connector else None
     evidence = RunEvidence(
         **{

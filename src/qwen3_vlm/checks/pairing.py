@@ -29,6 +29,8 @@ SURE, NONE = 6.0, 3.0
 """z from which captions surely go with the images, and below which nothing says that they do."""
 _ENOUGH = 64
 """Samples below which a weak association is not seen."""
+_MANY = 100
+"""Samples without any association that are worth a warning by themselves."""
 _SHUFFLES = 200
 
 
@@ -78,7 +80,7 @@ def diagnose_pairing(pairing: Pairing, ignored: bool) -> list[Finding]:
     Args:
         pairing: the association on either side.
         ignored: check 1 found that the picture's content is ignored. Without that, data in which neither side shows
-            an association is left alone: its captions may say what this tower does not see.
+            an association gets a warning only: its captions may say what this tower does not see.
     """
     train, held_out = pairing.train, pairing.held_out
     fix = (
@@ -88,11 +90,13 @@ def diagnose_pairing(pairing: Pairing, ignored: bool) -> list[Finding]:
     evidence: dict[str, Any] = {"z_train": train.z, "z_held_out": held_out.z if held_out else None}
     broken = _lacks(train)
     if broken and held_out is not None and _shows(held_out):
-        which, other = "training", f"while held-out captions do (z {held_out.z:.1f})"
+        which, other, sure = "training", f"while held-out captions do (z {held_out.z:.1f})", True
     elif held_out is not None and _lacks(held_out) and _shows(train):
-        which, other = "held-out", f"while training captions do (z {train.z:.1f})"
+        which, other, sure = "held-out", f"while training captions do (z {train.z:.1f})", True
     elif broken and ignored:
-        which, other = "training", "and the connector trained on them ignores the picture"
+        which, other, sure = "training", "and the connector trained on them ignores the picture", True
+    elif broken and train.samples >= _MANY:
+        which, other, sure = "training", "unless they say what this vision tower does not see", False
     else:
         return []
     side = train if which == "training" else held_out
@@ -103,6 +107,7 @@ def diagnose_pairing(pairing: Pairing, ignored: bool) -> list[Finding]:
             f"{which} captions do not go with their images: over {side.samples} rows, similar images have no more "
             f"similar captions than shuffled ones would (z {side.z:.1f}, chance within 3), {other}",
             fix,
+            None if sure else "warning",
             **evidence,
         )
     ]
