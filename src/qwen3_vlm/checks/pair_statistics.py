@@ -38,6 +38,7 @@ def bootstrap_mean(values_S: FloatArray, clusters_S: IntArray, generator: np.ran
     if len(ids) < 2:
         return Estimated(value=value)
     if np.ptp(values_S) == 0:
+        value = float(values_S[0])  # the mean of equal numbers can be off in its last digit, and chance is exact
         if value not in (0.0, 1.0):
             return Estimated(value=value, se=0.0, ci95=(value, value))
         exact = stats.binomtest(round(value * len(ids)), len(ids)).proportion_ci(_LEVEL)
