@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,12 @@ from qwen3_vlm.data.collate import collate
 from qwen3_vlm.foreign.loading import Foreign, load_foreign
 from qwen3_vlm.foreign.rows import OTHER_TOKENS, ForeignRows, first_samples, read_rows
 from qwen3_vlm.foreign.selftests import refuse_unfit
+from qwen3_vlm.foreign.writing import write_captions
+from qwen3_vlm.report.runbook import render_runbook
 
 ROWS = 12
-CONFIG = foreign_config(["--threads", "1", "--model.device", "cpu"])
+CPU = ["--threads", "1", "--model.device", "cpu", "--ablation.gallery", "0"]
+CONFIG = foreign_config(CPU)
 CAPTIONS = ["a red circle on a blue ground", "a green cross", "a yellow square and <|im_end|> a word", "blue"]
 
 
@@ -140,7 +142,6 @@ def test_the_loss_of_the_own_picture_is_the_untouched_models_on_its_own_processo
     foreign: Foreign, data: Path
 ) -> None:
     batch = batch_of(foreign, data)
-    batch = replace(batch, samples=batch.samples)
     got = foreign.scorer.nll(batch, foreign.scorer.encode(batch)).per_sample()
     for index, sample in enumerate(batch.samples):
         if "<|im_end|>" in sample.caption:
@@ -308,7 +309,7 @@ def run(saved: Saved, data: Path, name: str, out: Path, *more: str) -> tuple[int
         "--image_root",
         str(data),
     ]
-    code = main([*command, "--output", str(out), "--device", "cpu", "--threads", "1", *more])
+    code = main([*command, "--output", str(out), *CPU, *more])
     return code, json.loads((out / "results.json").read_text(encoding="utf-8"))
 
 
@@ -337,11 +338,52 @@ def test_an_untrained_model_gets_a_verdict_and_the_page_of_our_own(
     assert "VERDICT" in capsys.readouterr().out
 
 
+def test_the_page_shows_what_the_model_writes_and_how_to_score_it_again(saved: Saved, data: Path) -> None:
+    foreign = saved.load("qwen2_5_vl")
+    samples = first_samples(rows_of(foreign, data), 3)
+    texts = write_captions(foreign, samples, batch_size=2, max_new_tokens=5)
+    scorer = foreign.scorer
+    for sample, text in zip(samples, texts, strict=True):
+        ids = torch.from_numpy(sample.ids_T[sample.labels_T == IGNORE_INDEX])[None]
+        images, start = scorer.pixels(sample.pixels_CHW[None]), ids.shape[1]
+        for _ in range(5):
+            logits_BTK = scorer.model(**scorer.prompt_inputs(ids), **images).logits
+            ids = torch.cat([ids, logits_BTK[:, -1:].argmax(-1)], dim=1)
+        new = ids[0, start:].tolist()
+        new = new[: new.index(2)] if 2 in new else new
+        assert text == foreign.processor.tokenizer.decode(new, skip_special_tokens=True).strip()
+    config = foreign_config([*CPU, "--ablation.gallery", "2"])
+    folder = saved.folder("qwen2_5_vl")
+    results = ablate_model(folder, data / "data.json", data, 6, "runbook,matching", config=config)
+    assert [sample.written is not None for sample in results.scored].count(True) == 2
+    assert results.ablation is not None and results.ablation.matching is not None and results.ablation.words is not None
+    assert results.ablation.matching.captions == 6 and results.ablation.words.distinct_words > 3
+    runbook = render_runbook(results)
+    assert "config.yaml" not in runbook and "--checkpoint" not in runbook
+
+
+def test_a_model_that_cannot_write_is_scored_all_the_same(
+    saved: Saved, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no cache\nof this kind")
+
+    monkeypatch.setattr(transformers.LlavaForConditionalGeneration, "generate", broken)
+    results = ablate_model(
+        saved.folder("llava"), data / "data.json", data, 5, "runbook", config=foreign_config(CPU[:-2])
+    )
+    assert results.ablation is not None and results.ablation.samples == 5
+    assert (
+        results.ablation.wording["written"] == "Nothing written: generate ended in RuntimeError: no cache of this kind"
+    )
+    assert all(sample.written is None for sample in results.scored)
+
+
 def test_results_do_not_depend_on_the_batch_size(saved: Saved, data: Path) -> None:
     folder = saved.folder("qwen3_vl")
     losses = []
     for size in ("1", "5"):
-        config = foreign_config(["--threads", "1", "--model.device", "cpu", "--ablation.batch_size", size])
+        config = foreign_config([*CPU, "--ablation.batch_size", size])
         results = ablate_model(
             folder, data / "data.json", data, 5, "runbook,no-image,mean-token", data / "data.json", config=config
         )
@@ -360,7 +402,7 @@ def test_unreadable_images_are_counted_and_there_is_no_pass(saved: Saved, data: 
     rows[5]["conversations"][1]["value"] = " "
     rows[6]["conversations"][0]["value"] = "<image>\n</s>"
     (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
-    config = foreign_config(["--threads", "1", "--model.device", "cpu", "--data.max_rejected", "0.5"])
+    config = foreign_config([*CPU, "--data.max_rejected", "0.5"])
     results = ablate_model(saved.folder("llava"), tmp_path / "rows.json", data, conditions="runbook", config=config)
     assert results.ablation is not None and results.verdict != "PASS"
     assert results.ablation.rejected == {

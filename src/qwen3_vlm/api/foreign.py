@@ -14,7 +14,7 @@ from qwen3_vlm.api.measures import with_measures
 from qwen3_vlm.api.output import assemble
 from qwen3_vlm.api.parquet import SampleRows
 from qwen3_vlm.api.samples import decoder, scored_samples
-from qwen3_vlm.batch import CollateStats, Reject
+from qwen3_vlm.batch import CollateStats, Reject, Sample
 from qwen3_vlm.build import count_rejects
 from qwen3_vlm.checks.ablation import ablate as run_ablation
 from qwen3_vlm.checks.conditions import parse_conditions
@@ -28,8 +28,10 @@ from qwen3_vlm.data.splits import draw_rows
 from qwen3_vlm.foreign.loading import Foreign, load_foreign
 from qwen3_vlm.foreign.rows import ForeignRows, first_samples, read_rows
 from qwen3_vlm.foreign.selftests import refuse_unfit
+from qwen3_vlm.foreign.writing import write_captions
 from qwen3_vlm.progress import progress_bar
-from qwen3_vlm.results import Coverage, Results
+from qwen3_vlm.report.choice import even_choice
+from qwen3_vlm.results import Coverage, Results, ScoredSample
 
 MAX_SEQ_LEN = 4096
 """Tokens; only a bound on memory here, for nothing is trained."""
@@ -131,14 +133,30 @@ def measure_model(
         ),
     )
     decode, end_id = decoder(foreign.processor.tokenizer), foreign.prompts.ending.end_id
-    ablation = with_measures(
-        ablation, scores, foreign.scorer, names, decode, end_id, config, ranks_of_job(config)
-    ).model_copy(update={"wording": {**ablation.wording, **wording}})
-    listed = scored_samples(scores, decode, end_id)
+    ablation = with_measures(ablation, scores, foreign.scorer, names, decode, end_id, config, ranks_of_job(config))
+    listed, unwritten = _with_captions(scored_samples(scores, decode, end_id), rows, config)
+    ablation = ablation.model_copy(update={"wording": {**ablation.wording, **wording, **unwritten}})
     results = assemble(config, ablation=ablation, coverage=_coverage(rows, config), scored=listed).model_copy(
         update={"config": _recorded(config, str(model), file, root, prompt)}
     )
     return Measured(results, SampleRows(scores, decode))
+
+
+def _with_captions(
+    scored: list[ScoredSample], rows: ForeignRows, config: Config
+) -> tuple[list[ScoredSample], dict[str, str]]:
+    """What the model writes for those that the page shows; the sentence that says so where it cannot write."""
+    position = {row: index for index, row in enumerate(rows.data.rows)}
+    places = even_choice(len(scored), config.ablation.gallery)
+    items = {place: rows[position[scored[place].row]] for place in places}
+    samples = {place: item for place, item in items.items() if isinstance(item, Sample)}
+    try:
+        texts = write_captions(rows.foreign, list(samples.values()), config.ablation.batch_size)
+    except Exception as error:  # noqa: BLE001 - whatever an unknown model's `generate` raises; all scores are there
+        reason = " ".join(str(error).split())[:200]
+        return scored, {"written": f"Nothing written: generate ended in {type(error).__name__}: {reason}"}
+    written = dict(zip(samples, texts, strict=True))
+    return [s.model_copy(update={"written": written.get(place)}) for place, s in enumerate(scored)], {}
 
 
 def self_test(foreign: Foreign, rows: ForeignRows) -> dict[str, str]:

@@ -134,7 +134,7 @@ class ForeignScorer:
             visual: visual tokens that take the place of what the model would make of `images`; None leaves it alone.
         """
         labels_BT = labels_BT.to(self.device)
-        inputs = {**self._text_inputs(ids_BT, labels_BT, lengths_B), **images}
+        inputs = {**self._text_inputs(ids_BT, labels_BT, lengths_B), **images, "use_cache": False}
         # Position t is predicted from t-1, and only columns in which some row has a label need logits.
         columns = (labels_BT[:, 1:] != IGNORE_INDEX).any(dim=0).nonzero()[:, 0]
         short = "logits_to_keep" in self._parameters
@@ -152,10 +152,15 @@ class ForeignScorer:
         nll_N = F.cross_entropy(logits_BTK[keep_BT].float(), targets_BT[keep_BT], reduction="none")
         return TokenNLL(nll_N, keep_BT.sum(dim=1))
 
+    def prompt_inputs(self, ids_BT: Tensor) -> dict[str, Any]:
+        """Prompts of one length as the model takes them, without an answer and without images."""
+        return self._text_inputs(
+            ids_BT, torch.full_like(ids_BT, IGNORE_INDEX), torch.full((len(ids_BT),), ids_BT.shape[1])
+        )
+
     def _features(self, images: dict[str, Tensor], count: int) -> Any:
         """What `get_image_features` gives for the images of `count` samples, in a forward pass on the one prompt."""
-        ids_BT = self._ids_T.expand(count, -1)
-        text = self._text_inputs(ids_BT, torch.full_like(ids_BT, IGNORE_INDEX), torch.full((count,), ids_BT.shape[1]))
+        text = self.prompt_inputs(self._ids_T.expand(count, -1))
         features = self._gate.catch(lambda: self.model(**text, **images))
         if features is None:
             raise LayoutError("a forward pass never asks for them (get_image_features is not called)")
@@ -171,7 +176,7 @@ class ForeignScorer:
             types_BT = torch.where(answered_BT, answer, prompt)
             types[key] = torch.where(ids_BT == self.prompts.image_id, image, types_BT)
         attention_BT = (positions_T[None] < lengths_B.to(self.device)[:, None]).long()
-        return {"input_ids": ids_BT, "attention_mask": attention_BT, "use_cache": False, **types}
+        return {"input_ids": ids_BT, "attention_mask": attention_BT, **types}
 
     def _learn_types(self, inputs: Mapping[str, Tensor]) -> dict[str, tuple[int, int, int]]:
         """Per-token inputs that the processor makes: their value at image positions, in the prompt, in the answer.
