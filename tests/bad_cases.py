@@ -191,9 +191,9 @@ REJECTED = [
         rejected(f"image missing, met by {label}", remove(index), "image missing", command, index)
         for label, command, index in (
             ("audit", "audit", ROW),
-            ("training", "train --data.cache_features off --overwrite", ROW),
+            ("training", "train --data.cache_features off --overwrite --force", ROW),
             ("training with cached features", "train --data.cache_features on --overwrite", ROW),
-            ("the evaluation of training", "train --data.cache_features off --overwrite", HELD_OUT[1]),
+            ("the evaluation of training", "train --data.cache_features off --overwrite --force", HELD_OUT[1]),
             ("the cache of held-out features", "train --data.cache_features on --overwrite", HELD_OUT[1]),
             ("ablation", "ablate", HELD_OUT[1]),
         )

@@ -72,7 +72,7 @@ def test_a_run_ends_at_the_step_that_counts_batches_and_saves_after_each_epoch(d
 
 def test_the_run_leaves_its_config_its_split_and_no_temporary_file(done: Path) -> None:
     names = {path.name for path in done.parent.iterdir()}
-    assert names == {"checkpoint_5.pt", "checkpoint_10.pt", "config.yaml", "split.json", "log.jsonl"}
+    assert names == {"checkpoint_5.pt", "checkpoint_10.pt", "config.yaml", "split.json", "log.jsonl", "findings.jsonl"}
 
 
 def test_training_lowers_the_loss_on_the_rows_it_sees(done: Path) -> None:
@@ -97,7 +97,7 @@ def test_each_epoch_logs_the_figures_of_check_2_the_losses_and_what_was_done(don
 
 def test_truncated_and_label_less_samples_are_counted_while_training(world: TinyWorld) -> None:
     # Sequences are 16, 20 or 24 tokens long; 13 end right behind the prompt of the shortest.
-    cut = log_of(world.train("cut", data__max_seq_len=18, train__epochs=1).parent)[0]
+    cut = log_of(world.train("cut", force=True, data__max_seq_len=18, train__epochs=1).parent)[0]
     assert cut["truncated"] == cut["samples"] - cut["lengths"]["16"] > 0
     assert cut["truncated_pct"] == pytest.approx(100 * cut["truncated"] / 18)
 
@@ -214,6 +214,8 @@ def test_the_cache_is_used_where_it_fits_and_the_tower_then_runs_once_per_image(
     seen: list[int] = []
     forward = VisionTower.forward
     monkeypatch.setattr(VisionTower, "forward", lambda self, x: seen.append(len(x)) or forward(self, x))
+    for look in ("look_before", "look_behind"):  # these run the tower, too
+        monkeypatch.setattr(stage1_align, look, lambda run: [])
     world.train("fits", data__cache_features="auto")
     assert sum(seen) == 22
     seen.clear()
@@ -404,7 +406,7 @@ def test_overwrite_deletes_the_old_run_and_only_when_the_new_one_can_start(world
     assert steps_in(first.parent) == [2, 4, 5, 7, 9, 10]
     world.train("again", overwrite=True, train__epochs=1)
     names = {path.name for path in first.parent.iterdir()}
-    assert names == {"checkpoint_5.pt", "config.yaml", "split.json", "log.jsonl", "notes.txt"}
+    assert names == {"checkpoint_5.pt", "config.yaml", "split.json", "log.jsonl", "findings.jsonl", "notes.txt"}
     assert len(log_of(first.parent)) == 1
 
 
@@ -417,7 +419,7 @@ def test_a_start_clears_half_written_files_and_the_log_of_a_run_that_never_saved
     (folder / "log.jsonl").write_text((world.train("for_log", train__epochs=1).parent / "log.jsonl").read_text())
     world.train("stale", train__epochs=1)
     names = {path.name for path in folder.iterdir()}
-    assert names == {".notes.txt.old", "checkpoint_5.pt", "config.yaml", "split.json", "log.jsonl"}
+    assert names == {".notes.txt.old", "checkpoint_5.pt", "config.yaml", "split.json", "log.jsonl", "findings.jsonl"}
     assert len(log_of(folder)) == 1
 
 

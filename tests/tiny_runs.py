@@ -138,9 +138,11 @@ class TinyWorld:
         path.write_text(yaml.safe_dump(self.tree(name, **changes)), encoding="utf-8")
         return path
 
-    def train(self, name: str, resume: bool = False, overwrite: bool = False, **changes: Any) -> Path:
+    def train(
+        self, name: str, resume: bool = False, overwrite: bool = False, force: bool = False, **changes: Any
+    ) -> Path:
         """Train into `root/name`; returns the last checkpoint."""
-        return train(self.config(name, **changes), resume, overwrite)
+        return train(self.config(name, **changes), resume, overwrite, force)
 
 
 def make_world(root: Path) -> TinyWorld:

@@ -37,6 +37,8 @@ class Trial:
     """Go on from the newest checkpoint in output_dir."""
     overwrite: bool = False
     """Delete what an earlier run left in output_dir."""
+    force: bool = False
+    """Train although a fault was found; the results then say so."""
     json: bool = False
     """Print results.json to standard output, and the rest to standard error."""
 
@@ -46,7 +48,7 @@ class Trial:
         from qwen3_vlm.config import load_config
 
         config = load_config(self.config, overrides)
-        results = trial(config, self.num_samples, self.conditions, self.resume, self.overwrite, self.json)
+        results = trial(config, self.num_samples, self.conditions, self.resume, self.overwrite, self.json, self.force)
         return EXIT_CODES[results.verdict]
 
 

@@ -23,10 +23,12 @@ from qwen3_vlm.checks.summary import Scores
 from qwen3_vlm.config import Config
 from qwen3_vlm.data.collate import LazyBatches, batches_by_length
 from qwen3_vlm.data.dataset import judge_rejects
+from qwen3_vlm.faults import rank
 from qwen3_vlm.progress import progress_bar
 from qwen3_vlm.results import Ablation, LossPoint, Results, Training
 from qwen3_vlm.train.looks import read_looks
 from qwen3_vlm.train.train_utils import read_records_of_run
+from qwen3_vlm.train.watch import read_findings, read_forced
 
 
 def ablate(
@@ -81,7 +83,7 @@ def measure(
         training_of_run(loaded, prepared, path.parent),
         ablation,
         coverage_of_run(prepared, path.parent, loaded.step),
-        diagnosis=loaded.findings,
+        diagnosis=rank([*loaded.findings, *read_findings(path.parent)]),
         scored=with_captions(listed, loaded, prepared, loaded.config.ablation.gallery),
     )
     return Measured(results, SampleRows(scores, decode))
@@ -153,4 +155,5 @@ def training_of_run(loaded: Loaded, prepared: Prepared, folder: Path) -> Trainin
         peak_memory_gb=last.peak_memory_gb,
         curve=[LossPoint(step=r.step, train=r.train_loss, eval=r.eval_loss) for r in records],
         looks=[look for look in read_looks(folder) if look.step <= loaded.step],
+        forced=read_forced(folder),
     )

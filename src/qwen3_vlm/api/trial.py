@@ -16,9 +16,11 @@ from qwen3_vlm.batch import Sample
 from qwen3_vlm.build import Prepared, prepare_data
 from qwen3_vlm.checks.conditions import parse_conditions
 from qwen3_vlm.config import Config
+from qwen3_vlm.faults import rank
 from qwen3_vlm.report.contact_sheet import contact_sheet
 from qwen3_vlm.results import Results, WrittenCaption
 from qwen3_vlm.train.stage1_align import train
+from qwen3_vlm.train.watch import read_findings
 
 _SHEET_IMAGES = 24
 
@@ -30,6 +32,7 @@ def trial(
     resume: bool = False,
     overwrite: bool = False,
     as_json: bool = False,
+    force: bool = False,
 ) -> Results:
     """Train as `config` says, judge the last checkpoint, and write captions of held-out images.
 
@@ -38,12 +41,13 @@ def trial(
 
     Raises:
         ValueError: bad input, one line.
+        FaultsFoundError: the preflight or the training found a fault, and `force` is not set.
         NonFiniteError: training stopped on a non-finite value.
     """
     names = parse_conditions(conditions)
     # With --json, standard output belongs to the JSON alone.
     with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
-        checkpoint = train(config, resume, overwrite)
+        checkpoint = train(config, resume, overwrite, force)
     loaded = load(checkpoint, config)
     prepared = prepare_data(config, checkpoint.parent / "split.json")
     ablation, scores = score(loaded, prepared, num_samples or config.ablation.num_samples, names, checkpoint)
@@ -58,6 +62,7 @@ def trial(
         ablation,
         coverage_of_run(prepared, folder, loaded.step),
         written,
+        rank(read_findings(folder)),
         scored=with_captions(listed, loaded, prepared, config.ablation.gallery),
     )
     root = Path(config.data.image_root)

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -47,6 +48,17 @@ class Walk:
     pad_id: int
     latents: int
 
+    @cached_property
+    def features_BPV(self) -> Tensor:
+        """The tower's features of the batch, computed once: the first stage has shown that they are its own."""
+        return self.vlm.features(self.batch)
+
+    @cached_property
+    def alone(self) -> list[tuple[Batch, Tensor]]:
+        """Every sample as a batch of its own, with its features [1,P,V]."""
+        batches = [collate([sample], self.pad_id) for sample in self.batch.samples]
+        return [(single, self.vlm.features(single)) for single in batches]
+
     def nll(self, visual_BQE: Tensor) -> TokenNLL:
         """The loss as training computes it."""
         return self.vlm.nll(self.batch, VisualTokens((visual_BQE,)))
@@ -77,7 +89,7 @@ def _pixels(walk: Walk) -> list[Finding]:
     """File to tower, and tower to features."""
     vlm, batch = walk.vlm, walk.batch
     with probe(vlm) as seen:
-        features_BPV = vlm.features(batch)
+        features_BPV = walk.features_BPV
     if not seen.pixels:
         return [_unused("the vision tower is never called for a batch of pictures", tower_calls=0)]
     found = compare(torch.cat(seen.pixels), walk.references, [row.raw for row in walk.rows])
@@ -87,15 +99,14 @@ def _pixels(walk: Walk) -> list[Finding]:
     changed_BPV = vlm.features(replace(batch, pixels_BCHW=255 - batch.pixels_BCHW))
     if torch.equal(features_BPV, changed_BPV):
         return [_unused("the tower's features do not change when every picture is inverted", feature_change=0.0)]
-    alone_BPV = torch.cat([vlm.features(collate([sample], walk.pad_id)) for sample in batch.samples])
+    alone_BPV = torch.cat([features_1PV for _, features_1PV in walk.alone])
     return _order(own_row(features_BPV, alone_BPV), walk, "the tower's features")
 
 
 @torch.no_grad()
 def _connector(walk: Walk) -> list[Finding]:
     """Features to visual tokens, as training and as scoring computes them."""
-    vlm, batch = walk.vlm, walk.batch
-    features_BPV = vlm.features(batch)
+    vlm, batch, features_BPV = walk.vlm, walk.batch, walk.features_BPV
     visual_BQE = vlm.visual(features_BPV)
     if not bool(torch.isfinite(features_BPV).all() and torch.isfinite(visual_BQE).all()):
         where = "the tower's features" if not bool(torch.isfinite(features_BPV).all()) else "the visual tokens"
@@ -332,7 +343,7 @@ def _loss(walk: Walk) -> list[Finding]:
     """The loss against a cross-entropy of our own from full logits, at several shifts."""
     vlm = walk.vlm
     with probe(vlm) as seen:
-        nll = walk.nll(vlm.visual(vlm.features(walk.batch)))
+        nll = walk.nll(vlm.visual(walk.features_BPV))
     per_sample = [losses_T.float().cpu() for losses_T in nll.per_sample()]
     if not bool(torch.isfinite(nll.nll_N).all()):
         return [_non_finite("the loss", "look at the embeddings and weights of model.llm, and at model.precision")]
@@ -433,11 +444,11 @@ def _gradients(walk: Walk) -> list[Finding]:
 def _company(walk: Walk) -> list[Finding]:
     """A sample's loss must not depend on who shares its batch, in which order, or on padding."""
     vlm = walk.vlm
-    together = [part.float().sum() for part in walk.nll(vlm.visual(vlm.features(walk.batch))).per_sample()]
-    alone = []
-    for sample in walk.batch.samples:
-        single = collate([sample], walk.pad_id)
-        alone.append(vlm.nll(single, VisualTokens((vlm.visual(vlm.features(single)),))).nll_N.float().sum())
+    together = [part.float().sum() for part in walk.nll(vlm.visual(walk.features_BPV)).per_sample()]
+    alone = [
+        vlm.nll(single, VisualTokens((vlm.visual(features_1PV),))).nll_N.float().sum()
+        for single, features_1PV in walk.alone
+    ]
     loose = 0.05 if next(vlm.llm.parameters()).dtype == torch.bfloat16 else 2e-3
     apart = [
         b

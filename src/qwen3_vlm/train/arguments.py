@@ -22,6 +22,8 @@ class Train:
     """Go on from the newest checkpoint in output_dir; from the beginning if there is none."""
     overwrite: bool = False
     """Delete what an earlier run left in output_dir."""
+    force: bool = False
+    """Train although a fault was found; the results then say so."""
 
     dry_run: bool = False
     """Stop after a few updates, write nothing, and say what the run would take: steps, disk, memory, time."""
@@ -35,5 +37,5 @@ class Train:
         if self.dry_run:
             rehearse(config)
         else:
-            train(config, self.resume, self.overwrite)
+            train(config, self.resume, self.overwrite, self.force)
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import resource
 import sys
@@ -21,6 +22,7 @@ from qwen3_vlm.build import Prepared, backbone_identities, count_rejects
 from qwen3_vlm.config import Config
 from qwen3_vlm.data.collate import collate
 from qwen3_vlm.data.dataset import judge_rejects, too_many_rejected
+from qwen3_vlm.exits import NonFiniteError
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.progress import duration, progress_bar, say
 from qwen3_vlm.train.checkpoint import Payload, checkpoint_path, connector_state, prune_checkpoints, save_checkpoint
@@ -29,6 +31,7 @@ from qwen3_vlm.train.looks import Looking, append_look, look_line
 from qwen3_vlm.train.schedule import Window, learning_rate, micro_batches, plan_epoch
 from qwen3_vlm.train.train_utils import LOG_NAME, EpochProgress, EpochRecord, append_record
 from qwen3_vlm.train.update import SampleSource, UpdateResult, evaluate, sum_over_ranks, update
+from qwen3_vlm.train.watch import Watch, note_non_finite, watch_epoch, watch_update
 
 _TIMED_UPDATES = 20
 """Updates after which a run says how long all of them will take."""
@@ -53,6 +56,8 @@ class Run:
     interrupt: Interrupt = field(default_factory=Interrupt)
     looking: Looking | None = None
     """What the main process looks at on the way; None on the others, or without looks."""
+    watch: Watch | None = None
+    """What every process watches for while training; None in a rehearsal."""
     unread: dict[int, Reject] = field(default_factory=dict)
     """Training rows whose image could not be read so far, by row."""
 
@@ -72,6 +77,7 @@ def run_epoch(run: Run) -> None:
 
     Raises:
         NonFiniteError: a loss or gradient is NaN or infinite.
+        FaultsFoundError: a parameter that should move does not, or one that should not does.
         KeyboardInterrupt: Ctrl-C was pressed; everything done so far is saved.
     """
     settings, progress = run.config.train, run.progress
@@ -91,10 +97,9 @@ def run_epoch(run: Run) -> None:
             for group in run.optimizer.param_groups:
                 group["lr"] = rate
             with memory_explained(run.config, "training"):
-                result = update(
-                    run.vlm, run.optimizer, batches, run.accelerator, settings.clip, step=run.step + len(window)
-                )
+                result = _update(run, batches, run.step + len(window))
             save_due = _advance(run, len(window), result)
+            watch_update(run, result.grad_norm, rate)
             progress.seconds += time.monotonic() - began
             _look(run, run.step - len(window))
             began = time.monotonic()
@@ -112,9 +117,18 @@ def run_epoch(run: Run) -> None:
                 _stop_if(stop, run)
     held_out_rejects = _close_epoch(run, rate, result.grad_norm)
     save(run)
+    watch_epoch(run)
     judge_held_out(run, held_out_rejects)
     if run.progress.epoch < settings.epochs:
         _stop_if(_stop_asked(run), run)
+
+
+def _update(run: Run, batches: list[Batch], step: int) -> UpdateResult:
+    try:
+        return update(run.vlm, run.optimizer, batches, run.accelerator, run.config.train.clip, step=step)
+    except NonFiniteError as error:
+        note_non_finite(run, error, step)
+        raise
 
 
 def first_updates(run: Run, count: int) -> list[float]:
@@ -273,11 +287,26 @@ def save(run: Run) -> None:
             "config": run.config.to_yaml(),
             "config_hash": run.config.fingerprint(),
             "backbones": backbone_identities(run.config, run.vlm),
+            "data": data_identity(run),
             "versions": _versions(),
         }
         save_checkpoint(checkpoint_path(run.folder, run.step), payload)
         prune_checkpoints(run.folder, run.config.train.keep_last, run.config.train.keep_every)
     run.accelerator.wait_for_everyone()
+
+
+def data_identity(run: Run) -> dict[str, str]:
+    """What a resumed run must read in the same order: the data files, the usable rows, the order of this epoch."""
+
+    def digest(value: object) -> str:
+        return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
+
+    return {
+        "files": digest([file.sha256 if file else None for file in run.prepared.files]),
+        "training rows": digest(run.prepared.train.rows),
+        "held-out rows": digest(run.prepared.eval.rows),
+        "order of the epoch": digest(run.plan(run.progress.epoch)),
+    }
 
 
 @cache

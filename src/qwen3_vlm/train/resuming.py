@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from qwen3_vlm.build import backbone_identities
 from qwen3_vlm.config import Config, flatten
+from qwen3_vlm.exits import NamedInputError
 from qwen3_vlm.train.checkpoint import (
     Payload,
     config_tree,
+    connector_state,
     find_checkpoints,
     load_checkpoint,
     refuse_other_backbones,
     restore_connector,
 )
 from qwen3_vlm.train.looks import LOOKS_NAME, forget_looks
-from qwen3_vlm.train.loop import Run
+from qwen3_vlm.train.loop import Run, data_identity
 from qwen3_vlm.train.tracking import FOLDER
 from qwen3_vlm.train.train_utils import LOG_NAME, EpochProgress, forget_records
+from qwen3_vlm.train.watch import FINDINGS_NAME, forget_findings
 
 _OF_A_RUN = (
     "checkpoint_*.pt",
     LOG_NAME,
     LOOKS_NAME,
+    FINDINGS_NAME,
     "results.json",
     "runbook.md",
     "samples.png",
     "mean_tokens_*.pt",
     "blind_*.pt",
 )
+_PARTS = ("vision_ln", "resampler", "projector")
 _NEEDED = ("config", "optimizer", "rng", "progress", "step", "updates")
 # Where a run lies, how fast it goes and which checkpoints it keeps: none of these changes a weight.
 _FREE = {
@@ -107,6 +114,50 @@ def restore(run: Run, resumption: Resumption) -> None:
         raise ValueError(f"{path}: optimizer or progress cannot be restored ({first}); take an older one") from error
 
 
+def verify(run: Run, resumption: Resumption) -> None:
+    """After `restore`: is this run where the checkpoint was written, down to the bit?
+
+    Raises:
+        NamedInputError: weights, optimizer, random numbers, counts or data are not those of the checkpoint.
+    """
+    payload, windows = resumption.payload, run.plan(0)
+    batches, epoch, done = sum(map(len, windows)), run.progress.epoch, run.progress.batches
+    inside = list(itertools.accumulate((len(window) for window in windows), initial=0))
+    counted = (epoch * batches + done, epoch * len(windows) + inside.index(done) if done in inside else -1)
+    states = [run.optimizer.state.get(p, {}) for p in run.vlm.connector.parameters()]
+    steps = {int(state["step"]) for state in states if "step" in state}
+    now, then = data_identity(run), payload.get("data", {})
+    averages, saved = run.optimizer.state_dict()["state"], payload["optimizer"]["state"]
+    fresh = any("exp_avg" not in state for state in states)
+    wrong = {
+        "the connector's weights": not _same(connector_state(run.vlm.connector), {k: payload.get(k) for k in _PARTS}),
+        "the optimizer's running averages": not _same(averages, saved) or fresh != (run.updates == 0),
+        "the optimizer's step count": len(steps) > 1 or any(step > run.updates for step in steps),
+        "the random number generator": not torch.equal(torch.get_rng_state(), payload["rng"]),
+        "the count of steps and updates": counted != (run.step, run.updates)
+        or (run.step, run.updates) != (payload["step"], payload["updates"]),
+        **{f"the data ({name})": now[name] != value for name, value in then.items()},
+    }
+    differ = [name for name, is_wrong in wrong.items() if is_wrong]
+    if differ:
+        raise NamedInputError(
+            "resume-drift",
+            f"{resumption.path}: going on would not be the run that was interrupted: {', '.join(differ)} "
+            f"{'is' if len(differ) == 1 else 'are'} not as in the checkpoint; restore the data files as they were, "
+            "take an older checkpoint, or start again with --overwrite",
+        )
+
+
+def _same(now: Any, then: Any) -> bool:
+    """Bit for bit, whatever device it lies on; parts that neither has are equal."""
+    if isinstance(then, torch.Tensor):
+        return isinstance(now, torch.Tensor) and torch.equal(now.detach().cpu(), then.cpu().to(now.dtype))
+    if isinstance(then, dict):
+        keys = {key for key, value in then.items() if value is not None}
+        return isinstance(now, dict) and set(now) == keys and all(_same(now[key], then[key]) for key in keys)
+    return bool(now == then)
+
+
 def clear_folder(folder: Path, resumption: Resumption | None, overwrite: bool) -> None:
     """Remove what would mix with this run: half-written files always, everything of an earlier run if overwritten."""
     # [Contract] Temporary files of an atomic write begin with a dot and the name of the file they are for.
@@ -116,9 +167,10 @@ def clear_folder(folder: Path, resumption: Resumption | None, overwrite: bool) -
     if resumption is not None:
         forget_records(folder, resumption.payload["step"])
         forget_looks(folder, resumption.payload["step"])
+        forget_findings(folder, resumption.payload["step"])
         return
     # A log without a checkpoint is from a run that was killed before its first save.
-    for pattern in _OF_A_RUN if overwrite else (LOG_NAME, LOOKS_NAME):
+    for pattern in _OF_A_RUN if overwrite else (LOG_NAME, LOOKS_NAME, FINDINGS_NAME):
         for path in folder.glob(pattern):
             path.unlink()
     if overwrite:

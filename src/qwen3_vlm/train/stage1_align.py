@@ -30,24 +30,28 @@ from qwen3_vlm.train.features import cache_features, wants_cache
 from qwen3_vlm.train.guards import memory_explained, ranks_watched
 from qwen3_vlm.train.looks import plan_line, read_looks, read_onset, start_looking
 from qwen3_vlm.train.loop import Run, judge_held_out, name_unread, run_epoch
-from qwen3_vlm.train.resuming import Resumption, clear_folder, find_resumption, restore, saved_split
+from qwen3_vlm.train.resuming import Resumption, clear_folder, find_resumption, restore, saved_split, verify
 from qwen3_vlm.train.tracking import start_accelerator, start_tracker
 from qwen3_vlm.train.train_utils import EpochProgress
+from qwen3_vlm.train.update import over_ranks
+from qwen3_vlm.train.watch import Watch, look_before, look_behind, note, stop_on_errors
 
 
-def train(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
-    """Train the connector as `config` says.
+def train(config: Config, resume: bool = False, overwrite: bool = False, force: bool = False) -> Path:
+    """Train the connector as `config` says, after a preflight that looks for faults.
 
     Args:
         config: the run.
         resume: go on from the newest checkpoint in `output_dir`, if there is one.
         overwrite: delete what an earlier run left in `output_dir`.
+        force: train although a fault was found; that is written down with the run.
 
     Returns:
         The last checkpoint.
 
     Raises:
         ValueError: bad input, or `output_dir` holds a run and neither `resume` nor `overwrite` is set.
+        FaultsFoundError: the preflight or the watch found an error, and `force` is not set.
         NonFiniteError: a loss or gradient is NaN or infinite.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the update in progress has been finished and saved.
         RankLostError: another process of the job is gone.
@@ -56,13 +60,19 @@ def train(config: Config, resume: bool = False, overwrite: bool = False) -> Path
     with ranks_watched(accelerator):
         resumption = find_resumption(config, resume, overwrite)
         run = _start(config, accelerator, resumption, overwrite)
+        # A run that goes on has been looked at before it began.
+        found = [] if resumption else over_ranks(accelerator, look_before(run))[0]
+        stop_on_errors(found, force)
         _claim_folder(run, resumption, overwrite)
+        note(run, found, force)
+        run.watch = Watch(run.vlm, config.train.lr, force)
         start_tracker(accelerator, config)
         _say(run, shape_lines(run))
         _prepare_looks(run)
         with run.interrupt.watched():
             while run.progress.epoch < config.train.epochs:
                 run_epoch(run)
+        note(run, look_behind(run), force)
         accelerator.end_training()
     if run.looking is not None:
         _say(run, [read_onset(read_looks(run.folder), config.ablation.margin_shuffled)])
@@ -110,6 +120,7 @@ def _start(config: Config, accelerator: Accelerator, resumption: Resumption | No
     run = Run(config, prepared, vlm, optimizer, accelerator, prepared.train, prepared.eval, EpochProgress())
     if resumption is not None:
         restore(run, resumption)
+        verify(run, resumption)
     else:
         # Nothing draws from the global generator today; if something ever does, a run still is its seed's.
         torch.manual_seed(config.seed)

@@ -6,23 +6,40 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from qwen3_vlm.batch import VisualTokens
+from qwen3_vlm.batch import Sample, VisualTokens
+from qwen3_vlm.checks.connector_state import distance
 from qwen3_vlm.data.collate import collate
-from qwen3_vlm.exits import FaultsFoundError
-from qwen3_vlm.faults import finding, page_of
+from qwen3_vlm.data.dataset import Dataset
+from qwen3_vlm.exits import FaultsFoundError, NonFiniteError
+from qwen3_vlm.faults import finding, page_of, rank
 from qwen3_vlm.models.loading import fingerprint
 from qwen3_vlm.models.vlm import VLM
+from qwen3_vlm.preflight import preflight
+from qwen3_vlm.preflight.probe import own_row
+from qwen3_vlm.preflight.rows import spread
+from qwen3_vlm.progress import progress_bar, say
 from qwen3_vlm.results import Finding, Look, write_atomic
+from qwen3_vlm.train.looks import read_looks
 from qwen3_vlm.train.update import SampleSource
+
+if TYPE_CHECKING:
+    from qwen3_vlm.train.loop import Run  # the loop calls this module
 
 FINDINGS_NAME = "findings.jsonl"
 FIRST_UPDATES = 3
 """Updates after which every trained parameter must have moved."""
 _TEXT_SAMPLES = 64
+_CACHED = 4
+"""Samples whose cached features are computed again."""
+_SMALL_RATE = 0.01
+"""Of the peak learning rate."""
+_STILL = 3e-7
+"""Relative distance from the start, shrinking by weight decay left out: the rounding of float32."""
 
 
 def write_findings(folder: Path, findings: Sequence[Finding], step: int, forced: bool = False) -> None:
@@ -86,6 +103,8 @@ class Watch:
     """Looks at the parts between updates; one per run and process."""
 
     vlm: VLM
+    peak_lr: float
+    """Updates far below it, as at the very end of a schedule, are not expected to move anything."""
     force: bool = False
     """Write errors down and go on."""
     start: dict[str, Tensor] = field(init=False)
@@ -106,10 +125,10 @@ class Watch:
 
         Args:
             grad_norm: of this update, before clipping.
-            learning_rate: of this update; at 0 nothing could have moved.
+            learning_rate: of this update.
         """
         self.largest_norm = max(self.largest_norm, grad_norm)
-        self.updates += learning_rate > 0
+        self.updates += learning_rate >= _SMALL_RATE * self.peak_lr
         if self.updates != FIRST_UPDATES or not self.start:
             return []
         still = unmoved(self.vlm.connector, self.start)
@@ -151,8 +170,8 @@ class Watch:
 
 
 def unmoved(connector: nn.Module, start: dict[str, Tensor]) -> list[str]:
-    """Names of parameters that are bit for bit where they started."""
-    return [name for name, p in connector.named_parameters() if torch.equal(p.detach(), start[name])]
+    """Names of parameters that are where they started, or have only been shrunk by weight decay."""
+    return [name for name, p in connector.named_parameters() if distance(p.detach(), start[name]) < _STILL]
 
 
 @torch.no_grad()
@@ -207,6 +226,128 @@ def _never_opened(looks: Sequence[Look]) -> list[Finding]:
             gaps_shuffled=gaps,
             gap_zero=last.gap_zero,
             step=last.step,
+        )
+    ]
+
+
+def look_before(run: Run) -> list[Finding]:
+    """The preflight of a run, with its optimizer and its feature cache; on the main process, nothing on the others."""
+    if not run.accelerator.is_main_process:
+        return []
+    flight = preflight(run.prepared, run.vlm, progress=lambda total: progress_bar(total, "preflight", "row"))
+    found = [*flight.findings, *optimizer_findings(run.vlm, run.optimizer)]
+    if run.train_set is not run.prepared.train and flight.batch:
+        found += cache_findings(run.vlm, run.train_set, run.prepared.train)
+    return rank(found)
+
+
+def look_behind(run: Run) -> list[Finding]:
+    """`end_findings` of a run; on the main process, nothing on the others."""
+    if not run.accelerator.is_main_process:
+        return []
+    return end_findings(run.vlm, run.eval_set, run.prepared.inputs.pad_id, read_looks(run.folder))
+
+
+def note(run: Run, found: Sequence[Finding], force: bool) -> None:
+    """Write findings down with the run, and say the errors and warnings among them."""
+    if run.accelerator.is_main_process:
+        write_findings(run.folder, found, run.step, force)
+        for f in found:
+            if f.severity != "note":
+                say(f"{f.severity} {f.code}: {f.message}. Mend: {f.fix} ({page_of(f.code)})")
+
+
+def note_non_finite(run: Run, error: NonFiniteError, step: int) -> None:
+    """Write down which value was not finite; the run stops."""
+    message, _, fix = str(error).partition("The optimizer was not called; ")
+    if run.accelerator.is_main_process:
+        write_findings(run.folder, [finding("non-finite", message.rstrip(". "), fix, step=step)], step)
+
+
+def watch_update(run: Run, grad_norm: float, learning_rate: float) -> None:
+    """After an update.
+
+    Raises:
+        FaultsFoundError: see `Watch.after_update`.
+    """
+    if run.watch is not None:
+        _act(run, run.watch.after_update(grad_norm, learning_rate), run.watch.force)
+
+
+def watch_epoch(run: Run) -> None:
+    """After an epoch.
+
+    Raises:
+        FaultsFoundError: see `Watch.after_epoch`.
+    """
+    if run.watch is not None:
+        _act(run, run.watch.after_epoch(), run.watch.force)
+
+
+def _act(run: Run, found: list[Finding], force: bool) -> None:
+    if found:
+        if force or not any(f.severity == "error" for f in found):
+            note(run, found, force)
+        elif run.accelerator.is_main_process:
+            write_findings(run.folder, found, run.step)
+        stop_on_errors(found, force)
+
+
+def optimizer_findings(vlm: VLM, optimizer: torch.optim.Optimizer) -> list[Finding]:
+    """Does the optimizer hold every parameter of the connector, and no other?"""
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    own = dict(vlm.connector.named_parameters())
+    absent = [name for name, p in own.items() if id(p) not in held]
+    foreign = [name for name, p in (*vlm.tower.named_parameters(), *vlm.llm.named_parameters()) if id(p) in held]
+    found = []
+    if absent:
+        found.append(
+            finding(
+                "no-gradient",
+                f"the optimizer was not given {len(absent)} of the connector's {len(own)} parameters, first "
+                f"{absent[0]}, so they stay at their random start",
+                "give the optimizer vlm.connector.parameters()",
+                absent=absent[:8],
+                count=len(absent),
+            )
+        )
+    if foreign:
+        found.append(
+            finding(
+                "frozen-moved",
+                f"the optimizer was given {len(foreign)} parameters of the frozen parts, first {foreign[0]}",
+                "give the optimizer vlm.connector.parameters() and nothing else",
+                foreign=foreign[:8],
+                count=len(foreign),
+            )
+        )
+    return found
+
+
+@torch.no_grad()
+def cache_findings(vlm: VLM, cached: SampleSource, dataset: Dataset) -> list[Finding]:
+    """Are cached features those of their images? A few samples, the tower run again."""
+    pairs = [(cached[p], dataset[p]) for p in spread(_CACHED, len(dataset))]
+    both = [(a, b) for a, b in pairs if isinstance(a, Sample) and isinstance(b, Sample)]
+    if len(both) < 2:
+        return []
+    kept_BPV = torch.stack([a.features_PV for a, _ in both if a.features_PV is not None]).float()
+    pixels_BCHW = torch.stack([b.pixels_CHW for _, b in both if b.pixels_CHW is not None])
+    fresh_BPV = vlm.tower(pixels_BCHW.to(vlm.device)).cpu().float()
+    apart_B = (kept_BPV - fresh_BPV).flatten(1).norm(dim=1) / fresh_BPV.flatten(1).norm(dim=1)
+    if float(apart_B.max()) < 0.05:
+        return []
+    b = int(apart_B.argmax())
+    swapped = own_row(kept_BPV, fresh_BPV)
+    return [
+        finding(
+            "image-order" if swapped else "pixels-unused",
+            f"the cached features of row {both[b][0].row} are not those of its image"
+            + (f", but those of row {both[swapped[b]][0].row}" if b in swapped else ""),
+            "keep features at the position of their sample in the cache, or set data.cache_features to off",
+            samples=int((apart_B >= 0.05).sum()),
+            of=len(both),
+            largest_difference=float(apart_B.max()),
         )
     ]
 
