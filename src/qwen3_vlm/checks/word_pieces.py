@@ -47,7 +47,7 @@ class Span:
     """A piece of a caption and the label tokens that make it."""
 
     text: str
-    """With the space before it."""
+    """With the space before it, and the last one of a caption with the space behind it."""
     first: int
     stop: int
     """Label tokens first..stop-1."""
@@ -99,6 +99,9 @@ def spans_of(ids: list[int], decode: Decode, eos_id: int) -> tuple[list[Span], b
         place = len(text) if place is None else place
         spans.append(Span(text[start:place], first, stop))
         start, first = place, stop
+    if len(spans) > 1 and not spans[-1].text.strip():
+        last, closing = spans[-2:]
+        spans[-2:] = [Span(last.text + closing.text, last.first, closing.stop)]
     return spans, end
 
 
