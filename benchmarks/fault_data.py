@@ -68,31 +68,42 @@ def rolled(rows: list[Row], first: int = 0) -> list[Row]:
     return [{**row, "image": image} for row, image in zip(rows, moved, strict=True)]
 
 
+def captions_rolled(rows: list[Row]) -> list[Row]:
+    """Each image, with its id, under the next row's caption."""
+    answers = [caption(row) for row in rows]
+    return [with_text(row, answer=answer) for row, answer in zip(rows, answers[1:] + answers[:1], strict=True)]
+
+
 def _sorted_apart(rows: list[Row]) -> list[Row]:
     answers = sorted(caption(row) for row in rows)
     return [with_text(row, answer=answer) for row, answer in zip(rows, answers, strict=True)]
 
 
 def _train_rolled_score_true(site: Site) -> None:
-    site.write_rows(rolled(site.rows[:TRAINED]), site.rows[TRAINED:])
+    site.write_rows(captions_rolled(site.rows[:TRAINED]), site.rows[TRAINED:])
 
 
-def _cut_share(share: float) -> Callable[[Site], None]:
-    """A max_seq_len that cuts about `share` of the sequences."""
+def _all_cut(site: Site) -> None:
+    """A max_seq_len that cuts about nine sequences in ten."""
+    lengths = np.array(prepare_data(site.config()).train.lengths)
+    site.set(data__max_seq_len=int(np.quantile(lengths, 0.1)))
 
-    def set_up(site: Site) -> None:
-        lengths = np.array(prepare_data(site.config()).train.lengths)
-        site.set(data__max_seq_len=int(np.quantile(lengths, 1 - share, method="lower")))
 
-    return set_up
+def _few_cut(site: Site) -> None:
+    """One caption in 70 is several times as long as the others, and longer than max_seq_len."""
+    tail = ", which has been described before and will be described again, at length and to no purpose"
+    each(lambda i, row: with_text(row, answer=caption(row) + tail) if i % 70 == 5 else row)(site)
+    site.set(data__max_seq_len=48)
 
 
 def _image_cut(site: Site) -> None:
-    """The longest prompts lose image tokens, the shortest keep them all; the user accepts rejected rows."""
-    site.set(prompt__template="{human}\n", data__max_rejected=1.0)
-    train = prepare_data(site.config()).train
-    ends = np.array([train.text(i).block[1] for i in range(len(train))])
-    site.set(data__max_seq_len=int(np.median(ends)) - 1)
+    """Every second request is so long that the image behind it does not fit any more."""
+    request = (
+        "Look at this picture closely, from left to right, and then say in one short sentence what it shows.\n<image>"
+    )
+    each(lambda i, row: with_text(row, request if i % 2 else "<image>"))(site)
+    human_turns(site)
+    site.set(data__max_seq_len=36)
 
 
 def _damage(share: float, damage: Callable[[Path], object], accept: float | None = None) -> Callable[[Site], None]:
@@ -113,7 +124,9 @@ def _damage(share: float, damage: Callable[[Path], object], accept: float | None
 
 
 def _thin(path: Path) -> None:
-    Image.new("RGB", (64, 1), "red").save(path)
+    with Image.open(path) as image:
+        thin = image.convert("RGB").resize((image.width, 1))
+    thin.save(path)
 
 
 def _paint(choose: Callable[[int], bool], colour: str) -> Callable[[Site], None]:
@@ -190,29 +203,28 @@ DATA = (
     Case(
         "image-block-cut",
         "image-truncated",
-        "data.max_seq_len ends inside the image block of the longer prompts; data.max_rejected 1",
+        "every second row has a long request before its image, and data.max_seq_len ends inside the image block",
         set_up=_image_cut,
     ),
     Case(
         "captions-cut",
         "answer-truncated",
         "data.max_seq_len cuts nine captions in ten",
-        set_up=_cut_share(0.9),
+        set_up=_all_cut,
     ),
     Case(
         "few-captions-cut",
         "answer-truncated",
-        "data.max_seq_len cuts about 1.5% of the captions",
-        set_up=_cut_share(0.015),
-        world="digits",
+        "one caption in 70 is longer than data.max_seq_len",
+        set_up=_few_cut,
     ),
     Case("pairs-rolled", "pairs-mismatched", "each caption with the next row's image", set_up=whole(rolled)),
     Case(
-        "pairs-rolled-digits",
+        "captions-rolled",
         "pairs-mismatched",
-        "each caption with the next row's image",
+        "each image, with its id, under the next row's caption",
+        set_up=whole(captions_rolled),
         world="digits",
-        set_up=whole(rolled),
     ),
     Case(
         "captions-sorted",
@@ -223,7 +235,7 @@ DATA = (
     Case(
         "pairs-rolled-in-training",
         "pairs-mismatched",
-        "each training caption with the next row's image; held-out pairs are right",
+        "each training image, with its id, under the next row's caption; held-out pairs are right",
         "training",
         set_up=_train_rolled_score_true,
     ),

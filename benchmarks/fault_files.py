@@ -92,6 +92,12 @@ def _forget_patch_token(tree: dict[str, Any]) -> None:
     tree["model"]["vocab"].pop("<|image_pad|>", None)
 
 
+def _without_patch_token(site: Site) -> None:
+    folder = site.own_backbone("llm")
+    edit_json(folder / "tokenizer.json", _forget_patch_token)
+    edit_json(folder / "tokenizer_config.json", lambda tree: tree["extra_special_tokens"].remove("<|image_pad|>"))
+
+
 def _patch_token_beyond_the_table(tree: dict[str, Any]) -> None:
     for token in tree["added_tokens"]:
         if token["content"] == "<|image_pad|>":
@@ -143,7 +149,7 @@ FILES = (
         "tokenizer-without-patch-token",
         "placeholder-split",
         "tokenizer.json without the added token `<|image_pad|>`: its string falls apart into several ids",
-        set_up=_tokenizer(_forget_patch_token),
+        set_up=_without_patch_token,
     ),
     Case(
         "patch-id-beyond-the-table",

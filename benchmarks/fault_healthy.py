@@ -71,7 +71,7 @@ HEALTHY = (
         train__weight_decay=0.0,
         train__betas=[0.9, 0.999],
     ),
-    _healthy("under-trained", "one epoch at half the learning rate", train__epochs=1, train__lr=1e-3),
+    _healthy("short-but-sound", "one epoch at half the learning rate", train__epochs=1, train__lr=1e-3),
     Case("dark-images", "", "every image at a third of its brightness, as taken at night", set_up=_dark),
     Case("two-captions-each", "", "each training image under two captions", set_up=_two_captions_each),
 )

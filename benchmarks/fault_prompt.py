@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fault_site import Case, Change, human_turns, swap
+from fault_data import caption, each, with_text
+from fault_site import Case, Change, Site, human_turns, swap
 from qwen3_vlm.batch import IntArray
 from qwen3_vlm.data.prompt import Encoded, Prompt
 
@@ -75,6 +76,11 @@ def _answers(change: Callable[[IntArray], IntArray]) -> Change:
     return swap(f"{_PROMPT}.PromptBuilder._answers", make)
 
 
+def _space_before_answer(site: Site) -> None:
+    each(lambda i, row: with_text(row, answer=caption(row)[:1].lower() + caption(row)[1:]))(site)
+    site.set(prompt__template="{human}\nAnswer: ")
+
+
 PROMPT = (
     Case(
         "image-tag-stripped",
@@ -131,8 +137,9 @@ PROMPT = (
     Case(
         "joint-tokenisation",
         "template-unstable",
-        "prompt and answer are tokenised as one text (`Answer: ` ends in a space), masked by the prompt's own length",
-        set_up=lambda site: site.set(prompt__template="{human}\nAnswer: "),
+        "prompt and answer are tokenised as one text and masked by the prompt's own length; the template's last space "
+        "belongs to the first word of the answer",
+        set_up=_space_before_answer,
         change=_encode(_joint),
         also=("answer-partly-labelled",),
     ),

@@ -90,12 +90,13 @@ class Site:
             self.set(data__eval_json=str(self.folder / "held_out.json"))
 
     def own_images(self) -> Path:
-        """An image folder of the case's own: links to the rows' images, so that some can be replaced."""
+        """Train on `rows` with an image folder of the case's own: links, so that some can be replaced."""
         source, root = Path(self.config().data.image_root).resolve(), self.folder / "images"
         for row in (*self.rows, *(self.held_out_rows or ())):
             link = root / row["image"]
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(source / row["image"])
+        self.write_rows(self.rows, self.held_out_rows)
         self.set(data__image_root=str(root), data__world="none")
         return root
 
