@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from qwen3_vlm.build import build_model, prepare_data
+from qwen3_vlm.build import build_model, prepare_data, prepare_inputs
 from qwen3_vlm.config import Config, parse_config
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight import Preflight, findings_of_error, preflight
@@ -24,6 +26,7 @@ COLOURS = ["red", "green", "blue", "purple", "orange"]
 SHAPES = ["circle", "square", "triangle", "cross", "ring", "star"]
 
 Row = dict[str, Any]
+_MODELS: dict[str, VLM] = {}
 
 
 def caption_of(row: int) -> str:
@@ -65,10 +68,17 @@ class World:
             node[key] = value
         return parse_config(tree, "test")
 
+    def model(self, config: Config) -> VLM:
+        """A model of its own for the test; loaded once per kind."""
+        kind = json.dumps([config.model.model_dump(), config.connector.model_dump(), config.prompt.image_block])
+        if kind not in _MODELS:
+            _MODELS[kind] = build_model(config, prepare_inputs(config))
+        return copy.deepcopy(_MODELS[kind])
+
     def fly(self, vlm: VLM | None = None, **changes: Any) -> Preflight:
         config = self.config(**changes)
         prepared = prepare_data(config)
-        return preflight(prepared, vlm or build_model(config, prepared.inputs), rows=32)
+        return preflight(prepared, vlm or self.model(config), rows=16)
 
     def find(self, vlm: VLM | None = None, **changes: Any) -> list[Finding]:
         """What `diagnose` finds: of the preflight, or of the error that comes before it."""
@@ -79,6 +89,12 @@ class World:
             if not found:
                 raise
             return found
+
+
+def copy_world(world: World, root: Path) -> World:
+    """The same world in another folder."""
+    shutil.copytree(world.root, root, dirs_exist_ok=True)
+    return World(root, json.loads(json.dumps(world.tree).replace(str(world.root), str(root))))
 
 
 def make_world(root: Path) -> World:

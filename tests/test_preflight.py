@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from preflight_world import ASSETS, World, make_world
+from preflight_world import ASSETS, World, copy_world, make_world
 from qwen3_vlm.batch import IGNORE_INDEX, VisualTokens
-from qwen3_vlm.build import build_model, prepare_data
+from qwen3_vlm.build import prepare_data
 from qwen3_vlm.data import dataset as dataset_room
 from qwen3_vlm.data.prompt import Encoded, Prompt, PromptBuilder
 from qwen3_vlm.models import vision
@@ -31,9 +31,14 @@ from qwen3_vlm.results import Finding
 Patch = pytest.MonkeyPatch
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("template"))
+
+
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return make_world(tmp_path)
+def world(template: World, tmp_path: Path) -> World:
+    return copy_world(template, tmp_path)
 
 
 def bad(found: list[Finding]) -> list[str]:
@@ -101,7 +106,7 @@ def test_dark_and_single_odd_images_are_sound(world: World) -> None:
 def test_the_preflight_leaves_weights_gradients_and_the_generator_alone(world: World) -> None:
     config = world.config()
     prepared = prepare_data(config)
-    vlm = build_model(config, prepared.inputs)
+    vlm = world.model(config)
     before = {name: value.clone() for name, value in vlm.state_dict().items()}
     state = torch.get_rng_state()
     run_room.preflight(prepared, vlm, rows=8)
@@ -330,14 +335,14 @@ def test_a_prompt_that_is_no_prefix_of_the_whole_is_named(world: World, monkeypa
 
     flight = world.config()
     prepared = prepare_data(flight)
-    vlm = build_model(flight, prepared.inputs)
+    vlm = world.model(flight)
     monkeypatch.setattr(PromptBuilder, "prompt", thinking)
     assert first(run_room.preflight(prepared, vlm, rows=8).findings) == "template-unstable"
 
 
 def test_another_number_of_image_positions_is_named(world: World) -> None:
     config = world.config(connector__latents=5)
-    vlm = build_model(config, prepare_data(config).inputs)
+    vlm = world.model(config)
     assert first(world.find(vlm)) == "placeholder-count"
 
 
@@ -367,14 +372,14 @@ def test_a_tokenizer_without_the_image_token_is_named(world: World, tmp_path: Pa
 
 def test_another_image_id_in_the_model_than_in_the_tokenizer_is_named(world: World) -> None:
     config = world.config()
-    vlm = build_model(config, prepare_data(config).inputs)
+    vlm = world.model(config)
     vlm.patch_id += 1
     assert first(world.find(vlm)) == "token-id-mismatch"
 
 
 def test_an_id_without_an_embedding_is_named(world: World) -> None:
     config = world.config()
-    vlm = build_model(config, prepare_data(config).inputs)
+    vlm = world.model(config)
     vlm.llm.model.resize_token_embeddings(490)
     assert first(world.find(vlm)) == "token-id-mismatch"
 
@@ -382,7 +387,7 @@ def test_an_id_without_an_embedding_is_named(world: World) -> None:
 def test_delimiters_that_copy_eos_are_a_warning(world: World) -> None:
     config = world.config()
     prepared = prepare_data(config)
-    vlm = build_model(config, prepared.inputs)
+    vlm = world.model(config)
     ids, table = prepared.inputs.prompts.ids, vlm.llm.model.get_input_embeddings().weight.data
     table[[ids.start, ids.end]] = table[ids.eos].clone()
     assert "special-token-is-eos" in bad(run_room.preflight(prepared, vlm, rows=8).findings)
@@ -473,7 +478,7 @@ def test_samples_that_get_each_others_images_are_named(world: World, monkeypatch
 def test_weights_that_are_not_those_of_the_file_are_named(world: World) -> None:
     config = world.config()
     for part in ("tower", "llm"):
-        vlm = build_model(config, prepare_data(config).inputs)
+        vlm = world.model(config)
         model = getattr(vlm, part).model
         torch.nn.init.normal_(
             dict(model.named_parameters())[
@@ -494,7 +499,7 @@ def test_weights_missing_in_the_file_are_named(world: World, tmp_path: Path) -> 
 def test_weights_that_are_not_finite_are_named(world: World) -> None:
     config = world.config()
     for part in ("tower", "llm", "connector"):
-        vlm = build_model(config, prepare_data(config).inputs)
+        vlm = world.model(config)
         next(getattr(vlm, part).parameters()).data.view(-1)[0] = float("nan")
         assert first(world.find(vlm)) == "non-finite"
 
@@ -612,7 +617,7 @@ def test_a_loss_at_another_shift_is_named(world: World, monkeypatch: Patch, shif
 @pytest.mark.parametrize("kind", ["no_grad", "frozen", "one part frozen"])
 def test_a_connector_that_cannot_learn_is_named(world: World, monkeypatch: Patch, kind: str) -> None:
     config = world.config(connector__vision_ln=True)
-    vlm = build_model(config, prepare_data(config).inputs)
+    vlm = world.model(config)
     if kind == "no_grad":
         visual = VLM.visual
         monkeypatch.setattr(VLM, "visual", lambda self, features: visual(self, features).detach())
@@ -625,6 +630,6 @@ def test_a_connector_that_cannot_learn_is_named(world: World, monkeypatch: Patch
 
 def test_a_frozen_part_that_would_learn_is_named(world: World) -> None:
     config = world.config()
-    vlm = build_model(config, prepare_data(config).inputs)
+    vlm = world.model(config)
     vlm.llm.model.lm_head.requires_grad_(True)
     assert first(world.find(vlm)) == "frozen-moved"

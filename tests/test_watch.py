@@ -1,0 +1,275 @@
+"""Faults that show while training stop the run by name, and what a run wrote down about its faults is read back."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qwen3_vlm.api.ablation import training_of_run
+from qwen3_vlm.api.loaded import load
+from qwen3_vlm.build import prepare_data
+from qwen3_vlm.exits import FaultsFoundError, NamedInputError, NonFiniteError
+from qwen3_vlm.faults import finding
+from qwen3_vlm.results import Look
+from qwen3_vlm.train import loop, watch
+from qwen3_vlm.train.checkpoint import load_checkpoint, save_checkpoint
+from qwen3_vlm.train.features import CachedDataset, cache_features
+from qwen3_vlm.train.stage1_align import main
+from qwen3_vlm.train.watch import Watch
+from tiny_models import make_batch, make_vlm
+from tiny_runs import TinyWorld, make_world
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def train_a_little(vlm: Any, watched: Watch, parameters: Any, updates: int = 3, decay: float = 0.0) -> list[str]:
+    """Codes of what the watch finds in a few updates."""
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=decay)
+    batch, found = make_batch([[9, 10], [11]]), []
+    for _ in range(updates):
+        optimizer.zero_grad()
+        vlm.nll(batch, loop_visual(vlm, batch)).nll_N.sum().backward()
+        for parameter in vlm.connector.parameters():
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        optimizer.step()
+        found += watched.after_update(1.0, 1e-3)
+    return [f.code for f in found]
+
+
+def loop_visual(vlm: Any, batch: Any) -> Any:
+    from qwen3_vlm.batch import VisualTokens
+
+    return VisualTokens((vlm.visual(vlm.features(batch)),))
+
+
+def test_a_connector_that_moves_is_sound() -> None:
+    vlm = make_vlm(vision_ln=True, key_positions=True)
+    assert train_a_little(vlm, Watch(vlm, 1e-3), vlm.connector.parameters(), decay=0.01) == []
+
+
+def test_parameters_that_weight_decay_alone_has_moved_are_named() -> None:
+    vlm = make_vlm()
+    watched = Watch(vlm, 1e-3)
+    vlm.connector.resampler.latents.register_hook(torch.zeros_like)
+    assert train_a_little(vlm, watched, vlm.connector.parameters(), decay=0.1) == ["no-gradient"]
+
+
+def test_parameters_that_the_optimizer_does_not_have_are_named() -> None:
+    vlm = make_vlm()
+    watched = Watch(vlm, 1e-3)
+    assert train_a_little(vlm, watched, vlm.connector.projector.parameters()) == ["no-gradient"]
+
+
+def test_updates_at_the_end_of_a_schedule_are_not_expected_to_move_anything() -> None:
+    vlm = make_vlm()
+    watched = Watch(vlm, 1e-3)
+    assert [watched.after_update(1.0, 1e-8) for _ in range(5)] == [[]] * 5
+
+
+def test_a_frozen_part_that_moves_is_named_once() -> None:
+    vlm = make_vlm()
+    watched = Watch(vlm, 1e-3)
+    assert watched.after_epoch() == []
+    vlm.tower.model.embeddings.patch_embedding.weight.data.mul_(1.01)
+    assert [(f.code, f.evidence["part"]) for f in watched.after_epoch()] == [("frozen-moved", "vision tower")]
+    assert watched.after_epoch() == []
+
+
+def test_an_optimizer_with_too_few_or_too_many_parameters_is_named() -> None:
+    vlm = make_vlm()
+    own, llm = list(vlm.connector.parameters()), list(vlm.llm.parameters())
+
+    def codes(parameters: Any) -> list[str]:
+        return [f.code for f in watch.optimizer_findings(vlm, torch.optim.SGD(parameters, lr=1.0))]
+
+    assert codes(own) == []
+    assert codes(own[1:]) == ["no-gradient"]
+    assert codes(own + llm[:1]) == ["frozen-moved"]
+
+
+def test_cached_features_of_other_images_are_named(world: TinyWorld, tmp_path: Path) -> None:
+    config = world.config("cache")
+    prepared = prepare_data(config)
+    from qwen3_vlm.build import build_model
+
+    vlm = build_model(config, prepared.inputs)
+    cached = cache_features(vlm, prepared.train, "training", tmp_path)
+    assert watch.cache_findings(vlm, cached, prepared.train) == []
+    moved = copy.copy(cached)
+    moved.features_NPV = torch.as_tensor(cached.features_NPV).roll(1, 0)  # type: ignore[assignment]
+    assert isinstance(moved, CachedDataset)
+    found = watch.cache_findings(vlm, moved, prepared.train)
+    assert found[0].code in ("image-order", "pixels-unused")
+
+
+# --- what is written down -------------------------------------------------------------------------------------------
+
+
+def test_findings_are_read_back_with_what_was_forced_and_forgotten_behind_a_step(tmp_path: Path) -> None:
+    assert watch.read_findings(tmp_path) == []
+    error, note = finding("no-labels", "m", "f", rows=3), finding("under-trained", "m", "f")
+    watch.write_findings(tmp_path, [error, note], 0, forced=True)
+    watch.write_findings(tmp_path, [finding("frozen-moved", "m", "f")], 8)
+    assert [f.code for f in watch.read_findings(tmp_path)] == ["no-labels", "under-trained", "frozen-moved"]
+    assert watch.read_findings(tmp_path)[0] == error
+    assert watch.read_forced(tmp_path) == ["no-labels"]
+    watch.forget_findings(tmp_path, 5)
+    assert [f.code for f in watch.read_findings(tmp_path)] == ["no-labels", "under-trained"]
+    assert watch.read_forced(tmp_path) == ["no-labels"]
+
+
+def test_a_broken_line_of_findings_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / watch.FINDINGS_NAME).write_text("{}\n")
+    with pytest.raises(ValueError, match="line 1: not a finding"):
+        watch.read_findings(tmp_path)
+
+
+# --- whole runs -----------------------------------------------------------------------------------------------------
+
+
+def test_an_error_of_the_preflight_stops_a_run_before_it_writes_anything(
+    world: TinyWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = world.config_file("stopped", data__max_seq_len=18)
+    assert main(["--config", str(path)]) == 1
+    err = capsys.readouterr().err
+    assert "stopped: answer-truncated: " in err and "docs/faults/answer-truncated.md" in err and "--force" in err
+    assert not (world.root / "stopped").exists()
+
+
+def test_force_goes_on_and_the_results_say_so(world: TinyWorld) -> None:
+    last = world.train("forced", force=True, data__max_seq_len=18, train__epochs=1)
+    assert watch.read_forced(last.parent) == ["answer-truncated"]
+    training = training_of_run(load(last), prepare_data(world.config("forced", data__max_seq_len=18)), last.parent)
+    assert training is not None and training.forced == ["answer-truncated"]
+
+
+def test_a_connector_that_does_not_move_stops_the_run(world: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, closure=None: None)
+    with pytest.raises(FaultsFoundError, match="no-gradient") as stopped:
+        world.train("still")
+    assert [f.code for f in stopped.value.findings] == ["no-gradient"]
+    assert "no-gradient" in [f.code for f in watch.read_findings(world.root / "still")]
+
+
+def test_a_frozen_part_that_moves_stops_the_run(world: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    update = loop.update
+
+    def moving(vlm: Any, *rest: Any, **named: Any) -> Any:
+        vlm.llm.model.lm_head.weight.data.add_(0.01)
+        return update(vlm, *rest, **named)
+
+    monkeypatch.setattr(loop, "update", moving)
+    with pytest.raises(FaultsFoundError, match="frozen-moved"):
+        world.train("moving")
+
+
+def test_a_value_that_is_not_finite_is_written_down(world: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    update = loop.update
+
+    def spoilt(vlm: Any, optimizer: Any, batches: Any, *rest: Any, **named: Any) -> Any:
+        return update(
+            vlm, optimizer, [replace(b, features_BPV=b.features_BPV * float("nan")) for b in batches], *rest, **named
+        )
+
+    monkeypatch.setattr(loop, "update", spoilt)
+    with pytest.raises(NonFiniteError):
+        world.train("nan")
+    found = [f for f in watch.read_findings(world.root / "nan") if f.code == "non-finite"]
+    assert found[0].evidence["step"] == 2 and "tower features" in found[0].message and "train.lr" in found[0].fix
+
+
+# --- the end of a run -----------------------------------------------------------------------------------------------
+
+
+def looks(*gaps: float, zero: float = 0.0) -> list[Look]:
+    return [
+        Look(step=10 * i, correct=1.0, gap_shuffled=gap, gap_zero=zero, r_at_1=0.125, k=8) for i, gap in enumerate(gaps)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        (looks(0.0, 0.01, 0.4), []),
+        (looks(0.0, 0.0), []),
+        (looks(0.0, 0.001, 0.002), [("under-trained", "note")]),
+        (looks(0.0, 0.001, 0.002, zero=0.9), [("constant-prompt", "warning")]),
+    ],
+    ids=["opened", "too few looks", "never opened", "zeros are worse"],
+)
+def test_a_gap_that_never_opens_is_named(seen: list[Look], expected: list[tuple[str, str]]) -> None:
+    found = watch.end_findings(make_vlm(), [], 0, seen)  # type: ignore[arg-type]
+    assert [(f.code, f.severity) for f in found] == expected
+
+
+def test_a_loss_above_that_of_the_text_alone_is_a_plateau(world: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    from qwen3_vlm.build import build_model
+    from qwen3_vlm.models.vlm import VLM
+
+    config = world.config("plateau")
+    prepared = prepare_data(config)
+    vlm = build_model(config, prepared.inputs)
+    nll = VLM.nll
+
+    def helped(self: Any, batch: Any, visual: Any, by: float) -> Any:
+        made = nll(self, batch, visual)
+        return replace(made, nll_N=made.nll_N * 0 + (1.0 if visual is None else 1.0 - by))
+
+    for by, codes in ((0.5, []), (0.0, ["under-trained"]), (-0.5, ["under-trained"])):
+        monkeypatch.setattr(VLM, "nll", lambda self, batch, visual, by=by: helped(self, batch, visual, by))
+        found = watch.end_findings(vlm, prepared.eval, prepared.inputs.pad_id, [])
+        assert [f.code for f in found] == codes
+
+
+# --- resuming -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def halfway(world: TinyWorld) -> Path:
+    """The checkpoint behind the first epoch of two."""
+    return world.train("halfway").parent / "checkpoint_5.pt"
+
+
+def spoil(payload: dict[str, Any], what: str) -> None:
+    if what == "averages":
+        payload["optimizer"]["state"][0].pop("exp_avg")
+    elif what == "no optimizer state":
+        payload["optimizer"]["state"] = {}
+    elif what == "optimizer steps":
+        payload["optimizer"]["state"][0]["step"] += 1
+    elif what == "updates":
+        payload["updates"] += 1
+    elif what == "data":
+        payload["data"]["training rows"] = "0" * 16
+    elif what == "order":
+        payload["data"]["order of the epoch"] = "0" * 16
+
+
+@pytest.mark.parametrize("what", ["averages", "no optimizer state", "optimizer steps", "updates", "data", "order"])
+def test_a_checkpoint_that_would_go_on_differently_is_refused(world: TinyWorld, halfway: Path, what: str) -> None:
+    payload = load_checkpoint(halfway)
+    spoil(payload, what)
+    folder = world.root / f"drift {what}"
+    folder.mkdir()
+    (folder / "split.json").write_bytes((halfway.parent / "split.json").read_bytes())
+    save_checkpoint(folder / "checkpoint_5.pt", payload)
+    with pytest.raises(ValueError) as refused:
+        world.train(f"drift {what}", resume=True)
+    assert isinstance(refused.value, NamedInputError) and refused.value.code == "resume-drift", str(refused.value)
+
+
+def test_a_checkpoint_that_goes_on_as_it_was_is_accepted(world: TinyWorld, halfway: Path) -> None:
+    folder = world.root / "goes on"
+    folder.mkdir()
+    (folder / "split.json").write_bytes((halfway.parent / "split.json").read_bytes())
+    (folder / "checkpoint_5.pt").write_bytes(halfway.read_bytes())
+    assert world.train("goes on", resume=True).name == "checkpoint_10.pt"
