@@ -101,7 +101,8 @@ class Inside:
         output_NSC = stages[OUTPUT].astype(np.float64)
         self.squares += float((output_NSC**2).sum())
         self.values += output_NSC.size
-        self.ranks += effective_ranks(output_NSC).tolist()
+        # Of values that are not finite there is no rank; the sum of squares then says so for all figures.
+        self.ranks += effective_ranks(output_NSC).tolist() if np.isfinite(output_NSC).all() else []
         self.rank_of = min(output_NSC.shape[1:])
 
     def has(self, row: int) -> bool:
