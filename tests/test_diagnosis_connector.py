@@ -75,6 +75,19 @@ def test_a_part_that_stayed_behind_is_named(part: str) -> None:
     assert found.code == "connector-not-loaded" and f"`{part}`" in found.message
 
 
+@pytest.mark.parametrize("part", ["resampler", "projector"])
+def test_a_part_from_another_start_is_told_from_the_trained_rest(part: str) -> None:
+    other = fresh(seed=5)
+    mixed = {name: other[name] if name.startswith(part) else value for name, value in trained().items()}
+    (found,) = diagnose(mixed)
+    assert found.code == "connector-not-loaded" and f"`{part}`" in found.message
+
+
+def test_a_connector_trained_from_another_seed_shows_nothing() -> None:
+    moved = {name: value + 0.01 * torch.randn(value.shape) for name, value in fresh(seed=5).items()}
+    assert diagnose(moved) == []
+
+
 Change = Callable[[State], None]
 
 

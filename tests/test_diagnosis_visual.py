@@ -15,6 +15,7 @@ from qwen3_vlm.checks.probes import probe
 from qwen3_vlm.checks.slots import SlotUse, measure_slots
 from qwen3_vlm.checks.visual_reading import diagnose_visual
 from qwen3_vlm.results import Internals, Verdict
+from test_diagnosis_ablation import ablation, training
 
 IMAGES, PATCHES, SLOTS, WIDTH = 24, 9, 4, 16
 RNG = np.random.default_rng(0)
@@ -223,3 +224,14 @@ def test_pixels_that_get_lost_behind_a_sound_tower_are_a_collapse_and_those_befo
     assert [f.code for f in diagnose_run(RunEvidence(probes=seen, internals=behind))] == ["collapsed"]
     before = measured(tower=1e-5, resampler=1e-6, projector=1e-6)
     assert [f.code for f in diagnose_run(RunEvidence(probes=seen, internals=before))] == ["pixels-unused"]
+
+
+def test_idle_slots_are_an_error_where_training_did_not_have_them() -> None:
+    use = measure_slots(SomeSlots(), one_batch())
+    seen = ablation(0.9, "PASS", shuffled=(0.5, 0.02), zero=(0.4, 0.02), noise=(0.45, 0.02))
+    logged = training(0.5, 0.45, step=300)
+    (first, second, *_) = diagnose_run(RunEvidence(slots=use, ablation=seen, training=logged, step=300))
+    assert (first.code, first.severity) == ("slots-dead", "error")
+    assert second.code == "loss-not-reproduced" and second.evidence["explained_by"] == ["slots-dead"]
+    lived_with = diagnose_run(RunEvidence(slots=use, ablation=seen, training=training(1.0, 0.9, step=300), step=300))
+    assert [(f.code, f.severity) for f in lived_with] == [("slots-dead", "warning")]

@@ -95,6 +95,8 @@ _BLIND = ("constant-prompt", "collapsed", "pairs-mismatched", "picture-harmful",
 """What any fault looks like behind which the connector cannot learn from pictures, or cannot show that it did."""
 _UNTRAINED = ("no-gradient", "connector-not-loaded", "scale-mismatch", *_BLIND)
 """The same, where the connector cannot move either."""
+_UNLIKE_TRAINING = ("loss-not-reproduced", "under-trained")
+"""What scoring sees where the state of the connector or of the data is not that of training."""
 _WRONG_LOSS = ("loss-not-reproduced", "under-trained", *_BLIND)
 
 EXPLAINS: dict[str, tuple[str, ...]] = {
@@ -129,9 +131,10 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "batch-dependent": ("loss-not-reproduced", "picture-harmful"),
     "resume-drift": ("loss-not-reproduced",),
     "no-gradient": ("connector-not-loaded", *_BLIND),
-    "scale-mismatch": ("collapsed", "constant-prompt", "slots-dead", "picture-harmful", "under-trained"),
-    "pairs-mismatched": ("constant-prompt", "collapsed", "picture-harmful", "under-trained"),
-    "collapsed": ("constant-prompt", "slots-dead", "picture-harmful", "under-trained"),
+    "scale-mismatch": ("collapsed", "constant-prompt", "slots-dead", "picture-harmful", *_UNLIKE_TRAINING),
+    "pairs-mismatched": ("constant-prompt", "collapsed", "picture-harmful", *_UNLIKE_TRAINING),
+    "collapsed": ("constant-prompt", "slots-dead", "picture-harmful", *_UNLIKE_TRAINING),
+    "slots-dead": _UNLIKE_TRAINING,
     "constant-prompt": ("picture-harmful", "under-trained", "eval-too-small"),
     "loss-not-reproduced": ("picture-harmful", "under-trained"),
 }

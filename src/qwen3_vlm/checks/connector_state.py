@@ -31,6 +31,12 @@ of the usual size (0.05) ten times as far."""
 STILL = 1e-6
 """The same for one part of a connector that was trained otherwise: it must not have moved at all, since norm weights
 move slowly. Above the rounding of float32."""
+_LARGE = 256
+"""Values that a tensor needs for its correlation with its start to mean something."""
+_CHANCE = 5.0
+"""Standard deviations of the correlation between two random tensors below which there is none."""
+_RELATED = 0.3
+"""Correlation with the start that a part which was trained from it still has."""
 _SHOWN = 3
 
 
@@ -151,6 +157,17 @@ def _never_trained(evidence: ConnectorEvidence) -> list[Finding]:
                 largest_distance=max(far.values()),
             )
         ]
+    if strange := _foreign_parts(evidence):
+        return [
+            finding(
+                "connector-not-loaded",
+                f"the connector's {_names(strange)} does not descend from this run's start while the rest does: it was "
+                "initialised anew, or comes from another checkpoint",
+                "load all parts of the connector from one checkpoint, strictly, and after everything that initialises "
+                "weights",
+                foreign=strange,
+            )
+        ]
     parts = sorted({name.split(".")[0] for name in far})
     untouched = [part for part in parts if all(n in still for n in far if n.split(".")[0] == part)]
     if untouched:
@@ -200,6 +217,28 @@ def _constants_untouched(evidence: ConnectorEvidence) -> list[str]:
         n for n in constant if torch.equal(evidence.stored[n].to(evidence.initial[n].dtype), evidence.initial[n])
     ]
     return untouched if len(untouched) == len(constant) else []
+
+
+def _foreign_parts(evidence: ConnectorEvidence) -> list[str]:
+    """Parts unrelated to their initial values, where another part is clearly related to its own.
+
+    Training moves weights away from their start and leaves a correlation with it; two random starts have none, up to
+    about 1/sqrt(size). Where all parts are unrelated the seed was another one, which is nobody's fault.
+    """
+    related: dict[str, float] = {}
+    for name, initial in evidence.initial.items():
+        if initial.numel() >= _LARGE and float(initial.float().std()) > 0:
+            cosine = _cosine(evidence.stored[name], initial)
+            part = name.split(".")[0]
+            related[part] = max(related.get(part, 0.0), cosine if cosine > _CHANCE / initial.numel() ** 0.5 else 0.0)
+    if max(related.values(), default=0.0) < _RELATED:
+        return []
+    return [part for part, cosine in related.items() if cosine == 0.0]
+
+
+def _cosine(value: Tensor, initial: Tensor) -> float:
+    value, initial = value.double(), initial.double()
+    return float((value * initial).sum() / (value.norm() * initial.norm() or 1.0))
 
 
 def _not_in_use(evidence: ConnectorEvidence) -> list[Finding]:

@@ -28,6 +28,9 @@ from qwen3_vlm.checks.visual_reading import diagnose_visual
 from qwen3_vlm.faults import rank
 from qwen3_vlm.results import Ablation, Finding, Internals, Training
 
+_DAMAGE = ("slots-dead", "scale-mismatch")
+"""States of the visual tokens that a run can live with from its beginning, and are only a warning then."""
+
 
 @dataclass(frozen=True)
 class RunEvidence:
@@ -68,6 +71,9 @@ def diagnose_run(evidence: RunEvidence) -> list[Finding]:
     if _has(found, "collapsed"):
         # The tower still told the images apart, so the pixels did arrive and got lost behind it.
         found = [f for f in found if f.code != "pixels-unused"]
+    if _has(found, "loss-not-reproduced"):
+        # A connector that lived with this in training would score as it did there, so it came in afterwards.
+        found = [f.model_copy(update={"severity": "error"}) if f.code in _DAMAGE else f for f in found]
     return rank(found)
 
 
