@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from qwen3_vlm.config import Config, load_config, parse_config
+from qwen3_vlm.config import Config, apply_overrides, load_config, parse_config
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -188,6 +188,7 @@ OTHER: dict[tuple[str, ...], Any] = {
     ("data", "max_rejected"): 0.5,
     ("train", "schedule"): "linear",
     ("train", "tracker"): "none",
+    ("train", "ablate_every"): 100,
     ("train", "warmup_ratio"): 0.5,
     ("train", "betas"): [0.5, 0.5],
     ("coverage", "truncated_warn"): 0.5,
@@ -235,3 +236,16 @@ def test_to_yaml_holds_every_default_and_non_latin_text_as_it_is() -> None:
     tree = yaml.safe_load(config.to_yaml())
     assert tree == config.model_dump(mode="json")
     assert "описание" in config.to_yaml()
+
+
+@pytest.mark.parametrize(("text", "expected"), [("off", "off"), ("log", "log"), ("250", 250)])
+def test_looks_are_off_log_or_a_number_of_steps(text: str, expected: str | int) -> None:
+    config = apply_overrides({}, ["--train.ablate_every", text], "x")
+    assert config.train.ablate_every == expected
+    assert parse_config(yaml.safe_load(config.to_yaml()), "x").train.ablate_every == expected
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "on", "true", "1.5", "often", "null"])
+def test_other_plans_of_looks_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="train.ablate_every: expected off, log, or a number of steps of at least 1"):
+        apply_overrides({}, ["--train.ablate_every", text], "x")
