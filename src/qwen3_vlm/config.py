@@ -16,6 +16,9 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from qwen3_vlm.exits import NamedInputError
 
 
 class _Section(BaseModel):
@@ -221,10 +224,11 @@ class Config(_Section):
             raise ValueError(f"prompt.caption_request: expected one `<image>`, got {self.prompt.caption_request!r}")
         block = self.image_block_tokens
         if self.data.max_seq_len <= block:
-            raise ValueError(
+            said = (
                 f"data.max_seq_len: {self.data.max_seq_len} leaves no room for text behind an image block of {block} "
                 f"tokens (connector.latents {self.connector.latents}); raise max_seq_len or lower latents"
             )
+            raise PydanticCustomError("image-truncated", "{said}", {"said": said})
         if self.coverage.truncated_fail < self.coverage.truncated_warn:
             raise ValueError(
                 f"coverage.truncated_fail ({self.coverage.truncated_fail}) is below coverage.truncated_warn "
@@ -289,7 +293,10 @@ def parse_config(tree: dict[str, Any], where: str) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ValueError(_explain(error, where)) from error
+        said = _explain(error, where)
+        if any(item["type"] == "image-truncated" for item in error.errors()):
+            raise NamedInputError("image-truncated", said) from error
+        raise ValueError(said) from error
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

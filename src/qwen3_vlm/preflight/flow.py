@@ -31,7 +31,7 @@ _LOSS_SAYS = {
     0: ("labels-unshifted", "each answer token is predicted from itself, so the model may copy what it sees"),
     -2: ("labels-shifted", "each answer token is predicted two positions ahead instead of one"),
     -3: ("labels-shifted", "each answer token is predicted three positions ahead instead of one"),
-    1: ("labels-shifted", "each answer token is predicted from the token behind it"),
+    1: ("labels-unshifted", "each answer token is predicted from the token behind it, when it has been read"),
 }
 
 
