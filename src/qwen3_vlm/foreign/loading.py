@@ -43,7 +43,8 @@ class Foreign:
             "labels": f"Labelled are the tokens of the caption and {ending.end}, {writer}.",
             "images": (
                 f"Every image is brought to {self.spec.width}x{self.spec.height} pixels before the model's own "
-                f"processor sees it, as one view without tiles: {self.scorer.tokens} visual tokens each."
+                f"processor sees it{', with tiling switched off' if self.prompts.options else ''}: "
+                f"{self.scorer.tokens} visual tokens each."
             ),
         }
         if self.scorer.prefix_attention:

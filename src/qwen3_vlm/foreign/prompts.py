@@ -63,7 +63,7 @@ class PromptWriter:
             ValueError: the template of a prompt is not the beginning of the template of prompt and answer, no EOS, or
                 no fast tokenizer.
         """
-        self._name, self._processor, self._options, self._image = name, processor, options, image
+        self._name, self._processor, self.options, self._image = name, processor, options, image
         self.image_id, self._max_seq_len = image_id, max_seq_len
         tokenizer = processor.tokenizer
         if getattr(tokenizer, "backend_tokenizer", None) is None:
@@ -131,7 +131,7 @@ class PromptWriter:
             padding=True,
             padding_side="right",
             add_special_tokens=self._adds_special(texts[0]),
-            **self._options,
+            **self.options,
         )
 
     def _encode(self, record: Record, human: str, answer_N: npt.NDArray[np.int32]) -> Encoded | Reject:
