@@ -46,6 +46,8 @@ class Word:
 
     text: str
     title: str = ""
+    space: bool = False
+    """A space comes before it."""
     kind: str = ""
     """Classes. `b1` to `b10`: the picture made it likelier, by that shade of blue; `o1` to `o10`: less likely, orange;
     `against`: the latter, worth a mark; `end`: the end token; `missing`: written, not in the true caption."""
@@ -117,7 +119,8 @@ def _coloured(piece: Piece, last: bool) -> Word:
         ("end", last and piece.text == END),
     )
     return Word(
-        text=(" " if piece.text[:1].isspace() else "") + one_line(piece.text),
+        text=one_line(piece.text),
+        space=piece.text[:1].isspace(),
         title=f"{signed(piece.gap)} nats",
         kind=" ".join(kind for kind, holds in kinds if holds),
     )
@@ -150,8 +153,8 @@ def _thumbnail(image: str, root: Path | None, room: int, max_pixels: int) -> Thu
 def _smaller(picture: Image.Image) -> tuple[bytes, str]:
     """PNG or JPEG, whichever is smaller: drawings or photographs."""
     encoded = []
-    for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": 80})):
+    for kind in ("png", "jpeg"):
         buffer = io.BytesIO()
-        picture.save(buffer, kind, **options)
+        picture.save(buffer, kind, quality=80)  # PNG has no quality and takes none
         encoded.append((buffer.getvalue(), kind))
     return min(encoded, key=lambda pair: len(pair[0]))

@@ -100,7 +100,7 @@ def intervals(bars: Sequence[Bar], label: str, mark: str, alt: str, name: str, s
 def losses(conditions: Mapping[str, Condition], order: Sequence[str], alt: str, name: str) -> Markup:
     """Loss per condition as bars, lowest on top, with the 95% interval of its gap."""
     base = conditions["correct"].loss
-    with _figure(0.55 + 0.27 * len(order)) as (figure, axes):
+    with _figure(0.55 + 0.22 * len(order)) as (figure, axes):
         for y, condition in enumerate(conditions[key] for key in reversed(order)):
             assert condition.loss is not None, "only finite losses have an order"
             axes.barh(y, condition.loss, height=0.6, color=GREEN if condition.gap is None else BLUE, alpha=0.55)
@@ -162,7 +162,7 @@ def training_loss(curve: Sequence[LossPoint], looks: Sequence[Look], alt: str, n
             axes.plot(
                 [x.step for x in looks], [x.correct for x in looks], "^:", color=GREEN, ms=4, label="looks, correct"
             )
-        _over_steps(axes, bool(looks))
+        _over_steps(axes, looks)
         axes.set_ylim(bottom=0)
         axes.set_ylabel("loss, nats per token")
         return _svg(figure, alt, name)
@@ -175,7 +175,7 @@ def training_gaps(looks: Sequence[Look], alt: str, name: str) -> Markup:
         axes.axhline(0, color=FAINT, lw=0.8)
         axes.plot(steps, [look.gap_shuffled for look in looks], "o-", color=BLUE, ms=4, label="shuffled")
         axes.plot(steps, [look.gap_zero for look in looks], "s--", color=ORANGE, ms=4, label="zero")
-        _over_steps(axes, True)
+        _over_steps(axes, looks)
         axes.set_ylabel("gap, nats per token")
         return _svg(figure, alt, name)
 
@@ -232,10 +232,12 @@ def shares(values: dict[str, float], label: str, alt: str, name: str) -> Markup:
         return _svg(figure, alt, name)
 
 
-def _over_steps(axes: Axes, logarithmic: bool) -> None:
-    if logarithmic:
-        axes.set_xscale("symlog", linthresh=1)
-    axes.set_xlim(left=0)
+def _over_steps(axes: Axes, looks: Sequence[Look]) -> None:
+    """A step axis: in log time with looks, which are evenly spaced there."""
+    if looks:
+        axes.set_xscale("symlog" if looks[0].step == 0 else "log")
+    else:
+        axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_xlabel("step, batches")
     _legend(axes)

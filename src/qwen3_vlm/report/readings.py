@@ -120,8 +120,6 @@ def coverage(counted: Coverage) -> str:
 
 def matching(found: Matching) -> str:
     """R@1 beside chance."""
-    if found.reading:
-        return found.reading
     if found.r_at_1.value is None:
         return "R@1 could not be measured."
     ends = found.r_at_1.ci95
@@ -151,7 +149,7 @@ def deciles(groups: Sequence[Decile]) -> str:
 def decomposition(split: Decomposition) -> str:
     """The split in words."""
     if split.sentences:
-        return " ".join(split.sentences)
+        return " ".join(map(_sentence, split.sentences))
     if split.blind_under_trained:
         return "The blind prompt is under-trained (an untrained stand-in does better), so there is no split."
     return "What the gaps of zero and of shuffled are made of."
@@ -159,8 +157,6 @@ def decomposition(split: Decomposition) -> str:
 
 def internals(inside: Internals) -> str:
     """Collapse by stage."""
-    if inside.reading:
-        return inside.reading
     stages = ", ".join(f"{stage} {value:.2f}" for stage, value in inside.variance_share.items())
     return f"Share of the variance that lies between images, by stage: {stages}."
 

@@ -29,8 +29,9 @@ def estimated(figure: Estimated) -> str:
 
 
 def percent(value: float) -> str:
-    """A share as a percentage; only all is 100 and only none is 0."""
+    """A share as a percentage; only all is 100, and what is nearly nothing keeps a decimal."""
     text = f"{100 * value:.0f}"
-    if (text == "100" and value < 1) or (text == "0" and value > 0):
+    if (text == "100" and value < 1) or (text in ("0", "-0") and value != 0):
         text = f"{100 * value:.1f}"
+    text = text.lstrip("-") if float(text) == 0 else text.replace("-", "\u2212")
     return f"{text}%"
