@@ -136,9 +136,9 @@ def measure_model(
     ablation = with_measures(ablation, scores, foreign.scorer, names, decode, end_id, config, ranks_of_job(config))
     listed, unwritten = _with_captions(scored_samples(scores, decode, end_id), rows, config)
     ablation = ablation.model_copy(update={"wording": {**ablation.wording, **wording, **unwritten}})
-    results = assemble(config, ablation=ablation, coverage=_coverage(rows, config), scored=listed).model_copy(
-        update={"config": _recorded(config, str(model), file, root, prompt)}
-    )
+    results = assemble(
+        config, Path(model), ablation=ablation, coverage=_coverage(rows, config), scored=listed
+    ).model_copy(update={"config": _recorded(config, str(model), file, root, prompt)})
     return Measured(results, SampleRows(scores, decode))
 
 
