@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -51,6 +51,7 @@ def images(count: int, tokens: int = 4, width: int = 3) -> torch.Tensor:
     return torch.arange(count * tokens * width, dtype=torch.float32).reshape(count, tokens, width)
 
 
+@settings(max_examples=40)
 @given(form=st.sampled_from(FORMS), count=st.integers(1, 5), tokens=st.sampled_from([2, 4, 6]), width=st.integers(2, 4))
 def test_every_form_comes_apart_into_images_and_together_again(form: str, count: int, tokens: int, width: int) -> None:
     # Widths and numbers of tokens that coincide with numbers of images must not confuse it.
