@@ -140,6 +140,12 @@ def _nearly_constant(site: Site, payload: dict[str, Any]) -> None:
     payload["projector"]["net.2.weight"].mul_(0.003)
 
 
+def _quantise(site: Site, payload: dict[str, Any]) -> None:
+    for part in ("resampler", "projector"):
+        for value in payload[part].values():
+            value.copy_((value * 10).round() / 10)
+
+
 def _set_nan(site: Site, payload: dict[str, Any]) -> None:
     payload["resampler"]["latents"][3, 5] = torch.nan
 
@@ -301,5 +307,12 @@ FILES = (
         "a checkpoint of the older form behind the spliced block",
         "evaluation",
         saved(_older_form),
+    ),
+    Case(
+        "checkpoint-quantised",
+        "loss-not-reproduced",
+        "the checkpoint's weights were rounded to steps of 0.1, as by an export with few bits",
+        "evaluation",
+        saved(_quantise),
     ),
 )

@@ -179,6 +179,9 @@ def main() -> int:
     names = [name for name, case in CASES.items() if not wanted or name in wanted or case.code in wanted]
     options.folder.mkdir(parents=True, exist_ok=True)
     if not (options.resume or wanted or options.page):
+        # Bases of an older version of the package may lack what its detectors rest on.
+        for part in ("base", "cases", "rows", "trained"):
+            shutil.rmtree(options.folder / part, ignore_errors=True)
         (options.folder / "cases.jsonl").unlink(missing_ok=True)
     if options.resume:
         names = [name for name in names if name not in read_rows(options.folder)]
