@@ -158,8 +158,8 @@ def _read_words(found: Words, table: Sequence[WordGap], without: int, captions: 
     if first.value is not None:
         left = f" ({without} of {captions} captions have none)" if without else ""
         sentences.append(
-            f"The first content word of a caption, with none before it to give it away, loses {first.value:.2f} nats to "
-            f"a wrong picture{left}."
+            f"The first content word of a caption, with none before it to give it away, loses {first.value:.2f} nats "
+            f"to a wrong picture{left}."
         )
     return " ".join(sentences)
 
