@@ -10,7 +10,7 @@ PYTHON = $(shell for candidate in python3.11 python3.12 python3 python; do \
 	"$$candidate" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
 	>/dev/null 2>&1 && { command -v "$$candidate"; break; }; done)
 
-.PHONY: help trial test lint bench bench-coverage bench-kill bench-fuzz bench-faults
+.PHONY: help trial test lint bench bench-coverage bench-memory bench-kill bench-fuzz bench-faults
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ bench: $(VENV)/.run-ready ## how well the trained connectors write, 20 seeds and
 
 bench-coverage: $(VENV)/.run-ready ## do the 95% intervals hold the truth 95% of the time: 2,000 simulated runs
 	$(BIN)/python benchmarks/coverage.py --runs 2000
+
+bench-memory: $(VENV)/.dev-ready ## anonymous memory at 500 and at 10,000 samples, training and check 1
+	$(BIN)/python benchmarks/memory.py
 
 N ?= 200
 bench-kill: $(VENV)/.dev-ready ## N (200) SIGKILLs at random moments, also inside a save

@@ -61,7 +61,8 @@ class Ablate:
     num_samples: int | None = None
     """Held-out samples to score; by default the config's ablation.num_samples. With --model drawn by --seed."""
     conditions: str = "standard"
-    """runbook (correct, shuffled, zero, noise), standard (more that are reported, not judged), or names with commas."""
+    """runbook (correct, shuffled, zero, noise), standard (adds no-image, mean-token, noise-per-dim, slot-mix, grey,
+    blurred, tiles-4), full (adds blind, tiles-2, tiles-8, matching, donors), or names with commas."""
     output: Path | None = None
     """Folder for results.json and the pages; by default the checkpoint's, with --model outputs/ablate/<its name>."""
     json: bool = False

@@ -15,9 +15,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,11 +30,12 @@ from qwen3_vlm.checks.donors import draw_donors
 from qwen3_vlm.checks.pixels import PIXEL_CHANGES, remainder
 from qwen3_vlm.checks.scoring import Ranks, Scorer
 from qwen3_vlm.checks.statistics import clusters_of
-from qwen3_vlm.checks.storage import LossFile, VisualFile, VisualSet
+from qwen3_vlm.checks.storage import BatchFile, LossFile, StoredBatch, VisualFile, VisualSet
 from qwen3_vlm.checks.summary import Circumstances, Scores, summarise
 from qwen3_vlm.config import AblationConfig
 from qwen3_vlm.results import Ablation
 
+_NO_IDS = np.empty(0, dtype=np.int64)
 NO_LABELS = "no label tokens"
 """Reason under which samples without a label token are counted as unscored."""
 
@@ -146,8 +149,9 @@ class _Encoded:
     """Scorable samples in canonical order."""
     visual: dict[str, VisualSet]
     """Their visual tokens: of the pictures as they are under `correct`, and of the changed ones by condition."""
-    batches: list[tuple[Batch, list[int]]]
-    """Batches without images, and where each of their samples stands in `samples`."""
+    text: Tensor
+    """Token ids of all batches, in a mapped file."""
+    batches: list[StoredBatch]
     unlabelled: int
     """Samples left out because they have no label token."""
     unread: list[Reject]
@@ -158,7 +162,7 @@ class _Encoded:
     @property
     def places(self) -> list[int]:
         """Canonical positions in the order of scoring."""
-        return [place for _, places in self.batches for place in places]
+        return [place for batch in self.batches for place in batch.places]
 
 
 @dataclass(frozen=True)
@@ -182,7 +186,8 @@ def _encode(
     bar: Progress,
     ranks: Ranks,
 ) -> _Encoded:
-    slim: list[Batch] = []
+    found: list[Sample] = []
+    text = BatchFile(scratch)
     files: dict[str, VisualFile] = {}
     unlabelled, unread, sizes = 0, list[Reject](), set[tuple[int, int] | None]()
     for start in range(0, len(batches), ranks.count):
@@ -193,24 +198,27 @@ def _encode(
             unlabelled += read.unlabelled
             unread += read.rejects
             if read.batch is not None:
-                slim.append(read.batch)
+                # Their ids and labels come back as views into the file: small arrays that stay among the large ones
+                # that go with each batch would keep the allocator from ever using that room again.
+                found += [replace(sample, ids_T=_NO_IDS, labels_T=_NO_IDS) for sample in read.batch.samples]
+                text.append(read.batch)
                 sizes.add(read.size)
                 for name, visual in read.visual.items():
                     files.setdefault(name, VisualFile(scratch)).append(visual)
             bar.update(1 + len(changes))
     assert len(sizes) <= 1, f"images of one size, or none at all, in every batch: {sizes}"
-    found = [sample for batch in slim for sample in batch.samples]
     order = sorted(range(len(found)), key=lambda i: found[i].row)
-    samples = [found[i] for i in order]
-    position = {sample.row: i for i, sample in enumerate(samples)}
-    if len(position) < len(samples):
-        twice, _ = Counter(s.row for s in samples).most_common(1)[0]
+    position = {found[i].row: place for place, i in enumerate(order)}
+    if len(position) < len(found):
+        twice, _ = Counter(s.row for s in found).most_common(1)[0]
         raise ValueError(f"row {twice}: expected every held-out row once, got it twice; score each row only once")
-    assert all(s.image_hash for s in samples), "without hashes nobody knows which donors show the same picture"
-    places = [[position[sample.row] for sample in batch.samples] for batch in slim]
+    assert all(s.image_hash for s in found), "without hashes nobody knows which donors show the same picture"
     visual = {name: file.read(order) for name, file in files.items()}
     size = sizes.pop() if sizes else None
-    return _Encoded(samples, visual, list(zip(slim, places, strict=True)), unlabelled, unread, size)
+    numbers, stored = text.read(position)
+    light = iter(found)
+    whole = [s for batch in stored for s in batch.with_text(numbers, list(islice(light, len(batch.places))))]
+    return _Encoded([whole[i] for i in order], visual, numbers, stored, unlabelled, unread, size)
 
 
 def _encode_batch(scorer: Scorer, batch: Batch, changes: Sequence[str], seed: int) -> _Read:
@@ -291,20 +299,20 @@ def _score(
     ranks: Ranks,
 ) -> None:
     """Per-token NLL under one condition, round by round, into `losses`."""
-    change = CONDITIONS[name].change
-    tasks = [(round_, batch, places) for round_ in range(rounds) for batch, places in encoded.batches]
+    tasks = [(round_, batch) for round_ in range(rounds) for batch in encoded.batches]
     for start in range(0, len(tasks), ranks.count):
         numbers = range(start, min(start + ranks.count, len(tasks)))
-        mine = {number: tasks[number] for number in numbers if ranks.mine(number)}
-        done = ranks.merge(
-            {
-                number: [nll_T.detach().cpu() for nll_T in scorer.nll(batch, change(scene, places, r)).per_sample()]
-                for number, (r, batch, places) in mine.items()
-            }
-        )
+        done = ranks.merge({n: _nll(scorer, encoded, scene, name, *tasks[n]) for n in numbers if ranks.mine(n)})
         for number in numbers:
-            for place, nll_T in zip(tasks[number][2], done[number], strict=True):
+            for place, nll_T in zip(tasks[number][1].places, done[number], strict=True):
                 expected = encoded.samples[place].label_tokens
                 assert len(nll_T) == expected, f"scorer returned {len(nll_T)} losses for {expected} label tokens"
             losses.append(torch.cat(done[number]))
             bar.update(1)
+
+
+def _nll(scorer: Scorer, encoded: _Encoded, scene: Scene, name: str, round_: int, stored: StoredBatch) -> list[Tensor]:
+    """Losses [T] of every sample of one batch under one condition."""
+    batch = stored.load(encoded.text, encoded.samples)
+    visual = CONDITIONS[name].change(scene, stored.places, round_)
+    return [nll_T.detach().cpu() for nll_T in scorer.nll(batch, visual).per_sample()]

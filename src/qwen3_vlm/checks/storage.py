@@ -1,21 +1,21 @@
-"""What check 1 keeps of every scored sample, in mapped files: visual tokens, and losses per label token.
+"""What check 1 keeps of every scored sample, in mapped files: visual tokens, token ids, and losses per label token.
 
-Memory in use then does not grow with the number of samples, apart from their text.
+Memory in use then hardly grows with the number of samples: a few hundred bytes each, for names and captions.
 
 Dimension suffixes: S samples, B samples of a batch, Q visual tokens per image, T label tokens of one sample.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from qwen3_vlm.batch import VisualTokens
+from qwen3_vlm.batch import Batch, Sample, VisualTokens
 from qwen3_vlm.checks.statistics import FloatArray
 from qwen3_vlm.spool import Spool
 
@@ -85,6 +85,74 @@ class VisualFile:
             for spool, layer in zip(self._spools, self._like.layers, strict=True)
         )
         return VisualSet(VisualTokens(layers), torch.as_tensor(order, dtype=torch.long))
+
+
+@dataclass(frozen=True)
+class StoredBatch:
+    """A batch without images whose ids, labels and block lie in a mapped file."""
+
+    places: tuple[int, ...]
+    """Canonical positions of its samples."""
+    skeleton: Batch
+    """The rest of it."""
+    shape: tuple[int, int]
+    """B and T."""
+    start: int
+
+    def load(self, numbers: Tensor, samples: Sequence[Sample]) -> Batch:
+        """The batch, read into memory; `samples` has all samples by canonical position."""
+        text_3BT = self._text(numbers).clone()
+        return replace(
+            self.skeleton,
+            samples=tuple(samples[place] for place in self.places),
+            ids_BT=text_3BT[0],
+            labels_BT=text_3BT[1],
+            block_BT=text_3BT[2].bool(),
+        )
+
+    def with_text(self, numbers: Tensor, samples: Sequence[Sample]) -> list[Sample]:
+        """The batch's samples, given without ids and labels, with them: views into the mapped file."""
+        ids_BT, labels_BT, _ = self._text(numbers).numpy()
+        return [
+            replace(sample, ids_T=ids_BT[b, :length], labels_T=labels_BT[b, :length])
+            for b, (sample, length) in enumerate(zip(samples, self.skeleton.lengths_B.tolist(), strict=True))
+        ]
+
+    def _text(self, numbers: Tensor) -> Tensor:
+        rows, width = self.shape
+        return numbers[self.start : self.start + 3 * rows * width].view(3, rows, width)
+
+
+class BatchFile:
+    """Collects batches, without their images, exactly as the collator made them."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """As for `VisualFile`."""
+        self._spool = Spool(folder, "token ids")
+        self._batches: list[tuple[tuple[int, ...], Batch, tuple[int, int], int]] = []
+        self._numbers = 0
+
+    def append(self, batch: Batch) -> None:
+        """Add a batch; its rows, for each sample, stand for the samples from here on.
+
+        Raises:
+            ValueError: the disk is full.
+        """
+        text_3BT = torch.stack([batch.ids_BT, batch.labels_BT, batch.block_BT.long()])
+        self._spool.append(text_3BT)
+        none = torch.empty(0)
+        skeleton = replace(batch, samples=(), ids_BT=none, labels_BT=none, block_BT=none)
+        rows = tuple(sample.row for sample in batch.samples)
+        self._batches.append((rows, skeleton, (int(text_3BT.shape[1]), int(text_3BT.shape[2])), self._numbers))
+        self._numbers += text_3BT.numel()
+
+    def read(self, position: Mapping[int, int]) -> tuple[Tensor, list[StoredBatch]]:
+        """The mapped numbers and the batches in them; `position` gives the canonical position of a row."""
+        found = [
+            StoredBatch(tuple(position[row] for row in rows), skeleton, shape, start)
+            for rows, skeleton, shape, start in self._batches
+        ]
+        return self._spool.tensor(torch.int64, self._numbers), found
 
 
 class LossFile:

@@ -5,7 +5,7 @@ Kept apart from the scoring, so that saved per-token losses give the same figure
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import overload
 
@@ -194,25 +194,19 @@ class _Table:
     clusters_S: IntArray
 
     @classmethod
-    def of(cls, scores: Iterable[SampleScore], names: Sequence[str], eos_id: int) -> _Table:
-        sums: dict[str, list[list[float]]] = {name: [] for name in names}
-        without: dict[str, list[list[float]]] = {name: [] for name in names}
-        tokens, words, hashes = [], [], []
-        for score in scores:  # once: putting a sample together takes longer than adding it up
+    def of(cls, scores: Sequence[SampleScore], names: Sequence[str], eos_id: int) -> _Table:
+        size = len(scores)
+        rounds = {name: len(scores[0].nll[name]) if scores else 0 for name in names}
+        sums = {name: np.empty((size, rounds[name])) for name in names}
+        without = {name: np.empty((size, rounds[name])) for name in names}
+        tokens_S, words_S = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.int64)
+        for i, score in enumerate(scores):  # once: putting a sample together takes longer than adding it up
             word_T = score.label_ids_T != eos_id
-            tokens.append(len(word_T))
-            words.append(int(word_T.sum()))
-            hashes.append(score.image_hash)
+            tokens_S[i], words_S[i] = len(word_T), word_T.sum()
             for name in names:
-                sums[name].append([nll_T.sum() for nll_T in score.nll[name]])
-                without[name].append([nll_T[word_T].sum() for nll_T in score.nll[name]])
-        return cls(
-            {name: np.array(rows) for name, rows in sums.items()},
-            {name: np.array(rows) for name, rows in without.items()},
-            np.array(tokens, dtype=np.int64),
-            np.array(words, dtype=np.int64),
-            statistics.clusters_of(hashes),
-        )
+                sums[name][i] = [nll_T.sum() for nll_T in score.nll[name]]
+                without[name][i] = [nll_T[word_T].sum() for nll_T in score.nll[name]]
+        return cls(sums, without, tokens_S, words_S, statistics.clusters_of([score.image_hash for score in scores]))
 
     def finite(self, name: str) -> bool:
         return bool(np.isfinite(self.sums[name]).all())
