@@ -241,14 +241,16 @@ def test_more_samples_than_the_gallery_shows_are_an_even_choice_and_the_page_say
 def test_a_hundred_photographs_stay_below_three_megabytes(tmp_path: Path, full: str) -> None:
     rng = np.random.default_rng(0)
     for number in range(10):
-        noise_HWC = rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)
+        noise_HWC = rng.integers(0, 256, (300, 300, 3), dtype=np.uint8)
         Image.fromarray(noise_HWC).save(tmp_path / f"{number}.jpg", quality=95)
     samples = [
         html_data.sample(n, "two thousand " + "characters " * 181, 1.0).model_copy(update={"image": f"{n % 10}.jpg"})
         for n in range(100)
     ]
     html = render_html(make_full_results(tmp_path, scored=samples))
-    assert html.count("data:image/") == 100
+    thumbnails = re.findall(r"data:image/\w+;base64,([^\"]+)", html)
+    assert len(thumbnails) == 100
+    assert max(map(len, thumbnails)) <= 16_000, "12 kB, in base64"
     drawings = sum(map(len, re.findall(r"<svg.*?</svg>", full, flags=re.DOTALL)))
     assert len(html.encode()) + drawings < 3_000_000
 
