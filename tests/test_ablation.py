@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from fake_scorers import EOS, LATENTS, WIDTH, Constant, Healthy, NaNWhenZero, NotInjected, make_batches, make_sample
+from qwen3_vlm.batch import VisualTokens
 from qwen3_vlm.checks.ablation import ablate
 from qwen3_vlm.checks.conditions import FULL, RUNBOOK, STANDARD
+from qwen3_vlm.checks.decomposition import Blind
 from qwen3_vlm.checks.summary import read_order
 from qwen3_vlm.config import AblationConfig
 
@@ -295,6 +298,43 @@ def test_the_progress_bar_is_filled_exactly_and_closed_even_on_an_error():
     with pytest.raises(ValueError):
         run(progress=Bar, mean=torch.zeros(1, 1))
     assert bars[0].closed and bars[1].closed
+
+
+def test_pictures_without_pixels_leave_the_conditions_that_change_them_out_and_say_so():
+    class FromText(Healthy):
+        def encode(self, batch):
+            return VisualTokens((torch.stack([self.code(s.row) for s in batch.samples]),))
+
+    samples = [make_sample(row) for row in range(40)]
+    batches = [replace(batch, pixels_BCHW=None) for batch in make_batches(samples, 8)]
+    got, _ = ablate(FromText(), batches, AblationConfig(), 42, STANDARD, MEAN, 40, EOS, {})
+    assert not {"grey", "blurred", "tiles-4"} & set(got.conditions)
+    assert all("without pixels" in got.wording[name] for name in ("grey", "blurred", "tiles-4"))
+    assert got.verdict == "PASS"
+
+
+def test_the_blind_prompt_splits_the_gaps_and_its_absence_is_said():
+    names = ("correct", "shuffled", "zero", "blind")
+    blind = Blind(torch.full((LATENTS, WIDTH), 0.01), 640, 0.05, False)
+    got, _ = run(conditions=names, blind=blind)
+    parts, gaps = got.decomposition, got.conditions
+    if not parts.blind_under_trained:
+        assert parts.information.value + parts.shock.value == pytest.approx(gaps["zero"].gap)
+    assert parts.blind_captions == 640
+    without, _ = run(conditions=names)
+    assert without.decomposition is None and "no trained blind prompt" in without.wording["blind"]
+
+
+def test_one_image_that_carries_the_gap_is_named_in_the_reasons():
+    class OneVivid(Healthy):
+        """Only the captions of picture 7 depend on what is seen."""
+
+        def surprise(self, labels_T, seen_QE):
+            return (400.0 if int(labels_T[0]) == 17 else 0.0) * super().surprise(labels_T, seen_QE)
+
+    got, _ = run(OneVivid())
+    assert any(r.startswith("warning: one image ") and "row 7 (7.png)" in r for r in got.reasons), got.reasons
+    assert not any("one image " in r for r in run()[0].reasons)
 
 
 def losses(correct, shuffled, zero, noise):
