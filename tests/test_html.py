@@ -308,6 +308,19 @@ def test_a_part_of_check_1_that_was_not_measured_is_left_out(pictures: Path, abs
     assert {part for part in PARTS if part != absent} <= ids
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_decomposition_without_figures_is_said_and_not_drawn(pictures: Path) -> None:
+    none = html_data.Estimated(value=None)
+    said = "no split: the blind prompt is under-trained"
+    split = html_data.Decomposition(
+        information=none, shock=none, misdirection=none, blind_under_trained=True, sentences=[said]
+    )
+    ablation = html_data.make_full_ablation(decomposition=split)
+    html = render_html(make_full_results(pictures, 2, ablation=ablation))
+    section = html[html.index('<h2 id="decomposition">') : html.index('<h2 id="connector">')]
+    assert "No split: the blind prompt is under-trained." in section and "<svg" not in section
+
+
 def test_results_without_any_measurement_make_a_page() -> None:
     text = Page(render_html(Results(verdict="INCONCLUSIVE", reasons=[]))).text
     assert "Check 1 was not run" in text and "No reason was recorded" in text

@@ -276,7 +276,8 @@ def _ablation_figures(ablation: Ablation) -> Iterator[tuple[str, Figure]]:
         parts = {"information": split.information, "shock": split.shock, "misdirection": split.misdirection}
         bars = [Bar(name, part.value, part.ci95) for name, part in parts.items()]
         alt = "; ".join(f"{name} {estimated(part)}" for name, part in parts.items())
-        svg = plots.intervals(bars, "nats per token", "", alt, "decomposition")
+        given = any(bar.value is not None for bar in bars)
+        svg = plots.intervals(bars, "nats per token", "", alt, "decomposition") if given else Markup()
         yield "decomposition", Figure("The parts", svg, readings.decomposition(split), ("decomposition",))
     matching = ablation.matching
     if matching:
