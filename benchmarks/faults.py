@@ -145,7 +145,9 @@ def read_rows(folder: Path) -> dict[str, Row]:
 
 def line(row: Row) -> str:
     """A finished case in one line of the terminal."""
-    if not row.code:
+    if row.crash:
+        state = "CRASHED"
+    elif not row.code:
         state = "healthy" if not (row.errors or row.warnings or row.message) else "COMPLAINED"
     else:
         state = "named" if row.named else "noticed" if row.noticed else "MISSED"
