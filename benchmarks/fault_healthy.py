@@ -13,11 +13,11 @@ _CHATML = (
 
 
 def _dark(site: Site) -> None:
-    """Night pictures: every image at a third of its brightness."""
+    """Pictures taken at dusk: every image at three fifths of its brightness."""
     rows, root = site.rows, site.own_images()
     for row in rows:
         with Image.open(root / row["image"]) as image:
-            dark = ImageEnhance.Brightness(image.convert("RGB")).enhance(0.33)
+            dark = ImageEnhance.Brightness(image.convert("RGB")).enhance(0.6)
         replace_image(root / row["image"], dark)
 
 
@@ -72,7 +72,7 @@ HEALTHY = (
         train__betas=[0.9, 0.999],
     ),
     _healthy("short-but-sound", "one epoch at half the learning rate", train__epochs=1, train__lr=1e-3),
-    Case("dark-images", "", "every image at a third of its brightness, as taken at night", set_up=_dark),
+    Case("dark-images", "", "every image at three fifths of its brightness, as taken at dusk", set_up=_dark),
     Case("two-captions-each", "", "each training image under two captions", set_up=_two_captions_each),
 )
 assert len(HEALTHY) == 20 and HELD_OUT >= 64

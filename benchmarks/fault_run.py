@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import qwen3_vlm.api.diagnose  # noqa: F401 - read before the cases fork: all of them judge by the same source
 from fault_site import Case, Site
 from fault_table import Row
 from qwen3_vlm import ablate

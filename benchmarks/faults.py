@@ -182,7 +182,7 @@ def main() -> int:
     options.folder.mkdir(parents=True, exist_ok=True)
     if not (options.resume or wanted or options.page):
         # Bases of an older version of the package may lack what its detectors rest on.
-        for part in ("base", "cases", "rows", "trained"):
+        for part in ("cases", "rows") if options.reuse else ("cases", "rows", "base", "trained"):
             shutil.rmtree(options.folder / part, ignore_errors=True)
         (options.folder / "cases.jsonl").unlink(missing_ok=True)
     if options.resume:
