@@ -59,6 +59,12 @@ def test_the_stage_that_loses_the_image_is_named(spreads: dict[str, float], stag
     assert (found.code, found.severity, found.evidence["stage"]) == ("collapsed", "error", stage)
 
 
+def test_a_projector_that_is_nearly_all_bias_has_lost_what_the_resampler_still_had() -> None:
+    (found,) = diagnose_visual(measured(resampler=0.5, projector=0.03))
+    assert (found.code, found.evidence["stage"]) == ("collapsed", "projector")
+    assert codes(measured(resampler=0.5, projector=0.1)) == []
+
+
 def test_images_that_are_alike_are_not_the_connectors_fault() -> None:
     assert codes(measured(tower=1e-5, resampler=1e-6, projector=1e-6)) == []
 

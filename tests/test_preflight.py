@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from preflight_world import ASSETS, World, copy_world, make_world
+from preflight_world import ASSETS, COLOURS, SIZES, World, copy_world, make_world
 from qwen3_vlm.batch import IGNORE_INDEX, VisualTokens
 from qwen3_vlm.build import prepare_data
 from qwen3_vlm.data import dataset as dataset_room
@@ -89,7 +89,7 @@ def test_an_untied_language_model_is_sound(world: World, tmp_path: Path) -> None
 
 def test_many_equal_captions_by_nature_are_sound(world: World) -> None:
     """Ten classes, as in a data set of digits."""
-    world.change(lambda row, i: row["conversations"][1].update(value=f"a handwritten {i % 10}"))
+    world.change(lambda row, i: row["conversations"][1].update(value=f"A {SIZES[i % 2]} {COLOURS[i % 5]} circle"))
     assert bad(world.find()) == []
 
 
@@ -494,6 +494,38 @@ def test_weights_missing_in_the_file_are_named(world: World, tmp_path: Path) -> 
     weights.pop(next(name for name in weights if "layers.1" in name))
     save_file(weights, tower / "model.safetensors", metadata={"format": "pt"})
     assert first(world.find(model__vision=str(tower))) == "tower-uninitialised"
+
+
+def test_a_layer_made_anew_among_trained_ones_is_named(world: World, tmp_path: Path) -> None:
+    llm = shutil.copytree(ASSETS / "llm", tmp_path / "llm")
+    file = llm / "model.safetensors"
+    weights = load_file(file)
+    norms = [name for name in weights if "layers.1." in name and "norm" in name]
+    for name in norms:
+        weights[name] = torch.ones_like(weights[name])
+    save_file(weights, file, metadata={"format": "pt"})
+    assert first(world.find(model__llm=str(llm))) == "tower-uninitialised"
+    weights[norms[0]][0] = 1.5  # one norm of the layer has moved: somebody trained it
+    moved = shutil.copytree(llm, tmp_path / "moved")
+    save_file(weights, moved / "model.safetensors", metadata={"format": "pt"})
+    assert world.find(model__llm=str(moved)) == []
+
+
+def test_a_tokenizer_whose_ids_mean_other_words_to_the_model_is_named(world: World, tmp_path: Path) -> None:
+    llm = shutil.copytree(ASSETS / "llm", tmp_path / "llm")
+    file = llm / "tokenizer.json"
+    tree = json.loads(file.read_text(encoding="utf-8"))
+    special = {token["content"] for token in tree["added_tokens"]}
+    words = [word for word in tree["model"]["vocab"] if word not in special]
+    ids = [tree["model"]["vocab"][word] for word in words]
+    tree["model"]["vocab"].update(zip(words, reversed(ids), strict=True))
+    file.write_text(json.dumps(tree), encoding="utf-8")
+    assert [(f.code, f.severity) for f in world.find(model__llm=str(llm))] == [("token-id-mismatch", "warning")]
+
+
+def test_captions_of_a_kind_the_language_model_never_read_get_the_same_warning_and_no_error(world: World) -> None:
+    world.change(lambda row, i: row["conversations"][1].update(value=f"Two men in suits at conference table {i}"))
+    assert [(f.code, f.severity) for f in world.find()] == [("token-id-mismatch", "warning")]
 
 
 def test_weights_that_are_not_finite_are_named(world: World) -> None:

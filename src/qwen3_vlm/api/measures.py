@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from qwen3_vlm.batch import Batch, TokenNLL, VisualTokens
 from qwen3_vlm.checks.conditions import MEASUREMENTS
 from qwen3_vlm.checks.internals import OUTPUT, Inside, internals
@@ -16,6 +18,9 @@ from qwen3_vlm.config import Config
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.progress import progress_bar
 from qwen3_vlm.results import Ablation, Internals
+
+_COMMON = 4096
+"""Token ids whose embeddings stand for text: a BPE vocabulary gives its lowest ids to the commonest pieces."""
 
 
 class Recorder:
@@ -54,9 +59,15 @@ class Recorder:
         return whole
 
 
+@torch.no_grad()
 def look_inside(inside: Inside, vlm: VLM) -> Internals | None:
-    """Figures of what a recorder noted; None without an image."""
-    return internals(inside, vlm.llm.text_rms())
+    """Figures of what a recorder noted; None without an image.
+
+    The scale of text is read off the embeddings themselves, as the language model looks them up: the connector's own
+    idea of it (`LanguageModel.text_rms`) is what this is to check.
+    """
+    common_KE = vlm.llm.embed(torch.arange(min(_COMMON, vlm.llm.model.config.vocab_size), device=vlm.device))
+    return internals(inside, float(common_KE.float().square().mean().sqrt()))
 
 
 def with_measures(

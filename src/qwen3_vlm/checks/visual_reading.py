@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from qwen3_vlm.checks.internals import OUTPUT, TOWER
 from qwen3_vlm.checks.slots import SlotUse
-from qwen3_vlm.faults import finding
+from qwen3_vlm.faults import agree, finding
 from qwen3_vlm.results import Finding, Internals, Verdict
 
 SCALE = (0.1, 10.0)
@@ -14,6 +14,9 @@ SCALE = (0.1, 10.0)
 COLLAPSED = 1e-4
 """Share of the variance between images below which a stage has lost them, as a part of the tower's own share. On the
 tiny world an untrained connector has 1.5e-3, one trained on mismatched pairs 9e-3, a trained one 0.3."""
+_LOST = 0.01
+"""Part of the resampler's share that a projector passes on when it is all bias. Sound ones, trained or not, keep the
+share within a factor of ten: they mix within a token and see nothing of other images."""
 _ALIKE = 1e-3
 """Tower share below which the images themselves are alike, and nothing behind it can be blamed."""
 _ONE_DIRECTION = 1.05
@@ -71,11 +74,11 @@ def _collapse(internals: Internals) -> Iterator[Finding]:
     advice = "an activation that is always off, an average over the batch, or a learning rate that blew it up"
     before, had = TOWER, tower
     for stage, share in shares.items():
-        if share < COLLAPSED * tower:
+        if share < COLLAPSED * tower or (stage == OUTPUT and share < _LOST * had):
             yield finding(
                 "collapsed",
-                f"the {stage}'s output is the same for all images: {share:.1e} of its variance lies between images, "
-                f"where the {before} in front of it has {had:.2g}",
+                f"the {stage}'s output is nearly the same for all {internals.images} images: only {share:.1e} of its "
+                f"variance lies between images, where {had:.2g} of its input's does (from the {before})",
                 f"look at the {stage} for weights at zero, {advice}; then train again",
                 stage=stage,
                 variance_share=dict(shares),
@@ -87,8 +90,8 @@ def _collapse(internals: Internals) -> Iterator[Finding]:
         # No share is reported where there is no variance at all (or one slot, where there is nothing to compare with).
         yield finding(
             "collapsed",
-            f"all visual tokens of all {internals.images} images are one and the same vector, though the tower tells "
-            f"the images apart (share of variance between images {tower:.2g})",
+            f"the projector gives all visual tokens of all {internals.images} images one and the same vector, though "
+            f"the tower tells the images apart (share of its variance between images {tower:.2g})",
             f"look at the projector for weights at zero, {advice}; then train again",
             stage=OUTPUT,
             variance_share=dict(shares),
@@ -97,12 +100,15 @@ def _collapse(internals: Internals) -> Iterator[Finding]:
 
 
 def _slots(internals: Internals | None, slots: SlotUse | None) -> Iterator[Finding]:
-    advice = "check that every latent attends to the patches and gets a gradient; with so few in use, lower latents"
+    advice = (
+        "check that every latent attends to the patches and gets a gradient; if so few are enough, lower "
+        "connector.latents"
+    )
     if internals is not None and internals.effective_rank_of > 1 and 0 < internals.effective_rank < _ONE_DIRECTION:
         yield finding(
             "slots-dead",
             f"all visual tokens of an image point in one direction (effective rank {internals.effective_rank:.2f} of "
-            f"{internals.effective_rank_of}): they say the same thing again and again",
+            f"{internals.effective_rank_of}): they are copies of each other up to their scale",
             advice,
             effective_rank=internals.effective_rank,
             effective_rank_of=internals.effective_rank_of,
@@ -122,9 +128,9 @@ def _slots(internals: Internals | None, slots: SlotUse | None) -> Iterator[Findi
         alive = [slot for group in slots.groups for slot in group if slot not in dead]
         yield finding(
             "slots-dead",
-            f"{len(dead)} of {total} visual tokens carry nothing: swapping them for another image's costs less than "
-            f"{_DEAD:.0%} of the {slots.whole:.2f} nats/token that the whole picture is worth, and alone they give "
-            f"nothing back; what is carried is in {_listed(alive)}",
+            f"{len(dead)} of {total} visual tokens carry next to nothing: swapping any of them for another image's "
+            f"costs less than {_DEAD:.0%} of the {slots.whole:.2f} nats/token that the right image is worth, and none "
+            f"of them alone brings back more than that; what is carried is in {_listed(alive)}",
             advice,
             dead=dead,
             whole=slots.whole,
@@ -135,4 +141,7 @@ def _slots(internals: Internals | None, slots: SlotUse | None) -> Iterator[Findi
 
 def _listed(slots: list[int]) -> str:
     shown = ", ".join(map(str, slots[:6]))
-    return f"number {shown}" + (" and others" if len(slots) > 6 else "") if slots else "none of them alone"
+    if not slots:
+        return "none of them alone"
+    more = " and others" if len(slots) > 6 else ""
+    return f"{agree(len(slots), 'token', 'tokens')} {shown}{more} (counted from 0)"

@@ -32,7 +32,7 @@ from qwen3_vlm.preflight.text import (
     token_findings,
 )
 from qwen3_vlm.preflight.view import View, view_of
-from qwen3_vlm.preflight.weights import weight_findings
+from qwen3_vlm.preflight.weights import reading_findings, weight_findings
 from qwen3_vlm.results import Finding
 
 ROWS = 128
@@ -42,6 +42,10 @@ _FILES = 20_000
 _BATCH = 4
 """Samples that go through the model."""
 _COLLATED = 16
+_CUT_AT_MOST = 1.0
+"""Percent of captions that a suggested data.max_seq_len may still cut."""
+_READ_ALONE = 16
+"""Captions that the language model reads without a picture."""
 
 Progress = Callable[[int], AbstractContextManager[Any]]
 """Makes a progress bar for a number of steps."""
@@ -110,6 +114,9 @@ class _Flight:
         found += self._lengths(labels)
         settings = processor_settings(self.prepared)
         weights = weight_findings(self.prepared, self.vlm)
+        if not weights and not tokens:
+            captions = [row.raw.caption for row in rows[:_READ_ALONE]]
+            weights = reading_findings(self.config.model.llm, self.vlm, self.tokens, captions)
         found += weights
         broken = {f.code for f in (*tokens, *weights) if f.severity == "error"}
         walk, blocks = (None, []) if broken else self._walk(rows, settings)
@@ -178,7 +185,8 @@ class _Flight:
             found.append(
                 finding(
                     "pairs-mismatched",
-                    f"{len(moved)} of {len(rows)} samples carry another image than their row names: row "
+                    f"{len(moved)} of {len(rows)} samples {agree(len(moved), 'has', 'have')} another image than the "
+                    f"data file names: row "
                     f"{row.sample.row} names {row.raw.image} and gets {row.sample.image}",
                     "keep image paths and captions in one order where rows are read",
                     rows=len(moved),
@@ -191,7 +199,8 @@ class _Flight:
             found.append(
                 finding(
                     "images-degenerate",
-                    f"{len(blank)} of {len(pixels)} images are one colour without any detail, such as row {blank[0]}'s",
+                    f"{len(blank)} of {len(pixels)} images {agree(len(blank), 'is', 'are')} one colour without any "
+                    f"detail, such as row {blank[0]}'s",
                     "look at these files: placeholders and failed downloads are often blank",
                     rows=len(blank),
                     of=len(pixels),
@@ -204,8 +213,9 @@ class _Flight:
             found.append(
                 finding(
                     "images-degenerate",
-                    f"{len(files)} different image files give only {len(hashes)} different pictures",
-                    "look at the files and at how they are decoded: every row seems to show the same picture",
+                    f"{len(files)} different image files give only {len(hashes)} different "
+                    f"{agree(len(hashes), 'image', 'images')}",
+                    "look at the files and at how they are decoded: many rows show the same image",
                     "error" if len(hashes) == 1 else "warning",
                     pictures=len(hashes),
                     files=len(files),
@@ -222,14 +232,19 @@ class _Flight:
         if not cut or mostly_empty:
             return []
         share = 100 * cut / len(lengths)
-        would_do = lengths[min(len(lengths) - 1, int(len(lengths) * (1 - coverage.truncated_warn / 100)))]
         fail, warn = share > coverage.truncated_fail, share > coverage.truncated_warn
+        # Where so few are cut that no check minds, only the longest caption's length changes anything.
+        spared = math.floor(len(lengths) * min(coverage.truncated_warn, _CUT_AT_MOST) / 100) if warn else 0
+        would_do = lengths[-1 - spared]
+        if would_do <= limit:
+            would_do = lengths[-1]
+        whole = sum(length <= would_do for length in lengths)
         return [
             finding(
                 "answer-truncated",
-                f"data.max_seq_len {limit} cuts {cut} of {len(lengths)} captions ({share:.2g}%); {would_do} would "
-                f"leave {100 - coverage.truncated_warn:g}% whole",
-                f"set data.max_seq_len to {would_do}, or shorten prompt.template",
+                f"{cut} of {len(lengths)} captions {agree(cut, 'is', 'are')} cut at data.max_seq_len {limit} "
+                f"({share:.3g}%); {would_do} would leave {whole} of {len(lengths)} whole",
+                f"set data.max_seq_len to {would_do}, shorten prompt.template, or shorten or take out the long captions",
                 "error" if fail else "warning" if warn else "note",
                 rows=cut,
                 of=len(lengths),

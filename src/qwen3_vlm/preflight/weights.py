@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.utils import cached_file
 
 from qwen3_vlm.build import Prepared
-from qwen3_vlm.faults import finding
+from qwen3_vlm.faults import agree, finding
 from qwen3_vlm.models.hub import hub_bounded
 from qwen3_vlm.models.vlm import VLM
+from qwen3_vlm.preflight.text import Tokens
 from qwen3_vlm.results import Finding
 
-_FIX = "load every weight of the frozen part from its own checkpoint; copy or download it again if files are missing"
+_FIX = (
+    "load every weight of the frozen part from its own checkpoint and change none afterwards (no init, no resize, no "
+    "training); copy or download it again if files are missing"
+)
 
 
 def weight_findings(prepared: Prepared, vlm: VLM) -> list[Finding]:
@@ -40,8 +46,10 @@ def _part(setting: str, name: str, model: nn.Module) -> list[Finding]:
         return [
             finding(
                 "non-finite",
-                f"{setting} {name}: {len(bad)} weights hold NaN or infinity, first {bad[0]}",
-                "copy or download the checkpoint again, or set model.precision to fp32 if it overflows in bf16",
+                f"{len(bad)} {agree(len(bad), 'tensor', 'tensors')} of {setting} {name} "
+                f"{agree(len(bad), 'holds', 'hold')} NaN or infinity, first {bad[0]}",
+                "copy or download the checkpoint again; if its file is finite, look for what writes to these weights "
+                "after loading",
                 tensors=bad[:8],
             )
         ]
@@ -53,8 +61,8 @@ def _part(setting: str, name: str, model: nn.Module) -> list[Finding]:
             return [
                 finding(
                     "tower-uninitialised",
-                    f"{setting} {name}: {len(differ)} of {total} weights are not those of the file and {len(absent)} "
-                    f"are not in it, first {first}: they are random or changed",
+                    f"{_unlike(differ, absent, total)} of {setting} {name}, first {first}: made anew, resized or "
+                    "trained since they were loaded",
                     _FIX,
                     differ=differ[:8],
                     absent=absent[:8],
@@ -62,6 +70,52 @@ def _part(setting: str, name: str, model: nn.Module) -> list[Finding]:
                 )
             ]
     return _never_trained(setting, name, model)
+
+
+@torch.no_grad()
+def reading_findings(name: str, vlm: VLM, tokens: Tokens, captions: Sequence[str]) -> list[Finding]:
+    """Can the language model read the captions at all, as text alone and in ids that the tokenizer gives by itself?
+
+    Worse than a guess among all tokens (ln of the vocabulary) is no weak model: one that knows nothing is at ln V. It
+    is one that is sure of something else: ids that mean other words to it, or text of a kind it never saw. These two
+    look alike from here, which is why it is a warning.
+    """
+    table = vlm.llm.model.get_input_embeddings().weight
+    nll, count = 0.0, 0
+    for caption in captions:
+        ids_T = torch.tensor([tokens.eos, *tokens.answer(caption)], device=vlm.device)
+        if int(ids_T.max()) >= table.shape[0]:
+            return []  # named where ids are compared with the table
+        logits_TK = vlm.llm.model(input_ids=ids_T[None], use_cache=False).logits[0].float()
+        nll += float(F.cross_entropy(logits_TK[:-1], ids_T[1:], reduction="sum"))
+        count += len(ids_T) - 1
+    guess = math.log(table.shape[0])
+    if not count or not nll / count > guess:
+        return []
+    return [
+        finding(
+            "token-id-mismatch",
+            f"model.llm {name} reads these captions worse than a guess would: {nll / count:.2f} nats per token without "
+            f"any picture, where a guess among its {table.shape[0]} tokens costs {guess:.2f}; its tokenizer gives words "
+            "other ids than it was trained with, or it never learnt text of this kind",
+            "take tokenizer.json from the very checkpoint of model.llm; if it is from there, take a language model "
+            "that knows the language of these captions",
+            "warning",
+            nats_per_token=round(nll / count, 4),
+            ln_vocabulary=round(guess, 4),
+            captions=len(captions),
+        )
+    ]
+
+
+def _unlike(differ: list[str], absent: list[str], total: int) -> str:
+    """How many tensors differ from the file or are not in it; only what there is."""
+    said = []
+    if differ:
+        said.append(f"{len(differ)} of {total} tensors {agree(len(differ), 'differs', 'differ')} from the file")
+    if absent:
+        said.append(f"{len(absent)} of {total} tensors {agree(len(absent), 'is', 'are')} not in the file")
+    return " and ".join(said)
 
 
 def _files(name: str) -> list[Path]:
@@ -121,9 +175,9 @@ def _name_of(key: str, wanted: dict[str, nn.Parameter]) -> str | None:
 
 def _never_trained(setting: str, name: str, model: nn.Module) -> list[Finding]:
     """Every norm of the model exactly as it is made: training would have moved at least one value."""
-    norms = [m for m in model.modules() if "norm" in type(m).__name__.lower() and hasattr(m, "weight")]
+    norms = _norms(model)
     if not norms or not all(_fresh(norm) for norm in norms):
-        return []
+        return _layers_never_trained(setting, name, model)
     return [
         finding(
             "tower-uninitialised",
@@ -134,6 +188,38 @@ def _never_trained(setting: str, name: str, model: nn.Module) -> list[Finding]:
             norms=len(norms),
         )
     ]
+
+
+def _layers_never_trained(setting: str, name: str, model: nn.Module) -> list[Finding]:
+    """Some layers of a stack with all their norms at starting values, beside layers whose norms have moved."""
+    for stack, layers in model.named_modules():
+        if not isinstance(layers, nn.ModuleList):
+            continue
+        fresh = {i: [_fresh(norm) for norm in _norms(layer)] for i, layer in enumerate(layers)}
+        new = [i for i, norms in fresh.items() if norms and all(norms)]
+        moved = [i for i, norms in fresh.items() if norms and not any(norms)]
+        if new and moved:
+            return [
+                finding(
+                    "tower-uninitialised",
+                    f"{setting} {name}: in {stack}, {_layers(new)} all normalisation weights at their starting values, "
+                    f"while {_layers(moved[:8])} none of them there: most likely the first were made anew and never "
+                    "trained",
+                    _FIX,
+                    stack=stack,
+                    new_layers=new,
+                    trained_layers=moved,
+                )
+            ]
+    return []
+
+
+def _layers(numbers: list[int]) -> str:
+    return f"{agree(len(numbers), 'layer', 'layers')} {', '.join(map(str, numbers))} {agree(len(numbers), 'has', 'have')}"
+
+
+def _norms(model: nn.Module) -> list[nn.Module]:
+    return [m for m in model.modules() if "norm" in type(m).__name__.lower() and hasattr(m, "weight")]
 
 
 def _fresh(norm: nn.Module) -> bool:

@@ -16,7 +16,7 @@ from qwen3_vlm.checks.connector_state import distance
 from qwen3_vlm.data.collate import collate
 from qwen3_vlm.data.dataset import Dataset
 from qwen3_vlm.exits import FaultsFoundError, NonFiniteError
-from qwen3_vlm.faults import finding, page_of, rank
+from qwen3_vlm.faults import agree, finding, page_of, rank
 from qwen3_vlm.models.loading import fingerprint
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight import preflight
@@ -139,11 +139,16 @@ class Watch:
         return [
             finding(
                 "no-gradient",
-                f"after {self.updates} updates {'no' if whole else f'{len(still)} of {of}'} connector "
-                f"parameter{'' if whole else 's'} {'has moved' if whole else f'have not moved, first {still[0]}'} "
-                f"(largest gradient norm {self.largest_norm:.3g}, learning rate {learning_rate:.3g})",
+                f"after {self.updates} updates "
+                + (
+                    f"none of the connector's {of} parameter tensors has moved"
+                    if whole
+                    else f"{len(still)} of the connector's {of} parameter tensors "
+                    f"{agree(len(still), 'has', 'have')} not moved, first {still[0]}"
+                )
+                + f" (largest gradient norm {self.largest_norm:.3g}, learning rate {learning_rate:.3g})",
                 "give the optimizer every parameter of the connector, keep the path from the loss to it "
-                "differentiable, and set train.lr above what weights can resolve",
+                "differentiable, and raise train.lr if its steps are lost in rounding",
                 unmoved=still[:8],
                 count=len(still),
                 of=of,
@@ -195,8 +200,8 @@ def end_findings(vlm: VLM, held_out: SampleSource, pad_id: int, looks: Sequence[
             found.append(
                 finding(
                     "under-trained",
-                    f"plateau: the held-out loss with pictures ({seeing:.3f} nats per token) is not below that of the "
-                    f"text alone ({text_only:.3f}), so the connector does not help yet",
+                    f"the loss of {len(batch)} held-out captions with their images ({seeing:.3f} nats/token) is not "
+                    f"below that without any image ({text_only:.3f}), so the connector does not help yet",
                     "train longer or with a higher train.lr; if the loss has stopped falling, look at the other "
                     "findings first",
                     loss=round(seeing, 4),
@@ -219,9 +224,9 @@ def _never_opened(looks: Sequence[Look]) -> list[Finding]:
     return [
         finding(
             "constant-prompt" if constant else "under-trained",
-            f"the gap to wrong pictures never opened: {gaps[-1]:+.4f} nats per token at step {last.step} "
-            f"(zeros instead of the picture: {last.gap_zero:+.4f})",
-            "look at whether images and captions belong together, then train longer or with a higher train.lr",
+            f"another sample's image never came to cost more than the right one: {gaps[-1]:+.4f} nats/token at step "
+            f"{last.step} (zeroed visual tokens: {last.gap_zero:+.4f})",
+            "check that images and captions belong together, then train longer or with a higher train.lr",
             "warning" if constant else "note",
             gaps_shuffled=gaps,
             gap_zero=last.gap_zero,
@@ -304,8 +309,8 @@ def optimizer_findings(vlm: VLM, optimizer: torch.optim.Optimizer) -> list[Findi
         found.append(
             finding(
                 "no-gradient",
-                f"the optimizer was not given {len(absent)} of the connector's {len(own)} parameters, first "
-                f"{absent[0]}, so they stay at their random start",
+                f"the optimizer was not given {len(absent)} of the connector's {len(own)} parameter tensors, first "
+                f"{absent[0]}, so {agree(len(absent), 'it stays', 'they stay')} at the random start",
                 "give the optimizer vlm.connector.parameters()",
                 absent=absent[:8],
                 count=len(absent),
@@ -315,7 +320,8 @@ def optimizer_findings(vlm: VLM, optimizer: torch.optim.Optimizer) -> list[Findi
         found.append(
             finding(
                 "frozen-moved",
-                f"the optimizer was given {len(foreign)} parameters of the frozen parts, first {foreign[0]}",
+                f"the optimizer was given {len(foreign)} parameter {agree(len(foreign), 'tensor', 'tensors')} of the "
+                f"frozen parts, first {foreign[0]}",
                 "give the optimizer vlm.connector.parameters() and nothing else",
                 foreign=foreign[:8],
                 count=len(foreign),
@@ -339,11 +345,14 @@ def cache_findings(vlm: VLM, cached: SampleSource, dataset: Dataset) -> list[Fin
         return []
     b = int(apart_B.argmax())
     swapped = own_row(kept_BPV, fresh_BPV)
+    # Features that differ from sample to sample come from images, if not from their own.
+    of_images = float((kept_BPV - kept_BPV[:1]).norm()) > 0.1 * float((fresh_BPV - fresh_BPV[:1]).norm())
+    whose = f", but those of row {both[swapped[b]][0].row}" if b in swapped else ""
+    same = "; they are nearly the same for all samples" if not of_images else ""
     return [
         finding(
-            "image-order" if swapped else "pixels-unused",
-            f"the cached features of row {both[b][0].row} are not those of its image"
-            + (f", but those of row {both[swapped[b]][0].row}" if b in swapped else ""),
+            "image-order" if of_images else "pixels-unused",
+            f"the cached features of row {both[b][0].row} are not those of its image{whose}{same}",
             "keep features at the position of their sample in the cache, or set data.cache_features to off",
             samples=int((apart_B >= 0.05).sum()),
             of=len(both),
