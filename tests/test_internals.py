@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -225,14 +229,35 @@ def test_the_recorder_notes_every_image_as_it_is_and_once(vlm: VLM) -> None:
     assert found.effective_rank_of == LATENTS
 
 
-def test_processes_put_together_what_each_has_noted(vlm: VLM) -> None:
-    first, second, whole = Recorder(vlm), Recorder(vlm), Recorder(vlm)
-    first.encode(batch_of([1, 2]))
-    second.encode(batch_of([3, 4]))
-    for rows in ([1, 2], [3, 4]):
+def test_processes_put_together_what_each_has_noted(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qwen3_vlm.api.measures.AT_ONCE", 2)
+    recorders, parts = (Recorder(vlm), Recorder(vlm)), ([1, 2, 5], [3, 4])
+    whole = Recorder(vlm)
+    for recorder, rows in zip(recorders, parts, strict=True):
+        recorder.encode(batch_of(rows))
         whole.encode(batch_of(rows))
-    both = first.over(Ranks(0, 2, lambda value: [value, second.inside]))
-    assert look_inside(both, vlm) == look_inside(whole.over(Ranks()), vlm)
+    slots, barrier = [b"", b""], threading.Barrier(2, timeout=60)
+
+    def gather(rank: int, value: object) -> list[object]:
+        slots[rank] = pickle.dumps(value)  # what processes exchange must survive this
+        barrier.wait()
+        found = [pickle.loads(slot) for slot in slots]
+        barrier.wait()
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda r: recorders[r].over(Ranks(r, 2, partial(gather, r))), (0, 1)))
+    expected = whole.over(Ranks())
+    for found in both:
+        assert look_inside(found, vlm) == look_inside(expected, vlm)
+        assert (found.features([5, 4, 1]) == expected.features([5, 4, 1])).all()
+
+
+def test_pooled_vectors_come_back_in_any_order(values_NSC: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qwen3_vlm.checks.internals.AT_ONCE", 3)
+    rows = [7, 0, 39, 12, 6, 8]
+    features_SV = seen(stages(values_NSC)).features(rows)
+    assert features_SV == pytest.approx(values_NSC.mean(axis=1)[rows], rel=1e-6)
 
 
 def test_the_stages_of_the_model_are_what_its_parts_compute(vlm: VLM) -> None:

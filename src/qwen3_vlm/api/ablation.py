@@ -102,7 +102,7 @@ def score(
     lengths = held_out.lengths
     groups = batches_by_length([lengths[p] for p in positions], config.ablation.batch_size)
     unusable = [r for r in prepared.rejects["eval"] if r.row in asked]
-    recorder = Recorder(loaded.vlm)
+    recorder = Recorder(loaded.vlm, checkpoint.parent)
     ablation, scores = run_ablation(
         recorder,
         LazyBatches(held_out, [[positions[i] for i in group] for group in groups], loaded.inputs.pad_id),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from qwen3_vlm.batch import Batch, TokenNLL, VisualTokens
 from qwen3_vlm.checks.conditions import MEASUREMENTS
-from qwen3_vlm.checks.internals import OUTPUT, Inside, internals
+from qwen3_vlm.checks.internals import AT_ONCE, OUTPUT, Inside, internals
 from qwen3_vlm.checks.matching import match
 from qwen3_vlm.checks.scoring import Ranks, Scorer
 from qwen3_vlm.checks.summary import Scores
@@ -29,10 +30,10 @@ class Recorder:
     An image is noted the first time it is encoded, and check 1 encodes it as it is before it changes its pixels.
     """
 
-    def __init__(self, vlm: VLM) -> None:
-        """Nothing is noted yet."""
+    def __init__(self, vlm: VLM, scratch: Path | None = None) -> None:
+        """Nothing is noted yet; `scratch` is the folder for temporary files, by default the system's."""
         self.vlm = vlm
-        self.inside = Inside()
+        self.inside = Inside(scratch)
 
     def encode(self, batch: Batch) -> VisualTokens:
         """As the model's own; the tower runs once."""
@@ -53,9 +54,14 @@ class Recorder:
 
     def over(self, ranks: Ranks) -> Inside:
         """What all processes have noted; called by all of them."""
-        whole = Inside()
-        for part in ranks.gather(self.inside):
-            whole.merge(part)
+        if ranks.count == 1:
+            return self.inside
+        whole = Inside(self.inside.scratch)
+        for sums in ranks.gather(self.inside.sums()):
+            whole.merge(sums)
+        for start in range(0, max(ranks.gather(len(self.inside.places))), AT_ONCE):
+            for pooled in ranks.gather(self.inside.pooled(start, start + AT_ONCE)):
+                whole.take(pooled)
         return whole
 
 

@@ -14,21 +14,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.special import entr
 
 from qwen3_vlm.checks.pairs import unit
 from qwen3_vlm.checks.statistics import FloatArray
 from qwen3_vlm.results import Internals
+from qwen3_vlm.spool import Spool
 
 TOWER, OUTPUT = "tower", "projector"
 """The stages that the connector stands between; others may lie in between."""
 NEIGHBOURS = 10
 _COMPARED = 2000
 """Images whose neighbours are compared at most: the time grows with the square."""
+AT_ONCE = 1000
+"""Images whose pooled vectors are copied or sent at once."""
 _LOST = 0.1
 """A stage that keeps less than this share of the one before it is named."""
 
@@ -71,18 +77,31 @@ class Spread:
         return between / (between + slots)
 
 
+@dataclass(frozen=True)
+class Pooled:
+    """Mean over slots of some images, at both ends of the connector: what processes send one another."""
+
+    rows: list[int]
+    ends: dict[str, npt.NDArray[np.float32]]
+    """[N,C] by stage."""
+
+
 @dataclass
 class Inside:
-    """What is kept of the images that pass: sums, and one pooled vector per image and end of the connector."""
+    """What is kept of the images that pass: sums, and in mapped files one pooled vector per image and end."""
 
+    scratch: Path | None = None
+    """Folder for temporary files; None takes the system's."""
     spreads: dict[str, Spread] = field(default_factory=dict)
-    pooled: dict[str, dict[int, npt.NDArray[np.float32]]] = field(default_factory=lambda: {TOWER: {}, OUTPUT: {}})
-    """By stage and row: the mean over slots."""
     squares: float = 0.0
     values: int = 0
     """Of the output: sum of squares and how many numbers."""
     ranks: list[float] = field(default_factory=list)
     rank_of: int = 0
+    places: dict[int, int] = field(default_factory=dict)
+    """By row of the data file, which vector in the files is that image's."""
+    files: dict[str, tuple[Spool, int]] = field(default_factory=dict)
+    """By stage, the vectors and their width C."""
 
     def add(self, rows: list[int], stages: Mapping[str, FloatArray]) -> None:
         """Take in the images of a batch.
@@ -90,14 +109,17 @@ class Inside:
         Args:
             rows: row of each image in its data file; rows seen before are refused.
             stages: [N,S,C] by stage, in the order in which an image passes them.
+
+        Raises:
+            ValueError: the disk is full.
         """
-        assert not any(map(self.has, rows)), "an image was counted twice"
+        ends = {}
         for name, values_NSC in stages.items():
             values_NSC = values_NSC.astype(np.float64)
             self.spreads.setdefault(name, Spread()).add(values_NSC)
-            if name in self.pooled:
-                pooled_NC = values_NSC.mean(axis=1).astype(np.float32)
-                self.pooled[name] |= dict(zip(rows, pooled_NC, strict=True))
+            if name in (TOWER, OUTPUT):
+                ends[name] = values_NSC.mean(axis=1).astype(np.float32)
+        self.take(Pooled(rows, ends))
         output_NSC = stages[OUTPUT].astype(np.float64)
         self.squares += float((output_NSC**2).sum())
         self.values += output_NSC.size
@@ -107,29 +129,56 @@ class Inside:
 
     def has(self, row: int) -> bool:
         """Whether an image was taken in."""
-        return row in self.pooled[TOWER]
+        return row in self.places
+
+    def take(self, pooled: Pooled) -> None:
+        """Take in vectors alone."""
+        assert not any(map(self.has, pooled.rows)), "an image was counted twice"
+        self.places |= {row: len(self.places) + i for i, row in enumerate(pooled.rows)}
+        for name, values_NC in pooled.ends.items():
+            if name not in self.files:
+                self.files[name] = (Spool(self.scratch, "pooled features"), values_NC.shape[1])
+            self.files[name][0].append(torch.from_numpy(values_NC))
+
+    def pooled(self, start: int, stop: int) -> Pooled:
+        """The vectors of the images that were taken in as number start..stop-1, read into memory."""
+        rows = list(islice(self.places, start, stop))
+        return Pooled(rows, {name: self._mapped(name)[start:stop].copy() for name in self.files})
+
+    def sums(self) -> Inside:
+        """All but the vectors."""
+        return replace(self, places={}, files={})
 
     def merge(self, other: Inside) -> None:
         """Take in what another process has seen."""
         for name, spread in other.spreads.items():
             self.spreads.setdefault(name, Spread()).merge(spread)
-        for name in self.pooled:
-            self.pooled[name] |= other.pooled[name]
+        for start in range(0, len(other.places), AT_ONCE):
+            self.take(other.pooled(start, start + AT_ONCE))
         self.squares, self.values = self.squares + other.squares, self.values + other.values
         self.ranks += other.ranks
         self.rank_of = max(self.rank_of, other.rank_of)
 
     def features(self, rows: list[int]) -> FloatArray:
-        """Pooled tower features of these rows, for matching."""
-        return self._pooled(TOWER, rows)
+        """Pooled tower features of these rows [S,V], for matching: in a mapped file."""
+        ordered = Spool(self.scratch, "pooled features")
+        for start in range(0, len(rows), AT_ONCE):
+            ordered.append(torch.from_numpy(self._of(TOWER, rows[start : start + AT_ONCE])))
+        features_SV: FloatArray = ordered.tensor(torch.float64, len(rows), self.files[TOWER][1]).numpy()
+        return features_SV
 
     def overlap(self) -> tuple[float | None, int]:
         """KNN overlap of the connector's two ends, and over how many images (the first by row)."""
-        rows = sorted(self.pooled[TOWER])[:_COMPARED]
-        return knn_overlap(self._pooled(TOWER, rows), self._pooled(OUTPUT, rows)), len(rows)
+        rows = sorted(self.places)[:_COMPARED]
+        return knn_overlap(self._of(TOWER, rows), self._of(OUTPUT, rows)), len(rows)
 
-    def _pooled(self, stage: str, rows: list[int]) -> FloatArray:
-        return np.stack([self.pooled[stage][row] for row in rows]).astype(np.float64)
+    def _of(self, stage: str, rows: list[int]) -> FloatArray:
+        return self._mapped(stage)[[self.places[row] for row in rows]].astype(np.float64)
+
+    def _mapped(self, stage: str) -> npt.NDArray[np.float32]:
+        spool, width = self.files[stage]
+        values_NC: npt.NDArray[np.float32] = spool.tensor(torch.float32, len(self.places), width).numpy()
+        return values_NC
 
 
 def effective_ranks(tokens_NSC: FloatArray) -> FloatArray:

@@ -29,7 +29,7 @@ from scipy.special import log_softmax
 from qwen3_vlm.batch import IntArray, Sample
 from qwen3_vlm.checks.matching_reading import read_matching
 from qwen3_vlm.checks.pair_statistics import as_result, bootstrap_mean
-from qwen3_vlm.checks.pairs import STREAM, Bar, PairScores, VisualSource, draw_candidates, score_pairs, unit
+from qwen3_vlm.checks.pairs import STREAM, Bar, Likeness, PairScores, VisualSource, draw_candidates, score_pairs
 from qwen3_vlm.checks.scoring import Ranks, Scorer
 from qwen3_vlm.checks.statistics import FloatArray, Pairs, clusters_of, estimate
 from qwen3_vlm.config import AblationConfig
@@ -213,9 +213,9 @@ def graded(
     """
     if features_SV is None or donors_SK.size < _DECILES:
         return []
-    units_SV = unit(features_SV)
+    likeness = Likeness(features_SV)
     # Row by row: all donors' features at once would take gigabytes.
-    alike_P = np.concatenate([units_SV[donors_K] @ units_SV[i] for i, donors_K in enumerate(donors_SK)])
+    alike_P = np.concatenate([likeness.to(i, donors_K) for i, donors_K in enumerate(donors_SK)])
     pairs = Pairs.of(own_S[:, None] - others_SK, tokens_S, images_S, donors_SK)
     deciles = []
     for chosen in np.array_split(np.argsort(alike_P, kind="stable"), _DECILES):

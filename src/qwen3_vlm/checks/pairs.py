@@ -87,14 +87,14 @@ def draw_candidates(
     both_S = images_S * (1 + int(texts_S.max())) + texts_S
     refused_S = _alike(images_S) + _alike(texts_S) - _alike(both_S)
     count = min(k - 1, int((size - refused_S).min()))
-    units_SV = None if features_SV is None else unit(features_SV)
+    likeness = None if features_SV is None else Likeness(features_SV)
     random_SK = np.empty((size, count), dtype=np.int64)
-    hard_SK = None if units_SV is None else np.empty_like(random_SK)
+    hard_SK = None if likeness is None else np.empty_like(random_SK)
     for i in range(size):  # one row at a time: the whole table of who may lend to whom grows with the square
         allowed = np.flatnonzero((images_S != images_S[i]) & (texts_S != texts_S[i]))
         random_SK[i] = generator.choice(allowed, count, replace=False)
-        if hard_SK is not None and units_SV is not None:
-            hard_SK[i] = allowed[np.argsort(-(units_SV[allowed] @ units_SV[i]), kind="stable")[:count]]
+        if hard_SK is not None and likeness is not None:
+            hard_SK[i] = allowed[np.argsort(-likeness.to_all(i)[allowed], kind="stable")[:count]]
     return Candidates(random_SK, hard_SK, _distinct(images_S, texts_S, block, generator))
 
 
@@ -108,6 +108,27 @@ def unit(features_SV: FloatArray) -> FloatArray:
     """Rows scaled to length 1, so that products are cosines; a row of zeros stays one."""
     norms_S = np.linalg.norm(features_SV, axis=1, keepdims=True)
     return features_SV / np.where(norms_S > 0, norms_S, 1.0)
+
+
+class Likeness:
+    """Cosines between the rows of a table that may lie in a mapped file: none of it is copied."""
+
+    def __init__(self, features_SV: FloatArray) -> None:
+        """Note the lengths of the rows; one of zeros is unlike any."""
+        self._features_SV = features_SV
+        norms_S = np.sqrt(np.einsum("sv,sv->s", features_SV, features_SV))
+        self._norms_S = np.where(norms_S > 0, norms_S, 1.0)
+
+    def to_all(self, i: int) -> FloatArray:
+        """Cosine of row i with every row, [S]."""
+        cosines_S: FloatArray = (self._features_SV @ self._features_SV[i]) / (self._norms_S * self._norms_S[i])
+        return cosines_S
+
+    def to(self, i: int, others_K: IntArray) -> FloatArray:
+        """Cosine of row i with some, [K]."""
+        products_K = self._features_SV[others_K] @ self._features_SV[i]
+        cosines_K: FloatArray = products_K / (self._norms_S[others_K] * self._norms_S[i])
+        return cosines_K
 
 
 def _distinct(images_S: IntArray, texts_S: IntArray, most: int, generator: np.random.Generator) -> IntArray:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qwen3_vlm.batch import Batch, Sample, VisualTokens
+from qwen3_vlm.batch import Batch, CollateStats, Reject, Sample, VisualTokens
 from qwen3_vlm.checks.statistics import FloatArray
 from qwen3_vlm.spool import Spool
 
@@ -89,47 +89,58 @@ class VisualFile:
 
 @dataclass(frozen=True)
 class StoredBatch:
-    """A batch without images whose ids, labels and block lie in a mapped file."""
+    """A batch without images whose ids, labels, block and lengths lie in a mapped file."""
 
     places: tuple[int, ...]
     """Canonical positions of its samples."""
-    skeleton: Batch
-    """The rest of it."""
-    shape: tuple[int, int]
-    """B and T."""
+    rejects: tuple[Reject, ...]
+    """Its rows that could not be read."""
+    width: int
+    """T."""
     start: int
 
     def load(self, numbers: Tensor, samples: Sequence[Sample]) -> Batch:
         """The batch, read into memory; `samples` has all samples by canonical position."""
-        text_3BT = self._text(numbers).clone()
-        return replace(
-            self.skeleton,
-            samples=tuple(samples[place] for place in self.places),
+        own = tuple(samples[place] for place in self.places)
+        text_3BT, lengths_B = (part.clone() for part in self._parts(numbers))
+        return Batch(
+            samples=own,
             ids_BT=text_3BT[0],
             labels_BT=text_3BT[1],
+            lengths_B=lengths_B,
             block_BT=text_3BT[2].bool(),
+            pixels_BCHW=None,
+            features_BPV=None,
+            stats=CollateStats.of(own),
+            rejects=self.rejects,
         )
 
     def with_text(self, numbers: Tensor, samples: Sequence[Sample]) -> list[Sample]:
         """The batch's samples, given without ids and labels, with them: views into the mapped file."""
-        ids_BT, labels_BT, _ = self._text(numbers).numpy()
+        text_3BT, lengths_B = self._parts(numbers)
+        ids_BT, labels_BT, _ = text_3BT.numpy()
         return [
             replace(sample, ids_T=ids_BT[b, :length], labels_T=labels_BT[b, :length])
-            for b, (sample, length) in enumerate(zip(samples, self.skeleton.lengths_B.tolist(), strict=True))
+            for b, (sample, length) in enumerate(zip(samples, lengths_B.tolist(), strict=True))
         ]
 
-    def _text(self, numbers: Tensor) -> Tensor:
-        rows, width = self.shape
-        return numbers[self.start : self.start + 3 * rows * width].view(3, rows, width)
+    def _parts(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        rows = len(self.places)
+        border = self.start + 3 * rows * self.width
+        return numbers[self.start : border].view(3, rows, self.width), numbers[border : border + rows]
 
 
 class BatchFile:
-    """Collects batches, without their images, exactly as the collator made them."""
+    """Collects batches, without their images, exactly as the collator made them.
+
+    What stays in memory of each is two numbers and the rows: small tensors and tables that outlive their batch would
+    stand between its large ones, and keep the allocator from giving that room back.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         """As for `VisualFile`."""
         self._spool = Spool(folder, "token ids")
-        self._batches: list[tuple[tuple[int, ...], Batch, tuple[int, int], int]] = []
+        self._batches: list[tuple[tuple[int, ...], tuple[Reject, ...], int, int]] = []
         self._numbers = 0
 
     def append(self, batch: Batch) -> None:
@@ -140,17 +151,16 @@ class BatchFile:
         """
         text_3BT = torch.stack([batch.ids_BT, batch.labels_BT, batch.block_BT.long()])
         self._spool.append(text_3BT)
-        none = torch.empty(0)
-        skeleton = replace(batch, samples=(), ids_BT=none, labels_BT=none, block_BT=none)
+        self._spool.append(batch.lengths_B.long())
         rows = tuple(sample.row for sample in batch.samples)
-        self._batches.append((rows, skeleton, (int(text_3BT.shape[1]), int(text_3BT.shape[2])), self._numbers))
-        self._numbers += text_3BT.numel()
+        self._batches.append((rows, batch.rejects, int(text_3BT.shape[2]), self._numbers))
+        self._numbers += text_3BT.numel() + len(rows)
 
     def read(self, position: Mapping[int, int]) -> tuple[Tensor, list[StoredBatch]]:
         """The mapped numbers and the batches in them; `position` gives the canonical position of a row."""
         found = [
-            StoredBatch(tuple(position[row] for row in rows), skeleton, shape, start)
-            for rows, skeleton, shape, start in self._batches
+            StoredBatch(tuple(position[row] for row in rows), rejects, width, start)
+            for rows, rejects, width, start in self._batches
         ]
         return self._spool.tensor(torch.int64, self._numbers), found
 

@@ -9,14 +9,14 @@ Content words without a list of any language: the most frequent words that toget
 scored captions are taken for glue ("a", "of", "on"); the first word of a caption that is not glue is its first content
 word.
 
-Dimension suffixes: W words of a table, R derangements.
+Dimension suffixes: S captions, T label tokens of one, R derangements.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -34,18 +34,34 @@ _LISTED = 20
 _NAMED = 3
 
 
-@dataclass(frozen=True, slots=True)
-class _Caption:
-    """One scored caption."""
+@dataclass
+class _Tally:
+    """All scored captions, one pass; of each only its pieces stay, and equal pieces are one object."""
 
-    spans: list[Span]
-    ends: bool
-    """Whether its last label token is EOS."""
-    gaps_TR: FloatArray
+    spans: list[tuple[Span, ...]] = field(default_factory=list)
+    words: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """By word, how often it occurs and the sum of its gaps in nats."""
+    tokens: int = 0
+    total: float = 0.0
+    """Summed gap of all label tokens, averaged over derangements."""
+    known: dict[Span, Span] = field(default_factory=dict)
 
-    def gap(self, span: Span) -> float:
-        """Nats of a piece, averaged over derangements."""
-        return float(self.gaps_TR[span.first : span.stop].sum(axis=0).mean())
+    def add(self, spans: Sequence[Span], gaps_TR: FloatArray) -> None:
+        """Count one caption."""
+        self.spans.append(tuple(self.known.setdefault(span, span) for span in spans))
+        for span in spans:
+            count, total = self.words.get(span.word, (0, 0.0))
+            gap = float(gaps_TR[span.first : span.stop].sum(axis=0).mean())
+            self.words[span.word] = (count + 1, total + gap)
+        self.tokens += len(gaps_TR)
+        self.total += float(gaps_TR.mean(axis=1).sum())
+
+    def table(self) -> list[WordGap]:
+        """Every word, punctuation and emoji included; EOS is none, but counts in the whole."""
+        return [
+            WordGap(word=word, count=count, gap=gap / count, share=gap / self.total if self.total else 0.0)
+            for word, (count, gap) in self.words.items()
+        ]
 
 
 def words_of(scores: Sequence[SampleScore], decode: Decode, eos_id: int, settings: AblationConfig) -> Words | None:
@@ -62,36 +78,42 @@ def words_of(scores: Sequence[SampleScore], decode: Decode, eos_id: int, setting
     """
     if not scores or any("shuffled" not in score.nll for score in scores):
         return None
-    captions = [_read(score, decode, eos_id) for score in scores]
-    if not all(np.isfinite(caption.gaps_TR).all() for caption in captions):
-        return None
-    clusters_S = clusters_of([score.image_hash for score in scores])
-    donors_SR = np.array([score.donors for score in scores], dtype=np.int64)
-    table = _table(captions)
+    tally = _Tally()
+    hashes, donors = [], []
+    ends_SR = np.full((len(scores), len(scores[0].donors)), np.nan)
+    firsts_SR = np.full_like(ends_SR, np.nan)
+    for i, score in enumerate(scores):
+        spans, has_end = spans_of(score.label_ids_T.tolist(), decode, eos_id)
+        gaps_TR = gaps_of(score)
+        if not np.isfinite(gaps_TR).all():
+            return None
+        tally.add(spans, gaps_TR)
+        if has_end:
+            ends_SR[i] = gaps_TR[-1]
+        hashes.append(score.image_hash)
+        donors.append(score.donors)
+    contents = first_content_words(tally.spans)
+    for i, span in enumerate(contents):
+        if span is not None:
+            firsts_SR[i] = gaps_of(scores[i])[span.first : span.stop].sum(axis=0)
+    clusters_S, donors_SR = clusters_of(hashes), np.array(donors, dtype=np.int64)
+    table = tally.table()
     listed = [word for word in table if word.count >= settings.words_min_count]
-    contents = first_content_words([caption.spans for caption in captions])
-    firsts = [
-        None if span is None else caption.gaps_TR[span.first : span.stop].sum(axis=0)
-        for caption, span in zip(captions, contents, strict=True)
-    ]
-    ends = [caption.gaps_TR[-1] if caption.ends else None for caption in captions]
-    total = sum(float(caption.gaps_TR.mean(axis=1).sum()) for caption in captions)
-    tokens = sum(len(caption.gaps_TR) for caption in captions)
-    closing = sum(float(gaps_R.mean()) for gaps_R in ends if gaps_R is not None)
-    others = tokens - sum(caption.ends for caption in captions)
+    closing_SR = ends_SR[np.isfinite(ends_SR).all(axis=1)]
+    others = tally.tokens - len(closing_SR)
     result = Words(
         most_reliant=sorted(listed, key=lambda word: (-word.gap, word.word))[:_LISTED],
         least_reliant=sorted(listed, key=lambda word: (word.gap, word.word))[:_LISTED],
         largest_share=sorted(table, key=lambda word: (-word.gap * word.count, word.word))[:_LISTED],
         min_count=settings.words_min_count,
         distinct_words=len(table),
-        first_content_word=_mean(firsts, clusters_S, donors_SR),
-        eos=_mean(ends, clusters_S, donors_SR),
-        gap_with_eos=total / tokens,
-        gap_without_eos=(total - closing) / others if others else None,
+        first_content_word=_mean(firsts_SR, clusters_S, donors_SR),
+        eos=_mean(ends_SR, clusters_S, donors_SR),
+        gap_with_eos=tally.total / tally.tokens,
+        gap_without_eos=(tally.total - float(closing_SR.mean(axis=1).sum())) / others if others else None,
     )
     without = sum(span is None for span in contents)
-    return result.model_copy(update={"reading": _read_words(result, table, without, len(captions))})
+    return result.model_copy(update={"reading": _read_words(result, table, without, len(contents))})
 
 
 def first_content_words(captions: Sequence[Sequence[Span]]) -> list[Span | None]:
@@ -106,33 +128,14 @@ def first_content_words(captions: Sequence[Sequence[Span]]) -> list[Span | None]
     return [next((span for span in spans if span.has_word and span.word not in glue), None) for spans in captions]
 
 
-def _read(score: SampleScore, decode: Decode, eos_id: int) -> _Caption:
-    spans, ends = spans_of(score.label_ids_T.tolist(), decode, eos_id)
-    return _Caption(spans, ends, gaps_of(score))
-
-
-def _table(captions: Sequence[_Caption]) -> list[WordGap]:
-    """Every word, punctuation and emoji included; EOS is none, but counts in the whole."""
-    gaps: defaultdict[str, list[float]] = defaultdict(list)
-    for caption in captions:
-        for span in caption.spans:
-            gaps[span.word].append(caption.gap(span))
-    total = sum(float(caption.gaps_TR.mean(axis=1).sum()) for caption in captions)
-    return [
-        WordGap(word=word, count=len(each), gap=sum(each) / len(each), share=sum(each) / total if total else 0.0)
-        for word, each in gaps.items()
-    ]
-
-
-def _mean(gaps: Sequence[FloatArray | None], clusters_S: IntArray, donors_SR: IntArray) -> Estimated:
-    """Mean over the captions that have the word in question, each with R donors."""
-    chosen = [i for i, gaps_R in enumerate(gaps) if gaps_R is not None]
-    if not chosen:
+def _mean(gaps_SR: FloatArray, clusters_S: IntArray, donors_SR: IntArray) -> Estimated:
+    """Mean over the captions that have the word in question, each with R donors; nan where one has it not."""
+    chosen = np.flatnonzero(np.isfinite(gaps_SR).all(axis=1))
+    if not len(chosen):
         return Estimated(value=None)
-    differences_WR = np.stack([gaps_R for gaps_R in gaps if gaps_R is not None])
     own_P = np.repeat(clusters_S[chosen], donors_SR.shape[1])
     donor_P = clusters_S[donors_SR[chosen]].ravel()
-    return as_result(Pairs(differences_WR.ravel(), np.ones_like(own_P), own_P, donor_P).estimate())
+    return as_result(Pairs(gaps_SR[chosen].ravel(), np.ones_like(own_P), own_P, donor_P).estimate())
 
 
 def _read_words(found: Words, table: Sequence[WordGap], without: int, captions: int) -> str:
