@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from qwen3_vlm.batch import VisualTokens
-from qwen3_vlm.checks.storage import LossFile, VisualFile
+from qwen3_vlm.batch import IGNORE_INDEX, Batch, Reject, Sample, VisualTokens
+from qwen3_vlm.checks.storage import BatchFile, LossFile, VisualFile
+from qwen3_vlm.data.collate import collate
 from qwen3_vlm.spool import Spool, free_bytes
 from tiny_runs import file_size_limit
 
@@ -119,3 +124,49 @@ def test_losses_come_back_by_sample_condition_and_round(tmp_path: Path) -> None:
         "shuffled": [[110, 111, 112], [210, 211, 212]],
     }
     assert table.of(0)["correct"][0].tolist() == [0] and table.of(2)["shuffled"][1].tolist() == [220, 221]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 4))
+def test_batches_come_back_exactly_as_the_collator_made_them(lengths: list[int], size: int) -> None:
+    samples = [sample_of(row, length) for row, length in enumerate(lengths)]
+    batches = [
+        replace(collate(samples[start : start + size], pad_id=9), rejects=(Reject(99 + start, "image missing", "x"),))
+        for start in range(0, len(samples), size)
+    ]
+    file = BatchFile(None)
+    for batch in batches:
+        file.append(batch)
+    position = {row: len(samples) - 1 - row for row in range(len(samples))}
+    numbers, stored = file.read(position)
+    by_place = samples[::-1]
+    for batch, kept in zip(batches, stored, strict=True):
+        assert kept.places == tuple(position[s.row] for s in batch.samples)
+        assert_same(kept.load(numbers, by_place), batch)
+        bare = [replace(s, ids_T=s.ids_T[:0], labels_T=s.labels_T[:0]) for s in batch.samples]
+        for got, sample in zip(kept.with_text(numbers, bare), batch.samples, strict=True):
+            assert got.ids_T.tolist() == sample.ids_T.tolist() and got.labels_T.tolist() == sample.labels_T.tolist()
+
+
+def test_a_batch_read_back_may_be_changed_without_changing_the_file() -> None:
+    file, sample = BatchFile(None), sample_of(0, 3)
+    file.append(collate([sample], pad_id=0))
+    numbers, (stored,) = file.read({0: 0})
+    for values in (stored.load(numbers, [sample]).ids_BT, stored.load(numbers, [sample]).lengths_B):
+        values.zero_()
+    assert_same(stored.load(numbers, [sample]), collate([sample], pad_id=0))
+
+
+def sample_of(row: int, length: int) -> Sample:
+    """Two prompt tokens that are the image block, then labels."""
+    ids_T = np.arange(2 + length) + 10 * row
+    labels_T = np.where(np.arange(2 + length) < 2, IGNORE_INDEX, ids_T)
+    return Sample(row, str(row), f"{row}.png", f"caption {row}", ids_T, labels_T, (0, 2), 2 + length + row % 2)
+
+
+def assert_same(got: Batch, expected: Batch) -> None:
+    for name in ("ids_BT", "labels_BT", "lengths_B", "block_BT"):
+        mine, other = getattr(got, name), getattr(expected, name)
+        assert torch.equal(mine, other) and mine.dtype == other.dtype, name
+    assert [s.row for s in got.samples] == [s.row for s in expected.samples]
+    assert (got.stats, got.rejects) == (expected.stats, expected.rejects)
+    assert got.pixels_BCHW is None and got.features_BPV is None
