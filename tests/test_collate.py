@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen3_vlm.batch import IGNORE_INDEX, CollateStats, Reject, Sample
-from qwen3_vlm.data.collate import batches_by_length, collate
+from qwen3_vlm.data.collate import LazyBatches, batches_by_length, collate
 
 PAD = EOS = 9
 N = IGNORE_INDEX
@@ -106,3 +107,34 @@ def test_batches_by_length_hold_every_index_once_longest_first(lengths: list[int
     assert sorted(order) == list(range(len(lengths)))
     assert [(-lengths[i], i) for i in order] == sorted((-lengths[i], i) for i in order)
     assert all(len(batch) == size for batch in batches[:-1]) and all(batches)
+
+
+class Opened:
+    """A data set that notes what was asked for."""
+
+    def __init__(self) -> None:
+        self.positions: list[int] = []
+
+    def __getitem__(self, position: int) -> Sample | Reject:
+        self.positions.append(position)
+        return (LONG, SHORT, MISSING, CUT)[position]
+
+
+def test_lazy_batches_read_when_asked_every_time_and_keep_nothing() -> None:
+    items = Opened()
+    batches = LazyBatches(items, [[1, 2], [0], [3]], PAD)
+    assert len(batches) == 3 and len(batches[1:]) == 2 and items.positions == []
+    first = batches[0]
+    assert [s.row for s in first.samples] == [2] and first.rejects == (MISSING,) and items.positions == [1, 2]
+    assert batches[0].samples[0] is SHORT and items.positions == [1, 2, 1, 2]
+    gone = weakref.ref(batches[1])
+    assert gone() is None
+
+
+def test_lazy_batches_are_those_of_their_groups_also_behind_a_slice() -> None:
+    batches = LazyBatches(Opened(), [[1, 2], [0], [3]], PAD)
+    assert [[s.row for s in batch.samples] for batch in batches] == [[2], [4], [3]]
+    assert [[s.row for s in batch.samples] for batch in batches[1:]] == [[4], [3]]
+    assert batches[1].ids_BT.tolist() == collate([LONG], PAD).ids_BT.tolist()
+    with pytest.raises(IndexError):
+        batches[3]
