@@ -203,7 +203,7 @@ def test_losses_that_are_not_finite_are_named_with_their_conditions() -> None:
     seen = ablation(shuffled=(0.5, 0.1), zero=(0.5, 0.1))
     broken = {**seen.conditions, "zero": Condition(loss=None)}
     (found,) = diagnose_ablation(seen.model_copy(update={"conditions": broken, "verdict": "PASS"}))
-    assert found.code == "non-finite" and "under zero" in found.message
+    assert found.code == "non-finite" and "with zeroed visual tokens" in found.message
 
 
 def test_an_undecided_check_says_how_many_samples_it_needs() -> None:

@@ -144,7 +144,7 @@ def test_slots_that_carry_nothing_are_counted_and_the_others_named() -> None:
     assert use.without == pytest.approx((0.75, 0, 0, 0, 0, 0)) and use.alone == pytest.approx((0.75, 0, 0, 0, 0, 0))
     (found,) = diagnose_visual(None, use)
     assert (found.code, found.severity, found.evidence["dead"]) == ("slots-dead", "warning", [1, 2, 3, 4, 5])
-    assert "is in number 0" in found.message
+    assert "is in token 0 (counted from 0)" in found.message
 
 
 @pytest.mark.parametrize("scorer", [AllSlots(), Redundant(), FourSlots()], ids=lambda s: type(s).__name__)
@@ -197,8 +197,8 @@ def test_wrong_pairs_are_named_on_the_side_where_they_are() -> None:
     pooled_NV, captions = pairs(200, 1)
     right, wrong = association(pooled_NV, captions), association(pooled_NV, rolled(captions))
     assert diagnose_pairing(Pairing(right, right), ignored=True) == []
-    assert diagnose_pairing(Pairing(wrong, right), ignored=False)[0].message.startswith("training captions do not go")
-    assert diagnose_pairing(Pairing(right, wrong), ignored=False)[0].message.startswith("held-out captions do not go")
+    assert diagnose_pairing(Pairing(wrong, right), ignored=False)[0].message.startswith("training captions do not seem")
+    assert diagnose_pairing(Pairing(right, wrong), ignored=False)[0].message.startswith("held-out captions do not seem")
     assert diagnose_pairing(Pairing(wrong, wrong), ignored=True)[0].code == "pairs-mismatched"
     assert diagnose_pairing(Pairing(wrong, wrong), ignored=True)[0].severity == "error"
     (unsure,) = diagnose_pairing(Pairing(wrong, wrong), ignored=False)

@@ -323,7 +323,15 @@ def test_a_few_long_captions_are_a_note_with_the_limit_that_would_do(world: Worl
     world.change(lambda row, i: row["conversations"][1].update(value=long) if i == 5 else None)
     found = world.find(coverage__truncated_warn=2.0)
     assert [(f.code, f.severity) for f in found] == [("answer-truncated", "note")]
-    assert found[0].evidence["would_do"] < 96
+    would_do = found[0].evidence["would_do"]
+    assert would_do > 96 and f"set data.max_seq_len to {would_do}," in found[0].fix
+    assert world.find(coverage__truncated_warn=2.0, data__max_seq_len=would_do) == []
+
+
+def test_the_limit_that_is_suggested_when_captions_are_cut_leaves_none_to_cut(world: World) -> None:
+    (found,) = (f for f in world.find(data__max_seq_len=16) if f.code == "answer-truncated")
+    assert found.severity == "error" and found.evidence["would_do"] > 16
+    assert world.find(data__max_seq_len=found.evidence["would_do"]) == []
 
 
 def test_a_prompt_that_is_no_prefix_of_the_whole_is_named(world: World, monkeypatch: Patch) -> None:

@@ -154,8 +154,14 @@ def test_a_row_whose_image_block_is_cut_is_rejected_and_one_without_labels_is_ke
 
 def test_no_label_token_in_any_row_stops_and_says_what_would_do(tokenizer: PreTrainedTokenizerFast) -> None:
     needed = len(build(tokenizer).prompt(HUMAN).ids_T) + 1
-    with pytest.raises(ValueError, match=rf"max_seq_len {needed - 1} leaves no label .* at least {needed + 1}"):
-        build(tokenizer, max_seq_len=needed - 1).encode([record(), record()])
+    rows = [record("a red circle " * (1 + i % 4), row=i) for i in range(150)]
+    with pytest.raises(ValueError, match=rf"max_seq_len {needed - 1} has no room for captions") as stopped:
+        build(tokenizer, max_seq_len=needed - 1).encode(rows)
+    would_do = int(str(stopped.value).partition("at least ")[2].split(",")[0])
+    lengths = [encoded.full_length for encoded in build(tokenizer, max_seq_len=would_do).encode(rows)]
+    assert max(lengths) == would_do
+    with pytest.raises(ValueError, match="cuts into the image block: .* keeps its image and its caption"):
+        build(tokenizer, max_seq_len=4).encode(rows)
     assert encode_one(build(tokenizer, max_seq_len=needed), record()).labels_T[-1] != IGNORE_INDEX
 
 
@@ -202,7 +208,9 @@ def test_a_request_without_exactly_one_image_or_with_a_special_token_is_refused(
 def test_a_tokenizer_without_the_image_tokens_is_named() -> None:
     foreign = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE({"a": 0}, [], unk_token="a")), eos_token="a")
     foreign.name_or_path = "some/model"
-    with pytest.raises(ValueError, match=r"some/model: encodes '<\|vision_start\|>' as \d+ ids .* Qwen tokenizer"):
+    with pytest.raises(
+        ValueError, match=r"some/model: this tokenizer encodes '<\|vision_start\|>' as \d+ ids .* Qwen tokenizer"
+    ):
         build(foreign)
 
 

@@ -110,7 +110,14 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "placeholder-in-caption": ("placeholder-count", "image-labelled", "placeholder-offset"),
     "placeholder-count": ("not-injected", "placeholder-offset", "slots-dead"),
     "template-unstable": ("prompt-labelled", "answer-partly-labelled", "image-labelled", "eos-unlabelled", "no-labels"),
-    "image-truncated": ("placeholder-count", "answer-truncated", "no-labels", "eos-unlabelled", "not-injected"),
+    "image-truncated": (
+        "placeholder-count",
+        "template-unstable",
+        "answer-truncated",
+        "no-labels",
+        "eos-unlabelled",
+        "not-injected",
+    ),
     "answer-truncated": ("no-labels", "eos-unlabelled", "answer-partly-labelled"),
     "no-labels": ("no-gradient", "eos-unlabelled", "answer-partly-labelled", "non-finite"),
     "image-labelled": ("prompt-labelled", "loss-not-reproduced"),
@@ -152,6 +159,11 @@ def finding(code: str, message: str, fix: str, severity: Severity | None = None,
         evidence: plain values (numbers, strings, lists of them) for results.json.
     """
     return Finding(code=code, severity=severity or FAULTS[code].severity, message=message, evidence=evidence, fix=fix)
+
+
+def agree(count: int, one: str, many: str) -> str:
+    """The form of a word that goes with a number, for messages: `agree(n, "row has", "rows have")`."""
+    return one if count == 1 else many
 
 
 def page_of(code: str) -> str:

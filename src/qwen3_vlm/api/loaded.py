@@ -93,7 +93,7 @@ class Loaded:
             return []
         message = (
             "this checkpoint is of the older form, which laid out the image block in other tokens, joined with spaces; "
-            "behind prompt.image_block `spliced` its losses are not comparable with those of its own training"
+            "with prompt.image_block `spliced` its losses cannot be compared with those of its own training"
         )
         return [
             Finding(

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from qwen3_vlm.checks.verdict import PASS_LEVEL
-from qwen3_vlm.faults import finding
+from qwen3_vlm.faults import agree, finding
 from qwen3_vlm.results import Ablation, Condition, Finding, Matching, Training
 
 _ROUNDING = 1e-7
@@ -23,6 +23,20 @@ _COPIED = 0.05
 _SHOCK = 0.1
 """Nats per label token by which a picture that does not belong to its caption makes it less likely than none."""
 _BLIND = ("zero", "noise", "no-image", "mean-token", "blind")
+_PLAIN = {
+    "correct": "the right image",
+    "shuffled": "another sample's image",
+    "zero": "zeroed visual tokens",
+    "noise": "noise in place of the visual tokens",
+    "noise-per-dim": "noise of each dimension's own size",
+    "no-image": "no image positions at all",
+    "mean-token": "the mean of all images' visual tokens",
+    "blind": "a trained constant prompt",
+    "slot-mix": "visual tokens mixed from many images",
+    "grey": "a grey image",
+    "blurred": "a blurred image",
+}
+"""Conditions in words, for readers who have only the message."""
 _STALLED = 0.005
 """Part of the loss below which a stretch of training took nothing off."""
 _STILL_FALLING = 0.03
@@ -60,10 +74,10 @@ def _non_finite(conditions: dict[str, Condition]) -> Iterator[Finding]:
     if lost:
         yield finding(
             "non-finite",
-            f"the loss is NaN or infinite under {', '.join(lost)}: weights, features or visual tokens are not finite, "
-            "or overflow in this precision",
-            "look for NaN in the checkpoint, then score with model.precision fp32; a loss that is finite there "
-            "overflows in bf16",
+            f"the loss is NaN or infinite with {_worded(lost)}: weights, features or visual tokens are not finite, or "
+            "a sum overflows in this precision",
+            "look for NaN in the checkpoint's weights, then in the tower's features; if both are finite, score with "
+            "model.precision fp32: a loss that is finite there is a matter of precision",
             conditions=lost,
         )
 
@@ -75,22 +89,24 @@ def _bit_equal(conditions: dict[str, Condition]) -> Iterator[Finding]:
     if len(changed) >= 2 and len(unmoved) == len(changed):
         yield finding(
             "not-injected",
-            f"all of {', '.join(changed)} give exactly the loss of the correct picture, "
-            f"{conditions['correct'].loss:.4f}: what stands in the image positions does not reach the language model, "
-            "because it is not placed there or a mask hides it",
+            f"{_worded(list(changed))} all give exactly the loss of the right image, "
+            f"{conditions['correct'].loss:.4f} nats/token: what is put into the image positions does not reach the "
+            "loss, because it is never placed there or because a mask hides it",
             "put the visual tokens into the embeddings at the image positions, hand those on as `inputs_embeds`, and "
             "let the attention mask cover the image positions",
             conditions=sorted(changed),
         )
         return
     destroyed = [name for name in unmoved if name in ("zero", "noise", "mean-token", "noise-per-dim")]
-    if destroyed and any(_costs(c) for n, c in changed.items() if n not in destroyed):
+    moving = [n for n, c in changed.items() if n not in destroyed and _costs(c)]
+    if destroyed and moving:
         yield finding(
             "leak",
-            f"{' and '.join(destroyed)} should destroy the picture and change no loss, though other changes do: the "
-            "picture reaches the language model by a way past the visual tokens that are changed",
-            "hand on every feature of the image through the visual tokens (deeper layers' features too), so that a "
-            "condition can change all of them",
+            f"{_worded(destroyed)} {agree(len(destroyed), 'changes', 'change')} no loss, but "
+            f"{_worded(moving)} {agree(len(moving), 'does', 'do')}: image features reach the language model by another "
+            "way than the visual tokens, such as features that are added to deeper layers or cross-attention",
+            "hand every feature of the image to the language model through the visual tokens that scoring changes "
+            "(deeper layers' features too), or switch the side way off",
             conditions=destroyed,
         )
 
@@ -102,17 +118,18 @@ def _content(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
         return
     by = {name: c for name, c in conditions.items() if name in _BLIND and c.gap is not None}
     gaps = {name: condition.gap for name, condition in by.items()}
-    told = f"gap(shuffled) {shuffled.gap:+.4f} +- {shuffled.se or 0:.4f} nats/token"
+    told = f"{shuffled.gap:+.4f} nats/token, standard error {shuffled.se or 0:.4f}"
     matching = _matching(ablation.matching)
     if _strangers(ablation, known):
         assert conditions["zero"].gap is not None and known.training is not None
         yield finding(
             "pairs-mismatched",
-            f"another image is as good as the own one ({told}){matching}, and zeros are even better by "
-            f"{-conditions['zero'].gap:.2f}, while training reached {known.training.train_loss:.2f} against "
-            f"{conditions['correct'].loss:.2f} here: the held-out captions do not belong to the images they stand with",
+            f"on held-out captions another sample's image is as good as the right one ({told}){matching}, and zeroed "
+            f"visual tokens are better by {-conditions['zero'].gap:.2f} nats/token, while the loss is "
+            f"{known.training.train_loss:.2f} in training and {conditions['correct'].loss:.2f} here: most likely the "
+            "held-out captions stand with other images, or the connector learnt its training rows by heart",
             "check how the held-out file pairs captions with images (its order, its paths, off by one row), and that "
-            "scoring keeps the order of the batch",
+            "scoring keeps the order of the batch; if both are right, train on more rows",
             shuffled=shuffled.gap,
             gaps=gaps,
             train_loss=known.training.train_loss,
@@ -123,10 +140,12 @@ def _content(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
     if costly and not _harmful(conditions):
         yield finding(
             "constant-prompt",
-            f"taking the picture away costs ({_listed(by, costly)}), but a wrong picture does not ({told}){matching}: "
-            "the visual tokens work as a prompt that is the same for every image, and the picture's content is ignored",
-            "check that training captions belong to their images (order, paths, off by one row), that different "
-            "images give different tower features, then train longer or at a higher learning rate",
+            f"taking the visual tokens away costs ({_listed(by, costly)} nats/token), but another sample's image costs "
+            f"nothing ({told}){matching}: the visual tokens act as one fixed prompt, and what is in the image is "
+            "ignored",
+            "first check that training captions belong to their images (order, paths, off by one row), and that "
+            "different images give different tower features; only if both are right, train longer or at a higher "
+            "train.lr",
             shuffled=shuffled.gap,
             se=shuffled.se,
             gaps=gaps,
@@ -151,14 +170,21 @@ def _level(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
     correct = losses["correct"]
     if len(losses) > 2 and max(losses.values()) < _COPIED:
         copied = known.horizon != 1
+        why = {
+            0: "changing a token changes its own loss, so each token is predicted from itself",
+            1: "labels are shifted by one as they should be, so it is visible elsewhere: most likely in the prompt",
+            None: "most likely because each token is predicted from itself (the shift of the labels is not known)",
+        }.get(known.horizon, f"labels are {known.horizon} places ahead of the last token seen, where 1 is right")
         yield finding(
             "labels-unshifted" if copied else "leak",
-            f"captions are predicted almost surely, with {correct:.4f} nats/token, and under every condition (at most "
-            f"{max(losses.values()):.4f}), picture or not: the answer is visible, "
-            + ("most likely because each token is predicted from itself" if copied else "somewhere in the prompt"),
-            "compare the logits at position t-1 with the label at position t"
+            f"captions are predicted almost perfectly, with {correct:.4f} nats/token, and no worse than "
+            f"{max(losses.values()):.4f} with {_worded(sorted(losses.keys() - {'correct'}))}: the answer is visible; "
+            f"{why}",
+            "compare the logits at position t-1 with the label at position t, exactly once; then look for the caption "
+            "in the prompt"
             if copied
-            else "take the caption out of the prompt and make attention causal",
+            else "look for the caption in the prompt, then for attention that is not causal, then for captions that "
+            "are all the same",
             losses=losses,
         )
     if known.vocabulary is None or correct <= math.log(known.vocabulary):
@@ -168,20 +194,28 @@ def _level(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
     if known.horizon == 1 and text is not None and text > guess:
         yield finding(
             "tower-uninitialised",
-            f"the language model predicts captions worse than blind guessing, with the picture ({correct:.2f} "
-            f"nats/token) and without any ({text:.2f}; guessing among {known.vocabulary} tokens costs {guess:.2f}): "
-            "its weights are not trained, or its tokenizer is another model's",
-            "name a language model whose weights load completely, with the tokenizer that belongs to it",
+            f"captions are predicted worse than by blind guessing, with the image ({correct:.2f} nats/token) and "
+            f"without any ({text:.2f}; guessing among {known.vocabulary} tokens costs {guess:.2f}), though labels are "
+            "shifted by one as they should be: most likely the language model's weights are not trained, or its "
+            "tokenizer is another model's",
+            "name a language model in model.llm whose weights load completely, with the tokenizer that belongs to it",
             losses=losses,
             guess=guess,
         )
     elif known.horizon != 1:
         yield finding(
             "labels-shifted",
-            f"captions are predicted worse than by blind guessing: {correct:.2f} nats/token, where guessing among "
-            f"{known.vocabulary} tokens costs {guess:.2f}: the model is scored on other tokens than those it predicts",
+            f"captions are predicted worse than by blind guessing ({correct:.2f} nats/token; guessing among "
+            f"{known.vocabulary} tokens costs {guess:.2f}), "
+            + (
+                "and the shift of the labels is not known: they may be shifted twice, or the language model may be "
+                "untrained or have another model's tokenizer"
+                if known.horizon is None
+                else f"and labels are {known.horizon} places ahead of the last token seen, where 1 is right: the model "
+                "is scored on other tokens than those it predicts"
+            ),
             "compare the logits at position t-1 with the label at position t, once: shift in the model or in the data, "
-            "not in both",
+            "not in both; if that is right, look at model.llm and its tokenizer",
             losses=losses,
             guess=guess,
         )
@@ -196,13 +230,14 @@ def _reproduced(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
     # On the whole split only rounding may differ. On a part of it the mean of n captions does: one nat per caption.
     allowed = 0.02 + 0.02 * correct if whole else 4 / math.sqrt(ablation.samples)
     if abs(correct - training.eval_loss) > allowed:
-        part = "the same" if whole else f"{ablation.samples} of the same {training.eval_samples}"
+        part = f"the same {ablation.samples}" if whole else f"{ablation.samples} of the same {training.eval_samples}"
         yield finding(
             "loss-not-reproduced",
             f"training logged a held-out loss of {training.eval_loss:.4f} at this checkpoint, and scoring finds "
-            f"{correct:.4f} on {part} samples: what is scored now is not what was trained then",
-            "compare what differs between the two: the connector's weights, the backbones, image preprocessing, the "
-            "prompt and its image block, the held-out rows, and how labels are shifted",
+            f"{correct:.4f} on {part} held-out rows (nats/token): what is scored now is not what was trained then",
+            "first score once in the training process, right after saving: if that gives the logged loss, what is "
+            "loaded differs (connector, backbones, precision); if not, compare image preprocessing, the prompt with "
+            "its image block, and how labels are shifted",
             logged=training.eval_loss,
             scored=correct,
             allowed=allowed,
@@ -219,11 +254,12 @@ def _stuck(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
     assert gap is not None
     yield finding(
         "picture-harmful",
-        f"captions are likelier without any image than with their own, by {-gap:.3f} nats/token, and the loss has "
-        f"stopped falling ({curve[-3]:.3f}, {curve[-2]:.3f}, {curve[-1]:.3f} over the last points): what training "
-        "taught the connector does not help here",
-        "check that training and scoring use the same labels, prompt, images and backbones; if they do, raise the "
-        "learning rate",
+        f"held-out captions are likelier without any image than with their own, by {-gap:.3f} nats/token, and the "
+        f"{_which(known.training)} loss no longer falls ({curve[-3]:.3f}, {curve[-2]:.3f}, {curve[-1]:.3f} over the "
+        "last points): what training taught the connector does not help here",
+        "check that training and scoring use the same labels, prompt, images and backbones; if they do and the "
+        "held-out loss is far above that of training, take an earlier checkpoint or more data, and if both are high, "
+        "try another train.lr",
         gap_no_image=gap,
         curve=curve,
     )
@@ -234,7 +270,8 @@ def _more_samples(ablation: Ablation) -> Iterator[Finding]:
     if ablation.verdict == "INCONCLUSIVE" and needed is not None and needed > ablation.samples:
         yield finding(
             "eval-too-small",
-            f"{ablation.samples} samples do not decide check 1; about {needed} would, if the gaps stay as they are",
+            f"{ablation.samples} samples are too few to say whether the right image beats a wrong one or none; about "
+            f"{needed} would be enough if the differences stay as they are",
             f"score more held-out samples (--num_samples {needed}), with a larger data.eval_ratio if the split has "
             "fewer",
             samples=ablation.samples,
@@ -256,16 +293,21 @@ def _more_training(ablation: Ablation, known: Circumstance) -> Iterator[Finding]
         return
     signs = []
     if little:
-        signs.append(f"a wrong picture costs something, but little (gap(shuffled) {shuffled.gap:+.4f} nats/token)")
+        signs.append(
+            f"another sample's image costs {shuffled.gap:+.4f} nats/token, which shows that the image is read, but "
+            "check 1 does not pass"
+        )
     if runbook_order:
-        signs.append("a wrong picture costs less than none, as early in training")
+        signs.append("a wrong image costs less than none, as early in training")
     if harmful:
-        signs.append("the right picture is still worse than none")
+        assert conditions["no-image"].gap is not None
+        signs.append(f"the right image is still worse than none, by {-conditions['no-image'].gap:.3f} nats/token")
     if falling is not None:
-        signs.append(f"the loss was still falling, by {falling:.0%} in the last stretch")
+        signs.append(f"the loss was still falling, by {falling:.0%} from the second-last to the last logged point")
+    sure = "had not finished learning" if falling is not None else "has probably not finished learning"
     yield finding(
         "under-trained",
-        f"the connector had not finished learning: {'; '.join(signs)}",
+        f"the connector {sure}: {'; '.join(signs)}",
         "train longer (more epochs or rows), or at a higher learning rate",
         gap_shuffled=shuffled.gap,
         falling=falling,
@@ -330,4 +372,15 @@ def _nothing(condition: Condition) -> bool:
 
 
 def _listed(conditions: dict[str, Condition], names: Sequence[str]) -> str:
-    return ", ".join(f"{name} {conditions[name].gap:+.3f}" for name in names)
+    return ", ".join(f"{_PLAIN.get(name, name)} {conditions[name].gap:+.3f}" for name in names)
+
+
+def _worded(names: Sequence[str]) -> str:
+    """Conditions in words, as a list in a sentence."""
+    words = [_PLAIN.get(name, name) for name in names]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _which(training: Training | None) -> str:
+    """Whose loss `_curve` gives."""
+    return "held-out" if training and all(point.eval is not None for point in training.curve) else "training"

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qwen3_vlm.faults import finding
+from qwen3_vlm.faults import agree, finding
 from qwen3_vlm.results import Finding
 
 MOVED = 1e-3
@@ -96,9 +96,11 @@ def _misfits(evidence: ConnectorEvidence) -> list[Finding]:
     }
     said = []
     if lacking:
-        said.append(f"lacks {len(lacking)} of the connector's {len(initial)} tensors ({_names(lacking)})")
+        said.append(
+            f"lacks {len(lacking)} of the {len(initial)} tensors that this config's connector has ({_names(lacking)})"
+        )
     if extra:
-        said.append(f"holds {len(extra)} that the connector does not have ({_names(extra)})")
+        said.append(f"holds {len(extra)} that this config's connector does not have ({_names(extra)})")
     for name, (got, expected) in list(shapes.items())[:1]:
         more = f" and {len(shapes) - 1} more" if len(shapes) > 1 else ""
         said.append(f"holds `{name}` in the shape {got} where the config makes {expected}{more}")
@@ -107,8 +109,7 @@ def _misfits(evidence: ConnectorEvidence) -> list[Finding]:
     return [
         finding(
             "connector-not-loaded",
-            f"the checkpoint does not fit the connector of this config: it {', and '.join(said)}, so the trained "
-            "weights cannot be (all) in use",
+            f"the checkpoint {', and '.join(said)}, so not all of the trained weights can be in use",
             "use the config and the backbones that the checkpoint was trained with, or another checkpoint",
             lacking=lacking,
             unexpected=extra,
@@ -129,10 +130,11 @@ def _non_finite(stored: Mapping[str, Any]) -> list[Finding]:
     return [
         finding(
             "non-finite",
-            f"the checkpoint's weights hold NaN or infinity, first in `{first}` ({bad[first]} values; {len(bad)} of "
-            f"{len(stored)} tensors), so every loss computed with it is NaN",
+            f"the checkpoint's weights hold NaN or infinity, first in `{first}` ({bad[first]} "
+            f"{agree(bad[first], 'value', 'values')}; {len(bad)} of {len(stored)} tensors), so no loss that is "
+            "computed with them means anything",
             "take an older checkpoint; then train with a lower train.lr or tighter train.clip, and look for the row or "
-            "the overflow that the gradient came from",
+            "the overflow that caused it",
             tensors=bad,
         )
     ]
@@ -148,21 +150,25 @@ def _never_trained(evidence: ConnectorEvidence) -> list[Finding]:
         return [
             finding(
                 "connector-not-loaded",
-                "the checkpoint's connector was never trained, though it is not this seed's start either: all "
-                f"{len(still_constant)} tensors that begin as plain ones or zeros (such as `{still_constant[0]}`) "
-                "still are exactly that, which no training leaves behind",
-                "load the trained connector: these weights come from a fresh initialisation, perhaps saved in its "
-                "place or left there by a load that skipped the connector",
+                "the checkpoint's connector looks as if it was never trained: all "
+                f"{len(still_constant)} tensors that start as ones or zeros (such as `{still_constant[0]}`) are still "
+                "exactly that, and the other weights differ from this seed's start, so they come from another "
+                "initialisation",
+                "load the trained connector: a fresh one was perhaps saved in its place, or left there by a load that "
+                "skipped the connector",
                 untouched=still_constant,
                 largest_distance=max(far.values()),
             )
         ]
     if strange := _foreign_parts(evidence):
+        related = _correlations(evidence)
+        rest = max(cosine for part, cosine in related.items() if part not in strange)
         return [
             finding(
                 "connector-not-loaded",
-                f"the connector's {_names(strange)} does not descend from this run's start while the rest does: it was "
-                "initialised anew, or comes from another checkpoint",
+                f"the connector's {_names(strange)} {agree(len(strange), 'is', 'are')} unrelated to this run's initial "
+                f"weights (correlation no more than chance, but up to {rest:.2f} in the other parts): initialised "
+                "again after loading, or from another checkpoint",
                 "load all parts of the connector from one checkpoint, strictly, and after everything that initialises "
                 "weights",
                 foreign=strange,
@@ -174,8 +180,9 @@ def _never_trained(evidence: ConnectorEvidence) -> list[Finding]:
         return [
             finding(
                 "connector-not-loaded",
-                f"the connector's {_names(untouched)} still has exactly its initial weights "
-                "while the rest was trained: it was left out of the training, of the saving or of the loading",
+                f"the connector's {_names(untouched)} still {agree(len(untouched), 'has', 'have')} exactly the initial "
+                "weights while the rest was trained, so this part was left out of the training, of the saving or of "
+                "the loading",
                 f"check that the parameters of {_names(untouched)} require gradients, are given to the optimizer, and "
                 "are in the checkpoint",
                 untouched=untouched,
@@ -188,14 +195,16 @@ def _never_trained(evidence: ConnectorEvidence) -> list[Finding]:
 def _whole(evidence: ConnectorEvidence, largest: float) -> Finding:
     """The whole connector is where it began: it never moved, or its trained weights are somewhere else."""
     trained = "" if evidence.updates is None else f" after {evidence.updates} updates"
+    moved = f" (largest relative change {largest:.1e}; training changes weights by {MOVED:g} and more)"
     begins = (
-        f"the checkpoint's connector is still its own random start{trained} (largest relative distance {largest:.1e})"
+        f"the checkpoint's connector {'still has' if largest else 'has exactly'} its initial weights{trained}"
+        f"{moved if largest else ''}"
     )
     norms = evidence.gradient_norms
     if norms and max(norms) == 0:
         return finding(
             "no-gradient",
-            f"{begins}, and the training log shows a gradient norm of 0: the loss does not reach the connector",
+            f"{begins}, and the gradient norm in the training log is 0: the loss does not reach the connector",
             "check that the visual tokens are placed with gradients on (no `no_grad`, no `.detach()`), that the "
             "connector's parameters require gradients, and that the optimizer was given them",
             largest_distance=largest,
@@ -204,8 +213,9 @@ def _whole(evidence: ConnectorEvidence, largest: float) -> Finding:
     return finding(
         "connector-not-loaded",
         f"{begins}: either it was not trained, or trained weights were not what was saved or loaded",
-        "check that the optimizer was given the connector's parameters, that the learning rate is not 0, and that the "
-        "checkpoint was saved from the model that was trained",
+        "check that the checkpoint was saved from the model that was trained; then that the optimizer was given the "
+        "connector's parameters, that they require gradients, that the visual tokens are not detached, and that "
+        "train.lr is not 0",
         largest_distance=largest,
     )
 
@@ -225,15 +235,21 @@ def _foreign_parts(evidence: ConnectorEvidence) -> list[str]:
     Training moves weights away from their start and leaves a correlation with it; two random starts have none, up to
     about 1/sqrt(size). Where all parts are unrelated the seed was another one, which is nobody's fault.
     """
+    related = _correlations(evidence)
+    if max(related.values(), default=0.0) < _RELATED:
+        return []
+    return [part for part, cosine in related.items() if cosine == 0.0]
+
+
+def _correlations(evidence: ConnectorEvidence) -> dict[str, float]:
+    """By part, the largest correlation of a large tensor with its start; 0 where it is no more than chance."""
     related: dict[str, float] = {}
     for name, initial in evidence.initial.items():
         if initial.numel() >= _LARGE and float(initial.float().std()) > 0:
             cosine = _cosine(evidence.stored[name], initial)
             part = name.split(".")[0]
             related[part] = max(related.get(part, 0.0), cosine if cosine > _CHANCE / initial.numel() ** 0.5 else 0.0)
-    if max(related.values(), default=0.0) < _RELATED:
-        return []
-    return [part for part, cosine in related.items() if cosine == 0.0]
+    return related
 
 
 def _cosine(value: Tensor, initial: Tensor) -> float:
@@ -249,12 +265,14 @@ def _not_in_use(evidence: ConnectorEvidence) -> list[Finding]:
     if not other:
         return []
     fresh = [n for n in other if n in in_use and _same(in_use[n], evidence.initial[n])]
-    what = f", {len(fresh)} of them with their initial values" if fresh else ""
+    few = "all of them" if len(fresh) == len(other) else f"{len(fresh)} of them"
+    what = f", {few} with their initial values" if fresh else ""
     return [
         finding(
             "connector-not-loaded",
-            f"{len(other)} of the connector's {len(evidence.stored)} tensors in the loaded model are not those of the "
-            f"checkpoint ({_names(other)}){what}: the model that is scored is not the one that was trained",
+            f"{len(other)} of the connector's {len(evidence.stored)} tensors in the loaded model "
+            f"{agree(len(other), 'differs', 'differ')} from the checkpoint ({_names(other)}){what}: the model that is "
+            "scored is not the one that was trained",
             "load the connector strictly (no `strict=False`, no ignored missing keys) and after everything that "
             "initialises weights",
             differing=other,

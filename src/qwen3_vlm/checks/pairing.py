@@ -104,8 +104,9 @@ def diagnose_pairing(pairing: Pairing, ignored: bool) -> list[Finding]:
     return [
         finding(
             "pairs-mismatched",
-            f"{which} captions do not go with their images: over {side.samples} rows, similar images have no more "
-            f"similar captions than shuffled ones would (z {side.z:.1f}, chance within 3), {other}",
+            f"{which} captions do not seem to go with their images: over {side.samples} rows, similar images have no "
+            f"more similar captions than after shuffling (z {side.z:.1f}; above {NONE:g} would be a sign of pairing), "
+            f"{other}",
             fix,
             None if sure else "warning",
             **evidence,

@@ -10,7 +10,7 @@ tokens, and the caption's tokens are the same whatever stands before them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -161,7 +161,7 @@ class PromptBuilder:
         """
         special = {record.human: self._special_token(record.human) for record in records}
         prompts = {human: self.prompt(human) for human, found in special.items() if not found}
-        self._require_labels(list(prompts.values()))
+        self._require_labels(records, prompts)
         encoded: list[Encoded | Reject] = []
         for record, answer_N in zip(records, self._answers([r.caption for r in records]), strict=True):
             found = special[record.human]
@@ -196,18 +196,28 @@ class PromptBuilder:
         if len(ids) != 1:
             raise NamedInputError(
                 "placeholder-split",
-                f"{self._name}: encodes {text!r} as {len(ids)} ids {ids[:8]}, expected exactly one; "
-                "model.llm needs a Qwen tokenizer, whose vocabulary has the image block's tokens",
+                f"{self._name}: this tokenizer encodes {text!r} as {len(ids)} ids {ids[:8]}, where it must be one; "
+                "set model.llm to a model with a Qwen tokenizer, whose vocabulary has the image block's tokens",
             )
         return ids[0]
 
-    def _require_labels(self, prompts: Sequence[Prompt]) -> None:
-        shortest = min((len(prompt.ids_T) for prompt in prompts), default=0)
+    def _require_labels(self, records: Sequence[Record], prompts: Mapping[str, Prompt]) -> None:
+        shortest = min((len(prompt.ids_T) for prompt in prompts.values()), default=0)
         if prompts and shortest + 1 > self._max_seq_len:
-            cut = all(prompt.block[1] > self._max_seq_len for prompt in prompts)
+            cut = all(prompt.block[1] > self._max_seq_len for prompt in prompts.values())
+            what = "cuts into the image block" if cut else "has no room for captions"
+            keeps = "its image and its caption" if cut else "a token of its caption"
             raise NamedInputError(
                 "image-truncated" if cut else "no-labels",
-                f"data.max_seq_len {self._max_seq_len} leaves no label token in any row: the shortest prompt takes "
-                f"{shortest} tokens, {len(self._block)} of them the image block; set it to at least "
-                f"{shortest + 2}, shorten prompt.template, or lower connector.latents",
+                f"data.max_seq_len {self._max_seq_len} {what}: the shortest prompt takes {shortest} tokens, "
+                f"{len(self._block)} of them the image block, so no row keeps {keeps}; set data.max_seq_len to at "
+                f"least {self._roomy(records, prompts)}, which leaves 99% of captions whole, shorten prompt.template, "
+                "or lower connector.latents",
             )
+
+    def _roomy(self, records: Sequence[Record], prompts: Mapping[str, Prompt]) -> int:
+        """The shortest length, in tokens, that leaves at least 99% of these records whole."""
+        usable = [record for record in records if record.human in prompts]
+        answers = self._answers([record.caption for record in usable])
+        lengths = sorted(len(prompts[r.human].ids_T) + len(a_N) for r, a_N in zip(usable, answers, strict=True))
+        return lengths[-1 - len(lengths) // 100]

@@ -48,8 +48,8 @@ def load_complete(kind: Any, name: str, setting: str, dtype: torch.dtype, attent
     if missing:
         raise NamedInputError(
             "tower-uninitialised",
-            f"{setting}: {name} lacks {len(missing)} of the model's weights (first: {missing[0]}); they would be "
-            "random. Expected a complete checkpoint of " + kind.__name__,
+            f"{setting}: {name} lacks {len(missing)} of the model's weight tensors (first: {missing[0]}), which would "
+            f"be random; use a complete checkpoint of {kind.__name__}, or download this one again",
         )
     return model
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from qwen3_vlm.build import Prepared
-from qwen3_vlm.faults import finding
+from qwen3_vlm.faults import agree, finding
 from qwen3_vlm.preflight.rows import SHOWN, RawRow, by_share
 from qwen3_vlm.results import Finding
 
@@ -96,7 +96,8 @@ def _missing(corpus: Corpus, prepared: Prepared) -> list[Finding]:
             found.append(
                 finding(
                     "images-unreadable",
-                    f"{len(rows)} of {total} {_name(side)} rows name an image file that is missing or empty below "
+                    f"{len(rows)} of {total} {_name(side)} rows {agree(len(rows), 'names', 'name')} an image file that "
+                    "is missing or empty below "
                     f"{prepared.config.data.image_root}, first row {rows[0]}",
                     "restore these files, set data.image_root to the folder that the paths start from, or take the "
                     "rows out",
@@ -124,7 +125,8 @@ def _split(corpus: Corpus, prepared: Prepared) -> list[Finding]:
         return [
             finding(
                 "split-leak",
-                f"{len(shared)} of {len(split.eval)} held-out rows are also trained on, first row {shared[0]}",
+                f"{len(shared)} of {len(split.eval)} held-out rows {agree(len(shared), 'is', 'are')} also trained on, "
+                f"first row {shared[0]}",
                 "draw the split so that no row is on both sides, or delete split.json and draw it again",
                 rows=len(shared),
                 held_out=len(split.eval),
@@ -175,12 +177,18 @@ def _captions(corpus: Corpus) -> list[Finding]:
     return [
         finding(
             "captions-degenerate",
-            f"{total} training rows have {len(counts)} different captions, and {100 * top[0][1] / total:.0f}% of them "
-            f"are {top[0][0][:80]!r}: a model can know them without a picture",
+            f"{_how_few(counts)}: a model can know them without an image",
             "look at how captions were made or joined to images; train on captions that say what is in the picture",
             **evidence,
         )
     ]
+
+
+def _how_few(counts: Counter[str]) -> str:
+    total, ((caption, most),) = counts.total(), counts.most_common(1)
+    if len(counts) == 1:
+        return f"all {total} training rows have the same caption, {caption[:80]!r}"
+    return f"{total} training rows have {len(counts)} different captions, and {most} rows have {caption[:80]!r}"
 
 
 def _images(corpus: Corpus) -> list[Finding]:
@@ -196,10 +204,11 @@ def _images(corpus: Corpus) -> list[Finding]:
     return [
         finding(
             "images-degenerate",
-            f"{total} training rows show {len(rows_of)} different images, one of them under {len(most)} rows (such as "
-            f"{', '.join(map(str, most[:SHOWN]))})",
-            "look at how image paths were written: a placeholder picture or a wrong join puts one image under many "
-            "captions",
+            f"{total} training rows show {len(rows_of)} different {agree(len(rows_of), 'image', 'images')}, and one "
+            f"image is used by {len(most)} rows (such as rows {', '.join(map(str, most[:SHOWN]))})",
+            "look at how image paths were written: a placeholder image or a wrong join puts one image under many "
+            "captions; nothing is wrong if these captions are meant for that image",
+            "error" if len(most) > 0.5 * total else "warning",
             distinct=len(rows_of),
             of=total,
             most_repeated=len(most),
@@ -217,9 +226,9 @@ def _ids(corpus: Corpus) -> list[Finding]:
         found.append(
             finding(
                 "duplicate-ids",
-                f"{len(repeated)} ids are used by {rows} training rows, such as {repeated[0]!r}: two files may have "
-                "been joined, or rows copied",
-                "give every row its own id; training tells rows apart by their place in the file",
+                f"{len(repeated)} {agree(len(repeated), 'id is', 'ids are')} used by more than one training row, such "
+                f"as {repeated[0]!r} by {counts[repeated[0]]}: two files may have been joined, or rows copied",
+                "remove copied rows, and give every row its own id (training does not need it, but lists and joins do)",
                 ids=len(repeated),
                 rows=rows,
             )
@@ -234,9 +243,9 @@ def _ids(corpus: Corpus) -> list[Finding]:
         found.append(
             finding(
                 "pairs-mismatched",
-                f"ids are names of image files, but of other rows' images in {len(elsewhere)} of {len(named)} rows: "
-                f"row {row.row} has id {row.id} and image {row.image}",
-                "join captions and images by id again; one of the two columns has been moved against the other",
+                f"in {len(elsewhere)} of {len(named)} rows the id is the name of another row's image file: row "
+                f"{row.row} has id {row.id} and image {row.image}",
+                "join captions and images by id again; most likely one column was moved against the other",
                 rows=len(elsewhere),
                 of=len(named),
             )

@@ -18,20 +18,21 @@ from torch import Tensor
 
 from qwen3_vlm.batch import Batch, TokenNLL, VisualTokens
 from qwen3_vlm.data.collate import collate
-from qwen3_vlm.faults import finding
+from qwen3_vlm.faults import agree, finding
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight.pixels import compare
 from qwen3_vlm.preflight.probe import own_row, probe
 from qwen3_vlm.preflight.text import Row
 from qwen3_vlm.results import Finding
 
+_PASS_ON = "pass each sample's pixels through the tower and the tower's features through the connector"
 _SHIFTS = (-1, 0, -2, 1, -3)
 """Where the logits of an answer token may come from, relative to its position; -1 is right."""
 _LOSS_SAYS = {
-    0: ("labels-unshifted", "each answer token is predicted from itself, so the model may copy what it sees"),
-    -2: ("labels-shifted", "each answer token is predicted two positions ahead instead of one"),
-    -3: ("labels-shifted", "each answer token is predicted three positions ahead instead of one"),
-    1: ("labels-unshifted", "each answer token is predicted from the token behind it, when it has been read"),
+    0: ("labels-unshifted", "t", "each caption token is predicted from itself, so the model may copy what it sees"),
+    -2: ("labels-shifted", "t-2", "labels are shifted once too often"),
+    -3: ("labels-shifted", "t-3", "labels are shifted twice too often"),
+    1: ("labels-unshifted", "t+1", "each caption token is predicted after the model has read it"),
 }
 
 
@@ -91,16 +92,28 @@ def _pixels(walk: Walk) -> list[Finding]:
     with probe(vlm) as seen:
         features_BPV = walk.features_BPV
     if not seen.pixels:
-        return [_unused("the vision tower is never called for a batch of pictures", tower_calls=0)]
+        return [_unused("the vision tower is never called for a batch of images", tower_calls=0)]
     found = compare(torch.cat(seen.pixels), walk.references, [row.raw for row in walk.rows])
     if found:
         return found
     assert batch.pixels_BCHW is not None
     changed_BPV = vlm.features(replace(batch, pixels_BCHW=255 - batch.pixels_BCHW))
     if torch.equal(features_BPV, changed_BPV):
-        return [_unused("the tower's features do not change when every picture is inverted", feature_change=0.0)]
+        return [
+            _unused(
+                "the tower's features do not change when every image is inverted",
+                "check that the tower is called with this batch's pixels, and that no cached or constant tensor takes "
+                "the place of its output",
+                feature_change=0.0,
+            )
+        ]
     alone_BPV = torch.cat([features_1PV for _, features_1PV in walk.alone])
-    return _order(own_row(features_BPV, alone_BPV), walk, "the tower's features")
+    return _order(
+        own_row(features_BPV, alone_BPV),
+        walk,
+        "the tower's features",
+        "look at how pixels are stacked into a batch and handed to the tower: a sort, a reversal or a reshape there",
+    )
 
 
 @torch.no_grad()
@@ -109,8 +122,11 @@ def _connector(walk: Walk) -> list[Finding]:
     vlm, batch, features_BPV = walk.vlm, walk.batch, walk.features_BPV
     visual_BQE = vlm.visual(features_BPV)
     if not bool(torch.isfinite(features_BPV).all() and torch.isfinite(visual_BQE).all()):
-        where = "the tower's features" if not bool(torch.isfinite(features_BPV).all()) else "the visual tokens"
-        return [_non_finite(where, "look at the weights of that part, and at model.precision")]
+        if not bool(torch.isfinite(features_BPV).all()):
+            fix = "look at the pixels that the tower is given and at its weights, then try model.precision fp32"
+            return [_non_finite("the tower's features", fix)]
+        fix = "look at the connector's initial weights, then try model.precision fp32"
+        return [_non_finite("the visual tokens (the connector's output)", fix)]
     generator = torch.Generator().manual_seed(0)
     far_BPV = features_BPV + 3 * features_BPV.float().std() * torch.randn(features_BPV.shape, generator=generator).to(
         features_BPV
@@ -118,25 +134,61 @@ def _connector(walk: Walk) -> list[Finding]:
     far_BPV = far_BPV.to(features_BPV.dtype)
     far_BQE = vlm.visual(far_BPV)
     if torch.equal(far_BQE, visual_BQE):
-        return [_unused("the visual tokens do not change when the tower's features do", visual_change=0.0)]
+        return [
+            _unused(
+                "the visual tokens do not change when the tower's features do",
+                "check that the connector is called with the tower's features, and that its weights are not zero",
+                visual_change=0.0,
+            )
+        ]
     alone_BQE = torch.cat([vlm.visual(far_BPV[b : b + 1]) for b in range(len(far_BPV))])
-    found = _order(own_row(far_BQE, alone_BQE), walk, "the connector's visual tokens")
+    # Reversed samples in, reversed tokens out: then nothing is out of order, and what differs from a sample alone is
+    # what its neighbours do to it.
+    ordered = _relative(vlm.visual(far_BPV.flip(0)).flip(0), far_BQE) < 0.02
+    if ordered and _relative(alone_BQE, far_BQE) > 0.1:
+        return [
+            finding(
+                "batch-dependent",
+                "the connector makes other visual tokens of an image when it is alone than when other images share its "
+                f"batch (they differ by {_relative(alone_BQE, far_BQE):.2g} times their size)",
+                "compute nothing over the batch dimension in the connector: no batch statistics, no mean over samples",
+                relative_difference=_relative(alone_BQE, far_BQE),
+            )
+        ]
+    found = _order(
+        own_row(far_BQE, alone_BQE),
+        walk,
+        "the connector's visual tokens",
+        "look inside the connector for a sort, a reversal, or a reshape that mixes samples",
+    )
     if found:
         return found
     scored_BQE = vlm.encode(batch).layers[0]
     inverted = replace(batch, pixels_BCHW=255 - batch.pixels_BCHW) if batch.pixels_BCHW is not None else batch
     if torch.equal(vlm.encode(inverted).layers[0], scored_BQE):
-        return [_unused("scoring encodes every picture to the same visual tokens", visual_change=0.0)]
+        return [
+            _unused(
+                "encode(), which scoring calls, makes the same visual tokens of every image",
+                "let encode() and the training step call the same tower and connector",
+                visual_change=0.0,
+            )
+        ]
     swapped = own_row(scored_BQE, visual_BQE)
     if swapped:
-        return _order(swapped, walk, "the visual tokens used for scoring")
+        return _order(
+            swapped,
+            walk,
+            "the visual tokens that encode() makes for scoring",
+            "let encode() keep the batch's order and call the same tower and connector as the training step",
+        )
     size = float(visual_BQE.float().pow(2).mean().sqrt()) or 1.0
     apart = float((scored_BQE.float() - visual_BQE.float()).abs().max()) / size
     if apart > 0.1:
         return [
             finding(
                 "connector-not-loaded",
-                f"scoring and training make different visual tokens of one picture, up to {apart:.2g} times their RMS",
+                f"scoring and training make different visual tokens of one image (they differ by up to {apart:.2g} "
+                "times their RMS)",
                 "let encode() and the training step call the same tower and connector",
                 relative_difference=apart,
             )
@@ -144,7 +196,7 @@ def _connector(walk: Walk) -> list[Finding]:
     return []
 
 
-def _order(swapped: dict[int, int], walk: Walk, what: str) -> list[Finding]:
+def _order(swapped: dict[int, int], walk: Walk, what: str, fix: str) -> list[Finding]:
     if not swapped:
         return []
     b, other = next(iter(swapped.items()))
@@ -152,9 +204,9 @@ def _order(swapped: dict[int, int], walk: Walk, what: str) -> list[Finding]:
     return [
         finding(
             "image-order",
-            f"inside a batch, {what} of {len(swapped)} of {len(rows)} samples are those of other samples: row "
-            f"{rows[b]} has those of row {rows[other]}",
-            "keep the batch in one order from the collator to the language model",
+            f"for {len(swapped)} of {len(rows)} samples of a batch, {what} are those of another sample, when compared "
+            f"with each sample alone: row {rows[b]} has those of row {rows[other]}",
+            fix,
             samples=len(swapped),
             of=len(rows),
         )
@@ -176,6 +228,8 @@ def _fusion(walk: Walk) -> list[Finding]:
     # The last position may be left out: nothing is predicted from it.
     length = embeds_BTE.shape[1]
     if embeds_BTE.shape != text_BTE[:, :length].shape or length < text_BTE.shape[1] - 1:
+        if len(batch) > 1 and (neighbours := _reached_by_another(walk, given_BQE)):
+            return neighbours
         return [_not_injected(f"embeddings of shape {tuple(embeds_BTE.shape)} reach the language model", placed=0)]
     text_BTE = text_BTE[:, :length]
     found = _where_tokens_went(walk, embeds_BTE, text_BTE, given)
@@ -192,10 +246,35 @@ def _fusion(walk: Walk) -> list[Finding]:
     return [
         finding(
             "placeholder-offset" if near else "token-id-mismatch",
-            f"{int(off_BT.sum())} text positions carry another embedding than their token's, first position {t} of row "
-            f"{walk.rows[b].sample.row}, which is {'next to' if near else 'outside'} the image block",
+            f"{int(off_BT.sum())} text {agree(int(off_BT.sum()), 'position does', 'positions do')} not carry the "
+            f"embedding of their own token, first position {t} of row {walk.rows[b].sample.row}, which is "
+            f"{'next to' if near else 'outside'} the image block",
             "replace embeddings at image positions only, and embed every other id with the language model's own table",
             positions=int(off_BT.sum()),
+        )
+    ]
+
+
+def _relative(got: Tensor, wanted: Tensor) -> float:
+    return float((got.float() - wanted.float()).norm() / wanted.float().norm().clamp_min(1e-12))
+
+
+def _reached_by_another(walk: Walk, given_BQE: Tensor) -> list[Finding]:
+    """Change the first sample's visual tokens: does another sample's loss change?"""
+    changed_BQE = given_BQE.clone()
+    changed_BQE[0] = walk.noise(4, walk.vlm.llm.text_rms())[0]
+    before, after = walk.nll(given_BQE).per_sample(), walk.nll(changed_BQE).per_sample()
+    moved = [b for b in range(1, len(before)) if not torch.allclose(before[b], after[b], atol=1e-3)]
+    if not moved:
+        return []
+    return [
+        finding(
+            "batch-dependent",
+            f"changing the picture of one sample changes the loss of {len(moved)} of the {len(before) - 1} other "
+            "samples of its batch: they are read as one sequence",
+            "let no sample attend to another: one sequence per row, or packing with a mask and positions of its own "
+            "for each sample",
+            samples=len(moved),
         )
     ]
 
@@ -230,7 +309,7 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
             finding(
                 "image-order",
                 f"{went['other sample']} of {total} visual tokens are placed in another sample's text",
-                "keep each row's visual tokens in its own row when they are put into the embeddings",
+                "keep each sample's visual tokens in its own row when they are put into the embeddings",
                 went=dict(went),
             )
         ]
@@ -239,8 +318,8 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
         return [
             finding(
                 "placeholder-offset",
-                f"{went['beside']} of {total} visual tokens are not at their image position, {count} of them "
-                f"{shift:+d} from it",
+                f"{went['beside']} of {total} visual tokens stand beside their image position, {_many(count, total)} "
+                f"{abs(shift)} {agree(abs(shift), 'position', 'positions')} too far {'right' if shift > 0 else 'left'}",
                 "put visual token q at the q-th image position, in reading order",
                 went=dict(went),
                 most_common_shift=shift,
@@ -252,7 +331,7 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
         instead = "the placeholder token's own embedding" if torch.allclose(there, text) else "something else"
         return [
             _not_injected(
-                f"{went['nowhere']} of {total} visual tokens never arrive; at image positions the language model reads "
+                f"{went['nowhere']} of {total} are not in its input embeddings, and at image positions it reads "
                 f"{instead}",
                 placed=went["own"],
                 of=total,
@@ -278,7 +357,8 @@ def _attention(walk: Walk) -> list[Finding]:
     with torch.no_grad():
         first, second = walk.nll(given_BQE), walk.nll(walk.noise(3, vlm.llm.text_rms()))
     if len(first.nll_N) and torch.equal(first.nll_N, second.nll_N):
-        return [_masked("no loss changes when the visual tokens do, although they are in the embeddings", 0, 1.0)]
+        what = "no loss changes when the visual tokens do, although they are in the input embeddings"
+        return [_masked(what, 0, 1.0)]
     with probe(vlm, as_leaf=True) as seen, torch.enable_grad():
         nll = walk.nll(given_BQE)
         per_sample = nll.per_sample()
@@ -293,7 +373,8 @@ def _attention(walk: Walk) -> list[Finding]:
         if bool(dead_Q.any()):
             return [
                 _masked(
-                    f"no caption token sees {int(dead_Q.sum())} of the {walk.latents} image positions",
+                    f"{_many(int(dead_Q.sum()), walk.latents)} of the image positions are hidden from every caption "
+                    "token",
                     int((~dead_Q).sum()),
                     float(dead_Q.float().mean()),
                 )
@@ -329,7 +410,7 @@ def _leaks(walk: Walk, per_sample: list[Tensor], leaf_BTE: Tensor) -> list[Findi
         return [
             finding(
                 "labels-unshifted",
-                "the loss of the first caption token depends on the caption tokens behind it, so the answer can be "
+                "the loss of the first caption token depends on the caption tokens after it, so the answer can be "
                 "copied instead of predicted",
                 "use causal attention in the language model",
                 row=walk.rows[b].sample.row,
@@ -346,7 +427,8 @@ def _loss(walk: Walk) -> list[Finding]:
         nll = walk.nll(vlm.visual(walk.features_BPV))
     per_sample = [losses_T.float().cpu() for losses_T in nll.per_sample()]
     if not bool(torch.isfinite(nll.nll_N).all()):
-        return [_non_finite("the loss", "look at the embeddings and weights of model.llm, and at model.precision")]
+        fix = "look at the embeddings and weights of model.llm, then try model.precision fp32"
+        return [_non_finite("the loss", fix)]
     labelled = sum(bool(row.targets) for row in walk.rows)
     if labelled and not len(nll.nll_N):
         return [
@@ -371,17 +453,18 @@ def _loss(walk: Walk) -> list[Finding]:
         return [
             finding(
                 "labels-shifted",
-                "the loss is not the cross-entropy of the caption's tokens at any shift from -3 to +1 "
-                f"(best agreement {100 * agreed[best]:.0f}% of tokens)",
+                "the loss is not the cross-entropy of the caption's tokens at t with the logits at any position from "
+                f"t-3 to t+1 (best agreement {100 * agreed[best]:.0f}% of tokens)",
                 "compare the loss with torch's cross_entropy of the logits at t-1 and the id at t",
                 **evidence,
             )
         ]
     if best == -1:
         return []
-    code, what = _LOSS_SAYS[best]
-    fix = "compare the logits at position t-1 with the id at t, once: in the labels or in the loss, not in both"
-    return [finding(code, f"{what}: the loss equals the cross-entropy at shift {best}, expected -1", fix, **evidence)]
+    code, where, what = _LOSS_SAYS[best]
+    fix = "compare the logits at position t-1 with the id at t: shift exactly once, in the labels or in the loss"
+    said = f"the loss is the cross-entropy of the logits at {where} with the token at t, where t-1 is right: {what}"
+    return [finding(code, said, fix, **evidence)]
 
 
 def _agreement(rows: Sequence[Row], per_sample: list[Tensor], log_p_BTK: Tensor, shift: int) -> float:
@@ -417,7 +500,8 @@ def _gradients(walk: Walk) -> list[Finding]:
         return [
             finding(
                 "frozen-moved",
-                f"{len(moving)} parameters of the frozen parts ask for gradients, first {moving[0]}",
+                f"{len(moving)} parameter {agree(len(moving), 'tensor', 'tensors')} of the frozen parts "
+                f"{agree(len(moving), 'requires', 'require')} gradients, first {moving[0]}",
                 "freeze the vision tower and the language model: requires_grad_(False) on both",
                 parameters=len(moving),
             )
@@ -433,7 +517,8 @@ def _gradients(walk: Walk) -> list[Finding]:
         grads = torch.autograd.grad(nll.nll_N.sum(), list(names.values()), allow_unused=True)
     bad = [name for name, g in zip(names, grads, strict=True) if g is not None and not bool(torch.isfinite(g).all())]
     if bad:
-        return [_non_finite(f"the gradient of the connector's {bad[0]}", "look at the loss and at model.precision")]
+        fix = "look at the loss of each sample, then try model.precision fp32"
+        return [_non_finite(f"the gradient of the connector's {bad[0]}", fix)]
     none = [name for name, g in zip(names, grads, strict=True) if g is None or not bool(g.any())]
     if none:
         return [_no_gradient(f"no gradient reaches the connector's {none[0]}", none, len(names))]
@@ -471,9 +556,12 @@ def _company(walk: Walk) -> list[Finding]:
     ]
 
 
-def _unused(what: str, **evidence: Any) -> Finding:
-    fix = "pass each sample's pixels through the tower and the tower's features through the connector"
-    return finding("pixels-unused", f"the pictures are not used: {what}", fix, **evidence)
+def _unused(what: str, fix: str = _PASS_ON, **evidence: Any) -> Finding:
+    return finding("pixels-unused", f"the images are not used: {what}", fix, **evidence)
+
+
+def _many(count: int, of: int) -> str:
+    return f"all {of}" if count == of else f"{count} of {of}"
 
 
 def _not_injected(what: str, **evidence: Any) -> Finding:
@@ -483,17 +571,18 @@ def _not_injected(what: str, **evidence: Any) -> Finding:
 
 def _masked(what: str, seen: int, share: float) -> Finding:
     fix = "let the attention mask be true at image positions, and let no bias hide them"
-    return finding("image-masked", f"attention cannot see the picture: {what}", fix, positions_seen=seen, hidden=share)
+    return finding("image-masked", f"attention cannot see the image: {what}", fix, positions_seen=seen, hidden=share)
 
 
 def _non_finite(where: str, fix: str) -> Finding:
-    return finding("non-finite", f"{where} holds NaN or infinity before any training", fix, where=where)
+    return finding("non-finite", f"there is NaN or infinity in {where} before any training", fix, where=where)
 
 
 def _no_gradient(what: str, names: list[str], of: int) -> Finding:
     return finding(
         "no-gradient",
-        f"{what}, so training would not move {f'{len(names)} of {of} parameters' if names else 'the connector'}",
+        f"{what}, so training would not move "
+        f"{f'{_many(len(names), of)} of its parameter tensors' if names else 'the connector'}",
         "keep the path from the loss to the connector differentiable: no detach, no no_grad, requires_grad on every "
         "parameter of the connector",
         parameters=names[:8],

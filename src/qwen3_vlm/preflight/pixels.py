@@ -79,9 +79,9 @@ def compare(got_BCHW: Tensor, wanted: Sequence[Tensor | None], rows: Sequence[Ra
     known = [want for want in wanted if want is not None]
     varied = len(known) > 1 and not all(torch.equal(known[0], other) for other in known[1:])
     if varied and all(torch.equal(got[0], other) for other in got[1:]):
-        return [_unused(f"all {len(got)} images that entered the tower are equal, the files differ")]
+        return [_unused(f"all {len(got)} images that entered the tower are identical, though the files differ")]
     if all(float(got[b].std()) == 0 for b in wrong) and any(float(want.std()) > 0 for want in known):
-        return [_unused("blank images entered the tower, the files are not blank")]
+        return [_unused("blank images entered the tower, though the files are not blank")]
     others = {
         b: next((o for o, want in enumerate(wanted) if o != b and want is not None and _equal(got[b], want)), None)
         for b in wrong
@@ -122,7 +122,7 @@ def compare(got_BCHW: Tensor, wanted: Sequence[Tensor | None], rows: Sequence[Ra
 def _unused(what: str) -> Finding:
     return finding(
         "pixels-unused",
-        f"the pictures do not reach the vision tower: {what}",
+        f"the images do not reach the vision tower: {what}",
         "pass each sample's own pixels from the collator to the tower",
     )
 
@@ -162,11 +162,17 @@ def explain(got_CHW: Tensor, want_CHW: Tensor) -> str:
         offsets.append(round(float(offset), 4))
     if slopes and worst < 0.02:
         return (
-            f"mean, std or range differ, each channel is {slopes} times the expected value plus {offsets} "
-            f"(range {float(got_CHW.min()):.3g} to {float(got_CHW.max()):.3g}, expected {float(want_CHW.min()):.3g} to "
+            f"{_line(slopes, offsets)}, as with another mean, std or rescale factor (range "
+            f"{float(got_CHW.min()):.3g} to {float(got_CHW.max()):.3g}, expected {float(want_CHW.min()):.3g} to "
             f"{float(want_CHW.max()):.3g})"
         )
     return f"they are resized, cropped or changed in another way (largest difference {_largest(got_CHW, want_CHW)})"
+
+
+def _line(slopes: list[float], offsets: list[float]) -> str:
+    if len({*slopes}) == 1 and len({*offsets}) == 1:
+        return f"each channel is {slopes[0]:g} times the expected value plus {offsets[0]:g}"
+    return f"its channels are {slopes} times the expected values plus {offsets}"
 
 
 def settings_findings(prepared: Prepared, settings: dict[str, Any]) -> list[Finding]:
@@ -196,7 +202,10 @@ def settings_findings(prepared: Prepared, settings: dict[str, Any]) -> list[Find
     ]
     if not odd:
         return []
-    lowest, highest = ((value * spec.rescale - spec.mean[0]) / spec.std[0] for value in (0, 255))
+    ends = [
+        (value * spec.rescale - mean) / std for value in (0, 255) for mean, std in zip(spec.mean, spec.std, strict=True)
+    ]
+    lowest, highest = min(ends), max(ends)
     return [
         finding(
             "wrong-preprocessing",

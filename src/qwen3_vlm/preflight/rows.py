@@ -19,7 +19,7 @@ from qwen3_vlm.data.dataset import TooManyRejectedError
 from qwen3_vlm.data.llava_pretrain import PLACEHOLDER
 from qwen3_vlm.data.prompt import IMAGE_CUT
 from qwen3_vlm.exits import NamedInputError
-from qwen3_vlm.faults import FAULTS, Severity, finding
+from qwen3_vlm.faults import FAULTS, Severity, agree, finding
 from qwen3_vlm.results import Finding
 
 SHOWN = 3
@@ -37,27 +37,27 @@ _OF_REASON = {
 """Reasons of rejected rows that are faults of their own; the other text reasons mean a row without a caption."""
 _SAYS = {
     "no-placeholder": (
-        f"have an image but no {PLACEHOLDER} in their human turn, so the picture would have no place in the text",
+        f"an image but no {PLACEHOLDER} in the human turn, so the image would have no place in the text",
         f"put {PLACEHOLDER} once into the human turn of these rows",
     ),
     "placeholder-count": (
-        f"have another number of {PLACEHOLDER} (or of its tokens) in the human turn than images",
+        f"a number of {PLACEHOLDER} (or of its tokens) in the human turn that differs from the number of images",
         f"leave exactly one image and one {PLACEHOLDER} in each of these rows",
     ),
     "placeholder-in-caption": (
-        "have an image token inside the caption, which would claim a second picture",
+        "an image token inside the caption, which would claim a second image",
         "remove the token from these captions",
     ),
     "image-truncated": (
-        "lose image tokens because data.max_seq_len ends inside the image block",
+        "an image block that data.max_seq_len cuts, so image tokens are lost",
         "raise data.max_seq_len, shorten prompt.template, or lower connector.latents",
     ),
     _UNREADABLE: (
-        "have an image file that is missing, damaged or no image",
+        "an image file that is missing, damaged or no image",
         "restore these files below data.image_root, or take the rows out of the data file",
     ),
     "no-labels": (
-        "have no usable caption, so they have nothing to learn from",
+        "no usable caption, so there is nothing to learn from them",
         "give these rows the turns human and gpt with a caption that is not blank, or take them out",
     ),
 }
@@ -129,11 +129,10 @@ def reject_findings(rejects: Sequence[Reject], total: int, config: Config, sampl
     for code, group in sorted(groups.items(), key=lambda item: -len(item[1])):
         what, fix = _SAYS[code]
         reasons = Counter(reject.reason for reject in group)
-        listed = "; ".join(f"row {r.row}: {r.reason} ({r.detail})" for r in group[:SHOWN])
         found.append(
             finding(
                 code,
-                f"{len(group)} of {total} rows {what}: {listed}",
+                f"{len(group)} of {total} rows {agree(len(group), 'has', 'have')} {what}: {_examples(group)}",
                 fix,
                 by_share(len(group), total, config.data.max_rejected, sampled),
                 rows=len(group),
@@ -145,6 +144,19 @@ def reject_findings(rejects: Sequence[Reject], total: int, config: Config, sampl
             )
         )
     return found
+
+
+def _examples(group: Sequence[Reject]) -> str:
+    """One row in full for each reason; other rows of the same reason by their numbers."""
+    firsts: dict[str, Reject] = {}
+    for reject in group:
+        firsts.setdefault(reject.reason, reject)
+    shown = [f"row {r.row}: {r.reason} ({r.detail})" for r in list(firsts.values())[:SHOWN]]
+    named = {r.row for r in firsts.values()}
+    others = [str(r.row) for r in group if r.row not in named][: SHOWN - 1]
+    also = f"; also {agree(len(others), 'row', 'rows')} {', '.join(others)}" if others else ""
+    rest = len(group) - len(shown) - len(others)
+    return "; ".join(shown) + also + (f" and {rest} more" if others and rest else "")
 
 
 def findings_of_error(error: ValueError, config: Config) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from qwen3_vlm.build import Prepared
 from qwen3_vlm.data.collate import collate
 from qwen3_vlm.data.dataset import Dataset
 from qwen3_vlm.exits import NamedInputError
-from qwen3_vlm.faults import finding, rank
+from qwen3_vlm.faults import agree, finding, rank
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight.corpus import corpus_findings, read_corpus
 from qwen3_vlm.preflight.flow import Walk, flow_findings
@@ -186,7 +187,7 @@ class _Flight:
                 finding(
                     "pairs-mismatched",
                     f"{len(moved)} of {len(rows)} samples {agree(len(moved), 'has', 'have')} another image than the "
-                    f"data file names: row "
+                    "data file names: row "
                     f"{row.sample.row} names {row.raw.image} and gets {row.sample.image}",
                     "keep image paths and captions in one order where rows are read",
                     rows=len(moved),
@@ -236,15 +237,13 @@ class _Flight:
         # Where so few are cut that no check minds, only the longest caption's length changes anything.
         spared = math.floor(len(lengths) * min(coverage.truncated_warn, _CUT_AT_MOST) / 100) if warn else 0
         would_do = lengths[-1 - spared]
-        if would_do <= limit:
-            would_do = lengths[-1]
         whole = sum(length <= would_do for length in lengths)
         return [
             finding(
                 "answer-truncated",
                 f"{cut} of {len(lengths)} captions {agree(cut, 'is', 'are')} cut at data.max_seq_len {limit} "
                 f"({share:.3g}%); {would_do} would leave {whole} of {len(lengths)} whole",
-                f"set data.max_seq_len to {would_do}, shorten prompt.template, or shorten or take out the long captions",
+                f"set data.max_seq_len to {would_do}, shorten prompt.template, or shorten the long captions",
                 "error" if fail else "warning" if warn else "note",
                 rows=cut,
                 of=len(lengths),

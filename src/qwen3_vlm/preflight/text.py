@@ -14,7 +14,7 @@ from qwen3_vlm.batch import IGNORE_INDEX, Batch, Sample
 from qwen3_vlm.build import Prepared
 from qwen3_vlm.data.llava_pretrain import PLACEHOLDER
 from qwen3_vlm.data.prompt import END, PATCH, START
-from qwen3_vlm.faults import finding
+from qwen3_vlm.faults import agree, finding
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight.rows import SHOWN, RawRow, by_share
 from qwen3_vlm.results import Finding
@@ -129,10 +129,13 @@ def _judge_labels(row: Row, captions: dict[tuple[int, ...], int], tokens: Tokens
     answer, targets, count = row.answer, row.targets, len(row.answer)
     start = row.answer_start()
     if not targets:
-        return "no-labels", f"{len(row.ids)} tokens, none labelled, the caption needs {count}"
+        there = start is not None and start < len(row.ids)
+        why = f"the caption of {count} tokens is in the text and" if there else "the caption is not in the text"
+        full = f"max_seq_len cuts it off after {len(row.ids)} tokens" if row.at_limit else "something took it out"
+        return "no-labels", f"{why} {f'all labels are {IGNORE_INDEX}' if there else f'({full})'}"
     shift = label_shift(row)
     if shift:
-        return "labels-shifted", f"the label at a position is the token {abs(shift)} to the {_side(shift)} of it"
+        return "labels-shifted", f"the label at each position is the token {abs(shift)} to the {_side(shift)} of it"
     # Positions first: with truncation the targets alone would not tell a masked start from a cut end.
     inside = [t for t in row.labelled if row.block[0] <= t < row.block[1]]
     if inside:
@@ -146,6 +149,10 @@ def _judge_labels(row: Row, captions: dict[tuple[int, ...], int], tokens: Tokens
     if targets == answer:
         return None
     said = f"labelled {_short(tokens.decode(targets))} of the caption {_short(tokens.decode(answer))}"
+    if answer[-len(targets) :] == targets:
+        lost = count - len(targets)
+        start_of = f"the caption's first {lost} {agree(lost, 'token', 'tokens')} {_short(tokens.decode(answer[:lost]))}"
+        said = f"{start_of} {agree(lost, 'has', 'have')} no label, {said}"
     if targets[:-1] == answer[:-1] or targets == answer[:-1]:
         # A limit that ends just before EOS has cut it off; anything else never put it there.
         cut = targets == answer[:-1] and row.at_limit and row.ids == row.ids[: start or 0] + answer[:-1]
@@ -156,7 +163,8 @@ def _judge_labels(row: Row, captions: dict[tuple[int, ...], int], tokens: Tokens
         return ("answer-partly-labelled" if hidden else "answer-truncated"), said
     other = captions.get(tuple(ended))
     if other is not None:
-        return "pairs-mismatched", f"its caption is that of row {other}: {said}"
+        own, got = _short(tokens.decode(answer)), _short(tokens.decode(targets))
+        return "pairs-mismatched", f"labelled with the caption of row {other}, {got}, its own is {own}"
     if _is_subsequence(targets, answer):
         return "answer-partly-labelled", said
     return ("pairs-mismatched" if start is None else "answer-partly-labelled"), said
@@ -187,8 +195,9 @@ def _is_subsequence(part: Sequence[int], whole: Sequence[int]) -> bool:
 
 _LABELS_SAY = {
     "no-labels": (
-        "no token of {n} of {of} rows is labelled, so they teach nothing",
-        "raise data.max_seq_len until captions fit behind the prompt, or look at how labels are made",
+        "{n} of {of} rows have no label, so they teach nothing",
+        "where captions are cut off, raise data.max_seq_len until they fit after the prompt; where they are in the "
+        "text, look at how labels are made",
     ),
     "labels-shifted": (
         "labels stand beside their tokens in {n} of {of} rows",
@@ -203,7 +212,7 @@ _LABELS_SAY = {
         f"set labels to {IGNORE_INDEX} everywhere but at the caption and its EOS",
     ),
     "eos-unlabelled": (
-        "the end-of-text token behind the caption is not labelled in {n} of {of} rows, so captions never learn to stop",
+        "the end-of-text token after the caption is not labelled in {n} of {of} rows, so captions never learn to stop",
         "end every caption with the tokenizer's EOS and label it",
     ),
     "answer-truncated": (
@@ -211,8 +220,9 @@ _LABELS_SAY = {
         "raise data.max_seq_len, shorten prompt.template, or remove whatever else shortens captions",
     ),
     "answer-partly-labelled": (
-        "part of the caption carries no label, or other labels, in {n} of {of} rows",
-        "label every token of the caption, from its first to EOS",
+        "part of the caption carries no label, or another token's, in {n} of {of} rows",
+        "label every token of the caption, from its first to EOS; where only its start is missing, look at how many "
+        "tokens the prompt is taken to have",
     ),
     "pairs-mismatched": (
         "the labelled text is not the row's own caption in {n} of {of} rows",
@@ -249,28 +259,39 @@ def block_findings(rows: Sequence[Row], prepared: Prepared, vlm: VLM, tokens: To
     for row in rows:
         at = [t for t, i in enumerate(row.ids) if i == vlm.patch_id]
         same = [t for t, i in enumerate(row.ids) if i == patch]
-        if len(at) != latents and len(same) == latents:
+        if row.at_limit and at and (at[0] < step or len(row.ids) - at[-1] <= step):
+            end_cut = "begins" if at[0] < step else "ends"
+            cases.add("image-truncated", row, f"the sequence of {len(row.ids)} tokens {end_cut} inside the image block")
+        elif len(at) != latents and len(same) == latents:
             cases.add("token-id-mismatch", row, f"the text has {latents} tokens of id {patch}, none of {vlm.patch_id}")
         elif len(at) != latents:
             cases.add("placeholder-count", row, f"{len(at)} image positions for {latents} visual tokens")
         elif at != list(range(at[0], at[0] + step * latents, step)):
-            cases.add("placeholder-split", row, f"image positions at {at[:SHOWN]}... to {at[-1]} are not {step} apart")
+            shown = ", ".join(map(str, at[: 2 * SHOWN])) + (", ..." if len(at) > 2 * SHOWN else "")
+            want_step = "adjacent" if step == 1 else f"{step} apart"
+            cases.add("placeholder-split", row, f"image positions {shown} are not {want_step}")
         elif at[0] < step or [row.ids[at[0] - step], *row.ids[at[-1] + step : at[-1] + step + 1]] != [start, end]:
             around = tokens.decode(row.ids[max(0, at[0] - 2) : at[0] + 1])
-            cases.add("placeholder-split", row, f"the block has not its two delimiters, it begins {around!r}")
+            cases.add("placeholder-split", row, f"the block is not between its two delimiters, it begins {around!r}")
         elif row.block != (at[0] - step, at[-1] + step + 1):
             cases.add("placeholder-split", row, f"the batch marks {row.block} as image block, it is at {at[0] - step}")
+    if "image-truncated" in cases.rows:  # a block that is cut is not also built wrongly
+        cases.rows = {"image-truncated": cases.rows["image-truncated"]}
     says = {
+        "image-truncated": (
+            "data.max_seq_len cuts into the image block in {n} of {of} rows",
+            "raise data.max_seq_len, and cut captions at their end, never the image; or lower connector.latents",
+        ),
         "token-id-mismatch": (
             "the tokenizer and the model disagree on the id of an image position in {n} of {of} rows",
             "take the id of <|image_pad|> from the tokenizer wherever visual tokens are placed",
         ),
         "placeholder-count": (
             "image positions and visual tokens differ in number in {n} of {of} rows",
-            "make the prompt's image block as long as connector.latents",
+            "put <|image_pad|> into the prompt once per visual token (connector.latents), between the two delimiters",
         ),
         "placeholder-split": (
-            "the image block is not {want} tokens long with one id per position in {n} of {of} rows",
+            "the image block is not the {want} tokens that belong together in {n} of {of} rows",
             "splice the block in as ids: <|vision_start|>, then <|image_pad|> once per latent, then <|vision_end|>",
         ),
     }
@@ -305,8 +326,8 @@ def template_findings(rows: Sequence[Row], prepared: Prepared, tokens: Tokens) -
             cases.add(
                 "template-unstable",
                 row,
-                f"the prompt alone has {len(alone)} tokens, before the caption stand {start}; they part at token "
-                f"{same}: {_short(tokens.decode(alone[same:]))} against {_short(got)}",
+                f"{len(alone)} tokens for generation, {start} in training; from token {same} on, "
+                f"{_or_nothing(tokens.decode(alone[same:]))} for generation and {_or_nothing(got)} in training",
             )
             continue
         before, _, behind = template.replace("{human}", row.raw.human).partition(PLACEHOLDER)
@@ -315,14 +336,16 @@ def template_findings(rows: Sequence[Row], prepared: Prepared, tokens: Tokens) -
         cut = start == len(row.ids)
         if around[0] != got_around[0] or (around[1] != got_around[1] and not cut):
             read = f"{tokens.decode(got_around[0])}{PLACEHOLDER}{tokens.decode(got_around[1])}"
-            cases.add("template-unstable", row, f"the model reads {_short(read)}, the template says otherwise")
+            cases.add(
+                "template-unstable", row, f"training reads {_short(read)}, which is not what prompt.template says"
+            )
     return [
         finding(
             code,
-            f"the prompt for writing is not what training puts before the caption, in {len(found)} of {len(rows)} "
-            f"rows; {cases.shown[code]}",
-            "let one function make the prompt for training and for writing, so that prompt + answer starts with the "
-            "prompt, token by token",
+            f"the prompt that generation uses is not the text before the caption in training, in {len(found)} of "
+            f"{len(rows)} rows; {cases.shown[code]}",
+            "let one function make the prompt for training and for generation, so that training's ids start with the "
+            "prompt's, token by token",
             rows=len(found),
             of=len(rows),
             example=cases.shown[code],
@@ -342,7 +365,7 @@ def token_findings(prepared: Prepared, vlm: VLM, tokens: Tokens) -> list[Finding
             found.append(
                 finding(
                     "placeholder-split",
-                    f"the tokenizer encodes {text} as {len(tokens.ids[text])} ids, an image position must be one",
+                    f"the tokenizer encodes {text} as {len(tokens.ids[text])} ids, where it must be one",
                     "add it to the tokenizer as a special token, or use a Qwen tokenizer, which has it",
                     ids=tokens.ids[text][:8],
                 )
@@ -350,18 +373,19 @@ def token_findings(prepared: Prepared, vlm: VLM, tokens: Tokens) -> list[Finding
     if found:
         return found
     patch, rows = tokens.ids[PATCH][0], len(table_KE)
-    pairs = [("image position", vlm.patch_id, patch), ("image position in the prompt", used.patch, patch)]
-    pairs += [("end of text", vlm.eos_id, tokens.eos), ("end of text in the prompt", used.eos, tokens.eos)]
+    model, prompt = "the model takes id {} for", "the prompt is built with id {} for"
+    pairs = [(f"{model} an image position", vlm.patch_id, patch), (f"{prompt} an image position", used.patch, patch)]
+    pairs += [(f"{model} the end of text", vlm.eos_id, tokens.eos), (f"{prompt} the end of text", used.eos, tokens.eos)]
     if not legacy:
-        pairs += [("start of the image", used.start, tokens.ids[START][0])]
-        pairs += [("end of the image", used.end, tokens.ids[END][0])]
+        pairs += [(f"{prompt} the start of an image", used.start, tokens.ids[START][0])]
+        pairs += [(f"{prompt} the end of an image", used.end, tokens.ids[END][0])]
     for what, got, wanted in pairs:
         if got != wanted:
             found.append(
                 finding(
                     "token-id-mismatch",
-                    f"the id for {what} is {got}, the tokenizer says {wanted} ({tokens.decode([wanted])})",
-                    "look the id up in the tokenizer of model.llm instead of writing it down",
+                    f"{what.format(got)}, where the tokenizer has {wanted} ({tokens.decode([wanted])})",
+                    "take the id from the tokenizer of model.llm (`convert_tokens_to_ids`) instead of a fixed number",
                     used=got,
                     tokenizer=wanted,
                 )
@@ -403,6 +427,10 @@ def _delimiters_like_eos(tokens: Tokens, table_KE: Tensor, legacy: bool) -> list
             relative_distance={text: round(value, 6) for text, value in distance.items()},
         )
     ]
+
+
+def _or_nothing(text: str) -> str:
+    return _short(text) if text else "nothing"
 
 
 def _short(text: str) -> str:

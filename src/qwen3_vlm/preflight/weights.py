@@ -96,8 +96,8 @@ def reading_findings(name: str, vlm: VLM, tokens: Tokens, captions: Sequence[str
         finding(
             "token-id-mismatch",
             f"model.llm {name} reads these captions worse than a guess would: {nll / count:.2f} nats per token without "
-            f"any picture, where a guess among its {table.shape[0]} tokens costs {guess:.2f}; its tokenizer gives words "
-            "other ids than it was trained with, or it never learnt text of this kind",
+            f"any picture, where a guess among its {table.shape[0]} tokens costs {guess:.2f}; its tokenizer gives "
+            "words other ids than it was trained with, or it never learnt text of this kind",
             "take tokenizer.json from the very checkpoint of model.llm; if it is from there, take a language model "
             "that knows the language of these captions",
             "warning",
@@ -215,7 +215,9 @@ def _layers_never_trained(setting: str, name: str, model: nn.Module) -> list[Fin
 
 
 def _layers(numbers: list[int]) -> str:
-    return f"{agree(len(numbers), 'layer', 'layers')} {', '.join(map(str, numbers))} {agree(len(numbers), 'has', 'have')}"
+    return (
+        f"{agree(len(numbers), 'layer', 'layers')} {', '.join(map(str, numbers))} {agree(len(numbers), 'has', 'have')}"
+    )
 
 
 def _norms(model: nn.Module) -> list[nn.Module]:
