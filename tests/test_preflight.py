@@ -15,13 +15,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from preflight_world import ASSETS, COLOURS, SIZES, World, copy_world, make_world
-from qwen3_vlm.batch import IGNORE_INDEX, VisualTokens
+from preflight_world import ASSETS, COLOURS, SIZES, World, caption_of, copy_world, make_world
+from qwen3_vlm.batch import IGNORE_INDEX, TokenNLL, VisualTokens
 from qwen3_vlm.build import prepare_data
 from qwen3_vlm.data import dataset as dataset_room
 from qwen3_vlm.data.prompt import Encoded, Prompt, PromptBuilder
 from qwen3_vlm.models import vision
 from qwen3_vlm.models import vlm as vlm_room
+from qwen3_vlm.models.connector import Resampler
 from qwen3_vlm.models.llm import LanguageModel
 from qwen3_vlm.models.vision import VisionTower
 from qwen3_vlm.models.vlm import VLM
@@ -220,7 +221,7 @@ def test_a_split_with_rows_on_both_sides_is_a_leak(world: World, monkeypatch: Pa
 
 
 def test_equal_captions_on_both_sides_are_no_leak(world: World) -> None:
-    world.change(lambda row, i: row["conversations"][1].update(value=f"class {i % 10}"))
+    world.change(lambda row, i: row["conversations"][1].update(value=caption_of(i % 10)))
     assert bad(world.find()) == []
 
 
@@ -407,9 +408,9 @@ def test_delimiters_that_copy_eos_are_a_warning(world: World) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda made, pixels, spec: made * 2 + 1, "mean, std or range"),
-        (lambda made, pixels, spec: pixels.float(), "mean, std or range"),
-        (lambda made, pixels, spec: pixels.float() / 255, "mean, std or range"),
+        (lambda made, pixels, spec: made * 2 + 1, "mean, std or rescale"),
+        (lambda made, pixels, spec: pixels.float(), "mean, std or rescale"),
+        (lambda made, pixels, spec: pixels.float() / 255, "mean, std or rescale"),
         (lambda made, pixels, spec: made.flip(1), "red and blue"),
         (lambda made, pixels, spec: made.flip(3), "mirrored"),
         (lambda made, pixels, spec: made.roll(3, dims=2), "resized, cropped"),
@@ -517,6 +518,42 @@ def test_a_layer_made_anew_among_trained_ones_is_named(world: World, tmp_path: P
     moved = shutil.copytree(llm, tmp_path / "moved")
     save_file(weights, moved / "model.safetensors", metadata={"format": "pt"})
     assert world.find(model__llm=str(moved)) == []
+
+
+def test_sequences_cut_on_the_left_are_named_by_the_image_they_lose(world: World, monkeypatch: Any) -> None:
+    cut = property(lambda row: np.concatenate([row.prompt.ids_T, row.answer_N.astype(np.int64)])[-row.max_seq_len :])
+    monkeypatch.setattr(Encoded, "ids_T", cut)
+    assert first(world.find(data__max_seq_len=14)) == "image-truncated"
+
+
+def test_statistics_over_the_batch_are_no_matter_of_order(world: World, monkeypatch: Any) -> None:
+    old = Resampler.forward
+
+    def normed(self: Any, features: Any) -> Any:
+        made = old(self, features)
+        return (made - made.mean(0, keepdim=True)) / (made.std(0, keepdim=True, correction=0) + 0.1)
+
+    monkeypatch.setattr(Resampler, "forward", normed)
+    assert first(world.find()) == "batch-dependent"
+
+
+def test_samples_read_as_one_sequence_are_named(world: World, monkeypatch: Any) -> None:
+    old = LanguageModel.nll
+
+    def packed(self: Any, embeds: Any, labels: Any) -> TokenNLL:
+        joined = old(self, embeds.flatten(0, 1)[None], labels.flatten()[None])
+        return TokenNLL(joined.nll_N, (labels != IGNORE_INDEX).sum(dim=1))
+
+    monkeypatch.setattr(LanguageModel, "nll", packed)
+    assert first(world.find()) == "batch-dependent"
+
+
+def test_one_picture_under_most_rows_is_an_error_and_under_some_a_warning(world: World) -> None:
+    for share, severity in ((0.7, "error"), (0.3, "warning")):
+        changed = copy_world(world, world.root.parent / f"{world.root.name}-{severity}")
+        changed.change(lambda row, i, n=int(60 * share): row.update(image="images/000000000.png") if i < n else None)
+        found = {f.code: f.severity for f in changed.find()}
+        assert found["images-degenerate"] == severity
 
 
 def test_a_tokenizer_whose_ids_mean_other_words_to_the_model_is_named(world: World, tmp_path: Path) -> None:

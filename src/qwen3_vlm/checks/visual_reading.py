@@ -25,6 +25,8 @@ _DEAD = 0.01
 """Part of the picture's whole worth below which a group of slots carries nothing."""
 _CARRIES = 0.05
 """Nats per label token that the picture must be worth before its slots are compared."""
+_MILD = 3
+"""How far beyond `SCALE` a passing run may be without a warning: a healthy one without output norm ended at 12."""
 _HELPS = 0.05
 """Nats per label token by which the right scale must lower the loss to be the matter."""
 
@@ -60,7 +62,7 @@ def _scale(internals: Internals, slots: SlotUse | None, verdict: Verdict | None)
         f"the visual tokens' RMS is {size} the text embeddings' RMS (expected {low:g} to {high:g} times): the "
         f"language model reads them far off the scale of its words{told}{lives}",
         "train with connector.output_norm true, or take out whatever scales the connector's output",
-        severity="warning" if sound else None,
+        severity=None if not sound else "note" if low / _MILD <= ratio <= high * _MILD else "warning",
         rms_ratio=ratio,
         rescaled_loss_change=rescaled,
     )
@@ -77,7 +79,7 @@ def _collapse(internals: Internals) -> Iterator[Finding]:
         if share < COLLAPSED * tower or (stage == OUTPUT and share < _LOST * had):
             yield finding(
                 "collapsed",
-                f"the {stage}'s output is nearly the same for all {internals.images} images: only {share:.1e} of its "
+                f"the {stage}'s output is nearly the same for all {internals.images} images: only {share:.2g} of its "
                 f"variance lies between images, where {had:.2g} of its input's does (from the {before})",
                 f"look at the {stage} for weights at zero, {advice}; then train again",
                 stage=stage,

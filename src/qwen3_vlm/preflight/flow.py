@@ -318,7 +318,8 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
         return [
             finding(
                 "placeholder-offset",
-                f"{went['beside']} of {total} visual tokens stand beside their image position, {_many(count, total)} "
+                f"{went['beside']} of {total} visual tokens stand beside their image position, "
+                f"{_many(count, went['beside'])} of them "
                 f"{abs(shift)} {agree(abs(shift), 'position', 'positions')} too far {'right' if shift > 0 else 'left'}",
                 "put visual token q at the q-th image position, in reading order",
                 went=dict(went),
@@ -373,8 +374,7 @@ def _attention(walk: Walk) -> list[Finding]:
         if bool(dead_Q.any()):
             return [
                 _masked(
-                    f"{_many(int(dead_Q.sum()), walk.latents)} of the image positions are hidden from every caption "
-                    "token",
+                    f"{_many(int(dead_Q.sum()), walk.latents)} image positions are hidden from every caption token",
                     int((~dead_Q).sum()),
                     float(dead_Q.float().mean()),
                 )
@@ -561,7 +561,7 @@ def _unused(what: str, fix: str = _PASS_ON, **evidence: Any) -> Finding:
 
 
 def _many(count: int, of: int) -> str:
-    return f"all {of}" if count == of else f"{count} of {of}"
+    return f"all {of}" if count == of else f"{count} of the {of}"
 
 
 def _not_injected(what: str, **evidence: Any) -> Finding:
@@ -579,10 +579,10 @@ def _non_finite(where: str, fix: str) -> Finding:
 
 
 def _no_gradient(what: str, names: list[str], of: int) -> Finding:
+    which = f"{len(names)} of the connector's {of} parameter tensors" if names else "the connector"
     return finding(
         "no-gradient",
-        f"{what}, so training would not move "
-        f"{f'{_many(len(names), of)} of its parameter tensors' if names else 'the connector'}",
+        f"{what}, so training would not move {which}",
         "keep the path from the loss to the connector differentiable: no detach, no no_grad, requires_grad on every "
         "parameter of the connector",
         parameters=names[:8],

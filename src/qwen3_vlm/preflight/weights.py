@@ -61,8 +61,8 @@ def _part(setting: str, name: str, model: nn.Module) -> list[Finding]:
             return [
                 finding(
                     "tower-uninitialised",
-                    f"{_unlike(differ, absent, total)} of {setting} {name}, first {first}: made anew, resized or "
-                    "trained since they were loaded",
+                    f"{_unlike(differ, absent, total)} of {setting} {name}, first {first}: most likely made anew, "
+                    "resized or trained after loading",
                     _FIX,
                     differ=differ[:8],
                     absent=absent[:8],
@@ -86,7 +86,9 @@ def reading_findings(name: str, vlm: VLM, tokens: Tokens, captions: Sequence[str
         ids_T = torch.tensor([tokens.eos, *tokens.answer(caption)], device=vlm.device)
         if int(ids_T.max()) >= table.shape[0]:
             return []  # named where ids are compared with the table
-        logits_TK = vlm.llm.model(input_ids=ids_T[None], use_cache=False).logits[0].float()
+        # By embeddings, as in training.
+        embeds_1TE = vlm.llm.model.get_input_embeddings()(ids_T[None])
+        logits_TK = vlm.llm.model(inputs_embeds=embeds_1TE, use_cache=False).logits[0].float()
         nll += float(F.cross_entropy(logits_TK[:-1], ids_T[1:], reduction="sum"))
         count += len(ids_T) - 1
     guess = math.log(table.shape[0])
