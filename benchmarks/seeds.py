@@ -3,8 +3,8 @@
     python benchmarks/seeds.py --seeds 20
 
 A shortened run trains on 600 scenes for two epochs (the trial: 4,900 for three) and scores 100 others. The controls:
-an untrained connector, a connector whose output is one constant, and one trained on pairs rolled by one (each caption
-with the next row's image; scored on true pairs). Exits with 1 where a verdict is not the expected one.
+an untrained connector, a connector whose output is one constant, and one trained on pairs rolled by one (each image
+with the next row's caption; scored on true pairs). Exits with 1 where a verdict is not the expected one.
 """
 
 from __future__ import annotations
@@ -72,8 +72,9 @@ def rolled(folder: Path, seed: int) -> Path:
     prepare_data(short_config(folder, seed))  # draws the scenes where they are not there yet
     rows = json.loads(scenes.read_text(encoding="utf-8"))
     pairs, held_out = rows[:TRAINED], rows[TRAINED : TRAINED + HELD_OUT]
-    images = [row["image"] for row in pairs]
-    wrong = [{**row, "image": image} for row, image in zip(pairs, images[1:] + images[:1], strict=True)]
+    texts = [row["conversations"] for row in pairs]
+    # Ids stay with the images: a row whose id names another image would be refused before training.
+    wrong = [{**row, "conversations": text} for row, text in zip(pairs, texts[1:] + texts[:1], strict=True)]
     write_atomic(folder / "rolled.json", json.dumps(wrong))
     write_atomic(folder / "true.json", json.dumps(held_out))
     files = ["--data.json_file", str(folder / "rolled.json"), "--data.eval_json", str(folder / "true.json")]

@@ -74,7 +74,7 @@ def test_behind_the_spliced_block_its_losses_differ_and_everybody_is_told(
     assert abs(losses[0] - losses[1]) > 1e-3  # type: ignore[operator]
     (finding,) = spliced.diagnosis
     assert (finding.code, finding.severity) == ("older-image-block", "warning")
-    assert "not comparable" in finding.message and finding.fix == "set prompt.image_block to legacy"
+    assert "cannot be compared" in finding.message and finding.fix == "set prompt.image_block to legacy"
     assert err.count(f"warning: {old}: this checkpoint {WARNING}") == 1
     assert "older-image-block" in out and "older-image-block" in (tmp_path / "spliced" / "runbook.md").read_text()
 
