@@ -5,6 +5,7 @@ Text from data files is never read as markup, nor sent to the terminal as contro
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TextIO
 
 from rich.console import Console
@@ -82,7 +83,18 @@ def _ablation(page: _Page, ablation: Ablation) -> None:
             page.line(f"{name}: {condition.meaning}", indent=2)
     page.line(f"order: {' < '.join(ablation.order) or 'none'}")
     page.line(f"reading: {ablation.order_reading}")
+    for name, sentence in _readings(ablation):
+        page.line(f"{name}: {sentence}")
     _judgement(page, "check 1", ablation, ablation_conclusion(ablation))
+
+
+def _readings(ablation: Ablation) -> Iterator[tuple[str, str]]:
+    """What was measured beside the conditions, in its own words; report.html has the figures."""
+    if ablation.decomposition:
+        yield "decomposition", "; ".join(ablation.decomposition.sentences)
+    for name, part in (("matching", ablation.matching), ("words", ablation.words), ("connector", ablation.connector)):
+        if part is not None and part.reading:
+            yield name, part.reading
 
 
 def _table(page: _Page, ablation: Ablation) -> Table:
