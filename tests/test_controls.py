@@ -61,3 +61,4 @@ def test_a_connector_trained_on_rolled_pairs_fails(tmp_path: Path) -> None:
     results = ablate(seeds.rolled(tmp_path, 42), conditions="runbook")
     assert results.verdict == "FAIL" and results.ablation is not None
     assert abs(results.ablation.conditions["shuffled"].gap or 1.0) < 0.05
+    assert results.diagnosis[0].code == "pairs-mismatched", "a FAIL comes with the name of its fault"

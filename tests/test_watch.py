@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from qwen3_vlm.api.ablation import training_of_run
 from qwen3_vlm.api.loaded import load
+from qwen3_vlm.api.scoring import training_of_run
 from qwen3_vlm.build import prepare_data
 from qwen3_vlm.exits import FaultsFoundError, NamedInputError, NonFiniteError
 from qwen3_vlm.faults import finding

@@ -5,30 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate import PartialState
-from accelerate.utils import gather_object
-
-from qwen3_vlm.api.constant_tokens import mean_tokens, trained_blind
 from qwen3_vlm.api.coverage import coverage_of_run
-from qwen3_vlm.api.loaded import Loaded, load
-from qwen3_vlm.api.measures import Recorder, look_inside, with_measures
+from qwen3_vlm.api.diagnose import findings_of_score
+from qwen3_vlm.api.loaded import load
 from qwen3_vlm.api.output import assemble
 from qwen3_vlm.api.parquet import SampleRows
 from qwen3_vlm.api.samples import decoder, scored_samples, with_captions
-from qwen3_vlm.build import Prepared, count_rejects, prepare_data
-from qwen3_vlm.checks.ablation import ablate as run_ablation
+from qwen3_vlm.api.scoring import score, training_of_run
+from qwen3_vlm.build import prepare_data
 from qwen3_vlm.checks.conditions import parse_conditions
-from qwen3_vlm.checks.scoring import Ranks
-from qwen3_vlm.checks.summary import Scores
 from qwen3_vlm.config import Config
-from qwen3_vlm.data.collate import LazyBatches, batches_by_length
-from qwen3_vlm.data.dataset import judge_rejects
-from qwen3_vlm.faults import rank
-from qwen3_vlm.progress import progress_bar
-from qwen3_vlm.results import Ablation, LossPoint, Results, Training
-from qwen3_vlm.train.looks import read_looks
-from qwen3_vlm.train.train_utils import read_records_of_run
-from qwen3_vlm.train.watch import read_findings, read_forced
+from qwen3_vlm.results import Results
+from qwen3_vlm.train.watch import read_findings
 
 
 def ablate(
@@ -77,83 +65,15 @@ def measure(
     ablation, scores = score(loaded, prepared, num_samples or loaded.config.ablation.num_samples, names, path)
     decode = decoder(loaded.inputs.tokenizer)
     listed = scored_samples(scores, decode, loaded.inputs.prompts.ids.eos)
+    training = training_of_run(loaded, prepared, path.parent)
+    known = [*loaded.findings, *read_findings(path.parent)]
     results = assemble(
         loaded.config,
         path,
-        training_of_run(loaded, prepared, path.parent),
+        training,
         ablation,
         coverage_of_run(prepared, path.parent, loaded.step),
-        diagnosis=rank([*loaded.findings, *read_findings(path.parent)]),
+        diagnosis=findings_of_score(loaded, path, ablation, training, known),
         scored=with_captions(listed, loaded, prepared, loaded.config.ablation.gallery),
     )
     return Measured(results, SampleRows(scores, decode))
-
-
-def score(
-    loaded: Loaded, prepared: Prepared, requested: int, names: tuple[str, ...], checkpoint: Path
-) -> tuple[Ablation, Scores]:
-    """Check 1 on the first `requested` held-out samples, with every sample's per-token losses.
-
-    Matching, words and the connector's internals are in the results too, as far as `names` and the scores allow.
-    """
-    config, held_out, ranks = loaded.config, prepared.eval, ranks_of_job(loaded.config)
-    asked = set(prepared.split.eval[:requested])
-    positions = [p for p, row in enumerate(held_out.rows) if row in asked]
-    lengths = held_out.lengths
-    groups = batches_by_length([lengths[p] for p in positions], config.ablation.batch_size)
-    unusable = [r for r in prepared.rejects["eval"] if r.row in asked]
-    recorder = Recorder(loaded.vlm, checkpoint.parent)
-    ablation, scores = run_ablation(
-        recorder,
-        LazyBatches(held_out, [[positions[i] for i in group] for group in groups], loaded.inputs.pad_id),
-        config.ablation,
-        config.seed,
-        names,
-        ranks=ranks,
-        mean_tokens=mean_tokens(loaded, prepared, checkpoint) if "mean-token" in names else None,
-        requested=requested,
-        eos_id=loaded.inputs.prompts.ids.eos,
-        rejected=count_rejects(tuple(unusable)),
-        progress=lambda total: progress_bar(total, "check 1", "batch"),
-        blind=trained_blind(loaded, prepared, checkpoint) if "blind" in names else None,
-        scratch=checkpoint.parent,
-        judge_unread=lambda unread: judge_rejects(
-            [*unusable, *unread], len(asked), config.data.max_rejected, "held-out"
-        ),
-    )
-    inside, eos_id = recorder.over(ranks), loaded.inputs.prompts.ids.eos
-    decode = decoder(loaded.inputs.tokenizer)
-    ablation = with_measures(ablation, scores, recorder, names, decode, eos_id, config, ranks, inside)
-    return ablation.model_copy(update={"connector": look_inside(inside, loaded.vlm)}), scores
-
-
-def ranks_of_job(config: Config) -> Ranks:
-    """The processes that torchrun or `accelerate launch` started; one where nobody launched any."""
-    state = PartialState(cpu=config.model.device == "cpu")
-    if state.num_processes == 1:
-        return Ranks()
-    return Ranks(state.process_index, state.num_processes, lambda value: list(gather_object([value])))
-
-
-def training_of_run(loaded: Loaded, prepared: Prepared, folder: Path) -> Training | None:
-    """What the log beside a checkpoint says about its training; None without one."""
-    records = [r for r in read_records_of_run(folder) if r.step <= loaded.step]
-    if not records:
-        return None
-    last, seconds = records[-1], sum(r.seconds for r in records)
-    return Training(
-        step=last.step,
-        updates=last.updates,
-        epochs=last.epoch,
-        train_samples=last.samples,
-        eval_samples=len(prepared.eval),
-        trained_parameters=sum(p.numel() for p in loaded.vlm.connector.parameters()),
-        train_loss=last.train_loss,
-        eval_loss=last.eval_loss,
-        seconds=seconds,
-        samples_per_second=sum(r.samples for r in records) / max(seconds, 1e-9),
-        peak_memory_gb=last.peak_memory_gb,
-        curve=[LossPoint(step=r.step, train=r.train_loss, eval=r.eval_loss) for r in records],
-        looks=[look for look in read_looks(folder) if look.step <= loaded.step],
-        forced=read_forced(folder),
-    )

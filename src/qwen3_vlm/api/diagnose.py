@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qwen3_vlm.api.ablation import score, training_of_run
 from qwen3_vlm.api.loaded import Loaded
 from qwen3_vlm.api.pairing import pairing_of
+from qwen3_vlm.api.scoring import score, training_of_run
 from qwen3_vlm.build import Prepared, backbone_identities, build_model, prepare_data
 from qwen3_vlm.checks.conditions import parse_conditions
 from qwen3_vlm.checks.connector_state import ConnectorEvidence, flatten
@@ -27,7 +28,7 @@ from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight import ROWS, Preflight, View, findings_of_error, preflight
 from qwen3_vlm.preflight.show import print_findings, print_sample
 from qwen3_vlm.progress import progress_bar
-from qwen3_vlm.results import Finding
+from qwen3_vlm.results import Ablation, Finding, Training
 from qwen3_vlm.train.checkpoint import (
     Payload,
     connector_state,
@@ -95,6 +96,31 @@ def diagnose(config: Config, checkpoint: str | Path | None = None, rows: int = R
     flight = preflight(prepared, vlm, rows, _bar)
     evidence = RunEvidence(flight.findings, pairing=_pairing(flight, prepared, vlm))
     return Diagnosis(diagnose_run(evidence), flight.view, _words(flight))
+
+
+def findings_of_score(
+    loaded: Loaded, checkpoint: Path, ablation: Ablation, training: Training | None, earlier: Sequence[Finding] = ()
+) -> list[Finding]:
+    """What a scored checkpoint's results should be read with; where check 1 did not pass, the fault is looked for too.
+
+    Args:
+        loaded: the checkpoint.
+        checkpoint: its path.
+        ablation: its check 1.
+        training: what its log says.
+        earlier: findings that are known already.
+    """
+    # All of it again, from the file to the gradient: a minute of looking is cheap beside a night of training.
+    cause = [] if ablation.verdict == "PASS" else diagnose(loaded.config, checkpoint).findings
+    return diagnose_run(
+        RunEvidence(
+            findings=[*earlier, *cause],
+            ablation=ablation,
+            training=training,
+            step=loaded.step,
+            vocabulary=len(loaded.vlm.llm.model.get_input_embeddings().weight),
+        )
+    )
 
 
 def diagnose_file(path: Path | None, overrides: list[str], checkpoint: Path | None, rows: int = ROWS) -> Diagnosis:

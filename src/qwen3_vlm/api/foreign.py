@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qwen3_vlm.api.ablation import Measured, ranks_of_job
+from qwen3_vlm.api.ablation import Measured
 from qwen3_vlm.api.measures import with_measures
 from qwen3_vlm.api.output import assemble
 from qwen3_vlm.api.parquet import SampleRows
 from qwen3_vlm.api.samples import decoder, scored_samples
+from qwen3_vlm.api.scoring import ranks_of_job
 from qwen3_vlm.batch import CollateStats, Reject, Sample
 from qwen3_vlm.build import count_rejects
 from qwen3_vlm.checks.ablation import ablate as run_ablation

@@ -6,17 +6,17 @@ import contextlib
 import sys
 from pathlib import Path
 
-from qwen3_vlm.api.ablation import score, training_of_run
 from qwen3_vlm.api.coverage import coverage_of_run
+from qwen3_vlm.api.diagnose import findings_of_score
 from qwen3_vlm.api.loaded import Loaded, load
 from qwen3_vlm.api.output import assemble, write_results
 from qwen3_vlm.api.parquet import SampleRows
 from qwen3_vlm.api.samples import captions_of, decoder, scored_samples, with_captions
+from qwen3_vlm.api.scoring import score, training_of_run
 from qwen3_vlm.batch import Sample
 from qwen3_vlm.build import Prepared, prepare_data
 from qwen3_vlm.checks.conditions import parse_conditions
 from qwen3_vlm.config import Config
-from qwen3_vlm.faults import rank
 from qwen3_vlm.report.contact_sheet import contact_sheet
 from qwen3_vlm.results import Results, WrittenCaption
 from qwen3_vlm.train.stage1_align import train
@@ -55,14 +55,15 @@ def trial(
     folder = Path(config.output_dir)
     decode = decoder(loaded.inputs.tokenizer)
     listed = scored_samples(scores, decode, loaded.inputs.prompts.ids.eos)
+    training = training_of_run(loaded, prepared, folder)
     results = assemble(
         config,
         checkpoint,
-        training_of_run(loaded, prepared, folder),
+        training,
         ablation,
         coverage_of_run(prepared, folder, loaded.step),
         written,
-        rank(read_findings(folder)),
+        findings_of_score(loaded, checkpoint, ablation, training, read_findings(folder)),
         scored=with_captions(listed, loaded, prepared, config.ablation.gallery),
     )
     root = Path(config.data.image_root)
