@@ -157,6 +157,17 @@ def test_an_untied_language_model_shows_nothing() -> None:
     assert codes(Broken(vlm=vlm)) == []
 
 
+def test_delimiters_that_are_copies_of_a_word_are_not_taken_for_overwritten() -> None:
+    vlm = make_vlm().eval()
+    batch = make_batch(CAPTIONS)
+    inside_T = batch.block_BT[0].nonzero()[:, 0]
+    words = sorted(set(batch.labels_BT[batch.labels_BT != IGNORE_INDEX].tolist()))
+    table_KE = vlm.llm.model.get_input_embeddings().weight
+    for place_ in (inside_T[0], inside_T[-1]):
+        table_KE.data[batch.ids_BT[0, place_]] = table_KE.data[words[0]]
+    assert codes(Broken(vlm=vlm), batch) == []
+
+
 def test_a_model_in_bfloat16_shows_nothing() -> None:
     vlm = make_vlm().eval()
     vlm.llm.to(torch.bfloat16)

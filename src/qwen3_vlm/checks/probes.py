@@ -179,8 +179,13 @@ class _Bench:
                 changes[row] = place
         if not changes:
             return False
-        other = self._nll(self._with_ids(changes), self.visual)
-        return all(torch.equal(self.base[row], other[row]) for row in changes)
+        # Two words in its place: one of them may have the very embedding of what it replaces, as EOS has where the
+        # delimiters are copies of it.
+        for words in (self.words, self.words[::-1]):
+            other = self._nll(self._with_ids(changes, words), self.visual)
+            if any(not torch.equal(self.base[row], other[row]) for row in changes):
+                return False
+        return True
 
     def reach(self) -> int | None:
         """Losses between a changed input token and the first loss that changes; 1 as it should be."""
@@ -201,7 +206,7 @@ class _Bench:
             return None
         labels_BT = self.text.labels_BT.clone()
         for row, m in middle.items():
-            labels_BT[row, self.labels[row][m]] = self._other(int(labels_BT[row, self.labels[row][m]]))
+            labels_BT[row, self.labels[row][m]] = self._other(int(labels_BT[row, self.labels[row][m]]), self.words)
         other = self._nll(retold(self.text, self.text.ids_BT, labels_BT), self.visual)
         return _most_common(
             [found[0] - m for row, m in middle.items() if (found := _changed(self.base[row], other[row]))]
@@ -219,15 +224,16 @@ class _Bench:
             return {}  # there is no other word to put in
         return {row: len(places) // 2 for row, places in enumerate(self.labels) if len(places) >= _MIN_LABELS}
 
-    def _with_ids(self, changes: dict[int, int]) -> Batch:
+    def _with_ids(self, changes: dict[int, int], words: Sequence[int] | None = None) -> Batch:
+        """Other ids at these places: words of these captions, ids that the model knows and that mark no image."""
         ids_BT = self.text.ids_BT.clone()
         for row, place in changes.items():
-            ids_BT[row, place] = self._other(int(ids_BT[row, place]))
+            ids_BT[row, place] = self._other(int(ids_BT[row, place]), words or self.words)
         return retold(self.text, ids_BT, self.text.labels_BT)
 
-    def _other(self, token: int) -> int:
-        """Another word of these captions: surely an id that the model knows and that marks no image."""
-        return next((word for word in self.words if word != token), token)
+    @staticmethod
+    def _other(token: int, words: Sequence[int]) -> int:
+        return next((word for word in words if word != token), token)
 
 
 def _encode_routes(scorer: Scorer, few: Batch, visual: VisualTokens, generator: torch.Generator) -> Routes | None:
