@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from scipy.special import entr
 
-from qwen3_vlm.checks.pairs import unit
+from qwen3_vlm.checks.pairs import Likeness
 from qwen3_vlm.checks.statistics import FloatArray
 from qwen3_vlm.results import Internals
 from qwen3_vlm.spool import Spool
@@ -161,19 +161,20 @@ class Inside:
 
     def features(self, rows: list[int]) -> FloatArray:
         """Pooled tower features of these rows [S,V], for matching: in a mapped file."""
-        ordered = Spool(self.scratch, "pooled features")
-        for start in range(0, len(rows), AT_ONCE):
-            ordered.append(torch.from_numpy(self._of(TOWER, rows[start : start + AT_ONCE])))
-        features_SV: FloatArray = ordered.tensor(torch.float64, len(rows), self.files[TOWER][1]).numpy()
-        return features_SV
+        return self._ordered(TOWER, rows)
 
     def overlap(self) -> tuple[float | None, int]:
         """KNN overlap of the connector's two ends, and over how many images (the first by row)."""
         rows = sorted(self.places)[:_COMPARED]
-        return knn_overlap(self._of(TOWER, rows), self._of(OUTPUT, rows)), len(rows)
+        return knn_overlap(self._ordered(TOWER, rows), self._ordered(OUTPUT, rows)), len(rows)
 
-    def _of(self, stage: str, rows: list[int]) -> FloatArray:
-        return self._mapped(stage)[[self.places[row] for row in rows]].astype(np.float64)
+    def _ordered(self, stage: str, rows: list[int]) -> FloatArray:
+        ordered, vectors_NC = Spool(self.scratch, "pooled features"), self._mapped(stage)
+        for start in range(0, len(rows), AT_ONCE):
+            chosen = [self.places[row] for row in rows[start : start + AT_ONCE]]
+            ordered.append(torch.from_numpy(vectors_NC[chosen].astype(np.float64)))
+        features_SC: FloatArray = ordered.tensor(torch.float64, len(rows), vectors_NC.shape[1]).numpy()
+        return features_SC
 
     def _mapped(self, stage: str) -> npt.NDArray[np.float32]:
         spool, width = self.files[stage]
@@ -202,16 +203,16 @@ def knn_overlap(before_NC: FloatArray, after_NC: FloatArray, neighbours: int = N
     """
     if len(before_NC) < 2 * neighbours + 1:
         return None
-    spaces = (unit(before_NC), unit(after_NC))
+    spaces = (Likeness(before_NC), Likeness(after_NC))
     shared = 0
     for i in range(len(before_NC)):
-        before, after = (_nearest(space_NC, i, neighbours) for space_NC in spaces)
+        before, after = (_nearest(space, i, neighbours) for space in spaces)
         shared += len(before & after)
     return shared / (neighbours * len(before_NC))
 
 
-def _nearest(units_NC: FloatArray, i: int, neighbours: int) -> set[int]:
-    alike_N = units_NC @ units_NC[i]
+def _nearest(space: Likeness, i: int, neighbours: int) -> set[int]:
+    alike_N = space.to_all(i)
     alike_N[i] = -np.inf
     return set(np.argsort(-alike_N, kind="stable")[:neighbours].tolist())
 

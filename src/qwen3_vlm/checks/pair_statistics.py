@@ -14,6 +14,8 @@ from qwen3_vlm.results import Estimated
 
 _RESAMPLES = 2000
 _LEVEL = 0.95
+_DRAWN_AT_ONCE = 100_000
+"""Images drawn in one go: 2.4 MB with what is looked up for them, however many images there are."""
 
 
 def as_result(found: Estimate) -> Estimated:
@@ -50,7 +52,7 @@ def bootstrap_mean(values_S: FloatArray, clusters_S: IntArray, generator: np.ran
         paired=True,
         vectorized=True,
         n_resamples=_RESAMPLES,
-        batch=200,
+        batch=max(1, _DRAWN_AT_ONCE // len(ids)),
         confidence_level=_LEVEL,
         method="percentile",
         rng=generator,

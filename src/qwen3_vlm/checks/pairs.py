@@ -104,12 +104,6 @@ def _alike(keys_S: IntArray) -> IntArray:
     return counts[place_S]
 
 
-def unit(features_SV: FloatArray) -> FloatArray:
-    """Rows scaled to length 1, so that products are cosines; a row of zeros stays one."""
-    norms_S = np.linalg.norm(features_SV, axis=1, keepdims=True)
-    return features_SV / np.where(norms_S > 0, norms_S, 1.0)
-
-
 class Likeness:
     """Cosines between the rows of a table that may lie in a mapped file: none of it is copied."""
 
