@@ -10,11 +10,14 @@ import pytest
 import yaml
 
 from preflight_world import World, make_world
+from qwen3_vlm.build import prepare_data
 from qwen3_vlm.cli import main
+from qwen3_vlm.data.splits import save_split
 from qwen3_vlm.faults import finding
 from qwen3_vlm.preflight import View
 from qwen3_vlm.preflight.show import print_findings, print_sample, summary
 from qwen3_vlm.preflight.view import Span
+from qwen3_vlm.train.checkpoint import connector_state, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -64,20 +67,34 @@ def test_without_config_and_checkpoint_there_is_nothing_to_diagnose(capsys: pyte
     assert "--config, --checkpoint, or both" in capsys.readouterr().err
 
 
-def test_a_connector_that_was_never_trained_is_named_with_its_checkpoint(
-    world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from qwen3_vlm.build import prepare_data
-    from qwen3_vlm.data.splits import save_split
-    from qwen3_vlm.train.checkpoint import connector_state, save_checkpoint
-
+def untrained(world: World) -> tuple[Path, list[int]]:
+    """A checkpoint of a connector at its start, and the held-out rows."""
     config = world.config(ablation__num_samples=8)
     prepared = prepare_data(config)
     folder = world.root / "fresh"
     payload = {**connector_state(world.model(config).connector), "step": 5, "updates": 3, "config": config.to_yaml()}
     save_checkpoint(folder / "checkpoint_5.pt", payload)
     save_split(folder / "split.json", prepared.split, *prepared.files)
-    assert main(["diagnose", "--checkpoint", str(folder / "checkpoint_5.pt"), "--rows", "8", "--json"]) == 1
+    return folder / "checkpoint_5.pt", list(prepared.split.eval)
+
+
+def test_too_many_unreadable_held_out_images_are_named_and_not_an_error_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = make_world(tmp_path)
+    checkpoint, held_out = untrained(world)
+    for row in held_out[:2]:
+        world.image(row).write_bytes(b"no image")
+    assert main(["diagnose", "--checkpoint", str(checkpoint), "--rows", "2", "--json"]) == 1
+    found = {f["code"]: f["severity"] for f in json.loads(capsys.readouterr().out)["diagnosis"]}
+    assert found["images-unreadable"] == "error"
+
+
+def test_a_connector_that_was_never_trained_is_named_with_its_checkpoint(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, _ = untrained(world)
+    assert main(["diagnose", "--checkpoint", str(checkpoint), "--rows", "8", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["diagnosis"][0]["code"] == "connector-not-loaded"
     assert "8 scored samples" in found["looked_at"]

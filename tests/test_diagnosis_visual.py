@@ -76,6 +76,20 @@ def test_one_vector_for_all_tokens_of_all_images_is_collapsed() -> None:
     assert codes(internals(seen, 1.0))[-1] == ("collapsed", "error")
 
 
+@pytest.mark.parametrize(("constant", "collapsed"), [(3.0, False), (300.0, True)])
+def test_a_constant_that_drowns_the_image_is_a_collapse_however_the_rest_is_spread(
+    constant: float, collapsed: bool
+) -> None:
+    output_NSC = RNG.normal(size=(IMAGES, SLOTS, WIDTH)) + constant
+    seen = Inside()
+    seen.add(list(range(IMAGES)), {"tower": RNG.normal(size=(IMAGES, PATCHES, WIDTH)), "projector": output_NSC})
+    drowned = internals(seen, constant)
+    assert drowned is not None
+    assert drowned.image_share == pytest.approx(1 / (1 + constant**2), rel=0.1)
+    assert (("collapsed", "error") in codes(drowned, verdict="FAIL")) == collapsed
+    assert ("collapsed", "error") not in codes(drowned, verdict="PASS"), "a model that reads it all the same is sound"
+
+
 @pytest.mark.parametrize("scale", [0.01, 100.0])
 def test_a_foreign_scale_is_an_error_unless_the_run_lives_with_it(scale: float) -> None:
     use = SlotUse(32, ((0,), (1,)), 1.0, (0.1, 0.1), (0.4, 0.4), rescaled=0.2)

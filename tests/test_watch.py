@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ import torch
 
 from qwen3_vlm.api.loaded import load
 from qwen3_vlm.api.scoring import training_of_run
-from qwen3_vlm.build import prepare_data
+from qwen3_vlm.build import build_model, prepare_data
+from qwen3_vlm.checks.pairing import Association, Pairing
 from qwen3_vlm.exits import FaultsFoundError, NamedInputError, NonFiniteError
 from qwen3_vlm.faults import finding
+from qwen3_vlm.preflight import Preflight
 from qwen3_vlm.results import Look
 from qwen3_vlm.train import loop, watch
 from qwen3_vlm.train.checkpoint import load_checkpoint, save_checkpoint
@@ -98,8 +101,6 @@ def test_an_optimizer_with_too_few_or_too_many_parameters_is_named() -> None:
 def test_cached_features_of_other_images_are_named(world: TinyWorld, tmp_path: Path) -> None:
     config = world.config("cache")
     prepared = prepare_data(config)
-    from qwen3_vlm.build import build_model
-
     vlm = build_model(config, prepared.inputs)
     cached = cache_features(vlm, prepared.train, "training", tmp_path)
     assert watch.cache_findings(vlm, cached, prepared.train) == []
@@ -110,6 +111,28 @@ def test_cached_features_of_other_images_are_named(world: TinyWorld, tmp_path: P
     assert found[0].code == "image-order"
     moved.features_NPV = torch.as_tensor(cached.features_NPV).mean(0, keepdim=True).expand_as(cached.features_NPV)
     assert watch.cache_findings(vlm, moved, prepared.train)[0].code == "pixels-unused"
+
+
+def test_training_captions_that_do_not_go_with_their_images_stop_a_run_where_the_held_out_ones_do(
+    world: TinyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = world.config("pairing")
+    prepared = prepare_data(config)
+    vlm = build_model(config, prepared.inputs)
+    optimizer = torch.optim.SGD(vlm.connector.parameters(), lr=1.0)
+    run = SimpleNamespace(
+        accelerator=SimpleNamespace(is_main_process=True),
+        **{"prepared": prepared, "train_set": prepared.train, "vlm": vlm, "optimizer": optimizer},
+    )
+
+    def codes(train: float, held_out: float) -> list[tuple[str, str]]:
+        pairing = Pairing(Association(128, train), Association(128, held_out))
+        monkeypatch.setattr(watch, "preflight", lambda *_, **__: Preflight([], None, 256, 4, pairing))
+        return [(f.code, f.severity) for f in watch.look_before(run)]  # type: ignore[arg-type]
+
+    assert codes(0.3, 30.0) == [("pairs-mismatched", "error")]
+    assert codes(0.3, 0.2) == [("pairs-mismatched", "warning")], "captions may say what this tower does not see"
+    assert codes(20.0, 30.0) == []
 
 
 # --- what is written down -------------------------------------------------------------------------------------------

@@ -6,18 +6,16 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from qwen3_vlm.api.loaded import Loaded
-from qwen3_vlm.api.pairing import pairing_of
 from qwen3_vlm.api.scoring import score, training_of_run
 from qwen3_vlm.build import Prepared, backbone_identities, build_model, prepare_data
 from qwen3_vlm.checks.conditions import parse_conditions
 from qwen3_vlm.checks.connector_state import ConnectorEvidence, flatten
 from qwen3_vlm.checks.diagnosis import RunEvidence, diagnose_run
-from qwen3_vlm.checks.pairing import Pairing
 from qwen3_vlm.checks.probes import probe
 from qwen3_vlm.checks.slots import measure_slots
 from qwen3_vlm.config import Config, load_config
@@ -94,7 +92,7 @@ def diagnose(config: Config, checkpoint: str | Path | None = None, rows: int = R
     if path and payload is not None:
         return _of_checkpoint(prepared, vlm, path, payload, rows)
     flight = preflight(prepared, vlm, rows, _bar)
-    evidence = RunEvidence(flight.findings, pairing=_pairing(flight, prepared, vlm))
+    evidence = RunEvidence(flight.findings, pairing=flight.pairing)
     return Diagnosis(diagnose_run(evidence), flight.view, _words(flight))
 
 
@@ -162,11 +160,6 @@ def _bar(total: int) -> AbstractContextManager[Any]:
     return progress_bar(total, "preflight", "row")
 
 
-def _pairing(flight: Preflight, prepared: Prepared, vlm: VLM) -> Pairing | None:
-    """Not behind an error: features of pixels that did not arrive say nothing about the pairs."""
-    return None if any(f.severity == "error" for f in flight.findings) else pairing_of(prepared, vlm)
-
-
 def _words(flight: Preflight) -> str:
     return f"{flight.rows} rows and a batch of {flight.batch}"
 
@@ -198,21 +191,25 @@ def _of_checkpoint(prepared: Prepared, vlm: VLM, path: Path, payload: Payload, r
         step=loaded.step,
         training=training_of_run(loaded, prepared, path.parent),
         vocabulary=len(vlm.llm.model.get_input_embeddings().weight),
-        pairing=_pairing(flight, prepared, vlm),
+        pairing=flight.pairing,
     )
     if not flight.batch or not len(prepared.eval):
         return Diagnosis(diagnose_run(evidence), flight.view, _words(flight))
     items = [prepared.eval[p] for p in range(min(_SLOT_SAMPLES, len(prepared.eval)))]
     batch = collate(items, prepared.inputs.pad_id)
-    samples = min(config.ablation.num_samples, len(prepared.eval))
-    ablation, _ = score(loaded, prepared, samples, parse_conditions("runbook,no-image"), path)
+    samples = min(config.ablation.num_samples, len(prepared.split.eval))
+    try:
+        ablation, _ = score(loaded, prepared, samples, parse_conditions("runbook,no-image"), path)
+    except ValueError as error:
+        if not (named := findings_of_error(error, config)):
+            raise
+        found = diagnose_run(replace(evidence, findings=[*evidence.findings, *named]))
+        return Diagnosis(found, flight.view, f"{_words(flight)} and the weights of {path.name}")
     ratio = ablation.connector.rms_ratio if ablation.connector else None
-    evidence = RunEvidence(
-        **{
-            **vars(evidence),
-            "probes": probe(vlm, batch, config.seed) if batch.stats.label_tokens else None,
-            "slots": measure_slots(vlm, batch, ratio) if batch.stats.label_tokens else None,
-            "ablation": ablation,
-        }
+    evidence = replace(
+        evidence,
+        probes=probe(vlm, batch, config.seed) if batch.stats.label_tokens else None,
+        slots=measure_slots(vlm, batch, ratio) if batch.stats.label_tokens else None,
+        ablation=ablation,
     )
     return Diagnosis(diagnose_run(evidence), flight.view, f"{_words(flight)}, {path.name} and {samples} scored samples")

@@ -156,12 +156,16 @@ def _strangers(ablation: Ablation, known: Circumstance) -> bool:
     """Whether a connector that learnt to read pictures is now shown the wrong ones.
 
     No picture at all is then far better, and training got much further. Without the second, an untrained connector
-    would look the same.
+    would look the same. Where the held-out loss was as low as that when this checkpoint was made, it is not the
+    pairs: they are the same as then.
     """
     zero, loss = ablation.conditions.get("zero"), ablation.conditions["correct"].loss
-    if zero is None or zero.gap is None or loss is None or known.training is None:
+    training = known.training
+    if zero is None or zero.gap is None or loss is None or training is None:
         return False
-    return zero.gap < -_SHOCK and _helps(zero) and known.training.train_loss < loss - max(0.3, 0.2 * loss)
+    low = loss - max(0.3, 0.2 * loss)
+    was_right = training.step == known.step and training.eval_loss is not None and training.eval_loss < low
+    return zero.gap < -_SHOCK and _helps(zero) and training.train_loss < low and not was_right
 
 
 def _level(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:

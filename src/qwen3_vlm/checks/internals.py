@@ -1,11 +1,13 @@
 """Inside the connector, without the language model: where does the picture get lost, and what comes out?
 
     variance share   sum over slots of the variance across images / variance over images and slots, per stage
+    image share      variance across images of the visual tokens / their mean square
     RMS ratio        RMS of the visual tokens / RMS of the text embeddings
     effective rank   exp(entropy of the normalised singular values) of one image's tokens (Roy and Vetterli 2007)
     kNN overlap      share of an image's 10 nearest by pooled tower features that are nearest behind the connector too
 
-A share near 0 names the stage that collapses: its output is then the same for all images, whatever its slots hold.
+A variance share near 0 names the stage that collapses: its output is then the same for all images, whatever its slots
+hold. It says nothing about a constant that is added to all slots alike; the image share does.
 
 Dimension suffixes: N images, S slots (patches of the tower, visual tokens of the connector), C channels.
 """
@@ -234,6 +236,7 @@ def internals(seen: Inside, text_rms: float) -> Internals | None:
     result = Internals(
         variance_share={name: _steady(share) for name, share in shares.items()},
         rms_ratio=_steady(math.sqrt(seen.squares / seen.values) / text_rms),
+        image_share=_steady(float(seen.spreads[OUTPUT].squares_SC.sum()) / seen.squares) if seen.squares else None,
         effective_rank=_steady(math.fsum(seen.ranks) / len(seen.ranks)),
         effective_rank_of=seen.rank_of,
         knn_overlap=overlap,

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from qwen3_vlm.batch import Batch, Reject, Sample
 from qwen3_vlm.build import Prepared
+from qwen3_vlm.checks.pairing import Pairing
 from qwen3_vlm.data.collate import collate
 from qwen3_vlm.data.dataset import Dataset
 from qwen3_vlm.exits import NamedInputError
@@ -21,6 +22,7 @@ from qwen3_vlm.faults import agree, finding, rank
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight.corpus import corpus_findings, read_corpus
 from qwen3_vlm.preflight.flow import Walk, flow_findings
+from qwen3_vlm.preflight.pairing import pairing_of
 from qwen3_vlm.preflight.pixels import processor_settings, references, settings_findings
 from qwen3_vlm.preflight.rows import RawRow, by_share, findings_of_error, read_plainly, reject_findings, spread
 from qwen3_vlm.preflight.text import (
@@ -64,6 +66,8 @@ class Preflight:
     """Rows that were read with their images."""
     batch: int
     """Samples that went through the model."""
+    pairing: Pairing | None = None
+    """Whether captions go with their images; not measured behind an error, where features may not be the image's."""
 
     @property
     def errors(self) -> list[Finding]:
@@ -105,7 +109,9 @@ class _Flight:
     def fly(self) -> Preflight:
         raw = {side: self._raw(side) for side, _ in self.sides}
         found = [*self._rejected(), *self._corpus(raw)]
-        rows, unread = self._read(raw)
+        raw = {side: self._decoded(side, rows) for side, rows in raw.items()}  # the others were for the corpus alone
+        by_side, unread = self._read(raw)
+        rows = [row for rows in by_side.values() for row in rows]
         found += self._unreadable(unread, found)
         found += self._content(rows)
         tokens = token_findings(self.prepared, self.vlm, self.tokens)
@@ -131,7 +137,8 @@ class _Flight:
             found += settings_findings(self.prepared, settings)
         shown = next((row for row in rows if row.targets), rows[0] if rows else None)
         view = view_of(shown, self.vlm.patch_id, self.tokens) if shown else None
-        return Preflight(rank(found), view, len(rows) + len(unread), len(walk.batch) if walk else 0)
+        batch = len(walk.batch) if walk else 0
+        return Preflight(rank(found), view, len(rows) + len(unread), batch, self._pairing(by_side, found))
 
     def _raw(self, side: str) -> dict[int, RawRow]:
         """Rows of one side as the file has them."""
@@ -139,10 +146,17 @@ class _Flight:
         data = self.config.data
         file = data.eval_json if side == "eval" and data.eval_json else data.json_file
         positions = spread(_FILES, len(wanted))
+        return read_plainly(Path(file), sorted({wanted[p] for p in positions} | self._chosen(side)))
+
+    def _chosen(self, side: str) -> set[int]:
+        """Rows of one side whose images are decoded."""
         dataset: Dataset = getattr(self.prepared, side)
         usable = dataset.rows
-        decoded = {usable[p] for p in spread(self.rows, len(usable))}
-        return read_plainly(Path(file), sorted({wanted[p] for p in positions} | decoded))
+        return {usable[p] for p in spread(self.rows, len(usable))}
+
+    def _decoded(self, side: str, raw: dict[int, RawRow]) -> dict[int, RawRow]:
+        chosen = self._chosen(side)
+        return {row: found for row, found in raw.items() if row in chosen}
 
     def _rejected(self) -> list[Finding]:
         rejects = [r for side, _ in self.sides for r in self.prepared.rejects[side]]
@@ -154,9 +168,9 @@ class _Flight:
         corpus = read_corpus(train, held_out, Path(self.config.data.image_root))
         return corpus_findings(corpus, self.prepared)
 
-    def _read(self, raw: dict[str, dict[int, RawRow]]) -> tuple[list[Row], list[Reject]]:
-        """The chosen rows of both sides through data set and collator."""
-        rows: list[Row] = []
+    def _read(self, raw: dict[str, dict[int, RawRow]]) -> tuple[dict[str, list[Row]], list[Reject]]:
+        """The chosen rows of either side through data set and collator."""
+        rows: dict[str, list[Row]] = {side: [] for side, _ in self.sides}
         unread: list[Reject] = []
         chosen = [(side, dataset, spread(self.rows, len(dataset))) for side, dataset in self.sides]
         bar = self.progress(sum(len(p) for _, _, p in chosen)) if self.progress else None
@@ -166,9 +180,15 @@ class _Flight:
                     part = positions[start : start + _COLLATED]
                     batch = collate([dataset[p] for p in part], self.prepared.inputs.pad_id)
                     unread += batch.rejects
-                    rows += rows_of(batch, raw[side], self.tokens, self.config.data.max_seq_len)
+                    rows[side] += rows_of(batch, raw[side], self.tokens, self.config.data.max_seq_len)
                     shown.update(len(part))
         return rows, unread
+
+    def _pairing(self, rows: dict[str, list[Row]], found: list[Finding]) -> Pairing | None:
+        if any(f.severity == "error" for f in found):
+            return None
+        train, held_out = ([row.sample for row in rows[side]] for side, _ in self.sides)
+        return pairing_of(train, held_out, self.vlm, self.prepared.inputs.pad_id, self.config.seed)
 
     def _unreadable(self, unread: list[Reject], found: list[Finding]) -> list[Finding]:
         """Images that did not open; files that are not there at all have been counted over more rows."""

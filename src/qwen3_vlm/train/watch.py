@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from qwen3_vlm.batch import Sample, VisualTokens
 from qwen3_vlm.checks.connector_state import distance
+from qwen3_vlm.checks.pairing import diagnose_pairing
 from qwen3_vlm.data.collate import collate
 from qwen3_vlm.data.dataset import Dataset
 from qwen3_vlm.exits import FaultsFoundError, NonFiniteError
@@ -241,6 +242,8 @@ def look_before(run: Run) -> list[Finding]:
         return []
     flight = preflight(run.prepared, run.vlm, progress=lambda total: progress_bar(total, "preflight", "row"))
     found = [*flight.findings, *optimizer_findings(run.vlm, run.optimizer)]
+    if flight.pairing is not None:
+        found += diagnose_pairing(flight.pairing, ignored=False)  # nothing is trained yet that could ignore pictures
     if run.train_set is not run.prepared.train and flight.batch:
         found += cache_findings(run.vlm, run.train_set, run.prepared.train)
     return rank(found)
