@@ -76,16 +76,19 @@ def test_one_vector_for_all_tokens_of_all_images_is_collapsed() -> None:
     assert codes(internals(seen, 1.0))[-1] == ("collapsed", "error")
 
 
-@pytest.mark.parametrize(("constant", "collapsed"), [(3.0, False), (300.0, True)])
-def test_a_constant_that_drowns_the_image_is_a_collapse_however_the_rest_is_spread(
-    constant: float, collapsed: bool
+@pytest.mark.parametrize(
+    ("before", "constant", "collapsed"), [(0.0, 3.0, False), (0.0, 30.0, True), (30.0, 30.0, False)]
+)
+def test_a_constant_that_drowns_the_image_is_a_collapse_where_the_stage_before_it_had_none(
+    before: float, constant: float, collapsed: bool
 ) -> None:
-    output_NSC = RNG.normal(size=(IMAGES, SLOTS, WIDTH)) + constant
+    images_NSC = RNG.normal(size=(IMAGES, SLOTS, WIDTH))
     seen = Inside()
-    seen.add(list(range(IMAGES)), {"tower": RNG.normal(size=(IMAGES, PATCHES, WIDTH)), "projector": output_NSC})
+    tower_NSC = RNG.normal(size=(IMAGES, PATCHES, WIDTH))
+    seen.add(list(range(IMAGES)), dict(tower=tower_NSC, resampler=images_NSC + before, projector=images_NSC + constant))
     drowned = internals(seen, constant)
     assert drowned is not None
-    assert drowned.image_share == pytest.approx(1 / (1 + constant**2), rel=0.1)
+    assert drowned.image_share["projector"] == pytest.approx(1 / (1 + constant**2), rel=0.1)
     assert (("collapsed", "error") in codes(drowned, verdict="FAIL")) == collapsed
     assert ("collapsed", "error") not in codes(drowned, verdict="PASS"), "a model that reads it all the same is sound"
 

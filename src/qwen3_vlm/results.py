@@ -157,8 +157,8 @@ class Internals(_Model):
     """By stage (tower, resampler, projector): share of the variance that lies between images, 0 to 1."""
     rms_ratio: float
     """RMS of the visual tokens over RMS of the text embeddings."""
-    image_share: float | None = None
-    """Part of the visual tokens' mean square that differs between images, 0 to 1: near 0 where a constant drowns it."""
+    image_share: dict[str, float] = {}
+    """By stage: part of the mean square that differs between images, 0 to 1; near 0 where a constant drowns it."""
     effective_rank: float
     """Of one image's visual tokens, averaged over images: exp of the entropy of the normalised singular values."""
     effective_rank_of: int

@@ -1,7 +1,7 @@
 """Inside the connector, without the language model: where does the picture get lost, and what comes out?
 
     variance share   sum over slots of the variance across images / variance over images and slots, per stage
-    image share      variance across images of the visual tokens / their mean square
+    image share      variance across images / mean square, per stage
     RMS ratio        RMS of the visual tokens / RMS of the text embeddings
     effective rank   exp(entropy of the normalised singular values) of one image's tokens (Roy and Vetterli 2007)
     kNN overlap      share of an image's 10 nearest by pooled tower features that are nearest behind the connector too
@@ -77,6 +77,12 @@ class Spread:
         if self.mean_SC.shape[0] < 2 or between + slots == 0:
             return None
         return between / (between + slots)
+
+    def part(self) -> float | None:
+        """Part of the mean square that differs between images; None of nothing but zeros."""
+        between = float(self.squares_SC.sum())
+        constant = self.images * float((self.mean_SC**2).sum())
+        return between / (between + constant) if between + constant > 0 else None
 
 
 @dataclass(frozen=True)
@@ -233,10 +239,13 @@ def internals(seen: Inside, text_rms: float) -> Internals | None:
         return None
     overlap, compared = seen.overlap()
     shares = {name: share for name, spread in seen.spreads.items() if (share := spread.share()) is not None}
+    parts = {name: part for name, spread in seen.spreads.items() if (part := spread.part()) is not None}
     result = Internals(
         variance_share={name: _steady(share) for name, share in shares.items()},
         rms_ratio=_steady(math.sqrt(seen.squares / seen.values) / text_rms),
-        image_share=_steady(float(seen.spreads[OUTPUT].squares_SC.sum()) / seen.squares) if seen.squares else None,
+        image_share={
+            name: _steady(part) for name, spread in seen.spreads.items() if (part := spread.part()) is not None
+        },
         effective_rank=_steady(math.fsum(seen.ranks) / len(seen.ranks)),
         effective_rank_of=seen.rank_of,
         knn_overlap=overlap,

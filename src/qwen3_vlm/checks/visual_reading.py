@@ -17,10 +17,6 @@ tiny world an untrained connector has 1.5e-3, one trained on mismatched pairs 9e
 _LOST = 0.01
 """Part of the resampler's share that a projector passes on when it is all bias. Sound ones, trained or not, keep the
 share within a factor of ten: they mix within a token and see nothing of other images."""
-_DROWNED = 1e-4
-"""Part of the visual tokens' mean square that differs between images, below which a constant drowns it: each value then
-moves by less than a hundredth of its size. An untrained connector has 1.6e-3, one trained on random pictures 2e-3, a
-trained one 0.3."""
 _ALIKE = 1e-3
 """Tower share below which the images themselves are alike, and nothing behind it can be blamed."""
 _ONE_DIRECTION = 1.05
@@ -104,19 +100,22 @@ def _collapse(internals: Internals, verdict: Verdict | None) -> Iterator[Finding
             images=internals.images,
         )
         return
-    part = internals.image_share
-    if part is not None and part < _DROWNED and verdict != "PASS":
-        yield finding(
-            "collapsed",
-            f"the visual tokens are nearly one constant: only {part:.1g} of their mean square differs between the "
-            f"{internals.images} images, though the tower tells these apart (share of its variance between images "
-            f"{tower:.2g})",
-            f"look for a large bias in the projector's last layer, for last weights near zero, {advice}; then train "
-            "again",
-            stage=OUTPUT,
-            image_share=part,
-            images=internals.images,
-        )
+    parts, before = internals.image_share, TOWER
+    for stage, part in parts.items():
+        if verdict != "PASS" and (
+            part < COLLAPSED * parts[TOWER] or (stage == OUTPUT and part < _LOST * parts[before])
+        ):
+            yield finding(
+                "collapsed",
+                f"the {stage}'s output is nearly one constant: only {part:.2g} of its mean square differs between the "
+                f"{internals.images} images, where {parts[before]:.2g} of its input's does (from the {before})",
+                f"look at the {stage} for weights near zero beside a large bias, {advice}; then train again",
+                stage=stage,
+                image_share=dict(parts),
+                images=internals.images,
+            )
+            return
+        before = stage
 
 
 def _slots(internals: Internals | None, slots: SlotUse | None) -> Iterator[Finding]:
