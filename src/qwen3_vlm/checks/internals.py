@@ -243,9 +243,7 @@ def internals(seen: Inside, text_rms: float) -> Internals | None:
     result = Internals(
         variance_share={name: _steady(share) for name, share in shares.items()},
         rms_ratio=_steady(math.sqrt(seen.squares / seen.values) / text_rms),
-        image_share={
-            name: _steady(part) for name, spread in seen.spreads.items() if (part := spread.part()) is not None
-        },
+        image_share={name: _steady(part) for name, part in parts.items()},
         effective_rank=_steady(math.fsum(seen.ranks) / len(seen.ranks)),
         effective_rank_of=seen.rank_of,
         knn_overlap=overlap,
