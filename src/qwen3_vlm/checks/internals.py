@@ -265,7 +265,8 @@ def _read(found: Internals, stages: list[str], compared: int) -> str:
             "never saw: set connector.output_norm."
         )
     else:
-        sentences.append(f"Visual tokens are {found.rms_ratio:.2g} times as large as text embeddings.")
+        size = "" if round(found.rms_ratio, 1) == 1 else f"{found.rms_ratio:.2g} times "
+        sentences.append(f"Visual tokens are {size}as large as text embeddings (RMS ratio {found.rms_ratio:.2f}).")
     sentences.append(
         f"The visual tokens of one image fill about {found.effective_rank:.1f} of {found.effective_rank_of} possible "
         "directions (effective rank)."

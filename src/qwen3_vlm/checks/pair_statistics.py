@@ -6,7 +6,6 @@ Dimension suffixes: S captions. G counts clusters (distinct images).
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
 
 from qwen3_vlm.batch import IntArray
 from qwen3_vlm.checks.statistics import Estimate, FloatArray
@@ -35,6 +34,8 @@ def bootstrap_mean(values_S: FloatArray, clusters_S: IntArray, generator: np.ran
         clusters_S: cluster ids of their images.
         generator: draws the resamples.
     """
+    from scipy import stats  # takes a second, which only who asks for matching should wait for
+
     value = float(values_S.mean())
     ids, place_S = np.unique(clusters_S, return_inverse=True)
     if len(ids) < 2:

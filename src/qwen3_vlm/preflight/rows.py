@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from qwen3_vlm.batch import Reject
 from qwen3_vlm.config import Config
@@ -115,7 +115,7 @@ def by_share(count: int, total: int, allowed: float, sampled: bool = False) -> S
     """
     if not total or not count:
         return "warning"
-    share = float(beta.ppf(0.05, count, total - count + 1)) if sampled else count / total
+    share = float(betaincinv(count, total - count + 1, 0.05)) if sampled else count / total
     return "error" if share > allowed else "warning"
 
 
