@@ -18,7 +18,7 @@ from fault_site import Case, Site
 from fault_table import Row
 from qwen3_vlm import ablate
 from qwen3_vlm.cli import main as command
-from qwen3_vlm.exits import FaultsFoundError, NamedInputError
+from qwen3_vlm.exits import FaultsFoundError, NamedInputError, NonFiniteError
 from qwen3_vlm.results import write_atomic
 from qwen3_vlm.train.checkpoint import find_checkpoints
 from qwen3_vlm.train.stage1_align import train
@@ -104,6 +104,8 @@ def _train(site: Site, resume: bool) -> _Said:
             # A stopped training leaves no forced one to try; what has been saved of it is judged.
             said = _Said("stopped" if find_checkpoints(site.run) else "refused", found)
             continue
+        except NonFiniteError as error:
+            return said if said.findings else _Said("stopped", [("non-finite", "error")], f"stopped: {error}")
         except Exception as error:  # noqa: BLE001 - a broken run is a row of the table
             return said if said.findings else _broken(error)
         return said

@@ -32,6 +32,7 @@ from fault_files import FILES
 from fault_healthy import HEALTHY
 from fault_images import IMAGES
 from fault_labels import LABELS
+from fault_others import OTHERS
 from fault_prompt import PROMPT
 from fault_run import run_case, train_base
 from fault_site import HELD_OUT, SAVE_EVERY, TRAINED, Case, Site, World, make_worlds
@@ -41,7 +42,9 @@ from qwen3_vlm.faults import FAULTS
 from qwen3_vlm.results import write_atomic
 
 _ORDER = {code: place for place, code in enumerate(FAULTS)}
-INJECTIONS = tuple(sorted((*DATA, *FILES, *PROMPT, *LABELS, *IMAGES, *WEIGHTS), key=lambda case: _ORDER[case.code]))
+INJECTIONS = tuple(
+    sorted((*DATA, *FILES, *PROMPT, *LABELS, *IMAGES, *WEIGHTS, *OTHERS), key=lambda case: _ORDER[case.code])
+)
 CASES = {case.name: case for case in (*INJECTIONS, *HEALTHY)}
 assert len(CASES) == len(INJECTIONS) + len(HEALTHY), "two cases share a name"
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from preflight_world import World, make_world
+from qwen3_vlm.api import diagnose as room
 from qwen3_vlm.build import prepare_data
 from qwen3_vlm.cli import main
 from qwen3_vlm.data.splits import save_split
@@ -88,6 +90,40 @@ def test_too_many_unreadable_held_out_images_are_named_and_not_an_error_line(
     assert main(["diagnose", "--checkpoint", str(checkpoint), "--rows", "2", "--json"]) == 1
     found = {f["code"]: f["severity"] for f in json.loads(capsys.readouterr().out)["diagnosis"]}
     assert found["images-unreadable"] == "error"
+
+
+def test_a_checkpoint_that_cannot_be_scored_is_read_with_what_the_preflight_found(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, _ = untrained(world)
+
+    def broken(*_: object) -> None:
+        raise AssertionError("scorer returned 19 losses for 18 label tokens")
+
+    monkeypatch.setattr(room, "score", broken)
+    assert main(["diagnose", "--checkpoint", str(checkpoint), "--rows", "8"]) == 4, "a bug of ours where all is sound"
+    capsys.readouterr()
+    cut = ["--data.max_seq_len", "10", "--prompt.template", "'<image>'", "--json"]
+    assert main(["diagnose", "--checkpoint", str(checkpoint), "--rows", "8", *cut]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert "answer-truncated" in {f["code"] for f in found["diagnosis"]}
+    assert found["looked_at"].endswith("which could not be scored")
+
+
+def test_a_backbone_changed_since_training_is_named_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, _ = untrained(make_world(tmp_path))
+    build = room.build_model
+
+    def changed(*given: Any) -> Any:
+        vlm = build(*given)
+        vlm.llm.model.model.layers[0].mlp.up_proj.weight.data.mul_(0.5)
+        return vlm
+
+    monkeypatch.setattr(room, "build_model", changed)
+    assert main(["diagnose", "--checkpoint", str(checkpoint), "--rows", "8", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["diagnosis"][0]["code"] == "tower-uninitialised"
 
 
 def test_a_connector_that_was_never_trained_is_named_with_its_checkpoint(

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import dropout
 
 from fake_scorers import Healthy, make_batches, make_sample
 from qwen3_vlm.batch import IGNORE_INDEX, Batch, TokenNLL, VisualTokens
@@ -138,6 +139,8 @@ def mixed(vlm: VLM, batch: Batch, visual: VisualTokens) -> TokenNLL:
         (Broken(nll=full_attention), "leak"),
         (Broken(nll=padded_on_the_left_without_a_mask), "batch-dependent"),
         (Broken(nll=mixed), "batch-dependent"),
+        (Broken(encode=lambda vlm, b: vlm.encode(b).map(lambda layer: dropout(layer, 0.3))), "loss-not-reproduced"),
+        (Broken(nll=lambda vlm, b, v: vlm.nll(b, v.map(lambda layer: dropout(layer, 0.3)))), "loss-not-reproduced"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -201,6 +204,19 @@ def test_labels_that_a_data_set_has_already_shifted_are_named() -> None:
 
 def test_a_caption_that_stands_in_the_prompt_is_named() -> None:
     assert codes(Broken(), make_batch([CAPTIONS[0]], prompt=tuple(CAPTIONS[0])))[:1] == ["leak"]
+
+
+def test_a_prompt_that_lists_the_captions_words_is_named_and_one_that_is_the_same_for_all_is_not() -> None:
+    batch = make_batch(CAPTIONS, prompt=(6,) * 7)
+    for row, words in enumerate(CAPTIONS):
+        batch.ids_BT[row, : len(words)] = torch.tensor(words[::-1])
+    assert codes(Broken(), batch)[:1] == ["leak"]
+    half = make_batch(CAPTIONS, prompt=(6,) * 7)
+    for row, words in enumerate(CAPTIONS):
+        half.ids_BT[row, :2] = torch.tensor(words[1::-1])
+    assert "leak" not in codes(Broken(), half), "a question shares words with its answer"
+    shuffled = [CAPTIONS[0], CAPTIONS[0][::-1], [12, 10, 14, 11, 13], [14, 10, 12, 13, 11]]
+    assert "leak" not in codes(Broken(), make_batch(shuffled, prompt=(13, 11, 10, 14, 12))), "the same request for all"
 
 
 def test_captions_of_one_repeated_word_are_not_taken_for_a_fault() -> None:

@@ -14,6 +14,7 @@ from qwen3_vlm.checks.pairing import Pairing, association, diagnose_pairing
 from qwen3_vlm.checks.probes import probe
 from qwen3_vlm.checks.slots import SlotUse, measure_slots
 from qwen3_vlm.checks.visual_reading import diagnose_visual
+from qwen3_vlm.faults import finding
 from qwen3_vlm.results import Internals, Verdict
 from test_diagnosis_ablation import ablation, training
 
@@ -247,6 +248,16 @@ def test_pixels_that_get_lost_behind_a_sound_tower_are_a_collapse_and_those_befo
     assert [f.code for f in diagnose_run(RunEvidence(probes=seen, internals=behind))] == ["collapsed"]
     before = measured(tower=1e-5, resampler=1e-6, projector=1e-6)
     assert [f.code for f in diagnose_run(RunEvidence(probes=seen, internals=before))] == ["pixels-unused"]
+
+
+def test_visual_tokens_that_attention_cannot_see_do_have_a_place() -> None:
+    unplaced = finding("placeholder-count", "m", "f", unplaced_slots=[0, 1])
+    assert [f.code for f in diagnose_run(RunEvidence([unplaced, finding("image-masked", "m", "f")]))] == [
+        "image-masked"
+    ]
+    counted = finding("placeholder-count", "m", "f", tokens=7, positions=8)
+    both = diagnose_run(RunEvidence([counted, finding("image-masked", "m", "f")]))
+    assert {f.code for f in both} == {"placeholder-count", "image-masked"}
 
 
 def test_idle_slots_are_an_error_where_training_did_not_have_them() -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch.nn.functional import dropout
 
 from preflight_world import ASSETS, COLOURS, SIZES, World, caption_of, copy_world, make_world
 from qwen3_vlm.batch import IGNORE_INDEX, TokenNLL, VisualTokens
@@ -535,6 +536,14 @@ def test_statistics_over_the_batch_are_no_matter_of_order(world: World, monkeypa
 
     monkeypatch.setattr(Resampler, "forward", normed)
     assert first(world.find()) == "batch-dependent"
+
+
+def test_dropout_that_evaluation_does_not_switch_off_is_named(world: World, monkeypatch: Any) -> None:
+    old = Resampler.forward
+    monkeypatch.setattr(Resampler, "forward", lambda self, features: dropout(old(self, features), 0.2))
+    assert first(world.find()) == "loss-not-reproduced"
+    monkeypatch.setattr(Resampler, "forward", lambda self, features: dropout(old(self, features), 0.2, self.training))
+    assert world.find() == []
 
 
 def test_samples_read_as_one_sequence_are_named(world: World, monkeypatch: Any) -> None:

@@ -180,8 +180,10 @@ def _of_checkpoint(prepared: Prepared, vlm: VLM, path: Path, payload: Payload, r
         found = diagnose_run(RunEvidence(of_run, ConnectorEvidence(initial, stored, None, updates, norms)))
         if not any(f.severity == "error" for f in found):
             message, _, fix = str(error).rpartition("; ")
-            found = rank([*found, finding("connector-not-loaded", message, fix)])
-        return Diagnosis(found, None, f"the weights of {path.name}")
+            found.append(finding("connector-not-loaded", message, fix))
+        flight = preflight(prepared, vlm, rows, _bar)  # a backbone that is not training's may be at fault itself
+        looked_at = f"{_words(flight)} and the weights of {path.name}"
+        return Diagnosis(rank([*found, *flight.findings]), flight.view, looked_at)
     in_use = flatten(connector_state(vlm.connector))
     flight = preflight(prepared, vlm, rows, _bar)
     loaded = Loaded(config, prepared.inputs, vlm.eval(), payload)
@@ -200,11 +202,14 @@ def _of_checkpoint(prepared: Prepared, vlm: VLM, path: Path, payload: Payload, r
     samples = min(config.ablation.num_samples, len(prepared.split.eval))
     try:
         ablation, _ = score(loaded, prepared, samples, parse_conditions("runbook,no-image"), path)
-    except ValueError as error:
-        if not (named := findings_of_error(error, config)):
+    except Exception as error:
+        named = findings_of_error(error, config) if isinstance(error, ValueError) else []
+        if not named and not flight.errors:
             raise
+        # What the preflight found is most likely why it cannot be scored.
         found = diagnose_run(replace(evidence, findings=[*evidence.findings, *named]))
-        return Diagnosis(found, flight.view, f"{_words(flight)} and the weights of {path.name}")
+        looked_at = f"{_words(flight)} and the weights of {path.name}, which could not be scored"
+        return Diagnosis(found, flight.view, looked_at)
     ratio = ablation.connector.rms_ratio if ablation.connector else None
     evidence = replace(
         evidence,

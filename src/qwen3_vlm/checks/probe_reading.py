@@ -24,7 +24,20 @@ _ANSWERS = 0.5
 
 def diagnose_probes(probes: Probes) -> list[Finding]:
     """Name the faults in how images, visual tokens and labels reach the losses; nothing where all paths are sound."""
+    if probes.finite and probes.restless:
+        return [*_random(probes)]  # what changes by itself tells nothing about what was changed
     return [*_images(probes), *_visual_tokens(probes), *_labels(probes), *_batches(probes)]
+
+
+def _random(probes: Probes) -> Iterator[Finding]:
+    yield finding(
+        "loss-not-reproduced",
+        f"two equal calls give different {' and '.join(probes.restless)}: something random is left on, so no score "
+        "can be had twice",
+        "look for dropout that `eval()` does not reach (a functional call, a module that was never registered), and "
+        "for noise or augmentation on the way from the pixels to the loss",
+        restless=list(probes.restless),
+    )
 
 
 def _images(probes: Probes) -> Iterator[Finding]:
@@ -176,8 +189,8 @@ def _labels(probes: Probes) -> Iterator[Finding]:
     if probes.answers_in_prompt > _ANSWERS:
         yield finding(
             "leak",
-            f"the whole caption already stands in the prompt of {probes.answers_in_prompt:.0%} of the samples, so it "
-            "can be copied without looking at the picture",
+            f"the caption, or nearly all of its tokens, already stands in the prompt of {probes.answers_in_prompt:.0%} "
+            "of the samples, so it can be copied without looking at the picture",
             "take the caption out of the human turn, or out of prompt.template",
             answers_in_prompt=probes.answers_in_prompt,
         )

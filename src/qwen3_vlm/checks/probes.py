@@ -35,6 +35,10 @@ _SLOTS = 16
 _FAINT = 1e-3
 """A change below this share of the largest one is rounding."""
 _MIN_LABELS = 4
+_NEARLY_ALL = 0.9
+"""Share of a caption's tokens in a prompt from which little is left to be read off the picture."""
+_RESTLESS = 0.01
+"""Relative difference between two equal calls that no order of summation explains."""
 _SHIFTS = (0, 1, -1, 2, -2)
 
 
@@ -69,7 +73,9 @@ class Probes:
     alone: float
     """Mean difference of a label token's loss between its batch and alone, nats."""
     answers_in_prompt: float
-    """Share of the samples whose whole caption already stands before its labels."""
+    """Share of the samples whose caption, whole or nearly all of its tokens, already stands before its labels."""
+    restless: tuple[str, ...] = ()
+    """What differs between two equal calls by more than rounding: the visual tokens, the losses, or both."""
 
 
 @torch.no_grad()
@@ -114,6 +120,7 @@ def probe(scorer: Scorer, batch: Batch, seed: int = 0) -> Probes:
         alignment=alignment,
         alone=bench.alone(),
         answers_in_prompt=_answers_in_prompt(text),
+        restless=_restless(scorer, few, visual, bench),
     )
 
 
@@ -128,6 +135,10 @@ class _Bench:
 
     def _nll(self, text: Batch, visual: VisualTokens) -> list[Tensor]:
         return [nll_T.detach().float().cpu() for nll_T in self.scorer.nll(text, visual).per_sample()]
+
+    def again(self) -> list[Tensor]:
+        """The undisturbed scoring, a second time."""
+        return self._nll(self.text, self.visual)
 
     def routes(self) -> Routes:
         other = random_like(self.visual, self.generator)
@@ -275,14 +286,44 @@ def _agreement(text: Batch, shift: int) -> float:
 
 
 def _answers_in_prompt(text: Batch) -> float:
-    found = []
+    pairs = []
     for ids_T, labels_T in zip(text.ids_BT.tolist(), text.labels_BT.tolist(), strict=True):
         first = next(i for i, label in enumerate(labels_T) if label != IGNORE_INDEX)
         answer = [label for label in labels_T if label != IGNORE_INDEX][:-1]  # without EOS
-        prompt = ids_T[:first]
-        enough = len(answer) >= _MIN_LABELS
-        found.append(enough and any(prompt[i : i + len(answer)] == answer for i in range(len(prompt))))
+        pairs.append((ids_T[:first], answer))
+    prompts = [set(prompt) for prompt, _ in pairs]
+    found = [
+        len(answer) >= _MIN_LABELS and (_stands_in(answer, prompt) or _listed_in(answer, row, prompts))
+        for row, (prompt, answer) in enumerate(pairs)
+    ]
     return sum(found) / len(found)
+
+
+def _stands_in(answer: list[int], prompt: list[int]) -> bool:
+    return any(prompt[i : i + len(answer)] == answer for i in range(len(prompt)))
+
+
+def _listed_in(answer: list[int], row: int, prompts: list[set[int]]) -> bool:
+    """Nearly all tokens of a caption stand in its own prompt, in whatever order, and not so in the others'.
+
+    A question shares words with its answer; a request that is the same for all rows shares as many with all answers.
+    """
+    shares = [len(set(answer) & prompt) / len(set(answer)) for prompt in prompts]
+    others = [share for other, share in enumerate(shares) if other != row]
+    return bool(others) and shares[row] >= _NEARLY_ALL and sum(others) / len(others) <= shares[row] / 2
+
+
+def _restless(scorer: Scorer, few: Batch, visual: VisualTokens, bench: _Bench) -> tuple[str, ...]:
+    again = scorer.encode(few).map(lambda layer: layer.detach().float().cpu())
+    seen = {
+        "visual tokens": list(zip(visual.layers, again.layers, strict=True)),
+        "losses": list(zip(bench.base, bench.again(), strict=True)),
+    }
+    return tuple(
+        name
+        for name, pairs in seen.items()
+        if any(float((a - b).norm()) > _RESTLESS * float(a.norm()) for a, b in pairs)
+    )
 
 
 def _changed(before_T: Tensor, after_T: Tensor) -> list[int]:

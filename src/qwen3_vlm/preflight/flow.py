@@ -26,6 +26,8 @@ from qwen3_vlm.preflight.text import Row
 from qwen3_vlm.results import Finding
 
 _PASS_ON = "pass each sample's pixels through the tower and the tower's features through the connector"
+_RESTLESS = 0.01
+"""Relative difference between two equal calls that no order of summation explains."""
 _SHIFTS = (-1, 0, -2, 1, -3)
 """Where the logits of an answer token may come from, relative to its position; -1 is right."""
 _LOSS_SAYS = {
@@ -127,6 +129,19 @@ def _connector(walk: Walk) -> list[Finding]:
             return [_non_finite("the tower's features", fix)]
         fix = "look at the connector's initial weights, then try model.precision fp32"
         return [_non_finite("the visual tokens (the connector's output)", fix)]
+    restless = _relative(vlm.visual(vlm.features(batch)), visual_BQE)
+    if restless > _RESTLESS:
+        return [
+            finding(
+                "loss-not-reproduced",
+                "the same images give other visual tokens each time, in evaluation mode too (they differ by "
+                f"{restless:.2g} times their size): something random is left on between the pixels and the visual "
+                "tokens, so no score can be had twice",
+                "look for dropout that `eval()` does not reach (a functional call, a module that was never registered) "
+                "and for noise or augmentation in tower and connector",
+                relative_difference=restless,
+            )
+        ]
     generator = torch.Generator().manual_seed(0)
     far_BPV = features_BPV + 3 * features_BPV.float().std() * torch.randn(features_BPV.shape, generator=generator).to(
         features_BPV
