@@ -233,4 +233,8 @@ def test_the_reading_names_words_with_numbers_or_says_that_none_rests_on_the_pic
     assert "costs most at 'blue' (+" in reading or "costs most at 'green' (+" in reading
     assert "of 9 different words carry half" in reading
     flat = [score_of("a cat", 0.0, row, (1 - row,)) for row in range(2)]
-    assert words_of(flat, DECODE, EOS, SETTINGS).reading.startswith("A wrong picture makes words no less likely")
+    assert words_of(flat, DECODE, EOS, SETTINGS).reading.startswith("A wrong picture does not surely make")
+    loud = [score_of("a cat", gap, row, ((row + 1) % 4,)) for row, gap in enumerate((3.0, -2.9, 2.8, -2.7))]
+    unsure = words_of(loud, DECODE, EOS, SETTINGS)
+    assert unsure.gap_with_eos > 0 and unsure.reading.startswith("A wrong picture does not surely make")
+    assert all(word.share is None for word in unsure.largest_share), "there is nothing to have a share of"

@@ -125,8 +125,8 @@ class WordGap(_Model):
     count: int
     gap: float
     """Mean nats per occurrence by which a wrong picture makes the word less likely."""
-    share: float
-    """Of the sum of all gaps."""
+    share: float | None = None
+    """Of the sum of all gaps; None where that sum is not surely above 0 (95%), so that there is nothing to share."""
 
 
 class Words(_Model):

@@ -137,7 +137,7 @@ def summarise(scores: Sequence[SampleScore], settings: AblationConfig, how: Circ
         derangements=how.donors.found if "shuffled" in names else 0,
         conditions=conditions,
         order=sorted(losses, key=lambda name: losses[name]),
-        order_reading=read_order(losses),
+        order_reading=read_order(losses, _surely_costs(conditions.get("shuffled"))),
         needed_samples=judgement.needed_samples,
         rejected=dict(how.unscored),
         wording=_wording(how, names),
@@ -155,11 +155,16 @@ def _carried(scores: Sequence[SampleScore], table: _Table, gate: Gate, donors: D
     return warn(found, gate, first.row, first.image)
 
 
-def read_order(losses: Mapping[str, float]) -> str:
+def _surely_costs(condition: Condition | None) -> bool:
+    return condition is not None and condition.lower99 is not None and condition.lower99 > 0
+
+
+def read_order(losses: Mapping[str, float], content: bool) -> str:
     """Say which known pattern the order of the losses resembles. It is told, never judged.
 
     Args:
         losses: finite losses by condition.
+        content: whether another sample's picture surely costs something (99% lower bound above 0).
     """
     needed = ("correct", "shuffled", "zero", "noise")
     if any(name not in losses for name in needed):
@@ -173,6 +178,11 @@ def read_order(losses: Mapping[str, float]) -> str:
         return (
             "a wrong picture misleads more than none (shuffled above zero and noise), the order of a connector whose "
             "content the language model reads"
+        )
+    if shuffled < min(zero, noise) and not content:
+        return (
+            "another sample's picture costs nothing that is sure, while zeros and noise cost more: the order of visual "
+            "tokens that act as one prompt for all pictures"
         )
     if shuffled < min(zero, noise):
         return (

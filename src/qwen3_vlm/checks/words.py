@@ -56,10 +56,10 @@ class _Tally:
         self.tokens += len(gaps_TR)
         self.total += float(gaps_TR.mean(axis=1).sum())
 
-    def table(self) -> list[WordGap]:
+    def table(self, sure: bool) -> list[WordGap]:
         """Every word, punctuation and emoji included; EOS is none, but counts in the whole."""
         return [
-            WordGap(word=word, count=count, gap=gap / count, share=gap / self.total if self.total else 0.0)
+            WordGap(word=word, count=count, gap=gap / count, share=gap / self.total if sure else None)
             for word, (count, gap) in self.words.items()
         ]
 
@@ -80,6 +80,7 @@ def words_of(scores: Sequence[SampleScore], decode: Decode, eos_id: int, setting
         return None
     tally = _Tally()
     hashes, donors = [], []
+    wholes_SR = np.zeros((len(scores), len(scores[0].donors)))
     ends_SR = np.full((len(scores), len(scores[0].donors)), np.nan)
     firsts_SR = np.full_like(ends_SR, np.nan)
     for i, score in enumerate(scores):
@@ -88,6 +89,7 @@ def words_of(scores: Sequence[SampleScore], decode: Decode, eos_id: int, setting
         if not np.isfinite(gaps_TR).all():
             return None
         tally.add(spans, gaps_TR)
+        wholes_SR[i] = gaps_TR.sum(axis=0)
         if has_end:
             ends_SR[i] = gaps_TR[-1]
         hashes.append(score.image_hash)
@@ -97,7 +99,9 @@ def words_of(scores: Sequence[SampleScore], decode: Decode, eos_id: int, setting
         if span is not None:
             firsts_SR[i] = gaps_of(scores[i])[span.first : span.stop].sum(axis=0)
     clusters_S, donors_SR = clusters_of(hashes), np.array(donors, dtype=np.int64)
-    table = tally.table()
+    ends = _mean(wholes_SR, clusters_S, donors_SR).ci95
+    sure = tally.total > 0 and (ends is None or ends[0] > 0)
+    table = tally.table(sure)
     listed = [word for word in table if word.count >= settings.words_min_count]
     closing_SR = ends_SR[np.isfinite(ends_SR).all(axis=1)]
     others = tally.tokens - len(closing_SR)
@@ -113,7 +117,7 @@ def words_of(scores: Sequence[SampleScore], decode: Decode, eos_id: int, setting
         gap_without_eos=(tally.total - float(closing_SR.mean(axis=1).sum())) / others if others else None,
     )
     without = sum(span is None for span in contents)
-    return result.model_copy(update={"reading": _read_words(result, table, without, len(contents))})
+    return result.model_copy(update={"reading": _read_words(result, table, sure, without, len(contents))})
 
 
 def first_content_words(captions: Sequence[Sequence[Span]]) -> list[Span | None]:
@@ -138,11 +142,11 @@ def _mean(gaps_SR: FloatArray, clusters_S: IntArray, donors_SR: IntArray) -> Est
     return as_result(Pairs(gaps_SR[chosen].ravel(), np.ones_like(own_P), own_P, donor_P).estimate())
 
 
-def _read_words(found: Words, table: Sequence[WordGap], without: int, captions: int) -> str:
-    if found.gap_with_eos <= 0:
+def _read_words(found: Words, table: Sequence[WordGap], sure: bool, without: int, captions: int) -> str:
+    if not sure:
         return (
-            f"A wrong picture makes words no less likely ({found.gap_with_eos:+.3f} nats per token), so no word can be "
-            "said to rest on the picture."
+            f"A wrong picture does not surely make words less likely ({found.gap_with_eos:+.3f} nats per token), so no "
+            "word can be said to rest on the picture."
         )
     sentences = []
     if found.most_reliant:
@@ -170,7 +174,8 @@ def _read_words(found: Words, table: Sequence[WordGap], without: int, captions: 
 def _smallest_half(table: Sequence[WordGap]) -> int | None:
     """How few words it takes for half of the whole gap."""
     seen = 0.0
-    for count, share in enumerate(sorted((word.share for word in table), reverse=True), start=1):
+    shares = sorted((word.share for word in table if word.share is not None), reverse=True)
+    for count, share in enumerate(shares, start=1):
         seen += share
         if seen >= 0.5:
             return count
