@@ -42,9 +42,9 @@ def healthy(folder: Path, seed: int) -> Path:
     return _train(short_config(folder, seed))
 
 
-def _train(config: Config) -> Path:
+def _train(config: Config, force: bool = False) -> Path:
     with redirect_stdout(sys.stderr):  # standard output is for the table
-        return train(config)
+        return train(config, force=force)
 
 
 def untrained(folder: Path) -> Path:
@@ -78,7 +78,8 @@ def rolled(folder: Path, seed: int) -> Path:
     write_atomic(folder / "rolled.json", json.dumps(wrong))
     write_atomic(folder / "true.json", json.dumps(held_out))
     files = ["--data.json_file", str(folder / "rolled.json"), "--data.eval_json", str(folder / "true.json")]
-    return _train(short_config(folder, seed, *files))
+    # The preflight sees that rolled captions do not go with their images, and would refuse.
+    return _train(short_config(folder, seed, *files), force=True)
 
 
 def line(name: str, results: Results, expected: str) -> bool:

@@ -338,6 +338,24 @@ def test_an_untrained_model_gets_a_verdict_and_the_page_of_our_own(
     assert "VERDICT" in capsys.readouterr().out
 
 
+def test_a_model_whose_mask_hides_the_picture_fails_with_gaps_of_nothing(
+    saved: Saved, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = transformers.LlavaModel
+    own = kind.forward
+
+    def hiding(self: Any, input_ids: Any = None, attention_mask: Any = None, **options: Any) -> Any:
+        seen = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        hidden = input_ids == self.config.image_token_id
+        return own(self, input_ids=input_ids, attention_mask=seen * ~hidden, **options)
+
+    monkeypatch.setattr(kind, "forward", hiding)
+    code, results = run(saved, data, "llava", tmp_path, "--num_samples", "12", "--conditions", "runbook")
+    assert (code, results["verdict"]) == (1, "FAIL")
+    gaps = [results["ablation"]["conditions"][name]["gap"] for name in ("shuffled", "zero", "noise")]
+    assert gaps == pytest.approx([0, 0, 0], abs=1e-6)
+
+
 def test_the_page_shows_what_the_model_writes_and_how_to_score_it_again(saved: Saved, data: Path) -> None:
     foreign = saved.load("qwen2_5_vl")
     samples = first_samples(rows_of(foreign, data), 3)
