@@ -21,7 +21,7 @@ from qwen3_vlm.exits import NamedInputError
 from qwen3_vlm.faults import agree, finding, rank
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight.corpus import corpus_findings, read_corpus
-from qwen3_vlm.preflight.flow import Walk, flow_findings
+from qwen3_vlm.preflight.flow import flow_findings
 from qwen3_vlm.preflight.pairing import pairing_of
 from qwen3_vlm.preflight.pixels import processor_settings, references, settings_findings
 from qwen3_vlm.preflight.rows import RawRow, by_share, findings_of_error, read_plainly, reject_findings, spread
@@ -35,6 +35,7 @@ from qwen3_vlm.preflight.text import (
     token_findings,
 )
 from qwen3_vlm.preflight.view import View, view_of
+from qwen3_vlm.preflight.walk import Walk
 from qwen3_vlm.preflight.weights import reading_findings, weight_findings
 from qwen3_vlm.results import Finding
 

@@ -1,0 +1,222 @@
+"""Middle stages of the walk: visual tokens into the prompt, and what attention sees of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qwen3_vlm.faults import agree, finding
+from qwen3_vlm.preflight.probe import probe
+from qwen3_vlm.preflight.walk import (
+    Walk,
+    many_of,
+    masked,
+    no_gradient,
+    not_injected,
+)
+from qwen3_vlm.results import Finding
+
+
+@torch.no_grad()
+def fusion_stage(walk: Walk) -> list[Finding]:
+    """Visual tokens to embeddings: every token at its own position, everything else untouched."""
+    vlm, batch = walk.vlm, walk.batch
+    given_BQE = walk.noise(1, vlm.llm.text_rms())
+    with probe(vlm) as seen:
+        walk.nll(given_BQE)
+    if not seen.embeds:
+        return [not_injected("the language model is not called with embeddings", placed=0)]
+    embeds_BTE = seen.embeds[-1].float().cpu()
+    ids_BT, given = batch.ids_BT, given_BQE.float().cpu()
+    text_BTE = vlm.llm.model.get_input_embeddings().weight[ids_BT.to(vlm.device)].float().cpu()
+    # The last position may be left out: nothing is predicted from it.
+    length = embeds_BTE.shape[1]
+    if embeds_BTE.shape != text_BTE[:, :length].shape or length < text_BTE.shape[1] - 1:
+        if len(batch) > 1 and (neighbours := _reached_by_another(walk, given_BQE)):
+            return neighbours
+        return [not_injected(f"embeddings of shape {tuple(embeds_BTE.shape)} reach the language model", placed=0)]
+    text_BTE = text_BTE[:, :length]
+    found = _where_tokens_went(walk, embeds_BTE, text_BTE, given)
+    if found:
+        return found
+    at_BQ = walk.patch_positions()
+    real_BT = batch.attention_BT.cpu()[:, :length].clone()
+    real_BT[torch.arange(len(batch))[:, None], at_BQ] = False
+    off_BT = ((embeds_BTE - text_BTE).abs().amax(-1) > 1e-2 * text_BTE.abs().max()) & real_BT
+    if not bool(off_BT.any()):
+        return []
+    b, t = off_BT.nonzero()[0].tolist()
+    near = min(abs(t - int(p)) for p in at_BQ[b]) <= 1
+    return [
+        finding(
+            "placeholder-offset" if near else "token-id-mismatch",
+            f"{int(off_BT.sum())} text {agree(int(off_BT.sum()), 'position does', 'positions do')} not carry the "
+            f"embedding of their own token, first position {t} of row {walk.rows[b].sample.row}, which is "
+            f"{'next to' if near else 'outside'} the image block",
+            "replace embeddings at image positions only, and embed every other id with the language model's own table",
+            positions=int(off_BT.sum()),
+        )
+    ]
+
+
+def _reached_by_another(walk: Walk, given_BQE: Tensor) -> list[Finding]:
+    """Change the first sample's visual tokens: does another sample's loss change?"""
+    changed_BQE = given_BQE.clone()
+    changed_BQE[0] = walk.noise(4, walk.vlm.llm.text_rms())[0]
+    before, after = walk.nll(given_BQE).per_sample(), walk.nll(changed_BQE).per_sample()
+    moved = [b for b in range(1, len(before)) if not torch.allclose(before[b], after[b], atol=1e-3)]
+    if not moved:
+        return []
+    return [
+        finding(
+            "batch-dependent",
+            f"changing the picture of one sample changes the loss of {len(moved)} of the {len(before) - 1} other "
+            "samples of its batch: they are read as one sequence",
+            "let no sample attend to another: one sequence per row, or packing with a mask and positions of its own "
+            "for each sample",
+            samples=len(moved),
+        )
+    ]
+
+
+def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_BQE: Tensor) -> list[Finding]:
+    """Search each visual token of each sample among all positions of all samples."""
+    at_BQ = walk.patch_positions()
+    batch, positions, width = embeds_BTE.shape
+    flat = F.normalize(embeds_BTE.reshape(-1, width), dim=-1)
+    cosine = F.normalize(given_BQE.reshape(-1, width), dim=-1) @ flat.T
+    # Random directions: in 32 dimensions the best of a thousand strangers stays below .8, a rounded copy above .999.
+    best, where = cosine.max(dim=1)
+    went: Counter[str] = Counter()
+    shifts: Counter[int] = Counter()
+    scales: list[float] = []
+    for index, (similarity, place) in enumerate(zip(best.tolist(), where.tolist(), strict=True)):
+        b, q = divmod(index, walk.latents)
+        own = b * positions + int(at_BQ[b, q])
+        if float(cosine[index, own]) > 0.99:
+            went["own"] += 1
+            scales.append(float(embeds_BTE[b, at_BQ[b, q]].norm() / given_BQE[b, q].norm()))
+        elif similarity <= 0.99:
+            went["nowhere"] += 1
+        elif place // positions != b:
+            went["other sample"] += 1
+        else:
+            went["beside"] += 1
+            shifts[place % positions - int(at_BQ[b, q])] += 1
+    total = batch * walk.latents
+    if went["other sample"]:
+        return [
+            finding(
+                "image-order",
+                f"{went['other sample']} of {total} visual tokens are placed in another sample's text",
+                "keep each sample's visual tokens in its own row when they are put into the embeddings",
+                went=dict(went),
+            )
+        ]
+    if went["beside"]:
+        shift, count = shifts.most_common(1)[0]
+        return [
+            finding(
+                "placeholder-offset",
+                f"{went['beside']} of {total} visual tokens stand beside their image position, "
+                f"{many_of(count, went['beside'])} of them "
+                f"{abs(shift)} {agree(abs(shift), 'position', 'positions')} too far {'right' if shift > 0 else 'left'}",
+                "put visual token q at the q-th image position, in reading order",
+                went=dict(went),
+                most_common_shift=shift,
+            )
+        ]
+    if went["nowhere"]:
+        there = torch.stack([embeds_BTE[b, at_BQ[b]] for b in range(batch)])
+        text = torch.stack([text_BTE[b, at_BQ[b]] for b in range(batch)])
+        instead = "the placeholder token's own embedding" if torch.allclose(there, text) else "something else"
+        return [
+            not_injected(
+                f"{went['nowhere']} of {total} are not in its input embeddings, and at image positions it reads "
+                f"{instead}",
+                placed=went["own"],
+                of=total,
+            )
+        ]
+    scale = sum(scales) / len(scales)
+    if not 0.97 < scale < 1.03:
+        return [
+            finding(
+                "scale-mismatch",
+                f"visual tokens are multiplied by {scale:.3g} on their way into the language model",
+                "place the connector's output as it is",
+                factor=scale,
+            )
+        ]
+    return []
+
+
+def attention_stage(walk: Walk) -> list[Finding]:
+    """Embeddings to losses: the loss must depend on every image position, on its own sample, and on nothing ahead."""
+    vlm = walk.vlm
+    given_BQE = walk.noise(2, vlm.llm.text_rms())
+    with torch.no_grad():
+        first, second = walk.nll(given_BQE), walk.nll(walk.noise(3, vlm.llm.text_rms()))
+    if len(first.nll_N) and torch.equal(first.nll_N, second.nll_N):
+        what = "no loss changes when the visual tokens do, although they are in the input embeddings"
+        return [masked(what, 0, 1.0)]
+    with probe(vlm, as_leaf=True) as seen, torch.enable_grad():
+        nll = walk.nll(given_BQE)
+        per_sample = nll.per_sample()
+        leaf_BTE = seen.embeds[-1]
+        if not nll.nll_N.requires_grad:
+            return [no_gradient("no gradient passes through the language model to its inputs", [], 0)]
+        (grad_BTE,) = torch.autograd.grad(nll.nll_N.sum(), leaf_BTE, retain_graph=True)
+        size_BT = grad_BTE.float().norm(dim=-1).cpu()
+        labelled = torch.tensor([bool(row.targets) for row in walk.rows])
+        slots_BQ = size_BT.gather(1, walk.patch_positions())[labelled]
+        dead_Q = (slots_BQ == 0).all(dim=0)
+        if bool(dead_Q.any()):
+            return [
+                masked(
+                    f"{many_of(int(dead_Q.sum()), walk.latents)} image positions are hidden from every caption token",
+                    int((~dead_Q).sum()),
+                    float(dead_Q.float().mean()),
+                )
+            ]
+        return _leaks(walk, per_sample, leaf_BTE)
+
+
+def _leaks(walk: Walk, per_sample: list[Tensor], leaf_BTE: Tensor) -> list[Finding]:
+    """What a loss must not depend on: other samples, and its own and later tokens."""
+    b = next((b for b, losses_T in enumerate(per_sample) if len(losses_T)), None)
+    if b is None:
+        return []
+    (own_BTE,) = torch.autograd.grad(per_sample[b].sum(), leaf_BTE, retain_graph=True)
+    others = [o for o in range(len(per_sample)) if o != b and float(own_BTE[o].abs().max()) > 0]
+    if others:
+        row, other = walk.rows[b].sample.row, walk.rows[others[0]].sample.row
+        return [
+            finding(
+                "image-order",
+                f"the loss of row {row} depends on row {other}, which only shares its batch",
+                "let no sample attend to another: one sequence per row, no packing without its own mask",
+                samples=len(others),
+            )
+        ]
+    start = walk.rows[b].answer_start()
+    if start is None or start >= len(walk.rows[b].ids) - 1 or len(per_sample[b]) < 2:
+        return []
+    first = per_sample[b][0]
+    (ahead_BTE,) = torch.autograd.grad(first, leaf_BTE, retain_graph=True)
+    seen_T = ahead_BTE[b].float().abs().amax(-1).cpu()
+    behind_T = seen_T[max(start, walk.rows[b].labelled[0]) + 1 :]
+    if bool((behind_T > 0).any()):
+        return [
+            finding(
+                "labels-unshifted",
+                "the loss of the first caption token depends on the caption tokens after it, so the answer can be "
+                "copied instead of predicted",
+                "use causal attention in the language model",
+                row=walk.rows[b].sample.row,
+            )
+        ]
+    return []

@@ -1,0 +1,168 @@
+"""Last stages of the walk: what the loss predicts from what, what learns, and whether a sample is alone with itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qwen3_vlm.batch import VisualTokens
+from qwen3_vlm.faults import agree, finding
+from qwen3_vlm.preflight.probe import probe
+from qwen3_vlm.preflight.text import Row
+from qwen3_vlm.preflight.walk import (
+    Walk,
+    no_gradient,
+    non_finite,
+)
+from qwen3_vlm.results import Finding
+
+_SHIFTS = (-1, 0, -2, 1, -3)
+"""Where the logits of an answer token may come from, relative to its position; -1 is right."""
+_LOSS_SAYS = {
+    0: ("labels-unshifted", "t", "each caption token is predicted from itself, so the model may copy what it sees"),
+    -2: ("labels-shifted", "t-2", "labels are shifted once too often"),
+    -3: ("labels-shifted", "t-3", "labels are shifted twice too often"),
+    1: ("labels-unshifted", "t+1", "each caption token is predicted after the model has read it"),
+}
+
+
+@torch.no_grad()
+def loss_stage(walk: Walk) -> list[Finding]:
+    """The loss against a cross-entropy of our own from full logits, at several shifts."""
+    vlm = walk.vlm
+    with probe(vlm) as seen:
+        nll = walk.nll(vlm.visual(walk.features_BPV))
+    per_sample = [losses_T.float().cpu() for losses_T in nll.per_sample()]
+    if not bool(torch.isfinite(nll.nll_N).all()):
+        fix = "look at the embeddings and weights of model.llm, then try model.precision fp32"
+        return [non_finite("the loss", fix)]
+    labelled = sum(bool(row.targets) for row in walk.rows)
+    if labelled and not len(nll.nll_N):
+        return [
+            finding(
+                "no-labels",
+                f"the loss counts no token, although {labelled} of {len(walk.rows)} samples have labels",
+                "look at how the loss selects label positions",
+                rows=labelled,
+            )
+        ]
+    log_p_BTK = F.log_softmax(vlm.llm.model(inputs_embeds=seen.embeds[-1], use_cache=False).logits.float(), -1).cpu()
+    agreed = {shift: _agreement(walk.rows, per_sample, log_p_BTK, shift) for shift in _SHIFTS}
+    best = max(_SHIFTS, key=lambda shift: agreed[shift])
+    evidence: dict[str, Any] = {
+        "agreement_by_shift": {str(k): round(v, 3) for k, v in agreed.items()},
+        "loss": round(float(nll.nll_N.float().mean()), 4),
+        "ln_vocabulary": round(math.log(log_p_BTK.shape[-1]), 4),
+    }
+    if agreed[best] < 0.5:
+        if agreed[-1] == 0 and not any(row.answer_start() is not None for row in walk.rows):
+            return []  # no caption is where it should be: the text checks have said so
+        return [
+            finding(
+                "labels-shifted",
+                "the loss is not the cross-entropy of the caption's tokens at t with the logits at any position from "
+                f"t-3 to t+1 (best agreement {100 * agreed[best]:.0f}% of tokens)",
+                "compare the loss with torch's cross_entropy of the logits at t-1 and the id at t",
+                **evidence,
+            )
+        ]
+    if best == -1:
+        return []
+    code, where, what = _LOSS_SAYS[best]
+    fix = "compare the logits at position t-1 with the id at t: shift exactly once, in the labels or in the loss"
+    said = f"the loss is the cross-entropy of the logits at {where} with the token at t, where t-1 is right: {what}"
+    return [finding(code, said, fix, **evidence)]
+
+
+def _agreement(rows: Sequence[Row], per_sample: list[Tensor], log_p_BTK: Tensor, shift: int) -> float:
+    """Share of the caption tokens' losses that equal our own at this shift, best over small offsets in the list."""
+    equal, total = 0, 0
+    for b, (row, losses_T) in enumerate(zip(rows, per_sample, strict=True)):
+        start = row.answer_start()
+        if start is None or not len(losses_T):
+            continue
+        positions = range(start, len(row.ids))
+        expected = [
+            -float(log_p_BTK[b, p + shift, row.ids[p]]) if 0 <= p + shift < log_p_BTK.shape[1] else math.nan
+            for p in positions
+        ]
+        # From the front, or from the end where prompt tokens are labelled too.
+        offsets = {o + base for o in range(-2, 3) for base in (0, len(expected) - len(losses_T))}
+        equal += max(_matches(losses_T.tolist(), expected, offset) for offset in offsets)
+        total += min(len(expected), len(losses_T))
+    return equal / total if total else 0.0
+
+
+def _matches(got: list[float], expected: list[float], offset: int) -> int:
+    pairs = [(got[i], expected[i + offset]) for i in range(len(got)) if 0 <= i + offset < len(expected)]
+    # A bfloat16 model rounds logits to 8 bits; two ways through the same weights then differ in the second digit.
+    return sum(abs(a - b) <= 2e-3 + 0.02 * abs(b) for a, b in pairs)
+
+
+def gradient_stage(walk: Walk) -> list[Finding]:
+    """One backward pass as in training: every parameter of the connector learns, and nothing else does."""
+    vlm = walk.vlm
+    moving = [name for part in (vlm.tower, vlm.llm) for name, p in part.named_parameters() if p.requires_grad]
+    if moving:
+        return [
+            finding(
+                "frozen-moved",
+                f"{len(moving)} parameter {agree(len(moving), 'tensor', 'tensors')} of the frozen parts "
+                f"{agree(len(moving), 'requires', 'require')} gradients, first {moving[0]}",
+                "freeze the vision tower and the language model: requires_grad_(False) on both",
+                parameters=len(moving),
+            )
+        ]
+    names = dict(vlm.connector.named_parameters())
+    still = [name for name, p in names.items() if not p.requires_grad]
+    if still:
+        return [no_gradient(f"the connector's {still[0]} is frozen", still, len(names))]
+    with torch.enable_grad():
+        nll = walk.nll(vlm.visual(vlm.features(walk.batch)))
+        if not nll.nll_N.requires_grad:
+            return [no_gradient("the loss does not depend on any trained parameter", list(names), len(names))]
+        grads = torch.autograd.grad(nll.nll_N.sum(), list(names.values()), allow_unused=True)
+    bad = [name for name, g in zip(names, grads, strict=True) if g is not None and not bool(torch.isfinite(g).all())]
+    if bad:
+        fix = "look at the loss of each sample, then try model.precision fp32"
+        return [non_finite(f"the gradient of the connector's {bad[0]}", fix)]
+    none = [name for name, g in zip(names, grads, strict=True) if g is None or not bool(g.any())]
+    if none:
+        return [no_gradient(f"no gradient reaches the connector's {none[0]}", none, len(names))]
+    return []
+
+
+@torch.no_grad()
+def company_stage(walk: Walk) -> list[Finding]:
+    """A sample's loss must not depend on who shares its batch, in which order, or on padding."""
+    vlm = walk.vlm
+    together = [part.float().sum() for part in walk.nll(vlm.visual(walk.features_BPV)).per_sample()]
+    alone = [
+        vlm.nll(single, VisualTokens((vlm.visual(features_1PV),))).nll_N.float().sum()
+        for single, features_1PV in walk.alone
+    ]
+    loose = 0.05 if next(vlm.llm.parameters()).dtype == torch.bfloat16 else 2e-3
+    apart = [
+        b
+        for b, (a, t) in enumerate(zip(alone, together, strict=True))
+        if abs(float(a) - float(t)) > loose * max(1.0, abs(float(a)))
+    ]
+    if not apart:
+        return []
+    b = apart[0]
+    return [
+        finding(
+            "image-order",
+            f"the loss of row {walk.rows[b].sample.row} is {float(alone[b]):.4f} nats alone and "
+            f"{float(together[b]):.4f} in a batch of {len(walk.rows)}: samples get what belongs to others, or padding "
+            "is read",
+            "keep ids, labels and images of a batch in one order, and pad on the right",
+            samples=len(apart),
+            of=len(walk.rows),
+        )
+    ]

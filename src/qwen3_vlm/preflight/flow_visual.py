@@ -1,0 +1,146 @@
+"""First stages of the walk: pixels to features to visual tokens, as training and as scoring compute them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from qwen3_vlm.faults import finding
+from qwen3_vlm.preflight.pixels import compare
+from qwen3_vlm.preflight.probe import own_row, probe
+from qwen3_vlm.preflight.walk import (
+    Walk,
+    non_finite,
+    out_of_order,
+    relative,
+    unused,
+)
+from qwen3_vlm.results import Finding
+
+_RESTLESS = 0.01
+"""Relative difference between two equal calls that no order of summation explains."""
+
+
+@torch.no_grad()
+def pixels_stage(walk: Walk) -> list[Finding]:
+    """File to tower, and tower to features."""
+    vlm, batch = walk.vlm, walk.batch
+    with probe(vlm) as seen:
+        features_BPV = walk.features_BPV
+    if not seen.pixels:
+        return [unused("the vision tower is never called for a batch of images", tower_calls=0)]
+    found = compare(torch.cat(seen.pixels), walk.references, [row.raw for row in walk.rows])
+    if found:
+        return found
+    assert batch.pixels_BCHW is not None
+    changed_BPV = vlm.features(replace(batch, pixels_BCHW=255 - batch.pixels_BCHW))
+    if torch.equal(features_BPV, changed_BPV):
+        return [
+            unused(
+                "the tower's features do not change when every image is inverted",
+                "check that the tower is called with this batch's pixels, and that no cached or constant tensor takes "
+                "the place of its output",
+                feature_change=0.0,
+            )
+        ]
+    alone_BPV = torch.cat([features_1PV for _, features_1PV in walk.alone])
+    return out_of_order(
+        own_row(features_BPV, alone_BPV),
+        walk,
+        "the tower's features",
+        "look at how pixels are stacked into a batch and handed to the tower: a sort, a reversal or a reshape there",
+    )
+
+
+@torch.no_grad()
+def connector_stage(walk: Walk) -> list[Finding]:
+    """Features to visual tokens, as training and as scoring computes them."""
+    vlm, batch, features_BPV = walk.vlm, walk.batch, walk.features_BPV
+    visual_BQE = vlm.visual(features_BPV)
+    if not bool(torch.isfinite(features_BPV).all() and torch.isfinite(visual_BQE).all()):
+        if not bool(torch.isfinite(features_BPV).all()):
+            fix = "look at the pixels that the tower is given and at its weights, then try model.precision fp32"
+            return [non_finite("the tower's features", fix)]
+        fix = "look at the connector's initial weights, then try model.precision fp32"
+        return [non_finite("the visual tokens (the connector's output)", fix)]
+    restless = relative(vlm.visual(vlm.features(batch)), visual_BQE)
+    if restless > _RESTLESS:
+        return [
+            finding(
+                "loss-not-reproduced",
+                "the same images give other visual tokens each time, in evaluation mode too (they differ by "
+                f"{restless:.2g} times their size): something random is left on between the pixels and the visual "
+                "tokens, so no score can be had twice",
+                "look for dropout that `eval()` does not reach (a functional call, a module that was never registered) "
+                "and for noise or augmentation in tower and connector",
+                relative_difference=restless,
+            )
+        ]
+    generator = torch.Generator().manual_seed(0)
+    far_BPV = features_BPV + 3 * features_BPV.float().std() * torch.randn(features_BPV.shape, generator=generator).to(
+        features_BPV
+    )
+    far_BPV = far_BPV.to(features_BPV.dtype)
+    far_BQE = vlm.visual(far_BPV)
+    if torch.equal(far_BQE, visual_BQE):
+        return [
+            unused(
+                "the visual tokens do not change when the tower's features do",
+                "check that the connector is called with the tower's features, and that its weights are not zero",
+                visual_change=0.0,
+            )
+        ]
+    alone_BQE = torch.cat([vlm.visual(far_BPV[b : b + 1]) for b in range(len(far_BPV))])
+    # Reversed samples in, reversed tokens out: then nothing is out of order, and what differs from a sample alone is
+    # what its neighbours do to it.
+    ordered = relative(vlm.visual(far_BPV.flip(0)).flip(0), far_BQE) < 0.02
+    if ordered and relative(alone_BQE, far_BQE) > 0.1:
+        return [
+            finding(
+                "batch-dependent",
+                "the connector makes other visual tokens of an image when it is alone than when other images share its "
+                f"batch (they differ by {relative(alone_BQE, far_BQE):.2g} times their size)",
+                "compute nothing over the batch dimension in the connector: no batch statistics, no mean over samples",
+                relative_difference=relative(alone_BQE, far_BQE),
+            )
+        ]
+    found = out_of_order(
+        own_row(far_BQE, alone_BQE),
+        walk,
+        "the connector's visual tokens",
+        "look inside the connector for a sort, a reversal, or a reshape that mixes samples",
+    )
+    if found:
+        return found
+    scored_BQE = vlm.encode(batch).layers[0]
+    inverted = replace(batch, pixels_BCHW=255 - batch.pixels_BCHW) if batch.pixels_BCHW is not None else batch
+    if torch.equal(vlm.encode(inverted).layers[0], scored_BQE):
+        return [
+            unused(
+                "encode(), which scoring calls, makes the same visual tokens of every image",
+                "let encode() and the training step call the same tower and connector",
+                visual_change=0.0,
+            )
+        ]
+    swapped = own_row(scored_BQE, visual_BQE)
+    if swapped:
+        return out_of_order(
+            swapped,
+            walk,
+            "the visual tokens that encode() makes for scoring",
+            "let encode() keep the batch's order and call the same tower and connector as the training step",
+        )
+    size = float(visual_BQE.float().pow(2).mean().sqrt()) or 1.0
+    apart = float((scored_BQE.float() - visual_BQE.float()).abs().max()) / size
+    if apart > 0.1:
+        return [
+            finding(
+                "connector-not-loaded",
+                f"scoring and training make different visual tokens of one image (they differ by up to {apart:.2g} "
+                "times their RMS)",
+                "let encode() and the training step call the same tower and connector",
+                relative_difference=apart,
+            )
+        ]
+    return []

@@ -1,0 +1,124 @@
+"""A batch on its way through the model, and the findings that several of its stages share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qwen3_vlm.batch import Batch, TokenNLL, VisualTokens
+from qwen3_vlm.data.collate import collate
+from qwen3_vlm.faults import finding
+from qwen3_vlm.models.vlm import VLM
+from qwen3_vlm.preflight.text import Row
+from qwen3_vlm.results import Finding
+
+_PASS_ON = "pass each sample's pixels through the tower and the tower's features through the connector"
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A batch on its way."""
+
+    vlm: VLM
+    batch: Batch
+    rows: Sequence[Row]
+    """One per sample of the batch, in its order."""
+    references: list[Tensor | None]
+    """What the tower's own processor makes of each row's file, [3,H,W]."""
+    pad_id: int
+    latents: int
+
+    @cached_property
+    def features_BPV(self) -> Tensor:
+        """The tower's features of the batch, computed once: the first stage has shown that they are its own."""
+        return self.vlm.features(self.batch)
+
+    @cached_property
+    def alone(self) -> list[tuple[Batch, Tensor]]:
+        """Every sample as a batch of its own, with its features [1,P,V]."""
+        batches = [collate([sample], self.pad_id) for sample in self.batch.samples]
+        return [(single, self.vlm.features(single)) for single in batches]
+
+    def nll(self, visual_BQE: Tensor) -> TokenNLL:
+        """The loss as training computes it."""
+        return self.vlm.nll(self.batch, VisualTokens((visual_BQE,)))
+
+    def noise(self, seed: int, scale: float) -> Tensor:
+        """Visual tokens [B,Q,E] that are far apart, reproducible."""
+        generator = torch.Generator().manual_seed(seed)
+        shape = (len(self.batch), self.latents, self.vlm.llm.width)
+        return (scale * torch.randn(shape, generator=generator)).to(self.vlm.device)
+
+    def patch_positions(self) -> Tensor:
+        """[B,Q] positions of the image tokens."""
+        found_N2 = (self.batch.ids_BT == self.vlm.patch_id).nonzero()
+        return found_N2[:, 1].view(len(self.batch), self.latents)
+
+
+def relative(got: Tensor, wanted: Tensor) -> float:
+    """Norm of the difference over that of what is wanted."""
+    return float((got.float() - wanted.float()).norm() / wanted.float().norm().clamp_min(1e-12))
+
+
+def out_of_order(swapped: dict[int, int], walk: Walk, what: str, fix: str) -> list[Finding]:
+    """Samples whose row of `what` is another sample's, by `own_row`; nothing where none is."""
+    if not swapped:
+        return []
+    b, other = next(iter(swapped.items()))
+    rows = [row.sample.row for row in walk.rows]
+    return [
+        finding(
+            "image-order",
+            f"for {len(swapped)} of {len(rows)} samples of a batch, {what} are those of another sample, when compared "
+            f"with each sample alone: row {rows[b]} has those of row {rows[other]}",
+            fix,
+            samples=len(swapped),
+            of=len(rows),
+        )
+    ]
+
+
+def unused(what: str, fix: str = _PASS_ON, **evidence: Any) -> Finding:
+    """The pixels do not matter."""
+    return finding("pixels-unused", f"the images are not used: {what}", fix, **evidence)
+
+
+def many_of(count: int, of: int) -> str:
+    """`all 8` or `3 of the 8`."""
+    return f"all {of}" if count == of else f"{count} of the {of}"
+
+
+def not_injected(what: str, **evidence: Any) -> Finding:
+    """The visual tokens do not matter."""
+    fix = "put the visual tokens into the embeddings at the image positions, and pass these embeddings to the model"
+    return finding("not-injected", f"the visual tokens do not reach the language model: {what}", fix, **evidence)
+
+
+def masked(what: str, seen: int, share: float) -> Finding:
+    """Attention gives image positions no weight: how many any label sees, and the share hidden from all."""
+    fix = "let the attention mask be true at image positions, and let no bias hide them"
+    return finding("image-masked", f"attention cannot see the image: {what}", fix, positions_seen=seen, hidden=share)
+
+
+def non_finite(where: str, fix: str) -> Finding:
+    """NaN or infinity before any training."""
+    return finding("non-finite", f"there is NaN or infinity in {where} before any training", fix, where=where)
+
+
+def no_gradient(what: str, names: list[str], of: int) -> Finding:
+    """Parameters that training would not move."""
+    which = f"{len(names)} of the connector's {of} parameter tensors" if names else "the connector"
+    return finding(
+        "no-gradient",
+        f"{what}, so training would not move {which}",
+        "keep the path from the loss to the connector differentiable: no detach, no no_grad, requires_grad on every "
+        "parameter of the connector",
+        parameters=names[:8],
+        count=len(names),
+        of=of,
+    )
