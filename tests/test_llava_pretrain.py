@@ -161,10 +161,12 @@ def test_a_number_out_of_range_and_a_byte_that_is_not_utf8_reject_their_row_alon
     good = json.dumps(llava_row(0)).encode()
     latin1 = json.dumps(llava_row(1, caption="gr\u00fcn"), ensure_ascii=False).encode("latin-1")
     huge = good.replace(b'"000000000"', b"1e999")
-    records, rejects = read_records(write(tmp_path, b"[" + b",".join([good, latin1, huge, good]) + b"]"))
-    assert [r.row for r in records] == [0, 3]
-    assert [(r.row, r.reason) for r in rejects] == [(1, "row not UTF-8"), (2, "row not readable")]
-    assert "0xfc" in rejects[0].detail
+    key = good.replace(b"conversations", b"conver\xe7ations")
+    records, rejects = read_records(write(tmp_path, b"[" + b",".join([good, latin1, huge, key, good]) + b"]"))
+    assert [r.row for r in records] == [0, 4]
+    expected = [(1, "row not UTF-8"), (2, "row not readable"), (3, "row not UTF-8")]
+    assert [(r.row, r.reason) for r in rejects] == expected
+    assert "0xfc" in rejects[0].detail and "0xe7" in rejects[2].detail
 
 
 def test_only_the_rows_asked_for_are_read_and_keep_their_indices(tmp_path: Path) -> None:

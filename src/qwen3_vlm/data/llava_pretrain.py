@@ -139,8 +139,7 @@ def _record(row: int, raw: msgspec.Raw, shared: dict[str, str]) -> tuple[Record,
     try:
         value = _ROW.decode(raw)
     except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise _UnusableError("row not UTF-8", f"byte 0x{byte:02x}: save the file as UTF-8") from error
+        raise _not_utf8(error) from error
     except msgspec.ValidationError as error:
         raise _wrong_layout(raw, error) from error
     human, caption = _turns(value.conversations)
@@ -185,10 +184,16 @@ def _image(given: str | list[str] | None, placeholders: int) -> str:
     return _inside_root(images[0])
 
 
+def _not_utf8(error: UnicodeDecodeError) -> _UnusableError:
+    return _UnusableError("row not UTF-8", f"byte 0x{error.object[error.start]:02x}: save the file as UTF-8")
+
+
 def _wrong_layout(raw: msgspec.Raw, error: msgspec.ValidationError) -> _UnusableError:
     """Why a row does not have LLaVA-Pretrain's layout, as one of a few countable reasons."""
     try:
         value = _ANY.decode(raw)
+    except UnicodeDecodeError as undecodable:  # in a key or a field that the layout does not have
+        return _not_utf8(undecodable)
     except (msgspec.DecodeError, RecursionError) as undecodable:
         return _UnusableError("row not readable", str(undecodable))
     if not isinstance(value, dict):
