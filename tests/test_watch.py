@@ -19,7 +19,7 @@ from qwen3_vlm.exits import FaultsFoundError, NamedInputError, NonFiniteError
 from qwen3_vlm.faults import finding
 from qwen3_vlm.preflight import Preflight
 from qwen3_vlm.results import Look
-from qwen3_vlm.train import loop, watch
+from qwen3_vlm.train import findings_log, loop, watch
 from qwen3_vlm.train.checkpoint import load_checkpoint, save_checkpoint
 from qwen3_vlm.train.features import CachedDataset, cache_features
 from qwen3_vlm.train.stage1_align import main
@@ -139,22 +139,22 @@ def test_training_captions_that_do_not_go_with_their_images_stop_a_run_where_the
 
 
 def test_findings_are_read_back_with_what_was_forced_and_forgotten_behind_a_step(tmp_path: Path) -> None:
-    assert watch.read_findings(tmp_path) == []
+    assert findings_log.read_findings(tmp_path) == []
     error, note = finding("no-labels", "m", "f", rows=3), finding("under-trained", "m", "f")
-    watch.write_findings(tmp_path, [error, note], 0, forced=True)
-    watch.write_findings(tmp_path, [finding("frozen-moved", "m", "f")], 8)
-    assert [f.code for f in watch.read_findings(tmp_path)] == ["no-labels", "under-trained", "frozen-moved"]
-    assert watch.read_findings(tmp_path)[0] == error
-    assert watch.read_forced(tmp_path) == ["no-labels"]
-    watch.forget_findings(tmp_path, 5)
-    assert [f.code for f in watch.read_findings(tmp_path)] == ["no-labels", "under-trained"]
-    assert watch.read_forced(tmp_path) == ["no-labels"]
+    findings_log.write_findings(tmp_path, [error, note], 0, forced=True)
+    findings_log.write_findings(tmp_path, [finding("frozen-moved", "m", "f")], 8)
+    assert [f.code for f in findings_log.read_findings(tmp_path)] == ["no-labels", "under-trained", "frozen-moved"]
+    assert findings_log.read_findings(tmp_path)[0] == error
+    assert findings_log.read_forced(tmp_path) == ["no-labels"]
+    findings_log.forget_findings(tmp_path, 5)
+    assert [f.code for f in findings_log.read_findings(tmp_path)] == ["no-labels", "under-trained"]
+    assert findings_log.read_forced(tmp_path) == ["no-labels"]
 
 
 def test_a_broken_line_of_findings_is_bad_input(tmp_path: Path) -> None:
-    (tmp_path / watch.FINDINGS_NAME).write_text("{}\n")
+    (tmp_path / findings_log.FINDINGS_NAME).write_text("{}\n")
     with pytest.raises(ValueError, match="line 1: not a finding"):
-        watch.read_findings(tmp_path)
+        findings_log.read_findings(tmp_path)
 
 
 # --- whole runs -----------------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def test_an_error_of_the_preflight_stops_a_run_before_it_writes_anything(
 
 def test_force_goes_on_and_the_results_say_so(world: TinyWorld) -> None:
     last = world.train("forced", force=True, data__max_seq_len=18, train__epochs=1)
-    assert watch.read_forced(last.parent) == ["answer-truncated"]
+    assert findings_log.read_forced(last.parent) == ["answer-truncated"]
     training = training_of_run(load(last), prepare_data(world.config("forced", data__max_seq_len=18)), last.parent)
     assert training is not None and training.forced == ["answer-truncated"]
 
@@ -182,7 +182,7 @@ def test_a_connector_that_does_not_move_stops_the_run(world: TinyWorld, monkeypa
     with pytest.raises(FaultsFoundError, match="no-gradient") as stopped:
         world.train("still")
     assert [f.code for f in stopped.value.findings] == ["no-gradient"]
-    assert "no-gradient" in [f.code for f in watch.read_findings(world.root / "still")]
+    assert "no-gradient" in [f.code for f in findings_log.read_findings(world.root / "still")]
 
 
 def test_a_frozen_part_that_moves_stops_the_run(world: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +208,7 @@ def test_a_value_that_is_not_finite_is_written_down(world: TinyWorld, monkeypatc
     monkeypatch.setattr(loop, "update", spoilt)
     with pytest.raises(NonFiniteError):
         world.train("nan")
-    found = [f for f in watch.read_findings(world.root / "nan") if f.code == "non-finite"]
+    found = [f for f in findings_log.read_findings(world.root / "nan") if f.code == "non-finite"]
     assert found[0].evidence["step"] == 2 and "tower features" in found[0].message and "train.lr" in found[0].fix
 
 

@@ -16,7 +16,7 @@ from qwen3_vlm.build import prepare_data
 from qwen3_vlm.checks.conditions import parse_conditions
 from qwen3_vlm.config import Config
 from qwen3_vlm.results import Results
-from qwen3_vlm.train.watch import read_findings
+from qwen3_vlm.train.findings_log import read_findings
 
 
 def ablate(

@@ -35,8 +35,8 @@ from qwen3_vlm.train.checkpoint import (
     restore_connector,
     stored_config,
 )
+from qwen3_vlm.train.findings_log import read_findings
 from qwen3_vlm.train.train_utils import read_records_of_run
-from qwen3_vlm.train.watch import read_findings
 
 _SLOT_SAMPLES = 32
 

@@ -20,9 +20,9 @@ from qwen3_vlm.data.collate import LazyBatches, batches_by_length
 from qwen3_vlm.data.dataset import judge_rejects
 from qwen3_vlm.progress import progress_bar
 from qwen3_vlm.results import Ablation, LossPoint, Training
+from qwen3_vlm.train.findings_log import read_forced
 from qwen3_vlm.train.looks import read_looks
 from qwen3_vlm.train.train_utils import read_records_of_run
-from qwen3_vlm.train.watch import read_forced
 
 
 def score(

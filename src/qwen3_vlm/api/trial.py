@@ -19,8 +19,8 @@ from qwen3_vlm.checks.conditions import parse_conditions
 from qwen3_vlm.config import Config
 from qwen3_vlm.report.contact_sheet import contact_sheet
 from qwen3_vlm.results import Results, WrittenCaption
+from qwen3_vlm.train.findings_log import read_findings
 from qwen3_vlm.train.stage1_align import train
-from qwen3_vlm.train.watch import read_findings
 
 _SHEET_IMAGES = 24
 

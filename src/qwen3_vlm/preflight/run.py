@@ -25,15 +25,9 @@ from qwen3_vlm.preflight.flow import flow_findings
 from qwen3_vlm.preflight.pairing import pairing_of
 from qwen3_vlm.preflight.pixels import processor_settings, references, settings_findings
 from qwen3_vlm.preflight.rows import RawRow, by_share, findings_of_error, read_plainly, reject_findings, spread
-from qwen3_vlm.preflight.text import (
-    Row,
-    Tokens,
-    block_findings,
-    label_findings,
-    rows_of,
-    template_findings,
-    token_findings,
-)
+from qwen3_vlm.preflight.text import Row, Tokens, rows_of
+from qwen3_vlm.preflight.text_labels import label_findings
+from qwen3_vlm.preflight.text_prompt import block_findings, template_findings, token_findings
 from qwen3_vlm.preflight.view import View, view_of
 from qwen3_vlm.preflight.walk import Walk
 from qwen3_vlm.preflight.weights import reading_findings, weight_findings

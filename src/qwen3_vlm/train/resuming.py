@@ -22,11 +22,11 @@ from qwen3_vlm.train.checkpoint import (
     refuse_other_backbones,
     restore_connector,
 )
+from qwen3_vlm.train.findings_log import FINDINGS_NAME, forget_findings
 from qwen3_vlm.train.looks import LOOKS_NAME, forget_looks
 from qwen3_vlm.train.loop import Run, data_identity
 from qwen3_vlm.train.tracking import FOLDER
 from qwen3_vlm.train.train_utils import LOG_NAME, EpochProgress, forget_records
-from qwen3_vlm.train.watch import FINDINGS_NAME, forget_findings
 
 _OF_A_RUN = (
     "checkpoint_*.pt",

@@ -1,0 +1,151 @@
+"""What is labelled: every sample's labels against the caption tokenised by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from qwen3_vlm.batch import IGNORE_INDEX
+from qwen3_vlm.build import Prepared
+from qwen3_vlm.faults import agree, finding
+from qwen3_vlm.preflight.rows import SHOWN, by_share
+from qwen3_vlm.preflight.text import Cases, Row, Tokens, short
+from qwen3_vlm.results import Finding
+
+_SHIFTS = (1, -1, 2, -2)
+
+
+def label_findings(rows: Sequence[Row], prepared: Prepared, tokens: Tokens) -> list[Finding]:
+    """What the labels teach, row by row."""
+    cases = Cases()
+    captions = {tuple(row.answer[:-1]): row.raw.row for row in rows}
+    for row in rows:
+        judged = _judge_labels(row, captions, tokens)
+        # Captions that say themselves that max_seq_len has cut them are counted over all rows elsewhere.
+        if judged and not (judged[0] == "answer-truncated" and row.sample.truncated):
+            cases.add(judged[0], row, judged[1])
+    return [_label_finding(code, cases, len(rows), prepared) for code in cases.rows]
+
+
+def _judge_labels(row: Row, captions: dict[tuple[int, ...], int], tokens: Tokens) -> tuple[str, str] | None:
+    """The fault of one row's labels and what shows it, or None."""
+    answer, targets, count = row.answer, row.targets, len(row.answer)
+    start = row.answer_start()
+    if not targets:
+        there = start is not None and start < len(row.ids)
+        why = f"the caption of {count} tokens is in the text and" if there else "the caption is not in the text"
+        full = f"max_seq_len cuts it off after {len(row.ids)} tokens" if row.at_limit else "something took it out"
+        return "no-labels", f"{why} {f'all labels are {IGNORE_INDEX}' if there else f'({full})'}"
+    shift = label_shift(row)
+    if shift:
+        return "labels-shifted", f"the label at each position is the token {abs(shift)} to the {_side(shift)} of it"
+    # Positions first: with truncation the targets alone would not tell a masked start from a cut end.
+    inside = [t for t in row.labelled if row.block[0] <= t < row.block[1]]
+    if inside:
+        return "image-labelled", f"{len(inside)} labels on image positions {row.block[0]} to {row.block[1] - 1}"
+    padded = [t for t in row.labelled if t >= len(row.ids)]
+    early = [t for t in row.labelled if start is not None and t < start]
+    if early or padded:
+        extra = tokens.decode([row.labels[t] for t in (early or padded)])
+        where = "before the caption" if early else "in the padding"
+        return "prompt-labelled", f"{len(early or padded)} labels {where}: {short(extra)}"
+    if targets == answer:
+        return None
+    said = f"labelled {short(tokens.decode(targets))} of the caption {short(tokens.decode(answer))}"
+    if answer[-len(targets) :] == targets:
+        lost = count - len(targets)
+        start_of = f"the caption's first {lost} {agree(lost, 'token', 'tokens')} {short(tokens.decode(answer[:lost]))}"
+        said = f"{start_of} {agree(lost, 'has', 'have')} no label, {said}"
+    if targets[:-1] == answer[:-1] or targets == answer[:-1]:
+        # A limit that ends just before EOS has cut it off; anything else never put it there.
+        cut = targets == answer[:-1] and row.at_limit and row.ids == row.ids[: start or 0] + answer[:-1]
+        return ("answer-truncated" if cut else "eos-unlabelled"), said
+    ended = targets[:-1] if targets[-1] == tokens.eos else targets
+    if ended == answer[: len(ended)]:
+        hidden = start is not None and row.ids[start:] == answer
+        return ("answer-partly-labelled" if hidden else "answer-truncated"), said
+    other = captions.get(tuple(ended))
+    if other is not None:
+        own, got = short(tokens.decode(answer)), short(tokens.decode(targets))
+        return "pairs-mismatched", f"labelled with the caption of row {other}, {got}, its own is {own}"
+    if _is_subsequence(targets, answer):
+        return "answer-partly-labelled", said
+    return ("pairs-mismatched" if start is None else "answer-partly-labelled"), said
+
+
+def label_shift(row: Row) -> int:
+    """By how many positions labels stand beside their tokens; 0 where they stand at them, or nowhere near."""
+
+    def agreement(shift: int) -> float:
+        pairs = [(row.labels[t], row.ids[t + shift]) for t in row.labelled if 0 <= t + shift < len(row.ids)]
+        return sum(a == b for a, b in pairs) / len(pairs) if pairs else 0.0
+
+    here = agreement(0)
+    if here == 1.0:
+        return 0
+    best = max(_SHIFTS, key=agreement)
+    return best if agreement(best) > max(here, 0.9) else 0
+
+
+def _side(shift: int) -> str:
+    return "right" if shift > 0 else "left"
+
+
+def _is_subsequence(part: Sequence[int], whole: Sequence[int]) -> bool:
+    rest = iter(whole)
+    return all(item in rest for item in part)
+
+
+_LABELS_SAY = {
+    "no-labels": (
+        "{n} of {of} rows have no label, so they teach nothing",
+        "where captions are cut off, raise data.max_seq_len until they fit after the prompt; where they are in the "
+        "text, look at how labels are made",
+    ),
+    "labels-shifted": (
+        "labels stand beside their tokens in {n} of {of} rows",
+        "give each answer token its own id as label: the language model's loss already shifts by one",
+    ),
+    "image-labelled": (
+        "image positions are labelled in {n} of {of} rows, so the model learns to write image tokens",
+        f"set the label of every image position to {IGNORE_INDEX}",
+    ),
+    "prompt-labelled": (
+        "tokens other than the caption are labelled in {n} of {of} rows, so the loss also counts text that is given",
+        f"set labels to {IGNORE_INDEX} everywhere but at the caption and its EOS",
+    ),
+    "eos-unlabelled": (
+        "the end-of-text token after the caption is not labelled in {n} of {of} rows, so captions never learn to stop",
+        "end every caption with the tokenizer's EOS and label it",
+    ),
+    "answer-truncated": (
+        "the caption or its end is cut off in {n} of {of} rows looked at",
+        "raise data.max_seq_len, shorten prompt.template, or remove whatever else shortens captions",
+    ),
+    "answer-partly-labelled": (
+        "part of the caption carries no label, or another token's, in {n} of {of} rows",
+        "label every token of the caption, from its first to EOS; where only its start is missing, look at how many "
+        "tokens the prompt is taken to have",
+    ),
+    "pairs-mismatched": (
+        "the labelled text is not the row's own caption in {n} of {of} rows",
+        "keep each caption with its own image where rows are read, sorted or put together",
+    ),
+}
+
+
+def _label_finding(code: str, cases: Cases, total: int, prepared: Prepared) -> Finding:
+    count, coverage = len(cases.rows[code]), prepared.config.coverage
+    what, fix = _LABELS_SAY[code]
+    allowed = {"no-labels": coverage.zero_label_fail, "answer-truncated": coverage.truncated_fail}.get(code)
+    evidence: dict[str, Any] = {"rows": count, "of": total, "first_rows": cases.rows[code][:SHOWN]}
+    if allowed is not None:
+        evidence |= {"max_seq_len": prepared.config.data.max_seq_len, "allowed_pct": allowed}
+    return finding(
+        code,
+        f"{what.format(n=count, of=total)}; {cases.shown[code]}",
+        fix,
+        "error" if allowed is None else by_share(count, total, allowed / 100, sampled=True),
+        **evidence,
+        example=cases.shown[code],
+    )
