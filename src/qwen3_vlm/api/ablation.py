@@ -73,7 +73,7 @@ def measure(
         training,
         ablation,
         coverage_of_run(prepared, path.parent, loaded.step),
-        diagnosis=findings_of_score(loaded, path, ablation, training, known),
+        diagnosis=findings_of_score(loaded, prepared, path, ablation, training, known),
         scored=with_captions(listed, loaded, prepared, loaded.config.ablation.gallery),
     )
     return Measured(results, SampleRows(scores, decode))

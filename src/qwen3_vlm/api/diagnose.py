@@ -97,19 +97,28 @@ def diagnose(config: Config, checkpoint: str | Path | None = None, rows: int = R
 
 
 def findings_of_score(
-    loaded: Loaded, checkpoint: Path, ablation: Ablation, training: Training | None, earlier: Sequence[Finding] = ()
+    loaded: Loaded,
+    prepared: Prepared,
+    checkpoint: Path,
+    ablation: Ablation,
+    training: Training | None,
+    earlier: Sequence[Finding] = (),
 ) -> list[Finding]:
     """What a scored checkpoint's results should be read with; where check 1 did not pass, the fault is looked for too.
 
     Args:
         loaded: the checkpoint.
+        prepared: the data of its run.
         checkpoint: its path.
         ablation: its check 1.
         training: what its log says.
         earlier: findings that are known already.
     """
-    # All of it again, from the file to the gradient: a minute of looking is cheap beside a night of training.
-    cause = [] if ablation.verdict == "PASS" else diagnose(loaded.config, checkpoint).findings
+    cause: list[Finding] = []
+    if ablation.verdict != "PASS":
+        # Backbones and connector anew, as they are before training: that is what the checkpoint is compared with.
+        vlm = build_model(loaded.config, prepared.inputs)
+        cause = _of_checkpoint(prepared, vlm, checkpoint, loaded.payload, ROWS, ablation).findings
     return diagnose_run(
         RunEvidence(
             findings=[*earlier, *cause],
@@ -164,8 +173,13 @@ def _words(flight: Preflight) -> str:
     return f"{flight.rows} rows and a batch of {flight.batch}"
 
 
-def _of_checkpoint(prepared: Prepared, vlm: VLM, path: Path, payload: Payload, rows: int) -> Diagnosis:
-    """Weights first: where they cannot be used, what the model does with them means nothing."""
+def _of_checkpoint(
+    prepared: Prepared, vlm: VLM, path: Path, payload: Payload, rows: int, scored: Ablation | None = None
+) -> Diagnosis:
+    """Weights first: where they cannot be used, what the model does with them means nothing.
+
+    `scored` is the checkpoint's check 1 if there is one: with the conditions that are read here it is not run again.
+    """
     config = prepared.config
     initial = flatten(connector_state(vlm.connector))
     stored = flatten({part: payload[part] for part in ("vision_ln", "resampler", "projector") if part in payload})
@@ -199,9 +213,13 @@ def _of_checkpoint(prepared: Prepared, vlm: VLM, path: Path, payload: Payload, r
         return Diagnosis(diagnose_run(evidence), flight.view, _words(flight))
     items = [prepared.eval[p] for p in range(min(_SLOT_SAMPLES, len(prepared.eval)))]
     batch = collate(items, prepared.inputs.pad_id)
+    conditions = parse_conditions("runbook,no-image")
     samples = min(config.ablation.num_samples, len(prepared.split.eval))
     try:
-        ablation, _ = score(loaded, prepared, samples, parse_conditions("runbook,no-image"), path)
+        if scored is not None and set(conditions) <= set(scored.conditions):
+            ablation, samples = scored, scored.samples
+        else:
+            ablation, _ = score(loaded, prepared, samples, conditions, path)
     except Exception as error:
         named = findings_of_error(error, config) if isinstance(error, ValueError) else []
         if not named and not flight.errors:

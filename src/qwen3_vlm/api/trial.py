@@ -63,7 +63,7 @@ def trial(
         ablation,
         coverage_of_run(prepared, folder, loaded.step),
         written,
-        findings_of_score(loaded, checkpoint, ablation, training, read_findings(folder)),
+        findings_of_score(loaded, prepared, checkpoint, ablation, training, read_findings(folder)),
         scored=with_captions(listed, loaded, prepared, config.ablation.gallery),
     )
     root = Path(config.data.image_root)

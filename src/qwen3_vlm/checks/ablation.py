@@ -34,6 +34,7 @@ from qwen3_vlm.checks.storage import BatchFile, LossFile, StoredBatch, VisualFil
 from qwen3_vlm.checks.summary import Circumstances, Scores, summarise
 from qwen3_vlm.config import AblationConfig
 from qwen3_vlm.results import Ablation
+from qwen3_vlm.spool import release_freed_memory
 
 _NO_IDS = np.empty(0, dtype=np.int64)
 NO_LABELS = "no label tokens"
@@ -135,6 +136,7 @@ def ablate(
     finally:
         bar.close()
     scores = Scores(samples, donors.table_SR, losses.read(rounds), encoded.visual.get("correct"))
+    release_freed_memory()
     unscored = Counter(rejected) + Counter(r.reason for r in encoded.unread) + Counter({NO_LABELS: encoded.unlabelled})
     notes = left_out | {name: note for name in names if (note := _note(name, encoded, images_S))}
     circumstances = Circumstances(asked, donors, dict(unscored), requested, eos_id, seed, notes, blind)
@@ -206,6 +208,7 @@ def _encode(
                 for name, visual in read.visual.items():
                     files.setdefault(name, VisualFile(scratch)).append(visual)
             bar.update(1 + len(changes))
+        release_freed_memory()
     assert len(sizes) <= 1, f"images of one size, or none at all, in every batch: {sizes}"
     order = sorted(range(len(found)), key=lambda i: found[i].row)
     position = {found[i].row: place for place, i in enumerate(order)}
