@@ -223,6 +223,17 @@ def test_wrong_pairs_are_named_on_the_side_where_they_are() -> None:
     assert unsure.severity == "warning" and "does not see" in unsure.message
 
 
+def test_one_stretch_of_the_file_whose_captions_are_moved_is_named_with_its_rows() -> None:
+    pooled_NV, captions = pairs(160, 1)
+    moved = [*captions[:120], *rolled(captions[120:])]
+    rows = [10 * i for i in range(160)]
+    sound, broken = (association(pooled_NV, texts, rows=rows) for texts in (captions, moved))
+    assert diagnose_pairing(Pairing(sound), ignored=False) == []
+    (found,) = diagnose_pairing(Pairing(broken), ignored=False)
+    assert found.code == "pairs-mismatched" and found.severity == "error"
+    assert found.evidence["rows"] == [1200, 1590]
+
+
 def test_equal_captions_or_equal_images_have_no_association() -> None:
     pooled_NV, captions = pairs(80, 2)
     assert association(pooled_NV, ["the same"] * 80).z is None

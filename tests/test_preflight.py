@@ -20,6 +20,7 @@ from preflight_world import ASSETS, COLOURS, SIZES, World, caption_of, copy_worl
 from qwen3_vlm.batch import IGNORE_INDEX, TokenNLL, VisualTokens
 from qwen3_vlm.build import prepare_data
 from qwen3_vlm.data import dataset as dataset_room
+from qwen3_vlm.data import images as images_room
 from qwen3_vlm.data.prompt import Encoded, Prompt, PromptBuilder
 from qwen3_vlm.models import vision
 from qwen3_vlm.models import vlm as vlm_room
@@ -28,6 +29,7 @@ from qwen3_vlm.models.llm import LanguageModel
 from qwen3_vlm.models.vision import VisionTower
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight import run as run_room
+from qwen3_vlm.preflight.twins import cached_twins
 from qwen3_vlm.results import Finding
 
 Patch = pytest.MonkeyPatch
@@ -221,6 +223,34 @@ def test_a_split_with_rows_on_both_sides_is_a_leak(world: World, monkeypatch: Pa
     assert first(world.find()) == "split-leak"
 
 
+@pytest.mark.parametrize("how", ["compressed again", "JPEG", "half the size"])
+def test_held_out_images_saved_again_in_training_are_a_leak(world: World, how: str) -> None:
+    split = prepare_data(world.config()).split
+    rows = world.rows()
+    for held_out, trained in zip(split.eval, split.train, strict=False):
+        with Image.open(world.image(held_out)) as image:
+            smaller = image.resize((image.width // 2, image.height // 2)) if how == "half the size" else image
+            kind = {"format": "JPEG", "quality": 80} if how == "JPEG" else {"format": "PNG", "compress_level": 0}
+            smaller.save(world.image(trained), **kind)
+        rows[trained]["conversations"] = rows[held_out]["conversations"]
+    world.file.write_text(json.dumps(rows), encoding="utf-8")
+    found = world.find()
+    assert first(found) == "split-leak"
+    assert found[0].evidence["rows"] == len(split.eval)
+
+
+def test_a_placeholder_picture_on_both_sides_is_degenerate_and_no_leak(world: World) -> None:
+    world.change(lambda row, i: row.update(image="images/000000000.png") if i % 5 < 2 else None)
+    assert bad(world.find()) == ["images-degenerate"]
+
+
+def test_pixels_that_many_training_rows_show_are_no_leak_but_those_of_one_are() -> None:
+    train = [*(f"own {i}" for i in range(50)), *["not available"] * 10, ""]
+    assert cached_twins(train, ["not available", "new", ""], allowed=0.01) == []
+    (leak,) = cached_twins(train, ["not available", "own 3", "new"], allowed=0.01)
+    assert leak.code == "split-leak" and leak.evidence == {"rows": 1, "of": 3}
+
+
 def test_equal_captions_on_both_sides_are_no_leak(world: World) -> None:
     world.change(lambda row, i: row["conversations"][1].update(value=caption_of(i % 10)))
     assert bad(world.find()) == []
@@ -300,6 +330,58 @@ def test_captions_shortened_on_the_way_are_named(world: World, monkeypatch: Patc
     answers = PromptBuilder._answers
     monkeypatch.setattr(PromptBuilder, "_answers", lambda self, captions: (a[:3] for a in answers(self, captions)))
     assert first(world.find()) == "answer-truncated"
+
+
+def test_captions_changed_on_the_way_are_named_as_their_own(world: World, monkeypatch: Patch) -> None:
+    answers = PromptBuilder._answers
+    monkeypatch.setattr(PromptBuilder, "_answers", lambda self, texts: answers(self, [t.lower() for t in texts]))
+    found = world.find()
+    assert first(found) == "answer-partly-labelled"
+    assert "it was changed" in found[0].message
+
+
+def test_samples_padded_on_the_left_are_named_as_such(world: World, monkeypatch: Patch) -> None:
+    collate = run_room.collate
+
+    def left(items: Any, pad_id: int) -> Any:
+        batch = collate(items, pad_id)
+        width = batch.ids_BT.shape[1]
+        moved = {
+            name: torch.stack([row.roll(width - int(n)) for row, n in zip(values, batch.lengths_B, strict=True)])
+            for name, values in (("ids_BT", batch.ids_BT), ("labels_BT", batch.labels_BT), ("block_BT", batch.block_BT))
+        }
+        return replace(batch, **moved)
+
+    monkeypatch.setattr(run_room, "collate", left)
+    found = world.find()
+    assert first(found) == "batch-dependent"
+    assert [f.code for f in found if f.severity == "error"] == ["batch-dependent"]
+
+
+@pytest.mark.parametrize(("every", "severity"), [(2, "error"), (40, "warning")])
+def test_captions_that_stand_in_their_own_request_are_a_leak(world: World, every: int, severity: str) -> None:
+    def hint(row: Any, i: int) -> None:
+        if i % every == 0:
+            row["conversations"][0]["value"] = f"<image>\nHint: {row['conversations'][1]['value'].upper()}!"
+
+    world.change(hint)
+    changes = {"prompt__template": "{human}\n", "data__max_rejected": 0.05}
+    assert first(world.find(**changes), severity) == "leak"
+    assert "leak" not in bad(world.find(prompt__template="<image>\n")), "the model is not shown that human turn"
+
+
+def test_requests_that_list_all_answers_are_no_leak_by_themselves(world: World) -> None:
+    every = "; ".join(sorted({caption_of(row) for row in range(30)}))
+    world.change(lambda row, i: row["conversations"][0].update(value=f"<image>\nOne of: {every}."))
+    assert "leak" not in bad(world.find(prompt__template="{human}\n", data__max_seq_len=2048))
+
+
+def test_rows_with_several_exchanges_are_no_rows_without_captions(world: World) -> None:
+    more = [{"from": "human", "value": "Sure?"}, {"from": "gpt", "value": "Yes."}]
+    world.change(lambda row, i: row["conversations"].extend(more if i % 5 == 0 else []))
+    with pytest.raises(ValueError, match="several exchanges"):
+        world.find()
+    assert bad(world.find(data__max_rejected=0.3)) == []
 
 
 def test_captions_of_other_rows_are_named(world: World, monkeypatch: Patch) -> None:
@@ -459,6 +541,66 @@ def test_pictures_that_do_not_reach_the_connector_are_named(
     assert first(world.find()) == "pixels-unused"
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda f: f.mean(1, keepdim=True).expand_as(f), "all patches of an image have the same values"),
+        (lambda f: f.flip(1), "in another order"),
+        (lambda f: f + 0.5 * torch.randn(f.shape, generator=torch.Generator().manual_seed(0)), "times their size"),
+        (lambda f: f[:, ::2], "their shape"),
+    ],
+    ids=["mean", "reversed", "noise", "every other"],
+)
+def test_features_that_are_changed_behind_the_tower_are_named(
+    world: World, monkeypatch: Patch, change: Callable[[Any], Any], said: str
+) -> None:
+    old = VisionTower.forward
+    monkeypatch.setattr(VisionTower, "forward", lambda self, pixels: change(old(self, pixels)))
+    found = world.find(connector__key_positions=False)
+    assert first(found) == "features-altered"
+    assert said in found[0].message
+
+
+def test_one_image_in_ten_that_is_mirrored_is_named(world: World, monkeypatch: Patch) -> None:
+    load, count = dataset_room.load_image, iter(range(10_000))
+
+    def sometimes(*args: Any) -> Any:
+        pixels_CHW = load(*args)
+        return pixels_CHW.flip(2) if next(count) % 10 == 5 else pixels_CHW
+
+    monkeypatch.setattr(dataset_room, "load_image", sometimes)
+    found = world.find()
+    assert first(found) == "wrong-preprocessing"
+    assert "mirrored" in found[0].message
+
+
+def as_palette(image: Image.Image) -> Image.Image:
+    return image.convert("P", palette=Image.Palette.ADAPTIVE, colors=64)
+
+
+def as_sixteen_bits(image: Image.Image) -> Image.Image:
+    return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+
+
+def as_see_through(image: Image.Image) -> Image.Image:
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    return image
+
+
+@pytest.mark.parametrize("kind", [as_palette, as_sixteen_bits, as_see_through])
+def test_files_of_every_kind_are_sound_and_named_where_they_are_read_wrongly(
+    world: World, monkeypatch: Patch, kind: Callable[[Image.Image], Image.Image]
+) -> None:
+    for row in range(len(world.rows())):
+        with Image.open(world.image(row)) as image:
+            kind(image.convert("RGB")).save(world.image(row))
+    assert bad(world.find()) == []
+    grey = lambda image: Image.fromarray(np.asarray(image).astype(np.uint8)).convert("RGB")  # noqa: E731
+    inverted = lambda image: Image.eval(image.convert("RGB"), lambda value: 255 - value)  # noqa: E731
+    monkeypatch.setattr(images_room, "_to_rgb", grey if kind is as_palette else inverted)
+    assert first(world.find()) == "wrong-preprocessing"
+
+
 @pytest.mark.parametrize("place", ["collate", "tower", "connector", "encode", "nll"])
 def test_samples_that_get_each_others_images_are_named(world: World, monkeypatch: Patch, place: str) -> None:
     if place == "collate":
@@ -582,6 +724,12 @@ def test_captions_of_a_kind_the_language_model_never_read_get_the_same_warning_a
     assert [(f.code, f.severity) for f in world.find()] == [("token-id-mismatch", "warning")]
 
 
+def test_captions_of_one_word_are_too_short_to_judge_the_language_model_by(world: World) -> None:
+    words = ["seven", "circle", "yellow", "small", "dotted", "left", "ring", "blue", "eight", "cross"]
+    world.change(lambda row, i: row["conversations"][1].update(value=words[i % 10]))
+    assert bad(world.find()) == []
+
+
 def test_weights_that_are_not_finite_are_named(world: World) -> None:
     config = world.config()
     for part in ("tower", "llm", "connector"):
@@ -687,6 +835,17 @@ def own_nll(shift: int) -> Callable[..., Any]:
         return TokenNLL(losses, keep.sum(1))
 
     return nll
+
+
+def test_a_loss_that_is_another_number_at_the_right_shift_is_named(world: World, monkeypatch: Patch) -> None:
+    nll = LanguageModel.nll
+
+    def smoothed(self: Any, embeds_BTE: Any, labels_BT: Any) -> Any:
+        made = nll(self, embeds_BTE, labels_BT)
+        return TokenNLL(0.8 * made.nll_N + 1.0, made.counts_B)
+
+    monkeypatch.setattr(LanguageModel, "nll", smoothed)
+    assert first(world.find()) == "loss-altered"
 
 
 def test_a_loss_of_our_own_with_the_right_shift_is_sound(world: World, monkeypatch: Patch) -> None:

@@ -29,6 +29,7 @@ from qwen3_vlm.progress import progress_bar
 from qwen3_vlm.results import Ablation, Finding, Training
 from qwen3_vlm.train.checkpoint import (
     Payload,
+    config_tree,
     connector_state,
     load_checkpoint,
     refuse_other_backbones,
@@ -126,6 +127,7 @@ def findings_of_score(
             training=training,
             step=loaded.step,
             vocabulary=len(loaded.vlm.llm.model.get_input_embeddings().weight),
+            exact=_exact(loaded.config, loaded.payload, checkpoint),
         )
     )
 
@@ -173,6 +175,14 @@ def _words(flight: Preflight) -> str:
     return f"{flight.rows} rows and a batch of {flight.batch}"
 
 
+def _exact(config: Config, payload: Payload, path: Path) -> bool:
+    """Whether training and scoring both compute in float32; false where an older checkpoint does not say."""
+    if "config" not in payload or config.model.precision != "fp32":
+        return False
+    model = config_tree(payload, path).get("model")
+    return isinstance(model, dict) and model.get("precision", "fp32") == "fp32"
+
+
 def _of_checkpoint(
     prepared: Prepared, vlm: VLM, path: Path, payload: Payload, rows: int, scored: Ablation | None = None
 ) -> Diagnosis:
@@ -207,6 +217,7 @@ def _of_checkpoint(
         step=loaded.step,
         training=training_of_run(loaded, prepared, path.parent),
         vocabulary=len(vlm.llm.model.get_input_embeddings().weight),
+        exact=_exact(config, payload, path),
         pairing=flight.pairing,
     )
     if not flight.batch or not len(prepared.eval):

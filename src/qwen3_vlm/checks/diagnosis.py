@@ -50,6 +50,8 @@ class RunEvidence:
     """Of the checkpoint."""
     vocabulary: int | None = None
     """Tokens that the language model chooses from."""
+    exact: bool = False
+    """Trained and scored in float32."""
 
 
 def diagnose_run(evidence: RunEvidence) -> list[Finding]:
@@ -64,7 +66,7 @@ def diagnose_run(evidence: RunEvidence) -> list[Finding]:
     found += diagnose_visual(internals, evidence.slots, ablation.verdict if ablation else None)
     if ablation is not None:
         horizon = probes.horizon if probes else None
-        known = Circumstance(evidence.training, evidence.step, evidence.vocabulary, horizon)
+        known = Circumstance(evidence.training, evidence.step, evidence.vocabulary, evidence.exact, horizon)
         found += diagnose_ablation(ablation, known)
     if evidence.pairing is not None:
         found += diagnose_pairing(evidence.pairing, ignored=_has(found, "constant-prompt"))

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,16 @@ _ENOUGH = 64
 _MANY = 100
 """Samples without any association that are worth a warning by themselves."""
 _SHUFFLES = 200
+_PARTS, _ENOUGH_OF_PART = 4, 24
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of the data file."""
+
+    first_row: int
+    last_row: int
+    z: float | None
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,8 @@ class Association:
     samples: int
     z: float | None
     """Standard deviations above chance; None where captions or images are all alike."""
+    parts: tuple[Part, ...] = ()
+    """The same for stretches of the data file, in its order; empty where there are too few samples."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +63,28 @@ class Pairing:
     held_out: Association | None = None
 
 
-def association(pooled_NV: FloatArray, captions: Sequence[str], seed: int = 0) -> Association:
+def association(
+    pooled_NV: FloatArray, captions: Sequence[str], seed: int = 0, rows: Sequence[int] | None = None
+) -> Association:
     """Measure whether similar images have similar captions.
 
     Args:
         pooled_NV: tower features averaged over patches, one row per sample.
         captions: the samples' captions.
         seed: draws the shuffles.
+        rows: their rows in the data file; with them, quarters of the file are measured one by one too.
     """
+    whole = _association(pooled_NV, captions, seed)
+    if rows is None or len(rows) < _PARTS * _ENOUGH_OF_PART:
+        return whole
+    parts = []
+    for part in np.array_split(np.argsort(rows), _PARTS):
+        z = _association(pooled_NV[part], [captions[i] for i in part], seed).z
+        parts.append(Part(rows[int(part[0])], rows[int(part[-1])], z))
+    return replace(whole, parts=tuple(parts))
+
+
+def _association(pooled_NV: FloatArray, captions: Sequence[str], seed: int) -> Association:
     assert len(pooled_NV) == len(captions)
     images_NN, words_NN = _similarity(pooled_NV), _similarity(_tf_idf(captions))
     if images_NN is None or words_NN is None:
@@ -98,7 +124,7 @@ def diagnose_pairing(pairing: Pairing, ignored: bool) -> list[Finding]:
     elif broken and train.samples >= _MANY:
         which, other, sure = "training", "unless they say what this vision tower does not see", False
     else:
-        return []
+        return [*_stretches(train)]
     side = train if which == "training" else held_out
     assert side is not None and side.z is not None
     return [
@@ -112,6 +138,27 @@ def diagnose_pairing(pairing: Pairing, ignored: bool) -> list[Finding]:
             **evidence,
         )
     ]
+
+
+def _stretches(train: Association) -> Iterator[Finding]:
+    """Parts of the file without association beside others that surely have one, such as one shard of several."""
+    z_of = {part: part.z for part in train.parts if part.z is not None}
+    sound = [part for part, z in z_of.items() if z >= SURE]
+    broken = [part for part, z in z_of.items() if z < NONE]
+    if not broken or len(sound) < 2 or len(sound) + len(broken) < len(train.parts):
+        return
+    part = broken[0]
+    yield finding(
+        "pairs-mismatched",
+        f"training captions do not seem to go with their images in rows {part.first_row} to {part.last_row} of the "
+        f"data file: similar images have no more similar captions there than after shuffling (z {part.z:.1f}; above "
+        f"{NONE:g} would be a sign of pairing), while elsewhere in the file they do (z "
+        f"{min(z_of[p] for p in sound):.1f} and more)",
+        "look at how that part of the file was made (a shard of its own, rows off by one); compare a few of its rows "
+        "by eye",
+        z_parts=[part.z for part in train.parts],
+        rows=[part.first_row, part.last_row],
+    )
 
 
 def _shows(side: Association) -> bool:

@@ -31,7 +31,7 @@ class LanguageModel(nn.Module):
 
     def text_rms(self) -> float:
         """Root mean square of the embedding table: the scale on which text arrives."""
-        weight = self.model.get_input_embeddings().weight
+        weight = self.model.get_input_embeddings().weight.detach()
         # In slices: the table of a large model squared in float32 would take gigabytes.
         total = sum(float(part.float().pow(2).sum()) for part in weight.split(8192))
         return float((total / weight.numel()) ** 0.5)

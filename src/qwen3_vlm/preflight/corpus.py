@@ -1,4 +1,4 @@
-"""The data file as a whole: captions, ids, image files and the split, without opening an image."""
+"""The data file as a whole: its image files and the split, without opening an image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from qwen3_vlm.build import Prepared
 from qwen3_vlm.faults import agree, finding
@@ -16,11 +15,8 @@ from qwen3_vlm.results import Finding
 
 _READ = 1 << 18
 """Bytes of an image file that tell it from another of the same size."""
-_TOP_SHARE = 0.2
-"""Of the rows: one caption under more of them is degenerate. Ten digits in varied words stay below 2%."""
-_FEWEST = 5
-"""Distinct captions below which a data set of at least `_ENOUGH` rows is degenerate, too."""
-_ENOUGH = 20
+ENOUGH = 20
+"""Rows below which no share of a data set is judged."""
 _TOP_IMAGE = 0.05
 _CAPTIONS = 5
 _DISTINCT_IMAGES = 0.1
@@ -78,13 +74,11 @@ def _hash(path: Path) -> str:
 
 
 def corpus_findings(corpus: Corpus, prepared: Prepared) -> list[Finding]:
-    """All of the data file's own faults."""
+    """Image files and the split."""
     return [
         *_missing(corpus, prepared),
         *_split(corpus, prepared),
-        *_captions(corpus),
         *_images(corpus),
-        *_ids(corpus),
     ]
 
 
@@ -134,9 +128,10 @@ def _split(corpus: Corpus, prepared: Prepared) -> list[Finding]:
             )
         ]
     paths = {str(PurePosixPath(row.image)) for row in corpus.train}
-    contents = set(corpus.train_files.values())
-    by_path = [row.row for row in corpus.eval if str(PurePosixPath(row.image)) in paths]
-    by_content = [row for row, file in corpus.eval_files.items() if file in contents]
+    contents, plain = set(corpus.train_files.values()), shown_by_many(corpus.train_files.values())
+    own = [row for row in corpus.eval if corpus.eval_files.get(row.row) not in plain]
+    by_path = [row.row for row in own if str(PurePosixPath(row.image)) in paths]
+    by_content = [row.row for row in own if corpus.eval_files.get(row.row) in contents]
     leaked = sorted({*by_path, *by_content})
     if not leaked:
         return []
@@ -159,36 +154,15 @@ def _split(corpus: Corpus, prepared: Prepared) -> list[Finding]:
     ]
 
 
-def _captions(corpus: Corpus) -> list[Finding]:
-    counts = Counter(row.caption for row in corpus.train)
+def shown_by_many(images: Iterable[str]) -> set[str]:
+    """Images under so many training rows that they are a placeholder, and no leak where held-out rows show them too.
+
+    Args:
+        images: one identity (of the file or of its pixels) for each training row.
+    """
+    counts = Counter(images)
     total = counts.total()
-    if not total:
-        return []
-    top = counts.most_common(SHOWN)
-    evidence: dict[str, Any] = {
-        "distinct": len(counts),
-        "of": total,
-        "distinct_share": round(len(counts) / total, 4),
-        "top": {caption[:80]: count for caption, count in top},
-    }
-    few = len(counts) < _FEWEST and total >= _ENOUGH
-    if not few and (top[0][1] <= _TOP_SHARE * total or total < _ENOUGH):
-        return []
-    return [
-        finding(
-            "captions-degenerate",
-            f"{_how_few(counts)}: a model can know them without an image",
-            "look at how captions were made or joined to images; train on captions that say what is in the picture",
-            **evidence,
-        )
-    ]
-
-
-def _how_few(counts: Counter[str]) -> str:
-    total, ((caption, most),) = counts.total(), counts.most_common(1)
-    if len(counts) == 1:
-        return f"all {total} training rows have the same caption, {caption[:80]!r}"
-    return f"{total} training rows have {len(counts)} different captions, and {most} rows have {caption[:80]!r}"
+    return {image for image, count in counts.items() if total >= ENOUGH and count > max(_TOP_IMAGE * total, _CAPTIONS)}
 
 
 def _images(corpus: Corpus) -> list[Finding]:
@@ -196,10 +170,10 @@ def _images(corpus: Corpus) -> list[Finding]:
     for row, file in corpus.train_files.items():
         rows_of[file].append(row)
     total = len(corpus.train_files)
-    if total < _ENOUGH:
+    if total < ENOUGH:
         return []
     most = max(rows_of.values(), key=len)
-    if len(most) <= max(_TOP_IMAGE * total, _CAPTIONS) and len(rows_of) >= _DISTINCT_IMAGES * total:
+    if not shown_by_many(corpus.train_files.values()) and len(rows_of) >= _DISTINCT_IMAGES * total:
         return []
     return [
         finding(
@@ -215,44 +189,3 @@ def _images(corpus: Corpus) -> list[Finding]:
             first_rows=most[:SHOWN],
         )
     ]
-
-
-def _ids(corpus: Corpus) -> list[Finding]:
-    found = []
-    counts = Counter(row.id for row in corpus.train)
-    repeated = [identity for identity, count in counts.items() if count > 1]
-    if repeated:
-        rows = sum(counts[i] for i in repeated)
-        found.append(
-            finding(
-                "duplicate-ids",
-                f"{len(repeated)} {agree(len(repeated), 'id is', 'ids are')} used by more than one training row, such "
-                f"as {repeated[0]!r} by {counts[repeated[0]]}: two files may have been joined, or rows copied",
-                "remove copied rows, and give every row its own id (training does not need it, but lists and joins do)",
-                ids=len(repeated),
-                rows=rows,
-            )
-        )
-    # Ids that name image files are a reference for the pairing: LLaVA-Pretrain's id is its image's file name.
-    stems = {row.row: PurePosixPath(row.image).stem for row in corpus.train}
-    names = set(stems.values())
-    named = [row for row in corpus.train if row.id in names]
-    elsewhere = [row for row in named if row.id != stems[row.row]]
-    if _mostly(named, corpus.train) and _mostly(elsewhere, named):
-        row = elsewhere[0]
-        found.append(
-            finding(
-                "pairs-mismatched",
-                f"in {len(elsewhere)} of {len(named)} rows the id is the name of another row's image file: row "
-                f"{row.row} has id {row.id} and image {row.image}",
-                "join captions and images by id again; most likely one column was moved against the other",
-                rows=len(elsewhere),
-                of=len(named),
-            )
-        )
-    return found
-
-
-def _mostly(part: Sequence[object], whole: Iterable[object]) -> bool:
-    total = len(list(whole))
-    return total >= _ENOUGH and len(part) > 0.5 * total

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,6 +24,9 @@ from qwen3_vlm.results import Finding
 
 _SHIFTS = (-1, 0, -2, 1, -3)
 """Where the logits of an answer token may come from, relative to its position; -1 is right."""
+_LIKE = 0.8
+"""Correlation of two lists of losses that are one, but for a change of the loss: tokens' losses spread widely."""
+_FEWEST = 8
 _LOSS_SAYS = {
     0: ("labels-unshifted", "t", "each caption token is predicted from itself, so the model may copy what it sees"),
     -2: ("labels-shifted", "t-2", "labels are shifted once too often"),
@@ -62,6 +66,20 @@ def loss_stage(walk: Walk) -> list[Finding]:
     if agreed[best] < 0.5:
         if agreed[-1] == 0 and not any(row.answer_start() is not None for row in walk.rows):
             return []  # no caption is where it should be: the text checks have said so
+        likeness = _likeness(walk.rows, per_sample, log_p_BTK)
+        if likeness > _LIKE:
+            return [
+                finding(
+                    "loss-altered",
+                    "the loss rises and falls with the cross-entropy of the caption's tokens at the right positions "
+                    f"(correlation {likeness:.2f}), but is another number (equal for {100 * agreed[-1]:.0f}% of "
+                    "tokens): perplexities and gaps from it mean something else",
+                    "compute torch's cross_entropy of the unchanged logits, without label smoothing, temperature, "
+                    "class weights or scaling",
+                    correlation=round(likeness, 4),
+                    **evidence,
+                )
+            ]
         return [
             finding(
                 "labels-shifted",
@@ -96,6 +114,19 @@ def _agreement(rows: Sequence[Row], per_sample: list[Tensor], log_p_BTK: Tensor,
         equal += max(_matches(losses_T.tolist(), expected, offset) for offset in offsets)
         total += min(len(expected), len(losses_T))
     return equal / total if total else 0.0
+
+
+def _likeness(rows: Sequence[Row], per_sample: list[Tensor], log_p_BTK: Tensor) -> float:
+    """Correlation of the caption tokens' losses with our own at the right shift; 0 where they cannot be paired."""
+    got, own = [], []
+    for b, (row, losses_T) in enumerate(zip(rows, per_sample, strict=True)):
+        start = row.answer_start()
+        if start and len(losses_T) == len(row.ids) - start:
+            got += losses_T.tolist()
+            own += [-float(log_p_BTK[b, p - 1, row.ids[p]]) for p in range(start, len(row.ids))]
+    if len(got) < _FEWEST or np.ptp(got) == 0 or np.ptp(own) == 0:
+        return 0.0
+    return float(np.corrcoef(got, own)[0, 1])
 
 
 def _matches(got: list[float], expected: list[float], offset: int) -> int:
@@ -155,12 +186,14 @@ def company_stage(walk: Walk) -> list[Finding]:
     if not apart:
         return []
     b = apart[0]
+    # Another sample's loss is a mix-up; any other number is what neighbours or padding do to it.
+    others = [o for b in apart for o, a in enumerate(alone) if o != b and abs(float(a) - float(together[b])) < loose]
     return [
         finding(
-            "image-order",
+            "image-order" if others else "batch-dependent",
             f"the loss of row {walk.rows[b].sample.row} is {float(alone[b]):.4f} nats alone and "
-            f"{float(together[b]):.4f} in a batch of {len(walk.rows)}: samples get what belongs to others, or padding "
-            "is read",
+            f"{float(together[b]):.4f} in a batch of {len(walk.rows)}: "
+            + ("samples get what belongs to others" if others else "neighbours or padding change what the model reads"),
             "keep ids, labels and images of a batch in one order, and pad on the right",
             samples=len(apart),
             of=len(walk.rows),

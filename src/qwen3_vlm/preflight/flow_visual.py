@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from qwen3_vlm.faults import finding
 from qwen3_vlm.preflight.pixels import compare
@@ -18,6 +19,8 @@ from qwen3_vlm.preflight.walk import (
 )
 from qwen3_vlm.results import Finding
 
+_ALTERED = 0.02
+"""Relative difference between two tensors that should be one, which no rounding to bfloat16 explains."""
 _RESTLESS = 0.01
 """Relative difference between two equal calls that no order of summation explains."""
 
@@ -45,12 +48,41 @@ def pixels_stage(walk: Walk) -> list[Finding]:
             )
         ]
     alone_BPV = torch.cat([features_1PV for _, features_1PV in walk.alone])
-    return out_of_order(
+    moved = out_of_order(
         own_row(features_BPV, alone_BPV),
         walk,
         "the tower's features",
         "look at how pixels are stacked into a batch and handed to the tower: a sort, a reversal or a reshape there",
     )
+    return moved or (_altered(features_BPV, torch.cat(seen.features)) if seen.features else [])
+
+
+def _altered(got_BPV: Tensor, given_BPV: Tensor) -> list[Finding]:
+    """Features that are handed on, against the last hidden state that the tower itself gave for the same pixels."""
+    if got_BPV.shape == given_BPV.shape and relative(got_BPV, given_BPV) <= _ALTERED:
+        return []
+    if got_BPV.shape != given_BPV.shape:
+        how = f"their shape is {list(got_BPV.shape)}, the tower gave {list(given_BPV.shape)}"
+    elif relative(got_BPV, got_BPV.mean(dim=1, keepdim=True).expand_as(got_BPV)) < _ALTERED:
+        how = "all patches of an image have the same values"
+    elif _same_patches(got_BPV, given_BPV):
+        how = "the patches are the tower's, in another order"
+    else:
+        how = f"they differ by {relative(got_BPV, given_BPV):.2g} times their size"
+    return [
+        finding(
+            "features-altered",
+            f"the connector is not given what the vision tower's last layer makes of these images: {how}",
+            "hand the tower's `last_hidden_state` on unchanged: look for another layer, a mean or pooling over "
+            "patches, a reordering, or noise between tower and connector",
+            relative_difference=relative(got_BPV, given_BPV) if got_BPV.shape == given_BPV.shape else None,
+        )
+    ]
+
+
+def _same_patches(got_BPV: Tensor, given_BPV: Tensor) -> bool:
+    nearest_BP = torch.cdist(got_BPV.float(), given_BPV.float()).min(dim=2).values
+    return bool((nearest_BP <= _ALTERED * given_BPV.float().norm(dim=2).mean()).all())
 
 
 @torch.no_grad()

@@ -25,12 +25,13 @@ def pairing_of(train: Sequence[Sample], held_out: Sequence[Sample], vlm: VLM, pa
 
 @torch.no_grad()
 def _side(samples: Sequence[Sample], vlm: VLM, pad_id: int, seed: int) -> Association:
-    pooled, captions = [], []
+    pooled, captions, rows = [], [], []
     for start in range(0, len(samples), _BATCH):
         batch = collate(list(samples[start : start + _BATCH]), pad_id)
         if len(batch):
             pooled.append(vlm.features(batch).float().mean(dim=1).cpu().numpy())
             captions += [sample.caption for sample in batch.samples]
+            rows += [sample.row for sample in batch.samples]
     if not captions:
         return Association(0, None)
-    return association(np.concatenate(pooled), captions, seed)
+    return association(np.concatenate(pooled), captions, seed, rows)

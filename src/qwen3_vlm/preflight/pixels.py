@@ -20,8 +20,9 @@ from qwen3_vlm.models.hub import hub_bounded
 from qwen3_vlm.preflight.rows import RawRow
 from qwen3_vlm.results import Finding
 
-_PLAIN_MODES = ("RGB", "L")
-"""Modes that need no choice of background or range: for others our own reading is documented, not the processor's."""
+References = Sequence[Tensor]
+"""What the tower's own processor makes of one file, [3,H,W]: one for each way in which the file may be read (16 bits to
+8, what lies behind transparent pixels); none where it cannot be read plainly."""
 _SIGLIP = {"image_mean": 0.5, "image_std": 0.5, "rescale_factor": 1 / 255}
 """What every published SigLIP tower was trained with."""
 _FIX = (
@@ -42,37 +43,49 @@ def processor_settings(prepared: Prepared) -> dict[str, Any]:
     return dict(found)
 
 
-def references(rows: Sequence[RawRow], prepared: Prepared, settings: dict[str, Any]) -> list[Tensor | None]:
-    """Each row's image through the tower's own processor, [3,H,W]; None where the file cannot be read plainly."""
+def references(rows: Sequence[RawRow], prepared: Prepared, settings: dict[str, Any]) -> list[References]:
+    """Each row's image through the tower's own processor."""
     processor = SiglipImageProcessorPil.from_dict(settings)
     root = Path(prepared.config.data.image_root)
     return [_reference(root / row.image, processor) for row in rows]
 
 
-def _reference(path: Path, processor: Any) -> Tensor | None:
+def _reference(path: Path, processor: Any) -> References:
     try:
         with Image.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened)
-            if upright.mode not in _PLAIN_MODES or upright.has_transparency_data:
-                return None
-            image = upright.convert("RGB")
+            images = _readings(ImageOps.exif_transpose(opened))
     except (OSError, ValueError, SyntaxError):
-        return None  # the pipeline rejects it too, and says so
-    pixels_1CHW: Tensor = processor(images=[image], return_tensors="pt")["pixel_values"]
-    return pixels_1CHW[0].float()
+        return ()  # the pipeline rejects it too, and says so
+    return [processor(images=[image], return_tensors="pt")["pixel_values"][0].float() for image in images]
 
 
-def compare(got_BCHW: Tensor, wanted: Sequence[Tensor | None], rows: Sequence[RawRow]) -> list[Finding]:
+def _readings(image: Image.Image) -> list[Image.Image]:
+    """As 8-bit RGB, in every way that is right; none where nobody can say (32 bits of an unknown range)."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values_HW = np.asarray(image).astype(np.int64)
+        if values_HW.min() < 0 or values_HW.max() > 65535:
+            return []
+        eights = ((values_HW + 128) // 257, values_HW // 257, values_HW >> 8)
+        return [Image.fromarray(eight_HW.astype(np.uint8)).convert("RGB") for eight_HW in eights]
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        behind = [Image.new("RGBA", layer.size, colour) for colour in ("white", "black")]
+        return [layer.convert("RGB"), *(Image.alpha_composite(colour, layer).convert("RGB") for colour in behind)]
+    return [image.convert("RGB")] if image.mode in ("RGB", "L", "P", "1", "CMYK", "YCbCr") else []
+
+
+def compare(got_BCHW: Tensor, readings: Sequence[References], rows: Sequence[RawRow]) -> list[Finding]:
     """Every row's pixels against its own reference, and where they differ, against what would explain it.
 
     Args:
         got_BCHW: what entered the transformers vision model.
-        wanted: reference [3,H,W] per row.
+        readings: references [3,H,W] per row; one that is met is enough.
         rows: for names in messages.
     """
     if len(got_BCHW) != len(rows):
         return [_unused(f"{len(got_BCHW)} images entered the tower for a batch of {len(rows)}")]
     got = [image.detach().float().cpu() for image in got_BCHW]
+    wanted = [_nearest(image, reading) for image, reading in zip(got, readings, strict=True)]
     wrong = [b for b, want in enumerate(wanted) if want is not None and not _equal(got[b], want)]
     if not wrong:
         return []
@@ -117,6 +130,10 @@ def compare(got_BCHW: Tensor, wanted: Sequence[Tensor | None], rows: Sequence[Ra
             expected_range=[round(float(want.min()), 4), round(float(want.max()), 4)],
         )
     ]
+
+
+def _nearest(got_CHW: Tensor, readings: References) -> Tensor | None:
+    return min(readings, key=lambda want_CHW: _largest(got_CHW, want_CHW), default=None)
 
 
 def _unused(what: str) -> Finding:

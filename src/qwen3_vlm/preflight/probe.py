@@ -19,6 +19,8 @@ class Seen:
 
     pixels: list[Tensor] = field(default_factory=list)
     """`pixel_values` of each call of the vision model."""
+    features: list[Tensor] = field(default_factory=list)
+    """`last_hidden_state` that each of these calls gave."""
     embeds: list[Tensor] = field(default_factory=list)
     """`inputs_embeds` of each call of the language model, [B,T,E]."""
     masks: list[Tensor | None] = field(default_factory=list)
@@ -41,6 +43,11 @@ def probe(vlm: VLM, as_leaf: bool = False) -> Iterator[Seen]:
         if isinstance(values, Tensor):
             seen.pixels.append(values)
 
+    def see_features(module: Any, args: tuple[Any, ...], output: Any) -> None:
+        values = getattr(output, "last_hidden_state", None)
+        if isinstance(values, Tensor):
+            seen.features.append(values)
+
     def see_embeds(module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
         embeds_BTE, ids = named.get("inputs_embeds"), named.get("input_ids", args[0] if args else None)
         if embeds_BTE is None and isinstance(ids, Tensor):
@@ -57,6 +64,7 @@ def probe(vlm: VLM, as_leaf: bool = False) -> Iterator[Seen]:
 
     handles = [
         vlm.tower.model.register_forward_pre_hook(see_pixels, with_kwargs=True),
+        vlm.tower.model.register_forward_hook(see_features),
         vlm.llm.model.model.register_forward_pre_hook(see_embeds, with_kwargs=True),
     ]
     try:

@@ -25,6 +25,7 @@ from qwen3_vlm.results import Finding
 SHOWN = 3
 """Rows that a finding names."""
 _UNREADABLE = "images-unreadable"
+_NOT_SUPPORTED = "several exchanges"
 _OF_REASON = {
     "no <image> in the human turn": "no-placeholder",
     "more <image> than images": "placeholder-count",
@@ -123,6 +124,8 @@ def reject_findings(rejects: Sequence[Reject], total: int, config: Config, sampl
     """Rejected rows as named faults, with counts, rows and what they would take to mend."""
     groups: dict[str, list[Reject]] = defaultdict(list)
     for reject in rejects:
+        if reject.reason == _NOT_SUPPORTED:
+            continue  # sound rows that this package does not train on: they are counted and named as such
         image = reject.reason.startswith(("image ", "not an image")) and reject.reason not in _OF_REASON
         groups[_OF_REASON.get(reject.reason, _UNREADABLE if image else "no-labels")].append(reject)
     found = []

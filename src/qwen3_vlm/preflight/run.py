@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,16 +17,19 @@ from qwen3_vlm.checks.pairing import Pairing
 from qwen3_vlm.data.collate import collate
 from qwen3_vlm.data.dataset import Dataset
 from qwen3_vlm.exits import NamedInputError
-from qwen3_vlm.faults import agree, finding, rank
+from qwen3_vlm.faults import rank
 from qwen3_vlm.models.vlm import VLM
+from qwen3_vlm.preflight.content import content_findings, length_findings, padding_findings, pixel_findings
 from qwen3_vlm.preflight.corpus import corpus_findings, read_corpus
+from qwen3_vlm.preflight.corpus_captions import caption_findings
 from qwen3_vlm.preflight.flow import flow_findings
 from qwen3_vlm.preflight.pairing import pairing_of
 from qwen3_vlm.preflight.pixels import processor_settings, references, settings_findings
-from qwen3_vlm.preflight.rows import RawRow, by_share, findings_of_error, read_plainly, reject_findings, spread
-from qwen3_vlm.preflight.text import Row, Tokens, rows_of
+from qwen3_vlm.preflight.rows import RawRow, findings_of_error, read_plainly, reject_findings, spread
+from qwen3_vlm.preflight.text import Row, Tokens, not_in_front, rows_of
 from qwen3_vlm.preflight.text_labels import label_findings
 from qwen3_vlm.preflight.text_prompt import block_findings, template_findings, token_findings
+from qwen3_vlm.preflight.twins import same_captions, twin_findings
 from qwen3_vlm.preflight.view import View, view_of
 from qwen3_vlm.preflight.walk import Walk
 from qwen3_vlm.preflight.weights import reading_findings, weight_findings
@@ -40,8 +42,6 @@ _FILES = 20_000
 _BATCH = 4
 """Samples that go through the model."""
 _COLLATED = 16
-_CUT_AT_MOST = 1.0
-"""Percent of captions that a suggested data.max_seq_len may still cut."""
 _READ_ALONE = 16
 """Captions that the language model reads without a picture."""
 
@@ -99,35 +99,43 @@ class _Flight:
         self.config = prepared.config
         self.tokens = Tokens(prepared.inputs.tokenizer)
         self.progress = progress
+        self.moved: list[int] = []
+        """Rows that the collator does not put at the left edge of their batch."""
         self.sides = (("train", prepared.train), ("eval", prepared.eval))
 
     def fly(self) -> Preflight:
         raw = {side: self._raw(side) for side, _ in self.sides}
         found = [*self._rejected(), *self._corpus(raw)]
+        twins = same_captions(raw["train"], self._decoded("eval", raw["eval"]).values())
         raw = {side: self._decoded(side, rows) for side, rows in raw.items()}  # the others were for the corpus alone
         by_side, unread = self._read(raw)
         rows = [row for rows in by_side.values() for row in rows]
         found += self._unreadable(unread, found)
-        found += self._content(rows)
-        tokens = token_findings(self.prepared, self.vlm, self.tokens)
-        labels = label_findings(rows, self.prepared, self.tokens)
-        found += tokens
-        found += template_findings(rows, self.prepared, self.tokens)
-        found += self._lengths(labels)
+        if not any(f.code == "split-leak" for f in found):
+            found += twin_findings(by_side["eval"], twins, self.prepared.train, self.config.data.max_rejected)
+        found += content_findings(rows, self.config.data.max_rejected)
         settings = processor_settings(self.prepared)
+        tokens = token_findings(self.prepared, self.vlm, self.tokens)
+        # Behind padding, every position is another one than the checks of the text look at.
+        labels = [] if self.moved else label_findings(rows, self.prepared, self.tokens)
+        found += tokens
+        found += padding_findings(self.moved, len(rows)) or template_findings(rows, self.prepared, self.tokens)
+        found += length_findings(self.prepared, mostly_empty=_mostly_empty(labels))
         weights = weight_findings(self.prepared, self.vlm)
         if not weights and not tokens:
             captions = [row.raw.caption for row in rows[:_READ_ALONE]]
             weights = reading_findings(self.config.model.llm, self.vlm, self.tokens, captions)
         found += weights
         broken = {f.code for f in (*tokens, *weights) if f.severity == "error"}
-        walk, blocks = (None, []) if broken else self._walk(rows, settings)
+        walk, blocks = (None, []) if broken or self.moved else self._walk(rows, settings)
         found += blocks
         flow = flow_findings(walk) if walk and not blocks else []
         # Labels that are moved in the data and moved back in the loss are sound: the loss decides.
         if walk and not blocks and (not flow or flow[0].code.startswith("labels-")):
             labels = [f for f in labels if f.code != "labels-shifted"]
         found += [*labels, *(f for f in flow if f.code not in {other.code for other in found + labels})]
+        if not any(f.code in ("wrong-preprocessing", "image-order", "pixels-unused") for f in found):
+            found += pixel_findings(rows, self.prepared, settings)
         if not any(f.code == "wrong-preprocessing" for f in found):
             found += settings_findings(self.prepared, settings)
         shown = next((row for row in rows if row.targets), rows[0] if rows else None)
@@ -161,7 +169,7 @@ class _Flight:
     def _corpus(self, raw: dict[str, dict[int, RawRow]]) -> list[Finding]:
         train, held_out = (list(raw[side].values()) for side, _ in self.sides)
         corpus = read_corpus(train, held_out, Path(self.config.data.image_root))
-        return corpus_findings(corpus, self.prepared)
+        return [*corpus_findings(corpus, self.prepared), *caption_findings(corpus, self.prepared)]
 
     def _read(self, raw: dict[str, dict[int, RawRow]]) -> tuple[dict[str, list[Row]], list[Reject]]:
         """The chosen rows of either side through data set and collator."""
@@ -175,6 +183,7 @@ class _Flight:
                     part = positions[start : start + _COLLATED]
                     batch = collate([dataset[p] for p in part], self.prepared.inputs.pad_id)
                     unread += batch.rejects
+                    self.moved += not_in_front(batch)
                     rows[side] += rows_of(batch, raw[side], self.tokens, self.config.data.max_seq_len)
                     shown.update(len(part))
         return rows, unread
@@ -192,82 +201,6 @@ class _Flight:
         total = sum(len(spread(self.rows, len(dataset))) for _, dataset in self.sides)
         return reject_findings(rest, total, self.config, sampled=True)
 
-    def _content(self, rows: list[Row]) -> list[Finding]:
-        """Sample against row: its image path, and what its pixels show."""
-        found = []
-        moved = [row for row in rows if row.sample.image != row.raw.image]
-        if moved:
-            row = moved[0]
-            found.append(
-                finding(
-                    "pairs-mismatched",
-                    f"{len(moved)} of {len(rows)} samples {agree(len(moved), 'has', 'have')} another image than the "
-                    "data file names: row "
-                    f"{row.sample.row} names {row.raw.image} and gets {row.sample.image}",
-                    "keep image paths and captions in one order where rows are read",
-                    rows=len(moved),
-                    of=len(rows),
-                )
-            )
-        pixels = {row.sample.row: row.sample.pixels_CHW for row in rows if row.sample.pixels_CHW is not None}
-        blank = [r for r, pixels_CHW in pixels.items() if bool((pixels_CHW == pixels_CHW[:, :1, :1]).all())]
-        if blank and by_share(len(blank), len(pixels), self.config.data.max_rejected, sampled=True) == "error":
-            found.append(
-                finding(
-                    "images-degenerate",
-                    f"{len(blank)} of {len(pixels)} images {agree(len(blank), 'is', 'are')} one colour without any "
-                    f"detail, such as row {blank[0]}'s",
-                    "look at these files: placeholders and failed downloads are often blank",
-                    rows=len(blank),
-                    of=len(pixels),
-                    first_rows=blank[:3],
-                )
-            )
-        hashes = {row.sample.image_hash for row in rows}
-        files = {row.raw.image for row in rows}
-        if len(files) > 3 and len(hashes) <= 0.1 * len(files):
-            found.append(
-                finding(
-                    "images-degenerate",
-                    f"{len(files)} different image files give only {len(hashes)} different "
-                    f"{agree(len(hashes), 'image', 'images')}",
-                    "look at the files and at how they are decoded: many rows show the same image",
-                    "error" if len(hashes) == 1 else "warning",
-                    pictures=len(hashes),
-                    files=len(files),
-                )
-            )
-        return found
-
-    def _lengths(self, labels: list[Finding]) -> list[Finding]:
-        """Rows longer than max_seq_len, over all rows and not only those looked at; and the length that would do."""
-        limit, coverage = self.config.data.max_seq_len, self.config.coverage
-        lengths = sorted(length for _, dataset in self.sides for length in dataset.lengths)
-        cut = sum(length > limit for length in lengths)
-        mostly_empty = any(f.code == "no-labels" and f.evidence["rows"] > 0.5 * f.evidence["of"] for f in labels)
-        if not cut or mostly_empty:
-            return []
-        share = 100 * cut / len(lengths)
-        fail, warn = share > coverage.truncated_fail, share > coverage.truncated_warn
-        # Where so few are cut that no check minds, only the longest caption's length changes anything.
-        spared = math.floor(len(lengths) * min(coverage.truncated_warn, _CUT_AT_MOST) / 100) if warn else 0
-        would_do = lengths[-1 - spared]
-        whole = sum(length <= would_do for length in lengths)
-        return [
-            finding(
-                "answer-truncated",
-                f"{cut} of {len(lengths)} captions {agree(cut, 'is', 'are')} cut at data.max_seq_len {limit} "
-                f"({share:.3g}%); {would_do} would leave {whole} of {len(lengths)} whole",
-                f"set data.max_seq_len to {would_do}, shorten prompt.template, or shorten the long captions",
-                "error" if fail else "warning" if warn else "note",
-                rows=cut,
-                of=len(lengths),
-                share_pct=round(share, 3),
-                max_seq_len=limit,
-                would_do=would_do,
-            )
-        ]
-
     def _walk(self, rows: list[Row], settings: dict[str, Any]) -> tuple[Walk | None, list[Finding]]:
         """The batch for the model: samples of different images and captions; and what is wrong with its image block."""
         distinct: dict[str, Sample] = {}
@@ -284,8 +217,8 @@ class _Flight:
         chosen = rows_of(batch, {s.row: by_row[id(s)].raw for s in samples}, self.tokens, self.config.data.max_seq_len)
         latents = self._latents(batch)
         found = block_findings(rows, self.prepared, self.vlm, self.tokens, latents)
-        wanted = references([row.raw for row in chosen], self.prepared, settings)
-        walk = Walk(self.vlm, batch, chosen, wanted, self.prepared.inputs.pad_id, latents)
+        readings = references([row.raw for row in chosen], self.prepared, settings)
+        walk = Walk(self.vlm, batch, chosen, readings, self.prepared.inputs.pad_id, latents)
         if found:
             return walk, found
         try:
@@ -298,3 +231,7 @@ class _Flight:
     def _latents(self, batch: Batch) -> int:
         """Visual tokens per image that the connector really makes."""
         return int(self.vlm.visual(self.vlm.features(batch)).shape[1])
+
+
+def _mostly_empty(labels: list[Finding]) -> bool:
+    return any(f.code == "no-labels" and f.evidence["rows"] > 0.5 * f.evidence["of"] for f in labels)

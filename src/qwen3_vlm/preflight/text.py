@@ -91,6 +91,18 @@ def rows_of(batch: Batch, raw: dict[int, RawRow], tokens: Tokens, limit: int) ->
     return rows
 
 
+def not_in_front(batch: Batch) -> list[int]:
+    """Rows of the data file whose ids stand in the batch whole, but not at its left edge: padded on the left."""
+    moved = []
+    for b, sample in enumerate(batch.samples):
+        ids, whole = [int(i) for i in sample.ids_T], batch.ids_BT[b].tolist()
+        if whole[: len(ids)] != ids and any(
+            whole[o : o + len(ids)] == ids for o in range(1, len(whole) - len(ids) + 1)
+        ):
+            moved.append(sample.row)
+    return moved
+
+
 @dataclass
 class Cases:
     """Rows by what is wrong with them, with an example for the message."""

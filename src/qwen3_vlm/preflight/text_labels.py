@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 from typing import Any
 
 from qwen3_vlm.batch import IGNORE_INDEX
@@ -13,6 +14,8 @@ from qwen3_vlm.preflight.text import Cases, Row, Tokens, short
 from qwen3_vlm.results import Finding
 
 _SHIFTS = (1, -1, 2, -2)
+_ALIKE = 0.8
+"""Likeness of two texts, 0 to 1 (difflib), above which one is the other with a few changes."""
 
 
 def label_findings(rows: Sequence[Row], prepared: Prepared, tokens: Tokens) -> list[Finding]:
@@ -70,6 +73,9 @@ def _judge_labels(row: Row, captions: dict[tuple[int, ...], int], tokens: Tokens
         return "pairs-mismatched", f"labelled with the caption of row {other}, {got}, its own is {own}"
     if _is_subsequence(targets, answer):
         return "answer-partly-labelled", said
+    got, own = tokens.decode(ended), row.raw.caption
+    if SequenceMatcher(None, got.casefold(), own.casefold(), autojunk=False).ratio() > _ALIKE:
+        return "answer-partly-labelled", f"labelled {short(got)}, where the caption is {short(own)}: it was changed"
     return ("pairs-mismatched" if start is None else "answer-partly-labelled"), said
 
 
@@ -124,8 +130,8 @@ _LABELS_SAY = {
     ),
     "answer-partly-labelled": (
         "part of the caption carries no label, or another token's, in {n} of {of} rows",
-        "label every token of the caption, from its first to EOS; where only its start is missing, look at how many "
-        "tokens the prompt is taken to have",
+        "label every token of the caption as the file has it, from its first to EOS; where only its start is missing, "
+        "look at how many tokens the prompt is taken to have; where it was changed, at what cleans captions",
     ),
     "pairs-mismatched": (
         "the labelled text is not the row's own caption in {n} of {of} rows",

@@ -14,6 +14,7 @@ from qwen3_vlm.batch import Batch, TokenNLL, VisualTokens
 from qwen3_vlm.data.collate import collate
 from qwen3_vlm.faults import finding
 from qwen3_vlm.models.vlm import VLM
+from qwen3_vlm.preflight.pixels import References
 from qwen3_vlm.preflight.text import Row
 from qwen3_vlm.results import Finding
 
@@ -28,8 +29,8 @@ class Walk:
     batch: Batch
     rows: Sequence[Row]
     """One per sample of the batch, in its order."""
-    references: list[Tensor | None]
-    """What the tower's own processor makes of each row's file, [3,H,W]."""
+    references: list[References]
+    """What the tower's own processor makes of each row's file."""
     pad_id: int
     latents: int
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
@@ -21,6 +22,13 @@ from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight.text import Tokens
 from qwen3_vlm.results import Finding
 
+_OUTER = 2
+"""Tokens of an answer that are not judged: the first, which nothing precedes, and EOS."""
+_JUDGED = 32
+"""Tokens below which nothing is said."""
+_EXCHANGES = 8
+_CLEARLY = 2.5
+"""Standard deviations."""
 _FIX = (
     "load every weight of the frozen part from its own checkpoint and change none afterwards (no init, no resize, no "
     "training); copy or download it again if files are missing"
@@ -77,37 +85,56 @@ def reading_findings(name: str, vlm: VLM, tokens: Tokens, captions: Sequence[str
     """Can the language model read the captions at all, as text alone and in ids that the tokenizer gives by itself?
 
     Worse than a guess among all tokens (ln of the vocabulary) is no weak model: one that knows nothing is at ln V. It
-    is one that is sure of something else: ids that mean other words to it, or text of a kind it never saw. These two
-    look alike from here, which is why it is a warning.
+    is one that is sure of something else: ids that mean other words to it, or text of a kind it never saw. The second
+    shows by reading the same text in ids drawn at random still worse; where it does not, nobody can tell them apart
+    from here, which is why it is a warning.
     """
-    table = vlm.llm.model.get_input_embeddings().weight
-    nll, count = 0.0, 0
-    for caption in captions:
-        ids_T = torch.tensor([tokens.eos, *tokens.answer(caption)], device=vlm.device)
-        if int(ids_T.max()) >= table.shape[0]:
-            return []  # named where ids are compared with the table
-        # By embeddings, as in training.
-        embeds_1TE = vlm.llm.model.get_input_embeddings()(ids_T[None])
-        logits_TK = vlm.llm.model(inputs_embeds=embeds_1TE, use_cache=False).logits[0].float()
-        nll += float(F.cross_entropy(logits_TK[:-1], ids_T[1:], reduction="sum"))
-        count += len(ids_T) - 1
-    guess = math.log(table.shape[0])
-    if not count or not nll / count > guess:
+    rows = len(vlm.llm.model.get_input_embeddings().weight)
+    answers = [tokens.answer(caption) for caption in captions]
+    if not answers or max(map(max, answers)) >= rows:
+        return []  # ids without a row are named where ids are compared with the table
+    judged = sum(max(0, len(answer) - _OUTER) for answer in answers)
+    if judged < _JUDGED:
+        return []  # captions of a word or two: how they begin and end is this data set's own way
+    nll, guess = _read(vlm, tokens.eos, answers), math.log(rows)
+    if not nll > guess:
+        return []
+    # Text of an unknown kind still reads better in its own ids than in any others; with wrong ids, all are alike.
+    known = sorted({i for answer in answers for i in answer} - {tokens.eos})
+    rng = np.random.default_rng(0)
+    exchanged = []
+    for _ in range(_EXCHANGES):
+        other = dict(zip(known, rng.choice(rows, len(known), replace=False).tolist(), strict=True))
+        exchanged.append(_read(vlm, tokens.eos, [[other.get(i, i) for i in answer] for answer in answers]))
+    if nll < float(np.mean(exchanged)) - _CLEARLY * float(np.std(exchanged)):
         return []
     return [
         finding(
             "token-id-mismatch",
-            f"model.llm {name} reads these captions worse than a guess would: {nll / count:.2f} nats per token without "
-            f"any picture, where a guess among its {table.shape[0]} tokens costs {guess:.2f}; its tokenizer gives "
+            f"model.llm {name} reads these captions worse than a guess would: {nll:.2f} nats per token without "
+            f"any picture, where a guess among its {rows} tokens costs {guess:.2f}; its tokenizer gives "
             "words other ids than it was trained with, or it never learnt text of this kind",
             "take tokenizer.json from the very checkpoint of model.llm; if it is from there, take a language model "
             "that knows the language of these captions",
             "warning",
-            nats_per_token=round(nll / count, 4),
+            nats_per_token=round(nll, 4),
+            with_other_ids=round(float(np.mean(exchanged)), 4),
             ln_vocabulary=round(guess, 4),
             captions=len(captions),
         )
     ]
+
+
+def _read(vlm: VLM, eos: int, answers: Sequence[Sequence[int]]) -> float:
+    """Nats per token inside texts that follow EOS, each alone and by embeddings, as in training."""
+    nll, count = 0.0, 0
+    for answer in answers:
+        ids_T = torch.tensor([eos, *answer], device=vlm.device)
+        embeds_1TE = vlm.llm.model.get_input_embeddings()(ids_T[None])
+        logits_TK = vlm.llm.model(inputs_embeds=embeds_1TE, use_cache=False).logits[0].float()
+        nll += float(F.cross_entropy(logits_TK[1:-2], ids_T[2:-1], reduction="sum"))
+        count += max(0, len(answer) - _OUTER)
+    return nll / count
 
 
 def _unlike(differ: list[str], absent: list[str], total: int) -> str:

@@ -21,8 +21,10 @@ from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight import preflight
 from qwen3_vlm.preflight.probe import own_row
 from qwen3_vlm.preflight.rows import spread
+from qwen3_vlm.preflight.twins import cached_twins
 from qwen3_vlm.progress import progress_bar, say
 from qwen3_vlm.results import Finding, Look
+from qwen3_vlm.train.features import CachedDataset
 from qwen3_vlm.train.findings_log import write_findings
 from qwen3_vlm.train.looks import read_looks
 from qwen3_vlm.train.update import SampleSource
@@ -195,6 +197,9 @@ def look_before(run: Run) -> list[Finding]:
         found += diagnose_pairing(flight.pairing, ignored=False)  # nothing is trained yet that could ignore pictures
     if run.train_set is not run.prepared.train and flight.batch:
         found += cache_findings(run.vlm, run.train_set, run.prepared.train)
+    if isinstance(run.train_set, CachedDataset) and isinstance(run.eval_set, CachedDataset):
+        leaked = cached_twins(run.train_set.hashes, run.eval_set.hashes, run.config.data.max_rejected)
+        found += leaked if not any(f.code == "split-leak" for f in found) else []
     return rank(found)
 
 

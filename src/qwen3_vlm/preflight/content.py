@@ -1,0 +1,137 @@
+"""What the rows that were read hold: the image that their row names, its pixels, their place and their length."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from qwen3_vlm.build import Prepared
+from qwen3_vlm.data.images import normalise
+from qwen3_vlm.faults import agree, finding
+from qwen3_vlm.preflight.pixels import compare, references
+from qwen3_vlm.preflight.rows import by_share, spread
+from qwen3_vlm.preflight.text import Row
+from qwen3_vlm.results import Finding
+
+_COMPARED = 64
+"""Images compared with what the tower's own processor makes of their files."""
+_CUT_AT_MOST = 1.0
+"""Percent of captions that a suggested data.max_seq_len may still cut."""
+
+
+def content_findings(rows: list[Row], allowed: float) -> list[Finding]:
+    """Sample against row: its image path, and what its pixels show; `allowed` is the share of rows for blank ones."""
+    found = []
+    moved = [row for row in rows if row.sample.image != row.raw.image]
+    if moved:
+        row = moved[0]
+        found.append(
+            finding(
+                "pairs-mismatched",
+                f"{len(moved)} of {len(rows)} samples {agree(len(moved), 'has', 'have')} another image than the "
+                "data file names: row "
+                f"{row.sample.row} names {row.raw.image} and gets {row.sample.image}",
+                "keep image paths and captions in one order where rows are read",
+                rows=len(moved),
+                of=len(rows),
+            )
+        )
+    pixels = {row.sample.row: row.sample.pixels_CHW for row in rows if row.sample.pixels_CHW is not None}
+    blank = [r for r, pixels_CHW in pixels.items() if bool((pixels_CHW == pixels_CHW[:, :1, :1]).all())]
+    if blank and by_share(len(blank), len(pixels), allowed, sampled=True) == "error":
+        found.append(
+            finding(
+                "images-degenerate",
+                f"{len(blank)} of {len(pixels)} images {agree(len(blank), 'is', 'are')} one colour without any "
+                f"detail, such as row {blank[0]}'s",
+                "look at these files: placeholders and failed downloads are often blank",
+                rows=len(blank),
+                of=len(pixels),
+                first_rows=blank[:3],
+            )
+        )
+    hashes = {row.sample.image_hash for row in rows}
+    files = {row.raw.image for row in rows}
+    if len(files) > 3 and len(hashes) <= 0.1 * len(files):
+        found.append(
+            finding(
+                "images-degenerate",
+                f"{len(files)} different image files give only {len(hashes)} different "
+                f"{agree(len(hashes), 'image', 'images')}",
+                "look at the files and at how they are decoded: many rows show the same image",
+                "error" if len(hashes) == 1 else "warning",
+                pictures=len(hashes),
+                files=len(files),
+            )
+        )
+    return found
+
+
+def pixel_findings(rows: list[Row], prepared: Prepared, settings: dict[str, Any]) -> list[Finding]:
+    """More images than the batch for the model holds, prepared as the tower prepares them."""
+    read = [row for row in rows if row.sample.pixels_CHW is not None]
+    chosen = [read[p] for p in spread(_COMPARED, len(read))]
+    if not chosen:
+        return []
+    raw = [row.raw for row in chosen]
+    pixels_BCHW = torch.stack([row.sample.pixels_CHW for row in chosen if row.sample.pixels_CHW is not None])
+    got_BCHW = normalise(pixels_BCHW, prepared.inputs.spec)
+    return compare(got_BCHW, references(raw, prepared, settings), raw)
+
+
+def padding_findings(moved: list[int], total: int) -> list[Finding]:
+    """Samples that the collator does not put at the left edge of their batch.
+
+    Args:
+        moved: their rows (`not_in_front`).
+        total: samples looked at.
+    """
+    if not moved:
+        return []
+    return [
+        finding(
+            "batch-dependent",
+            f"{len(moved)} of {total} samples do not begin at the left edge of their batch, first row "
+            f"{moved[0]}: with padding on the left and no mask, the model reads the padding, and a caption's "
+            "loss depends on the longest of its neighbours",
+            "pad on the right in training and scoring; causal attention then never sees the padding",
+            rows=len(moved),
+            of=total,
+        )
+    ]
+
+
+def length_findings(prepared: Prepared, mostly_empty: bool) -> list[Finding]:
+    """Rows longer than max_seq_len, over all rows and not only those looked at; and the length that would do.
+
+    Args:
+        prepared: the run's data.
+        mostly_empty: most rows are known to have no label at all, which is not a matter of length.
+    """
+    limit, coverage = prepared.config.data.max_seq_len, prepared.config.coverage
+    lengths = sorted(length for dataset in (prepared.train, prepared.eval) for length in dataset.lengths)
+    cut = sum(length > limit for length in lengths)
+    if not cut or mostly_empty:
+        return []
+    share = 100 * cut / len(lengths)
+    fail, warn = share > coverage.truncated_fail, share > coverage.truncated_warn
+    # Where so few are cut that no check minds, only the longest caption's length changes anything.
+    spared = math.floor(len(lengths) * min(coverage.truncated_warn, _CUT_AT_MOST) / 100) if warn else 0
+    would_do = lengths[-1 - spared]
+    whole = sum(length <= would_do for length in lengths)
+    return [
+        finding(
+            "answer-truncated",
+            f"{cut} of {len(lengths)} captions {agree(cut, 'is', 'are')} cut at data.max_seq_len {limit} "
+            f"({share:.3g}%); {would_do} would leave {whole} of {len(lengths)} whole",
+            f"set data.max_seq_len to {would_do}, shorten prompt.template, or shorten the long captions",
+            "error" if fail else "warning" if warn else "note",
+            rows=cut,
+            of=len(lengths),
+            share_pct=round(share, 3),
+            max_seq_len=limit,
+            would_do=would_do,
+        )
+    ]

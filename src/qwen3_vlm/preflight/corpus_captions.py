@@ -1,0 +1,134 @@
+"""The data file as a whole: its captions and ids."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from qwen3_vlm.build import Prepared
+from qwen3_vlm.faults import agree, finding
+from qwen3_vlm.preflight.corpus import ENOUGH, Corpus
+from qwen3_vlm.preflight.rows import SHOWN, by_share
+from qwen3_vlm.results import Finding
+
+_TOP_SHARE = 0.2
+"""Of the rows: one caption under more of them is degenerate. Ten digits in varied words stay below 2%."""
+_FEWEST = 5
+"""Distinct captions below which a data set of at least `ENOUGH` rows is degenerate, too."""
+_PHRASE = 12
+"""Letters: shorter captions stand in a request by chance."""
+
+
+def caption_findings(corpus: Corpus, prepared: Prepared) -> list[Finding]:
+    """Captions that need no picture, captions in their own request, and ids that belong to other rows."""
+    return [*_captions(corpus), *_answers(corpus, prepared), *_ids(corpus)]
+
+
+def _captions(corpus: Corpus) -> list[Finding]:
+    counts = Counter(row.caption for row in corpus.train)
+    total = counts.total()
+    if not total:
+        return []
+    top = counts.most_common(SHOWN)
+    evidence: dict[str, Any] = {
+        "distinct": len(counts),
+        "of": total,
+        "distinct_share": round(len(counts) / total, 4),
+        "top": {caption[:80]: count for caption, count in top},
+    }
+    few = len(counts) < _FEWEST and total >= ENOUGH
+    if not few and (top[0][1] <= _TOP_SHARE * total or total < ENOUGH):
+        return []
+    return [
+        finding(
+            "captions-degenerate",
+            f"{_how_few(counts)}: a model can know them without an image",
+            "look at how captions were made or joined to images; train on captions that say what is in the picture",
+            **evidence,
+        )
+    ]
+
+
+def _how_few(counts: Counter[str]) -> str:
+    total, ((caption, most),) = counts.total(), counts.most_common(1)
+    if len(counts) == 1:
+        return f"all {total} training rows have the same caption, {caption[:80]!r}"
+    return f"{total} training rows have {len(counts)} different captions, and {most} rows have {caption[:80]!r}"
+
+
+def _answers(corpus: Corpus, prepared: Prepared) -> list[Finding]:
+    """Captions that stand in their own human turn, where that is part of the prompt, and not in the next row's."""
+    if "{human}" not in prepared.config.prompt.template:
+        return []
+    rows = [*corpus.train, *corpus.eval]
+    texts = [(_words(row.caption), _words(row.human)) for row in rows]
+    own = [
+        i
+        for i, (caption, human) in enumerate(texts)
+        if len(caption) > _PHRASE and caption in human and caption not in texts[i - 1][1]
+    ]
+    if not own:
+        return []
+    row = rows[own[0]]
+    return [
+        finding(
+            "leak",
+            f"the caption of {len(own)} of {len(rows)} rows stands in {agree(len(own), 'its', 'their')} own human "
+            f"turn, so it can be copied without looking at the picture: row {row.row} asks {row.human[:160]!r}",
+            "take the answer out of the human turns of these rows, or set prompt.template to one without {human}",
+            by_share(len(own), len(rows), prepared.config.data.max_rejected),
+            rows=len(own),
+            of=len(rows),
+            first_rows=[rows[i].row for i in own[:SHOWN]],
+        )
+    ]
+
+
+def _words(text: str) -> str:
+    """Words alone, in small letters, one space around each."""
+    words = re.findall(r"[^\W_]+", text.casefold())
+    return f" {' '.join(words)} "
+
+
+def _ids(corpus: Corpus) -> list[Finding]:
+    found = []
+    counts = Counter(row.id for row in corpus.train)
+    repeated = [identity for identity, count in counts.items() if count > 1]
+    if repeated:
+        rows = sum(counts[i] for i in repeated)
+        found.append(
+            finding(
+                "duplicate-ids",
+                f"{len(repeated)} {agree(len(repeated), 'id is', 'ids are')} used by more than one training row, such "
+                f"as {repeated[0]!r} by {counts[repeated[0]]}: two files may have been joined, or rows copied",
+                "remove copied rows, and give every row its own id (training does not need it, but lists and joins do)",
+                ids=len(repeated),
+                rows=rows,
+            )
+        )
+    # Ids that name image files are a reference for the pairing: LLaVA-Pretrain's id is its image's file name.
+    stems = {row.row: PurePosixPath(row.image).stem for row in corpus.train}
+    names = set(stems.values())
+    named = [row for row in corpus.train if row.id in names]
+    elsewhere = [row for row in named if row.id != stems[row.row]]
+    if _mostly(named, corpus.train) and _mostly(elsewhere, named):
+        row = elsewhere[0]
+        found.append(
+            finding(
+                "pairs-mismatched",
+                f"in {len(elsewhere)} of {len(named)} rows the id is the name of another row's image file: row "
+                f"{row.row} has id {row.id} and image {row.image}",
+                "join captions and images by id again; most likely one column was moved against the other",
+                rows=len(elsewhere),
+                of=len(named),
+            )
+        )
+    return found
+
+
+def _mostly(part: Sequence[object], whole: Iterable[object]) -> bool:
+    total = len(list(whole))
+    return total >= ENOUGH and len(part) > 0.5 * total
