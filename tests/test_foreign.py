@@ -17,6 +17,8 @@ from conftest import llava_row
 from foreign_models import ARCHITECTURES
 from qwen3_vlm.api.foreign import ablate_model, foreign_config
 from qwen3_vlm.batch import IGNORE_INDEX, Batch, Reject, VisualTokens
+from qwen3_vlm.checks.probe_reading import diagnose_probes
+from qwen3_vlm.checks.probes import probe
 from qwen3_vlm.cli import main
 from qwen3_vlm.data.collate import collate
 from qwen3_vlm.foreign.loading import Foreign, load_foreign
@@ -28,6 +30,8 @@ from qwen3_vlm.report.runbook import render_runbook
 ROWS = 12
 CPU = ["--threads", "1", "--model.device", "cpu", "--ablation.derangements", "1", "--ablation.gallery", "0"]
 CONFIG = foreign_config(CPU)
+NOT_TRAINED = ("under-trained", "picture-harmful", "constant-prompt")
+"""What the pattern of check 1 can look like on random weights."""
 CAPTIONS = ["a red circle on a blue ground", "a green cross", "a yellow square and <|im_end|> a word", "blue"]
 
 
@@ -336,6 +340,13 @@ def test_an_untrained_model_gets_a_verdict_and_the_page_of_our_own(
         "samples.parquet",
     }
     assert "VERDICT" in capsys.readouterr().out
+    assert {found["code"] for found in results["diagnosis"]} <= {"tower-uninitialised", "eval-too-small", *NOT_TRAINED}
+
+
+def test_all_ways_through_a_sound_model_are_found_sound(foreign: Foreign, data: Path) -> None:
+    probes = probe(foreign.scorer, batch_of(foreign, data))
+    assert probes.horizon == 1 and probes.nan_share == 1
+    assert diagnose_probes(probes) == []
 
 
 def test_a_model_whose_mask_hides_the_picture_fails_with_gaps_of_nothing(
@@ -354,6 +365,7 @@ def test_a_model_whose_mask_hides_the_picture_fails_with_gaps_of_nothing(
     assert (code, results["verdict"]) == (1, "FAIL")
     gaps = [results["ablation"]["conditions"][name]["gap"] for name in ("shuffled", "zero", "noise")]
     assert gaps == pytest.approx([0, 0, 0], abs=1e-6)
+    assert results["diagnosis"][0]["code"] == "image-masked"
 
 
 def test_the_page_shows_what_the_model_writes_and_how_to_score_it_again(saved: Saved, data: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from qwen3_vlm.build import count_rejects
 from qwen3_vlm.checks.ablation import ablate as run_ablation
 from qwen3_vlm.checks.conditions import parse_conditions
 from qwen3_vlm.checks.coverage import judge_coverage
+from qwen3_vlm.checks.diagnosis import RunEvidence, diagnose_run
+from qwen3_vlm.checks.probes import probe
 from qwen3_vlm.config import Config, apply_overrides
 from qwen3_vlm.data.collate import collate
 from qwen3_vlm.data.dataset import judge_rejects
@@ -32,7 +35,7 @@ from qwen3_vlm.foreign.selftests import refuse_unfit
 from qwen3_vlm.foreign.writing import write_captions
 from qwen3_vlm.progress import progress_bar
 from qwen3_vlm.report.choice import even_choice
-from qwen3_vlm.results import Coverage, Results, ScoredSample
+from qwen3_vlm.results import Ablation, Coverage, Finding, Results, ScoredSample
 
 MAX_SEQ_LEN = 4096
 """Tokens; only a bound on memory here, for nothing is trained."""
@@ -40,6 +43,8 @@ _RECORDED = ("seed", "threads", "model", "data", "ablation", "coverage")
 """Sections of the config that mean something for a model that was not trained here."""
 _TESTED = 2
 """Samples on which the self-tests run: with two, mixed-up rows show."""
+_PROBED = 4
+"""Samples that are tried where a model does not pass."""
 
 
 def foreign_config(overrides: Sequence[str] = ()) -> Config:
@@ -138,7 +143,12 @@ def measure_model(
     listed, unwritten = _with_captions(scored_samples(scores, decode, end_id), rows, config)
     ablation = ablation.model_copy(update={"wording": {**ablation.wording, **wording, **unwritten}})
     results = assemble(
-        config, Path(model), ablation=ablation, coverage=_coverage(rows, config), scored=listed
+        config,
+        Path(model),
+        ablation=ablation,
+        coverage=_coverage(rows, config),
+        diagnosis=_diagnosis(foreign, rows, ablation, config),
+        scored=listed,
     ).model_copy(update={"config": _recorded(config, str(model), file, root, prompt)})
     return Measured(results, SampleRows(scores, decode))
 
@@ -158,6 +168,17 @@ def _with_captions(
         return scored, {"written": f"Nothing written: generate ended in {type(error).__name__}: {reason}"}
     written = dict(zip(samples, texts, strict=True))
     return [s.model_copy(update={"written": written.get(place)}) for place, s in enumerate(scored)], {}
+
+
+def _diagnosis(foreign: Foreign, rows: ForeignRows, ablation: Ablation, config: Config) -> list[Finding]:
+    """What the pattern of check 1 means; where it did not pass, with what reaches the model."""
+    evidence = RunEvidence(ablation=ablation)
+    samples = first_samples(rows, _PROBED) if ablation.verdict != "PASS" else []
+    if samples:
+        probes = probe(foreign.scorer, collate(samples, foreign.prompts.begin_id), config.seed)
+        vocabulary = foreign.scorer.vocabulary
+        evidence = replace(evidence, probes=probes, vocabulary=vocabulary)
+    return diagnose_run(evidence)
 
 
 def self_test(foreign: Foreign, rows: ForeignRows) -> dict[str, str]:

@@ -67,7 +67,11 @@ def diagnose_run(evidence: RunEvidence) -> list[Finding]:
     if ablation is not None:
         horizon = probes.horizon if probes else None
         known = Circumstance(evidence.training, evidence.step, evidence.vocabulary, evidence.exact, horizon)
-        found += diagnose_ablation(ablation, known)
+        pattern = diagnose_ablation(ablation, known)
+        if _has(found, "image-masked") and not _has(found, "not-injected"):
+            # Losses that never move leave both open; what was seen on the way decides.
+            pattern = [f for f in pattern if f.code != "not-injected"]
+        found += pattern
     if evidence.pairing is not None:
         found += diagnose_pairing(evidence.pairing, ignored=_has(found, "constant-prompt"))
     if _has(found, "collapsed"):

@@ -186,6 +186,8 @@ class _Bench:
             if not inside:
                 continue
             place = (inside[-1] if edge else inside[0]) + step
+            if step == 0 and not _is_delimiter(self.text.ids_BT[row, inside].tolist(), -1 if edge else 0):
+                continue
             if 0 <= place < self.labels[row][-1]:
                 changes[row] = place
         if not changes:
@@ -245,6 +247,11 @@ class _Bench:
     @staticmethod
     def _other(token: int, words: Sequence[int]) -> int:
         return next((word for word in words if word != token), token)
+
+
+def _is_delimiter(block: list[int], end: int) -> bool:
+    """Whether a block of ids has a delimiter at this end (0 or -1): models without any begin with an image position."""
+    return len(block) > 1 and block[end] != block[1 if end == 0 else -2]
 
 
 def _encode_routes(scorer: Scorer, few: Batch, visual: VisualTokens, generator: torch.Generator) -> Routes | None:
