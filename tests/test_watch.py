@@ -209,7 +209,7 @@ def test_a_value_that_is_not_finite_is_written_down(world: TinyWorld, monkeypatc
     with pytest.raises(NonFiniteError):
         world.train("nan")
     found = [f for f in findings_log.read_findings(world.root / "nan") if f.code == "non-finite"]
-    assert found[0].evidence["step"] == 2 and "tower features" in found[0].message and "train.lr" in found[0].fix
+    assert found[0].evidence["step"] == 2 and "tower features" in found[0].message and "model.vision" in found[0].fix
 
 
 # --- the end of a run -----------------------------------------------------------------------------------------------

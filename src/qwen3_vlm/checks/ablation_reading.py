@@ -76,10 +76,17 @@ def _non_finite(conditions: dict[str, Condition]) -> Iterator[Finding]:
     if lost:
         yield finding(
             "non-finite",
-            f"the loss is NaN or infinite with {_worded(lost)}: weights, features or visual tokens are not finite, or "
-            "a sum overflows in this precision",
+            f"the loss is NaN or infinite with {_worded(lost)}: "
+            + (
+                "weights, features or visual tokens are not finite, or a sum overflows in this precision"
+                if "correct" in lost
+                else "with the right image it is finite, so the language model cannot compute with these values in "
+                "this precision"
+            ),
             "look for NaN in the checkpoint's weights, then in the tower's features; if both are finite, score with "
-            "model.precision fp32: a loss that is finite there is a matter of precision",
+            "model.precision fp32: a loss that is finite there is a matter of precision"
+            if "correct" in lost
+            else "score with model.precision fp32; if it stays, look for NaN in the weights of model.llm",
             conditions=lost,
         )
 
@@ -95,7 +102,7 @@ def _bit_equal(conditions: dict[str, Condition]) -> Iterator[Finding]:
             f"{conditions['correct'].loss:.4f} nats/token: what is put into the image positions does not reach the "
             "loss, because it is never placed there or because a mask hides it",
             "put the visual tokens into the embeddings at the image positions, hand those on as `inputs_embeds`, and "
-            "let the attention mask cover the image positions",
+            "let the attention mask be 1 at the image positions",
             conditions=sorted(changed),
         )
         return
@@ -107,8 +114,8 @@ def _bit_equal(conditions: dict[str, Condition]) -> Iterator[Finding]:
             f"{_worded(destroyed)} {agree(len(destroyed), 'changes', 'change')} no loss, but "
             f"{_worded(moving)} {agree(len(moving), 'does', 'do')}: image features reach the language model by another "
             "way than the visual tokens, such as features that are added to deeper layers or cross-attention",
-            "hand every feature of the image to the language model through the visual tokens that scoring changes "
-            "(deeper layers' features too), or switch the side way off",
+            "send every feature of the image through the visual tokens, or switch the second path from image to "
+            "language model off (features added to deeper layers, cross-attention)",
             conditions=destroyed,
         )
 
@@ -184,7 +191,8 @@ def _level(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
         yield finding(
             "labels-unshifted" if copied else "leak",
             f"captions are predicted almost perfectly, with {correct:.4f} nats/token, and no worse than "
-            f"{max(losses.values()):.4f} with {_worded(sorted(losses.keys() - {'correct'}))}: the answer is visible; "
+            f"{max(losses.values()):.4f} with {_worded(sorted(losses.keys() - {'correct'}), 'or')}: the answer is "
+            "visible; "
             f"{why}",
             "compare the logits at position t-1 with the label at position t, exactly once; then look for the caption "
             "in the prompt"
@@ -202,9 +210,10 @@ def _level(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
             "picture-harmful",
             f"with their own images captions are predicted worse than by blind guessing ({correct:.2f} nats/token; "
             f"guessing among {known.vocabulary} tokens costs {guess:.2f}), and without any image far better "
-            f"({text:.2f}): training has led the connector away from what the language model can read",
-            "look at the curve of the training loss: where it rises, check the sign of the loss and of the optimizer's "
-            "step (`maximize`), then lower train.lr; score the first checkpoint to see where it began",
+            f"({text:.2f}): the visual tokens disturb more than they tell",
+            "look at the training loss: if it rises, check the sign of the loss and of the optimizer's step "
+            "(`maximize`), then lower train.lr; if it falls, scoring differs from training: check what is loaded, the "
+            "preprocessing and the prompt",
             losses=losses,
             guess=guess,
         )
@@ -252,7 +261,7 @@ def _reproduced(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
         yield finding(
             "loss-not-reproduced",
             f"training logged a held-out loss of {training.eval_loss:.4f} at this checkpoint, and scoring finds "
-            f"{correct:.4f} on {part} held-out rows (nats/token): what is scored now is not what was trained then",
+            f"{correct:.4f} on {part} held-out rows (nats/token): model, data or scoring differ from training's",
             "first score once in the training process, right after saving: if that gives the logged loss, what is "
             "loaded differs (connector, backbones, precision); if not, compare image preprocessing, the prompt with "
             "its image block, and how labels are shifted",
@@ -273,11 +282,11 @@ def _stuck(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
     yield finding(
         "picture-harmful",
         f"held-out captions are likelier without any image than with their own, by {-gap:.3f} nats/token, and the "
-        f"{_which(known.training)} loss no longer falls ({curve[-3]:.3f}, {curve[-2]:.3f}, {curve[-1]:.3f} over the "
+        f"{_which(known.training)} loss has levelled off ({curve[-3]:.3f}, {curve[-2]:.3f}, {curve[-1]:.3f} at the "
         "last points): what training taught the connector does not help here",
         "check that training and scoring use the same labels, prompt, images and backbones; if they do and the "
-        "held-out loss is far above that of training, take an earlier checkpoint or more data, and if both are high, "
-        "try another train.lr",
+        "held-out loss is far above that of training, take an earlier checkpoint or more data; if both are high, try a "
+        "lower, then a higher train.lr",
         gap_no_image=gap,
         curve=curve,
     )
@@ -290,8 +299,8 @@ def _more_samples(ablation: Ablation) -> Iterator[Finding]:
             "eval-too-small",
             f"{ablation.samples} samples are too few to say whether the right image beats a wrong one or none; about "
             f"{needed} would be enough if the differences stay as they are",
-            f"score more held-out samples (--num_samples {needed}), with a larger data.eval_ratio if the split has "
-            "fewer",
+            f"score more held-out samples (--num_samples {needed}); if the split has fewer, train again with a larger "
+            "data.eval_ratio",
             samples=ablation.samples,
             needed=needed,
         )
@@ -312,8 +321,8 @@ def _more_training(ablation: Ablation, known: Circumstance) -> Iterator[Finding]
     signs = []
     if little:
         signs.append(
-            f"another sample's image costs {shuffled.gap:+.4f} nats/token, which shows that the image is read, but "
-            "check 1 does not pass"
+            f"another sample's image costs {shuffled.gap:+.4f} nats/token, so the image is read, but not enough for a "
+            f"PASS ({ablation.reasons[0] if ablation.reasons else ablation.verdict})"
         )
     if runbook_order:
         signs.append("a wrong image costs less than none, as early in training")
@@ -393,10 +402,10 @@ def _listed(conditions: dict[str, Condition], names: Sequence[str]) -> str:
     return ", ".join(f"{_PLAIN.get(name, name)} {conditions[name].gap:+.3f}" for name in names)
 
 
-def _worded(names: Sequence[str]) -> str:
+def _worded(names: Sequence[str], join: str = "and") -> str:
     """Conditions in words, as a list in a sentence."""
     words = [_PLAIN.get(name, name) for name in names]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {join} {words[-1]}"
 
 
 def _which(training: Training | None) -> str:

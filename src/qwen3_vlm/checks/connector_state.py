@@ -109,8 +109,8 @@ def _misfits(evidence: ConnectorEvidence) -> list[Finding]:
     return [
         finding(
             "connector-not-loaded",
-            f"the checkpoint {', and '.join(said)}, so not all of the trained weights can be in use",
-            "use the config and the backbones that the checkpoint was trained with, or another checkpoint",
+            f"the checkpoint {', and '.join(said)}, so the connector in use is not the trained one",
+            "use the config and the backbones that the checkpoint was trained with, or a checkpoint that is complete",
             lacking=lacking,
             unexpected=extra,
             shapes={name: [str(got), str(expected)] for name, (got, expected) in shapes.items()},

@@ -35,7 +35,7 @@ def _random(probes: Probes) -> Iterator[Finding]:
         f"two equal calls give different {' and '.join(probes.restless)}: something random is left on, so no score "
         "can be had twice",
         "look for dropout that `eval()` does not reach (a functional call, a module that was never registered), and "
-        "for noise or augmentation on the way from the pixels to the loss",
+        "for noise or augmentation on the way to what differs",
         restless=list(probes.restless),
     )
 
@@ -203,7 +203,7 @@ def _batches(probes: Probes) -> Iterator[Finding]:
             f"a caption's loss changes by {probes.alone:.3f} nats/token when it is scored alone instead of in its "
             "batch: padding or another sample reaches it",
             "let attention see no padding and no other sample: causal attention with padding on the right, or a mask "
-            "from the lengths; packed samples need one mask and one position count each",
+            "from the lengths; packed samples need a mask and position ids of their own",
             alone=probes.alone,
         )
 

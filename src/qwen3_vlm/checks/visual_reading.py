@@ -81,7 +81,7 @@ def _collapse(internals: Internals, verdict: Verdict | None) -> Iterator[Finding
                 "collapsed",
                 f"the {stage}'s output is nearly the same for all {internals.images} images: only {share:.2g} of its "
                 f"variance lies between images, where {had:.2g} of its input's does (from the {before})",
-                f"look at the {stage} for weights at zero, {advice}; then train again",
+                f"look at the {stage} for weights at zero, {advice}; mend that or lower train.lr, and train again",
                 stage=stage,
                 variance_share=dict(shares),
                 images=internals.images,
@@ -94,7 +94,7 @@ def _collapse(internals: Internals, verdict: Verdict | None) -> Iterator[Finding
             "collapsed",
             f"the projector gives all visual tokens of all {internals.images} images one and the same vector, though "
             f"the tower tells the images apart (share of its variance between images {tower:.2g})",
-            f"look at the projector for weights at zero, {advice}; then train again",
+            f"look at the projector for weights at zero, {advice}; mend that or lower train.lr, and train again",
             stage=OUTPUT,
             variance_share=dict(shares),
             images=internals.images,
@@ -109,7 +109,8 @@ def _collapse(internals: Internals, verdict: Verdict | None) -> Iterator[Finding
                 "collapsed",
                 f"the {stage}'s output is nearly one constant: only {part:.2g} of its mean square differs between the "
                 f"{internals.images} images, where {parts[before]:.2g} of its input's does (from the {before})",
-                f"look at the {stage} for weights near zero beside a large bias, {advice}; then train again",
+                f"look at the {stage} for weights near zero beside a large bias, {advice}; mend that or lower "
+                "train.lr, and train again",
                 stage=stage,
                 image_share=dict(parts),
                 images=internals.images,
@@ -119,16 +120,13 @@ def _collapse(internals: Internals, verdict: Verdict | None) -> Iterator[Finding
 
 
 def _slots(internals: Internals | None, slots: SlotUse | None) -> Iterator[Finding]:
-    advice = (
-        "check that every latent attends to the patches and gets a gradient; if so few are enough, lower "
-        "connector.latents"
-    )
     if internals is not None and internals.effective_rank_of > 1 and 0 < internals.effective_rank < _ONE_DIRECTION:
         yield finding(
             "slots-dead",
             f"all visual tokens of an image point in one direction (effective rank {internals.effective_rank:.2f} of "
             f"{internals.effective_rank_of}): they are copies of each other up to their scale",
-            advice,
+            "check that connector.latents start different from each other (random, not one vector repeated) and that "
+            "nothing averages over them; if one visual token is enough, set connector.latents to 1",
             effective_rank=internals.effective_rank,
             effective_rank_of=internals.effective_rank_of,
         )
@@ -149,8 +147,9 @@ def _slots(internals: Internals | None, slots: SlotUse | None) -> Iterator[Findi
             "slots-dead",
             f"{len(dead)} of {total} visual tokens carry next to nothing: swapping any of them for another image's "
             f"costs less than {_DEAD:.0%} of the {slots.whole:.2f} nats/token that the right image is worth, and none "
-            f"of them alone brings back more than that; what is carried is in {_listed(alive)}",
-            advice,
+            f"of them alone, all others swapped, wins back more; what is carried is in {_listed(alive)}",
+            "check that every latent attends to the patches and gets a gradient; if so few are enough, lower "
+            "connector.latents",
             dead=dead,
             whole=slots.whole,
             without=list(slots.without),

@@ -196,7 +196,8 @@ class PromptBuilder:
         if len(ids) != 1:
             raise NamedInputError(
                 "placeholder-split",
-                f"{self._name}: this tokenizer encodes {text!r} as {len(ids)} ids {ids[:8]}, where it must be one; "
+                f"{self._name}: this tokenizer encodes {text!r} as {len(ids)} ids, beginning {ids[:3]}, "
+                "where it must be one; "
                 "set model.llm to a model with a Qwen tokenizer, whose vocabulary has the image block's tokens",
             )
         return ids[0]
@@ -211,8 +212,8 @@ class PromptBuilder:
                 "image-truncated" if cut else "no-labels",
                 f"data.max_seq_len {self._max_seq_len} {what}: the shortest prompt takes {shortest} tokens, "
                 f"{len(self._block)} of them the image block, so no row keeps {keeps}; set data.max_seq_len to at "
-                f"least {self._roomy(records, prompts)}, which leaves 99% of captions whole, shorten prompt.template, "
-                "or lower connector.latents",
+                f"least {self._roomy(records, prompts)}, which leaves 99% of captions whole; a shorter prompt.template "
+                "and fewer connector.latents need less",
             )
 
     def _roomy(self, records: Sequence[Record], prompts: Mapping[str, Prompt]) -> int:

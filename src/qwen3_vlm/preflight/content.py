@@ -46,21 +46,24 @@ def content_findings(rows: list[Row], allowed: float) -> list[Finding]:
                 "images-degenerate",
                 f"{len(blank)} of {len(pixels)} images {agree(len(blank), 'is', 'are')} one colour without any "
                 f"detail, such as row {blank[0]}'s",
-                "look at these files: placeholders and failed downloads are often blank",
+                f"open the image file of row {blank[0]}: if it is blank, fetch these images again or take their rows "
+                "out; if it shows a picture, look at how it is decoded",
                 rows=len(blank),
                 of=len(pixels),
                 first_rows=blank[:3],
             )
         )
     hashes = {row.sample.image_hash for row in rows}
+    one, other = _same_pixels(rows)
     files = {row.raw.image for row in rows}
     if len(files) > 3 and len(hashes) <= 0.1 * len(files):
         found.append(
             finding(
                 "images-degenerate",
-                f"{len(files)} different image files give only {len(hashes)} different "
-                f"{agree(len(hashes), 'image', 'images')}",
-                "look at the files and at how they are decoded: many rows show the same image",
+                f"{len(files)} different image files decode to only {len(hashes)} different "
+                f"{agree(len(hashes), 'image', 'images')}, such as those of rows {one} and {other} to one",
+                f"open the files of rows {one} and {other}: if they look alike, fetch them again or take their rows "
+                "out; if they differ, look at how images are decoded (a cache, a buffer used twice, a fixed path)",
                 "error" if len(hashes) == 1 else "warning",
                 pictures=len(hashes),
                 files=len(files),
@@ -79,6 +82,16 @@ def pixel_findings(rows: list[Row], prepared: Prepared, settings: dict[str, Any]
     pixels_BCHW = torch.stack([row.sample.pixels_CHW for row in chosen if row.sample.pixels_CHW is not None])
     got_BCHW = normalise(pixels_BCHW, prepared.inputs.spec)
     return compare(got_BCHW, references(raw, prepared, settings), raw)
+
+
+def _same_pixels(rows: list[Row]) -> tuple[int, int]:
+    """Two rows whose files are different and whose images are the same; twice 0 where there are none."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        other = first.setdefault(row.sample.image_hash, row)
+        if other.raw.image != row.raw.image:
+            return other.sample.row, row.sample.row
+    return 0, 0
 
 
 def padding_findings(moved: list[int], total: int) -> list[Finding]:

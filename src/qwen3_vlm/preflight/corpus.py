@@ -85,14 +85,15 @@ def corpus_findings(corpus: Corpus, prepared: Prepared) -> list[Finding]:
 def _missing(corpus: Corpus, prepared: Prepared) -> list[Finding]:
     found = []
     for side, rows in corpus.missing.items():
-        total = len(corpus.train if side == "train" else corpus.eval)
+        looked_at = corpus.train if side == "train" else corpus.eval
+        total, images = len(looked_at), {row.row: row.image for row in looked_at}
         if rows:
             found.append(
                 finding(
                     "images-unreadable",
                     f"{len(rows)} of {total} {_name(side)} rows {agree(len(rows), 'names', 'name')} an image file that "
                     "is missing or empty below "
-                    f"{prepared.config.data.image_root}, first row {rows[0]}",
+                    f"{prepared.config.data.image_root}, first row {rows[0]} ({images[rows[0]]})",
                     "restore these files, set data.image_root to the folder that the paths start from, or take the "
                     "rows out",
                     by_share(len(rows), total, prepared.config.data.max_rejected),
@@ -121,7 +122,7 @@ def _split(corpus: Corpus, prepared: Prepared) -> list[Finding]:
                 "split-leak",
                 f"{len(shared)} of {len(split.eval)} held-out rows {agree(len(shared), 'is', 'are')} also trained on, "
                 f"first row {shared[0]}",
-                "draw the split so that no row is on both sides, or delete split.json and draw it again",
+                "delete split.json, draw the split again so that no row is on both sides, and train again",
                 rows=len(shared),
                 held_out=len(split.eval),
                 first_rows=shared[:SHOWN],
@@ -142,7 +143,7 @@ def _split(corpus: Corpus, prepared: Prepared) -> list[Finding]:
             "split-leak",
             f"the images of {len(leaked)} of {total} held-out rows are also trained on ({len(by_path)} under the same "
             f"path, {len(by_content)} with the same bytes), first held-out row {leaked[0]}",
-            "take these rows out of one side, or hold out whole images: all rows of an image on one side",
+            "take the copies out of the training side, or hold out whole images (all rows of an image on one side)",
             by_share(len(leaked), total, prepared.config.data.max_rejected),
             rows=len(leaked),
             of=total,

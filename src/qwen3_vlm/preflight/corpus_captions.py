@@ -102,8 +102,8 @@ def _ids(corpus: Corpus) -> list[Finding]:
         found.append(
             finding(
                 "duplicate-ids",
-                f"{len(repeated)} {agree(len(repeated), 'id is', 'ids are')} used by more than one training row, such "
-                f"as {repeated[0]!r} by {counts[repeated[0]]}: two files may have been joined, or rows copied",
+                f"{len(repeated)} {agree(len(repeated), 'id is', 'ids are')} used by more than one training row (id "
+                f"{repeated[0]!r} by {counts[repeated[0]]} rows): two files may have been joined, or rows copied",
                 "remove copied rows, and give every row its own id (training does not need it, but lists and joins do)",
                 ids=len(repeated),
                 rows=rows,

@@ -214,8 +214,9 @@ def _leaks(walk: Walk, per_sample: list[Tensor], leaf_BTE: Tensor) -> list[Findi
             finding(
                 "labels-unshifted",
                 "the loss of the first caption token depends on the caption tokens after it, so the answer can be "
-                "copied instead of predicted",
-                "use causal attention in the language model",
+                "copied: the loss is taken at that token's own position or later, or attention is not causal",
+                "compare the logits at position t-1 with the token at position t; if that is so, use causal attention "
+                "in the language model (no mask that shows later positions)",
                 row=walk.rows[b].sample.row,
             )
         ]

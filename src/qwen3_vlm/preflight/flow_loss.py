@@ -73,7 +73,7 @@ def loss_stage(walk: Walk) -> list[Finding]:
                     "loss-altered",
                     "the loss rises and falls with the cross-entropy of the caption's tokens at the right positions "
                     f"(correlation {likeness:.2f}), but is another number (equal for {100 * agreed[-1]:.0f}% of "
-                    "tokens): perplexities and gaps from it mean something else",
+                    "tokens): perplexities and differences of losses from it mean something else",
                     "compute torch's cross_entropy of the unchanged logits, without label smoothing, temperature, "
                     "class weights or scaling",
                     correlation=round(likeness, 4),

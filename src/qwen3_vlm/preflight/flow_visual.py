@@ -73,8 +73,8 @@ def _altered(got_BPV: Tensor, given_BPV: Tensor) -> list[Finding]:
         finding(
             "features-altered",
             f"the connector is not given what the vision tower's last layer makes of these images: {how}",
-            "hand the tower's `last_hidden_state` on unchanged: look for another layer, a mean or pooling over "
-            "patches, a reordering, or noise between tower and connector",
+            "hand the tower's `last_hidden_state` on unchanged: look for a mean or pooling over patches, another "
+            "layer, a reordering, or noise between tower and connector",
             relative_difference=relative(got_BPV, given_BPV) if got_BPV.shape == given_BPV.shape else None,
         )
     ]
@@ -94,7 +94,7 @@ def connector_stage(walk: Walk) -> list[Finding]:
         if not bool(torch.isfinite(features_BPV).all()):
             fix = "look at the pixels that the tower is given and at its weights, then try model.precision fp32"
             return [non_finite("the tower's features", fix)]
-        fix = "look at the connector's initial weights, then try model.precision fp32"
+        fix = "look for NaN in the connector's weights, then in the tower's features; then try model.precision fp32"
         return [non_finite("the visual tokens (the connector's output)", fix)]
     restless = relative(vlm.visual(vlm.features(batch)), visual_BQE)
     if restless > _RESTLESS:

@@ -92,7 +92,7 @@ def compare(got_BCHW: Tensor, readings: Sequence[References], rows: Sequence[Raw
     known = [want for want in wanted if want is not None]
     varied = len(known) > 1 and not all(torch.equal(known[0], other) for other in known[1:])
     if varied and all(torch.equal(got[0], other) for other in got[1:]):
-        return [_unused(f"all {len(got)} images that entered the tower are identical, though the files differ")]
+        return [_unused(f"it gets one and the same image for all {len(got)} samples, though their files differ")]
     if all(float(got[b].std()) == 0 for b in wrong) and any(float(want.std()) > 0 for want in known):
         return [_unused("blank images entered the tower, though the files are not blank")]
     others = {

@@ -54,11 +54,11 @@ def _judge_labels(row: Row, captions: dict[tuple[int, ...], int], tokens: Tokens
         return "prompt-labelled", f"{len(early or padded)} labels {where}: {short(extra)}"
     if targets == answer:
         return None
-    said = f"labelled {short(tokens.decode(targets))} of the caption {short(tokens.decode(answer))}"
+    said = f"labelled is {short(tokens.decode(targets))}, the caption is {short(tokens.decode(answer))}"
     if answer[-len(targets) :] == targets:
         lost = count - len(targets)
         start_of = f"the caption's first {lost} {agree(lost, 'token', 'tokens')} {short(tokens.decode(answer[:lost]))}"
-        said = f"{start_of} {agree(lost, 'has', 'have')} no label, {said}"
+        said = f"{start_of} {agree(lost, 'has', 'have')} no label; {said}"
     if targets[:-1] == answer[:-1] or targets == answer[:-1]:
         # A limit that ends just before EOS has cut it off; anything else never put it there.
         cut = targets == answer[:-1] and row.at_limit and row.ids == row.ids[: start or 0] + answer[:-1]
@@ -105,11 +105,11 @@ def _is_subsequence(part: Sequence[int], whole: Sequence[int]) -> bool:
 _LABELS_SAY = {
     "no-labels": (
         "{n} of {of} rows have no label, so they teach nothing",
-        "where captions are cut off, raise data.max_seq_len until they fit after the prompt; where they are in the "
-        "text, look at how labels are made",
+        "if captions are cut off, raise data.max_seq_len until they fit behind the prompt; if they are in the text, "
+        "the mask covers the whole sequence: check how many tokens the prompt is taken to have",
     ),
     "labels-shifted": (
-        "labels stand beside their tokens in {n} of {of} rows",
+        "labels are off by one or two positions in {n} of {of} rows",
         "give each answer token its own id as label: the language model's loss already shifts by one",
     ),
     "image-labelled": (
@@ -121,17 +121,19 @@ _LABELS_SAY = {
         f"set labels to {IGNORE_INDEX} everywhere but at the caption and its EOS",
     ),
     "eos-unlabelled": (
-        "the end-of-text token after the caption is not labelled in {n} of {of} rows, so captions never learn to stop",
+        "the end-of-text token after the caption is not labelled in {n} of {of} rows, so the model never "
+        "learns to stop",
         "end every caption with the tokenizer's EOS and label it",
     ),
     "answer-truncated": (
         "the caption or its end is cut off in {n} of {of} rows looked at",
-        "raise data.max_seq_len, shorten prompt.template, or remove whatever else shortens captions",
+        "if sequences end at data.max_seq_len, raise it or shorten prompt.template; if not, look for what else cuts "
+        "captions",
     ),
     "answer-partly-labelled": (
         "part of the caption carries no label, or another token's, in {n} of {of} rows",
-        "label every token of the caption as the file has it, from its first to EOS; where only its start is missing, "
-        "look at how many tokens the prompt is taken to have; where it was changed, at what cleans captions",
+        "label every token of the caption as the file has it, from its first to EOS: if its start has no label, the "
+        "prompt is taken to have too many tokens; if its words were changed, look at the code that cleans captions",
     ),
     "pairs-mismatched": (
         "the labelled text is not the row's own caption in {n} of {of} rows",

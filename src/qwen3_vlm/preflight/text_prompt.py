@@ -60,7 +60,7 @@ def block_findings(rows: Sequence[Row], prepared: Prepared, vlm: VLM, tokens: To
             "put <|image_pad|> into the prompt once per visual token (connector.latents), between the two delimiters",
         ),
         "placeholder-split": (
-            "the image block is not the {want} tokens that belong together in {n} of {of} rows",
+            "the image block is not {want} tokens beside each other in {n} of {of} rows",
             "splice the block in as ids: <|vision_start|>, then <|image_pad|> once per latent, then <|vision_end|>",
         ),
     }
@@ -165,7 +165,7 @@ def token_findings(prepared: Prepared, vlm: VLM, tokens: Tokens) -> list[Finding
                 "token-id-mismatch",
                 f"the tokenizer has ids up to {highest}, the language model embeddings for {rows} and outputs for "
                 f"{len(head)}: some ids have no row",
-                "use the tokenizer that came with model.llm, or resize the model's embeddings",
+                "use the tokenizer that came with the weights of model.llm",
                 highest_id=highest,
                 embedding_rows=rows,
                 output_rows=len(head),
@@ -190,7 +190,7 @@ def _delimiters_like_eos(tokens: Tokens, table_KE: Tensor, legacy: bool) -> list
             "special-token-is-eos",
             f"the embedding of {' and '.join(alike)} equals that of end of text, so the frozen language model reads "
             "the image block as the end of a document",
-            "use a language model whose delimiters are trained (Qwen3 has them), or other tokens as delimiters",
+            "set model.llm to a model whose delimiters were trained, as Qwen3's were",
             relative_distance={text: round(value, 6) for text, value in distance.items()},
         )
     ]

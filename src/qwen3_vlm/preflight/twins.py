@@ -63,7 +63,7 @@ def twin_findings(
             f"the images of {len(found)} of {len(held_out)} held-out rows are also trained on, in files that were "
             f"saved anew (as JPEG, resized, compressed again): row {first.sample.row} ({first.sample.image}) shows "
             f"what training row {twin.row} ({twin.image}) shows, with the same caption",
-            "take these rows out of one side, or hold out whole images: all rows of an image on one side",
+            "take the copies out of the training side, or hold out whole images (all rows of an image on one side)",
             by_share(len(found), len(held_out), allowed, sampled=True),
             rows=len(found),
             of=len(held_out),

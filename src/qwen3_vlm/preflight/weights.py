@@ -31,7 +31,7 @@ _CLEARLY = 2.5
 """Standard deviations."""
 _FIX = (
     "load every weight of the frozen part from its own checkpoint and change none afterwards (no init, no resize, no "
-    "training); copy or download it again if files are missing"
+    "training); if the file itself is like this, copy or download it again"
 )
 
 
@@ -113,7 +113,7 @@ def reading_findings(name: str, vlm: VLM, tokens: Tokens, captions: Sequence[str
             "token-id-mismatch",
             f"model.llm {name} reads these captions worse than a guess would: {nll:.2f} nats per token without "
             f"any picture, where a guess among its {rows} tokens costs {guess:.2f}; its tokenizer gives "
-            "words other ids than it was trained with, or it never learnt text of this kind",
+            "words other ids than it was trained with, its weights were not trained, or it never learnt such text",
             "take tokenizer.json from the very checkpoint of model.llm; if it is from there, take a language model "
             "that knows the language of these captions",
             "warning",
@@ -231,9 +231,9 @@ def _layers_never_trained(setting: str, name: str, model: nn.Module) -> list[Fin
             return [
                 finding(
                     "tower-uninitialised",
-                    f"{setting} {name}: in {stack}, {_layers(new)} all normalisation weights at their starting values, "
-                    f"while {_layers(moved[:8])} none of them there: most likely the first were made anew and never "
-                    "trained",
+                    f"{setting} {name}: in {stack}, {_layers(new, 'has', 'have')} all normalisation weights at their "
+                    f"starting values, while {_layers(moved[:8], 'has', 'have')} none of them there: most likely "
+                    f"{_layers(new, 'was', 'were')} made anew and never trained",
                     _FIX,
                     stack=stack,
                     new_layers=new,
@@ -243,10 +243,9 @@ def _layers_never_trained(setting: str, name: str, model: nn.Module) -> list[Fin
     return []
 
 
-def _layers(numbers: list[int]) -> str:
-    return (
-        f"{agree(len(numbers), 'layer', 'layers')} {', '.join(map(str, numbers))} {agree(len(numbers), 'has', 'have')}"
-    )
+def _layers(numbers: list[int], one: str, many: str) -> str:
+    """`layer 1 has` or `layers 0, 2 have`, with the verb's forms for one and for many."""
+    return f"{agree(len(numbers), 'layer', 'layers')} {', '.join(map(str, numbers))} {agree(len(numbers), one, many)}"
 
 
 def _norms(model: nn.Module) -> list[nn.Module]:

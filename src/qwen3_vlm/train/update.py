@@ -26,6 +26,7 @@ from qwen3_vlm.models.vlm import VLM
 
 T = TypeVar("T")
 _ROWS_SHOWN = 16
+_FEATURES = "tower features"
 
 
 class SampleSource(Protocol):
@@ -152,8 +153,15 @@ def _explain_non_finite(vlm: VLM, batches: Sequence[Batch], accelerator: Acceler
     what = "loss" if not math.isfinite(nll) else "gradient"
     return (
         f"{what} is not finite in the update ending at step {step}, rows {shown}; first bad tensor: {first}. The "
-        "optimizer was not called; lower train.lr, or look at these rows"
+        f"optimizer was not called; {_mend_non_finite(first)}"
     )
+
+
+def _mend_non_finite(first: str) -> str:
+    """Training moves the connector alone: what stands before it is no matter of the learning rate."""
+    if first.startswith(_FEATURES):
+        return "look at that row's image; if it is sound, look for NaN in model.vision, then try model.precision fp32"
+    return "lower train.lr; if it comes back at the same rows, look at these"
 
 
 @torch.no_grad()
@@ -168,7 +176,7 @@ def _first_bad(vlm: VLM, batches: Sequence[Batch]) -> str | None:
         features_BPV = vlm.features(batch)
         visual_BQE = vlm.visual(features_BPV)
         per_sample = vlm.nll(batch, VisualTokens((visual_BQE,))).per_sample()
-        stages = (("tower features", features_BPV), ("visual tokens", visual_BQE), ("token losses", per_sample))
+        stages = ((_FEATURES, features_BPV), ("visual tokens", visual_BQE), ("token losses", per_sample))
         for name, rows in stages:
             for sample, values in zip(batch.samples, rows, strict=True):
                 if not bool(torch.isfinite(values).all()):

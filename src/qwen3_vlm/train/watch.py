@@ -98,9 +98,10 @@ class Watch:
                     else f"{len(still)} of the connector's {of} parameter tensors "
                     f"{agree(len(still), 'has', 'have')} not moved, first {still[0]}"
                 )
-                + f" (largest gradient norm {self.largest_norm:.3g}, learning rate {learning_rate:.3g})",
-                "give the optimizer every parameter of the connector, keep the path from the loss to it "
-                "differentiable, and raise train.lr if its steps are lost in rounding",
+                + f" (largest gradient norm of the whole connector {self.largest_norm:.3g}, learning rate "
+                f"{learning_rate:.3g})",
+                "give the optimizer every parameter of the connector; if it has them, keep the path from the loss to "
+                "them differentiable (no detach), their weights in float32, and train.lr and train.clip large enough",
                 unmoved=still[:8],
                 count=len(still),
                 of=of,
@@ -152,10 +153,11 @@ def end_findings(vlm: VLM, held_out: SampleSource, pad_id: int, looks: Sequence[
             found.append(
                 finding(
                     "under-trained",
-                    f"the loss of {len(batch)} held-out captions with their images ({seeing:.3f} nats/token) is not "
-                    f"below that without any image ({text_only:.3f}), so the connector does not help yet",
-                    "train longer or with a higher train.lr; if the loss has stopped falling, look at the other "
-                    "findings first",
+                    f"{len(batch)} held-out captions cost {seeing:.3f} nats/token with their images and "
+                    f"{text_only:.3f} without, so the connector does not help yet",
+                    "train longer or with a higher train.lr; if the loss has stopped falling, first check that "
+                    "visual tokens reach the language model and that captions belong to their images (`qwen3-vlm "
+                    "diagnose`)",
                     loss=round(seeing, 4),
                     text_only=round(text_only, 4),
                     samples=len(batch),
@@ -176,9 +178,18 @@ def _never_opened(looks: Sequence[Look]) -> list[Finding]:
     return [
         finding(
             "constant-prompt" if constant else "under-trained",
-            f"another sample's image never came to cost more than the right one: {gaps[-1]:+.4f} nats/token at step "
-            f"{last.step} (zeroed visual tokens: {last.gap_zero:+.4f})",
-            "check that images and captions belong together, then train longer or with a higher train.lr",
+            f"up to step {last.step} another sample's image costs no more than the right one ({gaps[-1]:+.4f} "
+            "nats/token), "
+            + (
+                f"though zeroed visual tokens cost {last.gap_zero:+.4f}: the visual tokens act as one fixed prompt"
+                if constant
+                else f"and zeroed visual tokens cost {last.gap_zero:+.4f}: the visual tokens are not used yet"
+            ),
+            "check that captions belong to their images and that different images give different tower features, then "
+            "train longer or with a higher train.lr"
+            if constant
+            else "check that visual tokens reach the language model and get a gradient (`qwen3-vlm diagnose`), then "
+            "train longer or with a higher train.lr",
             "warning" if constant else "note",
             gaps_shuffled=gaps,
             gap_zero=last.gap_zero,
@@ -310,7 +321,8 @@ def cache_findings(vlm: VLM, cached: SampleSource, dataset: Dataset) -> list[Fin
         finding(
             "image-order" if of_images else "pixels-unused",
             f"the cached features of row {both[b][0].row} are not those of its image{whose}{same}",
-            "keep features at the position of their sample in the cache, or set data.cache_features to off",
+            "delete the cached features and make them again, each at the position of its sample and from its own "
+            "pixels; or set data.cache_features to off",
             samples=int((apart_B >= 0.05).sum()),
             of=len(both),
             largest_difference=float(apart_B.max()),
