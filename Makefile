@@ -46,7 +46,7 @@ bench-kill: $(VENV)/.dev-ready ## N (200) SIGKILLs at random moments, also insid
 bench-fuzz: $(VENV)/.dev-ready ## 5,000 damaged data files and 2,000 damaged images: a result or one clear error
 	$(BIN)/python benchmarks/fuzz.py --json 5000 --images 2000
 
-bench-faults: $(VENV)/.dev-ready ## every fault injected, 20 healthy set-ups; writes docs/fault-benchmark.md
+bench-faults: $(VENV)/.dev-ready ## every fault injected, and healthy set-ups; writes docs/fault-benchmark.md
 	$(BIN)/python benchmarks/faults.py
 
 # constraints.txt pins what was tested. Its torch takes a CPU build where pip has one at hand.

@@ -1,24 +1,36 @@
-"""Twenty healthy set-ups: what a detector of faults must not complain about. Each is trained and evaluated as it is."""
+"""Healthy set-ups: what a detector of faults must not complain about. Each is trained and evaluated as it is."""
 
 from __future__ import annotations
 
+import json
+
 from PIL import Image, ImageEnhance
 
-from fault_data import caption, settings, with_text
-from fault_site import HELD_OUT, TRAINED, Case, Site, World, replace_image
+from fault_edits import caption, each, in_turn, repainted, settings, with_text
+from fault_pairs import some_mismatched
+from fault_pixels import TURNED, sixteen_bit, turned, with_palette
+from fault_site import HELD_OUT, TRAINED, Case, Row, Site, World
 
 _CHATML = (
     "<|im_start|>system\nYou describe pictures.<|im_end|>\n<|im_start|>user\n{human}<|im_end|>\n<|im_start|>assistant\n"
 )
+_SENTENCE = (
+    ". The picture was drawn by a small program, saved as a file, and described by another one; "
+    "nothing else can be seen"
+)
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-def _dark(site: Site) -> None:
-    """Pictures taken at dusk: every image at three fifths of its brightness."""
-    rows, root = site.rows, site.own_images()
-    for row in rows:
-        with Image.open(root / row["image"]) as image:
-            dark = ImageEnhance.Brightness(image.convert("RGB")).enhance(0.6)
-        replace_image(root / row["image"], dark)
+def _near_white(i: int, image: Image.Image) -> Image.Image:
+    return Image.blend(image, Image.new("RGB", image.size, "white"), 0.6)
+
+
+def _of_many_sizes(i: int, image: Image.Image) -> Image.Image:
+    return image.resize((40 + (i * 37) % 400, 40 + (i * 53) % 300), Image.Resampling.BICUBIC)
+
+
+def _palette_or_alpha(i: int, image: Image.Image) -> Image.Image:
+    return image.convert("RGBA") if i % 2 else with_palette(i, image)
 
 
 def _two_captions_each(site: Site) -> None:
@@ -31,6 +43,27 @@ def _two_captions_each(site: Site) -> None:
     site.write_rows([*rows, *seconds], held_out)
 
 
+def _few_rows(site: Site) -> None:
+    site.write_rows(site.rows[:160], site.rows[TRAINED : TRAINED + 64])
+    site.set(train__epochs=12)
+
+
+def _lines_without_ids(site: Site) -> None:
+    path = site.folder / "data.jsonl"
+    rows = [{key: value for key, value in row.items() if key != "id"} for row in site.rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    site.set(data__json_file=str(path), data__max_samples=None)
+
+
+def _digit_alone(i: int, row: Row) -> Row:
+    return with_text(row, answer=next(word for word in _DIGITS if word in caption(row).lower()))
+
+
+def _second_exchange(i: int, row: Row) -> Row:
+    more = [{"from": "human", "value": "Is it drawn?"}, {"from": "gpt", "value": "Yes."}]
+    return row if i % 5 else {**row, "conversations": [*row["conversations"], *more]}
+
+
 def _healthy(name: str, how: str, world: World = "scenes", **overrides: object) -> Case:
     return Case(name, "", how, world=world, set_up=settings(**overrides))
 
@@ -39,6 +72,14 @@ HEALTHY = (
     _healthy("seed-1", "the tiny trial, shortened", seed=1),
     _healthy("seed-2", "the same with another seed", seed=2),
     _healthy("digits-seed-1", "the digits trial, shortened: 120 different captions in 1,200 rows", "digits", seed=1),
+    _healthy(
+        "digits-seed-77",
+        "digits, seed 77, two latents and depth 1",
+        "digits",
+        seed=77,
+        connector__latents=2,
+        connector__depth=1,
+    ),
     _healthy("human-turns", "the rows' own human turns, before and behind the image", prompt__template="{human}\n"),
     _healthy("request-behind-image", "the same request behind every image", prompt__template="<image>\nDescribe it.\n"),
     _healthy("request-before-image", "the request before the image, nothing behind", prompt__template="Look: <image>"),
@@ -49,12 +90,15 @@ HEALTHY = (
         prompt__template=_CHATML,
         data__max_seq_len=192,
     ),
+    _healthy("latents-1", "one visual token", "digits", connector__latents=1),
     _healthy("latents-4", "4 visual tokens", connector__latents=4),
     _healthy("latents-16", "16 visual tokens", "digits", connector__latents=16),
     _healthy("latents-64", "64 visual tokens", connector__latents=64, data__max_seq_len=160),
     _healthy("vision-ln", "a trained LayerNorm on the tower's features", connector__vision_ln=True),
     _healthy("no-key-positions", "connector.key_positions off", connector__key_positions=False),
     _healthy("no-output-norm", "connector.output_norm off", "digits", connector__output_norm=False),
+    _healthy("depth-2", "two resampler layers, projector twice as wide", connector__depth=2, connector__mlp_ratio=2),
+    _healthy("bf16", "model.precision bf16", model__precision="bf16"),
     _healthy("uncached", "the tower runs in every epoch", "digits", data__cache_features="off"),
     _healthy(
         "other-batches",
@@ -63,7 +107,6 @@ HEALTHY = (
         train__accumulation=2,
         train__micro_batch_size=3,
     ),
-    _healthy("depth-2", "two resampler layers, projector twice as wide", connector__depth=2, connector__mlp_ratio=2),
     _healthy(
         "cosine",
         "cosine schedule, no weight decay, other betas",
@@ -71,8 +114,62 @@ HEALTHY = (
         train__weight_decay=0.0,
         train__betas=[0.9, 0.999],
     ),
+    _healthy(
+        "unusual-training",
+        "batches of 1, accumulation 16, constant 7e-4, clip 0.1",
+        train__batch_size=1,
+        train__accumulation=16,
+        train__schedule="constant",
+        train__lr=7e-4,
+        train__clip=0.1,
+        train__micro_batch_size=None,
+    ),
     _healthy("short-but-sound", "one epoch at half the learning rate", train__epochs=1, train__lr=1e-3),
-    Case("dark-images", "", "every image at three fifths of its brightness, as taken at dusk", set_up=_dark),
+    Case("few-rows", "", "160 training rows, 12 epochs, 64 held out", set_up=_few_rows),
     Case("two-captions-each", "", "each training image under two captions", set_up=_two_captions_each),
+    Case("no-ids-jsonl", "", "JSON Lines without ids", set_up=_lines_without_ids),
+    Case(
+        "multi-turn",
+        "",
+        "one row in five has a second exchange, and data.max_rejected is 0.3",
+        set_up=in_turn(each(_second_exchange), settings(data__max_rejected=0.3)),
+    ),
+    Case(
+        "long-captions",
+        "",
+        "every caption has one long sentence behind it, the same everywhere",
+        set_up=in_turn(
+            each(lambda i, row: with_text(row, answer=caption(row) + _SENTENCE)), settings(data__max_seq_len=192)
+        ),
+    ),
+    Case(
+        "one-word-captions",
+        "",
+        "the caption is the number alone: ten different captions",
+        set_up=each(_digit_alone),
+        world="digits",
+    ),
+    Case(
+        "noise-labels",
+        "",
+        "one caption in 25 is wrong, as alt text of the web is",
+        set_up=some_mismatched(0.04),
+    ),
+    Case(
+        "dark-images",
+        "",
+        "every image at three fifths of its brightness, as taken at dusk",
+        set_up=repainted(lambda i, image: ImageEnhance.Brightness(image).enhance(0.6)),
+    ),
+    Case("near-white", "", "every image blended with 60% white", set_up=repainted(_near_white)),
+    Case("many-sizes", "", "image files of many sizes and shapes", set_up=repainted(_of_many_sizes)),
+    Case("palette-rgba", "", "palette and RGBA PNGs, mixed", set_up=repainted(_palette_or_alpha)),
+    Case("16-bit-grey", "", "16-bit grey PNGs", set_up=repainted(sixteen_bit), world="digits"),
+    Case(
+        "exif-orientation",
+        "",
+        "files stored turned, with the right EXIF orientation",
+        set_up=repainted(turned, exif=TURNED),
+    ),
 )
-assert len(HEALTHY) == 20 and HELD_OUT >= 64
+assert len(HEALTHY) >= 20 and HELD_OUT >= 64

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from fault_data import caption, each, with_text
+from fault_edits import caption, each, with_text
 from fault_site import Case, Change, Site, human_turns, swap
 from qwen3_vlm.batch import IntArray
 from qwen3_vlm.data.prompt import Encoded, Prompt
@@ -76,6 +76,26 @@ def _answers(change: Callable[[IntArray], IntArray]) -> Change:
     return swap(f"{_PROMPT}.PromptBuilder._answers", make)
 
 
+def _captions_lowered(original: Any) -> Any:
+    def answers(self: Any, captions: Sequence[str]) -> Iterator[IntArray]:
+        lowered: Iterator[IntArray] = original(self, [c.lower().replace(",", "").replace(".", "") for c in captions])
+        return lowered
+
+    return answers
+
+
+def _opened_by_a_turn(original: Any) -> Any:
+    """The image block begins with what a tokenizer without that token makes of `<|im_start|>`: its first piece."""
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        (pieces,) = self._tokenise(["<|im_start|>"], special=True)
+        self.ids = replace(self.ids, start=pieces[0])
+        self._block[0] = pieces[0]
+
+    return init
+
+
 def _space_before_answer(site: Site) -> None:
     each(lambda i, row: with_text(row, answer=caption(row)[:1].lower() + caption(row)[1:]))(site)
     site.set(prompt__template="{human}\nAnswer: ")
@@ -103,6 +123,12 @@ PROMPT = (
         change=swap(f"{_PROMPT}.PromptBuilder.__init__", _spaced_block),
     ),
     Case(
+        "wrong-start-id",
+        "token-id-mismatch",
+        "the block opens with the first piece of `<|im_start|>`, which this tokenizer has no token for",
+        change=swap(f"{_PROMPT}.PromptBuilder.__init__", _opened_by_a_turn),
+    ),
+    Case(
         "cut-on-the-left",
         "image-truncated",
         "sequences are cut to max_seq_len on the left",
@@ -126,6 +152,12 @@ PROMPT = (
         "no EOS behind the captions",
         world="digits",
         change=_answers(lambda answer_N: answer_N[:-1]),
+    ),
+    Case(
+        "captions-lowered",
+        "answer-partly-labelled",
+        "captions are lower-cased and stripped of commas and full stops before tokenisation",
+        change=swap(f"{_PROMPT}.PromptBuilder._answers", _captions_lowered),
     ),
     Case(
         "thought-in-training-only",

@@ -186,10 +186,10 @@ def edit_checkpoint(path: Path, edit: Callable[[dict[str, Any]], object]) -> Non
     torch.save(payload, path)
 
 
-def replace_image(path: Path, image: Image.Image) -> None:
+def replace_image(path: Path, image: Image.Image, **options: Any) -> None:
     """Put another picture where a link of `own_images` is; what it linked to stays as it is."""
     path.unlink()
-    image.save(path)
+    image.save(path, **options)
 
 
 def swap(dotted: str, make: Callable[[Any], Any]) -> Change:

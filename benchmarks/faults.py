@@ -1,4 +1,4 @@
-"""Are faults noticed and named? Each is injected into a short run on the tiny backbones, beside 20 healthy set-ups.
+"""Are faults noticed and named? Each is injected into a short run on the tiny backbones, beside healthy set-ups.
 
     python benchmarks/faults.py                        everything, in two processes; writes docs/fault-benchmark.md
     python benchmarks/faults.py --only pairs-rolled,seed-1
@@ -27,24 +27,35 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch: two processes of one thre
 
 import torch
 
-from fault_data import DATA
-from fault_files import FILES
+from fault_backbones import BACKBONES
+from fault_batches import BATCHES
+from fault_checkpoints import CHECKPOINTS
+from fault_connector import CONNECTOR
+from fault_features import FEATURES
+from fault_fusion import FUSION
 from fault_healthy import HEALTHY
 from fault_images import IMAGES
 from fault_labels import LABELS
-from fault_others import OTHERS
+from fault_loss import LOSS
+from fault_pairs import PAIRS
+from fault_pixels import PIXELS
 from fault_prompt import PROMPT
+from fault_resuming import RESUMING
+from fault_rows import ROWS
 from fault_run import run_case, train_base
 from fault_site import HELD_OUT, SAVE_EVERY, TRAINED, Case, Site, World, make_worlds
+from fault_splits import SPLITS
 from fault_table import Row, missed, reached, render, totals
-from fault_weights import WEIGHTS
+from fault_training import TRAINING
 from qwen3_vlm.faults import FAULTS
 from qwen3_vlm.results import write_atomic
 
 _ORDER = {code: place for place, code in enumerate(FAULTS)}
-INJECTIONS = tuple(
-    sorted((*DATA, *FILES, *PROMPT, *LABELS, *IMAGES, *WEIGHTS, *OTHERS), key=lambda case: _ORDER[case.code])
-)
+_OF_DATA = (*ROWS, *PAIRS, *SPLITS, *IMAGES)
+_OF_INPUTS = (*PROMPT, *LABELS, *PIXELS, *BATCHES)
+_OF_MODELS = (*BACKBONES, *FEATURES, *CONNECTOR, *FUSION, *LOSS)
+_OF_RUNS = (*TRAINING, *RESUMING, *CHECKPOINTS)
+INJECTIONS = tuple(sorted((*_OF_DATA, *_OF_INPUTS, *_OF_MODELS, *_OF_RUNS), key=lambda case: _ORDER[case.code]))
 CASES = {case.name: case for case in (*INJECTIONS, *HEALTHY)}
 assert len(CASES) == len(INJECTIONS) + len(HEALTHY), "two cases share a name"
 

@@ -54,11 +54,15 @@ def pixels_stage(walk: Walk) -> list[Finding]:
         "the tower's features",
         "look at how pixels are stacked into a batch and handed to the tower: a sort, a reversal or a reshape there",
     )
-    return moved or (_altered(features_BPV, torch.cat(seen.features)) if seen.features else [])
+    if moved or not seen.features or relative(vlm.features(batch), features_BPV) > _RESTLESS:
+        return moved  # what differs from call to call is named as such, further on
+    return _altered(features_BPV, torch.cat(seen.features))
 
 
 def _altered(got_BPV: Tensor, given_BPV: Tensor) -> list[Finding]:
     """Features that are handed on, against the last hidden state that the tower itself gave for the same pixels."""
+    if not bool(torch.isfinite(got_BPV).all() and torch.isfinite(given_BPV).all()):
+        return []  # named as such, further on
     if got_BPV.shape == given_BPV.shape and relative(got_BPV, given_BPV) <= _ALTERED:
         return []
     if got_BPV.shape != given_BPV.shape:

@@ -1,0 +1,242 @@
+"""Faults of checkpoints: a trained connector whose file was edited, that is loaded in part, or scored differently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fault_edits import in_turn, settings
+from fault_site import SAVE_EVERY, Case, Change, Site, edit_checkpoint, swap, take_base
+from qwen3_vlm.build import build_model, prepare_inputs
+from qwen3_vlm.train.checkpoint import Payload, connector_state
+
+
+def _saved(edit: Callable[[Site, Payload], object]) -> Callable[[Site], None]:
+    """The healthy run's checkpoint, edited."""
+
+    def set_up(site: Site) -> None:
+        edit_checkpoint(site.take_base(), lambda payload: edit(site, payload))
+
+    return set_up
+
+
+def _fresh_connector(site: Site, seed: int) -> Payload:
+    """State of a connector that was never trained."""
+    config = site.config().model_copy(update={"seed": seed})
+    return connector_state(build_model(config, prepare_inputs(config)).connector)
+
+
+def _older_form(site: Site, payload: Payload) -> None:
+    for key in [key for key in payload if key not in ("resampler", "projector")]:
+        del payload[key]
+
+
+def _set_nan(site: Site, payload: Payload) -> None:
+    payload["resampler"]["latents"][3, 5] = torch.nan
+
+
+def _constant(site: Site, payload: Payload) -> None:
+    payload["projector"]["net.2.weight"].zero_()
+
+
+def _nearly_constant(site: Site, payload: Payload) -> None:
+    payload["projector"]["net.2.weight"].mul_(0.003)
+
+
+def _blind_attention(site: Site, payload: Payload) -> None:
+    for name, value in payload["resampler"].items():
+        if "attn.out_proj" in name:
+            value.zero_()
+
+
+def _attention_transposed(site: Site, payload: Payload) -> None:
+    for name, value in payload["resampler"].items():
+        if "attn.out_proj.weight" in name:
+            value.copy_(value.T.clone())
+
+
+def _latents_equal(site: Site, payload: Payload) -> None:
+    payload["resampler"]["latents"][:] = payload["resampler"]["latents"][0].clone()
+
+
+def _older_resampler(site: Site, payload: Payload) -> None:
+    earlier = torch.load(site.base / f"checkpoint_{SAVE_EVERY}.pt", map_location="cpu", weights_only=True)
+    payload["resampler"] = earlier["resampler"]
+
+
+def _quantise(site: Site, payload: Payload) -> None:
+    for part in ("resampler", "projector"):
+        for value in payload[part].values():
+            value.copy_((value * 10).round() / 10)
+
+
+def _matrices(change: Callable[[Tensor], Tensor]) -> Callable[[Site], None]:
+    """Every matrix of the checkpoint's connector, changed."""
+
+    def edit(site: Site, payload: Payload) -> None:
+        for part in ("resampler", "projector"):
+            payload[part] = {name: change(w) if w.ndim > 1 else w for name, w in payload[part].items()}
+
+    return _saved(edit)
+
+
+def _rounded(weight: Tensor) -> Tensor:
+    """Two bits a weight."""
+    step = weight.abs().max() / 2
+    return (weight / step).round() * step
+
+
+def _restored(keep: Sequence[str]) -> Change:
+    """`load_state_dict(strict=False)` with a wrong prefix for every part but `keep`."""
+
+    def restore(connector: Any, payload: Payload, path: object) -> None:
+        for part in keep:
+            getattr(connector, part).load_state_dict(payload[part])
+
+    return swap("qwen3_vlm.train.checkpoint.restore_connector", lambda original: restore)
+
+
+CHECKPOINTS = (
+    Case(
+        "older-checkpoint-spliced",
+        "older-image-block",
+        "a checkpoint of the older form behind the spliced block",
+        "evaluation",
+        _saved(_older_form),
+    ),
+    Case(
+        "checkpoint-is-init",
+        "connector-not-loaded",
+        "the checkpoint holds the connector as it was before training",
+        "evaluation",
+        _saved(lambda site, payload: payload.update(_fresh_connector(site, site.config().seed))),
+    ),
+    Case(
+        "checkpoint-of-another-start",
+        "connector-not-loaded",
+        "the checkpoint holds an untrained connector drawn with another seed",
+        "evaluation",
+        _saved(lambda site, payload: payload.update(_fresh_connector(site, 7))),
+        world="digits",
+    ),
+    Case(
+        "checkpoint-key-lost",
+        "connector-not-loaded",
+        "one tensor was deleted from the checkpoint",
+        "evaluation",
+        _saved(lambda site, payload: payload["projector"].pop("net.0.bias")),
+    ),
+    Case(
+        "checkpoint-of-another-shape",
+        "connector-not-loaded",
+        "evaluated with connector.depth 2, trained with 1",
+        "evaluation",
+        in_turn(take_base, settings(connector__depth=2)),
+    ),
+    Case(
+        "projector-at-init",
+        "connector-not-loaded",
+        "the checkpoint's resampler is trained, its projector is the initial one",
+        "evaluation",
+        _saved(lambda site, payload: payload.update(projector=_fresh_connector(site, site.config().seed)["projector"])),
+    ),
+    Case(
+        "nothing-restored",
+        "connector-not-loaded",
+        "loading the checkpoint matches no key, and is not strict",
+        "evaluation",
+        take_base,
+        _restored(()),
+    ),
+    Case(
+        "projector-alone-restored",
+        "connector-not-loaded",
+        "loading the checkpoint restores the projector only",
+        "evaluation",
+        take_base,
+        _restored(("projector",)),
+        world="digits",
+    ),
+    Case(
+        "checkpoint-nan",
+        "non-finite",
+        "one NaN in the checkpoint's latents",
+        "evaluation",
+        _saved(_set_nan),
+    ),
+    Case(
+        "constant-output",
+        "constant-prompt",
+        "the projector's last weight is zero: only its bias is left",
+        "evaluation",
+        _saved(_constant),
+    ),
+    Case(
+        "nearly-constant-output",
+        "collapsed",
+        "the projector's last weight is 0.003 of what it was; its bias decides",
+        "evaluation",
+        _saved(_nearly_constant),
+    ),
+    Case(
+        "attention-gives-nothing",
+        "collapsed",
+        "the resampler's attention output is zero: no patch reaches a latent",
+        "evaluation",
+        _saved(_blind_attention),
+        world="digits",
+    ),
+    Case(
+        "latents-equal",
+        "slots-dead",
+        "all latents of the checkpoint are the first one",
+        "evaluation",
+        _saved(_latents_equal),
+    ),
+    Case(
+        "checkpoint-quantised",
+        "loss-not-reproduced",
+        "the checkpoint's weights were rounded to steps of 0.1, as by an export with few bits",
+        "evaluation",
+        _saved(_quantise),
+    ),
+    Case(
+        "two-bit-weights",
+        "loss-not-reproduced",
+        "the connector's weights are rounded to two bits",
+        "evaluation",
+        _matrices(_rounded),
+        also=("collapsed",),
+    ),
+    Case(
+        "weights-scaled",
+        "loss-not-reproduced",
+        "the connector's matrices are halved, as by an average with zeros",
+        "evaluation",
+        _matrices(lambda w: w / 2),
+    ),
+    Case(
+        "attention-transposed",
+        "loss-not-reproduced",
+        "the attention's output matrix is transposed in the checkpoint",
+        "evaluation",
+        _saved(_attention_transposed),
+    ),
+    Case(
+        "resampler-of-an-older-step",
+        "loss-not-reproduced",
+        "the resampler of step 152 with the projector of step 600",
+        "evaluation",
+        _saved(_older_resampler),
+    ),
+    Case(
+        "scored-behind-another-prompt",
+        "loss-not-reproduced",
+        "a healthy connector is scored with another prompt.template than it was trained with",
+        "evaluation",
+        in_turn(take_base, settings(prompt__template="Text: <image> Blue: ")),
+    ),
+)

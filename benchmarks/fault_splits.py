@@ -1,0 +1,109 @@
+"""Faults of the split: images on both sides of it, rows that are there twice, and parts that are too small."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from PIL import Image
+
+from fault_site import HELD_OUT, TRAINED, Case, Site, swap
+from qwen3_vlm.data.splits import Split
+
+
+def _leak_by_copies(site: Site) -> None:
+    """Every third row again, under another id and file name: copies fall on both sides of the split."""
+    rows, root = site.rows, site.own_images()
+    copies = []
+    for i, row in enumerate(rows[::3]):
+        name = f"copy/{i:06d}.png"
+        (root / name).parent.mkdir(exist_ok=True)
+        shutil.copy((root / row["image"]).resolve(), root / name)
+        copies.append({**row, "id": f"copy-{i}", "image": name})
+    site.write_rows([*rows, *copies])
+    site.set(data__eval_ratio=2 * HELD_OUT / (len(rows) + len(copies)))
+
+
+def _leak_by_file(site: Site) -> None:
+    """The held-out file was cut from rows that are trained on."""
+    site.write_rows(site.rows[:TRAINED], site.rows[TRAINED - HELD_OUT : TRAINED])
+
+
+def _leak_saved_again(suffix: str, **options: Any) -> Callable[[Site], None]:
+    """Half of the held-out file's images are training images, saved once more: files of other bytes."""
+
+    def set_up(site: Site) -> None:
+        trained, held_out, root = site.rows[:TRAINED], site.rows[TRAINED:], site.own_images()
+        (root / "again").mkdir()
+        for i in range(0, len(held_out), 2):
+            twin, name = trained[i * 7], f"again/{i:05d}.{suffix}"
+            with Image.open(root / twin["image"]) as image:
+                image.convert("RGB").save(root / name, **options)
+            held_out[i] = {**twin, "id": f"again-{i}", "image": name}
+        site.write_rows(trained, held_out)
+
+    return set_up
+
+
+def _another_seed_for_the_held_out(original: Any) -> Any:
+    def draw(num_rows: int, max_samples: int | None, eval_ratio: float, seed: int) -> Split:
+        split: Split = original(num_rows, max_samples, eval_ratio, seed)
+        return replace(split, eval=original(num_rows, max_samples, eval_ratio, seed + 1).eval)
+
+    return draw
+
+
+def _few_held_out(site: Site) -> None:
+    site.write_rows(site.rows[:TRAINED], site.rows[TRAINED : TRAINED + 8])
+    site.set(train__epochs=1, train__lr=4e-4)
+
+
+def _few_trained(site: Site) -> None:
+    site.write_rows(site.rows[: 240 + HELD_OUT])
+    site.set(data__eval_ratio=HELD_OUT / (240 + HELD_OUT), train__epochs=1)
+
+
+SPLITS = (
+    Case(
+        "split-leak-copies",
+        "split-leak",
+        "every third row again under another id and file name",
+        set_up=_leak_by_copies,
+    ),
+    Case("split-leak-file", "split-leak", "data.eval_json holds rows that are trained on", set_up=_leak_by_file),
+    Case(
+        "split-leak-resaved",
+        "split-leak",
+        "half of the held-out images are training images saved with other compression",
+        set_up=_leak_saved_again("png", compress_level=0),
+    ),
+    Case(
+        "split-leak-jpeg",
+        "split-leak",
+        "half of the held-out images are training images as JPEG",
+        set_up=_leak_saved_again("jpg", quality=85),
+    ),
+    Case(
+        "split-overlaps",
+        "split-leak",
+        "held-out rows drawn with another seed than training rows",
+        change=swap("qwen3_vlm.data.splits.draw_split", _another_seed_for_the_held_out),
+    ),
+    Case(
+        "file-joined-twice",
+        "duplicate-ids",
+        "the file appended to itself: every row twice",
+        set_up=lambda site: site.write_rows(2 * site.rows[:650]),
+        also=("split-leak",),
+    ),
+    Case(
+        "eight-held-out",
+        "eval-too-small",
+        "8 held-out samples and a short training",
+        set_up=_few_held_out,
+        also=("under-trained",),
+    ),
+    Case("stopped-early", "under-trained", "240 training samples, one pass", set_up=_few_trained),
+)

@@ -1,0 +1,120 @@
+"""Faults of training: which parameters the optimizer moves, how far, and whether it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from fault_edits import built, settings
+from fault_site import Case, swap
+
+_OPTIMIZER = "torch.optim.AdamW"
+
+
+def _trains(part: Callable[[Any], nn.Module]) -> Callable[[Any], None]:
+    """A frozen module registered in the connector as well: the optimizer takes it for one of its own."""
+
+    def change(vlm: Any) -> None:
+        vlm.connector.borrowed = part(vlm).requires_grad_(True)
+
+    return change
+
+
+def _of_copies(original: Any) -> Any:
+    """The optimizer was made before the model was moved: it holds parameters nobody uses."""
+
+    def make(parameters: Any, **options: Any) -> Any:
+        return original([nn.Parameter(p.detach().clone()) for p in parameters], **options)
+
+    return make
+
+
+def _without_matrices(original: Any) -> Any:
+    return lambda parameters, **options: original([p for p in parameters if p.ndim < 2], **options)
+
+
+def _climbing(original: Any) -> Any:
+    return lambda parameters, **options: original(parameters, **{**options, "maximize": True})
+
+
+def _gradients_kept(original: Any) -> Any:
+    return lambda self, set_to_none=True: None
+
+
+TRAINING = (
+    Case(
+        "language-norm-trained",
+        "frozen-moved",
+        "the optimizer also has the language model's last norm",
+        "training",
+        change=built(_trains(lambda vlm: vlm.llm.model.model.norm)),
+    ),
+    Case(
+        "tower-decays",
+        "frozen-moved",
+        "the optimizer also has the tower's last norm: no gradient, but weight decay",
+        "training",
+        change=built(_trains(lambda vlm: vlm.tower.model.post_layernorm)),
+        world="digits",
+    ),
+    Case(
+        "optimizer-of-copies",
+        "no-gradient",
+        "the optimizer holds copies of the connector's parameters",
+        "training",
+        change=swap(_OPTIMIZER, _of_copies),
+    ),
+    Case(
+        "resampler-frozen",
+        "no-gradient",
+        "the resampler does not require gradients",
+        "training",
+        change=built(lambda vlm: vlm.connector.resampler.requires_grad_(False)),
+    ),
+    Case(
+        "learning-rate-zero",
+        "no-gradient",
+        "the schedule returns 0",
+        "training",
+        world="digits",
+        change=swap("qwen3_vlm.train.schedule.learning_rate", lambda original: lambda update, total, config: 0.0),
+    ),
+    Case(
+        "optimizer-without-matrices",
+        "no-gradient",
+        "the optimizer has lost its group of matrices",
+        "training",
+        change=swap(_OPTIMIZER, _without_matrices),
+    ),
+    Case("clip-tiny", "no-gradient", "train.clip is 1e-9", set_up=settings(train__clip=1e-9)),
+    Case(
+        "optimizer-climbs",
+        "picture-harmful",
+        "the optimizer climbs: the true captions become less likely with every update",
+        "training",
+        change=swap(_OPTIMIZER, _climbing),
+    ),
+    Case(
+        "gradients-kept",
+        "under-trained",
+        "gradients are never set to zero",
+        "training",
+        change=swap("torch.optim.Optimizer.zero_grad", _gradients_kept),
+    ),
+    Case("weight-decay-huge", "collapsed", "train.weight_decay is 300", set_up=settings(train__weight_decay=300.0)),
+    Case(
+        "learning-rate-low",
+        "under-trained",
+        "train.lr 2e-5, a hundredth of what this world needs",
+        set_up=settings(train__lr=2e-5),
+    ),
+    Case(
+        "learning-rate-huge",
+        "constant-prompt",
+        "train.lr is 3",
+        set_up=settings(train__lr=3.0),
+        also=("collapsed", "non-finite", "picture-harmful", "slots-dead"),
+    ),
+)
