@@ -77,10 +77,40 @@ def test_the_split_is_told_in_words_that_add_up():
     sums = {"correct": base, "blind": base + 63 + wobble, "zero": base + 66, "shuffled": base + 224}
     got = decompose(sums, tokens, images, donors, None)
     assert got.sentences == [
-        "of the 0.66 nats/token by which zero is worse, 0.63 is information and 0.03 shock",
-        "of the 2.24 nats/token by which a wrong picture is worse, 0.63 is information and 1.61 misdirection",
+        "of the 0.66 nats/token by which zero is worse, 0.63 (+0.61 to +0.65) is information and 0.03 (+0.01 to +0.05) "
+        "shock",
+        "of the 2.24 nats/token by which a wrong picture is worse, 0.63 (+0.61 to +0.65) is information and 1.61 "
+        "(+1.59 to +1.63) misdirection",
     ]
     assert got.blind_captions is got.blind_still_falling is None
+
+
+def test_a_rounded_part_never_makes_another_gap_than_the_table_has():
+    tokens, images, donors = np.full(4, 100), np.arange(4), draw_donors(list("abcd"), list("abcd"), 1, 0).table_SR
+    wobble = np.array([[0.1], [-0.1], [0.1], [-0.1]])
+    sums = {"correct": np.zeros((4, 1)), "blind": np.full((4, 1), 88.6) + wobble, "zero": np.full((4, 1), 180.2)}
+    (sentence,) = decompose(sums, tokens, images, donors, None).sentences
+    assert sentence.startswith("of the 1.80 nats/token") and "0.89 (" in sentence and "0.91 (" in sentence
+
+
+def test_without_information_nothing_is_called_information():
+    tokens, images, donors = np.full(4, 100), np.arange(4), draw_donors(list("abcd"), list("abcd"), 1, 0).table_SR
+    wobble = np.array([[1.0], [-1.0], [1.0], [-1.0]])
+    base = np.zeros((4, 1))
+    sums = {"correct": base, "blind": base - 0.6 + wobble, "zero": base + 34, "shuffled": base + 0.17}
+    told = decompose(sums, tokens, images, donors, None).sentences
+    assert told[0].startswith("no information is shown: the pictures tell -0.006 (")
+    assert told[1:] == [
+        "the 0.34 nats/token by which zero is worse are shock as far as is shown",
+        "the 0.0017 nats/token by which a wrong picture is worse are misdirection as far as is shown",
+    ]
+
+
+def test_information_alone_is_told_where_neither_zero_nor_shuffled_was_scored():
+    sums, tokens, images, donors = world(**LEVELS)
+    got = decompose({name: sums[name] for name in ("correct", "blind")}, tokens, images, donors, None)
+    (sentence,) = got.sentences
+    assert "nats/token beyond the best constant prompt" in sentence
 
 
 @pytest.mark.parametrize("rival", ["zero", "no_image", "mean_token"])

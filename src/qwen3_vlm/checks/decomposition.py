@@ -27,6 +27,8 @@ from qwen3_vlm.results import Decomposition, Estimated
 
 _WITHOUT_PICTURE = ("zero", "no-image", "mean-token")
 """What a constant prompt can imitate or nearly so: trained well, it is no worse than the best of them."""
+_SMALL = 0.1
+"""Nats per label token below which a gap is told with four decimals."""
 
 
 @dataclass(frozen=True)
@@ -118,25 +120,41 @@ def _estimated(found: Estimate) -> Estimated:
     return Estimated(value=found.gap, se=found.se, ci95=found.interval(0.95))
 
 
+def _between(found: Estimate, digits: int = 2) -> str:
+    """The 95% interval, for a sentence."""
+    interval = found.interval(0.95)
+    return "" if interval is None else f" ({interval[0]:+.{digits}f} to {interval[1]:+.{digits}f})"
+
+
 def _sentences(
     information: Estimate, shock: Estimate | None, misdirection: Estimate | None, blind: Blind | None
 ) -> list[str]:
     interval = information.interval(0.95)
+    shown = interval is not None and interval[0] > 0
     told = []
-    if interval is None or interval[0] <= 0:
-        shown = "" if interval is None else f" (95% interval {interval[0]:+.3f} to {interval[1]:+.3f})"
+    if not shown:
         told.append(
-            f"no information is shown: the pictures tell {information.gap:+.3f} nats/token beyond the best constant "
-            f"prompt{shown}"
+            f"no information is shown: the pictures tell {information.gap:+.3f}{_between(information, 3)} nats/token "
+            "beyond the best constant prompt"
+        )
+    elif shock is None and misdirection is None:
+        told.append(
+            f"the pictures tell {information.gap:.2f}{_between(information)} nats/token beyond the best constant prompt"
         )
     for name, rest, word in (("zero", shock, "shock"), ("a wrong picture", misdirection, "misdirection")):
-        if rest is not None:
-            # The sum of the rounded parts, so that the sentence adds up.
-            parts = round(information.gap, 2), round(rest.gap, 2)
+        if rest is None:
+            continue
+        whole = information.gap + rest.gap
+        digits = 2 if abs(whole) >= _SMALL else 4
+        if shown:
+            # The second part is what the rounded first one leaves, so that the sentence adds up to the gap's figure.
+            left = round(whole, digits) - round(information.gap, digits) + 0.0
             told.append(
-                f"of the {sum(parts):.2f} nats/token by which {name} is worse, {parts[0]:.2f} is information and "
-                f"{parts[1]:.2f} {word}"
+                f"of the {whole:.{digits}f} nats/token by which {name} is worse, {information.gap:.{digits}f}"
+                f"{_between(information, digits)} is information and {left:.{digits}f}{_between(rest, digits)} {word}"
             )
+        else:
+            told.append(f"the {whole:.{digits}f} nats/token by which {name} is worse are {word} as far as is shown")
     if blind is not None and blind.still_falling:
         told.append(
             f"the blind prompt's loss was still falling when its budget of {blind.captions:,} captions ended: "

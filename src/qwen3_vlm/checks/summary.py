@@ -5,7 +5,7 @@ Kept apart from the scoring, so that saved per-token losses give the same figure
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import overload
 
@@ -137,7 +137,7 @@ def summarise(scores: Sequence[SampleScore], settings: AblationConfig, how: Circ
         derangements=how.donors.found if "shuffled" in names else 0,
         conditions=conditions,
         order=sorted(losses, key=lambda name: losses[name]),
-        order_reading=read_order(losses, _surely_costs(conditions.get("shuffled"))),
+        order_reading=read_order(losses, {name for name in GATES if _surely_costs(conditions.get(name))}),
         needed_samples=judgement.needed_samples,
         rejected=dict(how.unscored),
         wording=_wording(how, names),
@@ -159,12 +159,12 @@ def _surely_costs(condition: Condition | None) -> bool:
     return condition is not None and condition.lower99 is not None and condition.lower99 > 0
 
 
-def read_order(losses: Mapping[str, float], content: bool) -> str:
+def read_order(losses: Mapping[str, float], sure: Collection[str]) -> str:
     """Say which known pattern the order of the losses resembles. It is told, never judged.
 
     Args:
         losses: finite losses by condition.
-        content: whether another sample's picture surely costs something (99% lower bound above 0).
+        sure: of shuffled, zero and noise those that surely cost something (99% lower bound above 0).
     """
     needed = ("correct", "shuffled", "zero", "noise")
     if any(name not in losses for name in needed):
@@ -174,15 +174,17 @@ def read_order(losses: Mapping[str, float], content: bool) -> str:
         return "all losses are equal: the language model does not notice what stands in the image positions"
     if correct >= min(shuffled, zero, noise):
         return "correct is not the lowest: no pattern of a connector that carries the picture"
+    if "shuffled" not in sure and not {"zero", "noise"} <= set(sure):
+        return "neither another sample's picture nor both of zeros and noise surely cost anything: no order is read"
+    if "shuffled" not in sure:
+        return (
+            "another sample's picture costs nothing that is sure, while zeros and noise do: the order of visual tokens "
+            "that act as one prompt for all pictures"
+        )
     if shuffled > max(zero, noise):
         return (
             "a wrong picture misleads more than none (shuffled above zero and noise), the order of a connector whose "
             "content the language model reads"
-        )
-    if shuffled < min(zero, noise) and not content:
-        return (
-            "another sample's picture costs nothing that is sure, while zeros and noise cost more: the order of visual "
-            "tokens that act as one prompt for all pictures"
         )
     if shuffled < min(zero, noise):
         return (

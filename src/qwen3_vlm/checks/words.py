@@ -150,11 +150,13 @@ def _read_words(found: Words, table: Sequence[WordGap], sure: bool, without: int
         )
     sentences = []
     if found.most_reliant:
-        most = ", ".join(f"'{w.word}' ({w.gap:+.1f}, {w.count} times)" for w in found.most_reliant[:_NAMED])
-        least = ", ".join(f"'{w.word}' ({w.gap:+.1f})" for w in found.least_reliant[:_NAMED])
+        named = found.most_reliant[:_NAMED]
+        most = ", ".join(f"'{w.word}' ({_nats(w.gap)}, {w.count} times)" for w in named)
+        others = [w for w in found.least_reliant[:_NAMED] if w.word not in {n.word for n in named}]
+        least = ", ".join(f"'{w.word}' ({_nats(w.gap)})" for w in others)
         sentences.append(
-            f"Of the words that occur at least {found.min_count} times, a wrong picture costs most at {most}, and "
-            f"least at {least}; in nats per occurrence."
+            f"Of the words that occur at least {found.min_count} times, a wrong picture costs most at {most}"
+            f"{f', and least at {least}' if least else ''}; in nats per occurrence."
         )
     else:
         sentences.append(f"No word occurs {found.min_count} times, so none is listed by its mean.")
@@ -169,6 +171,10 @@ def _read_words(found: Words, table: Sequence[WordGap], sure: bool, without: int
             f"to a wrong picture{left}."
         )
     return " ".join(sentences)
+
+
+def _nats(value: float) -> str:
+    return f"{value:+.1f}" if abs(value) >= 1 else f"{value:+.3f}"
 
 
 def _smallest_half(table: Sequence[WordGap]) -> int | None:

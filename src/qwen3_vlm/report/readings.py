@@ -62,15 +62,33 @@ def pattern(ablation: Ablation | None) -> str:
             f"It matters which picture it is: another sample's picture costs {size}, which takes a connector that "
             f"carries what is in the picture.{both}"
         )
-    if blind and (shuffled.ci95 is None or shuffled.ci95[1] <= shuffled.margin):
+    if blind and _ruled_out(shuffled):
+        raised = f"{' and '.join(blind).capitalize()} in place of the picture raise{'s' if blind == ['noise'] else ''}"
+        if shuffled.lower99 is not None and shuffled.lower99 > 0:
+            return (
+                f"{raised} the loss, another sample's picture hardly does ({size}, above 0 and below the margin "
+                f"{shuffled.margin:g}): the visual tokens serve mostly as a prompt that fits every picture."
+            )
         return (
-            f"{' and '.join(blind).capitalize()} in place of the picture raise{'s' if blind == ['noise'] else ''} the "
-            f"loss, another sample's picture does not ({size}, margin {shuffled.margin:g}): the visual tokens serve as "
-            "a prompt that fits every picture. What was learnt is how captions sound, not what the pictures show."
+            f"{raised} the loss, another sample's picture does not ({size}, margin {shuffled.margin:g}): the visual "
+            "tokens serve as a prompt that fits every picture. What was learnt is how captions sound, not what the "
+            "pictures show."
         )
     if blind:
         return f"Whether it matters which picture it is, is not settled: another sample's picture costs {size}."
-    return f"Neither another picture ({size}) nor zeros nor noise clearly cost anything: the pictures are not read."
+    if all(_ruled_out(condition) for condition in (shuffled, zero, noise)):
+        return f"Neither another picture ({size}) nor zeros nor noise cost anything: the pictures are not read."
+    return (
+        f"Another sample's picture costs {size}{between(shuffled.ci95)}: nothing is settled, neither for it nor for "
+        "zeros and noise."
+    )
+
+
+def _ruled_out(condition: Condition) -> bool:
+    """Whether a gate's gap surely does not exceed its margin."""
+    if condition.gap is None or condition.margin is None:
+        return False
+    return (condition.gap if condition.ci95 is None else condition.ci95[1]) <= condition.margin
 
 
 def losses(ablation: Ablation) -> str:
@@ -107,6 +125,11 @@ def training_gaps(looks: Sequence[Look], margin: float) -> str:
     end = f"At step {last.step:,} it is {signed(last.gap_shuffled)}, that of zero {signed(last.gap_zero)}."
     if opened is None:
         return f"The gap of shuffled does not stay above {margin:g}: the connector never begins to look. {end}"
+    if opened is looks[0]:
+        return (
+            f"The gap of shuffled is above {margin:g} from the first look on, at step {opened.step:,}: the connector "
+            f"began to look before that. {end}"
+        )
     return f"From step {opened.step:,} on the gap of shuffled stays above {margin:g}: there it begins to look. {end}"
 
 
