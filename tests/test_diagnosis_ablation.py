@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen3_vlm.checks.ablation_reading import Circumstance, diagnose_ablation
+from qwen3_vlm.checks.ablation_reading import diagnose_ablation
+from qwen3_vlm.checks.training_reading import Circumstance
 from qwen3_vlm.results import Ablation, Condition, Estimated, LossPoint, Matching, Training, Verdict
 
 MARGINS = {"shuffled": 0.05, "zero": 0.0, "noise": 0.0}

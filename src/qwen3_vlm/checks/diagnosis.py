@@ -18,12 +18,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qwen3_vlm.checks.ablation_reading import Circumstance, diagnose_ablation
+from qwen3_vlm.checks.ablation_reading import diagnose_ablation
 from qwen3_vlm.checks.connector_state import ConnectorEvidence, diagnose_connector
 from qwen3_vlm.checks.pairing import Pairing, diagnose_pairing
 from qwen3_vlm.checks.probe_reading import diagnose_probes
 from qwen3_vlm.checks.probes import Probes
 from qwen3_vlm.checks.slots import SlotUse
+from qwen3_vlm.checks.training_reading import Circumstance
 from qwen3_vlm.checks.visual_reading import diagnose_visual
 from qwen3_vlm.faults import rank
 from qwen3_vlm.results import Ablation, Finding, Internals, Training

@@ -126,7 +126,7 @@ def _failure(gate: Gate, upper: float) -> str:
 
 
 def _undecided(gate: Gate, lower: float, upper: float, size: int | None) -> str:
-    advice = f"about {size} samples would decide" if size else "no number of samples decides a gap on its margin"
+    advice = f"about {size:,} samples would decide" if size else "no number of samples decides a gap on its margin"
     return f"the margin {gate.margin:g} lies between its bounds {lower:+.4f} and {upper:+.4f}; {advice}"
 
 
