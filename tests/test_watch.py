@@ -22,6 +22,7 @@ from qwen3_vlm.results import Look
 from qwen3_vlm.train import findings_log, loop, watch
 from qwen3_vlm.train.checkpoint import load_checkpoint, save_checkpoint
 from qwen3_vlm.train.features import CachedDataset, cache_features
+from qwen3_vlm.train.looks import append_look
 from qwen3_vlm.train.stage1_align import main
 from qwen3_vlm.train.watch import Watch
 from tiny_models import make_batch, make_vlm
@@ -234,6 +235,26 @@ def looks(*gaps: float, zero: float = 0.0) -> list[Look]:
 def test_a_gap_that_never_opens_is_named(seen: list[Look], expected: list[tuple[str, str]]) -> None:
     found = watch.end_findings(make_vlm(), [], 0, seen)  # type: ignore[arg-type]
     assert [(f.code, f.severity) for f in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("gaps", "step", "said"),
+    [
+        ((0.0, 0.0, 0.001), 40, True),
+        ((0.0, 0.0, 0.001), 20, False),
+        ((0.0, 0.0, 0.001), 80, False),
+        ((0.0, 0.1, 0.4), 40, False),
+    ],
+    ids=["closed past half", "too early to tell", "the end has its own word", "open"],
+)
+def test_a_gap_that_is_still_closed_past_half_of_a_run_is_said_at_once(
+    gaps: tuple[float, ...], step: int, said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for look in looks(*gaps):
+        append_look(tmp_path, look)
+    run = SimpleNamespace(folder=tmp_path, step=step, looking=SimpleNamespace(steps=[10, 20, 40, 80]))
+    watch.watch_look(run)  # type: ignore[arg-type]
+    assert ("so far note under-trained" in capsys.readouterr().err) == said
 
 
 def test_a_loss_above_that_of_the_text_alone_is_a_plateau(world: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:

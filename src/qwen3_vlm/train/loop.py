@@ -31,7 +31,7 @@ from qwen3_vlm.train.looks import Looking, append_look, look_line
 from qwen3_vlm.train.schedule import Window, learning_rate, micro_batches, plan_epoch
 from qwen3_vlm.train.train_utils import LOG_NAME, EpochProgress, EpochRecord, append_record
 from qwen3_vlm.train.update import SampleSource, UpdateResult, evaluate, sum_over_ranks, update
-from qwen3_vlm.train.watch import Watch, note_non_finite, watch_epoch, watch_update
+from qwen3_vlm.train.watch import Watch, note_non_finite, watch_epoch, watch_look, watch_update
 
 _TIMED_UPDATES = 20
 """Updates after which a run says how long all of them will take."""
@@ -192,6 +192,7 @@ def _look(run: Run, before: int) -> None:
     figures = {"correct": look.correct, "gap_shuffled": look.gap_shuffled, "gap_zero": look.gap_zero}
     run.accelerator.log({f"look_{name}": value for name, value in figures.items()}, step=run.step)
     say(look_line(look))
+    watch_look(run)
 
 
 def _stop_asked(run: Run) -> bool:

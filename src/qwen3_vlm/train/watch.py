@@ -257,6 +257,17 @@ def watch_epoch(run: Run) -> None:
         _act(run, run.watch.after_epoch(), run.watch.force)
 
 
+def watch_look(run: Run) -> None:
+    """After a look in the second half of a run: say at once that no gap has opened, with hours still to go.
+
+    It is not written down, for the gap may open yet; `look_behind` judges at the end.
+    """
+    if run.looking is None or not run.looking.steps[-1] / 2 <= run.step < run.looking.steps[-1]:
+        return
+    for f in _never_opened(read_looks(run.folder)):
+        say(f"so far {f.severity} {f.code}: {f.message}. Mend: {f.fix} ({page_of(f.code)})")
+
+
 def _act(run: Run, found: list[Finding], force: bool) -> None:
     if found:
         if force or not any(f.severity == "error" for f in found):
