@@ -336,6 +336,8 @@ CHECKPOINTS = [
     stop("a run is already there", "train", "output_dir run already holds checkpoint_10.pt; go on with --resume"),
     stop("caption without images", "caption", "expected image files, got none"),
     stop("caption of an unreadable image", "caption run.yaml", "run.yaml: not an image"),
+    stop("report with an image folder that is none", "report run --image_root pictures",
+         "--image_root: expected the folder that the images are in, pictures is none"),
 ]  # fmt: skip
 
 

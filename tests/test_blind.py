@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from qwen3_vlm import ablate
+from qwen3_vlm.api import scoring
 from qwen3_vlm.batch import TokenNLL, VisualTokens
 from qwen3_vlm.build import Prepared, build_model, prepare_data
 from qwen3_vlm.checks.decomposition import Blind
@@ -228,6 +229,19 @@ def test_without_captions_there_is_no_prompt(world: TinyWorld, tmp_path: Path) -
     run = Run(world, tmp_path, data__max_samples=1, data__eval_ratio=0.0)
     with pytest.raises(ValueError, match="blind: expected at least 2 training captions with label tokens, got 1"):
         run.train()
+
+
+@pytest.mark.parametrize("conditions", ["blind", "runbook,blind", "zero,blind,shuffled"])
+def test_an_under_trained_prompt_splits_nothing_whatever_else_was_asked_for(
+    world: TinyWorld, monkeypatch: pytest.MonkeyPatch, conditions: str
+) -> None:
+    last = world.train("poor", overwrite=True, ablation__derangements=1, data__eval_ratio=0.5)
+    poor = Blind(torch.zeros(4, 32), 16, 0.2, True)  # no worse than zero, but than leaving the image out
+    monkeypatch.setattr(scoring, "trained_blind", lambda *_: poor)
+    got = ablate(last, conditions=conditions).ablation
+    assert got is not None and got.decomposition is not None
+    assert {"zero", "no-image", "mean-token"} <= set(got.conditions)
+    assert got.decomposition.blind_under_trained and got.decomposition.information.value is None
 
 
 @pytest.mark.slow

@@ -12,10 +12,12 @@ from qwen3_vlm.checks.conditions import (
     FULL,
     GATES,
     MEASUREMENTS,
+    RIVALS,
     RUNBOOK,
     STANDARD,
     Scene,
     check_fixed,
+    named_conditions,
     parse_conditions,
 )
 from qwen3_vlm.checks.pixels import PIXEL_CHANGES
@@ -174,6 +176,13 @@ def test_correct_is_always_scored_first_and_each_name_once():
     assert parse_conditions("zero,correct") == ("correct", "zero")
     assert parse_conditions("runbook,no-image") == (*RUNBOOK, "no-image")
     assert parse_conditions("matching,zero") == ("correct", "matching", "zero")
+
+
+def test_a_blind_prompt_comes_with_what_it_is_held_against():
+    assert parse_conditions("blind") == ("correct", "blind", *RIVALS)
+    assert parse_conditions("runbook,blind") == (*RUNBOOK, "blind", "no-image", "mean-token")
+    assert parse_conditions("mean-token,blind,zero") == ("correct", "mean-token", "blind", "zero", "no-image")
+    assert named_conditions("blind") == ("correct", "blind"), "where none can be trained it has no rivals either"
 
 
 @pytest.mark.parametrize(

@@ -343,6 +343,83 @@ def test_an_untrained_model_gets_a_verdict_and_the_page_of_our_own(
     assert {found["code"] for found in results["diagnosis"]} <= {"tower-uninitialised", "eval-too-small", *NOT_TRAINED}
 
 
+LEFT_OUT = {
+    "blind": "left out: it needs a prompt trained through a model of our own.",
+    "donors": "left out: donors by likeness need the features of our own vision tower; matching goes without.",
+    "mean-token": "left out: it needs --train_data, rows whose images make the mean.",
+}
+
+
+def test_what_was_asked_for_and_left_out_is_said_on_the_terminal(
+    saved: Saved, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for conditions, absent in (("zero,mean-token,blind,donors", LEFT_OUT), ("standard", ["mean-token"])):
+        _, results = run(saved, data, "llava", tmp_path, "--num_samples", "6", "--conditions", conditions)
+        said = capsys.readouterr().out.splitlines()
+        assert [line for line in said if "left out" in line] == [
+            f"  {name}: {LEFT_OUT[name]}" for name in LEFT_OUT if name in absent
+        ]
+        assert results["ablation"]["matching"] is None and not set(LEFT_OUT) & set(results["ablation"]["conditions"])
+    train = ["--train_data", str(data / "data.json"), "--conditions", "zero,mean-token"]
+    run(saved, data, "qwen3_vl", tmp_path, "--num_samples", "6", *train)
+    told = "  mean-token: left out: this model takes visual tokens at several depths; no mean is defined there."
+    assert told in capsys.readouterr().out.splitlines()
+
+
+def test_a_list_of_which_nothing_can_be_had_is_refused_once_the_model_is_known(
+    saved: Saved, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = ["--train_data", str(data / "data.json"), "--output", str(tmp_path)]
+    where = ["--model", str(saved.folder("qwen3_vl")), "--data", str(data / "data.json"), "--image_root", str(data)]
+    assert main(["ablate", *where, *train, *CPU, "--conditions", "mean-token,blind"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --conditions: nothing but `correct` can be had here (blind: it needs a prompt trained through a model "
+        "of our own; mean-token: this model takes visual tokens at several depths; no mean is defined there); name "
+        "others, such as runbook\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mean_over_scored_images_is_warned_about(
+    saved: Saved, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = json.loads((data / "data.json").read_text(encoding="utf-8"))
+    halves = {"scored": rows[:8], "half": rows[4:], "other": rows[8:]}
+    for name, some in halves.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(some), encoding="utf-8")
+
+    def warned(train: str, *more: str) -> list[str]:
+        config = foreign_config([*CPU, *more])
+        file = tmp_path / "scored.json"
+        results = ablate_model(
+            saved.folder("llava"), file, data, 8, "runbook,mean-token", tmp_path / f"{train}.json", config=config
+        )
+        assert results.ablation is not None and "mean-token" in results.ablation.conditions
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: --train_data")]
+        noted = results.ablation.wording.get("mean-token")
+        assert lines == ([f"warning: {noted}"] if noted else [])
+        return lines
+
+    assert warned("other") == []
+    assert warned("half", "--ablation.mean_token_images", "5") == [
+        "warning: --train_data has images of --data: 4 of the 5 images that mean-token averages are scored too; name "
+        "rows that are not scored"
+    ]
+    (line,) = warned("scored")
+    assert line.startswith("warning: --train_data is the file of --data: 8 of the 8 images")
+
+
+def test_a_short_data_file_is_no_short_held_out_split(saved: Saved, data: Path) -> None:
+    config = foreign_config(CPU)
+    for wanted in (20, ROWS):
+        got = ablate_model(saved.folder("llava"), data / "data.json", data, wanted, "runbook", config=config).ablation
+        assert got is not None and (got.requested, got.samples) == (wanted, ROWS)
+        warnings = [reason for reason in got.reasons if reason.startswith("warning: ") and "requested" in reason]
+        told = f"warning: 20 samples were requested: the data file has no more than {ROWS} rows"
+        assert warnings == ([told] if wanted > ROWS else [])
+
+
 def test_all_ways_through_a_sound_model_are_found_sound(foreign: Foreign, data: Path) -> None:
     probes = probe(foreign.scorer, batch_of(foreign, data))
     assert probes.horizon == 1 and probes.nan_share == 1
@@ -463,6 +540,27 @@ def test_unreadable_images_are_counted_and_there_is_no_pass(saved: Saved, data: 
         (
             ["--model", "{llava}", "--data", "{rows}", "--image_root", "{root}", "--max_seq_len", "9"],
             "image block cut by max_seq_len",
+        ),
+        *(
+            (["--model", "m", "--data", "{rows}", "--image_root", "{root}", "--image_size", size, *more], message)
+            for size, more, message in (
+                ("-3", [], "--image_size: expected 8 to 4096 pixels, got -3; leave it out for the size"),
+                ("0", [], "--image_size: expected 8 to 4096 pixels, got 0"),
+                ("7", [], "--image_size: expected 8 to 4096 pixels, got 7"),
+                ("100000", [], "--image_size: expected 8 to 4096 pixels, got 100000"),
+                ("41", ["--data.max_pixels", "1600"], "--image_size: expected 8 to 40 pixels, got 41"),
+            )
+        ),
+        *(
+            (
+                ["--model", "m", "--data", "{rows}", "--image_root", "{root}", "--conditions", conditions],
+                "--conditions: nothing but `correct` can be had here (" + message,
+            )
+            for conditions, message in (
+                ("blind", "blind: it needs a prompt trained through a model of our own)"),
+                ("correct,donors", "donors: donors by likeness need"),
+                ("mean-token", "mean-token: it needs --train_data"),
+            )
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -2,14 +2,17 @@
 
 import io
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from qwen3_vlm.cli import main
 from qwen3_vlm.config import Config
 from qwen3_vlm.report.runbook import render_runbook
 from qwen3_vlm.report.terminal import print_results
-from qwen3_vlm.results import Finding, Results, WrittenCaption
+from qwen3_vlm.results import Finding, Results, ScoredSample, WrittenCaption, to_json
 from report_data import INJECTIONS, condition, make_ablation, make_coverage, make_results
 
 
@@ -188,6 +191,18 @@ def test_terminal_is_legible_at_80_columns_without_colour() -> None:
     assert page.splitlines()[-1] == "VERDICT: PASS"
 
 
+def test_a_condition_that_was_left_out_has_its_line_and_reason() -> None:
+    wording = {
+        "mean-token": "Left out: it needs rows.",
+        "shuffled": "Left out: no, it was scored.",
+        "prompt": "Each row's own.",
+    }
+    page = shown(make_results(ablation=make_ablation(wording=wording)))
+    assert "  mean-token: left out: it needs rows." in page.splitlines()
+    assert page.count("left out:") == 1
+    assert "Each row's own" not in page
+
+
 def test_a_gate_that_is_not_met_says_so() -> None:
     conditions = dict(make_ablation().conditions) | {"shuffled": condition(3.53, 0.015, 0.05)}
     page = shown(make_results("FAIL", ablation=make_ablation("FAIL", conditions=conditions)))
@@ -214,3 +229,65 @@ def test_console_of_rich_would_have_read_the_markup() -> None:
     stream = io.StringIO()
     Console(file=stream).print("[red]x[/red]")
     assert stream.getvalue() == "x\n"
+
+
+# The command that makes the page again
+
+
+def folder_with(tmp_path: Path, images: list[str], config: dict[str, Any]) -> Path:
+    """A results.json whose samples show these images."""
+    scored = [ScoredSample(row=i, image=name, caption="a", label_tokens=1, losses={}) for i, name in enumerate(images)]
+    results = make_results(ablation=None, coverage=None, training=None, scored=scored, config=config)
+    (tmp_path / "results.json").write_text(to_json(results), encoding="utf-8")
+    return tmp_path
+
+
+def test_report_says_how_many_images_are_not_where_the_results_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(b"there")
+    folder = folder_with(tmp_path, ["a.png", "b.png", "b.png", "c.png"], {"data": {"image_root": "pictures"}})
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", str(folder)]) == 0
+    assert capsys.readouterr().err == "warning: 2 of 3 images not found below pictures; give --image_root\n"
+    monkeypatch.chdir(tmp_path.parent)
+    assert main(["report", str(folder)]) == 0
+    assert capsys.readouterr().err == "warning: 3 of 3 images not found below pictures; give --image_root\n"
+    assert (folder / "report.html").is_file(), "the page is written all the same"
+    for name in ("b.png", "c.png"):
+        (tmp_path / "pictures" / name).write_bytes(b"there")
+    assert main(["report", str(folder), "--image_root", str(tmp_path / "pictures")]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("config", [{}, {"data": None}, {"data": {"image_root": 7}}])
+def test_report_says_that_nobody_knows_where_the_images_are(
+    tmp_path: Path, config: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(folder_with(tmp_path, ["a.png"], config))]) == 0
+    assert capsys.readouterr().err == (
+        "warning: 1 images not looked for: the results do not say where they are; give --image_root\n"
+    )
+
+
+def test_report_leaves_a_page_alone_where_the_given_image_root_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_with(tmp_path, ["a.png"], {})
+    (folder / "report.html").write_text("a good page", encoding="utf-8")
+    assert main(["report", str(folder), "--image_root", str(tmp_path / "none")]) == 2
+    said = capsys.readouterr().err
+    assert said == f"error: --image_root: expected the folder that the images are in, {tmp_path / 'none'} is none\n"
+    assert (folder / "report.html").read_text(encoding="utf-8") == "a good page"
+
+
+@pytest.mark.parametrize("content", ['{"a"', '{"verdict": "PASS"}', '{"verdict": 1, "reasons": [], "x": 2}', "[]", ""])
+def test_report_names_no_website_where_results_are_broken(
+    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "results.json").write_text(content, encoding="utf-8")
+    assert main(["report", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {tmp_path / 'results.json'}: not a results file of schema 1: ")
+    assert "://" not in said and "For further" not in said and said.count("\n") == 1

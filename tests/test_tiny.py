@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM, SiglipVisionModel
 
+from qwen3_vlm import audit
 from qwen3_vlm.config import load_config
 from qwen3_vlm.data import images, splits
 from qwen3_vlm.data.worlds import digits, scenes
@@ -298,6 +299,34 @@ def test_any_file_gives_backbones_and_a_config_that_is_ready_to_run(
     reader = AutoModelForCausalLM.from_pretrained(config.model.llm)
     assert eye.config.image_size == 16
     assert reader.config.vocab_size == len(AutoTokenizer.from_pretrained(config.model.llm))
+
+
+def test_the_written_config_leaves_long_captions_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    turns = [("<image>\nWhat?", " ".join(f"{word}{i}" for word in ["red", "cat", "on", "mat"] * 90)) for i in range(6)]
+    file = write_rows(tmp_path / "data", turns)
+    make(Options(output=tmp_path / "out", data=file, steps=1, image_size=16, threads=1, eval_ratio=0))
+    config = load_config(tmp_path / "out" / "config.yaml", [])
+    assert config.data.max_seq_len > 256 and config.data.max_seq_len % 32 == 0
+    got = audit(config)
+    assert got.verdict == "PASS" and got.truncated_pct == 0
+    assert config.data.max_seq_len - max(got.lengths) < 32
+    assert "positions" not in capsys.readouterr().out
+
+
+def test_rows_beyond_the_language_models_positions_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = random.Random(0)
+    endless = "".join(chr(noise.randrange(0x4E00, 0x9FFF)) for _ in range(6000))
+    file = write_rows(tmp_path / "data", [("<image>", text) for text in ("a cat", "a red dog", endless, "one bird")])
+    make(Options(output=tmp_path / "out", data=file, steps=1, image_size=16, threads=1, eval_ratio=0))
+    assert load_config(tmp_path / "out" / "config.yaml", []).data.max_seq_len == language.POSITIONS
+    assert "1 of 4 rows are longer than the 2,048 tokens" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("lengths", "room"), [([9], 256), ([256], 256), ([20, 257], 288), ([288], 288), ([], 256)])
+def test_room_is_whole_steps_and_never_less_than_the_least(lengths: list[int], room: int) -> None:
+    assert card.room_for(lengths) == room
 
 
 def test_captions_that_never_differ_are_said_to_carry_nothing(

@@ -12,7 +12,7 @@ import tyro
 
 from qwen3_vlm.eval_ablation import Ablate
 from qwen3_vlm.exits import guarded
-from qwen3_vlm.results import EXIT_CODES
+from qwen3_vlm.results import EXIT_CODES, Results
 from qwen3_vlm.train.arguments import Train
 
 _TINY = Path("configs/stage1_align_tiny.yaml")
@@ -185,20 +185,36 @@ class Report:
     output: Path | None = None
     """The page to write; by default report.html in that folder."""
     image_root: Path | None = None
-    """Folder that the samples' images are in; by default the config's data.image_root."""
+    """Folder that the samples' images are in; by default the config's data.image_root, seen from here. A line says how
+    many of them are not there; the page is then written without."""
 
     def run(self, overrides: Sequence[str]) -> int:
-        """Read, render, write."""
+        """Read, render, write; and say which pictures the page has to do without."""
         from qwen3_vlm.report.html import docs_link, render_html
-        from qwen3_vlm.results import read, write_atomic
+        from qwen3_vlm.report.terminal import absent_images
+        from qwen3_vlm.results import write_atomic
 
         if overrides:
             raise ValueError(f"report takes no config fields, got {' '.join(overrides)}: it shows what was measured")
-        results = read(self.folder / "results.json")
+        if self.image_root is not None and not self.image_root.is_dir():
+            raise ValueError(f"--image_root: expected the folder that the images are in, {self.image_root} is none")
+        results = _read_results(self.folder / "results.json")
         page = self.output or self.folder / "report.html"
         write_atomic(page, render_html(results, self.image_root, docs_link(page.parent)))
         sys.stdout.write(f"written: {page}\n")
+        if absent := absent_images(results, self.image_root):
+            sys.stderr.write(f"warning: {absent}\n")
         return 0
+
+
+def _read_results(path: Path) -> Results:
+    """A results.json; what is wrong with one in our words, without the address of pydantic's documentation."""
+    from qwen3_vlm.results import read
+
+    try:
+        return read(path)
+    except ValueError as error:
+        raise ValueError(str(error).partition(" For further information visit ")[0]) from error
 
 
 _Command = (

@@ -45,11 +45,12 @@ class Ablate:
     image_root: Path | None = None
     """With --model: folder that the rows' image paths are relative to."""
     train_data: Path | None = None
-    """With --model: rows whose images are averaged for mean-token, below --image_root; without it that is left out."""
+    """With --model: rows whose images are averaged for mean-token, below --image_root; without it that is left out.
+    Give others than those of --data: a mean of the scored images is warned about."""
     prompt: str | None = None
     """With --model: human turn with one <image> for every row; by default the row's own."""
     image_size: int | None = None
-    """With --model: pixels of both sides of every image; by default what its own processor resizes to."""
+    """With --model: pixels of both sides of every image, 8 to 4096; by default what its own processor resizes to."""
     max_seq_len: int | None = None
     """Short for --data.max_seq_len: tokens per sequence; with --model 4096 by default."""
     batch_size: int | None = None
@@ -62,7 +63,8 @@ class Ablate:
     """Held-out samples to score; by default the config's ablation.num_samples. With --model drawn by --seed."""
     conditions: str = "standard"
     """runbook (correct, shuffled, zero, noise), standard (adds no-image, mean-token, noise-per-dim, slot-mix, grey,
-    blurred, tiles-4), full (adds blind, tiles-2, tiles-8, matching, donors), or names with commas."""
+    blurred, tiles-4), full (adds blind, tiles-2, tiles-8, matching, donors), or names with commas. blind brings zero,
+    no-image and mean-token with it: a prompt that is worse than the best of them is under-trained and splits no gap."""
     output: Path | None = None
     """Folder for results.json and the pages; by default the checkpoint's, with --model outputs/ablate/<its name>."""
     json: bool = False

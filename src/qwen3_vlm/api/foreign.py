@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from qwen3_vlm.api.scoring import ranks_of_job
 from qwen3_vlm.batch import CollateStats, Reject, Sample
 from qwen3_vlm.build import count_rejects
 from qwen3_vlm.checks.ablation import ablate as run_ablation
-from qwen3_vlm.checks.conditions import parse_conditions
+from qwen3_vlm.checks.conditions import named_conditions
 from qwen3_vlm.checks.coverage import judge_coverage
 from qwen3_vlm.checks.diagnosis import RunEvidence, diagnose_run
 from qwen3_vlm.checks.probes import probe
@@ -45,6 +46,11 @@ _TESTED = 2
 """Samples on which the self-tests run: with two, mixed-up rows show."""
 _PROBED = 4
 """Samples that are tried where a model does not pass."""
+_NOT_HERE = {
+    "blind": "it needs a prompt trained through a model of our own",
+    "donors": "donors by likeness need the features of our own vision tower; matching goes without",
+}
+"""What no model of transformers gets, and why."""
 
 
 def foreign_config(overrides: Sequence[str] = ()) -> Config:
@@ -76,7 +82,8 @@ def ablate_model(
         data: rows in LLaVA-Pretrain layout that the model has not been trained on.
         image_root: folder that the rows' image paths are relative to.
         num_samples: rows to score, drawn by seed; the config's `ablation.num_samples` if None.
-        conditions: `runbook`, `standard`, `full`, or names separated by commas.
+        conditions: `runbook`, `standard`, `full`, or names separated by commas. What cannot be had is left out, with
+            the reason in `ablation.wording`; a list of which nothing can be had is refused.
         train_data: rows whose images make the mean of `mean-token`; without it that condition is left out.
         prompt: human turn with one `<image>` for all rows; None takes each row's own.
         image_size: pixels of both sides of every image; None takes the size of the model's own processor.
@@ -106,22 +113,25 @@ def measure_model(
 ) -> Measured:
     """As `ablate_model`, with every sample's per-token losses."""
     config = config or foreign_config()
-    names = parse_conditions(conditions)
-    file, root = Path(data), Path(image_root)
-    _require(file, root, Path(train_data) if train_data is not None else None)
+    names = named_conditions(conditions)
+    file, root, train_file = Path(data), Path(image_root), Path(train_data) if train_data is not None else None
+    _require(file, root, train_file)
+    _left_out(names, train_file)  # before the weights are loaded; how deep visual tokens go is known behind that
     requested = num_samples or config.ablation.num_samples
     asked = draw_rows(count_rows(file), config.seed)[:requested]
     foreign = load_foreign(str(model), config, image_size)
+    left_out = _left_out(names, train_file, foreign.scorer.layers)
+    names = tuple(name for name in names if name not in left_out)
     rows = read_rows(foreign, file, root, asked, prompt, config.data)
-    wording = foreign.describe() | self_test(foreign, rows)
-    mean = None
-    if "mean-token" in names and train_data is not None:
-        if foreign.scorer.layers == 1:
-            mean = mean_tokens(foreign, read_rows(foreign, Path(train_data), root, None, prompt, config.data), config)
-        else:
-            wording["mean-token"] = (
-                "Left out: this model takes visual tokens at several depths; no mean is defined there."
-            )
+    wording = foreign.describe() | self_test(foreign, rows) | left_out
+    ranks, mean = ranks_of_job(config), None
+    if "mean-token" in names and train_file is not None:
+        lenders = read_rows(foreign, train_file, root, None, prompt, config.data)
+        warning = _shared(rows, lenders, config.ablation.mean_token_images, train_file.samefile(file))
+        wording |= {"mean-token": warning} if warning else {}
+        if warning and ranks.index == 0:
+            sys.stderr.write(f"warning: {warning}\n")
+        mean = mean_tokens(foreign, lenders, config)
     ablation, scores = run_ablation(
         foreign.scorer,
         rows.batches(config.ablation.batch_size),
@@ -129,19 +139,20 @@ def measure_model(
         config.seed,
         names,
         mean_tokens=mean,
-        requested=requested,
+        requested=len(asked),  # what the file lacks beside them is said by `_as_requested`
         eos_id=foreign.prompts.ending.end_id,
         rejected=count_rejects(rows.rejects),
         progress=lambda total: progress_bar(total, "check 1", "batch"),
-        ranks=ranks_of_job(config),
+        ranks=ranks,
         judge_unread=lambda unread: judge_rejects(
             [*rows.rejects, *unread], len(asked), config.data.max_rejected, "scored"
         ),
     )
     decode, end_id = decoder(foreign.processor.tokenizer), foreign.prompts.ending.end_id
-    ablation = with_measures(ablation, scores, foreign.scorer, names, decode, end_id, config, ranks_of_job(config))
+    ablation = with_measures(ablation, scores, foreign.scorer, names, decode, end_id, config, ranks)
     listed, unwritten = _with_captions(scored_samples(scores, decode, end_id), rows, config)
     ablation = ablation.model_copy(update={"wording": {**ablation.wording, **wording, **unwritten}})
+    ablation = _as_requested(ablation, requested, len(asked))
     results = assemble(
         config,
         Path(model),
@@ -151,6 +162,53 @@ def measure_model(
         scored=listed,
     ).model_copy(update={"config": _recorded(config, str(model), file, root, prompt)})
     return Measured(results, SampleRows(scores, decode))
+
+
+def _left_out(names: Sequence[str], train_data: Path | None, layers: int = 1) -> dict[str, str]:
+    """Of what was asked for, what this model cannot be scored with, and why.
+
+    Raises:
+        ValueError: nothing else but `correct` was asked for.
+    """
+    reasons = dict(_NOT_HERE)
+    if train_data is None:
+        reasons["mean-token"] = "it needs --train_data, rows whose images make the mean"
+    elif layers > 1:
+        reasons["mean-token"] = "this model takes visual tokens at several depths; no mean is defined there"
+    found = {name: reason for name, reason in reasons.items() if name in names}
+    if found and not set(names) - {"correct", *found}:
+        raise ValueError(
+            f"--conditions: nothing but `correct` can be had here ({_listed(found)}); name others, such as runbook"
+        )
+    return {name: f"Left out: {reason}." for name, reason in found.items()}
+
+
+def _listed(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+
+
+def _shared(rows: ForeignRows, lenders: ForeignRows, count: int, same_file: bool) -> str:
+    """What is wrong with training rows whose images are scored too: their mean has then seen what it is to miss."""
+    averaged = _images(lenders, range(min(count, len(lenders))))
+    shared = len(averaged & _images(rows, range(len(rows))))
+    if not shared and not same_file:
+        return ""
+    file = "is the file of --data" if same_file else "has images of --data"
+    return (
+        f"--train_data {file}: {shared} of the {len(averaged)} images that mean-token averages are scored too; name "
+        "rows that are not scored"
+    )
+
+
+def _images(rows: ForeignRows, places: Iterable[int]) -> set[str]:
+    return {rows.data.text(place).image for place in places}
+
+
+def _as_requested(ablation: Ablation, requested: int, rows: int) -> Ablation:
+    """How many were asked for and why there are fewer: here no split has an end, but the data file."""
+    short = [f"warning: {requested} samples were requested: the data file has no more than {rows} rows"]
+    reasons = [*ablation.reasons, *(short if rows < requested else [])]
+    return ablation.model_copy(update={"requested": requested, "reasons": reasons})
 
 
 def _with_captions(

@@ -34,6 +34,9 @@ MEASUREMENTS = ("matching", "donors")
 by how alike the donor's image is. `ablate` passes over them; who called it makes them."""
 FULL = (*STANDARD, "blind", "tiles-2", "tiles-8", *MEASUREMENTS)
 LADDERS = {"runbook": RUNBOOK, "standard": STANDARD, "full": FULL}
+RIVALS = ("zero", "no-image", "mean-token")
+"""What a trained blind prompt is held against. One that is worse than the best of them is under-trained and splits
+nothing; without them nobody would know."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +202,19 @@ GATES = tuple(name for name, kind in CONDITIONS.items() if kind.role == "gate")
 
 def parse_conditions(text: str) -> tuple[str, ...]:
     """Read `--conditions`: a ladder (`runbook`, `standard`, `full`) or names separated by commas, in any mixture.
+
+    Returns:
+        As `named_conditions`, and behind them those of RIVALS that `blind` lacks.
+
+    Raises:
+        ValueError: an unknown or empty name, with the nearest known one.
+    """
+    names = named_conditions(text)
+    return tuple(dict.fromkeys((*names, *RIVALS))) if "blind" in names else names
+
+
+def named_conditions(text: str) -> tuple[str, ...]:
+    """The names in `--conditions` and no others; for models that can have no blind prompt.
 
     Returns:
         Each name once, in the order given, `correct` always first: every gap is measured against it. Names out of

@@ -22,11 +22,10 @@ from torch import Tensor
 
 from qwen3_vlm.batch import IntArray
 from qwen3_vlm.checks import statistics
+from qwen3_vlm.checks.conditions import RIVALS
 from qwen3_vlm.checks.statistics import Estimate, FloatArray
 from qwen3_vlm.results import Decomposition, Estimated
 
-_WITHOUT_PICTURE = ("zero", "no-image", "mean-token")
-"""What a constant prompt can imitate or nearly so: trained well, it is no worse than the best of them."""
 _SMALL = 0.1
 """Nats per label token below which a gap is told with four decimals."""
 
@@ -75,7 +74,7 @@ def decompose(
         return statistics.estimate(table_SR, tokens_S, clusters_S, donors_SR if name == "shuffled" else None)
 
     nothing = Estimated(value=None)
-    rivals = {name: float(np.sum(sums[name])) for name in _WITHOUT_PICTURE if name in sums}
+    rivals = {name: float(np.sum(sums[name])) for name in RIVALS if name in sums}
     if rivals:
         best = min(rivals, key=lambda name: rivals[name])
         behind = difference("blind", best)

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText
 from qwen3_vlm.build import DTYPES, choose_device
 from qwen3_vlm.config import Config
 from qwen3_vlm.data.images import ImageSpec
-from qwen3_vlm.foreign.processors import SETTING, common_size, load_processor, one_view
+from qwen3_vlm.foreign.processors import SETTING, common_size, load_processor, one_view, require_side
 from qwen3_vlm.foreign.prompts import PromptWriter
 from qwen3_vlm.foreign.scorer import ForeignScorer
 from qwen3_vlm.models.loading import load_complete
@@ -63,8 +63,10 @@ def load_foreign(name: str, config: Config, side: int | None = None) -> Foreign:
         side: pixels to which both sides of every image are brought; None takes the processor's own size.
 
     Raises:
-        ValueError: one line: nothing there, no such model, weights missing, or a form that cannot be scored.
+        ValueError: one line: nothing there, no such model, weights missing, a form that cannot be scored, or a `side`
+            out of range.
     """
+    require_side(side, config.data.max_pixels)
     device, dtype = choose_device(config), DTYPES[config.model.precision]
     processor = load_processor(name)
     kind = AutoModelForImageTextToText

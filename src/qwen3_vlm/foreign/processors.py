@@ -27,6 +27,9 @@ ONE_VIEW = {"do_image_splitting": False, "crop_to_patches": False, "do_pan_and_s
 _DEFAULT_SIDE = 448
 """Pixels, where the processor takes images of any size."""
 _BICUBIC = 3
+LEAST_SIDE, MOST_SIDE = 8, 4096
+"""Pixels of a side that may be asked for. Below, a tiling of 8x8 has no pixel to move; above, a batch of images takes
+gigabytes before the model's own processor has seen one."""
 
 
 def load_processor(name: str) -> Any:
@@ -120,6 +123,20 @@ def one_view(image_processor: Any) -> dict[str, bool]:
     known = getattr(image_processor, "valid_kwargs", None)
     accepted = set(getattr(known, "__annotations__", ())) | set(vars(image_processor))
     return {key: value for key, value in ONE_VIEW.items() if key in accepted}
+
+
+def require_side(side: int | None, max_pixels: int) -> None:
+    """Refuse a size that no image can be brought to.
+
+    Raises:
+        ValueError: out of range, or more pixels than an image may have.
+    """
+    most = min(MOST_SIDE, math.isqrt(max_pixels))
+    if side is not None and not LEAST_SIDE <= side <= most:
+        raise ValueError(
+            f"--image_size: expected {LEAST_SIDE} to {most} pixels, got {side}; leave it out for the size that the "
+            "model's own processor resizes to"
+        )
 
 
 def common_size(image_processor: Any, side: int | None) -> ImageSpec:

@@ -5,7 +5,9 @@ Text from data files is never read as markup, nor sent to the terminal as contro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
@@ -16,6 +18,8 @@ from qwen3_vlm.report.conclusions import WARNING, ablation_conclusion, coverage_
 from qwen3_vlm.report.text import one_line
 from qwen3_vlm.results import Ablation, Condition, Coverage, Results
 
+_LEFT_OUT = "Left out: "
+"""How the checks begin the reason why a condition that was asked for was not scored."""
 _COLOURS = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}
 
 
@@ -30,6 +34,27 @@ def print_results(results: Results, stream: TextIO) -> None:
         fix = f" Mend: {finding.fix}" if finding.fix else ""
         page.line(f"{finding.severity} {finding.code}: {finding.message}{fix}")
     page.line(_verdict_line(results), _COLOURS[results.verdict])
+
+
+def absent_images(results: Results, image_root: Path | None = None) -> str:
+    """The line that says how many of the samples' images are not there for a page; empty where all of them are.
+
+    Args:
+        results: what the page is made of.
+        image_root: folder that the images are in; the config's `data.image_root` if None.
+    """
+    images = {sample.image for sample in results.scored}
+    data = results.config.get("data")
+    recorded = data.get("image_root") if isinstance(data, Mapping) else None
+    root = image_root or (Path(recorded) if isinstance(recorded, str) else None)
+    if not images:
+        return ""
+    if root is None:
+        return f"{len(images)} images not looked for: the results do not say where they are; give --image_root"
+    absent = sum(not os.path.isfile(root / image) for image in images)  # noqa: PTH113 - no error where none may look
+    return (
+        f"{absent} of {len(images)} images not found below {one_line(str(root))}; give --image_root" if absent else ""
+    )
 
 
 def _verdict_line(results: Results) -> str:
@@ -81,6 +106,9 @@ def _ablation(page: _Page, ablation: Ablation) -> None:
     for name, condition in ablation.conditions.items():
         if condition.meaning:
             page.line(f"{name}: {condition.meaning}", indent=2)
+    for name, sentence in ablation.wording.items():
+        if name not in ablation.conditions and sentence.startswith(_LEFT_OUT):
+            page.line(f"{name}: {sentence[:1].lower()}{sentence[1:]}", indent=2)
     page.line(f"order: {' < '.join(ablation.order) or 'none'}")
     page.line(f"reading: {ablation.order_reading}")
     for name, sentence in _readings(ablation):

@@ -5,7 +5,8 @@
 
 Without --data it remakes assets/tiny from scenes that no data set contains and from the 1,500 training digits (about
 ten minutes on two idle cores). With --data it makes backbones for any file in LLaVA-Pretrain's layout from the captions
-of its training rows, and writes a config that is ready to run.
+of its training rows, and writes a config that is ready to run: its max_seq_len leaves all of them whole, up to the
+2,048 tokens that the language model has positions for. Longer rows are counted; a run cuts them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 import tyro
 from transformers.utils.logging import disable_progress_bar
 
+from qwen3_vlm.config import CoverageConfig
 from qwen3_vlm.models.tiny import card, documents, language, reading, tower, tower_captions, tower_worlds, vocabulary
 from qwen3_vlm.models.tiny.captions import content_words, load_training_rows, noted_words
 
@@ -121,6 +123,7 @@ def make_for_file(options: Options, data: Path, image_root: Path, output: Path) 
     known = noted_words(captions)
     pool = [documents.Document(r.human, (documents.facts(r.caption, known),), r.caption) for r in rows.records]
     tokenizer = vocabulary.train(_texts(pool), FILE_TOKENS)
+    lengths = card.lengths_of(rows.records, tokenizer)
     rng = random.Random(options.seed)
     rng.shuffle(pool)
     # A few documents are kept for the exam where there are enough; a handful of rows is examined on itself.
@@ -143,11 +146,17 @@ def make_for_file(options: Options, data: Path, image_root: Path, output: Path) 
     config.write_text(
         card.config_for_file(
             output, data, image_root, max_samples=options.max_samples, eval_ratio=options.eval_ratio,
-            seed=options.seed,
+            seed=options.seed, max_seq_len=card.room_for(lengths),
         ),
         encoding="utf-8",
     )  # fmt: skip
     _say(f"wrote {output} ({card.size_of(output) / 1e6:.2f} MB)")
+    if too_long := sum(length > language.POSITIONS for length in lengths):
+        _say(
+            f"{too_long} of {len(lengths)} rows are longer than the {language.POSITIONS:,} tokens that this language "
+            f"model has positions for: a run cuts them, and stops above {CoverageConfig().truncated_fail:g}%; shorten "
+            "their captions"
+        )
     _say(f"next: python -m qwen3_vlm.train.stage1_align --config {config}")
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
+from transformers import PreTrainedTokenizerFast
 
+from qwen3_vlm.batch import Reject
+from qwen3_vlm.config import PromptConfig
+from qwen3_vlm.data.llava_pretrain import Record
+from qwen3_vlm.data.prompt import PromptBuilder
 from qwen3_vlm.models.tiny import language, tower
 from qwen3_vlm.models.tiny.documents import WITHOUT_NOTES
 from qwen3_vlm.models.tiny.reading import GATE, GATED, NOT_GATED
@@ -19,6 +25,8 @@ TRAIN = {
     "schedule": "one-cycle", "warmup_ratio": 0.08, "weight_decay": 0.01, "betas": [0.9, 0.98],
 }  # fmt: skip
 """What works for connectors on these backbones."""
+LEAST_ROOM, ROOM_STEP = 256, 32
+"""Tokens: the smallest max_seq_len that is written, and what it is a multiple of."""
 
 
 def size_of(folder: Path) -> int:
@@ -98,8 +106,27 @@ If `words` is low, the language model does not read, and no connector can make i
 """
 
 
+def lengths_of(records: Sequence[Record], tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Tokens that a run on the written config needs for each row: prompt, image block, caption and EOS, uncut."""
+    encoded = PromptBuilder(tokenizer, PromptConfig(), int(CONNECTOR["latents"]), sys.maxsize).encode(records)
+    return [item.full_length for item in encoded if not isinstance(item, Reject)]
+
+
+def room_for(lengths: Sequence[int]) -> int:
+    """The max_seq_len that leaves rows of these lengths whole; no more than the language model has positions for."""
+    needed = -(-max(lengths, default=0) // ROOM_STEP) * ROOM_STEP
+    return min(max(LEAST_ROOM, needed), language.POSITIONS)
+
+
 def config_for_file(
-    output: Path, data: Path, image_root: Path, *, max_samples: int | None, eval_ratio: float, seed: int
+    output: Path,
+    data: Path,
+    image_root: Path,
+    *,
+    max_samples: int | None,
+    eval_ratio: float,
+    seed: int,
+    max_seq_len: int,
 ) -> str:
     """A run on these backbones and this file, as YAML."""
     settings = {
@@ -110,7 +137,7 @@ def config_for_file(
         "connector": CONNECTOR,
         "data": {
             "json_file": str(data), "image_root": str(image_root), "max_samples": max_samples,
-            "eval_ratio": eval_ratio, "max_seq_len": 256,
+            "eval_ratio": eval_ratio, "max_seq_len": max_seq_len,
         },
         "train": TRAIN,
     }  # fmt: skip
