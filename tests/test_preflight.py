@@ -28,6 +28,7 @@ from qwen3_vlm.models.connector import Resampler
 from qwen3_vlm.models.llm import LanguageModel
 from qwen3_vlm.models.vision import VisionTower
 from qwen3_vlm.models.vlm import VLM
+from qwen3_vlm.preflight import flow
 from qwen3_vlm.preflight import run as run_room
 from qwen3_vlm.preflight.twins import cached_twins
 from qwen3_vlm.results import Finding
@@ -251,6 +252,28 @@ def test_pixels_that_many_training_rows_show_are_no_leak_but_those_of_one_are() 
     assert leak.code == "split-leak" and leak.evidence == {"rows": 1, "of": 3}
 
 
+def test_images_of_one_caption_that_are_alike_by_nature_are_a_note(world: World) -> None:
+    """Drawings from one template: every image of a caption differs from the others by a little noise alone."""
+    world.change(lambda row, i: row["conversations"][1].update(value=caption_of(i % 6)))
+    for row in range(len(world.rows())):
+        rng = np.random.default_rng(row)
+        with Image.open(world.image(row % 6)) as drawing:
+            pixels = np.asarray(drawing.convert("RGB")).astype(int)
+        noise = rng.integers(-3, 4, pixels.shape)
+        if row >= 6:
+            Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8)).save(world.image(row))
+    found = world.find()
+    assert bad(found) == []
+    assert [(f.code, f.severity) for f in found if f.code == "split-leak"] == [("split-leak", "note")]
+
+
+def test_held_out_captions_in_other_words_are_a_warning(world: World) -> None:
+    held_out = set(prepare_data(world.config()).split.eval)
+    other = "Zwei kleine Katzen schlafen neben einem alten Ofen"
+    world.change(lambda row, i: row["conversations"][1].update(value=f"{other} {i}") if i in held_out else None)
+    assert [f.code for f in world.find() if f.severity == "warning"][0] == "held-out-differs"
+
+
 def test_equal_captions_on_both_sides_are_no_leak(world: World) -> None:
     world.change(lambda row, i: row["conversations"][1].update(value=caption_of(i % 10)))
     assert bad(world.find()) == []
@@ -382,6 +405,20 @@ def test_rows_with_several_exchanges_are_no_rows_without_captions(world: World) 
     with pytest.raises(ValueError, match="several exchanges"):
         world.find()
     assert bad(world.find(data__max_rejected=0.3)) == []
+
+
+def test_input_tokens_that_are_replaced_behind_the_labels_are_named(world: World, monkeypatch: Patch) -> None:
+    collate = run_room.collate
+
+    def masking(items: Any, pad_id: int) -> Any:
+        batch = collate(items, pad_id)
+        hidden_BT = (batch.labels_BT != IGNORE_INDEX) & (torch.arange(batch.ids_BT.shape[1]) % 4 == 0)
+        return replace(batch, ids_BT=torch.where(hidden_BT, torch.full_like(batch.ids_BT, 70), batch.ids_BT))
+
+    monkeypatch.setattr(run_room, "collate", masking)
+    found = world.find()
+    assert first(found) == "loss-altered"
+    assert "the model reads" in found[0].message
 
 
 def test_captions_of_other_rows_are_named(world: World, monkeypatch: Patch) -> None:
@@ -559,6 +596,35 @@ def test_features_that_are_changed_behind_the_tower_are_named(
     found = world.find(connector__key_positions=False)
     assert first(found) == "features-altered"
     assert said in found[0].message
+
+
+def test_a_tower_whose_overflow_is_made_zero_is_named_as_not_finite(world: World, monkeypatch: Patch) -> None:
+    vlm = world.model(world.config())
+    next(vlm.tower.model.parameters()).data.mul_(1e38)
+    old = VisionTower.forward
+    monkeypatch.setattr(VisionTower, "forward", lambda self, pixels: old(self, pixels).nan_to_num(0.0, 0.0, 0.0))
+    monkeypatch.setattr(run_room, "weight_findings", lambda *_: [])
+    assert first(world.find(vlm)) == "non-finite"
+
+
+@pytest.mark.parametrize("kept", [1, 16])
+def test_patches_that_no_visual_token_reads_are_named(world: World, monkeypatch: Patch, kept: int) -> None:
+    old = Resampler.forward
+
+    def masked(self: Any, features_BPV: Any) -> Any:
+        return old(self, torch.where(torch.arange(features_BPV.shape[1])[:, None] < kept, features_BPV, 0.0))
+
+    monkeypatch.setattr(Resampler, "forward", masked)
+    found = world.find()
+    assert first(found) == "pixels-unused"
+    assert f"{found[0].evidence['patches'] - kept} of the" in found[0].message
+
+
+def test_a_projector_that_is_shut_is_collapsed(world: World) -> None:
+    vlm = world.model(world.config())
+    vlm.connector.projector.net[0].weight.data.zero_()
+    vlm.connector.projector.net[0].bias.data.fill_(-100.0)
+    assert first(world.find(vlm)) == "collapsed"
 
 
 def test_one_image_in_ten_that_is_mirrored_is_named(world: World, monkeypatch: Patch) -> None:
@@ -846,6 +912,57 @@ def test_a_loss_that_is_another_number_at_the_right_shift_is_named(world: World,
 
     monkeypatch.setattr(LanguageModel, "nll", smoothed)
     assert first(world.find()) == "loss-altered"
+
+
+def test_a_loss_that_weighs_known_tokens_less_is_named(world: World, monkeypatch: Patch) -> None:
+    """A focal loss equals the plain one where a token is not known at all."""
+    nll = LanguageModel.nll
+
+    def focal(self: Any, embeds_BTE: Any, labels_BT: Any) -> Any:
+        made = nll(self, embeds_BTE, labels_BT)
+        return TokenNLL((1 - torch.exp(-made.nll_N)) ** 2 * made.nll_N, made.counts_B)
+
+    monkeypatch.setattr(LanguageModel, "nll", focal)
+    assert first(world.find()) == "loss-altered"
+
+
+def test_dropout_in_the_language_model_is_named_as_random(world: World, monkeypatch: Patch) -> None:
+    nll = LanguageModel.nll
+    monkeypatch.setattr(LanguageModel, "nll", lambda self, embeds, labels: nll(self, dropout(embeds, 0.2), labels))
+    monkeypatch.setattr(flow, "_STAGES", flow._STAGES[4:])  # what stands before the loss is another matter here
+    found = world.find()
+    assert first(found) == "loss-not-reproduced"
+    assert "two equal calls give different losses" in found[0].message
+
+
+def test_a_language_model_that_looks_back_a_few_tokens_only_is_named(world: World, tmp_path: Path) -> None:
+    llm = shutil.copytree(ASSETS / "llm", tmp_path / "llm")
+    file = llm / "config.json"
+    tree = json.loads(file.read_text(encoding="utf-8"))
+    layers = ["sliding_attention"] * tree["num_hidden_layers"]
+    tree |= {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0, "layer_types": layers}
+    file.write_text(json.dumps(tree), encoding="utf-8")
+    found = world.find(model__llm=str(llm), connector__latents=8)
+    assert first(found) == "image-masked"
+
+
+def test_visual_tokens_that_hold_the_answer_are_a_leak(world: World, monkeypatch: Patch) -> None:
+    nll = VLM.nll
+
+    def read(self: Any, batch: Any, visual: Any) -> Any:
+        words = self.llm.embed(batch.labels_BT.clamp(min=0)) * (batch.labels_BT != IGNORE_INDEX)[..., None]
+        return nll(self, batch, visual and visual.map(lambda layer: layer + words.sum(1, keepdim=True)))
+
+    monkeypatch.setattr(VLM, "nll", read)
+    assert first(world.find()) == "leak"
+
+
+def test_text_embeddings_on_another_scale_are_named(world: World, monkeypatch: Patch) -> None:
+    embed = LanguageModel.embed
+    monkeypatch.setattr(LanguageModel, "embed", lambda self, ids: 11.3 * embed(self, ids))
+    found = world.find()
+    assert first(found) == "scale-mismatch"
+    assert "multiplied by 11.3" in found[0].message
 
 
 def test_a_loss_of_our_own_with_the_right_shift_is_sound(world: World, monkeypatch: Patch) -> None:

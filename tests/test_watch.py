@@ -110,6 +110,8 @@ def test_cached_features_of_other_images_are_named(world: TinyWorld, tmp_path: P
     assert isinstance(moved, CachedDataset)
     found = watch.cache_findings(vlm, moved, prepared.train)
     assert found[0].code == "image-order"
+    moved.features_NPV = torch.as_tensor(cached.features_NPV).round()  # type: ignore[assignment]
+    assert watch.cache_findings(vlm, moved, prepared.train)[0].code == "features-altered"
     moved.features_NPV = torch.as_tensor(cached.features_NPV).mean(0, keepdim=True).expand_as(cached.features_NPV)
     assert watch.cache_findings(vlm, moved, prepared.train)[0].code == "pixels-unused"
 
@@ -124,6 +126,7 @@ def test_training_captions_that_do_not_go_with_their_images_stop_a_run_where_the
     run = SimpleNamespace(
         accelerator=SimpleNamespace(is_main_process=True),
         **{"prepared": prepared, "train_set": prepared.train, "vlm": vlm, "optimizer": optimizer},
+        plan=lambda epoch: [[list(range(len(prepared.train)))]],
     )
 
     def codes(train: float, held_out: float) -> list[tuple[str, str]]:
@@ -134,6 +137,23 @@ def test_training_captions_that_do_not_go_with_their_images_stop_a_run_where_the
     assert codes(0.3, 30.0) == [("pairs-mismatched", "error")]
     assert codes(0.3, 0.2) == [("pairs-mismatched", "warning")], "captions may say what this tower does not see"
     assert codes(20.0, 30.0) == []
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        ([[[0, 1], [2, 3]], [[4, 5]]], None),
+        ([[[5, 3], [0, 1]], [[2, 4]]], None),
+        ([[[0, 1], [0, 1]], [[0, 1]]], "reads 2 of 6 training rows, and 2 of them more than once"),
+        ([[[0, 1], [2, 3]]], "reads 4 of 6 training rows, and 0 of them more than once"),
+    ],
+    ids=["in order", "in another order", "one third thrice", "two left out"],
+)
+def test_an_epoch_that_does_not_read_every_row_once_is_named(plan: Any, said: str | None) -> None:
+    run = SimpleNamespace(train_set=range(6), plan=lambda epoch: plan)
+    found = watch.order_findings(run)  # type: ignore[arg-type]
+    assert [(f.code, f.severity) for f in found] == ([("under-trained", "error")] if said else [])
+    assert all(said in f.message for f in found if said)
 
 
 # --- what is written down -------------------------------------------------------------------------------------------
@@ -292,6 +312,8 @@ def spoil(payload: dict[str, Any], what: str) -> None:
         payload["optimizer"]["state"] = {}
     elif what == "optimizer steps":
         payload["optimizer"]["state"][0]["step"] += 1
+    elif what == "learning rate":
+        payload["optimizer"]["param_groups"][0]["lr"] *= 1.5
     elif what == "updates":
         payload["updates"] += 1
     elif what == "data":
@@ -300,7 +322,9 @@ def spoil(payload: dict[str, Any], what: str) -> None:
         payload["data"]["order of the epoch"] = "0" * 16
 
 
-@pytest.mark.parametrize("what", ["averages", "no optimizer state", "optimizer steps", "updates", "data", "order"])
+@pytest.mark.parametrize(
+    "what", ["averages", "no optimizer state", "optimizer steps", "learning rate", "updates", "data", "order"]
+)
 def test_a_checkpoint_that_would_go_on_differently_is_refused(world: TinyWorld, halfway: Path, what: str) -> None:
     payload = load_checkpoint(halfway)
     spoil(payload, what)

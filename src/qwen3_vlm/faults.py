@@ -41,6 +41,7 @@ FAULTS: dict[str, Fault] = {
     "captions-degenerate": Fault("warning", "few different captions"),
     "duplicate-ids": Fault("warning", "several rows share an id"),
     "split-leak": Fault("error", "held-out images are in training", by_share=True),
+    "held-out-differs": Fault("warning", "held-out captions use other words than training captions"),
     # What becomes of the text.
     "older-image-block": Fault("warning", "the checkpoint was trained with another image block"),
     "token-id-mismatch": Fault("error", "tokenizer and language model disagree about an id"),
@@ -105,6 +106,7 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "images-unreadable": ("images-degenerate", "no-labels"),
     "images-degenerate": ("collapsed", "split-leak", "constant-prompt", "pairs-mismatched", "eval-too-small"),
     "captions-degenerate": ("constant-prompt", "pairs-mismatched", "eval-too-small", "under-trained"),
+    "held-out-differs": ("pairs-mismatched", "constant-prompt", "picture-harmful", "under-trained", "eval-too-small"),
     "older-image-block": ("placeholder-split", "special-token-is-eos", "loss-not-reproduced"),
     "token-id-mismatch": ("placeholder-count", "placeholder-split", "not-injected", "tower-uninitialised", *_UNTRAINED),
     "placeholder-split": ("placeholder-count", "image-truncated", "answer-truncated", "not-injected", *_UNTRAINED),

@@ -87,7 +87,7 @@ def _bit_equal(conditions: dict[str, Condition]) -> Iterator[Finding]:
 def _content(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
     """The picture's content plays no part, though the image positions do."""
     conditions, shuffled = ablation.conditions, ablation.conditions.get("shuffled")
-    if shuffled is None or shuffled.gap is None or not costs_nothing(shuffled):
+    if shuffled is None or shuffled.gap is None or costs(shuffled):
         return
     by = {name: c for name, c in conditions.items() if name in _BLIND and c.gap is not None}
     gaps = {name: condition.gap for name, condition in by.items()}
@@ -107,6 +107,8 @@ def _content(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
             gaps=gaps,
             train_loss=known.training.train_loss,
         )
+        return
+    if not costs_nothing(shuffled):
         return
     costly = [name for name, condition in by.items() if costs(condition)]
     # A prompt that works is at least as good as none. Behind one that is worse, the connector has hardly begun.

@@ -18,13 +18,17 @@ _TOP_SHARE = 0.2
 """Of the rows: one caption under more of them is degenerate. Ten digits in varied words stay below 2%."""
 _FEWEST = 5
 """Distinct captions below which a data set of at least `ENOUGH` rows is degenerate, too."""
+_UNHEARD = 0.5
+"""Share of the words: half a thousand captions of the web know most words of the next ones."""
+_WORDS = 50
+"""Held-out words below which their share is not judged."""
 _PHRASE = 12
 """Letters: shorter captions stand in a request by chance."""
 
 
 def caption_findings(corpus: Corpus, prepared: Prepared) -> list[Finding]:
-    """Captions that need no picture, captions in their own request, and ids that belong to other rows."""
-    return [*_captions(corpus), *_answers(corpus, prepared), *_ids(corpus)]
+    """Captions that need no picture, captions of another kind or in their own request, and ids of other rows."""
+    return [*_captions(corpus), *_unheard(corpus), *_answers(corpus, prepared), *_ids(corpus)]
 
 
 def _captions(corpus: Corpus) -> list[Finding]:
@@ -48,6 +52,26 @@ def _captions(corpus: Corpus) -> list[Finding]:
             f"{_how_few(counts)}: a model can know them without an image",
             "look at how captions were made or joined to images; train on captions that say what is in the picture",
             **evidence,
+        )
+    ]
+
+
+def _unheard(corpus: Corpus) -> list[Finding]:
+    """Held-out captions whose words no training caption has: they come from another data set, or another language."""
+    known = {word for row in corpus.train for word in _words(row.caption).split()}
+    held_out = [word for row in corpus.eval for word in _words(row.caption).split()]
+    new = Counter(word for word in held_out if word not in known)
+    if len(held_out) < _WORDS or new.total() <= _UNHEARD * len(held_out):
+        return []
+    most = ", ".join(repr(word) for word, _ in new.most_common(SHOWN))
+    return [
+        finding(
+            "held-out-differs",
+            f"{new.total()} of the {len(held_out)} words of held-out captions occur in no training caption, most often "
+            f"{most}: the held-out rows come from another data set, or their captions from another source",
+            "hold out rows of the data that is trained on (data.eval_ratio), or take a data.eval_json of the same kind",
+            words=len(held_out),
+            unheard=new.total(),
         )
     ]
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qwen3_vlm.batch import IGNORE_INDEX, VisualTokens
 from qwen3_vlm.faults import agree, finding
 from qwen3_vlm.preflight.probe import probe
-from qwen3_vlm.preflight.walk import (
-    Walk,
-    many_of,
-    masked,
-    no_gradient,
-    not_injected,
-)
+from qwen3_vlm.preflight.walk import Walk, many_of, masked, no_gradient, not_injected, relative
 from qwen3_vlm.results import Finding
+
+_OUT_OF_REACH = 0.5
+"""Share of the image positions that the end of a caption may not see."""
 
 
 @torch.no_grad()
@@ -48,6 +47,18 @@ def fusion_stage(walk: Walk) -> list[Finding]:
     off_BT = ((embeds_BTE - text_BTE).abs().amax(-1) > 1e-2 * text_BTE.abs().max()) & real_BT
     if not bool(off_BT.any()):
         return []
+    ratio = _one_factor(embeds_BTE[real_BT], text_BTE[real_BT])
+    if ratio is not None:
+        return [
+            finding(
+                "scale-mismatch",
+                f"the prompt's and caption's embeddings reach the language model multiplied by {ratio:.3g}, the visual "
+                "tokens as they are",
+                "embed text with the language model's own table as it is: look for a factor such as the root of the "
+                "width, which some models apply themselves",
+                factor=ratio,
+            )
+        ]
     b, t = off_BT.nonzero()[0].tolist()
     near = min(abs(t - int(p)) for p in at_BQ[b]) <= 1
     return [
@@ -60,6 +71,13 @@ def fusion_stage(walk: Walk) -> list[Finding]:
             positions=int(off_BT.sum()),
         )
     ]
+
+
+def _one_factor(got_NE: Tensor, own_NE: Tensor) -> float | None:
+    """The factor by which all of these embeddings differ from the table's; None where it is not one for all."""
+    ratio = float(got_NE.norm() / own_NE.norm().clamp_min(1e-12))
+    apart = float((got_NE - ratio * own_NE).norm() / got_NE.norm().clamp_min(1e-12))
+    return ratio if apart < 0.01 and abs(ratio - 1) > 0.03 else None
 
 
 def _reached_by_another(walk: Walk, given_BQE: Tensor) -> list[Finding]:
@@ -129,6 +147,17 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
                 most_common_shift=shift,
             )
         ]
+    if went["nowhere"] and _of_the_caption(walk, given_BQE):
+        return [
+            finding(
+                "leak",
+                "what stands at the image positions changes with the caption that is to be predicted: the answer "
+                "reaches the model through the visual tokens",
+                "compute visual tokens from the image alone (a prompt that is read with it must end before the answer)",
+                placed=went["own"],
+                of=total,
+            )
+        ]
     if went["nowhere"]:
         there = torch.stack([embeds_BTE[b, at_BQ[b]] for b in range(batch)])
         text = torch.stack([text_BTE[b, at_BQ[b]] for b in range(batch)])
@@ -152,6 +181,21 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
             )
         ]
     return []
+
+
+def _of_the_caption(walk: Walk, given_BQE: Tensor) -> bool:
+    """Whether other caption tokens put other embeddings at image positions."""
+    at_BQ, seen_by = walk.patch_positions(), []
+    labels_BT = walk.batch.labels_BT
+    swapped_BT = torch.where(labels_BT == IGNORE_INDEX, walk.batch.ids_BT, walk.batch.ids_BT.roll(1, 0))
+    for ids_BT in (walk.batch.ids_BT, torch.where(swapped_BT == walk.vlm.patch_id, walk.batch.ids_BT, swapped_BT)):
+        other = replace(
+            walk.batch, ids_BT=ids_BT, labels_BT=torch.where(labels_BT == IGNORE_INDEX, labels_BT, ids_BT.to(labels_BT))
+        )
+        with probe(walk.vlm) as seen:
+            walk.vlm.nll(other, VisualTokens((given_BQE.to(walk.vlm.device),)))
+        seen_by.append(torch.stack([seen.embeds[-1][b, at_BQ[b]] for b in range(len(at_BQ))]).float())
+    return relative(seen_by[1], seen_by[0]) > 1e-3
 
 
 def attention_stage(walk: Walk) -> list[Finding]:
@@ -182,7 +226,24 @@ def attention_stage(walk: Walk) -> list[Finding]:
                     float(dead_Q.float().mean()),
                 )
             ]
-        return _leaks(walk, per_sample, leaf_BTE)
+        return _out_of_reach(walk, per_sample, leaf_BTE) or _leaks(walk, per_sample, leaf_BTE)
+
+
+def _out_of_reach(walk: Walk, per_sample: list[Tensor], leaf_BTE: Tensor) -> list[Finding]:
+    """Image positions that the end of a caption does not see, though its beginning does."""
+    long = [b for b, losses_T in enumerate(per_sample) if len(losses_T) > 1]
+    if not long:
+        return []
+    (grad_BTE,) = torch.autograd.grad(torch.stack([per_sample[b][-1] for b in long]).sum(), leaf_BTE, retain_graph=True)
+    size_BT = grad_BTE.float().norm(dim=-1).cpu()
+    unseen = int((size_BT.gather(1, walk.patch_positions())[long] == 0).all(dim=0).sum())
+    if unseen <= _OUT_OF_REACH * walk.latents:
+        return []
+    what = (
+        f"the last token of a caption does not see {many_of(unseen, walk.latents)} image positions, though its first "
+        "does: attention reaches back only a few tokens (a sliding window in config.json of model.llm?)"
+    )
+    return [masked(what, walk.latents - unseen, unseen / walk.latents)]
 
 
 def _leaks(walk: Walk, per_sample: list[Tensor], leaf_BTE: Tensor) -> list[Finding]:

@@ -15,18 +15,18 @@ from qwen3_vlm.batch import VisualTokens
 from qwen3_vlm.faults import agree, finding
 from qwen3_vlm.preflight.probe import probe
 from qwen3_vlm.preflight.text import Row
-from qwen3_vlm.preflight.walk import (
-    Walk,
-    no_gradient,
-    non_finite,
-)
+from qwen3_vlm.preflight.walk import Walk, no_gradient, non_finite, relative
 from qwen3_vlm.results import Finding
 
 _SHIFTS = (-1, 0, -2, 1, -3)
 """Where the logits of an answer token may come from, relative to its position; -1 is right."""
 _LIKE = 0.8
 """Correlation of two lists of losses that are one, but for a change of the loss: tokens' losses spread widely."""
+_ALL = 0.98
+"""Share of tokens whose loss must be the plain one."""
 _FEWEST = 8
+_RESTLESS = 0.01
+"""Relative difference between two equal calls that no order of summation explains."""
 _LOSS_SAYS = {
     0: ("labels-unshifted", "t", "each caption token is predicted from itself, so the model may copy what it sees"),
     -2: ("labels-shifted", "t-2", "labels are shifted once too often"),
@@ -45,6 +45,18 @@ def loss_stage(walk: Walk) -> list[Finding]:
     if not bool(torch.isfinite(nll.nll_N).all()):
         fix = "look at the embeddings and weights of model.llm, then try model.precision fp32"
         return [non_finite("the loss", fix)]
+    again = walk.nll(vlm.visual(walk.features_BPV)).nll_N
+    if len(again) == len(nll.nll_N) and len(again) and (restless := relative(again, nll.nll_N)) > _RESTLESS:
+        return [
+            finding(
+                "loss-not-reproduced",
+                f"two equal calls give different losses (they differ by {restless:.2g} times their size): something "
+                "random is left on in the language model or in the loss, so no score can be had twice",
+                "put the language model into eval mode and look for dropout that `eval()` does not reach (an attention "
+                "dropout that is handed on as a number, a functional call)",
+                relative_difference=restless,
+            )
+        ]
     labelled = sum(bool(row.targets) for row in walk.rows)
     if labelled and not len(nll.nll_N):
         return [
@@ -66,21 +78,7 @@ def loss_stage(walk: Walk) -> list[Finding]:
     if agreed[best] < 0.5:
         if agreed[-1] == 0 and not any(row.answer_start() is not None for row in walk.rows):
             return []  # no caption is where it should be: the text checks have said so
-        likeness = _likeness(walk.rows, per_sample, log_p_BTK)
-        if likeness > _LIKE:
-            return [
-                finding(
-                    "loss-altered",
-                    "the loss rises and falls with the cross-entropy of the caption's tokens at the right positions "
-                    f"(correlation {likeness:.2f}), but is another number (equal for {100 * agreed[-1]:.0f}% of "
-                    "tokens): perplexities and differences of losses from it mean something else",
-                    "compute torch's cross_entropy of the unchanged logits, without label smoothing, temperature, "
-                    "class weights or scaling",
-                    correlation=round(likeness, 4),
-                    **evidence,
-                )
-            ]
-        return [
+        return _altered(walk, per_sample, log_p_BTK, agreed[-1], evidence) or [
             finding(
                 "labels-shifted",
                 "the loss is not the cross-entropy of the caption's tokens at t with the logits at any position from "
@@ -90,11 +88,32 @@ def loss_stage(walk: Walk) -> list[Finding]:
             )
         ]
     if best == -1:
-        return []
+        return [] if agreed[-1] > _ALL else _altered(walk, per_sample, log_p_BTK, agreed[-1], evidence)
     code, where, what = _LOSS_SAYS[best]
     fix = "compare the logits at position t-1 with the id at t: shift exactly once, in the labels or in the loss"
     said = f"the loss is the cross-entropy of the logits at {where} with the token at t, where t-1 is right: {what}"
     return [finding(code, said, fix, **evidence)]
+
+
+def _altered(
+    walk: Walk, per_sample: list[Tensor], log_p_BTK: Tensor, agreed: float, evidence: dict[str, Any]
+) -> list[Finding]:
+    """A loss at the right shift that is another number for some or all tokens; nothing where it is another loss."""
+    likeness = _likeness(walk.rows, per_sample, log_p_BTK)
+    if likeness <= _LIKE:
+        return []
+    return [
+        finding(
+            "loss-altered",
+            "the loss rises and falls with the cross-entropy of the caption's tokens at the right positions "
+            f"(correlation {likeness:.2f}), but is another number (equal for {100 * agreed:.0f}% of tokens): "
+            "perplexities and differences of losses from it mean something else",
+            "compute torch's cross_entropy of the unchanged logits, without label smoothing, temperature, focal or "
+            "class weights, or scaling",
+            correlation=round(likeness, 4),
+            **evidence,
+        )
+    ]
 
 
 def _agreement(rows: Sequence[Row], per_sample: list[Tensor], log_p_BTK: Tensor, shift: int) -> float:

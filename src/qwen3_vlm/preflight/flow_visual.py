@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from qwen3_vlm.faults import finding
+from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight.pixels import compare
 from qwen3_vlm.preflight.probe import own_row, probe
 from qwen3_vlm.preflight.walk import (
@@ -21,6 +22,9 @@ from qwen3_vlm.results import Finding
 
 _ALTERED = 0.02
 """Relative difference between two tensors that should be one, which no rounding to bfloat16 explains."""
+_TOWER_FIX = "look at the pixels that the tower is given and at its weights, then try model.precision fp32"
+_UNREAD = 0.25
+"""Share of the patches that may change no visual token: attention of a trained resampler can be that sharp."""
 _RESTLESS = 0.01
 """Relative difference between two equal calls that no order of summation explains."""
 
@@ -36,6 +40,8 @@ def pixels_stage(walk: Walk) -> list[Finding]:
     found = compare(torch.cat(seen.pixels), walk.references, [row.raw for row in walk.rows])
     if found:
         return found
+    if not all(bool(torch.isfinite(given_BPV).all()) for given_BPV in seen.features):
+        return [non_finite("what the vision tower gives", _TOWER_FIX)]  # also where zeros are put in its place
     assert batch.pixels_BCHW is not None
     changed_BPV = vlm.features(replace(batch, pixels_BCHW=255 - batch.pixels_BCHW))
     if torch.equal(features_BPV, changed_BPV):
@@ -61,7 +67,7 @@ def pixels_stage(walk: Walk) -> list[Finding]:
 
 def _altered(got_BPV: Tensor, given_BPV: Tensor) -> list[Finding]:
     """Features that are handed on, against the last hidden state that the tower itself gave for the same pixels."""
-    if not bool(torch.isfinite(got_BPV).all() and torch.isfinite(given_BPV).all()):
+    if not bool(torch.isfinite(got_BPV).all()):
         return []  # named as such, further on
     if got_BPV.shape == given_BPV.shape and relative(got_BPV, given_BPV) <= _ALTERED:
         return []
@@ -89,6 +95,44 @@ def _same_patches(got_BPV: Tensor, given_BPV: Tensor) -> bool:
     return bool((nearest_BP <= _ALTERED * given_BPV.float().norm(dim=2).mean()).all())
 
 
+def _constant(vlm: VLM, features_BPV: Tensor, far_BPV: Tensor) -> list[Finding]:
+    """Visual tokens that nothing changes: is the connector not asked, or is its last stage a constant?"""
+    with torch.no_grad():
+        latents = [vlm.connector.resample(values.float()) for values in (features_BPV, far_BPV)]
+        ends = [vlm.connector.project(values) for values in latents]
+    if not torch.equal(*latents) and torch.equal(*ends):
+        return [
+            finding(
+                "collapsed",
+                "the projector gives the same visual tokens whatever the resampler gives it: its hidden units are shut "
+                "or its weights are zero, and only a bias is left",
+                "look at how the projector's weights and biases are set; start it from PyTorch's own initialisation",
+                stage="projector",
+            )
+        ]
+    return [
+        unused(
+            "the visual tokens do not change when the tower's features do",
+            "check that the connector is called with the tower's features, and that its weights are not zero",
+            visual_change=0.0,
+        )
+    ]
+
+
+def _unread_patches(vlm: VLM, features_BPV: Tensor) -> int:
+    """Patches that have no gradient from any visual token, in no sample of the batch."""
+    with torch.enable_grad():
+        leaf_BPV = features_BPV.detach().clone().requires_grad_()
+        visual_BQE = vlm.visual(leaf_BPV).float()
+        if not visual_BQE.requires_grad:
+            return 0  # a path that is cut is named where gradients are looked at
+        weights = torch.randn(visual_BQE.shape, generator=torch.Generator().manual_seed(0)).to(visual_BQE.device)
+        (gradient_BPV,) = torch.autograd.grad((visual_BQE * weights).sum(), leaf_BPV, allow_unused=True)
+    if gradient_BPV is None:
+        return 0
+    return int((gradient_BPV.abs().amax(dim=(0, 2)) == 0).sum())
+
+
 @torch.no_grad()
 def connector_stage(walk: Walk) -> list[Finding]:
     """Features to visual tokens, as training and as scoring computes them."""
@@ -96,8 +140,7 @@ def connector_stage(walk: Walk) -> list[Finding]:
     visual_BQE = vlm.visual(features_BPV)
     if not bool(torch.isfinite(features_BPV).all() and torch.isfinite(visual_BQE).all()):
         if not bool(torch.isfinite(features_BPV).all()):
-            fix = "look at the pixels that the tower is given and at its weights, then try model.precision fp32"
-            return [non_finite("the tower's features", fix)]
+            return [non_finite("the tower's features", _TOWER_FIX)]
         fix = "look for NaN in the connector's weights, then in the tower's features; then try model.precision fp32"
         return [non_finite("the visual tokens (the connector's output)", fix)]
     restless = relative(vlm.visual(vlm.features(batch)), visual_BQE)
@@ -120,11 +163,16 @@ def connector_stage(walk: Walk) -> list[Finding]:
     far_BPV = far_BPV.to(features_BPV.dtype)
     far_BQE = vlm.visual(far_BPV)
     if torch.equal(far_BQE, visual_BQE):
+        return _constant(vlm, features_BPV, far_BPV)
+    unread = _unread_patches(vlm, features_BPV)
+    if unread > _UNREAD * features_BPV.shape[1]:
         return [
             unused(
-                "the visual tokens do not change when the tower's features do",
-                "check that the connector is called with the tower's features, and that its weights are not zero",
-                visual_change=0.0,
+                f"{unread} of the {features_BPV.shape[1]} patches of an image change no visual token",
+                "look at the resampler's attention for a mask (the wrong way round, or made for another length), and "
+                "for patches that are dropped before it",
+                unread=unread,
+                patches=features_BPV.shape[1],
             )
         ]
     alone_BQE = torch.cat([vlm.visual(far_BPV[b : b + 1]) for b in range(len(far_BPV))])
@@ -154,8 +202,9 @@ def connector_stage(walk: Walk) -> list[Finding]:
     if torch.equal(vlm.encode(inverted).layers[0], scored_BQE):
         return [
             unused(
-                "encode(), which scoring calls, makes the same visual tokens of every image",
-                "let encode() and the training step call the same tower and connector",
+                "encode(), which scoring calls, gives the same visual tokens when every image is inverted",
+                "let encode() and the training step call the same tower and connector on this batch's pixels, and keep "
+                "no visual tokens of earlier calls",
                 visual_change=0.0,
             )
         ]

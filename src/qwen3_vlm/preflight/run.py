@@ -106,13 +106,13 @@ class _Flight:
     def fly(self) -> Preflight:
         raw = {side: self._raw(side) for side, _ in self.sides}
         found = [*self._rejected(), *self._corpus(raw)]
-        twins = same_captions(raw["train"], self._decoded("eval", raw["eval"]).values())
+        twins = same_captions(raw["train"], self._decoded("eval", raw["eval"]).values(), self._chosen("train"))
         raw = {side: self._decoded(side, rows) for side, rows in raw.items()}  # the others were for the corpus alone
         by_side, unread = self._read(raw)
         rows = [row for rows in by_side.values() for row in rows]
         found += self._unreadable(unread, found)
         if not any(f.code == "split-leak" for f in found):
-            found += twin_findings(by_side["eval"], twins, self.prepared.train, self.config.data.max_rejected)
+            found += twin_findings(by_side, twins, self.prepared.train, self.config.data.max_rejected)
         found += content_findings(rows, self.config.data.max_rejected)
         settings = processor_settings(self.prepared)
         tokens = token_findings(self.prepared, self.vlm, self.tokens)

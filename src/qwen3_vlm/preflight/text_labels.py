@@ -53,6 +53,10 @@ def _judge_labels(row: Row, captions: dict[tuple[int, ...], int], tokens: Tokens
         where = "before the caption" if early else "in the padding"
         return "prompt-labelled", f"{len(early or padded)} labels {where}: {short(extra)}"
     if targets == answer:
+        replaced = [t for t in row.labelled if t < len(row.ids) and row.ids[t] != row.labels[t]]
+        if replaced:
+            got, own = tokens.decode([row.ids[t] for t in row.labelled if t < len(row.ids)]), tokens.decode(answer)
+            return "loss-altered", f"the model reads {short(got)}, and its labels say {short(own)}"
         return None
     said = f"labelled is {short(tokens.decode(targets))}, the caption is {short(tokens.decode(answer))}"
     if answer[-len(targets) :] == targets:
@@ -134,6 +138,11 @@ _LABELS_SAY = {
         "part of the caption carries no label, or another token's, in {n} of {of} rows",
         "label every token of the caption as the file has it, from its first to EOS: if its start has no label, the "
         "prompt is taken to have too many tokens; if its words were changed, look at the code that cleans captions",
+    ),
+    "loss-altered": (
+        "input tokens of the caption were replaced behind the labels in {n} of {of} rows, so captions are predicted "
+        "from other words than they have",
+        "look for a collator or an augmentation that masks or replaces input ids, as masked language models need it",
     ),
     "pairs-mismatched": (
         "the labelled text is not the row's own caption in {n} of {of} rows",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from qwen3_vlm.train.checkpoint import (
 from qwen3_vlm.train.findings_log import FINDINGS_NAME, forget_findings
 from qwen3_vlm.train.looks import LOOKS_NAME, forget_looks
 from qwen3_vlm.train.loop import Run, data_identity
+from qwen3_vlm.train.schedule import learning_rate
 from qwen3_vlm.train.tracking import FOLDER
 from qwen3_vlm.train.train_utils import LOG_NAME, EpochProgress, forget_records
 
@@ -129,10 +131,14 @@ def verify(run: Run, resumption: Resumption) -> None:
     now, then = data_identity(run), payload.get("data", {})
     averages, saved = run.optimizer.state_dict()["state"], payload["optimizer"]["state"]
     fresh = any("exp_avg" not in state for state in states)
+    rate = payload["optimizer"]["param_groups"][0]["lr"]
+    total = run.config.train.epochs * len(windows)
+    scheduled = learning_rate(run.updates - 1, total, run.config.train) if run.updates else rate
     wrong = {
         "the connector's weights": not _same(connector_state(run.vlm.connector), {k: payload.get(k) for k in _PARTS}),
         "the optimizer's running averages": not _same(averages, saved) or fresh != (run.updates == 0),
         "the optimizer's step count": len(steps) > 1 or any(step > run.updates for step in steps),
+        "the learning rate's schedule": not math.isclose(scheduled, rate, rel_tol=1e-6),
         "the random number generator": not torch.equal(torch.get_rng_state(), payload["rng"]),
         "the count of steps and updates": counted != (run.step, run.updates)
         or (run.step, run.updates) != (payload["step"], payload["updates"]),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qwen3_vlm.batch import Sample, VisualTokens
@@ -203,7 +205,7 @@ def look_before(run: Run) -> list[Finding]:
     if not run.accelerator.is_main_process:
         return []
     flight = preflight(run.prepared, run.vlm, progress=lambda total: progress_bar(total, "preflight", "row"))
-    found = [*flight.findings, *optimizer_findings(run.vlm, run.optimizer)]
+    found = [*flight.findings, *optimizer_findings(run.vlm, run.optimizer), *order_findings(run)]
     if flight.pairing is not None:
         found += diagnose_pairing(flight.pairing, ignored=False)  # nothing is trained yet that could ignore pictures
     if run.train_set is not run.prepared.train and flight.batch:
@@ -212,6 +214,26 @@ def look_before(run: Run) -> list[Finding]:
         leaked = cached_twins(run.train_set.hashes, run.eval_set.hashes, run.config.data.max_rejected)
         found += leaked if not any(f.code == "split-leak" for f in found) else []
     return rank(found)
+
+
+def order_findings(run: Run) -> list[Finding]:
+    """Does an epoch read every training row once?"""
+    size = len(run.train_set)
+    counts = Counter(position for window in run.plan(0) for batch in window for position in batch)
+    if counts == Counter(range(size)):
+        return []
+    read = sum(position in counts for position in range(size))
+    return [
+        finding(
+            "under-trained",
+            f"an epoch reads {read} of {size:,} training rows, and {sum(n > 1 for n in counts.values())} of them more "
+            "than once: the others are never learnt from",
+            "let the sampler draw every row once per epoch, in another order each time",
+            "error",
+            rows_read=read,
+            of=size,
+        )
+    ]
 
 
 def look_behind(run: Run) -> list[Finding]:
@@ -326,6 +348,19 @@ def cache_findings(vlm: VLM, cached: SampleSource, dataset: Dataset) -> list[Fin
     swapped = own_row(kept_BPV, fresh_BPV)
     # Features that differ from sample to sample come from images, if not from their own.
     of_images = float((kept_BPV - kept_BPV[:1]).norm()) > 0.1 * float((fresh_BPV - fresh_BPV[:1]).norm())
+    if of_images and not swapped and _still_own(kept_BPV, fresh_BPV):
+        return [
+            finding(
+                "features-altered",
+                f"the cached features of row {both[b][0].row} are those of its image, but changed: they differ by "
+                f"{float(apart_B[b]):.2g} times their size from what the tower gives now",
+                "delete the cached features and make them again with this tower and this preprocessing; look for a "
+                "conversion without a scale (int8, float8) where they are written",
+                samples=int((apart_B >= 0.05).sum()),
+                of=len(both),
+                largest_difference=float(apart_B.max()),
+            )
+        ]
     whose = f", but those of row {both[swapped[b]][0].row}" if b in swapped else ""
     same = "; they are nearly the same for all samples" if not of_images else ""
     return [
@@ -339,6 +374,13 @@ def cache_findings(vlm: VLM, cached: SampleSource, dataset: Dataset) -> list[Fin
             largest_difference=float(apart_B.max()),
         )
     ]
+
+
+def _still_own(kept_BPV: Tensor, fresh_BPV: Tensor) -> bool:
+    """Whether features are most like those of their own image, when compared with the other images tried."""
+    kept, fresh = (F.normalize((x - x.mean(0)).flatten(1), dim=1) for x in (kept_BPV, fresh_BPV))
+    likeness_BB = kept @ fresh.T
+    return bool((likeness_BB.argmax(dim=1) == torch.arange(len(kept))).all() and likeness_BB.diagonal().min() > 0.7)
 
 
 def stop_on_errors(findings: Sequence[Finding], force: bool) -> None:
