@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from qwen3_vlm.config import Config
 from qwen3_vlm.results import (
+    END,
     Ablation,
     Condition,
     Decile,
@@ -42,7 +43,10 @@ HOSTILE = [
     "</p></li></ol></main><style>body{display:none}</style>",
     "{{ 7 * 7 }} {% raw %}",
     '\' onmouseover=\'document.title="ran"\' " onfocus="document.title=\'ran\'" autofocus tabindex=1 x="',
+    "\u05ea\u05e8\u05e9\u05d9\u05dd \u05e1\u05d2\u05d5\u05dc \u05e2\u05dd 4 bars",
 ]
+RIGHT_TO_LEFT = (1, 2, 10)
+"""Places in HOSTILE."""
 CONDITIONS = {
     "correct": (0.22, None),
     "shuffled": (2.47, 2.25),
@@ -86,7 +90,7 @@ def words(scale: float = 1.0) -> Words:
         ]
 
     return Words(
-        most_reliant=table("purple", "triangle", "striped", "left"),
+        most_reliant=table("purple", "triangle", "striped", "x" * 150),
         least_reliant=table("a", "on", "and"),
         largest_share=table("purple", "small", "<script>alert(1)</script>", "\u05d0\u05d3\u05d5\u05dd"),
         min_count=5,
@@ -95,7 +99,7 @@ def words(scale: float = 1.0) -> Words:
         eos=estimate(0.02),
         gap_with_eos=2.25 * scale,
         gap_without_eos=2.41 * scale,
-        reading="Colours and shapes rest on the picture, small words do not.",
+        reading="Most at '\u05d0\u05d3\u05d5\u05dd' (+3.0, 6 times), '\u05ea\u05e8\u05e9\u05d9\u05dd' (+1.0, 4 times).",
     )
 
 
@@ -180,7 +184,10 @@ def sample(number: int, caption: str, gap: float) -> ScoredSample:
         caption=caption,
         label_tokens=14,
         losses={"correct": 3.0, "shuffled": 3.0 + 14 * gap, "zero": 12.0},
-        pieces=[Piece(text=text, gap=strength) for text, strength in zip(cut, strengths, strict=True)],
+        pieces=[
+            *(Piece(text=text, gap=strength) for text, strength in zip(cut, strengths, strict=True)),
+            Piece(text=END, gap=0.0),
+        ],
         written=f"{caption} or so" if number % 7 else None,
     )
 
@@ -250,6 +257,35 @@ def make_full_results(pictures: Path, count: int = 40, **changes: Any) -> Result
 def sees(pictures: Path, count: int = 20) -> Results:
     """A connector that carries the picture."""
     return make_full_results(pictures, count, diagnosis=[])
+
+
+def undecided(**changes: Any) -> Ablation:
+    """Every gate's interval lies around its margin."""
+    conditions = {
+        name: condition(name, loss, None if gap is None else 0.03, half=0.2) for name, (loss, gap) in CONDITIONS.items()
+    }
+    return make_full_ablation(**{"verdict": "INCONCLUSIVE", "conditions": conditions, **changes})
+
+
+def without_shuffled(pictures: Path, **changes: Any) -> Results:
+    """As `--conditions blind` of an older version leaves it: no gap of shuffled, rows in no order of their own."""
+    nothing = Estimated(value=None)
+    ablation = make_full_ablation(
+        verdict="INCONCLUSIVE",
+        conditions={name: condition(name, *CONDITIONS[name]) for name in ("correct", "blind")},
+        order=["correct", "blind"],
+        words=None,
+        matching=None,
+        decomposition=Decomposition(information=estimate(0.63), shock=nothing, misdirection=nothing),
+    )
+    scored = [
+        sample(number, f"a small red cross number {number}", 0.0).model_copy(
+            update={"losses": {"correct": 3.0, "blind": 12.0}, "pieces": []}
+        )
+        for number in (7, 2, 9, 5)
+    ]
+    fields = {"ablation": ablation, "scored": scored, "diagnosis": []}
+    return make_full_results(pictures, **{**fields, **changes})
 
 
 def style_only(pictures: Path, count: int = 20) -> Results:

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
+from matplotlib.figure import Figure
 from PIL import Image
 
 import html_data
-from html_data import FINDINGS, HOSTILE, make_full_results, save_pictures, sees, style_only
+from html_data import FINDINGS, HOSTILE, make_full_results, save_pictures, sees, style_only, undecided, without_shuffled
+from qwen3_vlm.api.output import command_line
+from qwen3_vlm.checks.statistics import Estimate
+from qwen3_vlm.checks.verdict import PASS_LEVEL, Gate, level_of_fail, stand
 from qwen3_vlm.cli import main
 from qwen3_vlm.report import plots
 from qwen3_vlm.report.choice import even_choice
 from qwen3_vlm.report.definitions import DEFINITIONS
-from qwen3_vlm.report.html import docs_link, render_html
+from qwen3_vlm.report.html import docs_link, render_html, standing
+from qwen3_vlm.report.readings import GATES
 from qwen3_vlm.report.wording import percent, plain
-from qwen3_vlm.results import END, Piece, Results, ScoredSample, to_json
+from qwen3_vlm.results import END, Condition, Look, LossPoint, Piece, Results, ScoredSample, to_json
 from report_data import INJECTIONS, make_ablation, make_results
 
 ROOT = Path(__file__).parents[1]
@@ -89,6 +97,14 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "_svg", lambda figure, alt, name: Markup("<svg></svg>"))
 
 
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
+    """Collects what is drawn, by name, as matplotlib has it."""
+    figures: dict[str, Figure] = {}
+    monkeypatch.setattr(plots, "_svg", lambda figure, alt, name: figures.setdefault(name, figure) and Markup())
+    return figures
+
+
 def first_screen(html: str) -> str:
     """The text above the list of sections."""
     return Page(html[html.index("<header") : html.index("<nav")]).text
@@ -134,6 +150,13 @@ def test_every_drawing_says_what_it_shows_and_every_picture_has_an_alt_text(page
     assert all(d["role"] == "img" and d["aria-label"] for d in drawings)
     assert len({d["aria-label"] for d in drawings}) == len(drawings)
     assert page.all("img") and all(i["alt"] for i in page.all("img"))
+
+
+def test_a_picture_that_is_not_seen_is_told_by_its_caption(page: Page) -> None:
+    told = {str(image["alt"]) for image in page.all("img")}
+    assert f"Held-out image of row 8: {HOSTILE[8]}" in told
+    (long,) = [text for text in told if text.startswith("Held-out image of row 5: unbroken")]
+    assert long.endswith("\u2026") and len(long) < 160
 
 
 def test_table_headings_have_a_scope_and_what_scrolls_can_be_reached_by_keyboard(page: Page) -> None:
@@ -199,6 +222,12 @@ def test_words_are_coloured_by_reliance_and_marked_where_the_picture_is_against_
         row=1, image="1.png", caption="a red cat", label_tokens=4, losses={"correct": 1, "shuffled": 9}, pieces=pieces
     )
     html = render_html(make_results(scored=[sample]))
+    assert re.findall(r"<li><bdi>(.*?)</bdi> (.*?)</li>", html) == [
+        ("a", "+0.00"),
+        ("red", "+6.00"),
+        ("cat", "\u22121.50"),
+        ("&lt;end&gt;", "+0.00"),
+    ], "what a title says must be there for the keyboard too"
     assert '<span title="+0.00 nats">a</span> <span class="b10" title="+6.00 nats">red</span>' in html
     assert '<span class="o5 against" title="\u22121.50 nats">cat</span>' in html
     assert '<span class="end" title="+0.00 nats">&lt;end&gt;</span>' in html
@@ -267,6 +296,66 @@ def test_two_connectors_are_told_apart_on_the_first_screen(pictures: Path) -> No
     assert "8% of 100 captions prefer their own among 12 images; chance 8% ✗ not above chance" in bad
     assert "The connector carries the picture" in good and "PASS" in good
     assert "not shown to carry the picture" in bad and "a prompt that fits every picture" in bad and "FAIL" in bad
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_gate_whose_margin_lies_within_its_bounds_is_not_decided(pictures: Path) -> None:
+    results = make_full_results(pictures, 2, verdict="INCONCLUSIVE", ablation=undecided(matching=None))
+    text = first_screen(render_html(results))
+    assert text.count("? not decided") == 3
+    assert "\u2717" not in text and "exceed its margin" not in text and "does not exceed it" not in text
+
+
+@given(st.floats(-1, 1), st.floats(0, 1), st.integers(2, 300), st.sampled_from([0.0, 0.05]), st.integers(1, len(GATES)))
+def test_a_gate_stands_on_the_page_where_it_stands_in_the_verdict(
+    gap: float, se: float, clusters: int, margin: float, gates: int
+) -> None:
+    estimate = Estimate(gap, se, clusters, clusters)
+    condition = Condition(loss=1.0, gap=gap, se=se, lower99=estimate.lower(PASS_LEVEL), gate=True, margin=margin)
+    ablation = make_ablation(conditions=dict.fromkeys(GATES[:gates], condition), clusters=clusters)
+    verdict = stand(Gate("zero", margin, estimate), level_of_fail(gates))
+    assert standing(condition, ablation) == {"PASS": "good", "FAIL": "bad", "INCONCLUSIVE": "open"}[verdict]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_gate_without_a_standard_error_is_not_decided() -> None:
+    condition = Condition(loss=1.0, gap=0.4, gate=True, margin=0.05)
+    assert standing(condition, make_ablation(conditions={"shuffled": condition}, clusters=1)) == "open"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_without_shuffled_the_gallery_is_in_the_order_of_rows_and_says_why(pictures: Path) -> None:
+    html = render_html(without_shuffled(pictures))
+    text = Page(html).text
+    assert re.findall(r'class="label">row (\d+)(.*?)</p>', html) == [("2", ""), ("5", ""), ("7", ""), ("9", "")]
+    assert "Shuffled was not scored, so there is no gap to order them by, and no word is coloured." in text
+    assert "no finite gap" not in text and "image-driven" not in text and "ordered by the gap" not in text
+    assert "A word the picture makes likelier" not in text
+    assert "underlined words are not in the true one" in text
+
+
+def test_gaps_that_were_not_scored_are_not_said_to_be_split(pictures: Path, drawn: dict[str, Figure]) -> None:
+    html = render_html(without_shuffled(pictures))
+    section = html[html.index('<h2 id="decomposition">') : html.index('<h2 id="connector">')]
+    assert "What the gaps of zero and of shuffled are made of" not in section
+    assert "Zero and shuffled were not scored: their gaps are not split." in section
+    assert [label.get_text() for label in drawn["decomposition"].axes[0].get_yticklabels()] == ["information"]
+
+
+@pytest.mark.parametrize(
+    ("source", "title"),
+    [
+        ("training epoch 3", "training samples"),
+        ("audit of train, images not opened", "training samples"),
+        ("audit of eval", "held-out samples"),
+        ("the rows asked for", "samples"),
+    ],
+)
+@pytest.mark.usefixtures("undrawn")
+def test_samples_are_called_after_where_they_were_counted(source: str, title: str) -> None:
+    html = render_html(make_results(coverage=html_data.make_coverage(source=source, lengths={20: 4900})))
+    assert f"<h3>Lengths of the {title}</h3>" in html
+    assert f"of 4,900 {title.removesuffix('samples')}captions at max_seq_len" in first_screen(html)
 
 
 @pytest.mark.parametrize("verdict", ["FAIL", "INCONCLUSIVE"])
@@ -356,6 +445,38 @@ def test_findings_come_by_severity_with_evidence_fix_and_their_page(full: str, p
     assert "../docs/faults/made-up.md" not in {a["href"] for a in page.all("a")}
 
 
+MODULE, SCRIPT = SimpleNamespace(name="qwen3_vlm.eval_ablation"), None
+
+
+@pytest.mark.parametrize(
+    ("spec", "argv", "command"),
+    [
+        (MODULE, ["/x/qwen3_vlm/eval_ablation.py", "-a"], "python -m qwen3_vlm.eval_ablation -a"),
+        (SimpleNamespace(name="pytest.__main__"), ["/x/pytest/__main__.py"], "python -m pytest"),
+        (SCRIPT, ["/x/.venv/bin/qwen3-vlm", "trial", "--a", "b c"], "qwen3-vlm trial --a 'b c'"),
+        (SCRIPT, ["benchmarks/two connectors.py"], "python 'benchmarks/two connectors.py'"),
+        (SCRIPT, ["-c", "1"], ""),
+        (SCRIPT, [""], ""),
+    ],
+)
+def test_the_recorded_command_can_be_typed_again(
+    spec: SimpleNamespace | None, argv: list[str], command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+    monkeypatch.setattr(sys, "argv", argv)
+    assert command_line() == command
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_shown_command_has_relative_paths_as_they_were_given() -> None:
+    command = (
+        "python -m qwen3_vlm.eval_ablation --config configs/x.yaml --checkpoint 'outputs/run (2)/checkpoint_1.pt' "
+        "--data ../rows/lr-/a.json --output "
+    )
+    html = render_html(make_results(command=f"{command}/home/someone/out"))
+    assert Page(html[html.index("<pre") : html.index("</pre>") + 6]).text == f"{command}.../out"
+
+
 def test_no_folder_of_anybody_is_on_the_page(full: str, pictures: Path) -> None:
     assert "someone" not in full
     assert str(pictures) not in full
@@ -372,6 +493,75 @@ def test_the_definitions_are_those_of_the_documentation() -> None:
     document = " ".join((ROOT / "docs" / "report.md").read_text(encoding="utf-8").split())
     for definition in DEFINITIONS.values():
         assert f"### {definition.title} {definition.text}" in document
+
+
+def test_the_documented_snippet_imports_what_it_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is run on a real file where pandas is there (test_samples.py)."""
+    monkeypatch.setitem(sys.modules, "pandas", MagicMock())
+    (snippet,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "report.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    exec(snippet, {})  # noqa: S102
+
+
+def test_tiles_and_columns_of_conditions_lead_to_their_definitions(full: str) -> None:
+    tiles = re.findall(r'<p class="label"><a href="#def-([\w-]+)">', full)
+    assert tiles == ["gap", "matching", "gap", "gap", "coverage"]
+    columns = dict(re.findall(r'<th scope="col"><a href="#def-([\w-]+)">([^<]+)</a>', full))
+    assert columns["own-better"] == "own better" and {"loss", "gap", "interval", "verdict"} <= set(columns)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_figure_behind_plus_and_minus_is_called_a_standard_error() -> None:
+    def why(results: Results) -> str:
+        return Page(render_html(results).split('<main id="main">')[1].split("</section>")[0] + "</section>").text
+
+    assert "The figure behind +- is the standard error" in why(make_results())
+    assert "standard error" not in why(make_results(reasons=["not scored"]))
+
+
+def test_no_dot_stands_on_the_wrong_side_of_zero(drawn: dict[str, Figure]) -> None:
+    gaps = [-0.05, -1e-9, 0.0, 1e-9, 0.0301, 0.5]
+    plots.dots(gaps, 0.05, "", "dots")
+    better, worse, *_ = drawn["dots"].axes[0].lines
+    assert len(better.get_xdata()) == 3 and min(better.get_xdata()) > 0
+    assert len(worse.get_xdata()) == 3 and max(worse.get_xdata()) < 0
+    plots.dots([0.0, 0.0], None, "", "ties")
+    assert max(drawn["ties"].axes[0].lines[0].get_xdata()) < 0
+
+
+@pytest.mark.parametrize("first", [0, 5])
+def test_steps_are_labelled_plainly_at_looks(drawn: dict[str, Figure], first: int) -> None:
+    steps = [first, 19, 38, 75, 150, 300, 600, 1200]
+    looks = [Look(step=step, correct=1.0, gap_shuffled=0.1, gap_zero=0.2) for step in steps]
+    plots.training_loss([LossPoint(step=1225, train=1.0, eval=None)], looks, "", "loss")
+    (axes,) = drawn["loss"].axes
+    drawn["loss"].canvas.draw()
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels[0] == "1,225" and set(labels[1:]) < {f"{step:,}" for step in steps} and len(labels) > 3
+    boxes = sorted(label.get_window_extent().extents[[0, 2]].tolist() for label in axes.get_xticklabels())
+    assert all(left[1] < right[0] for left, right in zip(boxes, boxes[1:], strict=False)), "labels touch"
+    assert [label.get_text() for label in axes.get_xticklabels(minor=True) if label.get_text()] == []
+    marked = {*axes.get_xticks(), *axes.get_xticks(minor=True)}
+    assert {float(step) for step in steps} <= marked
+
+
+def test_a_far_limit_does_not_squash_the_lengths(drawn: dict[str, Figure]) -> None:
+    for limit in (130, 4096):
+        coverage = html_data.make_coverage(lengths={64: 3, 80: 5, 126: 1}, max_seq_len=limit)
+        plots.lengths(coverage, "", f"to {limit}")
+    (near,), (far,) = drawn["to 130"].axes, drawn["to 4096"].axes
+    assert near.get_xlim()[0] == 0 and near.get_xlim()[1] > 130
+    assert far.get_xlim()[0] > 50 and far.get_xlim()[1] < 140
+    assert "max_seq_len 4096, beyond the right edge" in far.get_legend_handles_labels()[1]
+
+
+def test_a_legend_is_not_wider_than_its_figure(drawn: dict[str, Figure]) -> None:
+    plots.dots([-0.2] * 12_000 + [0.4] * 34_000, 0.05, "", "dots")
+    plots.training_loss([LossPoint(step=9, train=1.0, eval=1.0)], [], "", "one row")
+    (wrapped,) = drawn["dots"].legends
+    assert wrapped.get_window_extent().width <= drawn["dots"].bbox.width
+    assert drawn["dots"].get_figheight() > 1.9 and drawn["one row"].get_figheight() == 2.1
 
 
 @pytest.mark.usefixtures("undrawn")

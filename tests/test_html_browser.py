@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from browser import CHROMIUM, Browser, started
-from html_data import HOSTILE, make_full_results, save_pictures, sees, style_only
+from html_data import HOSTILE, RIGHT_TO_LEFT, make_full_results, save_pictures, sees, style_only
 from qwen3_vlm.report.html import render_html
 
 pytestmark = [
@@ -78,6 +78,64 @@ def test_nothing_sticks_out_at_the_side(browser: Browser, page: Path, width: int
 
 
 @pytest.mark.parametrize("width", WIDTHS)
+def test_drawings_hold_their_texts(browser: Browser, page: Path, width: int) -> None:
+    browser.open(page, width, WIDTHS[width])
+    outside = browser.evaluate(
+        "[...document.querySelectorAll('svg text')].filter(e => {"
+        " const text = e.getBoundingClientRect(), box = e.closest('svg').getBoundingClientRect();"
+        " return text.right > box.right + 1 || text.left < box.left - 1 || text.top < box.top - 2; })"
+        ".map(e => e.textContent.trim())"
+    )
+    assert outside == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_long_word_leaves_its_figures_in_sight(browser: Browser, page: Path, width: int) -> None:
+    browser.open(page, width, WIDTHS[width])
+    tables = browser.evaluate(
+        "[...document.querySelectorAll('.three .scroll')].map(e => [e.scrollWidth - e.clientWidth,"
+        " Math.max(...[...e.querySelectorAll('tbody th')].map(t => t.textContent.length))])"
+    )
+    assert max(length for _, length in tables) == 150
+    assert [over for over, _ in tables] == [0, 0, 0]
+
+
+def test_right_to_left_words_do_not_reorder_what_stands_beside_them(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    starts = browser.evaluate("""(() => {
+      const line = [...document.querySelectorAll('.reading')].find(p => p.textContent.includes('(+3.0, 6 times)'));
+      return ['3.0', '6 times', '1.0', '4 times'].map(words => {
+        const nodes = document.createTreeWalker(line, NodeFilter.SHOW_TEXT), range = document.createRange();
+        let node;
+        while ((node = nodes.nextNode()) && !node.data.includes(words));
+        range.setStart(node, node.data.indexOf(words));
+        range.setEnd(node, node.data.indexOf(words) + words.length);
+        return range.getBoundingClientRect().left; }); })()""")
+    assert starts == sorted(starts) and len(set(starts)) == 4
+    last, end = browser.evaluate("""(() => {
+      const card = [...document.querySelectorAll('.card')].find(c => c.innerText.includes('4 bars'));
+      return [...card.querySelectorAll('.true span')].slice(-2).map(e => {
+        const box = e.getBoundingClientRect();
+        return [e.textContent, box.left, box.right, e.getClientRects().length]; }); })()""")
+    assert (last[0], end[0]) == ("bars", "<end>")
+    assert end[2] < last[1] and end[3] == 1, "the end mark stands behind the last word, to its left"
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_pictures_and_boxes_that_scroll_have_an_edge(browser: Browser, page: Path, dark: bool) -> None:
+    browser.open(page, dark=dark)
+    edge = (
+        "(() => { const s = getComputedStyle(document.querySelector('%s')); return [s.borderTopWidth, s.borderTopColor,"
+    )
+    edge += " s.backgroundImage]; })()"
+    card = browser.evaluate("getComputedStyle(document.querySelector('.card')).backgroundColor")
+    for what in (".card img", ".true.long"):
+        width, colour, _ = browser.evaluate(edge % what)
+        assert width == "1px" and colour != card
+    assert browser.evaluate(edge % ".true.long")[2].count("gradient") == 4, "shades tell that there is more"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
 def test_light_and_dark_are_two_and_neither_is_blank(browser: Browser, page: Path, width: int) -> None:
     shades = []
     for dark in (False, True):
@@ -123,7 +181,7 @@ def test_hostile_captions_do_not_run_and_can_be_read(browser: Browser, page: Pat
         assert first in seen["text"]
         assert seen["width"] > 150 and seen["height"] > 15
         assert not seen["across"], f"caption {row} sticks out"
-        assert seen["direction"] == ("rtl" if row in (1, 2) else "ltr")
+        assert seen["direction"] == ("rtl" if row in RIGHT_TO_LEFT else "ltr")
         if len(caption) > 1500:
             assert seen["scrolls"] and seen["height"] < 300, "a very long caption scrolls in a box of its own"
 

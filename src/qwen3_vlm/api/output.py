@@ -44,7 +44,7 @@ def assemble(
         verdict=worst([check.verdict for check in checks]),
         reasons=[reason for check in checks for reason in check.reasons],
         checkpoint=str(checkpoint) if checkpoint else None,
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=command_line(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         training=training,
         ablation=ablation,
@@ -55,6 +55,21 @@ def assemble(
         environment=environment(),
         config=config.model_dump(mode="json"),
     )
+
+
+def command_line() -> str:
+    """What was typed to start this process, so that it can be typed again; empty where nothing was (a notebook)."""
+    script, *arguments = sys.argv or [""]
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    if module is not None:
+        start = ["python", "-m", module.name.removesuffix(".__main__")]
+    elif script in ("", "-c"):
+        return ""
+    elif script.endswith(".py"):
+        start = ["python", script]
+    else:
+        start = [Path(script).name]  # an installed command: the folder it was found in belongs to the machine
+    return shlex.join([*start, *arguments])
 
 
 def show(results: Results, as_json: bool = False) -> None:

@@ -32,7 +32,13 @@ DEFINITIONS: dict[str, Definition] = {
         "95% intervals come from paired differences per caption, summed by image, with Student's t. For shuffled "
         "each image takes part twice, as the right picture and as a wrong one, which the standard error allows for. "
         "The bound that the verdict uses is one-sided: with 99% confidence the gap is larger. Intervals around "
-        "losses are those of the gaps.",
+        "losses are those of the gaps. The figure behind +- is the standard error.",
+    ),
+    "own-better": Definition(
+        "Own better",
+        "Share of captions whose summed loss is lower with their own picture than under the condition; for shuffled, "
+        "of all pairs of a caption and a wrong picture. A tie does not count. It says how often the picture helps, "
+        "the gap how much.",
     ),
     "verdict": Definition(
         "Verdict",
@@ -54,9 +60,9 @@ DEFINITIONS: dict[str, Definition] = {
     ),
     "coverage": Definition(
         "Truncation and label coverage",
-        "Counted by the collator: how many training samples lose tokens to max_seq_len, and how many carry no label "
-        "token. The histogram shows lengths in tokens before the cut, image block included; what lies beyond the "
-        "line is cut.",
+        "Counted by the collator over the samples that the table names: how many lose tokens to max_seq_len, and how "
+        "many carry no label token. The histogram shows lengths in tokens before the cut, image block included; what "
+        "lies beyond the line is cut.",
     ),
     "matching": Definition(
         "Matching",

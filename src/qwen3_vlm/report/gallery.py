@@ -13,7 +13,7 @@ from PIL import Image
 from qwen3_vlm.data.images import ImageError, load_thumbnail
 from qwen3_vlm.report.choice import even_choice
 from qwen3_vlm.report.contact_sheet import missing_words
-from qwen3_vlm.report.text import one_line
+from qwen3_vlm.report.text import one_line, shortened
 from qwen3_vlm.report.wording import signed
 from qwen3_vlm.results import END, Piece, ScoredSample
 
@@ -28,6 +28,10 @@ _WORTH_A_MARK = 0.1
 """Nats against the picture from which a word is marked by more than its colour."""
 _LONG = 280
 """Characters from which a caption gets a box of its own to scroll."""
+_ALT = 120
+"""Characters of a caption that stand for its picture where that is not seen."""
+_OPEN = 12
+"""Cards shown unfolded at either end of the gallery."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class Word:
     """A stretch of text with its look."""
 
     text: str
-    title: str = ""
+    gap: str = ""
+    """Nats by which it rests on the picture; empty where that is not measured."""
     space: bool = False
     """A space comes before it."""
     kind: str = ""
@@ -59,6 +64,7 @@ class Card:
 
     row: int
     image: str
+    alt: str
     thumbnail: Thumbnail
     caption: list[Word]
     coloured: bool
@@ -66,21 +72,72 @@ class Card:
     written: list[Word] | None
     written_long: bool
     gap: str
+    """Empty where nobody measured one."""
     losses: str
 
 
-def make_cards(scored: Sequence[ScoredSample], limit: int, image_root: Path | None, max_pixels: int) -> list[Card]:
-    """Cards of an even choice of at most `limit` samples, from the most to the least image-driven.
+@dataclass(frozen=True)
+class GalleryPart:
+    """A run of cards, shown at once or folded behind a line that says what is in it."""
+
+    cards: list[Card]
+    first: int
+    """Place of the first card, from 1."""
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """All cards, and how they are ordered."""
+
+    parts: list[GalleryPart]
+    cards: int
+    lost_images: int
+    by_gap: bool
+    """Ordered by the gap of shuffled, words coloured; otherwise by row."""
+    written: bool
+    """Some card has a caption that the model wrote."""
+
+
+def make_gallery(scored: Sequence[ScoredSample], limit: int, image_root: Path | None, max_pixels: int) -> Gallery:
+    """The gallery of an even choice of at most `limit` samples.
 
     Args:
-        scored: in that order already.
+        scored: from the most to the least image-driven. Where none of them has a gap, their rows give the order.
         limit: cards.
         image_root: where the images are; None where nobody knows.
         max_pixels: larger images are not opened.
     """
+    by_gap = any(gap_of(sample) is not None for sample in scored)
+    ordered = scored if by_gap else sorted(scored, key=lambda sample: sample.row)
+    cards = _cards(ordered, limit, image_root, max_pixels, by_gap)
+    return Gallery(
+        parts=_parts(cards),
+        cards=len(cards),
+        lost_images=sum(not card.thumbnail.uri for card in cards),
+        by_gap=by_gap,
+        written=any(card.written is not None for card in cards),
+    )
+
+
+def _parts(cards: list[Card]) -> list[GalleryPart]:
+    """The two ends open, so that the worst is seen as well as the best; what lies between them folded."""
+    if len(cards) <= 2 * _OPEN + 6:
+        return [GalleryPart(cards, 1)] if cards else []
+    between_ends = len(cards) - 2 * _OPEN
+    return [
+        GalleryPart(cards[:_OPEN], 1),
+        GalleryPart(cards[_OPEN:-_OPEN], _OPEN + 1, f"Show the {between_ends:,} between"),
+        GalleryPart(cards[-_OPEN:], len(cards) - _OPEN + 1),
+    ]
+
+
+def _cards(
+    scored: Sequence[ScoredSample], limit: int, image_root: Path | None, max_pixels: int, by_gap: bool
+) -> list[Card]:
     chosen = [scored[i] for i in even_choice(len(scored), limit)]
     room = min(_EACH_BYTES, _TOTAL_BYTES // max(1, len(chosen)))
-    return [_card(sample, _thumbnail(sample.image, image_root, room, max_pixels)) for sample in chosen]
+    return [_card(sample, _thumbnail(sample.image, image_root, room, max_pixels), by_gap) for sample in chosen]
 
 
 def gap_of(sample: ScoredSample) -> float | None:
@@ -90,7 +147,7 @@ def gap_of(sample: ScoredSample) -> float | None:
     return (sample.losses["shuffled"] - sample.losses["correct"]) / sample.label_tokens
 
 
-def _card(sample: ScoredSample, thumbnail: Thumbnail) -> Card:
+def _card(sample: ScoredSample, thumbnail: Thumbnail, by_gap: bool) -> Card:
     gap = gap_of(sample)
     per_token = (f"{name} {loss / sample.label_tokens:.3f}" for name, loss in sample.losses.items())
     words = [_coloured(piece, piece is sample.pieces[-1]) for piece in sample.pieces] or [
@@ -100,13 +157,14 @@ def _card(sample: ScoredSample, thumbnail: Thumbnail) -> Card:
     return Card(
         row=sample.row,
         image=one_line(sample.image),
+        alt=f"Held-out image of row {sample.row}: {shortened(one_line(sample.caption), _ALT)}",
         thumbnail=thumbnail,
         caption=words,
         coloured=bool(sample.pieces),
         long=len(sample.caption) > _LONG,
         written=written,
         written_long=len(sample.written or "") > _LONG,
-        gap="no finite gap" if gap is None else signed(gap),
+        gap=signed(gap) if gap is not None else "no finite gap" if by_gap else "",
         losses=", ".join(per_token),
     )
 
@@ -121,7 +179,7 @@ def _coloured(piece: Piece, last: bool) -> Word:
     return Word(
         text=one_line(piece.text),
         space=piece.text[:1].isspace(),
-        title=f"{signed(piece.gap)} nats",
+        gap=signed(piece.gap),
         kind=" ".join(kind for kind, holds in kinds if holds),
     )
 

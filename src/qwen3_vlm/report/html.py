@@ -14,25 +14,29 @@ from typing import Any
 
 import jinja2
 from markupsafe import Markup
+from scipy.special import stdtrit
 
 from qwen3_vlm.config import flatten
 from qwen3_vlm.faults import FAULTS
 from qwen3_vlm.report import plots, readings, text
 from qwen3_vlm.report.definitions import DEFINITIONS
-from qwen3_vlm.report.gallery import FULL_COLOUR, Card, gap_of, make_cards
+from qwen3_vlm.report.gallery import FULL_COLOUR, gap_of, make_gallery
 from qwen3_vlm.report.plots import Bar
 from qwen3_vlm.report.wording import between, estimated, percent, plain, signed
-from qwen3_vlm.results import Ablation, Condition, Finding, Matching, Results
+from qwen3_vlm.results import Ablation, Condition, Coverage, Decomposition, Finding, Matching, Results
 
 _GALLERY = 100
 """Cards where the config does not say."""
 _MAX_PIXELS = 178_956_970
-_OPEN = 12
-"""Cards shown unfolded at either end of the gallery."""
+_FAIL_ERROR = 0.01
+"""Chance of a wrong FAIL over all gates together, as in checks/verdict.py, which this room does not know."""
 _STATES = {"good": "\u2713", "bad": "\u2717", "open": "?"}
 _MARKS = {"PASS": "\u2713", "FAIL": "\u2717", "INCONCLUSIVE": "?"}
 _SEVERITIES = ("error", "warning", "note")
 _STOOD_FOR = {"shuffled": "Another picture", "zero": "Zeros", "noise": "Noise"}
+_COUNTED = {"training": "training ", "audit of train": "training ", "audit of eval": "held-out "}
+"""What samples are called by the beginning of `Coverage.source`; those of a foreign model are just samples."""
+_STANDINGS = {"good": "exceeds its margin", "bad": "does not exceed it", "open": "not decided"}
 
 
 @dataclass(frozen=True)
@@ -55,17 +59,9 @@ class Tile:
     state: str
     """`good`, `bad` or `open`: said in words as well as in colour."""
     state_text: str
+    definition: str
+    """Where its label leads."""
     primary: bool = False
-
-
-@dataclass(frozen=True)
-class GalleryPart:
-    """A run of cards, shown at once or folded behind a line that says what is in it."""
-
-    cards: list[Card]
-    first: int
-    """Place of the first card, from 1."""
-    summary: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,7 @@ def render_html(results: Results, image_root: Path | None = None, docs: str | No
     ablation = results.ablation
     root = image_root or _image_root(results.config)
     limit = _setting(results.config, "ablation", "gallery")
-    cards = make_cards(
+    gallery = make_gallery(
         results.scored,
         limit if isinstance(limit, int) else _GALLERY,
         root,
@@ -109,10 +105,10 @@ def render_html(results: Results, image_root: Path | None = None, docs: str | No
             tiles=list(_tiles(results)),
             figures=dict(_figures(results)),
             conditions=list(ablation.conditions.items()) if ablation else [],
-            cards=cards,
-            gallery=_gallery(cards),
+            standard_errors=any("+-" in reason for reason in results.reasons),
+            gallery=gallery,
+            unordered=_unordered(ablation),
             ablation_samples=ablation.samples if ablation else len(results.scored),
-            lost_images=sum(1 for card in cards if not card.thumbnail.uri),
             full_colour=FULL_COLOUR,
             findings=_findings(results.diagnosis, docs),
             settings=[(key, _written(value)) for key, value in flatten(results.config).items()],
@@ -138,8 +134,8 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "shown": text.one_line,
-        "portable": lambda value: text.without_folders(text.one_line(str(value))),
+        "shown": lambda value: text.isolated(text.one_line(str(value))),
+        "portable": lambda value: text.isolated(text.without_folders(text.one_line(str(value)))),
         "signed": lambda value: "\u2013" if value is None else signed(value),
         "plain": lambda value: "\u2013" if value is None else plain(value),
         "percent": lambda value: "\u2013" if value is None else percent(value),
@@ -164,42 +160,50 @@ def _written(value: Any) -> str:
     return text.without_folders(text.one_line("none" if value is None else str(value)))
 
 
-def _gallery(cards: list[Card]) -> list[GalleryPart]:
-    """The two ends open, so that the worst is seen as well as the best; what lies between them folded."""
-    if len(cards) <= 2 * _OPEN + 6:
-        return [GalleryPart(cards, 1)]
-    between_ends = len(cards) - 2 * _OPEN
-    return [
-        GalleryPart(cards[:_OPEN], 1),
-        GalleryPart(cards[_OPEN:-_OPEN], _OPEN + 1, f"Show the {between_ends:,} between"),
-        GalleryPart(cards[-_OPEN:], len(cards) - _OPEN + 1),
-    ]
+def _unordered(ablation: Ablation | None) -> str:
+    """Why the gallery cannot be ordered by a gap; said where it is not."""
+    if ablation and "shuffled" in ablation.conditions:
+        return "No sample has a finite gap of shuffled to order them by"
+    return "Shuffled was not scored, so there is no gap to order them by"
 
 
 def _tiles(results: Results) -> Iterator[Tile]:
     ablation, coverage = results.ablation, results.coverage
     if ablation:
-        gates = [_gate_tile(name, ablation.conditions[name]) for name in readings.GATES if name in ablation.conditions]
+        names = [name for name in readings.GATES if name in ablation.conditions]
+        gates = [_gate_tile(name, ablation) for name in names]
         yield from gates[:1]
         if ablation.matching and ablation.matching.r_at_1.value is not None:
             yield _matching_tile(ablation.matching, ablation.matching.r_at_1.value)
         yield from gates[1:]
     if coverage:
-        state, words = {"PASS": ("good", "within the limits"), "FAIL": ("bad", "too many")}.get(
-            coverage.verdict, ("open", "not decided")
-        )
-        note = f"of {coverage.samples:,} training captions at max_seq_len {coverage.max_seq_len}"
-        yield Tile("Cut captions", f"{plain(coverage.truncated_pct)}%", note, state, words)
+        yield _coverage_tile(coverage)
 
 
-def _gate_tile(name: str, condition: Condition) -> Tile:
-    label = f"{_STOOD_FOR[name]} ({name})"
+def _gate_tile(name: str, ablation: Ablation) -> Tile:
+    label, condition = f"{_STOOD_FOR[name]} ({name})", ablation.conditions[name]
     if condition.gap is None:
-        return Tile(label, "no gap", "a loss is not finite", "bad", "not finite")
+        return Tile(label, "no gap", "a loss is not finite", "bad", "not finite", "gap")
     limit = f"must exceed {condition.margin:g}" if condition.margin is not None else "not judged"
     sure = f"99% sure of {signed(condition.lower99)}, {limit}" if condition.lower99 is not None else limit
-    state, words = ("good", "exceeds its margin") if readings.met(condition) else ("bad", "does not exceed it")
-    return Tile(label, signed(condition.gap), f"nats per token lost; {sure}", state, words, name == "shuffled")
+    state, primary = standing(condition, ablation), name == "shuffled"
+    note = f"nats per token lost; {sure}"
+    return Tile(label, signed(condition.gap), note, state, _STANDINGS[state], "gap", primary)
+
+
+def standing(condition: Condition, ablation: Ablation) -> str:
+    """`good`, `bad` or `open`: where a measured gate stands by the rules of check 1.
+
+    Results hold its bound for a PASS. That for a FAIL follows from its standard error, at a level for all gates.
+    """
+    if readings.met(condition):
+        return "good"
+    if condition.gap is None or condition.se is None or condition.margin is None:
+        return "open"
+    conditions = (ablation.conditions.get(name) for name in readings.GATES)
+    gates = sum(c is not None and c.gap is not None for c in conditions)
+    upper = condition.gap + float(stdtrit(ablation.clusters - 1, 1 - _FAIL_ERROR / gates)) * condition.se
+    return "bad" if upper <= condition.margin else "open"
 
 
 def _matching_tile(matching: Matching, value: float) -> Tile:
@@ -207,7 +211,19 @@ def _matching_tile(matching: Matching, value: float) -> Tile:
     low = matching.r_at_1.ci95[0] if matching.r_at_1.ci95 else value
     state, words = ("good", "above chance") if low > chance else ("bad", "not above chance")
     note = f"of {matching.captions:,} captions prefer their own among {matching.k} images; chance {percent(chance)}"
-    return Tile("Own picture found (R@1)", percent(value), note, state, words, primary=True)
+    return Tile("Own picture found (R@1)", percent(value), note, state, words, "matching", primary=True)
+
+
+def _coverage_tile(coverage: Coverage) -> Tile:
+    states = {"PASS": ("good", "within the limits"), "FAIL": ("bad", "too many")}
+    state, words = states.get(coverage.verdict, ("open", "not decided"))
+    note = f"of {coverage.samples:,} {_counted(coverage)}captions at max_seq_len {coverage.max_seq_len}"
+    return Tile("Cut captions", f"{plain(coverage.truncated_pct)}%", note, state, words, "coverage")
+
+
+def _counted(coverage: Coverage) -> str:
+    """What comes before `captions` or `samples`: which they are."""
+    return next((what for start, what in _COUNTED.items() if coverage.source.startswith(start)), "")
 
 
 def _findings(diagnosis: list[Finding], docs: str | None) -> list[FindingView]:
@@ -253,7 +269,7 @@ def _figures(results: Results) -> Iterator[tuple[str, Figure]]:
     if coverage:
         reading = readings.coverage(coverage)
         drawn = plots.lengths(coverage, reading, "lengths") if coverage.lengths else Markup()
-        yield "lengths", Figure("Lengths of the training samples", drawn, reading, ("coverage",))
+        yield "lengths", Figure(f"Lengths of the {_counted(coverage)}samples", drawn, reading, ("coverage",))
 
 
 def _ablation_figures(ablation: Ablation) -> Iterator[tuple[str, Figure]]:
@@ -271,14 +287,8 @@ def _ablation_figures(ablation: Ablation) -> Iterator[tuple[str, Figure]]:
         reading = readings.losses(ablation)
         svg = plots.losses(ablation.conditions, ablation.order, reading, "losses")
         yield "losses", Figure("Loss per condition", svg, reading, ("loss", "interval"))
-    split = ablation.decomposition
-    if split:
-        parts = {"information": split.information, "shock": split.shock, "misdirection": split.misdirection}
-        bars = [Bar(name, part.value, part.ci95) for name, part in parts.items()]
-        alt = "; ".join(f"{name} {estimated(part)}" for name, part in parts.items())
-        given = any(bar.value is not None for bar in bars)
-        svg = plots.intervals(bars, "nats per token", "", alt, "decomposition") if given else Markup()
-        yield "decomposition", Figure("The parts", svg, readings.decomposition(split), ("decomposition",))
+    if ablation.decomposition:
+        yield "decomposition", _decomposition(ablation.decomposition, ablation)
     matching = ablation.matching
     if matching:
         bars = [
@@ -298,6 +308,23 @@ def _ablation_figures(ablation: Ablation) -> Iterator[tuple[str, Figure]]:
         reading = readings.internals(inside)
         svg = plots.shares(inside.variance_share, "share of variance between images", reading, "internals")
         yield "internals", Figure("What is left of the differences between images", svg, reading, ("internals",))
+
+
+def _decomposition(split: Decomposition, ablation: Ablation) -> Figure:
+    """The parts that were measured: without zero there is no shock, without shuffled no misdirection."""
+    parts = {"information": split.information, "shock": split.shock, "misdirection": split.misdirection}
+    measured = {name: part for name, part in parts.items() if part.value is not None}
+    bars = [Bar(name, part.value, part.ci95) for name, part in measured.items()]
+    alt = "; ".join(f"{name} {estimated(part)}" for name, part in measured.items())
+    svg = plots.intervals(bars, "nats per token", "", alt, "decomposition") if bars else Markup()
+    reading = readings.decomposition(split)
+    absent = [name for name in ("zero", "shuffled") if name not in ablation.conditions]
+    if not split.blind_under_trained and absent:
+        told = reading if split.sentences else "Information is what the picture tells beyond the best constant prompt."
+        what = " and ".join(absent)
+        rest = "were not scored: their gaps are" if len(absent) > 1 else "was not scored: its gap is"
+        reading = f"{told} {what.capitalize()} {rest} not split."
+    return Figure("The parts", svg, reading, ("decomposition",))
 
 
 def _sample_figures(results: Results) -> Iterator[tuple[str, Figure]]:

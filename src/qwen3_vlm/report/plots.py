@@ -6,6 +6,7 @@ matplotlib draws with stand-in colours, which become CSS variables here: one dra
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import matplotlib
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
 from qwen3_vlm.report.wording import plain, signed
 from qwen3_vlm.results import Condition, Coverage, Decile, Look, LossPoint
@@ -50,7 +51,14 @@ _STYLE: dict[str, Any] = {
 _SETTINGS: Any = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith("backend")} | _STYLE
 _WIDTH = 4.6
 """Inches; shown at the width of a phone, the letters stay readable."""
+_LEGEND_ROW = 0.19
+"""Inches."""
+_STEP = "{x:,.0f}"
+_CHARACTER = 0.026
+"""Width of a digit below the axis, as a share of the axis."""
 _DOT_BINS = 44
+_FAR = 2
+"""A max_seq_len of more than that many times the longest sequence is said, not drawn: it would squash the histogram."""
 
 
 class Bar(NamedTuple):
@@ -122,9 +130,12 @@ def losses(conditions: Mapping[str, Condition], order: Sequence[str], alt: str, 
 
 
 def dots(gaps: Sequence[float], margin: float | None, alt: str, name: str) -> Markup:
-    """Every sample as a dot at its gap in nats per label token, stacked where they would overlap."""
+    """Every sample as a dot at its gap in nats per label token, stacked where they would overlap.
+
+    Bins begin at 0 to both sides, so that no dot stands on the wrong side of the line.
+    """
     low, high = min(*gaps, 0.0), max(*gaps, 0.0, margin or 0.0)
-    width = (high - low or 1.0) / _DOT_BINS
+    width = (high - low) / _DOT_BINS or 1.0
     stacks: dict[int, int] = {}
     with _figure(1.9) as (figure, axes):
         for colour, side in ((BLUE, 1), (ORANGE, -1)):
@@ -132,9 +143,9 @@ def dots(gaps: Sequence[float], margin: float | None, alt: str, name: str) -> Ma
             for gap in gaps:
                 if (gap > 0) != (side > 0):
                     continue
-                place = int((gap - low) / width)
+                place = math.ceil(gap / width) - 1
                 stacks[place] = stacks.get(place, 0) + 1
-                xs.append(low + (place + 0.5) * width)
+                xs.append((place + 0.5) * width)
                 ys.append(stacks[place])
             if xs:
                 what = "own picture better" if side > 0 else "wrong picture as good or better"
@@ -163,6 +174,7 @@ def training_loss(curve: Sequence[LossPoint], looks: Sequence[Look], alt: str, n
                 [x.step for x in looks], [x.correct for x in looks], "^:", color=GREEN, ms=4, label="looks, correct"
             )
         _over_steps(axes, looks)
+        axes.margins(y=0.15)
         axes.set_ylim(bottom=0)
         axes.set_ylabel("loss, nats per token")
         return _svg(figure, alt, name)
@@ -181,22 +193,26 @@ def training_gaps(looks: Sequence[Look], alt: str, name: str) -> Markup:
 
 
 def lengths(coverage: Coverage, alt: str, name: str) -> Markup:
-    """Histogram of sequence lengths with the max_seq_len line."""
+    """Histogram of sequence lengths with the max_seq_len line; one that is far off is named in the legend alone."""
     with _figure(1.9) as (figure, axes):
-        longest = max(*coverage.lengths, coverage.max_seq_len)
-        width = max(1, -(-longest // 120))
+        longest, limit = max(coverage.lengths), coverage.max_seq_len
+        far = limit > _FAR * longest
+        width = max(1, -(-(longest if far else max(longest, limit)) // 120))
         counts: dict[int, int] = {}
         for length, count in coverage.lengths.items():
             counts[length // width] = counts.get(length // width, 0) + count
         for cut, colour, what in ((False, BLUE, "kept whole"), (True, ORANGE, "cut")):
-            places = [place for place in counts if (place * width > coverage.max_seq_len) == cut]
+            places = [place for place in counts if (place * width > limit) == cut]
             if places:
                 xs = [(place + 0.5) * width - 0.5 for place in places]
                 axes.bar(xs, [counts[place] for place in places], width=0.85 * width, color=colour, label=what)
-        axes.axvline(
-            coverage.max_seq_len + 0.5, color=ORANGE, lw=2, ls="--", label=f"max_seq_len {coverage.max_seq_len}"
-        )
-        axes.set_xlim(left=0)
+        line: dict[str, Any] = {"color": ORANGE, "lw": 2, "ls": "--"}
+        if far:
+            axes.plot([], [], **line, label=f"max_seq_len {limit}, beyond the right edge")
+        else:
+            axes.axvline(limit + 0.5, **line, label=f"max_seq_len {limit}")
+            axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(f"tokens before the cut{f', in steps of {width}' if width > 1 else ''}")
         axes.set_ylabel("samples")
         _legend(axes)
@@ -233,21 +249,48 @@ def shares(values: dict[str, float], label: str, alt: str, name: str) -> Markup:
 
 
 def _over_steps(axes: Axes, looks: Sequence[Look]) -> None:
-    """A step axis: in log time with looks, which are evenly spaced there."""
+    """A step axis: in log time with looks, which are evenly spaced there and get a tick each."""
+    axes.set_xlabel("step, batches")
     if looks:
         axes.set_xscale("symlog" if looks[0].step == 0 else "log")
+        steps = sorted({*(look.step for look in looks), round(axes.dataLim.x1)})
+        axes.set_xticks(_labelled(axes, steps))
+        axes.set_xticks(steps, minor=True)
+        axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.set_xlabel("step, batches")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_formatter(StrMethodFormatter(_STEP))
     _legend(axes)
 
 
+def _labelled(axes: Axes, steps: Sequence[int]) -> list[int]:
+    """Those of the rising steps whose labels leave each other room; the last is always among them."""
+    low, *places, high = axes.xaxis.get_transform().transform([axes.get_xlim()[0], *steps, axes.get_xlim()[1]])
+    shown: list[int] = []
+    free = math.inf
+    for step, place in zip(reversed(steps), reversed(places), strict=True):
+        middle, half = (place - low) / (high - low), _CHARACTER * (len(_STEP.format(x=step)) + 1) / 2
+        if middle + half <= free:
+            shown.append(step)
+            free = middle - half
+    return shown
+
+
 def _legend(axes: Axes) -> None:
+    """Above the axes, in as many rows as it takes not to be wider than the figure, which grows by the further ones."""
     handles, labels = axes.get_legend_handles_labels()
-    axes.figure.legend(
-        handles, labels, loc="outside upper left", ncols=len(labels), fontsize=9, handlelength=1.4, columnspacing=1.2
-    )
+    figure = axes.get_figure(root=True)
+    assert figure is not None, "axes are drawn in a figure"
+    for columns in range(len(labels), 0, -1):
+        legend = figure.legend(
+            handles, labels, loc="outside upper left", ncols=columns, fontsize=9, handlelength=1.4, columnspacing=1.2
+        )
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            further = math.ceil(len(labels) / columns) - 1
+            figure.set_figheight(figure.get_figheight() + further * _LEGEND_ROW)
+            return
+        legend.remove()
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from markupsafe import Markup, escape
+
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Marks that turn the reading direction of all that follows on the line."""
 _MARKDOWN = re.compile(r"([\\`*\[\]~$]|(?<![^\W_])_|_(?![^\W_]))")
@@ -15,9 +17,13 @@ _LINE_START = re.compile(r"^([#>|]|[+\-=](?=[\s+\-=]|$)|\d+(?=[.)](?:\s|$)))")
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _ENTITY = re.compile(r"&(?=#?\w+;)")
 _ROOT = r"(?:file://)?(?:(?:~[\w.-]*)?/(?!/)|[A-Za-z]:(?:/|\\\\?))"
-# A path from the root, a home folder or a drive. Not what follows a word (`zero/noise`), nor the slashes of a URL.
+# A path from the root, a home folder or a drive. Not what follows a word (`zero/noise`) or another end of a folder's
+# name (`run (2)/split.json`), nor the slashes of a URL.
 _QUOTED_PATH = re.compile(rf"(?<=['\"]){_ROOT}[^'\"]+(?=['\"])")
-_PATH = re.compile(rf"(?<![\w.~/\\]){_ROOT}[^\s'\"`,;:()<>]+")
+_PATH = re.compile(rf"(?<![\w.~/\\)\]}}+\-@%!#$&^]){_ROOT}[^\s'\"`,;:()<>]+")
+_RTL = r"\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefe\U00010800-\U00010fff\U0001e800-\U0001efff"
+# Words written from right to left, with what joins them. A list (`'x', 'y'`) is several runs: its order is ours.
+_RTL_RUN = re.compile(rf"[{_RTL}](?:[\w{_RTL}\u200c\u200d]|[ '\"\-](?=[{_RTL}]))*")
 
 
 def one_line(text: str) -> str:
@@ -28,6 +34,20 @@ def one_line(text: str) -> str:
 
 def _hidden(character: str) -> bool:
     return character in _BIDI or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+
+
+def isolated(text: str) -> Markup:
+    """HTML of a sentence, its right-to-left words in <bdi>: else they would reorder the figures behind them."""
+    parts, end = [], 0
+    for run in _RTL_RUN.finditer(text):
+        parts += [escape(text[end : run.start()]), Markup("<bdi>{}</bdi>").format(run[0])]
+        end = run.end()
+    return Markup("").join([*parts, escape(text[end:])])
+
+
+def shortened(text: str, most: int) -> str:
+    """At most that many characters, with an ellipsis for the rest."""
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}\u2026"
 
 
 def without_folders(text: str) -> str:
