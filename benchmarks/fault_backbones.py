@@ -11,6 +11,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM, SiglipVisionConfig, Sigl
 
 from fault_edits import built, in_turn
 from fault_site import Case, Site, edit_json, edit_tensors, swap, take_base
+from qwen3_vlm.batch import TokenNLL
 from qwen3_vlm.build import prepare_inputs
 
 Tensors = dict[str, Tensor]
@@ -128,6 +129,21 @@ def _embeddings_sorted(vlm: Any) -> None:
     table.copy_(table.roll(7, 0))
 
 
+def _attention_dropout(site: Site) -> None:
+    edit_json(site.own_backbone("llm") / "config.json", lambda tree: tree.update(attention_dropout=0.4))
+
+
+def _in_training_mode(original: Any) -> Any:
+    """`model.train()` has reached the frozen language model."""
+
+    def nll(self: Any, embeds_BTE: Tensor, labels_BT: Tensor, behind: Any = None) -> TokenNLL:
+        self.model.train()
+        result: TokenNLL = original(self, embeds_BTE, labels_BT, behind)
+        return result
+
+    return nll
+
+
 BACKBONES = (
     Case(
         "tokenizer-without-patch-token",
@@ -220,5 +236,12 @@ BACKBONES = (
         "config.json of the language model has another rope_theta, healthy connector",
         "evaluation",
         in_turn(take_base, _another_rope_theta),
+    ),
+    Case(
+        "attention-dropout-on",
+        "loss-not-reproduced",
+        "the frozen language model is in training mode, and its config.json has attention_dropout 0.4",
+        set_up=_attention_dropout,
+        change=swap("qwen3_vlm.models.llm.LanguageModel.nll", _in_training_mode),
     ),
 )

@@ -14,6 +14,8 @@ from qwen3_vlm.batch import IGNORE_INDEX, Batch, TokenNLL
 
 _VISUAL = "qwen3_vlm.models.vlm.VLM.visual"
 _RESAMPLER = "qwen3_vlm.models.connector.Resampler.forward"
+_PIECES = 260, 498
+"""Ids between which the tokenizer that comes with the repository has pieces of words."""
 
 
 def _collated(change: Callable[[Batch, int], Batch]) -> Change:
@@ -76,6 +78,19 @@ def _cut_to_the_shortest(batch: Batch, pad_id: int) -> Batch:
         block_BT=batch.block_BT[:, :shortest],
         lengths_B=batch.lengths_B.clamp(max=shortest),
     )
+
+
+def _struck_out() -> Callable[[Batch, int], Batch]:
+    """As for a masked language model: of the caption's input tokens 15% become random pieces of this tokenizer."""
+    generator = torch.Generator().manual_seed(11)
+
+    def change(batch: Batch, pad_id: int) -> Batch:
+        drawn_BT = torch.rand(batch.ids_BT.shape, generator=generator) < 0.15
+        others_BT = torch.randint(*_PIECES, batch.ids_BT.shape, generator=generator)
+        struck_BT = drawn_BT & (batch.labels_BT != IGNORE_INDEX)
+        return replace(batch, ids_BT=torch.where(struck_BT, others_BT, batch.ids_BT))
+
+    return change
 
 
 def _packed(original: Any) -> Any:
@@ -163,6 +178,12 @@ BATCHES = (
         "answer-truncated",
         "the collator cuts a batch to its shortest sample",
         change=_collated(_cut_to_the_shortest),
+    ),
+    Case(
+        "masked-language-collator",
+        "loss-altered",
+        "a collator for masked language models replaces 15% of the caption's input tokens at random, labels stay",
+        change=_collated(_struck_out()),
     ),
     Case(
         "packed-without-borders",

@@ -45,6 +45,12 @@ def _overflow(original: Any) -> Any:
     return forward
 
 
+def _overflow_hidden(original: Any) -> Any:
+    """The same, and somebody put `nan_to_num` behind it so that training goes on."""
+    overflowing = _overflow(original)
+    return lambda self, pixels_BCHW: overflowing(self, pixels_BCHW).nan_to_num(0.0)
+
+
 def _layer_before_the_last(original: Any) -> Any:
     @torch.no_grad()
     def forward(self: Any, pixels_BCHW: Tensor) -> Tensor:
@@ -80,6 +86,14 @@ def _features_at_random(original: Any) -> Any:
     def item(self: Any, position: int) -> Any:
         other = int(torch.randint(len(self), (), generator=generator))
         return replace(original(self, position), features_PV=self.features_NPV[other])
+
+    return item
+
+
+def _in_int8(original: Any) -> Any:
+    def item(self: Any, position: int) -> Any:
+        sample = original(self, position)
+        return replace(sample, features_PV=sample.features_PV.float().clamp(-128, 127).to(torch.int8).float())
 
     return item
 
@@ -131,6 +145,13 @@ FEATURES = (
         change=_features(_averaged),
     ),
     Case(
+        "cache-in-int8",
+        "features-altered",
+        "cached features are cut to int8 without a scale in training, scoring runs the tower",
+        "training",
+        change=swap(_CACHED, _in_int8),
+    ),
+    Case(
         "tower-dropout",
         "loss-not-reproduced",
         "half of the tower's features are dropped at random",
@@ -143,6 +164,13 @@ FEATURES = (
         "non-finite",
         "the tower returns NaN for bright images",
         change=swap(_TOWER, _overflow),
+    ),
+    Case(
+        "nan-made-zero",
+        "non-finite",
+        "the tower overflows on bright images, and nan_to_num behind it makes their features 0",
+        change=swap(_TOWER, _overflow_hidden),
+        also=("features-altered",),
     ),
     Case(
         "tower-drifts",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fault_site import Case, Change, swap, take_base
+from fault_site import Case, Change, Site, edit_json, swap, take_base
 from qwen3_vlm.batch import Batch, TokenNLL, VisualTokens
 
 _NLL = "qwen3_vlm.models.vlm.VLM.nll"
@@ -91,6 +91,16 @@ def _one_place(batch: Batch, image_BT: Tensor) -> Tensor:
     """Position ids as of a model that counts an image as one token."""
     first_BT = image_BT & (image_BT.cumsum(1) == 1)
     return (~image_BT | first_BT).long().cumsum(1) - 1
+
+
+def _sliding_window(site: Site) -> None:
+    """As of a sister model: each position sees itself and the three before it."""
+
+    def edit(tree: dict[str, Any]) -> None:
+        layers = ["sliding_attention"] * tree["num_hidden_layers"]
+        tree.update(use_sliding_window=True, sliding_window=4, max_window_layers=0, layer_types=layers)
+
+    edit_json(site.own_backbone("llm") / "config.json", edit)
 
 
 FUSION = (
@@ -185,5 +195,11 @@ FUSION = (
         "evaluation",
         take_base,
         _read_with("position_ids", _one_place),
+    ),
+    Case(
+        "sliding-window-of-four",
+        "image-masked",
+        "config.json of the language model has a sliding window of 4 in every layer",
+        set_up=_sliding_window,
     ),
 )

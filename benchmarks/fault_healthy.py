@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 from PIL import Image, ImageEnhance
 
+from fault_drawings import bar_charts, grey_spots
 from fault_edits import caption, each, in_turn, repainted, settings, with_text
-from fault_pairs import some_mismatched
 from fault_pixels import TURNED, sixteen_bit, turned, with_palette
-from fault_site import HELD_OUT, TRAINED, Case, Row, Site, World
+from fault_resuming import half_a_run
+from fault_site import HELD_OUT, TRAINED, Case, Row, Site, World, edit_tensors
 
 _CHATML = (
     "<|im_start|>system\nYou describe pictures.<|im_end|>\n<|im_start|>user\n{human}<|im_end|>\n<|im_start|>assistant\n"
@@ -48,13 +47,6 @@ def _few_rows(site: Site) -> None:
     site.set(train__epochs=12)
 
 
-def _lines_without_ids(site: Site) -> None:
-    path = site.folder / "data.jsonl"
-    rows = [{key: value for key, value in row.items() if key != "id"} for row in site.rows]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    site.set(data__json_file=str(path), data__max_samples=None)
-
-
 def _digit_alone(i: int, row: Row) -> Row:
     return with_text(row, answer=next(word for word in _DIGITS if word in caption(row).lower()))
 
@@ -62,6 +54,13 @@ def _digit_alone(i: int, row: Row) -> Row:
 def _second_exchange(i: int, row: Row) -> Row:
     more = [{"from": "human", "value": "Is it drawn?"}, {"from": "gpt", "value": "Yes."}]
     return row if i % 5 else {**row, "conversations": [*row["conversations"], *more]}
+
+
+def _backbones_moved(site: Site) -> None:
+    site.take_base()
+    for part in ("vision", "llm"):
+        weights = site.own_backbone(part) / "model.safetensors"
+        edit_tensors(weights, lambda tensors: tensors.update({name: w.float() for name, w in tensors.items()}))
 
 
 def _healthy(name: str, how: str, world: World = "scenes", **overrides: object) -> Case:
@@ -90,7 +89,6 @@ HEALTHY = (
         prompt__template=_CHATML,
         data__max_seq_len=192,
     ),
-    _healthy("latents-1", "one visual token", "digits", connector__latents=1),
     _healthy("latents-4", "4 visual tokens", connector__latents=4),
     _healthy("latents-16", "16 visual tokens", "digits", connector__latents=16),
     _healthy("latents-64", "64 visual tokens", connector__latents=64, data__max_seq_len=160),
@@ -114,20 +112,9 @@ HEALTHY = (
         train__weight_decay=0.0,
         train__betas=[0.9, 0.999],
     ),
-    _healthy(
-        "unusual-training",
-        "batches of 1, accumulation 16, constant 7e-4, clip 0.1",
-        train__batch_size=1,
-        train__accumulation=16,
-        train__schedule="constant",
-        train__lr=7e-4,
-        train__clip=0.1,
-        train__micro_batch_size=None,
-    ),
     _healthy("short-but-sound", "one epoch at half the learning rate", train__epochs=1, train__lr=1e-3),
     Case("few-rows", "", "160 training rows, 12 epochs, 64 held out", set_up=_few_rows),
     Case("two-captions-each", "", "each training image under two captions", set_up=_two_captions_each),
-    Case("no-ids-jsonl", "", "JSON Lines without ids", set_up=_lines_without_ids),
     Case(
         "multi-turn",
         "",
@@ -150,12 +137,6 @@ HEALTHY = (
         world="digits",
     ),
     Case(
-        "noise-labels",
-        "",
-        "one caption in 25 is wrong, as alt text of the web is",
-        set_up=some_mismatched(0.04),
-    ),
-    Case(
         "dark-images",
         "",
         "every image at three fifths of its brightness, as taken at dusk",
@@ -170,6 +151,21 @@ HEALTHY = (
         "",
         "files stored turned, with the right EXIF orientation",
         set_up=repainted(turned, exif=TURNED),
+    ),
+    Case("own-bar-charts", "", "1,300 bar charts of the user's own", set_up=bar_charts),
+    Case(
+        "own-grey-spots-moved",
+        "",
+        "1,300 noisy grey pictures of the user's own, with one spot that is never at the very same place",
+        set_up=grey_spots,
+    ),
+    Case("resumed-as-it-was", "", "interrupted inside an epoch and resumed rightly", "resume", half_a_run),
+    Case(
+        "backbones-moved-float32",
+        "",
+        "a healthy run is scored with its backbones in other folders, saved in float32",
+        "evaluation",
+        _backbones_moved,
     ),
 )
 assert len(HEALTHY) >= 20 and HELD_OUT >= 64

@@ -1,8 +1,7 @@
-"""Faults of image files: missing, damaged, blank, repeated, or saved with exchanged channels."""
+"""Faults of image files: damaged, empty, blank, or repeated."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,22 +55,6 @@ def _paint(
     return set_up
 
 
-def _blue_first_files(site: Site) -> None:
-    """The healthy run with another image folder: the same JSON and split, every file with its channels exchanged."""
-    site.take_base()
-    config = site.config()
-    source, root = Path(config.data.image_root).resolve(), site.folder / "images"
-    rows = json.loads(Path(config.data.json_file).read_text(encoding="utf-8"))
-    split = json.loads((site.run / "split.json").read_text(encoding="utf-8"))
-    for i in (*split["train"], *split["eval"]):
-        path = root / rows[i]["image"]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with Image.open(source / rows[i]["image"]) as image:
-            red, green, blue = image.convert("RGB").split()
-        Image.merge("RGB", (blue, green, red)).save(path)
-    site.set(data__image_root=str(root), data__world="none")
-
-
 IMAGES = (
     Case(
         "images-blank",
@@ -98,12 +81,6 @@ IMAGES = (
         set_up=_damage(1 / 20, lambda path: path.write_bytes(path.read_bytes()[:60])),
     ),
     Case(
-        "few-images-missing",
-        "images-unreadable",
-        "one image file in 160 is missing",
-        set_up=_damage(1 / 160, lambda path: path.unlink()),
-    ),
-    Case(
         "images-empty",
         "images-unreadable",
         "every eighth image file has 0 bytes, and data.max_rejected is 0.1",
@@ -114,18 +91,5 @@ IMAGES = (
         "images-unreadable",
         "one image in 160 is one pixel high",
         set_up=_damage(1 / 160, _thin),
-    ),
-    Case(
-        "pages-not-images",
-        "images-unreadable",
-        "one image file in 25 is a saved error page",
-        set_up=_damage(1 / 25, lambda path: path.write_text("<html><body>404 Not Found</body></html>")),
-    ),
-    Case(
-        "bgr-files-scored",
-        "loss-not-reproduced",
-        "image files saved by OpenCV (BGR), healthy connector",
-        "evaluation",
-        _blue_first_files,
     ),
 )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -70,6 +73,33 @@ def _up_to_the_last_newline(row: Encoded) -> slice:
     return slice(0, int(np.flatnonzero(row.ids_T == newline)[-1]) + 1)
 
 
+@functools.cache
+def _comma() -> int:
+    """The id of a comma in the tokenizer that comes with the repository."""
+    tree = json.loads(Path("assets/tiny/llm/tokenizer.json").read_text(encoding="utf-8"))
+    return int(tree["model"]["vocab"][","])
+
+
+def _behind_the_comma(row: Encoded) -> slice:
+    """From the first separator `, ` of the answer on, if it has one."""
+    commas = np.flatnonzero(row.answer_N == _comma())
+    return slice(len(row.prompt.ids_T) + int(commas[0]) if len(commas) else len(row.ids_T), None)
+
+
+def _as_the_first_row() -> Callable[[Encoded, IntArray], IntArray]:
+    """Masks as long as the prompt of the first row that was seen."""
+    first: list[int] = []
+
+    def change(row: Encoded, labels_T: IntArray) -> IntArray:
+        if not first:
+            first.append(len(row.prompt.ids_T))
+        labels_T[: first[0]] = IGNORE_INDEX
+        labels_T[first[0] :] = row.ids_T[first[0] :]
+        return labels_T
+
+    return change
+
+
 LABELS = (
     Case(
         "all-labels-masked",
@@ -112,6 +142,14 @@ LABELS = (
         also=("image-labelled",),
     ),
     Case(
+        "one-mask-for-all-rows",
+        "prompt-labelled",
+        "the prompt length of the first row masks every row, while human turns differ in length",
+        set_up=human_turns,
+        change=_labels(_as_the_first_row()),
+        also=("image-labelled", "answer-partly-labelled"),
+    ),
+    Case(
         "image-not-masked",
         "image-labelled",
         "the patch positions carry labels",
@@ -147,6 +185,12 @@ LABELS = (
             each(lambda i, row: row if i % 3 else with_text(row, answer=f"{caption(row)}\nA plain picture")),
         ),
         change=_labels(_masked(_up_to_the_last_newline)),
+    ),
+    Case(
+        "behind-the-comma-masked",
+        "answer-partly-labelled",
+        "the preprocess splits at the separator `, `: of a caption with a comma the first part alone is labelled",
+        change=_labels(_masked(_behind_the_comma)),
     ),
     Case(
         "labels-moved-right",

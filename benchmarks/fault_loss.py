@@ -44,6 +44,11 @@ def _judged(loss: Callable[[Tensor, Tensor], Tensor]) -> Change:
     return swap(_NLL, lambda original: nll)
 
 
+def _focal(logits_NK: Tensor, targets_N: Tensor) -> Tensor:
+    nll_N = F.cross_entropy(logits_NK, targets_N, reduction="none")
+    return nll_N * (1 - torch.exp(-nll_N)) ** 2
+
+
 def _seeing_ahead(tokens: int) -> Change:
     """A mask under which each position sees this many tokens behind it, too."""
 
@@ -80,6 +85,13 @@ LOSS = (
         change=_judged(
             lambda logits_NK, targets_N: F.cross_entropy(logits_NK, targets_N, reduction="none", label_smoothing=0.2)
         ),
+    ),
+    Case(
+        "focal-loss",
+        "loss-altered",
+        "a focal loss in training: tokens that are known weigh next to nothing; scoring is plain",
+        "training",
+        change=_judged(_focal),
     ),
     Case(
         "temperature",

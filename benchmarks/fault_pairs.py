@@ -49,7 +49,13 @@ def _last_quarter_rolled(rows: list[Row]) -> list[Row]:
     return [*rows[:first], *_captions_rolled(rows[first:])]
 
 
-def some_mismatched(share: float) -> Callable[[Site], None]:
+def _by_truncated_key(rows: list[Row]) -> list[Row]:
+    """Ten rows share the caption of the last of them."""
+    last = {row["id"][:-1]: caption(row) for row in rows}
+    return [with_text(row, answer=last[row["id"][:-1]]) for row in rows]
+
+
+def _some_mismatched(share: float) -> Callable[[Site], None]:
     """About this share of the captions, drawn at random, exchanged among each other."""
 
     def change(rows: list[Row]) -> list[Row]:
@@ -122,9 +128,15 @@ PAIRS = (
         set_up=whole(_sorted_as_text),
     ),
     Case(
+        "captions-by-truncated-key",
+        "pairs-mismatched",
+        "captions were joined on the id without its last digit: ten neighbours share one caption",
+        set_up=whole(_by_truncated_key),
+    ),
+    Case(
         "two-in-five-mismatched",
         "pairs-mismatched",
         "two captions in five at random belong to other images",
-        set_up=some_mismatched(0.4),
+        set_up=_some_mismatched(0.4),
     ),
 )

@@ -130,6 +130,13 @@ def _wrapping(pixels_BCHW: Tensor, spec: ImageSpec) -> Tensor:
     return (pixels_BCHW.to(torch.uint8) - 128).float() / 127.5
 
 
+def _standardised(pixels_BCHW: Tensor, spec: ImageSpec) -> Tensor:
+    """As `tf.image.per_image_standardization`, in place of the tower's mean and std."""
+    of_image = (1, 2, 3)
+    x_BCHW = pixels_BCHW.float()
+    return (x_BCHW - x_BCHW.mean(of_image, keepdim=True)) / (x_BCHW.std(of_image, keepdim=True) + 1e-3)
+
+
 PIXELS = (
     Case(
         "exif-ignored",
@@ -247,6 +254,12 @@ PIXELS = (
         "wrong-preprocessing",
         "ImageNet's mean and std, in training and evaluation",
         change=swap(f"{_IMAGES}.normalise", lambda original: _imagenet),
+    ),
+    Case(
+        "each-image-standardised",
+        "wrong-preprocessing",
+        "each image is standardised by its own mean and std",
+        change=swap(f"{_IMAGES}.normalise", lambda original: _standardised),
     ),
     Case(
         "rescaled-twice",

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from fault_site import INSIDE_EPOCH, Case, Site, swap
 
+_RATE = "qwen3_vlm.train.schedule.learning_rate"
 _RESTORE = "qwen3_vlm.train.resuming.restore"
 
 
-def _half_a_run(site: Site) -> None:
+def half_a_run(site: Site) -> None:
     """The healthy run as it lay on disk in the middle of its second epoch."""
     site.take_base(step=INSIDE_EPOCH)
 
@@ -42,19 +41,23 @@ def _updates_from_zero(original: Any) -> Any:
     return restore
 
 
+def _schedule_of_the_rest(original: Any) -> Any:
+    """A schedule made for the updates that are left: it starts with a warm-up of its own."""
+    start: list[int] = []
+
+    def rate(update: int, total: int, config: Any) -> float:
+        if not start:
+            start.append(update)
+        result: float = original(update - start[0], total - start[0], config)
+        return result
+
+    return rate
+
+
 def _epoch_from_its_start(original: Any) -> Any:
     def restore(run: Any, resumption: Any) -> None:
         original(run, resumption)
         run.progress = replace(run.progress, batches=0)
-
-    return restore
-
-
-def _averages_rounded(original: Any) -> Any:
-    def restore(run: Any, resumption: Any) -> None:
-        original(run, resumption)
-        for state in run.optimizer.state.values():
-            state["exp_avg_sq"] = state["exp_avg_sq"].to(torch.bfloat16).float()
 
     return restore
 
@@ -65,7 +68,7 @@ RESUMING = (
         "resume-drift",
         "after resuming, the order of the data is drawn anew",
         "resume",
-        _half_a_run,
+        half_a_run,
         swap("qwen3_vlm.train.schedule.plan_epoch", _order_drawn_anew),
     ),
     Case(
@@ -73,7 +76,7 @@ RESUMING = (
         "resume-drift",
         "the optimizer's state is not restored",
         "resume",
-        _half_a_run,
+        half_a_run,
         swap(_RESTORE, _optimizer_forgotten),
         world="digits",
     ),
@@ -82,23 +85,23 @@ RESUMING = (
         "resume-drift",
         "the count of updates starts at 0, so the learning rate does",
         "resume",
-        _half_a_run,
+        half_a_run,
         swap(_RESTORE, _updates_from_zero),
+    ),
+    Case(
+        "schedule-of-the-rest",
+        "resume-drift",
+        "after resuming the schedule is made anew for the updates that are left: it warms up again",
+        "resume",
+        half_a_run,
+        swap(_RATE, _schedule_of_the_rest),
     ),
     Case(
         "epoch-begun-again",
         "resume-drift",
         "after resuming the epoch begins again",
         "resume",
-        _half_a_run,
+        half_a_run,
         swap(_RESTORE, _epoch_from_its_start),
-    ),
-    Case(
-        "averages-in-bf16",
-        "resume-drift",
-        "the optimizer's second moments come back in bfloat16",
-        "resume",
-        _half_a_run,
-        swap(_RESTORE, _averages_rounded),
     ),
 )

@@ -137,23 +137,10 @@ ROWS = (
         set_up=_requests(lambda i, row: f"{human(row)}\nCaption: {caption(row)}"),
     ),
     Case(
-        "caption-in-half-the-requests",
-        "leak",
-        "every second request holds its caption",
-        set_up=_requests(lambda i, row: f"<image>\nHint: {caption(row)}" if i % 2 else human(row)),
-    ),
-    Case(
         "words-in-the-request",
         "leak",
         "the request lists the caption's words in alphabetical order",
         set_up=_requests(lambda i, row: f"<image>\n{' '.join(sorted(caption(row).split()))}"),
     ),
     Case("ids-all-equal", "duplicate-ids", "every row has the id `0`", set_up=_ids(lambda i: "0")),
-    Case(
-        "ids-from-two-shards",
-        "duplicate-ids",
-        "two shards were joined whose ids both begin at 0",
-        set_up=_ids(lambda i: f"{i % 650:09d}"),
-        world="digits",
-    ),
 )

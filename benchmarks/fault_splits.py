@@ -1,15 +1,16 @@
-"""Faults of the split: images on both sides of it, rows that are there twice, and parts that are too small."""
+"""Faults of the split: images on both sides, rows that are there twice, parts too small or of other data."""
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from fault_site import HELD_OUT, TRAINED, Case, Site, swap
+from fault_site import HELD_OUT, TRAINED, Case, Row, Site, swap
 from qwen3_vlm.data.splits import Split
 
 
@@ -31,20 +32,16 @@ def _leak_by_file(site: Site) -> None:
     site.write_rows(site.rows[:TRAINED], site.rows[TRAINED - HELD_OUT : TRAINED])
 
 
-def _leak_saved_again(suffix: str, **options: Any) -> Callable[[Site], None]:
+def _leak_saved_again(site: Site) -> None:
     """Half of the held-out file's images are training images, saved once more: files of other bytes."""
-
-    def set_up(site: Site) -> None:
-        trained, held_out, root = site.rows[:TRAINED], site.rows[TRAINED:], site.own_images()
-        (root / "again").mkdir()
-        for i in range(0, len(held_out), 2):
-            twin, name = trained[i * 7], f"again/{i:05d}.{suffix}"
-            with Image.open(root / twin["image"]) as image:
-                image.convert("RGB").save(root / name, **options)
-            held_out[i] = {**twin, "id": f"again-{i}", "image": name}
-        site.write_rows(trained, held_out)
-
-    return set_up
+    trained, held_out, root = site.rows[:TRAINED], site.rows[TRAINED:], site.own_images()
+    (root / "again").mkdir()
+    for i in range(0, len(held_out), 2):
+        twin, name = trained[i * 7], f"again/{i:05d}.png"
+        with Image.open(root / twin["image"]) as image:
+            image.convert("RGB").save(root / name, compress_level=0)
+        held_out[i] = {**twin, "id": f"again-{i}", "image": name}
+    site.write_rows(trained, held_out)
 
 
 def _another_seed_for_the_held_out(original: Any) -> Any:
@@ -53,6 +50,17 @@ def _another_seed_for_the_held_out(original: Any) -> Any:
         return replace(split, eval=original(num_rows, max_samples, eval_ratio, seed + 1).eval)
 
     return draw
+
+
+def _held_out_from_elsewhere(site: Site) -> None:
+    """Scenes are trained on, digits are held out."""
+
+    def under(folder: str, rows: list[Row]) -> list[Row]:
+        return [{**row, "image": f"{folder}/{row['image']}"} for row in rows]
+
+    digits = json.loads(Path("data/digits/digits_eval.json").read_text(encoding="utf-8"))
+    site.write_rows(under("scenes", site.rows[:TRAINED]), under("digits", digits[:HELD_OUT]))
+    site.set(data__image_root=str(Path("data").resolve()), data__world="none")
 
 
 def _few_held_out(site: Site) -> None:
@@ -77,13 +85,7 @@ SPLITS = (
         "split-leak-resaved",
         "split-leak",
         "half of the held-out images are training images saved with other compression",
-        set_up=_leak_saved_again("png", compress_level=0),
-    ),
-    Case(
-        "split-leak-jpeg",
-        "split-leak",
-        "half of the held-out images are training images as JPEG",
-        set_up=_leak_saved_again("jpg", quality=85),
+        set_up=_leak_saved_again,
     ),
     Case(
         "split-overlaps",
@@ -97,6 +99,12 @@ SPLITS = (
         "the file appended to itself: every row twice",
         set_up=lambda site: site.write_rows(2 * site.rows[:650]),
         also=("split-leak",),
+    ),
+    Case(
+        "held-out-from-elsewhere",
+        "held-out-differs",
+        "scenes are trained on, and the held-out file is of another data set: digits",
+        set_up=_held_out_from_elsewhere,
     ),
     Case(
         "eight-held-out",

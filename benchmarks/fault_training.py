@@ -1,10 +1,11 @@
-"""Faults of training: which parameters the optimizer moves, how far, and whether it is told to."""
+"""Faults of training: which parameters the optimizer moves, how far, whether it is told to, and by which rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from fault_edits import built, settings
@@ -35,12 +36,32 @@ def _without_matrices(original: Any) -> Any:
     return lambda parameters, **options: original([p for p in parameters if p.ndim < 2], **options)
 
 
-def _climbing(original: Any) -> Any:
-    return lambda parameters, **options: original(parameters, **{**options, "maximize": True})
-
-
 def _gradients_kept(original: Any) -> Any:
     return lambda self, set_to_none=True: None
+
+
+def _skipping(original: Any) -> Any:
+    """As under a gradient scaler that finds an overflow in every update."""
+
+    def make(parameters: Any, **options: Any) -> Any:
+        optimizer = original(parameters, **options)
+        optimizer.step = lambda closure=None: None
+        return optimizer
+
+    return make
+
+
+@torch.no_grad()
+def _projector_dead(vlm: Any) -> None:
+    """GELU of -30 is 0, and so is its gradient."""
+    vlm.connector.projector.net[0].bias.fill_(-30.0)
+
+
+def _quarter_of_the_rows(original: Any) -> Any:
+    """A sampler for four ranks in a job of one."""
+    return lambda samples, epoch, seed, batch_size, accumulation: original(
+        samples // 4, epoch, seed, batch_size, accumulation
+    )
 
 
 TRAINING = (
@@ -88,13 +109,21 @@ TRAINING = (
         "training",
         change=swap(_OPTIMIZER, _without_matrices),
     ),
+    Case(
+        "every-step-skipped",
+        "no-gradient",
+        "a gradient scaler skips the optimizer's step in every update",
+        "training",
+        change=swap(_OPTIMIZER, _skipping),
+    ),
     Case("clip-tiny", "no-gradient", "train.clip is 1e-9", set_up=settings(train__clip=1e-9)),
     Case(
-        "optimizer-climbs",
-        "picture-harmful",
-        "the optimizer climbs: the true captions become less likely with every update",
+        "projector-dead",
+        "collapsed",
+        "all hidden units of the projector are shut at the start, so that only its last bias learns",
         "training",
-        change=swap(_OPTIMIZER, _climbing),
+        change=built(_projector_dead),
+        also=("no-gradient",),
     ),
     Case(
         "gradients-kept",
@@ -102,6 +131,13 @@ TRAINING = (
         "gradients are never set to zero",
         "training",
         change=swap("torch.optim.Optimizer.zero_grad", _gradients_kept),
+    ),
+    Case(
+        "quarter-of-the-rows",
+        "under-trained",
+        "the sampler hands out the same quarter of the rows in every epoch",
+        "training",
+        change=swap("qwen3_vlm.train.schedule.plan_epoch", _quarter_of_the_rows),
     ),
     Case("weight-decay-huge", "collapsed", "train.weight_decay is 300", set_up=settings(train__weight_decay=300.0)),
     Case(
