@@ -129,7 +129,8 @@ _HEAD = """# The fault benchmark
 Written by `make bench-faults`; do not edit. Every line is a run on the tiny backbones that come with the repository:
 {trained} samples trained for two epochs, {held_out} held out. A fault is one small change to the data, the config, a
 file, or one function (patched from outside; the package has no switch for it). The detectors look at mechanisms, and
-this page says how far that carries on these changes, which are ours: it is no estimate for faults of another kind.
+this page says how far that carries on these changes, which are ours and were known when the detectors were last mended:
+it is no estimate for others. What was named of injections at first encounter stands in [log.md](log.md).
 
 ## Totals
 

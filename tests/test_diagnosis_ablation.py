@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen3_vlm.checks.ablation_reading import diagnose_ablation
+from qwen3_vlm.checks.diagnosis import RunEvidence, diagnose_run
 from qwen3_vlm.checks.training_reading import Circumstance
+from qwen3_vlm.faults import finding
 from qwen3_vlm.results import Ablation, Condition, Estimated, LossPoint, Matching, Training, Verdict
 
 MARGINS = {"shuffled": 0.05, "zero": 0.0, "noise": 0.0}
@@ -125,6 +127,21 @@ def test_a_connector_that_reads_pictures_and_gets_strangers_is_shown_wrong_pairs
     assert "pairs-mismatched" not in dict(was_right)
     learning = codes(seen, training=training(4.0, 3.4, 2.9))
     assert learning == [("under-trained", "note")], "the same losses while training is no further are a beginning"
+    undecided = ablation(2.9, shuffled=(-0.03, 0.04), zero=(-0.9, 0.06), noise=(-0.6, 0.06), no_image=(-1.9, 0.07))
+    assert codes(undecided, training=training(0.3, 0.2, 0.17))[0] == ("pairs-mismatched", "error")
+
+
+def test_strangers_whose_captions_use_other_words_are_another_data_set_and_no_wrong_pairs() -> None:
+    seen = ablation(2.9, shuffled=(0.001, 0.02), zero=(-0.9, 0.06), noise=(-0.6, 0.06), no_image=(-1.9, 0.07))
+    other = finding("held-out-differs", "other words", "take others")
+    found = diagnose_run(RunEvidence([other], ablation=seen, training=training(0.3, 0.2, 0.17)))
+    assert [f.code for f in found] == ["held-out-differs", "under-trained"]
+
+
+def test_what_was_seen_on_the_way_decides_between_a_mask_and_tokens_that_are_never_placed() -> None:
+    mask = finding("image-masked", "no weight at image positions", "let attention see them")
+    found = diagnose_run(RunEvidence([mask], ablation=ablation(**NOTHING_MOVES)))
+    assert [f.code for f in found] == ["image-masked"]
 
 
 @pytest.mark.parametrize("name", HEALTHY)

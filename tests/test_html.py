@@ -8,7 +8,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -493,15 +492,6 @@ def test_the_definitions_are_those_of_the_documentation() -> None:
     document = " ".join((ROOT / "docs" / "report.md").read_text(encoding="utf-8").split())
     for definition in DEFINITIONS.values():
         assert f"### {definition.title} {definition.text}" in document
-
-
-def test_the_documented_snippet_imports_what_it_uses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is run on a real file where pandas is there (test_samples.py)."""
-    monkeypatch.setitem(sys.modules, "pandas", MagicMock())
-    (snippet,) = re.findall(
-        r"```python\n(.*?)```", (ROOT / "docs" / "report.md").read_text(encoding="utf-8"), re.DOTALL
-    )
-    exec(snippet, {})  # noqa: S102
 
 
 def test_tiles_and_columns_of_conditions_lead_to_their_definitions(full: str) -> None:

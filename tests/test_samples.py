@@ -106,23 +106,13 @@ def test_the_columns_are_those_of_the_documentation() -> None:
 
 
 def test_the_documented_snippet_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pandas = pytest.importorskip("pandas", reason="the snippet is for people who have pandas; it is no dependency")
     document = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
     (snippet,) = re.findall(r"```python\n(.*?)```", document, re.DOTALL)
-    assert len(snippet.splitlines()) == 3
+    assert sum(bool(line.strip()) for line in snippet.splitlines()) == 3
     write_samples(SampleRows([score(1, 2.0), score(2, 1.0)], decode), tmp_path / "samples.parquet")
-    exec(snippet.replace("outputs/stage1_align_tiny", str(tmp_path)), {"pandas": pandas})  # noqa: S102
+    exec(snippet.replace("outputs/stage1_align_tiny", str(tmp_path)), {})  # noqa: S102
     assert " red" in capsys.readouterr().out
 
-
-def test_what_the_snippet_does_gives_the_gap_of_each_token(tmp_path: Path) -> None:
-    """The same in pyarrow alone: one row per token, gaps averaged by token."""
-    write_samples(SampleRows([score(1, 2.0), score(2, 1.0)], decode), tmp_path / "samples.parquet")
-    table = pq.read_table(tmp_path / "samples.parquet")
-    flat = {name: table.column(name).combine_chunks().flatten() for name in ("tokens", "nll_correct", "nll_shuffled")}
-    gaps = flat["nll_shuffled"].to_numpy() - flat["nll_correct"].to_numpy()
-    reds = [gap for gap, token in zip(gaps, flat["tokens"].to_pylist(), strict=True) if token == " red"]
-    assert np.mean(reds) == pytest.approx(1.5)
 
 
 def test_samples_come_from_the_most_to_the_least_image_driven() -> None:
