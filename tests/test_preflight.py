@@ -274,6 +274,11 @@ def test_held_out_captions_in_other_words_are_a_warning(world: World) -> None:
     assert [f.code for f in world.find() if f.severity == "warning"][0] == "held-out-differs"
 
 
+def test_a_name_of_its_own_in_every_caption_makes_no_other_data_set(world: World) -> None:
+    world.change(lambda row, i: row["conversations"][1].update(value=f"{caption_of(i)} seen by Nr{i}X{i}"))
+    assert "held-out-differs" not in bad(world.find())
+
+
 def test_equal_captions_on_both_sides_are_no_leak(world: World) -> None:
     world.change(lambda row, i: row["conversations"][1].update(value=caption_of(i % 10)))
     assert bad(world.find()) == []
@@ -618,6 +623,13 @@ def test_patches_that_no_visual_token_reads_are_named(world: World, monkeypatch:
     found = world.find()
     assert first(found) == "pixels-unused"
     assert f"{found[0].evidence['patches'] - kept} of the" in found[0].message
+
+
+def test_sharp_attention_that_still_sees_every_patch_is_sound(world: World) -> None:
+    vlm = world.model(world.config())
+    for layer in vlm.connector.resampler.layers:
+        layer.attn.in_proj_weight.data.mul_(3.0)
+    assert bad(world.find(vlm)) == []
 
 
 def test_a_projector_that_is_shut_is_collapsed(world: World) -> None:

@@ -114,7 +114,6 @@ def test_the_documented_snippet_runs(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert " red" in capsys.readouterr().out
 
 
-
 def test_samples_come_from_the_most_to_the_least_image_driven() -> None:
     listed = scored_samples([score(1, 0.1), score(2, 3.0), score(3, -1.0), score(4, 0.1)], decode, EOS)
     assert [sample.row for sample in listed] == [2, 1, 4, 3]

@@ -219,7 +219,6 @@ def _of_checkpoint(
         vocabulary=len(vlm.llm.model.get_input_embeddings().weight),
         exact=_exact(config, payload, path),
         pairing=flight.pairing,
-        placed=bool(flight.batch) and not flight.errors,
     )
     if not flight.batch or not len(prepared.eval):
         return Diagnosis(diagnose_run(evidence), flight.view, _words(flight))

@@ -41,8 +41,6 @@ class RunEvidence:
     """Of others, such as the preflight or the loading: they are ranked with the rest."""
     connector: ConnectorEvidence | None = None
     probes: Probes | None = None
-    placed: bool = False
-    """Whether the preflight saw every visual token at its own image position."""
     internals: Internals | None = None
     """By default those of `ablation`."""
     slots: SlotUse | None = None
@@ -64,7 +62,7 @@ def diagnose_run(evidence: RunEvidence) -> list[Finding]:
     if evidence.connector is not None:
         found += diagnose_connector(evidence.connector)
     if probes is not None:
-        found += diagnose_probes(probes, evidence.placed)
+        found += diagnose_probes(probes)
     internals = evidence.internals or (ablation.connector if ablation else None)
     found += diagnose_visual(internals, evidence.slots, ablation.verdict if ablation else None)
     if ablation is not None:

@@ -22,16 +22,11 @@ _ANSWERS = 0.5
 """Share of samples with their caption in the prompt above which that is no coincidence."""
 
 
-def diagnose_probes(probes: Probes, placed: bool = False) -> list[Finding]:
-    """Name the faults in how images, visual tokens and labels reach the losses; nothing where all paths are sound.
-
-    Args:
-        probes: what was seen on the seam.
-        placed: whether it is known from elsewhere that every visual token stands at its own image position.
-    """
+def diagnose_probes(probes: Probes) -> list[Finding]:
+    """Name the faults in how images, visual tokens and labels reach the losses; nothing where all paths are sound."""
     if probes.finite and probes.restless:
         return [*_random(probes)]  # what changes by itself tells nothing about what was changed
-    return [*_images(probes), *_visual_tokens(probes, placed), *_labels(probes), *_batches(probes)]
+    return [*_images(probes), *_visual_tokens(probes), *_labels(probes), *_batches(probes)]
 
 
 def _random(probes: Probes) -> Iterator[Finding]:
@@ -95,7 +90,7 @@ def _images(probes: Probes) -> Iterator[Finding]:
         )
 
 
-def _visual_tokens(probes: Probes, placed: bool) -> Iterator[Finding]:
+def _visual_tokens(probes: Probes) -> Iterator[Finding]:
     routes = probes.score_routes
     if not any(routes):
         if probes.nan_share > 0:
@@ -139,17 +134,6 @@ def _visual_tokens(probes: Probes, placed: bool) -> Iterator[Finding]:
     if probes.overwritten and probes.reach is not None:  # a model that reads other text would read this
         where = " and ".join(_BESIDE.get(place, place) for place in probes.overwritten)
         most = len(probes.overwritten)
-        if placed:
-            yield finding(
-                "image-masked",
-                f"changing {where} changes no loss, although every visual token stands at its own position: attention "
-                "does not reach back to the beginning of the image block",
-                "let attention see all earlier positions: look for a sliding window in config.json of model.llm, and "
-                "for a mask that hides the prompt",
-                overwritten=list(probes.overwritten),
-                unplaced_slots=list(probes.unplaced_slots),
-            )
-            return
         yield finding(
             "placeholder-offset",
             f"changing {where} changes no loss: a visual token was most likely written over "
