@@ -12,6 +12,7 @@ from torch.nn.functional import dropout
 
 from fake_scorers import Healthy, make_batches, make_sample
 from qwen3_vlm.batch import IGNORE_INDEX, Batch, TokenNLL, VisualTokens
+from qwen3_vlm.checks import probes as probes_room
 from qwen3_vlm.checks.probe_reading import diagnose_probes
 from qwen3_vlm.checks.probes import probe
 from qwen3_vlm.checks.scoring import Scorer
@@ -227,3 +228,18 @@ def test_a_batch_without_labels_is_refused() -> None:
     batch = make_batch(CAPTIONS)
     with pytest.raises(ValueError, match="none of this batch has any"):
         probe(Broken(), replace(batch, labels_BT=torch.full_like(batch.labels_BT, IGNORE_INDEX)))
+
+
+@pytest.mark.parametrize(
+    ("block", "first", "last"),
+    [
+        ([7, 1, 1, 8], True, True),
+        ([7, 1, 8], True, True),
+        ([1, 1, 1], False, False),
+        ([7, 1, 1], True, False),
+        ([1], False, False),
+    ],
+    ids=["ours", "one visual token", "no delimiters", "one delimiter", "a single position"],
+)
+def test_a_delimiter_is_what_differs_from_its_neighbour_in_the_block(block: list[int], first: bool, last: bool) -> None:
+    assert (probes_room._is_delimiter(block, 0), probes_room._is_delimiter(block, -1)) == (first, last)

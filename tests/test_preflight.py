@@ -639,6 +639,12 @@ def test_a_projector_that_is_shut_is_collapsed(world: World) -> None:
     assert first(world.find(vlm)) == "collapsed"
 
 
+def test_a_tower_whose_features_change_from_call_to_call_is_named_as_random(world: World, monkeypatch: Patch) -> None:
+    old = VisionTower.forward
+    monkeypatch.setattr(VisionTower, "forward", lambda self, pixels: dropout(old(self, pixels), 0.3))
+    assert first(world.find()) == "loss-not-reproduced"
+
+
 def test_one_image_in_ten_that_is_mirrored_is_named(world: World, monkeypatch: Patch) -> None:
     load, count = dataset_room.load_image, iter(range(10_000))
 

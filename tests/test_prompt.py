@@ -209,7 +209,7 @@ def test_a_tokenizer_without_the_image_tokens_is_named() -> None:
     foreign = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE({"a": 0}, [], unk_token="a")), eos_token="a")
     foreign.name_or_path = "some/model"
     with pytest.raises(
-        ValueError, match=r"some/model: this tokenizer encodes '<\|vision_start\|>' as \d+ ids, .* Qwen tokenizer"
+        ValueError, match=r"some/model: this tokenizer encodes '<\|vision_start\|>' as \d+ ids, .* tokenizer of Qwen3"
     ):
         build(foreign)
 

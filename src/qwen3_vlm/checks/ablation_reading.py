@@ -50,7 +50,8 @@ def _non_finite(conditions: dict[str, Condition]) -> Iterator[Finding]:
             "look for NaN in the checkpoint's weights, then in the tower's features; if both are finite, score with "
             "model.precision fp32: a loss that is finite there is a matter of precision"
             if "correct" in lost
-            else "score with model.precision fp32; if it stays, look for NaN in the weights of model.llm",
+            else "score with model.precision fp32; if it stays, look for a division by the norm of visual tokens "
+            "(zeros have none)",
             conditions=lost,
         )
 
@@ -160,8 +161,8 @@ def _level(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
             f"{max(losses.values()):.4f} with {worded(sorted(losses.keys() - {'correct'}), 'or')}: the answer is "
             "visible; "
             f"{why}",
-            "compare the logits at position t-1 with the label at position t, exactly once; then look for the caption "
-            "in the prompt"
+            "make sure labels are shifted exactly once (the logits at t-1 against the label at t); then look for the "
+            "caption in the prompt, and for attention that is not causal"
             if copied
             else "look for the caption in the prompt, then for attention that is not causal, then for captions that "
             "are all the same",

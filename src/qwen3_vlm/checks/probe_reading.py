@@ -35,7 +35,12 @@ def _random(probes: Probes) -> Iterator[Finding]:
         f"two equal calls give different {' and '.join(probes.restless)}: something random is left on, so no score "
         "can be had twice",
         "look for dropout that `eval()` does not reach (a functional call, a module that was never registered), and "
-        "for noise or augmentation on the way to what differs",
+        "for noise or augmentation, "
+        + (
+            "between the pixels and the visual tokens"
+            if "visual tokens" in probes.restless
+            else "in the language model or the loss: the visual tokens stay the same"
+        ),
         restless=list(probes.restless),
     )
 

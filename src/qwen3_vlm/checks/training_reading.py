@@ -79,9 +79,9 @@ def _stuck(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
         f"held-out captions are likelier without any image than with their own, by {-gap:.3f} nats/token, and the "
         f"{_which(known.training)} loss has levelled off ({curve[-3]:.3f}, {curve[-2]:.3f}, {curve[-1]:.3f} at the "
         "last points): what training taught the connector does not help here",
-        "check that training and scoring use the same labels, prompt, images and backbones; if they do and the "
-        "held-out loss is far above that of training, take an earlier checkpoint or more data; if both are high, try a "
-        "lower, then a higher train.lr",
+        "check that captions belong to their images, and that training and scoring use the same labels, prompt, images "
+        "and backbones; if so, and the held-out loss is far above that of training, take more data; if both are high, "
+        "try a lower, then a higher train.lr",
         gap_no_image=gap,
         curve=curve,
     )

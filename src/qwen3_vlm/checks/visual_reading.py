@@ -145,9 +145,9 @@ def _slots(internals: Internals | None, slots: SlotUse | None) -> Iterator[Findi
         alive = [slot for group in slots.groups for slot in group if slot not in dead]
         yield finding(
             "slots-dead",
-            f"{len(dead)} of {total} visual tokens carry next to nothing: swapping any of them for another image's "
-            f"costs less than {_DEAD:.0%} of the {slots.whole:.2f} nats/token that the right image is worth, and none "
-            f"of them alone, all others swapped, wins back more; what is carried is in {_listed(alive)}",
+            f"{len(dead)} of {total} visual tokens carry next to nothing: each is worth less than {_DEAD:.0%} of the "
+            f"right image's {slots.whole:.2f} nats/token, whether it alone is swapped for another image's or it alone "
+            f"is kept; what is carried is in {_listed(alive)}",
             "check that every latent attends to the patches and gets a gradient; if so few are enough, lower "
             "connector.latents",
             dead=dead,

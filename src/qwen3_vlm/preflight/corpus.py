@@ -122,7 +122,7 @@ def _split(corpus: Corpus, prepared: Prepared) -> list[Finding]:
                 "split-leak",
                 f"{len(shared)} of {len(split.eval)} held-out rows {agree(len(shared), 'is', 'are')} also trained on, "
                 f"first row {shared[0]}",
-                "delete split.json, draw the split again so that no row is on both sides, and train again",
+                "delete split.json in output_dir and train again: a new split is drawn, with every row on one side",
                 rows=len(shared),
                 held_out=len(split.eval),
                 first_rows=shared[:SHOWN],
@@ -138,11 +138,19 @@ def _split(corpus: Corpus, prepared: Prepared) -> list[Finding]:
         return []
     captions = {row.caption for row in corpus.train}
     total = len(corpus.eval)
+    first = next(row for row in corpus.eval if row.row == leaked[0])
+    file = corpus.eval_files.get(first.row)
+    twin = next(
+        row.row
+        for row in corpus.train
+        if PurePosixPath(row.image) == PurePosixPath(first.image)
+        or (file is not None and corpus.train_files.get(row.row) == file)
+    )
     return [
         finding(
             "split-leak",
             f"the images of {len(leaked)} of {total} held-out rows are also trained on ({len(by_path)} under the same "
-            f"path, {len(by_content)} with the same bytes), first held-out row {leaked[0]}",
+            f"path, {len(by_content)} with the same bytes), such as held-out row {leaked[0]} and training row {twin}",
             "take the copies out of the training side, or hold out whole images (all rows of an image on one side)",
             by_share(len(leaked), total, prepared.config.data.max_rejected),
             rows=len(leaked),

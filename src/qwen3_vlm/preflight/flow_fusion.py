@@ -54,8 +54,8 @@ def fusion_stage(walk: Walk) -> list[Finding]:
                 "scale-mismatch",
                 f"the prompt's and caption's embeddings reach the language model multiplied by {ratio:.3g}, the visual "
                 "tokens as they are",
-                "embed text with the language model's own table as it is: look for a factor such as the root of the "
-                "width, which some models apply themselves",
+                "if your code multiplies text embeddings (by the root of the width, say), take that out; if the "
+                "language model's own embedding layer does, bring the visual tokens to the same scale",
                 factor=ratio,
             )
         ]
@@ -275,9 +275,9 @@ def _leaks(walk: Walk, per_sample: list[Tensor], leaf_BTE: Tensor) -> list[Findi
             finding(
                 "labels-unshifted",
                 "the loss of the first caption token depends on the caption tokens after it, so the answer can be "
-                "copied: the loss is taken at that token's own position or later, or attention is not causal",
-                "compare the logits at position t-1 with the token at position t; if that is so, use causal attention "
-                "in the language model (no mask that shows later positions)",
+                "copied: attention is not causal, or the loss is taken at a later position",
+                "make sure that the logits at position t-1 are scored against the token at position t; if they are, "
+                "make attention causal (no mask that shows later positions)",
                 row=walk.rows[b].sample.row,
             )
         ]

@@ -213,7 +213,8 @@ def company_stage(walk: Walk) -> list[Finding]:
             f"the loss of row {walk.rows[b].sample.row} is {float(alone[b]):.4f} nats alone and "
             f"{float(together[b]):.4f} in a batch of {len(walk.rows)}: "
             + ("samples get what belongs to others" if others else "neighbours or padding change what the model reads"),
-            "keep ids, labels and images of a batch in one order, and pad on the right",
+            "keep ids, labels and images of a batch in one order, pad on the right, and let attention see no "
+            "other sample",
             samples=len(apart),
             of=len(walk.rows),
         )

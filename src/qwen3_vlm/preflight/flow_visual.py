@@ -13,6 +13,7 @@ from qwen3_vlm.preflight.pixels import compare
 from qwen3_vlm.preflight.probe import own_row, probe
 from qwen3_vlm.preflight.walk import (
     Walk,
+    many_of,
     non_finite,
     out_of_order,
     relative,
@@ -22,7 +23,10 @@ from qwen3_vlm.results import Finding
 
 _ALTERED = 0.02
 """Relative difference between two tensors that should be one, which no rounding to bfloat16 explains."""
-_TOWER_FIX = "look at the pixels that the tower is given and at its weights, then try model.precision fp32"
+_TOWER_FIX = (
+    "if it is few images, look at their pixels; if all, look for NaN in the weights of model.vision, then try "
+    "model.precision fp32"
+)
 _UNREAD = 0.25
 """Share of the patches that may change no visual token: attention of a trained resampler can be that sharp."""
 _RESTLESS = 0.01
@@ -41,7 +45,17 @@ def pixels_stage(walk: Walk) -> list[Finding]:
     if found:
         return found
     if not all(bool(torch.isfinite(given_BPV).all()) for given_BPV in seen.features):
-        return [non_finite("what the vision tower gives", _TOWER_FIX)]  # also where zeros are put in its place
+        bad = [
+            row.sample.row
+            for row, x_PV in zip(walk.rows, torch.cat(seen.features), strict=False)
+            if not x_PV.isfinite().all()
+        ]
+        # Also where zeros are put in its place further on.
+        return [
+            non_finite(
+                f"the vision tower's output for {many_of(len(bad), len(walk.rows))} images (row {bad[0]})", _TOWER_FIX
+            )
+        ]
     assert batch.pixels_BCHW is not None
     changed_BPV = vlm.features(replace(batch, pixels_BCHW=255 - batch.pixels_BCHW))
     if torch.equal(features_BPV, changed_BPV):
@@ -53,6 +67,9 @@ def pixels_stage(walk: Walk) -> list[Finding]:
                 feature_change=0.0,
             )
         ]
+    # Before anything is compared. A connector that has not begun to learn would hide it: it starts almost blind.
+    if (restless := relative(vlm.features(batch), features_BPV)) > _RESTLESS:
+        return [_random("features of the tower", restless)]
     alone_BPV = torch.cat([features_1PV for _, features_1PV in walk.alone])
     moved = out_of_order(
         own_row(features_BPV, alone_BPV),
@@ -60,9 +77,19 @@ def pixels_stage(walk: Walk) -> list[Finding]:
         "the tower's features",
         "look at how pixels are stacked into a batch and handed to the tower: a sort, a reversal or a reshape there",
     )
-    if moved or not seen.features or relative(vlm.features(batch), features_BPV) > _RESTLESS:
-        return moved  # what differs from call to call is named as such, further on
-    return _altered(features_BPV, torch.cat(seen.features))
+    return moved or (_altered(features_BPV, torch.cat(seen.features)) if seen.features else [])
+
+
+def _random(what: str, restless: float) -> Finding:
+    """Something that two equal calls give differently."""
+    return finding(
+        "loss-not-reproduced",
+        f"the same images give other {what} each time, in evaluation mode too (they differ by {restless:.2g} times "
+        "their size): something random is left on between the pixels and the visual tokens, so no score can be had twice",
+        "look for dropout that `eval()` does not reach (a functional call, a module that was never registered) and for "
+        "noise or augmentation in tower and connector",
+        relative_difference=restless,
+    )
 
 
 def _altered(got_BPV: Tensor, given_BPV: Tensor) -> list[Finding]:
@@ -104,8 +131,8 @@ def _constant(vlm: VLM, features_BPV: Tensor, far_BPV: Tensor) -> list[Finding]:
         return [
             finding(
                 "collapsed",
-                "the projector gives the same visual tokens whatever the resampler gives it: its hidden units are shut "
-                "or its weights are zero, and only a bias is left",
+                "the projector gives the same visual tokens whatever the resampler gives it: its hidden units are "
+                "always off or its weights are zero, and only a bias is left",
                 "look at how the projector's weights and biases are set; start it from PyTorch's own initialisation",
                 stage="projector",
             )
@@ -145,17 +172,7 @@ def connector_stage(walk: Walk) -> list[Finding]:
         return [non_finite("the visual tokens (the connector's output)", fix)]
     restless = relative(vlm.visual(vlm.features(batch)), visual_BQE)
     if restless > _RESTLESS:
-        return [
-            finding(
-                "loss-not-reproduced",
-                "the same images give other visual tokens each time, in evaluation mode too (they differ by "
-                f"{restless:.2g} times their size): something random is left on between the pixels and the visual "
-                "tokens, so no score can be had twice",
-                "look for dropout that `eval()` does not reach (a functional call, a module that was never registered) "
-                "and for noise or augmentation in tower and connector",
-                relative_difference=restless,
-            )
-        ]
+        return [_random("visual tokens", restless)]
     generator = torch.Generator().manual_seed(0)
     far_BPV = features_BPV + 3 * features_BPV.float().std() * torch.randn(features_BPV.shape, generator=generator).to(
         features_BPV

@@ -127,7 +127,8 @@ _LABELS_SAY = {
     "eos-unlabelled": (
         "the end-of-text token after the caption is not labelled in {n} of {of} rows, so the model never "
         "learns to stop",
-        "end every caption with the tokenizer's EOS and label it",
+        "if EOS is in the text, mask padding by length and not by id (pad may have EOS's id); if not, end every "
+        "caption with the tokenizer's EOS; label it",
     ),
     "answer-truncated": (
         "the caption or its end is cut off in {n} of {of} rows looked at",
@@ -140,9 +141,9 @@ _LABELS_SAY = {
         "prompt is taken to have too many tokens; if its words were changed, look at the code that cleans captions",
     ),
     "loss-altered": (
-        "input tokens of the caption were replaced behind the labels in {n} of {of} rows, so captions are predicted "
-        "from other words than they have",
-        "look for a collator or an augmentation that masks or replaces input ids, as masked language models need it",
+        "input ids of the caption differ from its labels in {n} of {of} rows, so captions are predicted from other "
+        "words than they have",
+        "take out the collator or augmentation that masks or replaces input ids, as masked language models need it",
     ),
     "pairs-mismatched": (
         "the labelled text is not the row's own caption in {n} of {of} rows",

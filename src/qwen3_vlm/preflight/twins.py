@@ -83,7 +83,7 @@ def twin_findings(
     by_nature = len(_pairs(rows["train"], candidates.train, train))
     first, twin = found[0]
     shown = (
-        f"row {first.sample.row} ({first.sample.image}) and training row {twin.row} ({twin.image}), which have one "
+        f"row {first.sample.row} ({first.sample.image}) and training row {twin.row} ({twin.image}), which share a "
         "caption"
     )
     evidence: dict[str, Any] = {

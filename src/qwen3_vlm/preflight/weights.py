@@ -29,9 +29,14 @@ _JUDGED = 32
 _EXCHANGES = 8
 _CLEARLY = 2.5
 """Standard deviations."""
-_FIX = (
-    "load every weight of the frozen part from its own checkpoint and change none afterwards (no init, no resize, no "
-    "training); if the file itself is like this, copy or download it again"
+_FIX_ABSENT = "copy or download the checkpoint again: these weights are not in it, so they start at random"
+_FIX_DIFFERS = (
+    "look for what changes it after loading (a resize of the embeddings, an init, an optimizer that holds frozen "
+    "weights), and take that out"
+)
+_FIX_LAYERS = (
+    "look at these layers in the checkpoint's file: if they are like this there, download it again or take another "
+    "model; if not, look for what makes them anew after loading"
 )
 
 
@@ -71,7 +76,7 @@ def _part(setting: str, name: str, model: nn.Module) -> list[Finding]:
                     "tower-uninitialised",
                     f"{_unlike(differ, absent, total)} of {setting} {name}, first {first}: most likely made anew, "
                     "resized or trained after loading",
-                    _FIX,
+                    _FIX_ABSENT if absent else _FIX_DIFFERS,
                     differ=differ[:8],
                     absent=absent[:8],
                     tensors=total,
@@ -114,8 +119,8 @@ def reading_findings(name: str, vlm: VLM, tokens: Tokens, captions: Sequence[str
             f"model.llm {name} reads these captions worse than a guess would: {nll:.2f} nats per token without "
             f"any picture, where a guess among its {rows} tokens costs {guess:.2f}; its tokenizer gives "
             "words other ids than it was trained with, its weights were not trained, or it never learnt such text",
-            "take tokenizer.json from the very checkpoint of model.llm; if it is from there, take a language model "
-            "that knows the language of these captions",
+            "take tokenizer.json and weights from one and the same trained checkpoint; if they are, take a language "
+            "model that knows the language of these captions",
             "warning",
             nats_per_token=round(nll, 4),
             with_other_ids=round(float(np.mean(exchanged)), 4),
@@ -234,7 +239,7 @@ def _layers_never_trained(setting: str, name: str, model: nn.Module) -> list[Fin
                     f"{setting} {name}: in {stack}, {_layers(new, 'has', 'have')} all normalisation weights at their "
                     f"starting values, while {_layers(moved[:8], 'has', 'have')} none of them there: most likely "
                     f"{_layers(new, 'was', 'were')} made anew and never trained",
-                    _FIX,
+                    _FIX_LAYERS,
                     stack=stack,
                     new_layers=new,
                     trained_layers=moved,

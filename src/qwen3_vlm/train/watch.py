@@ -367,8 +367,11 @@ def cache_findings(vlm: VLM, cached: SampleSource, dataset: Dataset) -> list[Fin
         finding(
             "image-order" if of_images else "pixels-unused",
             f"the cached features of row {both[b][0].row} are not those of its image{whose}{same}",
-            "delete the cached features and make them again, each at the position of its sample and from its own "
-            "pixels; or set data.cache_features to off",
+            "look at what fills the cache and reads it: each sample's features at its own position, in one order; or "
+            "set data.cache_features to off"
+            if of_images
+            else "look at what fills the cache: the tower must be given each sample's own pixels (a buffer used twice, "
+            "one image for all?); or set data.cache_features to off",
             samples=int((apart_B >= 0.05).sum()),
             of=len(both),
             largest_difference=float(apart_B.max()),
