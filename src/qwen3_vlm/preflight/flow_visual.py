@@ -85,7 +85,8 @@ def _random(what: str, restless: float) -> Finding:
     return finding(
         "loss-not-reproduced",
         f"the same images give other {what} each time, in evaluation mode too (they differ by {restless:.2g} times "
-        "their size): something random is left on between the pixels and the visual tokens, so no score can be had twice",
+        "their size): something random is left on between the pixels and the visual tokens, so no score can be had "
+        "twice",
         "look for dropout that `eval()` does not reach (a functional call, a module that was never registered) and for "
         "noise or augmentation in tower and connector",
         relative_difference=restless,
