@@ -361,12 +361,12 @@ def cache_findings(vlm: VLM, cached: SampleSource, dataset: Dataset) -> list[Fin
                 largest_difference=float(apart_B.max()),
             )
         ]
-    whose = f", but those of row {both[swapped[b]][0].row}" if b in swapped else ""
+    whose = f", but those of row {both[swapped[b]][0].row}" if b in swapped else " nor those of another one tried"
     same = "; they are nearly the same for all samples" if not of_images else ""
     return [
         finding(
             "image-order" if of_images else "pixels-unused",
-            f"the cached features of row {both[b][0].row} are not those of its image{whose}{same}",
+            f"the cached features of row {both[b][0].row} are not those of its image{whose if of_images else ''}{same}",
             "look at what fills the cache and reads it: each sample's features at its own position, in one order; or "
             "set data.cache_features to off"
             if of_images
