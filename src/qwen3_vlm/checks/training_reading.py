@@ -78,8 +78,8 @@ def _stuck(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
         "picture-harmful",
         f"held-out captions are likelier without any image than with their own, by {-gap:.3f} nats/token, and the "
         f"{_which(known.training)} loss has levelled off ({curve[-3]:.3f}, {curve[-2]:.3f}, {curve[-1]:.3f} at the "
-        f"last points; training loss {known.training.train_loss:.3f}): what training taught the connector does not help "
-        "here",
+        f"last points; training loss {known.training.train_loss:.3f}): what training taught the connector does not "
+        "help here",
         "check that captions belong to their images, and that training and scoring use the same labels, prompt, images "
         "and backbones; if so, and the held-out loss is far above that of training, take more data; if both are high, "
         "try a lower, then a higher train.lr",
