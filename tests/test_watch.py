@@ -19,7 +19,7 @@ from qwen3_vlm.exits import FaultsFoundError, NamedInputError, NonFiniteError
 from qwen3_vlm.faults import finding
 from qwen3_vlm.preflight import Preflight
 from qwen3_vlm.results import Look
-from qwen3_vlm.train import findings_log, loop, watch
+from qwen3_vlm.train import findings_log, loop, readiness, watch
 from qwen3_vlm.train.checkpoint import load_checkpoint, save_checkpoint
 from qwen3_vlm.train.features import CachedDataset, cache_features
 from qwen3_vlm.train.looks import append_look
@@ -92,7 +92,7 @@ def test_an_optimizer_with_too_few_or_too_many_parameters_is_named() -> None:
     own, llm = list(vlm.connector.parameters()), list(vlm.llm.parameters())
 
     def codes(parameters: Any) -> list[str]:
-        return [f.code for f in watch.optimizer_findings(vlm, torch.optim.SGD(parameters, lr=1.0))]
+        return [f.code for f in readiness.optimizer_findings(vlm, torch.optim.SGD(parameters, lr=1.0))]
 
     assert codes(own) == []
     assert codes(own[1:]) == ["no-gradient"]
@@ -104,16 +104,16 @@ def test_cached_features_of_other_images_are_named(world: TinyWorld, tmp_path: P
     prepared = prepare_data(config)
     vlm = build_model(config, prepared.inputs)
     cached = cache_features(vlm, prepared.train, "training", tmp_path)
-    assert watch.cache_findings(vlm, cached, prepared.train) == []
+    assert readiness.cache_findings(vlm, cached, prepared.train) == []
     moved = copy.copy(cached)
     moved.features_NPV = torch.as_tensor(cached.features_NPV).roll(1, 0)  # type: ignore[assignment]
     assert isinstance(moved, CachedDataset)
-    found = watch.cache_findings(vlm, moved, prepared.train)
+    found = readiness.cache_findings(vlm, moved, prepared.train)
     assert found[0].code == "image-order"
     moved.features_NPV = torch.as_tensor(cached.features_NPV).round()  # type: ignore[assignment]
-    assert watch.cache_findings(vlm, moved, prepared.train)[0].code == "features-altered"
+    assert readiness.cache_findings(vlm, moved, prepared.train)[0].code == "features-altered"
     moved.features_NPV = torch.as_tensor(cached.features_NPV).mean(0, keepdim=True).expand_as(cached.features_NPV)
-    assert watch.cache_findings(vlm, moved, prepared.train)[0].code == "pixels-unused"
+    assert readiness.cache_findings(vlm, moved, prepared.train)[0].code == "pixels-unused"
 
 
 def test_training_captions_that_do_not_go_with_their_images_stop_a_run_where_the_held_out_ones_do(
@@ -151,7 +151,7 @@ def test_training_captions_that_do_not_go_with_their_images_stop_a_run_where_the
 )
 def test_an_epoch_that_does_not_read_every_row_once_is_named(plan: Any, said: str | None) -> None:
     run = SimpleNamespace(train_set=range(6), plan=lambda epoch: plan)
-    found = watch.order_findings(run)  # type: ignore[arg-type]
+    found = readiness.order_findings(run)  # type: ignore[arg-type]
     assert [(f.code, f.severity) for f in found] == ([("under-trained", "error")] if said else [])
     assert all(said in f.message for f in found if said)
 

@@ -231,7 +231,7 @@ def _of_checkpoint(
             ablation, samples = scored, scored.samples
         else:
             ablation, _ = score(loaded, prepared, samples, conditions, path)
-    except Exception as error:
+    except Exception as error:  # a broken pipeline raises anything; without a finding that explains it, it goes on
         named = findings_of_error(error, config) if isinstance(error, ValueError) else []
         if not named and not flight.errors:
             raise

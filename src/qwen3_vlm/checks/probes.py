@@ -25,6 +25,7 @@ from torch import Tensor
 
 from qwen3_vlm.batch import IGNORE_INDEX, Batch, VisualTokens
 from qwen3_vlm.checks.altered import random_like, retold, select, with_noise_image, with_row, with_slot, without_images
+from qwen3_vlm.checks.label_text import MIN_LABELS, alignment_of, answers_in_prompt
 from qwen3_vlm.checks.scoring import Scorer
 
 Routes = tuple[tuple[int, ...], ...]
@@ -34,12 +35,8 @@ _ROWS = 4
 _SLOTS = 16
 _FAINT = 1e-3
 """A change below this share of the largest one is rounding."""
-_MIN_LABELS = 4
-_NEARLY_ALL = 0.9
-"""Share of a caption's tokens in a prompt from which little is left to be read off the picture."""
 _RESTLESS = 0.01
 """Relative difference between two equal calls that no order of summation explains."""
-_SHIFTS = (0, 1, -1, 2, -2)
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ def probe(scorer: Scorer, batch: Batch, seed: int = 0) -> Probes:
     drawn = random_like(visual, generator)
     text = without_images(few)
     bench = _Bench(scorer, text, drawn, generator)
-    reach, target, alignment = bench.reach(), bench.target(), _alignment(text)
+    reach, target, alignment = bench.reach(), bench.target(), alignment_of(text)
     known = reach is not None and target is not None and alignment is not None
     unplaced, tried = bench.unplaced_slots()
     return Probes(
@@ -115,11 +112,11 @@ def probe(scorer: Scorer, batch: Batch, seed: int = 0) -> Probes:
         tried_slots=tried,
         nan_share=bench.nan_share(),
         overwritten=bench.overwritten(),
-        horizon=alignment - target + reach if known else None,  # type: ignore[operator]
+        horizon=alignment - target + reach if known else None,  # type: ignore[operator]  # `known` says that none is None
         reach=reach,
         alignment=alignment,
         alone=bench.alone(),
-        answers_in_prompt=_answers_in_prompt(text),
+        answers_in_prompt=answers_in_prompt(text),
         restless=_restless(scorer, few, visual, bench),
     )
 
@@ -235,7 +232,7 @@ class _Bench:
     def _middle(self) -> dict[int, int]:
         if len(self.words) < 2:
             return {}  # there is no other word to put in
-        return {row: len(places) // 2 for row, places in enumerate(self.labels) if len(places) >= _MIN_LABELS}
+        return {row: len(places) // 2 for row, places in enumerate(self.labels) if len(places) >= MIN_LABELS}
 
     def _with_ids(self, changes: dict[int, int], words: Sequence[int] | None = None) -> Batch:
         """Other ids at these places: words of these captions, ids that the model knows and that mark no image."""
@@ -274,50 +271,6 @@ def _foreign_pixels(few: Batch) -> tuple[int, ...]:
         for i, (sample, pixels_CHW) in enumerate(zip(few.samples, few.pixels_BCHW, strict=False))
         if sample.pixels_CHW is not None and not torch.equal(sample.pixels_CHW.to(pixels_CHW), pixels_CHW)
     )
-
-
-def _alignment(text: Batch) -> int | None:
-    """The shift at which labels are the text's own ids, 0 first; None where they are at no shift."""
-    shares = {shift: _agreement(text, shift) for shift in _SHIFTS}
-    best = max(_SHIFTS, key=lambda shift: shares[shift])
-    return best if shares[best] > 0.8 else None
-
-
-def _agreement(text: Batch, shift: int) -> float:
-    hits = total = 0
-    for ids_T, labels_T, length in zip(text.ids_BT, text.labels_BT, text.lengths_B.tolist(), strict=True):
-        for place in (labels_T != IGNORE_INDEX).nonzero()[:, 0].tolist():
-            if 0 <= place + shift < length:
-                hits, total = hits + int(ids_T[place + shift] == labels_T[place]), total + 1
-    return hits / total if total else 0.0
-
-
-def _answers_in_prompt(text: Batch) -> float:
-    pairs = []
-    for ids_T, labels_T in zip(text.ids_BT.tolist(), text.labels_BT.tolist(), strict=True):
-        first = next(i for i, label in enumerate(labels_T) if label != IGNORE_INDEX)
-        answer = [label for label in labels_T if label != IGNORE_INDEX][:-1]  # without EOS
-        pairs.append((ids_T[:first], answer))
-    prompts = [set(prompt) for prompt, _ in pairs]
-    found = [
-        len(answer) >= _MIN_LABELS and (_stands_in(answer, prompt) or _listed_in(answer, row, prompts))
-        for row, (prompt, answer) in enumerate(pairs)
-    ]
-    return sum(found) / len(found)
-
-
-def _stands_in(answer: list[int], prompt: list[int]) -> bool:
-    return any(prompt[i : i + len(answer)] == answer for i in range(len(prompt)))
-
-
-def _listed_in(answer: list[int], row: int, prompts: list[set[int]]) -> bool:
-    """Nearly all tokens of a caption stand in its own prompt, in whatever order, and not so in the others'.
-
-    A question shares words with its answer; a request that is the same for all rows shares as many with all answers.
-    """
-    shares = [len(set(answer) & prompt) / len(set(answer)) for prompt in prompts]
-    others = [share for other, share in enumerate(shares) if other != row]
-    return bool(others) and shares[row] >= _NEARLY_ALL and sum(others) / len(others) <= shares[row] / 2
 
 
 def _restless(scorer: Scorer, few: Batch, visual: VisualTokens, bench: _Bench) -> tuple[str, ...]:

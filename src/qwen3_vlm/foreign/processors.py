@@ -66,7 +66,7 @@ def _processor_class(name: str, model_type: str) -> Any:
         )
     kind = getattr(transformers, class_name)
 
-    class _WithoutVideo(kind):  # type: ignore[misc, valid-type]
+    class _WithoutVideo(kind):  # type: ignore[misc, valid-type]  # its class is known at run time only
         """The processor, its parts loaded one by one."""
 
         @classmethod

@@ -63,7 +63,7 @@ class ForeignScorer:
         """Q, visual tokens per image."""
         self.layers = len(reference.layers)
         """Depths at which the language model takes visual tokens; 1 but for models with deepstack features."""
-        self.vocabulary = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+        self.vocabulary = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]  # nn.Module
         """Tokens that it chooses from."""
 
     @property

@@ -27,7 +27,7 @@ _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "
 _OF_AUTO_CLASSES = ("_from_auto", "adapter_kwargs", "code_revision", "trust_remote_code", "use_safetensors")
 
 
-class ConnectorVlmConfig(PreTrainedConfig):  # type: ignore[misc]
+class ConnectorVlmConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is untyped
     """Everything beside the weights. The sections `connector` and `prompt` are those of the run's own config."""
 
     model_type = "qwen3_vlm_connector"

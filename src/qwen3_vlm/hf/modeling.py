@@ -28,7 +28,7 @@ _MAX_NEW_TOKENS = 64
 _DEVICES = (None, "auto", "cpu", "cuda")
 
 
-class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # transformers is untyped
     """The assembled model. Saved are the connector's weights; the backbones stay where they are, or are copied."""
 
     config_class = ConnectorVlmConfig

@@ -1,0 +1,132 @@
+"""What a run has ready before its first update: an optimizer, an order of the rows, and perhaps cached features."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qwen3_vlm.batch import Sample
+from qwen3_vlm.data.dataset import Dataset
+from qwen3_vlm.faults import agree, finding
+from qwen3_vlm.models.vlm import VLM
+from qwen3_vlm.preflight.probe import own_row
+from qwen3_vlm.preflight.rows import spread
+from qwen3_vlm.results import Finding
+from qwen3_vlm.train.update import SampleSource
+
+if TYPE_CHECKING:
+    from qwen3_vlm.train.loop import Run
+
+_CACHED = 4
+"""Samples whose cached features are computed again."""
+
+
+def order_findings(run: Run) -> list[Finding]:
+    """Does an epoch read every training row once?"""
+    size = len(run.train_set)
+    counts = Counter(position for window in run.plan(0) for batch in window for position in batch)
+    if counts == Counter(range(size)):
+        return []
+    read = sum(position in counts for position in range(size))
+    return [
+        finding(
+            "under-trained",
+            f"an epoch reads {read} of {size:,} training rows, and {sum(n > 1 for n in counts.values())} of them more "
+            "than once: the others are never learnt from",
+            "let the sampler draw every row once per epoch, in another order each time",
+            "error",
+            rows_read=read,
+            of=size,
+        )
+    ]
+
+
+def optimizer_findings(vlm: VLM, optimizer: torch.optim.Optimizer) -> list[Finding]:
+    """Does the optimizer hold every parameter of the connector, and no other?"""
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    own = dict(vlm.connector.named_parameters())
+    absent = [name for name, p in own.items() if id(p) not in held]
+    foreign = [name for name, p in (*vlm.tower.named_parameters(), *vlm.llm.named_parameters()) if id(p) in held]
+    found = []
+    if absent:
+        found.append(
+            finding(
+                "no-gradient",
+                f"the optimizer was not given {len(absent)} of the connector's {len(own)} parameter tensors, first "
+                f"{absent[0]}, so {agree(len(absent), 'it stays', 'they stay')} at the random start",
+                "give the optimizer vlm.connector.parameters()",
+                absent=absent[:8],
+                count=len(absent),
+            )
+        )
+    if foreign:
+        found.append(
+            finding(
+                "frozen-moved",
+                f"the optimizer was given {len(foreign)} parameter {agree(len(foreign), 'tensor', 'tensors')} of the "
+                f"frozen parts, first {foreign[0]}",
+                "give the optimizer vlm.connector.parameters() and nothing else",
+                foreign=foreign[:8],
+                count=len(foreign),
+            )
+        )
+    return found
+
+
+@torch.no_grad()
+def cache_findings(vlm: VLM, cached: SampleSource, dataset: Dataset) -> list[Finding]:
+    """Are cached features those of their images? A few samples, the tower run again."""
+    pairs = [(cached[p], dataset[p]) for p in spread(_CACHED, len(dataset))]
+    both = [(a, b) for a, b in pairs if isinstance(a, Sample) and isinstance(b, Sample)]
+    if len(both) < 2:
+        return []
+    kept_BPV = torch.stack([a.features_PV for a, _ in both if a.features_PV is not None]).float()
+    pixels_BCHW = torch.stack([b.pixels_CHW for _, b in both if b.pixels_CHW is not None])
+    fresh_BPV = vlm.tower(pixels_BCHW.to(vlm.device)).cpu().float()
+    apart_B = (kept_BPV - fresh_BPV).flatten(1).norm(dim=1) / fresh_BPV.flatten(1).norm(dim=1)
+    if float(apart_B.max()) < 0.05:
+        return []
+    b = int(apart_B.argmax())
+    swapped = own_row(kept_BPV, fresh_BPV)
+    # Features that differ from sample to sample come from images, if not from their own.
+    of_images = float((kept_BPV - kept_BPV[:1]).norm()) > 0.1 * float((fresh_BPV - fresh_BPV[:1]).norm())
+    if of_images and not swapped and _still_own(kept_BPV, fresh_BPV):
+        return [
+            finding(
+                "features-altered",
+                f"the cached features of row {both[b][0].row} are those of its image, but changed: they differ by "
+                f"{float(apart_B[b]):.2g} times their size from what the tower gives now",
+                "delete the cached features and make them again with this tower and this preprocessing; look for a "
+                "conversion without a scale (int8, float8) where they are written",
+                samples=int((apart_B >= 0.05).sum()),
+                of=len(both),
+                largest_difference=float(apart_B.max()),
+            )
+        ]
+    whose = f", but those of row {both[swapped[b]][0].row}" if b in swapped else " nor those of another one tried"
+    same = "; they are nearly the same for all samples" if not of_images else ""
+    return [
+        finding(
+            "image-order" if of_images else "pixels-unused",
+            f"the cached features of row {both[b][0].row} are not those of its image{whose if of_images else ''}{same}",
+            "look at what fills the cache and reads it: each sample's features at its own position, in one order; or "
+            "set data.cache_features to off"
+            if of_images
+            else "look at what fills the cache: the tower must be given each sample's own pixels (a buffer used twice, "
+            "one image for all?); or set data.cache_features to off",
+            samples=int((apart_B >= 0.05).sum()),
+            of=len(both),
+            largest_difference=float(apart_B.max()),
+        )
+    ]
+
+
+def _still_own(kept_BPV: Tensor, fresh_BPV: Tensor) -> bool:
+    """Whether features are most like those of their own image, when compared with the other images tried."""
+    kept, fresh = (F.normalize((x - x.mean(0)).flatten(1), dim=1) for x in (kept_BPV, fresh_BPV))
+    likeness_BB = kept @ fresh.T
+    return bool((likeness_BB.argmax(dim=1) == torch.arange(len(kept))).all() and likeness_BB.diagonal().min() > 0.7)
