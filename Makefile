@@ -50,12 +50,12 @@ bench-faults: $(VENV)/.dev-ready ## every fault injected, and healthy set-ups; w
 	$(BIN)/python benchmarks/faults.py
 
 # constraints.txt pins what was tested. Its torch takes a CPU build where pip has one at hand.
-$(VENV)/.run-ready: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worlds]'
+$(VENV)/.run-ready: pyproject.toml eyechart/pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e eyechart -e '.[worlds]'
 	@touch $@
 
-$(VENV)/.dev-ready: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+$(VENV)/.dev-ready: pyproject.toml eyechart/pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e eyechart -e '.[dev]'
 	@touch $@ $(VENV)/.run-ready
 
 $(VENV)/bin/python:

@@ -30,8 +30,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from qwen3_vlm.checks.donors import draw_donors
-from qwen3_vlm.checks.statistics import clustered_variance, dyadic_variance, estimate
+from eyechart.scoring.donors import draw_donors
+from eyechart.verdict.statistics import clustered_variance, dyadic_variance, estimate
 
 MU = 0.5
 WORLDS = ("vivid", "reversed", "independent", "clustered", "outlier")

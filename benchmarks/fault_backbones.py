@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
+from eyechart.seam import TokenNLL
 from fault_edits import built, in_turn
 from fault_site import Case, Site, edit_json, edit_tensors, swap, take_base
-from qwen3_vlm.batch import TokenNLL
 from qwen3_vlm.build import prepare_inputs
 
 Tensors = dict[str, Tensor]
@@ -208,7 +208,7 @@ BACKBONES = (
         "tower-from-config",
         "tower-uninitialised",
         "the tower is made from its config, without its weights",
-        change=swap("qwen3_vlm.models.loading.load_complete", _tower_from_config),
+        change=swap("eyechart.models.weights.load_complete", _tower_from_config),
     ),
     Case(
         "language-layer-random",

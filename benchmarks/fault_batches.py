@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eyechart.seam import IGNORE_INDEX, Batch, TokenNLL
 from fault_site import Case, Change, swap, take_base
-from qwen3_vlm.batch import IGNORE_INDEX, Batch, TokenNLL
 
 _VISUAL = "qwen3_vlm.models.vlm.VLM.visual"
 _RESAMPLER = "qwen3_vlm.models.connector.Resampler.forward"
@@ -21,7 +21,7 @@ _PIECES = 260, 498
 def _collated(change: Callable[[Batch, int], Batch]) -> Change:
     """Every batch, changed; `change` gets the pad id, too."""
     return swap(
-        "qwen3_vlm.data.collate.collate",
+        "eyechart.scoring.batching.collate",
         lambda original: lambda items, pad_id: change(original(items, pad_id), pad_id),
     )
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eyechart.seam import IGNORE_INDEX, Batch, TokenNLL, VisualTokens
 from fault_site import Case, Change, swap, take_base
-from qwen3_vlm.batch import IGNORE_INDEX, Batch, TokenNLL, VisualTokens
 
 
 def _visual(change: Callable[[Tensor], Tensor]) -> Change:

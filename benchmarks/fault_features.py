@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eyechart.data.images import normalise
 from fault_edits import settings
 from fault_site import Case, Change, swap, take_base
-from qwen3_vlm.data.images import normalise
 
 _TOWER = "qwen3_vlm.models.vision.VisionTower.forward"
 _CACHED = "qwen3_vlm.train.features.CachedDataset.__getitem__"

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eyechart.seam import Batch, TokenNLL, VisualTokens
 from fault_site import Case, Change, Site, edit_json, swap, take_base
-from qwen3_vlm.batch import Batch, TokenNLL, VisualTokens
 
 _NLL = "qwen3_vlm.models.vlm.VLM.nll"
 _PLACE = "qwen3_vlm.models.fusion.place"

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from eyechart.data.encoded import Encoded
+from eyechart.seam import IGNORE_INDEX, IntArray
 from fault_edits import caption, each, in_turn, with_text
 from fault_site import Case, Change, human_turns, swap
-from qwen3_vlm.batch import IGNORE_INDEX, IntArray
-from qwen3_vlm.data.prompt import Encoded
 
 
 def _labels(change: Callable[[Encoded, IntArray], IntArray]) -> Change:
     """Every row's labels, changed behind the product's own masking."""
-    return swap("qwen3_vlm.data.prompt.Encoded.labels_T", lambda raw: property(lambda row: change(row, raw.fget(row))))
+    return swap("eyechart.data.encoded.Encoded.labels_T", lambda raw: property(lambda row: change(row, raw.fget(row))))
 
 
 def _masked(where: Callable[[Encoded], slice | IntArray]) -> Callable[[Encoded, IntArray], IntArray]:

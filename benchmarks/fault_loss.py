@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eyechart.seam import IGNORE_INDEX, TokenNLL
 from fault_site import Case, Change, swap, take_base
-from qwen3_vlm.batch import IGNORE_INDEX, TokenNLL
 
 _NLL = "qwen3_vlm.models.llm.LanguageModel.nll"
 

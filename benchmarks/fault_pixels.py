@@ -13,11 +13,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from eyechart.data.images import ImageSpec
 from fault_edits import repainted
 from fault_site import Case, Change, Site, edit_json, swap, take_base
-from qwen3_vlm.data.images import ImageSpec
 
-_IMAGES = "qwen3_vlm.data.images"
+_IMAGES = "eyechart.data.images"
 
 
 def _preprocessor(**values: object) -> Callable[[Site], None]:

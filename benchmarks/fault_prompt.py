@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from eyechart.data.encoded import Encoded, Prompt
+from eyechart.seam import IntArray
 from fault_edits import caption, each, with_text
 from fault_site import Case, Change, Site, human_turns, swap
-from qwen3_vlm.batch import IntArray
-from qwen3_vlm.data.prompt import Encoded, Prompt
 
 _PROMPT = "qwen3_vlm.data.prompt"
 

@@ -21,9 +21,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from eyechart.files import write_atomic
 from qwen3_vlm.config import Config, load_config
-from qwen3_vlm.data.worlds import ensure
-from qwen3_vlm.results import write_atomic
+from qwen3_vlm.demo.worlds import ensure
 
 Row = dict[str, Any]
 World = Literal["scenes", "digits"]
@@ -218,5 +218,5 @@ def swap(dotted: str, make: Callable[[Any], Any]) -> Change:
 
 def _rebind(name: str, old: object, new: object) -> None:
     for module_name, module in list(sys.modules.items()):
-        if module_name.startswith("qwen3_vlm") and vars(module).get(name) is old:
+        if module_name.startswith(("qwen3_vlm", "eyechart")) and vars(module).get(name) is old:
             setattr(module, name, new)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from qwen3_vlm.faults import FAULTS
+from eyechart.faults.table import FAULTS
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch: two processes of one thre
 
 import torch
 
+from eyechart.faults.table import FAULTS
+from eyechart.files import write_atomic
 from fault_backbones import BACKBONES
 from fault_batches import BATCHES
 from fault_checkpoints import CHECKPOINTS
@@ -47,8 +49,6 @@ from fault_site import HELD_OUT, SAVE_EVERY, TRAINED, Case, Site, World, make_wo
 from fault_splits import SPLITS
 from fault_table import Row, missed, reached, render, totals
 from fault_training import TRAINING
-from qwen3_vlm.faults import FAULTS
-from qwen3_vlm.results import write_atomic
 
 _ORDER = {code: place for place, code in enumerate(FAULTS)}
 _OF_DATA = (*ROWS, *PAIRS, *SPLITS, *IMAGES)

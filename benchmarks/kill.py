@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import torch  # noqa: E402
 
-from qwen3_vlm.train.checkpoint import find_checkpoints, load_checkpoint  # noqa: E402
-from qwen3_vlm.train.stage1_align import main as train  # noqa: E402
+from qwen3_vlm.train.checkpoint import find_checkpoints, load_checkpoint
+from qwen3_vlm.train.stage1_align import main as train
 from tiny_runs import TinyWorld, log_of, make_world, same, weights_of  # noqa: E402
 
 RUN = {"train__epochs": 3, "train__accumulation": 1, "train__save_every": 1, "train__keep_last": 3}

@@ -29,7 +29,7 @@ from PIL import Image  # noqa: E402
 
 import tiny_runs  # noqa: E402
 from conftest import llava_row  # noqa: E402
-from qwen3_vlm import ablate  # noqa: E402
+from qwen3_vlm import ablate
 
 tiny_runs.SIDE = 64
 ALLOWED = 1.10

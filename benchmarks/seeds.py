@@ -18,10 +18,11 @@ from pathlib import Path
 
 import torch
 
+from eyechart.files import write_atomic
+from eyechart.results import Results
 from qwen3_vlm import ablate
 from qwen3_vlm.build import build_model, prepare_data
 from qwen3_vlm.config import Config, load_config
-from qwen3_vlm.results import Results, write_atomic
 from qwen3_vlm.train.checkpoint import connector_state, load_checkpoint, save_checkpoint
 from qwen3_vlm.train.stage1_align import train
 

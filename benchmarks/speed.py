@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from qwen3_vlm.batch import IGNORE_INDEX, Batch, Sample, VisualTokens
+from eyechart.scoring.batching import batches_by_length, collate
+from eyechart.seam import IGNORE_INDEX, Batch, Sample, VisualTokens
 from qwen3_vlm.build import build_model, prepare_data
 from qwen3_vlm.config import load_config
-from qwen3_vlm.data.collate import batches_by_length, collate
 from qwen3_vlm.models.llm import LanguageModel
 from qwen3_vlm.models.vlm import VLM
 

@@ -16,12 +16,13 @@ import tempfile
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from qwen3_vlm.api.ablation import ablate
+from eyechart.files import write_atomic
+from eyechart.reporting.html import docs_link, render_html
+from eyechart.reporting.readings import GATES, met
+from eyechart.results import Results
 from qwen3_vlm.build import prepare_data
+from qwen3_vlm.commands.ablate import ablate
 from qwen3_vlm.config import Config, load_config
-from qwen3_vlm.report.html import docs_link, render_html
-from qwen3_vlm.report.readings import GATES, met
-from qwen3_vlm.results import Results, write_atomic
 from qwen3_vlm.train.stage1_align import train
 
 TINY = Path("configs/stage1_align_tiny.yaml")

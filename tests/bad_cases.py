@@ -20,7 +20,7 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from bad_inputs import CHECKPOINT, HELD_OUT, ROW, Case, Place
 from conftest import llava_row
-from qwen3_vlm.data.llava_pretrain import IMAGE_STRINGS
+from eyechart.data.llava import IMAGE_STRINGS
 from tiny_runs import SIDE
 
 Change = Callable[[Place], object]

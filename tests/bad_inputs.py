@@ -24,10 +24,10 @@ import torch
 import yaml
 
 from conftest import llava_row
+from eyechart import hub
+from eyechart.data import dataset
 from qwen3_vlm import cli, eval_ablation
-from qwen3_vlm.data import dataset
 from qwen3_vlm.data.splits import draw_split
-from qwen3_vlm.models import hub
 from qwen3_vlm.train import stage1_align
 from tiny_runs import ROWS, TinyWorld, save_backbones, save_rows
 
@@ -161,7 +161,7 @@ def call(arguments: list[str], root: Path) -> Outcome:
 @contextlib.contextmanager
 def log_to(stream: io.StringIO) -> Iterator[None]:
     """The package's log lines, as Python prints them where nobody has set up logging."""
-    logger, handler = logging.getLogger("qwen3_vlm"), logging.StreamHandler(stream)
+    logger, handler = logging.getLogger("eyechart"), logging.StreamHandler(stream)
     handler.setLevel(logging.WARNING)
     logger.addHandler(handler)
     logger.propagate = False

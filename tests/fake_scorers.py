@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from qwen3_vlm.batch import IGNORE_INDEX, Batch, CollateStats, Sample, TokenNLL, VisualTokens
+from eyechart.seam import IGNORE_INDEX, Batch, CollateStats, Sample, TokenNLL, VisualTokens
 
 EOS = 1
 START, PATCH, END = 2, 3, 4

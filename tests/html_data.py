@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from qwen3_vlm.config import Config
-from qwen3_vlm.results import (
+from eyechart.results import (
     END,
     Ablation,
     Condition,
@@ -29,6 +28,7 @@ from qwen3_vlm.results import (
     WordGap,
     Words,
 )
+from qwen3_vlm.config import Config
 from report_data import make_coverage, make_results
 
 SCRIPT = "<script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">"

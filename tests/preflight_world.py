@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from eyechart.results import Finding
 from qwen3_vlm.build import build_model, prepare_data, prepare_inputs
 from qwen3_vlm.config import Config, parse_config
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight import Preflight, findings_of_error, preflight
-from qwen3_vlm.results import Finding
 
 ASSETS = Path(__file__).parents[1] / "assets" / "tiny"
 ROWS = 60

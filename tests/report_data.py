@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from eyechart.results import Ablation, Condition, Coverage, Results, Training, WrittenCaption
 from qwen3_vlm.config import Config
-from qwen3_vlm.results import Ablation, Condition, Coverage, Results, Training, WrittenCaption
 
 REASONS = {
     "PASS": ["gap(shuffled) +0.8872 +- 0.03 nats/token: its 99% lower bound +0.81 is above the margin 0.05"],

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from eyechart.scoring.ablation import ablate
+from eyechart.scoring.conditions import FULL, RUNBOOK, STANDARD
+from eyechart.scoring.decomposition import Blind
+from eyechart.scoring.summary import read_order
+from eyechart.seam import VisualTokens
+from eyechart.settings import AblationSettings
 from fake_scorers import EOS, LATENTS, WIDTH, Constant, Healthy, NaNWhenZero, NotInjected, make_batches, make_sample
-from qwen3_vlm.batch import VisualTokens
-from qwen3_vlm.checks.ablation import ablate
-from qwen3_vlm.checks.conditions import FULL, RUNBOOK, STANDARD
-from qwen3_vlm.checks.decomposition import Blind
-from qwen3_vlm.checks.summary import read_order
-from qwen3_vlm.config import AblationConfig
 
 MEAN = torch.full((LATENTS, WIDTH), 0.1)
 
@@ -25,7 +25,7 @@ def run(scorer=None, samples=None, batch_size=8, conditions=STANDARD, mean=MEAN,
     return ablate(
         scorer or Healthy(),
         make_batches(samples, batch_size),
-        AblationConfig(),
+        AblationSettings(),
         more.pop("seed", 42),
         conditions,
         mean,
@@ -135,7 +135,7 @@ def test_every_image_is_read_once_and_encoded_once_and_once_more_for_each_change
     for conditions, times in ((RUNBOOK, 1), (STANDARD, 4)):
         read.clear()
         scorer = Healthy()
-        ablate(scorer, Read(make_batches(samples, 8)), AblationConfig(), 42, conditions, MEAN, 40, EOS, {})
+        ablate(scorer, Read(make_batches(samples, 8)), AblationSettings(), 42, conditions, MEAN, 40, EOS, {})
         assert sorted(scorer.encoded) == sorted([*range(40)] * times)
         assert read == [0, 1, 2, 3, 4]
 
@@ -307,7 +307,7 @@ def test_pictures_without_pixels_leave_the_conditions_that_change_them_out_and_s
 
     samples = [make_sample(row) for row in range(40)]
     batches = [replace(batch, pixels_BCHW=None) for batch in make_batches(samples, 8)]
-    got, _ = ablate(FromText(), batches, AblationConfig(), 42, STANDARD, MEAN, 40, EOS, {})
+    got, _ = ablate(FromText(), batches, AblationSettings(), 42, STANDARD, MEAN, 40, EOS, {})
     assert not {"grey", "blurred", "tiles-4"} & set(got.conditions)
     assert all("without pixels" in got.wording[name] for name in ("grey", "blurred", "tiles-4"))
     assert got.verdict == "PASS"

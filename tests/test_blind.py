@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from eyechart.data.dataset import Dataset
+from eyechart.exits import NonFiniteError
+from eyechart.scoring.batching import collate
+from eyechart.scoring.decomposition import Blind
+from eyechart.seam import TokenNLL, VisualTokens
 from qwen3_vlm import ablate
-from qwen3_vlm.api import scoring
-from qwen3_vlm.batch import TokenNLL, VisualTokens
 from qwen3_vlm.build import Prepared, build_model, prepare_data
-from qwen3_vlm.checks.decomposition import Blind
-from qwen3_vlm.data.collate import collate
-from qwen3_vlm.data.dataset import Dataset
-from qwen3_vlm.exits import NonFiniteError
+from qwen3_vlm.commands import scoring
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.train import blind as module
 from qwen3_vlm.train.blind import blind_prompt

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from eyechart.data import dataset
 from qwen3_vlm.build import prepare_data
-from qwen3_vlm.data import dataset
 from tiny_runs import TinyWorld, make_world
 
 

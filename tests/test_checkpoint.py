@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from qwen3_vlm.api.loaded import load
+from qwen3_vlm.commands.loaded import load
 from qwen3_vlm.models.connector import Connector, ConnectorShape
 from qwen3_vlm.train import checkpoint
 from qwen3_vlm.train.checkpoint import (

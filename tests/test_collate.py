@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen3_vlm.batch import IGNORE_INDEX, CollateStats, Reject, Sample
-from qwen3_vlm.data.collate import LazyBatches, batches_by_length, collate
+from eyechart.scoring.batching import LazyBatches, batches_by_length, collate
+from eyechart.seam import IGNORE_INDEX, CollateStats, Reject, Sample
 
 PAD = EOS = 9
 N = IGNORE_INDEX

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from qwen3_vlm.batch import VisualTokens
-from qwen3_vlm.checks.conditions import (
+from eyechart.scoring.conditions import (
     CONDITIONS,
     FULL,
     GATES,
@@ -20,8 +19,9 @@ from qwen3_vlm.checks.conditions import (
     named_conditions,
     parse_conditions,
 )
-from qwen3_vlm.checks.pixels import PIXEL_CHANGES
-from qwen3_vlm.checks.storage import VisualSet
+from eyechart.scoring.pixels import PIXEL_CHANGES
+from eyechart.scoring.storage import VisualSet
+from eyechart.seam import VisualTokens
 
 ROWS = (3, 8, 20, 21, 40)
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qwen3_vlm.report.contact_sheet import contact_sheet, missing_words
-from qwen3_vlm.report.environment import environment
-from qwen3_vlm.results import WrittenCaption
+from eyechart.reporting.contact_sheet import contact_sheet, missing_words
+from eyechart.reporting.environment import environment
+from eyechart.results import WrittenCaption
 
 # The contact sheet
 

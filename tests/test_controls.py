@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import seeds
+from eyechart.results import read
 from qwen3_vlm import ablate
 from qwen3_vlm.eval_ablation import main as eval_ablation
-from qwen3_vlm.results import read
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen3_vlm.batch import CollateStats
-from qwen3_vlm.checks.coverage import judge_coverage, smallest_max_seq_len
-from qwen3_vlm.config import CoverageConfig
+from eyechart.seam import CollateStats
+from eyechart.settings import CoverageSettings
+from eyechart.verdict.coverage import judge_coverage, smallest_max_seq_len
 
 
 def counts(lengths: dict[int, int], limit: int, zero_label: int = 0) -> CollateStats:
@@ -22,7 +22,7 @@ def counts(lengths: dict[int, int], limit: int, zero_label: int = 0) -> CollateS
 
 def judge(stats, limit=100, image_cut=0, wrapper=12.0, rejected=None, thresholds=None):
     return judge_coverage(
-        stats, thresholds or CoverageConfig(), limit, 66, wrapper, "audit of train", rejected or {}, image_cut
+        stats, thresholds or CoverageSettings(), limit, 66, wrapper, "audit of train", rejected or {}, image_cut
     )
 
 
@@ -62,7 +62,7 @@ def test_one_cut_image_block_fails_whatever_else():
 
 
 def test_thresholds_come_from_the_config():
-    lenient = CoverageConfig(truncated_warn=30, truncated_fail=60, zero_label_fail=50)
+    lenient = CoverageSettings(truncated_warn=30, truncated_fail=60, zero_label_fail=50)
     stats = counts({80: 50, 150: 50}, 100, zero_label=40)
     assert judge(stats).verdict == "FAIL"
     assert judge(stats, thresholds=lenient).verdict == "PASS"

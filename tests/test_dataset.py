@@ -12,13 +12,14 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
 from conftest import LlavaFolder
-from qwen3_vlm.batch import Reject, Sample
+from eyechart.data.dataset import Dataset, too_many_rejected
+from eyechart.data.encoded import Encoded
+from eyechart.data.images import ImageSpec, content_hash, load_image
+from eyechart.data.llava import read_records
+from eyechart.scoring.batching import collate
+from eyechart.seam import Reject, Sample
 from qwen3_vlm.config import PromptConfig
-from qwen3_vlm.data.collate import collate
-from qwen3_vlm.data.dataset import Dataset, too_many_rejected
-from qwen3_vlm.data.images import ImageSpec, content_hash, load_image
-from qwen3_vlm.data.llava_pretrain import read_records
-from qwen3_vlm.data.prompt import Encoded, PromptBuilder
+from qwen3_vlm.data.prompt import PromptBuilder
 from qwen3_vlm.data.splits import draw_split
 
 SPEC = ImageSpec(16, 16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 2, 1 / 255)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from qwen3_vlm.checks.decomposition import Blind, decompose
-from qwen3_vlm.checks.donors import draw_donors
+from eyechart.scoring.decomposition import Blind, decompose
+from eyechart.scoring.donors import draw_donors
 
 N, ROUNDS = 40, 3
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen3_vlm.checks.ablation_reading import diagnose_ablation
-from qwen3_vlm.checks.diagnosis import RunEvidence, diagnose_run
-from qwen3_vlm.checks.training_reading import Circumstance
-from qwen3_vlm.faults import finding
-from qwen3_vlm.results import Ablation, Condition, Estimated, LossPoint, Matching, Training, Verdict
+from eyechart.faults.diagnosis import RunEvidence, diagnose_run
+from eyechart.faults.pattern import diagnose_ablation
+from eyechart.faults.pattern_of_training import Circumstance
+from eyechart.faults.table import finding
+from eyechart.results import Ablation, Condition, Estimated, LossPoint, Matching, Training, Verdict
 
 MARGINS = {"shuffled": 0.05, "zero": 0.0, "noise": 0.0}
 VOCABULARY = 700

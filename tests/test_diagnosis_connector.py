@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from qwen3_vlm.checks.connector_state import ConnectorEvidence, diagnose_connector, distance, flatten
+from eyechart.faults.weights import ConnectorEvidence, diagnose_connector, distance, flatten
+from eyechart.results import Finding
 from qwen3_vlm.models.connector import Connector, ConnectorShape
-from qwen3_vlm.results import Finding
 from qwen3_vlm.train.checkpoint import connector_state
 
 State = dict[str, Tensor]

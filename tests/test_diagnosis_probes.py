@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout
 
+from eyechart.faults import probes as probes_room
+from eyechart.faults.pattern_of_probes import diagnose_probes
+from eyechart.faults.probes import probe
+from eyechart.seam import IGNORE_INDEX, Batch, Scorer, TokenNLL, VisualTokens
 from fake_scorers import Healthy, make_batches, make_sample
-from qwen3_vlm.batch import IGNORE_INDEX, Batch, TokenNLL, VisualTokens
-from qwen3_vlm.checks import probes as probes_room
-from qwen3_vlm.checks.probe_reading import diagnose_probes
-from qwen3_vlm.checks.probes import probe
-from qwen3_vlm.checks.scoring import Scorer
 from qwen3_vlm.models.fusion import place
 from qwen3_vlm.models.vlm import VLM
 from tiny_models import EOS, LATENTS, PATCH, make_batch, make_llm, make_vlm

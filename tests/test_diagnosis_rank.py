@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen3_vlm.faults import EXPLAINS, FAULTS, Severity, explains, finding, rank
-from qwen3_vlm.results import Finding
+from eyechart.faults.table import EXPLAINS, FAULTS, Severity, explains, finding, rank
+from eyechart.results import Finding
 
 CODES = st.sampled_from(list(FAULTS))
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import seeds
-from qwen3_vlm.api.diagnose import diagnose
-from qwen3_vlm.results import Finding
+from eyechart.results import Finding
+from qwen3_vlm.commands.diagnose import diagnose
 from qwen3_vlm.train.checkpoint import load_checkpoint, save_checkpoint, stored_config
 
 pytestmark = pytest.mark.slow

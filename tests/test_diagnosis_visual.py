@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from eyechart.faults.diagnosis import RunEvidence, diagnose_run
+from eyechart.faults.pairing import Pairing, association, diagnose_pairing
+from eyechart.faults.pattern_of_tokens import diagnose_visual
+from eyechart.faults.probes import probe
+from eyechart.faults.slots import SlotUse, measure_slots
+from eyechart.faults.table import finding
+from eyechart.results import Internals, Verdict
+from eyechart.scoring.internals import Inside, internals
+from eyechart.seam import Batch, VisualTokens
 from fake_scorers import EOS, FIRST_WORD, LATENTS, Healthy, code_of, make_batches, make_sample
-from qwen3_vlm.batch import Batch, VisualTokens
-from qwen3_vlm.checks.diagnosis import RunEvidence, diagnose_run
-from qwen3_vlm.checks.internals import Inside, internals
-from qwen3_vlm.checks.pairing import Pairing, association, diagnose_pairing
-from qwen3_vlm.checks.probes import probe
-from qwen3_vlm.checks.slots import SlotUse, measure_slots
-from qwen3_vlm.checks.visual_reading import diagnose_visual
-from qwen3_vlm.faults import finding
-from qwen3_vlm.results import Internals, Verdict
 from test_diagnosis_ablation import ablation, training
 
 IMAGES, PATCHES, SLOTS, WIDTH = 24, 9, 4, 16

@@ -7,7 +7,7 @@ import pytest
 
 import command_docs
 from qwen3_vlm.cli import main
-from qwen3_vlm.report.config_docs import config_docs
+from qwen3_vlm.commands.config_docs import config_docs
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -38,7 +38,7 @@ def headings(page: Path) -> set[str]:
 
 
 def test_config_page_is_what_the_config_says() -> None:
-    stale = "run `python -m qwen3_vlm.report.config_docs > docs/config.md`"
+    stale = "run `python -m qwen3_vlm.commands.config_docs > docs/config.md`"
     assert (ROOT / "docs" / "config.md").read_text(encoding="utf-8") == config_docs(), stale
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen3_vlm.checks import donors as module
-from qwen3_vlm.checks.donors import draw_donors
+from eyechart.scoring import donors as module
+from eyechart.scoring.donors import draw_donors
 
 
 def names(numbers, prefix):

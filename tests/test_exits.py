@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from qwen3_vlm import exits
+from eyechart import exits
+from eyechart.exits import NonFiniteError, RankLostError, guarded
 from qwen3_vlm.config import load_config
-from qwen3_vlm.exits import NonFiniteError, RankLostError, guarded
 
 
 def raising(error: BaseException) -> Callable[[], int]:
@@ -58,7 +58,7 @@ def test_a_value_error_of_ours_is_bad_input_and_takes_one_line(
 ) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("trian:\n  lr: 1\n", encoding="utf-8")
-    assert guarded(lambda: len(str(load_config(path)))) == 2
+    assert guarded(lambda: len(str(load_config(path))), "qwen3_vlm") == 2
     _, err = capsys.readouterr()
     assert err == f"error: {path}: unknown key `trian`; did you mean `train`?\n"
 
@@ -80,7 +80,7 @@ def test_anything_else_is_a_bug_of_ours_with_its_traceback_in_a_file(
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert out == "" and len(lines) == 2 and lines[0].startswith("internal error: ") and "Traceback" not in err
-    found = re.fullmatch(r"This is a bug in qwen3-vlm; the traceback is in (.+)", lines[1])
+    found = re.fullmatch(r"This is a bug in eyechart; the traceback is in (.+)", lines[1])
     assert found
     log = Path(found[1])
     assert "Traceback (most recent call last)" in log.read_text(encoding="utf-8")
@@ -107,7 +107,7 @@ def test_ranks_other_than_the_first_sign_their_lines(
 
 def test_a_reader_that_goes_away_is_no_verdict_and_no_traceback() -> None:
     program = (
-        "import sys; from qwen3_vlm.exits import guarded\n"
+        "import sys; from eyechart.exits import guarded\n"
         "def command():\n"
         "    for _ in range(100_000): print('x' * 100)\n"
         "    return 0\n"

@@ -15,11 +15,11 @@ import torch
 
 import fault_run
 import faults
+from eyechart.faults.table import FAULTS
 from fault_site import INSIDE_EPOCH, SAVE_EVERY, Case, Site, make_worlds, short_config, swap
 from fault_table import Row, missed, reached, render, totals
 from qwen3_vlm.build import build_model, prepare_data
 from qwen3_vlm.data.splits import save_split
-from qwen3_vlm.faults import FAULTS
 from qwen3_vlm.train.checkpoint import connector_state, save_checkpoint
 
 
@@ -115,7 +115,7 @@ def bindings() -> dict[str, int]:
     found: dict[str, int] = {f"torch.optim.{name}": id(value) for name, value in vars(torch.optim).items()}
     found |= {f"torch.optim.Optimizer.{name}": id(value) for name, value in vars(torch.optim.Optimizer).items()}
     for module_name, module in list(sys.modules.items()):
-        if not module_name.startswith(("qwen3_vlm", "transformers.models.qwen3.modeling_qwen3")):
+        if not module_name.startswith(("qwen3_vlm", "eyechart", "transformers.models.qwen3.modeling_qwen3")):
             continue
         for name, value in list(vars(module).items()):
             found[f"{module_name}.{name}"] = id(value)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen3_vlm.faults import FAULTS, page_of
+from eyechart.faults.table import FAULTS, page_of
 
 FOLDER = Path("docs/faults")
 HEADINGS = ["Symptom", "Mechanism", "How it is detected", "How to mend", "A public example"]

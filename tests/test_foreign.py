@@ -14,18 +14,18 @@ import transformers
 from PIL import Image
 
 from conftest import llava_row
+from eyechart.api.score import ablate_model, foreign_config
+from eyechart.faults.pattern_of_probes import diagnose_probes
+from eyechart.faults.probes import probe
+from eyechart.models.loading import Foreign, load_foreign
+from eyechart.models.rows import OTHER_TOKENS, ForeignRows, first_samples, read_rows
+from eyechart.models.selftests import refuse_unfit
+from eyechart.models.writing import write_captions
+from eyechart.reporting.runbook import render_runbook
+from eyechart.scoring.batching import collate
+from eyechart.seam import IGNORE_INDEX, Batch, Reject, VisualTokens
 from foreign_models import ARCHITECTURES
-from qwen3_vlm.api.foreign import ablate_model, foreign_config
-from qwen3_vlm.batch import IGNORE_INDEX, Batch, Reject, VisualTokens
-from qwen3_vlm.checks.probe_reading import diagnose_probes
-from qwen3_vlm.checks.probes import probe
 from qwen3_vlm.cli import main
-from qwen3_vlm.data.collate import collate
-from qwen3_vlm.foreign.loading import Foreign, load_foreign
-from qwen3_vlm.foreign.rows import OTHER_TOKENS, ForeignRows, first_samples, read_rows
-from qwen3_vlm.foreign.selftests import refuse_unfit
-from qwen3_vlm.foreign.writing import write_captions
-from qwen3_vlm.report.runbook import render_runbook
 
 ROWS = 12
 CPU = ["--threads", "1", "--model.device", "cpu", "--ablation.derangements", "1", "--ablation.gallery", "0"]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from qwen3_vlm.foreign.layout import Layout, LayoutError
+from eyechart.models.layout import Layout, LayoutError
 
 FORMS = ("rows", "tiles", "flat", "list", "tuple", "tile list", "output", "deepstack", "deepstack flat")
 

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 import foreign_models
-from qwen3_vlm.batch import Reject
-from qwen3_vlm.data.llava_pretrain import Record
-from qwen3_vlm.data.prompt import Encoded
-from qwen3_vlm.foreign.processors import common_size, one_view
-from qwen3_vlm.foreign.prompts import PromptWriter
+from eyechart.data.encoded import Encoded
+from eyechart.data.llava import Record
+from eyechart.processors.loading import common_size, one_view
+from eyechart.processors.prompts import PromptWriter
+from eyechart.seam import Reject
 
 TOKENS = 3
 IMAGE = Image.new("RGB", (8, 8))

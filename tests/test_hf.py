@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from qwen3_vlm import load
-from qwen3_vlm.api.loaded import Loaded
 from qwen3_vlm.cli import main
+from qwen3_vlm.commands.loaded import Loaded
 from qwen3_vlm.hf import ConnectorVlmConfig, ConnectorVlmForConditionalGeneration, ConnectorVlmProcessor
 from qwen3_vlm.train.checkpoint import connector_state
 from tiny_runs import SIDE, TinyWorld, make_world, same
@@ -337,5 +337,5 @@ def test_a_missing_image_is_bad_input_for_the_caption_command_too(
 
 
 def test_the_package_itself_does_not_pull_in_the_auto_classes() -> None:
-    code = "import sys, qwen3_vlm.api.loaded; sys.exit('qwen3_vlm.hf' in sys.modules)"
+    code = "import sys, qwen3_vlm.commands.loaded; sys.exit('qwen3_vlm.hf' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -18,18 +18,18 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import html_data
+from eyechart.data.choice import even_choice
+from eyechart.reporting import plots
+from eyechart.reporting.definitions import DEFINITIONS
+from eyechart.reporting.html import docs_link, render_html, standing
+from eyechart.reporting.output import command_line
+from eyechart.reporting.readings import GATES
+from eyechart.reporting.wording import percent, plain
+from eyechart.results import END, Condition, Look, LossPoint, Piece, Results, ScoredSample, to_json
+from eyechart.verdict.statistics import Estimate
+from eyechart.verdict.verdict import PASS_LEVEL, Gate, level_of_fail, stand
 from html_data import FINDINGS, HOSTILE, make_full_results, save_pictures, sees, style_only, undecided, without_shuffled
-from qwen3_vlm.api.output import command_line
-from qwen3_vlm.checks.statistics import Estimate
-from qwen3_vlm.checks.verdict import PASS_LEVEL, Gate, level_of_fail, stand
 from qwen3_vlm.cli import main
-from qwen3_vlm.report import plots
-from qwen3_vlm.report.choice import even_choice
-from qwen3_vlm.report.definitions import DEFINITIONS
-from qwen3_vlm.report.html import docs_link, render_html, standing
-from qwen3_vlm.report.readings import GATES
-from qwen3_vlm.report.wording import percent, plain
-from qwen3_vlm.results import END, Condition, Look, LossPoint, Piece, Results, ScoredSample, to_json
 from report_data import INJECTIONS, make_ablation, make_results
 
 ROOT = Path(__file__).parents[1]

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from browser import CHROMIUM, Browser, started
+from eyechart.reporting.html import render_html
 from html_data import HOSTILE, RIGHT_TO_LEFT, make_full_results, save_pictures, sees, style_only
-from qwen3_vlm.report.html import render_html
 
 pytestmark = [
     pytest.mark.browser,

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from qwen3_vlm.models import hub
-from qwen3_vlm.models.hub import hub_bounded, hub_state
-from qwen3_vlm.models.loading import explain_absence
+from eyechart import hub
+from eyechart.hub import explain_absence, hub_bounded, hub_state
 
 
 @pytest.fixture(autouse=True)

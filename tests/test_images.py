@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import SiglipImageProcessorPil
 
-from qwen3_vlm.data.images import ImageError, ImageSpec, content_hash, image_spec, load_image, normalise
+from eyechart.data.images import ImageError, ImageSpec, content_hash, image_spec, load_image, normalise
 
 HALF = (0.5, 0.5, 0.5)
 SPEC = ImageSpec(height=16, width=16, mean=HALF, std=HALF, resample=2, rescale=1 / 255)

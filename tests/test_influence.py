@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen3_vlm.checks import statistics
-from qwen3_vlm.checks.donors import draw_donors
-from qwen3_vlm.checks.influence import one_image, warn
-from qwen3_vlm.checks.statistics import Pairs
-from qwen3_vlm.checks.verdict import Gate, level_of_fail
+from eyechart.scoring.donors import draw_donors
+from eyechart.verdict import statistics
+from eyechart.verdict.influence import one_image, warn
+from eyechart.verdict.statistics import Pairs
+from eyechart.verdict.verdict import Gate, level_of_fail
 
 LEVEL = level_of_fail(3)
 

@@ -14,11 +14,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen3_vlm.api.measures import Recorder, look_inside
-from qwen3_vlm.batch import IGNORE_INDEX, Batch, Sample, VisualTokens
-from qwen3_vlm.checks.internals import Inside, Spread, effective_ranks, internals, knn_overlap
-from qwen3_vlm.checks.scoring import PairScorer, Ranks
-from qwen3_vlm.data.collate import collate
+from eyechart.scoring.batching import collate
+from eyechart.scoring.internals import Inside, Spread, effective_ranks, internals, knn_overlap
+from qwen3_vlm.commands.recorder import Recorder, look_inside
+from eyechart.scoring.ranks import Ranks
+from eyechart.seam import IGNORE_INDEX, Batch, PairScorer, Sample, VisualTokens
 from qwen3_vlm.models.vlm import VLM
 from tiny_models import END, EOS, LATENTS, PATCH, SIDE, START, make_vlm
 
@@ -163,7 +163,7 @@ def test_too_few_images_have_no_neighbours_to_compare(values_NSC: np.ndarray) ->
 def test_of_very_many_images_the_first_are_compared_and_it_is_said(
     values_NSC: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qwen3_vlm.checks.internals._COMPARED", 30)
+    monkeypatch.setattr("eyechart.scoring.internals._COMPARED", 30)
     found = internals(seen(stages(values_NSC)), 1.0)
     assert found.images == 40 and "Among the first 30 images" in found.reading
     assert found.knn_overlap == internals(seen(stages(values_NSC[:30])), 1.0).knn_overlap
@@ -230,7 +230,7 @@ def test_the_recorder_notes_every_image_as_it_is_and_once(vlm: VLM) -> None:
 
 
 def test_processes_put_together_what_each_has_noted(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwen3_vlm.api.measures.AT_ONCE", 2)
+    monkeypatch.setattr("qwen3_vlm.commands.recorder.AT_ONCE", 2)
     recorders, parts = (Recorder(vlm), Recorder(vlm)), ([1, 2, 5], [3, 4])
     whole = Recorder(vlm)
     for recorder, rows in zip(recorders, parts, strict=True):
@@ -254,7 +254,7 @@ def test_processes_put_together_what_each_has_noted(vlm: VLM, monkeypatch: pytes
 
 
 def test_pooled_vectors_come_back_in_any_order(values_NSC: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwen3_vlm.checks.internals.AT_ONCE", 3)
+    monkeypatch.setattr("eyechart.scoring.internals.AT_ONCE", 3)
     rows = [7, 0, 39, 12, 6, 8]
     features_SV = seen(stages(values_NSC)).features(rows)
     assert features_SV == pytest.approx(values_NSC.mean(axis=1)[rows], rel=1e-6)

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from conftest import llava_row
-from qwen3_vlm.batch import Reject
-from qwen3_vlm.data.llava_pretrain import Record, count_rows, read_records
+from eyechart.data.llava import Record, count_rows, read_records
+from eyechart.seam import Reject
 
 ROWS = [llava_row(0), llava_row(1, caption="ein grünes Kreuz 🟩 十字"), llava_row(2)]
 

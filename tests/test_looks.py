@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from qwen3_vlm.batch import IGNORE_INDEX, VisualTokens
+from eyechart.results import Look
+from eyechart.seam import IGNORE_INDEX, VisualTokens
 from qwen3_vlm.build import build_model, prepare_data
 from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.results import Look
 from qwen3_vlm.train.looks import (
     LOOKS_NAME,
     SAMPLES,

@@ -12,9 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fake_scorers import Constant, Healthy, NotInjected, make_sample
-from qwen3_vlm.batch import IGNORE_INDEX, Batch, Sample, TokenNLL, VisualTokens
-from qwen3_vlm.checks.matching import (
+from eyechart.results import Matching
+from eyechart.scoring.matching import (
     best_temperature,
     emap_gains,
     graded,
@@ -23,13 +22,14 @@ from qwen3_vlm.checks.matching import (
     recall_at_1,
     reciprocal_rank,
 )
-from qwen3_vlm.checks.pair_statistics import bootstrap_mean
-from qwen3_vlm.checks.pairs import draw_candidates, score_pairs
-from qwen3_vlm.checks.scoring import PairScorer, Ranks
-from qwen3_vlm.config import AblationConfig
-from qwen3_vlm.results import Matching
+from eyechart.scoring.pairs import draw_candidates, score_pairs
+from eyechart.scoring.ranks import Ranks
+from eyechart.seam import IGNORE_INDEX, Batch, PairScorer, Sample, TokenNLL, VisualTokens
+from eyechart.settings import AblationSettings
+from eyechart.verdict.pair_statistics import bootstrap_mean
+from fake_scorers import Constant, Healthy, NotInjected, make_sample
 
-SETTINGS = AblationConfig(matching_k=6, batch_size=64)
+SETTINGS = AblationSettings(matching_k=6, batch_size=64)
 
 
 class Table:
@@ -78,7 +78,9 @@ def samples_of(count: int) -> list[Sample]:
     return [make_sample(row) for row in range(count)]
 
 
-def run(scorer: Table, count: int, features: np.ndarray | None = None, settings: AblationConfig = SETTINGS) -> Matching:
+def run(
+    scorer: Table, count: int, features: np.ndarray | None = None, settings: AblationSettings = SETTINGS
+) -> Matching:
     return match(scorer, samples_of(count), numbered(count), features, settings, seed=3)
 
 
@@ -192,7 +194,7 @@ def test_the_interval_of_the_gain_covers_hub_images_that_help_and_mislead() -> N
     v_S = np.random.default_rng(2).normal(size=40)
     scores = np.repeat(-v_S[None], 40, axis=0)
     np.fill_diagonal(scores, v_S)
-    got = run(Table(scores), 40, settings=AblationConfig(matching_k=40, batch_size=64))
+    got = run(Table(scores), 40, settings=AblationSettings(matching_k=40, batch_size=64))
     assert got.image_specific_gain.se == pytest.approx(2 * v_S.std(ddof=1) / math.sqrt(40), rel=0.1)
 
 
@@ -308,7 +310,7 @@ def test_use_of_the_kind_alone_shows_in_the_far_deciles_only() -> None:
     features = np.eye(2)[kinds] + 0.01 * np.random.default_rng(0).normal(size=(40, 2))
     noise = 1e-3 * np.random.default_rng(1).normal(size=(40, 40))
     scores = np.where(kinds[:, None] == kinds[None, :], 0.0, -5.0) + noise
-    got = run(Table(scores), 40, features, AblationConfig(matching_k=20, batch_size=64))
+    got = run(Table(scores), 40, features, AblationSettings(matching_k=20, batch_size=64))
     assert got.deciles[0].gap.value > 0.5 and abs(got.deciles[-1].gap.value) < 0.01
     assert "details do not show" in got.reading
     assert "does not tell similar pictures apart" in got.reading
@@ -357,7 +359,7 @@ def test_hits_without_exception_are_no_certainty() -> None:
 
 def test_batches_order_and_seeds_are_as_promised(scores_SS: np.ndarray, features_SV: np.ndarray) -> None:
     one = run(Table(scores_SS), 30, features_SV)
-    assert one == run(Table(scores_SS), 30, features_SV, AblationConfig(matching_k=6, batch_size=7))
+    assert one == run(Table(scores_SS), 30, features_SV, AblationSettings(matching_k=6, batch_size=7))
     other = match(Table(scores_SS), samples_of(30), numbered(30), features_SV, SETTINGS, seed=4)
     assert other.r_at_1 != one.r_at_1 or other.mrr != one.mrr
 

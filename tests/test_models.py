@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qwen3_vlm.batch import IGNORE_INDEX, Batch, VisualTokens
+from eyechart.seam import IGNORE_INDEX, Batch, VisualTokens
 from qwen3_vlm.models.connector import Connector, ConnectorShape
 from qwen3_vlm.models.fusion import place
 from tiny_models import EOS, LATENTS, PATCH, make_batch, make_llm, make_tower, make_vlm

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 from conftest import llava_row
+from eyechart.data.images import load_image
+from eyechart.results import Results, read
+from eyechart.scoring.batching import collate
+from eyechart.seam import VisualTokens
 from qwen3_vlm import load
-from qwen3_vlm.batch import VisualTokens
 from qwen3_vlm.build import prepare_data
 from qwen3_vlm.cli import main
-from qwen3_vlm.data.collate import collate
-from qwen3_vlm.data.images import load_image
-from qwen3_vlm.results import Results, read
 from qwen3_vlm.train.checkpoint import load_checkpoint
 from tiny_runs import TinyWorld, make_world
 

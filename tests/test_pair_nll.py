@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 import torch
 
-from qwen3_vlm.batch import IGNORE_INDEX, Batch, CollateStats, VisualTokens
+from eyechart.seam import IGNORE_INDEX, Batch, CollateStats, VisualTokens
 from qwen3_vlm.models.vlm import VLM
 from tiny_models import END, EOS, LATENTS, PATCH, START, make_vlm
 

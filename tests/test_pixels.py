@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen3_vlm.checks.pixels import BLUR_SHARE, PIXEL_CHANGES, blurred, derangement, grey, remainder, tiles
+from eyechart.scoring.pixels import BLUR_SHARE, PIXEL_CHANGES, blurred, derangement, grey, remainder, tiles
 
 
 def picture(height=16, width=16, seed=0):

@@ -16,12 +16,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import dropout
 
+from eyechart.data import dataset as dataset_room
+from eyechart.data import images as images_room
+from eyechart.data.encoded import Encoded, Prompt
+from eyechart.results import Finding
+from eyechart.seam import IGNORE_INDEX, TokenNLL, VisualTokens
 from preflight_world import ASSETS, COLOURS, SIZES, World, caption_of, copy_world, make_world
-from qwen3_vlm.batch import IGNORE_INDEX, TokenNLL, VisualTokens
 from qwen3_vlm.build import prepare_data
-from qwen3_vlm.data import dataset as dataset_room
-from qwen3_vlm.data import images as images_room
-from qwen3_vlm.data.prompt import Encoded, Prompt, PromptBuilder
+from qwen3_vlm.data.prompt import PromptBuilder
 from qwen3_vlm.models import vision
 from qwen3_vlm.models import vlm as vlm_room
 from qwen3_vlm.models.connector import Resampler
@@ -31,7 +33,6 @@ from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight import flow
 from qwen3_vlm.preflight import run as run_room
 from qwen3_vlm.preflight.twins import cached_twins
-from qwen3_vlm.results import Finding
 
 Patch = pytest.MonkeyPatch
 
@@ -909,7 +910,7 @@ def test_attention_that_sees_the_answer_is_named(world: World, monkeypatch: Patc
 
 def own_nll(shift: int) -> Callable[..., Any]:
     """A loss that predicts the token at t from t + shift."""
-    from qwen3_vlm.batch import TokenNLL
+    from eyechart.seam import TokenNLL
 
     def nll(self: Any, embeds_BTE: Any, labels_BT: Any) -> Any:
         hidden = self.model.model(inputs_embeds=embeds_BTE, use_cache=False).last_hidden_state

@@ -11,10 +11,11 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from conftest import SPECIAL, make_tokenizer
-from qwen3_vlm.batch import IGNORE_INDEX, Reject
+from eyechart.data.encoded import Encoded
+from eyechart.data.llava import Record
+from eyechart.seam import IGNORE_INDEX, Reject
 from qwen3_vlm.config import Config, ConnectorConfig, PromptConfig
-from qwen3_vlm.data.llava_pretrain import Record
-from qwen3_vlm.data.prompt import Encoded, PromptBuilder
+from qwen3_vlm.data.prompt import PromptBuilder
 
 EOS, START, PATCH, END, IM_START, IM_END = range(6)
 HUMAN = "Describe the picture.\n<image>"

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from eyechart.results import EXIT_CODES, read
 from qwen3_vlm import ablate
-from qwen3_vlm.results import EXIT_CODES, read
 from qwen3_vlm.train.checkpoint import load_checkpoint, stored_config
 from qwen3_vlm.train.looks import read_looks
 from tiny_runs import TinyWorld, log_of, make_world

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from qwen3_vlm.report.readings import pattern, training_gaps
-from qwen3_vlm.results import Ablation, Condition, Look
+from eyechart.reporting.readings import pattern, training_gaps
+from eyechart.results import Ablation, Condition, Look
 from report_data import make_ablation
 
 MARGIN = 0.05

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from eyechart.reporting.runbook import render_runbook
+from eyechart.reporting.terminal import print_results
+from eyechart.results import Finding, Results, ScoredSample, WrittenCaption, to_json
 from qwen3_vlm.cli import main
 from qwen3_vlm.config import Config
-from qwen3_vlm.report.runbook import render_runbook
-from qwen3_vlm.report.terminal import print_results
-from qwen3_vlm.results import Finding, Results, ScoredSample, WrittenCaption, to_json
 from report_data import INJECTIONS, condition, make_ablation, make_coverage, make_results
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from qwen3_vlm.report import text
+from eyechart.reporting import text
 from report_data import INJECTIONS
 
 

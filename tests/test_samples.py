@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from qwen3_vlm.api import parquet
-from qwen3_vlm.api.parquet import SampleRows, write_samples
-from qwen3_vlm.api.samples import decoder, scored_samples
-from qwen3_vlm.checks.summary import SampleScore
-from qwen3_vlm.results import END
+from eyechart.reporting import parquet
+from eyechart.reporting.parquet import SampleRows, write_samples
+from eyechart.results import END
+from eyechart.scoring.samples import decoder, scored_samples
+from eyechart.scoring.summary import SampleScore
 
 ROOT = Path(__file__).parents[1]
 WORDS = {0: "<|endoftext|>", 1: "a", 2: " red", 3: " cat", 4: " blue"}

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen3_vlm.data.splits import Split, describe, draw_rows, draw_split, load_split, save_split
+from eyechart.data.choice import draw_rows
+from qwen3_vlm.data.splits import Split, describe, draw_split, load_split, save_split
 
 
 def test_the_runbooks_subset_is_4900_and_100() -> None:

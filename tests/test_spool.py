@@ -13,10 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen3_vlm.batch import IGNORE_INDEX, Batch, Reject, Sample, VisualTokens
-from qwen3_vlm.checks.storage import BatchFile, LossFile, VisualFile
-from qwen3_vlm.data.collate import collate
-from qwen3_vlm.spool import Spool, free_bytes
+from eyechart.scoring.batching import collate
+from eyechart.scoring.spool import Spool, free_bytes
+from eyechart.scoring.storage import BatchFile, LossFile, VisualFile
+from eyechart.seam import IGNORE_INDEX, Batch, Reject, Sample, VisualTokens
 from tiny_runs import file_size_limit
 
 

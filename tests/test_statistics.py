@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from qwen3_vlm.checks import statistics
-from qwen3_vlm.checks.donors import draw_donors
-from qwen3_vlm.checks.statistics import Estimate
+from eyechart.scoring.donors import draw_donors
+from eyechart.verdict import statistics
+from eyechart.verdict.statistics import Estimate
 
 BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "coverage.py"
 

@@ -14,11 +14,11 @@ from PIL import Image
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM, SiglipVisionModel
 
+from eyechart.data import images
 from qwen3_vlm import audit
 from qwen3_vlm.config import load_config
-from qwen3_vlm.data import images, splits
-from qwen3_vlm.data.worlds import digits, scenes
-from qwen3_vlm.models.tiny import (
+from qwen3_vlm.data import splits
+from qwen3_vlm.demo.tiny import (
     captions,
     card,
     documents,
@@ -29,7 +29,8 @@ from qwen3_vlm.models.tiny import (
     tower_worlds,
     vocabulary,
 )
-from qwen3_vlm.models.tiny.__main__ import Options, make, make_for_worlds
+from qwen3_vlm.demo.tiny.__main__ import Options, make, make_for_worlds
+from qwen3_vlm.demo.worlds import digits, scenes
 
 ASSETS = Path(__file__).parents[1] / "assets" / "tiny"
 TOKENS = ["<|endoftext|>", "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"]

@@ -11,11 +11,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from qwen3_vlm.batch import Sample, VisualTokens
+from eyechart.exits import NonFiniteError
+from eyechart.scoring.batching import collate
+from eyechart.seam import Sample, VisualTokens
 from qwen3_vlm.build import build_model, prepare_data
 from qwen3_vlm.cli import main as cli
-from qwen3_vlm.data.collate import collate
-from qwen3_vlm.exits import NonFiniteError
 from qwen3_vlm.models.vision import VisionTower
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.train import loop, stage1_align, update

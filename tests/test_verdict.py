@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from scipy import stats
 
-from qwen3_vlm.checks.statistics import Estimate, needed_samples
-from qwen3_vlm.checks.verdict import Gate, Missing, judge
+from eyechart.verdict.statistics import Estimate, needed_samples
+from eyechart.verdict.verdict import Gate, Missing, judge
 
 MARGINS = {"shuffled": 0.05, "zero": 0.0, "noise": 0.0}
 

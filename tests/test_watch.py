@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from qwen3_vlm.api.loaded import load
-from qwen3_vlm.api.scoring import training_of_run
+from eyechart.exits import FaultsFoundError, NamedInputError, NonFiniteError
+from eyechart.faults.pairing import Association, Pairing
+from eyechart.faults.table import finding
+from eyechart.results import Look
 from qwen3_vlm.build import build_model, prepare_data
-from qwen3_vlm.checks.pairing import Association, Pairing
-from qwen3_vlm.exits import FaultsFoundError, NamedInputError, NonFiniteError
-from qwen3_vlm.faults import finding
+from qwen3_vlm.commands.loaded import load
+from qwen3_vlm.commands.scoring import training_of_run
 from qwen3_vlm.preflight import Preflight
-from qwen3_vlm.results import Look
 from qwen3_vlm.train import findings_log, loop, readiness, watch
 from qwen3_vlm.train.checkpoint import load_checkpoint, save_checkpoint
 from qwen3_vlm.train.features import CachedDataset, cache_features
@@ -49,7 +49,7 @@ def train_a_little(vlm: Any, watched: Watch, parameters: Any, updates: int = 3, 
 
 
 def loop_visual(vlm: Any, batch: Any) -> Any:
-    from qwen3_vlm.batch import VisualTokens
+    from eyechart.seam import VisualTokens
 
     return VisualTokens((vlm.visual(vlm.features(batch)),))
 

@@ -10,18 +10,18 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from conftest import make_tokenizer
-from qwen3_vlm.api.samples import decoder
-from qwen3_vlm.checks.statistics import Pairs
-from qwen3_vlm.checks.summary import SampleScore
-from qwen3_vlm.checks.word_pieces import Span, pieces_of, spans_of
-from qwen3_vlm.checks.words import first_content_words, words_of
-from qwen3_vlm.config import AblationConfig
-from qwen3_vlm.results import END
+from eyechart.results import END
+from eyechart.scoring.samples import decoder
+from eyechart.scoring.summary import SampleScore
+from eyechart.scoring.word_pieces import Span, pieces_of, spans_of
+from eyechart.scoring.words import first_content_words, words_of
+from eyechart.settings import AblationSettings
+from eyechart.verdict.statistics import Pairs
 
 TOKENIZER = make_tokenizer()
 DECODE = decoder(TOKENIZER)
 EOS = int(TOKENIZER.eos_token_id)
-SETTINGS = AblationConfig(words_min_count=2)
+SETTINGS = AblationSettings(words_min_count=2)
 
 
 def ids_of(text: str, tokenizer: PreTrainedTokenizerFast = TOKENIZER) -> list[int]:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qwen3_vlm.data import worlds
-from qwen3_vlm.data.worlds import digits, scenes
-from qwen3_vlm.data.worlds.scene_words import FACT_WORDS, words_of
+from qwen3_vlm.demo import worlds
+from qwen3_vlm.demo.worlds import digits, scenes
+from qwen3_vlm.demo.worlds.scene_words import FACT_WORDS, words_of
 
 TWO = "A small red circle top left and a large blue cross right on dotted grey"
 

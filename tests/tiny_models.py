@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
-from qwen3_vlm.batch import IGNORE_INDEX, Batch, CollateStats
-from qwen3_vlm.data.images import ImageSpec
+from eyechart.data.images import ImageSpec
+from eyechart.seam import IGNORE_INDEX, Batch, CollateStats
 from qwen3_vlm.models.connector import Connector, ConnectorShape
 from qwen3_vlm.models.llm import LanguageModel
 from qwen3_vlm.models.vision import VisionTower

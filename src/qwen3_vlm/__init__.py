@@ -12,12 +12,12 @@ from typing import Any
 # said before PyTorch loads, and whoever has set it keeps what they have set.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-_NAMES = {"load": "loaded", "ablate": "ablation", "ablate_model": "foreign", "audit": "coverage", "trial": "trial"}
+_NAMES = {"load": "loaded", "ablate": "ablate", "ablate_model": "ablate", "audit": "audit", "trial": "trial"}
 __all__ = ["ablate", "ablate_model", "audit", "load", "trial"]
 
 
 def __getattr__(name: str) -> Any:
     """Hand on the API's names; PyTorch loads when the first of them is used."""
     if name in _NAMES:
-        return getattr(import_module(f"qwen3_vlm.api.{_NAMES[name]}"), name)
+        return getattr(import_module(f"qwen3_vlm.commands.{_NAMES[name]}"), name)
     raise AttributeError(f"module qwen3_vlm has no attribute {name!r}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,24 +10,22 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, SiglipVisionConfig
 from transformers.image_processing_base import ImageProcessingMixin
-from transformers.utils import is_flash_attn_2_available
 
-from qwen3_vlm.batch import Reject
+from eyechart.data.dataset import Dataset, judge_rejects
+from eyechart.data.images import ImageSpec, image_spec
+from eyechart.data.llava import count_rows, read_records
+from eyechart.hub import explain_absence, hub_bounded, unreadable
+from eyechart.models.device import DTYPES, choose_device
+from eyechart.models.weights import fingerprint
+from eyechart.seam import Reject
 from qwen3_vlm.config import Config
-from qwen3_vlm.data.dataset import Dataset, judge_rejects
-from qwen3_vlm.data.images import ImageSpec, image_spec
-from qwen3_vlm.data.llava_pretrain import count_rows, read_records
 from qwen3_vlm.data.prompt import PromptBuilder
 from qwen3_vlm.data.splits import DataFile, Split, describe, draw_split, load_split
-from qwen3_vlm.data.worlds import ensure
+from qwen3_vlm.demo.worlds import ensure
 from qwen3_vlm.models.connector import Connector, ConnectorShape
-from qwen3_vlm.models.hub import hub_bounded
 from qwen3_vlm.models.llm import LanguageModel, load_llm
-from qwen3_vlm.models.loading import explain_absence, fingerprint, unreadable
 from qwen3_vlm.models.vision import VisionTower, load_tower
 from qwen3_vlm.models.vlm import VLM
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 _KINDS = {"model.llm": ("qwen3",), "model.vision": ("siglip_vision_model", "siglip")}
 """`model_type` in config.json; SigLIP checkpoints often hold the text tower too."""
@@ -203,38 +200,6 @@ def load_image_spec(name: str) -> ImageSpec:
         raise ValueError(f"model.vision: {name}: {error}") from error
 
 
-def choose_device(config: Config) -> torch.device:
-    """The device and the threads the config asks for.
-
-    Raises:
-        ValueError: cuda without a GPU, bf16 on a GPU that lacks it, or flash attention where it cannot run.
-    """
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    cuda = torch.cuda.is_available()
-    if config.model.device == "cuda" and not cuda:
-        raise ValueError("model.device: cuda was asked for, but PyTorch sees no GPU; set model.device to auto or cpu")
-    device = torch.device("cuda" if cuda and config.model.device != "cpu" else "cpu")
-    if config.model.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise ValueError("model.precision: this GPU has no bfloat16; set model.precision to fp32")
-    if config.model.attention == "flash_attention_2":
-        _require_flash(config, device)
-    return device
-
-
-def _require_flash(config: Config, device: torch.device) -> None:
-    lacks = ""
-    if device.type == "cpu":
-        lacks = "needs a GPU, got cpu"
-    elif config.model.precision == "fp32":
-        lacks = "computes in bf16 only, model.precision is fp32"
-    elif not is_flash_attn_2_available():
-        lacks = "needs the package flash-attn, which is not installed or does not support this GPU"
-    if lacks:
-        also = ", or model.precision to bf16" if "fp32" in lacks else ""
-        raise ValueError(f"model.attention: flash_attention_2 {lacks}; set model.attention to sdpa{also}")
-
-
 def connector_shape(config: Config, tower: VisionTower, llm: LanguageModel) -> ConnectorShape:
     """The connector's dimensions from config and backbones."""
     settings = config.connector
@@ -251,7 +216,7 @@ def build_model(config: Config, inputs: Inputs) -> VLM:
     Raises:
         ValueError: a backbone is missing or incomplete, or the device lacks what was asked for.
     """
-    device, dtype = choose_device(config), DTYPES[config.model.precision]
+    device, dtype = choose_device(config.model, config.threads), DTYPES[config.model.precision]
     tower = load_tower(config.model.vision, inputs.spec, dtype, config.model.attention)
     llm = load_llm(config.model.llm, dtype, config.model.attention)
     with torch.random.fork_rng(devices=[]):
@@ -267,8 +232,3 @@ def backbone_identities(config: Config, vlm: VLM) -> dict[str, dict[str, Any]]:
         "vision": {"name": config.model.vision, "width": vlm.tower.width, "fingerprint": fingerprint(vlm.tower.model)},
         "llm": {"name": config.model.llm, "width": vlm.llm.width, "fingerprint": fingerprint(vlm.llm.model)},
     }
-
-
-def count_rejects(*groups: tuple[Reject, ...]) -> dict[str, int]:
-    """Rejected rows by reason."""
-    return dict(Counter(reject.reason for group in groups for reject in group))

@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from qwen3_vlm.eval_ablation import Ablate
-from qwen3_vlm.exits import guarded
-from qwen3_vlm.results import EXIT_CODES, Results
+from eyechart.exits import guarded
+from eyechart.results import EXIT_CODES
+from qwen3_vlm.eval_ablation import Ablate, refuse_moved
 from qwen3_vlm.train.arguments import Train
 
 _TINY = Path("configs/stage1_align_tiny.yaml")
@@ -44,7 +44,7 @@ class Trial:
 
     def run(self, overrides: Sequence[str]) -> int:
         """Run it all; returns the exit code of the verdict."""
-        from qwen3_vlm.api.trial import trial
+        from qwen3_vlm.commands.trial import trial
         from qwen3_vlm.config import load_config
 
         config = load_config(self.config, overrides)
@@ -70,12 +70,12 @@ class Audit:
 
     def run(self, overrides: Sequence[str]) -> int:
         """Count and judge; returns the exit code of the verdict."""
-        from qwen3_vlm.api.coverage import audit
-        from qwen3_vlm.api.output import assemble, show
+        from eyechart.reporting.output import assemble, show
+        from qwen3_vlm.commands.audit import audit
         from qwen3_vlm.config import load_config
 
         config = load_config(self.config, overrides)
-        results = assemble(config, coverage=audit(config, self.split, self.text_only))
+        results = assemble(config.model_dump(mode="json"), coverage=audit(config, self.split, self.text_only))
         show(results, as_json=self.json)
         return EXIT_CODES[results.verdict]
 
@@ -100,7 +100,7 @@ class Diagnose:
 
     def run(self, overrides: Sequence[str]) -> int:
         """Look and print; returns 1 with an error among the findings, else 0."""
-        from qwen3_vlm.api.diagnose import diagnose_file, show_diagnosis
+        from qwen3_vlm.commands.diagnose import diagnose_file, show_diagnosis
 
         if self.rows < 1:
             raise ValueError(f"--rows: expected at least 1, got {self.rows}")
@@ -129,7 +129,7 @@ class Caption:
 
     def run(self, overrides: Sequence[str]) -> int:
         """Print `path<TAB>caption`, one line per image."""
-        from qwen3_vlm.api.loaded import load
+        from qwen3_vlm.commands.loaded import load
         from qwen3_vlm.config import load_config
         from qwen3_vlm.train.checkpoint import stored_config
 
@@ -160,7 +160,7 @@ class Export:
 
     def run(self, overrides: Sequence[str]) -> int:
         """Load, write, and say what was written."""
-        from qwen3_vlm.api.loaded import load
+        from qwen3_vlm.commands.loaded import load
         from qwen3_vlm.config import load_config
         from qwen3_vlm.train.checkpoint import stored_config
 
@@ -190,31 +190,12 @@ class Report:
 
     def run(self, overrides: Sequence[str]) -> int:
         """Read, render, write; and say which pictures the page has to do without."""
-        from qwen3_vlm.report.html import docs_link, render_html
-        from qwen3_vlm.report.terminal import absent_images
-        from qwen3_vlm.results import write_atomic
+        from eyechart.reporting.output import rewrite_page
 
         if overrides:
             raise ValueError(f"report takes no config fields, got {' '.join(overrides)}: it shows what was measured")
-        if self.image_root is not None and not self.image_root.is_dir():
-            raise ValueError(f"--image_root: expected the folder that the images are in, {self.image_root} is none")
-        results = _read_results(self.folder / "results.json")
-        page = self.output or self.folder / "report.html"
-        write_atomic(page, render_html(results, self.image_root, docs_link(page.parent)))
-        sys.stdout.write(f"written: {page}\n")
-        if absent := absent_images(results, self.image_root):
-            sys.stderr.write(f"warning: {absent}\n")
+        rewrite_page(self.folder, self.output, self.image_root)
         return 0
-
-
-def _read_results(path: Path) -> Results:
-    """A results.json; what is wrong with one in our words, without the address of pydantic's documentation."""
-    from qwen3_vlm.results import read
-
-    try:
-        return read(path)
-    except ValueError as error:
-        raise ValueError(str(error).partition(" For further information visit ")[0]) from error
 
 
 _Command = (
@@ -231,14 +212,21 @@ _Command = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of `qwen3-vlm`."""
-    command, overrides = tyro.cli(
-        _Command,
-        prog="qwen3-vlm",
-        description="Train a vision-language connector, and prove whether it carries the picture.",
-        args=arguments,
-        return_unknown_args=True,
-    )
-    return guarded(lambda: int(command.run(overrides)))
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+
+    def run() -> int:
+        if typed[:1] == ["ablate"]:
+            refuse_moved(typed)
+        command, overrides = tyro.cli(
+            _Command,
+            prog="qwen3-vlm",
+            description="Train a vision-language connector, and prove whether it carries the picture.",
+            args=typed,
+            return_unknown_args=True,
+        )
+        return int(command.run(overrides))
+
+    return guarded(run, "qwen3_vlm")
 
 
 if __name__ == "__main__":

@@ -15,32 +15,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from qwen3_vlm.exits import NamedInputError
+from eyechart.exits import NamedInputError
+from eyechart.settings import AblationSettings, CoverageSettings, Placement, Section
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-class ModelConfig(_Section):
+class ModelConfig(Placement):
     """The two frozen backbones."""
 
     vision: str = "google/siglip2-so400m-patch14-384"
     """SigLIP vision tower: a folder in save_pretrained layout, or a hub id."""
     llm: str = "Qwen/Qwen3-8B-Base"
     """Qwen3 language model: a folder in save_pretrained layout, or a hub id."""
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """Attention implementation of both backbones."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """fp32: everything in float32. bf16: frozen parts stored in bfloat16, the connector in float32 under autocast."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to run; auto takes a GPU if there is one."""
 
 
-class ConnectorConfig(_Section):
+class ConnectorConfig(Section):
     """The trained part."""
 
     latents: int = Field(64, ge=1)
@@ -61,7 +52,7 @@ class ConnectorConfig(_Section):
     """Scale each visual token to the RMS of the language model's text embeddings."""
 
 
-class PromptConfig(_Section):
+class PromptConfig(Section):
     """What the language model reads before the caption."""
 
     template: str = "{human}\n"
@@ -73,7 +64,7 @@ class PromptConfig(_Section):
     """The human turn used by `qwen3-vlm caption` for images that come without one."""
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """What the run reads."""
 
     world: Literal["none", "scenes", "digits"] = "none"
@@ -109,7 +100,7 @@ class DataConfig(_Section):
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """Stage 1 alignment."""
 
     batch_size: int = Field(4, ge=1)
@@ -156,46 +147,7 @@ class TrainConfig(_Section):
         raise ValueError("expected off, log, or a number of steps of at least 1")
 
 
-class AblationConfig(_Section):
-    """Check 1."""
-
-    num_samples: int = Field(128, ge=1)
-    """Held-out samples to score; the first so many of the held-out split."""
-    batch_size: int = Field(16, ge=1)
-    """Samples per forward pass; results do not depend on it."""
-    derangements: int = Field(4, ge=1)
-    """R: how many donors each sample gets for `shuffled`."""
-    matching_k: int = Field(32, ge=2)
-    """K: images each caption is tried with in matching, its own and K-1 others; chance of image R@1 is 1/K."""
-    words_min_count: int = Field(5, ge=1)
-    """Occurrences a word needs among the scored captions to be listed by its mean gap."""
-    mean_token_images: int = Field(512, ge=1)
-    """Training images whose visual tokens are averaged for `mean-token`."""
-    blind_captions: int = Field(4096, ge=16)
-    """Training captions, repeats counted, that the constant prompt of `blind` is trained on; three trials of its
-    learning rate take up to half as many again."""
-    margin_shuffled: float = 0.05
-    """Nats per token that the lower bound of gap(shuffled) must exceed."""
-    margin_zero: float = 0.0
-    """Nats per token that the lower bound of gap(zero) must exceed."""
-    margin_noise: float = 0.0
-    """Nats per token that the lower bound of gap(noise) must exceed."""
-    gallery: int = Field(100, ge=0)
-    """Scored samples shown in report.html, each with a caption that the model writes; an even choice of them all."""
-
-
-class CoverageConfig(_Section):
-    """Check 2, thresholds in percent of the samples."""
-
-    truncated_warn: float = Field(1.0, ge=0, le=100)
-    """More truncated samples than this is a warning."""
-    truncated_fail: float = Field(2.0, ge=0, le=100)
-    """More than this is a FAIL."""
-    zero_label_fail: float = Field(0.1, ge=0, le=100)
-    """More samples without label tokens than this is a FAIL."""
-
-
-class Config(_Section):
+class Config(Section):
     """One run, completely."""
 
     output_dir: str = "outputs/stage1_align"
@@ -209,8 +161,8 @@ class Config(_Section):
     prompt: PromptConfig = PromptConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
-    ablation: AblationConfig = AblationConfig()
-    coverage: CoverageConfig = CoverageConfig()
+    ablation: AblationSettings = AblationSettings()
+    coverage: CoverageSettings = CoverageSettings()
 
     @model_validator(mode="after")
     def _cross_field(self) -> Config:
@@ -297,14 +249,6 @@ def parse_config(tree: dict[str, Any], where: str) -> Config:
         if any(item["type"] == "image-truncated" for item in error.errors()):
             raise NamedInputError("image-truncated", said) from error
         raise ValueError(said) from error
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections to one level: `{"train": {"lr": 1}}` becomes `{"train.lr": 1}`."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _read_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:

@@ -12,9 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from qwen3_vlm.results import write_atomic
+from eyechart.data.choice import draw_rows
+from eyechart.files import write_atomic
 
 _SCHEMA = 1
 
@@ -50,11 +49,6 @@ def describe(path: Path, rows: int) -> DataFile:
             return DataFile(path.name, rows, hashlib.file_digest(file, "sha256").hexdigest())
     except OSError as error:
         raise ValueError(f"{path}: cannot read the data file ({error.strerror})") from error
-
-
-def draw_rows(num_rows: int, seed: int) -> tuple[int, ...]:
-    """All row indices 0..num_rows-1 in an order drawn by `seed`."""
-    return tuple(np.random.Generator(np.random.PCG64(seed)).permutation(num_rows).tolist())
 
 
 def draw_split(num_rows: int, max_samples: int | None, eval_ratio: float, seed: int) -> Split:

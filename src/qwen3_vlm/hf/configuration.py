@@ -16,9 +16,10 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import PreTrainedConfig
 
-from qwen3_vlm.build import DTYPES, Inputs, load_config_only, prepare_inputs
+from eyechart.hub import explain_absence
+from eyechart.models.device import DTYPES
+from qwen3_vlm.build import Inputs, load_config_only, prepare_inputs
 from qwen3_vlm.config import Config, parse_config
-from qwen3_vlm.models.loading import explain_absence
 
 WEIGHTS_FILE = "model.safetensors"
 _PRECISIONS = {dtype: name for name, dtype in DTYPES.items()}

@@ -17,11 +17,11 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from eyechart.files import write_atomic
 from qwen3_vlm.build import backbone_identities, build_model
 from qwen3_vlm.hf.configuration import WEIGHTS_FILE, ConnectorVlmConfig, checked_inputs, precision_of, read_export
 from qwen3_vlm.models.fusion import place
 from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.results import write_atomic
 from qwen3_vlm.train.checkpoint import connector_state, refuse_other_backbones, restore_connector
 
 _MAX_NEW_TOKENS = 64

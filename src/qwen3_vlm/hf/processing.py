@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature
 
+from eyechart.data.images import ImageError, load_image, to_pixels
 from qwen3_vlm.build import Inputs
-from qwen3_vlm.data.images import ImageError, load_image, to_pixels
 from qwen3_vlm.hf.configuration import ConnectorVlmConfig, checked_inputs, read_export
 
 ImageInput = Image.Image | str | Path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from qwen3_vlm.exits import NamedInputError
+from eyechart.exits import NamedInputError
 
 
 def place(embeds_BTE: Tensor, ids_BT: Tensor, visual_BQE: Tensor, patch_id: int) -> Tensor:

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache, Qwen3ForCausalLM
 
-from qwen3_vlm.batch import IGNORE_INDEX, TokenNLL
-from qwen3_vlm.models.loading import load_complete
+from eyechart.models.weights import load_complete
+from eyechart.seam import IGNORE_INDEX, TokenNLL
 
 
 class LanguageModel(nn.Module):

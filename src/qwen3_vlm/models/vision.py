@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import SiglipVisionModel
 
-from qwen3_vlm.data.images import ImageSpec, normalise
-from qwen3_vlm.models.loading import load_complete
+from eyechart.data.images import ImageSpec, normalise
+from eyechart.models.weights import load_complete
 
 
 class VisionTower(nn.Module):

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qwen3_vlm.batch import IGNORE_INDEX, Batch, TokenNLL, VisualTokens
+from eyechart.seam import IGNORE_INDEX, Batch, TokenNLL, VisualTokens
 from qwen3_vlm.models.connector import Connector
 from qwen3_vlm.models.fusion import place
 from qwen3_vlm.models.llm import LanguageModel

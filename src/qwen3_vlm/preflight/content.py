@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
+from eyechart.data.images import normalise
+from eyechart.faults.table import agree, finding
+from eyechart.results import Finding
 from qwen3_vlm.build import Prepared
-from qwen3_vlm.data.images import normalise
-from qwen3_vlm.faults import agree, finding
 from qwen3_vlm.preflight.pixels import compare, references
 from qwen3_vlm.preflight.rows import by_share, spread
 from qwen3_vlm.preflight.text import Row
-from qwen3_vlm.results import Finding
 
 _COMPARED = 64
 """Images compared with what the tower's own processor makes of their files."""

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from eyechart.faults.table import agree, finding
+from eyechart.results import Finding
 from qwen3_vlm.build import Prepared
-from qwen3_vlm.faults import agree, finding
 from qwen3_vlm.preflight.rows import SHOWN, RawRow, by_share
-from qwen3_vlm.results import Finding
 
 _READ = 1 << 18
 """Bytes of an image file that tell it from another of the same size."""

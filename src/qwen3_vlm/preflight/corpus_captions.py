@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from eyechart.faults.table import agree, finding
+from eyechart.results import Finding
 from qwen3_vlm.build import Prepared
-from qwen3_vlm.faults import agree, finding
 from qwen3_vlm.preflight.corpus import ENOUGH, Corpus
 from qwen3_vlm.preflight.rows import SHOWN, by_share
-from qwen3_vlm.results import Finding
 
 _TOP_SHARE = 0.2
 """Of the rows: one caption under more of them is degenerate. Ten digits in varied words stay below 2%."""

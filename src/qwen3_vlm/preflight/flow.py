@@ -5,11 +5,11 @@ Stages in the order of the data. A stage that is broken ends the walk: what foll
 
 from __future__ import annotations
 
+from eyechart.results import Finding
 from qwen3_vlm.preflight.flow_fusion import attention_stage, fusion_stage
 from qwen3_vlm.preflight.flow_loss import company_stage, gradient_stage, loss_stage
 from qwen3_vlm.preflight.flow_visual import connector_stage, pixels_stage
 from qwen3_vlm.preflight.walk import Walk
-from qwen3_vlm.results import Finding
 
 _STAGES = (
     *(pixels_stage, connector_stage),

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qwen3_vlm.batch import IGNORE_INDEX, VisualTokens
-from qwen3_vlm.faults import agree, finding
+from eyechart.faults.table import agree, finding
+from eyechart.results import Finding
+from eyechart.seam import IGNORE_INDEX, VisualTokens
 from qwen3_vlm.preflight.probe import probe
 from qwen3_vlm.preflight.walk import Walk, many_of, masked, no_gradient, not_injected, relative
-from qwen3_vlm.results import Finding
 
 _OUT_OF_REACH = 0.5
 """Share of the image positions that the end of a caption may not see."""

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qwen3_vlm.batch import VisualTokens
-from qwen3_vlm.faults import agree, finding
+from eyechart.faults.table import agree, finding
+from eyechart.results import Finding
+from eyechart.seam import VisualTokens
 from qwen3_vlm.preflight.probe import probe
 from qwen3_vlm.preflight.text import Row
 from qwen3_vlm.preflight.walk import Walk, no_gradient, non_finite, relative
-from qwen3_vlm.results import Finding
 
 _SHIFTS = (-1, 0, -2, 1, -3)
 """Where the logits of an answer token may come from, relative to its position; -1 is right."""

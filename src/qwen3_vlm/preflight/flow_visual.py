@@ -7,19 +7,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from qwen3_vlm.faults import finding
+from eyechart.faults.table import finding
+from eyechart.results import Finding
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight.pixels import compare
 from qwen3_vlm.preflight.probe import own_row, probe
-from qwen3_vlm.preflight.walk import (
-    Walk,
-    many_of,
-    non_finite,
-    out_of_order,
-    relative,
-    unused,
-)
-from qwen3_vlm.results import Finding
+from qwen3_vlm.preflight.walk import Walk, many_of, non_finite, out_of_order, relative, unused
 
 _ALTERED = 0.02
 """Relative difference between two tensors that should be one, which no rounding to bfloat16 explains."""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from qwen3_vlm.batch import Sample
-from qwen3_vlm.checks.pairing import Association, Pairing, association
-from qwen3_vlm.data.collate import collate
+from eyechart.faults.pairing import Association, Pairing, association
+from eyechart.scoring.batching import collate
+from eyechart.seam import Sample
 from qwen3_vlm.models.vlm import VLM
 
 _BATCH = 32

@@ -14,11 +14,11 @@ from torch import Tensor
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from eyechart.faults.table import finding
+from eyechart.hub import hub_bounded
+from eyechart.results import Finding
 from qwen3_vlm.build import Prepared
-from qwen3_vlm.faults import finding
-from qwen3_vlm.models.hub import hub_bounded
 from qwen3_vlm.preflight.rows import RawRow
-from qwen3_vlm.results import Finding
 
 References = Sequence[Tensor]
 """What the tower's own processor makes of one file, [3,H,W]: one for each way in which the file may be read (16 bits to

@@ -13,14 +13,14 @@ from pathlib import Path
 import msgspec
 from scipy.special import betaincinv
 
-from qwen3_vlm.batch import Reject
+from eyechart.data.dataset import TooManyRejectedError
+from eyechart.data.encoded import IMAGE_CUT
+from eyechart.data.llava import PLACEHOLDER
+from eyechart.exits import NamedInputError
+from eyechart.faults.table import FAULTS, Severity, agree, finding
+from eyechart.results import Finding
+from eyechart.seam import Reject
 from qwen3_vlm.config import Config
-from qwen3_vlm.data.dataset import TooManyRejectedError
-from qwen3_vlm.data.llava_pretrain import PLACEHOLDER
-from qwen3_vlm.data.prompt import IMAGE_CUT
-from qwen3_vlm.exits import NamedInputError
-from qwen3_vlm.faults import FAULTS, Severity, agree, finding
-from qwen3_vlm.results import Finding
 
 SHOWN = 3
 """Rows that a finding names."""

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from qwen3_vlm.batch import Batch, Reject, Sample
+from eyechart.data.dataset import Dataset
+from eyechart.exits import NamedInputError
+from eyechart.faults.pairing import Pairing
+from eyechart.faults.table import rank
+from eyechart.results import Finding
+from eyechart.scoring.batching import collate
+from eyechart.seam import Batch, Reject, Sample
 from qwen3_vlm.build import Prepared
-from qwen3_vlm.checks.pairing import Pairing
-from qwen3_vlm.data.collate import collate
-from qwen3_vlm.data.dataset import Dataset
-from qwen3_vlm.exits import NamedInputError
-from qwen3_vlm.faults import rank
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight.content import content_findings, length_findings, padding_findings, pixel_findings
 from qwen3_vlm.preflight.corpus import corpus_findings, read_corpus
@@ -33,7 +34,6 @@ from qwen3_vlm.preflight.twins import same_captions, twin_findings
 from qwen3_vlm.preflight.view import View, view_of
 from qwen3_vlm.preflight.walk import Walk
 from qwen3_vlm.preflight.weights import reading_findings, weight_findings
-from qwen3_vlm.results import Finding
 
 ROWS = 128
 """Rows whose image is decoded, per side of the split."""

@@ -9,10 +9,10 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
-from qwen3_vlm.faults import page_of
+from eyechart.faults.table import page_of
+from eyechart.reporting.text import one_line
+from eyechart.results import Finding
 from qwen3_vlm.preflight.view import Span, View
-from qwen3_vlm.report.text import one_line
-from qwen3_vlm.results import Finding
 
 _COLOURS = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
 _KINDS = {"prompt": ("prompt", ""), "image": ("IMAGE ", "cyan"), "label": ("LABEL ", "green")}

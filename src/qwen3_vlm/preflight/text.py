@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from qwen3_vlm.batch import IGNORE_INDEX, Batch, Sample
+from eyechart.seam import IGNORE_INDEX, Batch, Sample
 from qwen3_vlm.data.prompt import END, PATCH, START
 from qwen3_vlm.preflight.rows import RawRow
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
-from qwen3_vlm.batch import IGNORE_INDEX
+from eyechart.faults.table import agree, finding
+from eyechart.results import Finding
+from eyechart.seam import IGNORE_INDEX
 from qwen3_vlm.build import Prepared
-from qwen3_vlm.faults import agree, finding
 from qwen3_vlm.preflight.rows import SHOWN, by_share
 from qwen3_vlm.preflight.text import Cases, Row, Tokens, short
-from qwen3_vlm.results import Finding
 
 _SHIFTS = (1, -1, 2, -2)
 _ALIKE = 0.8

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from eyechart.data.llava import PLACEHOLDER
+from eyechart.faults.table import finding
+from eyechart.results import Finding
 from qwen3_vlm.build import Prepared
-from qwen3_vlm.data.llava_pretrain import PLACEHOLDER
 from qwen3_vlm.data.prompt import END, PATCH, START
-from qwen3_vlm.faults import finding
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight.rows import SHOWN
 from qwen3_vlm.preflight.text import Cases, Row, Tokens, short
-from qwen3_vlm.results import Finding
 
 
 def block_findings(rows: Sequence[Row], prepared: Prepared, vlm: VLM, tokens: Tokens, latents: int) -> list[Finding]:

@@ -13,13 +13,13 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from qwen3_vlm.batch import Sample
-from qwen3_vlm.data.dataset import Dataset
-from qwen3_vlm.faults import agree, finding
+from eyechart.data.dataset import Dataset
+from eyechart.faults.table import agree, finding
+from eyechart.results import Finding
+from eyechart.seam import Sample
 from qwen3_vlm.preflight.corpus import shown_by_many
 from qwen3_vlm.preflight.rows import SHOWN, RawRow, by_share
 from qwen3_vlm.preflight.text import Row
-from qwen3_vlm.results import Finding
 
 _PER_ROW = 4
 """Training rows with the same caption that are tried for a held-out row."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-from qwen3_vlm.batch import IGNORE_INDEX
+from eyechart.seam import IGNORE_INDEX
 from qwen3_vlm.preflight.text import Row, Tokens
 
 Kind = Literal["prompt", "image", "label"]

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qwen3_vlm.batch import Batch, TokenNLL, VisualTokens
-from qwen3_vlm.data.collate import collate
-from qwen3_vlm.faults import finding
+from eyechart.faults.table import finding
+from eyechart.results import Finding
+from eyechart.scoring.batching import collate
+from eyechart.seam import Batch, TokenNLL, VisualTokens
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight.pixels import References
 from qwen3_vlm.preflight.text import Row
-from qwen3_vlm.results import Finding
 
 _PASS_ON = "pass each sample's pixels through the tower and the tower's features through the connector"
 

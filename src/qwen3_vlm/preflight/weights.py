@@ -15,12 +15,12 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.utils import cached_file
 
+from eyechart.faults.table import agree, finding
+from eyechart.hub import hub_bounded
+from eyechart.results import Finding
 from qwen3_vlm.build import Prepared
-from qwen3_vlm.faults import agree, finding
-from qwen3_vlm.models.hub import hub_bounded
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight.text import Tokens
-from qwen3_vlm.results import Finding
 
 _OUTER = 2
 """Tokens of an answer that are not judged: the first, which nothing precedes, and EOS."""

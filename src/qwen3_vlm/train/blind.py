@@ -23,16 +23,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qwen3_vlm.batch import Batch, IntArray, VisualTokens
-from qwen3_vlm.checks.decomposition import Blind
-from qwen3_vlm.checks.statistics import FloatArray, estimate
+from eyechart.data.dataset import Dataset
+from eyechart.exits import NonFiniteError
+from eyechart.models.weights import fingerprint
+from eyechart.progress import progress_bar
+from eyechart.scoring.batching import collate
+from eyechart.scoring.decomposition import Blind
+from eyechart.seam import Batch, IntArray, VisualTokens
+from eyechart.verdict.statistics import FloatArray, estimate
 from qwen3_vlm.config import Config
-from qwen3_vlm.data.collate import collate
-from qwen3_vlm.data.dataset import Dataset
-from qwen3_vlm.exits import NonFiniteError
-from qwen3_vlm.models.loading import fingerprint
 from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.progress import progress_bar
 from qwen3_vlm.train.checkpoint import save_checkpoint
 from qwen3_vlm.train.schedule import micro_batches, plan_epoch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from qwen3_vlm.progress import duration
+from eyechart.progress import duration
 from qwen3_vlm.train.disk import checkpoint_bytes, checkpoint_steps, kept_steps, size_text
 from qwen3_vlm.train.features import CachedDataset
 from qwen3_vlm.train.loop import Run, first_updates, peak_memory_gb

@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qwen3_vlm.batch import Reject, Sample
+from eyechart.data.dataset import Dataset
+from eyechart.progress import progress_bar
+from eyechart.scoring.batching import collate
+from eyechart.scoring.spool import Spool, free_bytes
+from eyechart.seam import Reject, Sample
 from qwen3_vlm.config import DataConfig
-from qwen3_vlm.data.collate import collate
-from qwen3_vlm.data.dataset import Dataset
 from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.progress import progress_bar
-from qwen3_vlm.spool import Spool, free_bytes
 
 _ENCODE_BATCH = 64
 _SHARE_OF_FREE = 0.5

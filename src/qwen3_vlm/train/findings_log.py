@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from qwen3_vlm.results import Finding, write_atomic
+from eyechart.files import write_atomic
+from eyechart.results import Finding
 
 FINDINGS_NAME = "findings.jsonl"
 

@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 
+from eyechart.exits import RankLostError
 from qwen3_vlm.config import Config
-from qwen3_vlm.exits import RankLostError
 
 Stage = Literal["loading", "caching", "training", "evaluating"]
 

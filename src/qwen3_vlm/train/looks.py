@@ -22,15 +22,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from qwen3_vlm.batch import Batch, IntArray, Sample, VisualTokens
-from qwen3_vlm.checks.matching import recall_at_1
-from qwen3_vlm.checks.pairs import draw_candidates, score_pairs
-from qwen3_vlm.checks.scoring import Ranks
-from qwen3_vlm.checks.statistics import clusters_of
+from eyechart.files import write_atomic
+from eyechart.results import Look
+from eyechart.scoring.batching import collate
+from eyechart.scoring.matching import recall_at_1
+from eyechart.scoring.pairs import draw_candidates, score_pairs
+from eyechart.scoring.ranks import Ranks
+from eyechart.seam import Batch, IntArray, Sample, VisualTokens
+from eyechart.verdict.statistics import clusters_of
 from qwen3_vlm.config import Config
-from qwen3_vlm.data.collate import collate
 from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.results import Look, write_atomic
 from qwen3_vlm.train.update import SampleSource
 
 LOOKS_NAME = "looks.jsonl"

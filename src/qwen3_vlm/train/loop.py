@@ -17,14 +17,14 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from qwen3_vlm.batch import Batch, Reject
-from qwen3_vlm.build import Prepared, backbone_identities, count_rejects
+from eyechart.data.dataset import count_rejects, judge_rejects, too_many_rejected
+from eyechart.exits import NonFiniteError
+from eyechart.progress import duration, progress_bar, say
+from eyechart.scoring.batching import collate
+from eyechart.seam import Batch, Reject
+from qwen3_vlm.build import Prepared, backbone_identities
 from qwen3_vlm.config import Config
-from qwen3_vlm.data.collate import collate
-from qwen3_vlm.data.dataset import judge_rejects, too_many_rejected
-from qwen3_vlm.exits import NonFiniteError
 from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.progress import duration, progress_bar, say
 from qwen3_vlm.train.checkpoint import Payload, checkpoint_path, connector_state, prune_checkpoints, save_checkpoint
 from qwen3_vlm.train.guards import Interrupt, memory_explained
 from qwen3_vlm.train.looks import Looking, append_look, look_line

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qwen3_vlm.batch import Sample
-from qwen3_vlm.data.dataset import Dataset
-from qwen3_vlm.faults import agree, finding
+from eyechart.data.dataset import Dataset
+from eyechart.faults.table import agree, finding
+from eyechart.results import Finding
+from eyechart.seam import Sample
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight.probe import own_row
 from qwen3_vlm.preflight.rows import spread
-from qwen3_vlm.results import Finding
 from qwen3_vlm.train.update import SampleSource
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from eyechart.exits import NamedInputError
+from eyechart.settings import flatten
 from qwen3_vlm.build import backbone_identities
-from qwen3_vlm.config import Config, flatten
-from qwen3_vlm.exits import NamedInputError
+from qwen3_vlm.config import Config
 from qwen3_vlm.train.checkpoint import (
     Payload,
     config_tree,

@@ -17,11 +17,12 @@ import torch
 import tyro
 from accelerate import Accelerator
 
-from qwen3_vlm.build import build_model, choose_device, prepare_data
+from eyechart.exits import guarded
+from eyechart.files import write_atomic
+from eyechart.models.device import choose_device
+from qwen3_vlm.build import build_model, prepare_data
 from qwen3_vlm.config import Config
 from qwen3_vlm.data.splits import save_split
-from qwen3_vlm.exits import guarded
-from qwen3_vlm.results import write_atomic
 from qwen3_vlm.train.arguments import Train
 from qwen3_vlm.train.checkpoint import checkpoint_path
 from qwen3_vlm.train.disk import require_space
@@ -99,7 +100,7 @@ def _say(run: Run, lines: list[str]) -> None:
 
 def _start(config: Config, accelerator: Accelerator, resumption: Resumption | None, overwrite: bool) -> Run:
     """Everything before the first update, short of touching `output_dir`."""
-    choose_device(config)
+    choose_device(config.model, config.threads)
     # One rank after the other: the first may have to draw a world's images.
     with accelerator.main_process_first():
         prepared = prepare_data(config, saved_split(config) if resumption else None)
@@ -166,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command, overrides = tyro.cli(
         Train, prog="python -m qwen3_vlm.train.stage1_align", args=arguments, return_unknown_args=True
     )
-    return guarded(lambda: command.run(overrides))
+    return guarded(lambda: command.run(overrides), "qwen3_vlm")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from qwen3_vlm.config import Config, flatten
+from eyechart.settings import flatten
+from qwen3_vlm.config import Config
 
 FOLDER = "tracker"
 """Inside `output_dir`; `tensorboard --logdir outputs` finds every run's."""

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qwen3_vlm.batch import CollateStats
-from qwen3_vlm.results import write_atomic
+from eyechart.files import write_atomic
+from eyechart.seam import CollateStats
 
 LOG_NAME = "log.jsonl"
 

@@ -19,9 +19,9 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from qwen3_vlm.batch import Batch, CollateStats, Reject, Sample, VisualTokens
-from qwen3_vlm.data.collate import batches_by_length, collate
-from qwen3_vlm.exits import NonFiniteError
+from eyechart.exits import NonFiniteError
+from eyechart.scoring.batching import batches_by_length, collate
+from eyechart.seam import Batch, CollateStats, Reject, Sample, VisualTokens
 from qwen3_vlm.models.vlm import VLM
 
 T = TypeVar("T")

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from qwen3_vlm.batch import VisualTokens
-from qwen3_vlm.checks.connector_state import distance
-from qwen3_vlm.checks.pairing import diagnose_pairing
-from qwen3_vlm.data.collate import collate
-from qwen3_vlm.exits import FaultsFoundError, NonFiniteError
-from qwen3_vlm.faults import agree, finding, page_of, rank
-from qwen3_vlm.models.loading import fingerprint
+from eyechart.exits import FaultsFoundError, NonFiniteError
+from eyechart.faults.pairing import diagnose_pairing
+from eyechart.faults.table import agree, finding, page_of, rank
+from eyechart.faults.weights import distance
+from eyechart.models.weights import fingerprint
+from eyechart.progress import progress_bar, say
+from eyechart.results import Finding, Look
+from eyechart.scoring.batching import collate
+from eyechart.seam import VisualTokens
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight import preflight
 from qwen3_vlm.preflight.twins import cached_twins
-from qwen3_vlm.progress import progress_bar, say
-from qwen3_vlm.results import Finding, Look
 from qwen3_vlm.train.features import CachedDataset
 from qwen3_vlm.train.findings_log import write_findings
 from qwen3_vlm.train.looks import read_looks
@@ -28,7 +28,7 @@ from qwen3_vlm.train.readiness import cache_findings, optimizer_findings, order_
 from qwen3_vlm.train.update import SampleSource
 
 if TYPE_CHECKING:
-    from qwen3_vlm.train.loop import Run  # the loop calls this module
+    from qwen3_vlm.train.loop import Run
 
 FIRST_UPDATES = 3
 """Updates after which every trained parameter must have moved."""

@@ -1,0 +1,23 @@
+"""Which rows of very many are taken: drawn by seed for scoring, evenly spaced for a page."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def draw_rows(num_rows: int, seed: int) -> tuple[int, ...]:
+    """All row indices 0..num_rows-1 in an order drawn by `seed`."""
+    return tuple(np.random.Generator(np.random.PCG64(seed)).permutation(num_rows).tolist())
+
+
+def even_choice(total: int, limit: int) -> list[int]:
+    """Positions of at most `limit` out of `total` things in order, evenly spaced, the first and the last among them.
+
+    All of them where there are no more than `limit`; with a limit of 1 the first alone.
+    """
+    assert total >= 0 and limit >= 0, f"{limit} of {total}"
+    if total <= limit:
+        return list(range(total))
+    if limit <= 1:
+        return list(range(limit))
+    return [(i * (total - 1) + (limit - 1) // 2) // (limit - 1) for i in range(limit)]

@@ -1,0 +1,151 @@
+"""Records and their ids to samples: the image is read when the sample is asked for, and never replaced by another."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from eyechart.data.encoded import Encoded
+from eyechart.data.images import ImageError, ImageSpec, content_hash, load_image
+from eyechart.data.llava import Record
+from eyechart.seam import Reject, Sample
+
+
+class Dataset:
+    """A map-style data set over usable rows, for `torch.utils.data.DataLoader`.
+
+    It can be pickled for workers, and holds no array per row beyond the caption's ids (about 0.5 kB a row in all).
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        encoded: Sequence[Encoded],
+        image_root: Path,
+        spec: ImageSpec,
+        max_pixels: int,
+    ) -> None:
+        """Pair `records` with their ids, one for one."""
+        assert len(records) == len(encoded), f"{len(records)} records, {len(encoded)} encoded rows"
+        self._records = records
+        self._encoded = encoded
+        self._image_root = image_root
+        self._spec = spec
+        self._max_pixels = max_pixels
+
+    def __len__(self) -> int:
+        """Number of rows whose text is usable."""
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Sample | Reject:
+        """Row `index` with its image, or why the image cannot be used."""
+        record = self._records[index]
+        path = self._image_root / record.image
+        try:
+            pixels_CHW = load_image(path, self._spec, self._max_pixels)
+        except ImageError as error:
+            return Reject(record.row, error.reason, f"{path}: {error.detail}")
+        return replace(self.text(index), image_hash=content_hash(pixels_CHW), pixels_CHW=pixels_CHW)
+
+    def text(self, index: int) -> Sample:
+        """Row `index` without its image: no file is opened."""
+        record, encoded = self._records[index], self._encoded[index]
+        return Sample(
+            row=record.row,
+            id=record.id,
+            image=record.image,
+            caption=record.caption,
+            ids_T=encoded.ids_T,
+            labels_T=encoded.labels_T,
+            block=encoded.block,
+            full_length=encoded.full_length,
+        )
+
+    @property
+    def rows(self) -> list[int]:
+        """Row in the data file, by index."""
+        return [record.row for record in self._records]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens before the cut by max_seq_len, by index."""
+        return [encoded.full_length for encoded in self._encoded]
+
+    @property
+    def wrapper_tokens(self) -> float:
+        """Average prompt tokens around the image block; 0 of nothing is 0."""
+        return sum(encoded.wrapper_tokens for encoded in self._encoded) / max(1, len(self))
+
+
+class TooManyRejectedError(ValueError):
+    """More rows are unusable than `data.max_rejected` allows."""
+
+    def __init__(self, message: str, rejects: Sequence[Reject], total: int) -> None:
+        """Keep the unusable rows, and of how many rows they are."""
+        super().__init__(message)
+        self.rejects, self.total = tuple(rejects), total
+
+
+def judge_rejects(rejects: Sequence[Reject], total: int, max_rejected: float, label: str) -> None:
+    """The one rule for unusable rows, be it their text or their image: say them, and stop where they are too many.
+
+    Args:
+        rejects: unusable rows.
+        total: rows that were asked for, usable or not.
+        max_rejected: accepted share of `total` (data.max_rejected); above it something else than the odd broken file
+            is wrong.
+        label: what the rows are, such as `training`, for the line that is written to standard error.
+
+    Raises:
+        TooManyRejectedError: more than that, with counts by reason and three examples.
+    """
+    too_many_rejected(rejects, total, max_rejected, label)
+    if rejects:
+        _say_once(f"warning: {_summary(rejects, total, label)}; left out, no other row takes their place")
+
+
+def too_many_rejected(rejects: Sequence[Reject], total: int, max_rejected: float, label: str = "training") -> None:
+    """The second half of `judge_rejects`, for those who have already named the rows.
+
+    Raises:
+        TooManyRejectedError: more than `max_rejected` of `total`, with counts by reason and three examples.
+    """
+    if len(rejects) > max_rejected * total:
+        raise TooManyRejectedError(
+            f"{_summary(rejects, total, label)}. That is more than data.max_rejected {max_rejected:g}: mend the rows "
+            "or raise it",
+            rejects,
+            total,
+        )
+
+
+def _summary(rejects: Sequence[Reject], total: int, label: str) -> str:
+    counts = ", ".join(f"{reason} {count}" for reason, count in Counter(r.reason for r in rejects).most_common())
+    examples = "; ".join(f"row {r.row}: {r.reason} ({r.detail})" for r in _examples(rejects))
+    share = 100 * len(rejects) / max(1, total)
+    return f"{len(rejects)} of {total} {label} rows are unusable ({share:.3g}%): {counts}. For example {examples}"
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    """One process says it: the ranks of a job all read the same text, and a trial reads it twice."""
+    if os.environ.get("RANK", "0") == "0":
+        sys.stderr.write(f"{line}\n")
+
+
+def _examples(rejects: Sequence[Reject], count: int = 3) -> list[Reject]:
+    """Up to `count` rejects, of as many different reasons as there are."""
+    firsts = {r.reason: r for r in reversed(rejects)}
+    different = sorted(firsts.values(), key=lambda r: r.row)
+    others = [r for r in rejects if r is not firsts[r.reason]]
+    return [*different, *others][:count]
+
+
+def count_rejects(*groups: tuple[Reject, ...]) -> dict[str, int]:
+    """Rejected rows by reason."""
+    return dict(Counter(reject.reason for group in groups for reject in group))

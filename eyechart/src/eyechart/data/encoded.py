@@ -1,0 +1,59 @@
+"""A row as token ids: prompt with the image block, then the answer. Which of them carry a label is decided here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from eyechart.seam import IGNORE_INDEX, IntArray
+
+IMAGE_CUT = "image block cut by max_seq_len"
+"""Reason under which such rows are rejected; check 2 fails on any."""
+
+
+class Prompt(NamedTuple):
+    """What stands before a caption."""
+
+    ids_T: IntArray
+    block: tuple[int, int]
+    """The image block is ids_T[block[0]:block[1]], delimiters included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One row as ids. The arrays are put together on demand: rows with the same human turn share one prompt."""
+
+    prompt: Prompt
+    answer_N: npt.NDArray[np.int32]
+    """Caption and EOS, before any cut."""
+    max_seq_len: int
+
+    @property
+    def ids_T(self) -> IntArray:
+        """Prompt, caption, EOS; cut on the right to max_seq_len."""
+        return np.concatenate([self.prompt.ids_T, self.answer_N.astype(np.int64)])[: self.max_seq_len]
+
+    @property
+    def labels_T(self) -> IntArray:
+        """`ids_T` behind the prompt, IGNORE_INDEX in it. Not shifted."""
+        labels_T = self.ids_T
+        labels_T[: len(self.prompt.ids_T)] = IGNORE_INDEX
+        return labels_T
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Start and end of the image block in `ids_T`."""
+        return self.prompt.block
+
+    @property
+    def full_length(self) -> int:
+        """Tokens before the cut."""
+        return len(self.prompt.ids_T) + len(self.answer_N)
+
+    @property
+    def wrapper_tokens(self) -> int:
+        """Prompt tokens other than the image block."""
+        return len(self.prompt.ids_T) - (self.block[1] - self.block[0])

@@ -1,0 +1,275 @@
+"""Image files to uint8 pixels at the tower's size, and uint8 pixels to what the tower was trained on.
+
+Decoding and resizing happen here on the CPU; `normalise` runs on the device, since bytes are four times cheaper to
+move than floats. Equal to transformers' SiglipImageProcessorPil with the checkpoint's own preprocessor_config.json.
+
+`Image.draft` would decode big JPEGs in half the time, but it shrinks them with another filter first and so changes the
+pixels; it is not used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import stat
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Not every format that Pillow knows: EPS starts an external program, and the exotic ones only add ways to hang.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "AVIF", "JPEG2000")
+_Made = TypeVar("_Made")
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """What a vision tower expects of its input."""
+
+    height: int
+    width: int
+    """Pixels."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Per channel (red, green, blue), in units of the rescaled pixel."""
+    resample: int
+    """PIL's number of the resize filter: 2 bilinear, 3 bicubic."""
+    rescale: float
+    """Factor on the byte values, usually 1/255."""
+
+
+class ImageError(Exception):
+    """An image that cannot be used; becomes a Reject."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        """Keep the countable `reason` and the one-line `detail`."""
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+def image_spec(preprocessor_config: Mapping[str, Any], vision_config_image_size: int) -> ImageSpec:
+    """Read the input format from a checkpoint's own preprocessor_config.json.
+
+    Nothing is guessed: the library's class defaults (224 pixels, bicubic) are not what larger checkpoints were trained
+    with, so a missing setting is an error.
+
+    Args:
+        preprocessor_config: the decoded file.
+        vision_config_image_size: `image_size` of the tower's config, to be compared.
+
+    Raises:
+        ValueError: a setting is missing, or asks for something that this code does not do.
+    """
+    size = _setting(preprocessor_config, "size")
+    if isinstance(size, int):
+        size = {"height": size, "width": size}
+    if not isinstance(size, Mapping) or not {"height", "width"} <= set(size):
+        raise ValueError(f"preprocessor_config.json: expected `size` with height and width, got {size!r}")
+    height, width = int(size["height"]), int(size["width"])
+    if (height, width) != (vision_config_image_size, vision_config_image_size):
+        raise ValueError(
+            f"preprocessor_config.json resizes to {height}x{width}, the vision tower takes images of "
+            f"{vision_config_image_size}x{vision_config_image_size}; the two files belong to different checkpoints"
+        )
+    for key, wanted in (("do_resize", True), ("do_center_crop", False), ("do_pad", False)):
+        if bool(preprocessor_config.get(key, wanted)) is not wanted:
+            raise ValueError(f"preprocessor_config.json: `{key}` {not wanted} is not supported, expected {wanted}")
+    normalises = preprocessor_config.get("do_normalize", True)
+    rescales = preprocessor_config.get("do_rescale", True)
+    return ImageSpec(
+        height=height,
+        width=width,
+        mean=_channels(preprocessor_config, "image_mean") if normalises else (0.0, 0.0, 0.0),
+        std=_channels(preprocessor_config, "image_std") if normalises else (1.0, 1.0, 1.0),
+        resample=int(_setting(preprocessor_config, "resample")),
+        rescale=float(_setting(preprocessor_config, "rescale_factor")) if rescales else 1.0,
+    )
+
+
+def _setting(config: Mapping[str, Any], key: str) -> Any:
+    if config.get(key) is None:
+        raise ValueError(f"preprocessor_config.json: `{key}` is missing; use the file that came with the vision tower")
+    return config[key]
+
+
+def _channels(config: Mapping[str, Any], key: str) -> tuple[float, ...]:
+    value = _setting(config, key)
+    if not isinstance(value, Sequence) or len(value) != 3 or (key == "image_std" and not all(v > 0 for v in value)):
+        raise ValueError(f"preprocessor_config.json: expected three numbers in `{key}`, got {value!r}")
+    return tuple(float(v) for v in value)
+
+
+def load_image(path: Path, spec: ImageSpec, max_pixels: int) -> Tensor:
+    """Decode an image, upright and on white, and resize it to the tower's size.
+
+    Args:
+        path: image file; of an animation the first frame is taken.
+        spec: size and filter.
+        max_pixels: larger images are refused before they are decoded.
+
+    Returns:
+        uint8 [3,H,W], red, green, blue.
+
+    Raises:
+        ImageError: missing, empty, truncated, damaged, too small, too large, or not an image.
+    """
+    return _with_image(path, max_pixels, lambda image: to_pixels(image, spec, max_pixels))
+
+
+def load_thumbnail(path: Path, side: int, max_pixels: int) -> Image.Image:
+    """Decode an image by the same rules, and shrink it to fit a square of `side` pixels; small ones stay as they are.
+
+    Raises:
+        ImageError: as for `load_image`.
+    """
+
+    def shrink(image: Image.Image) -> Image.Image:
+        _check_size(image.size, max_pixels)
+        rgb = _to_rgb(image)
+        rgb.thumbnail((side, side))
+        return rgb
+
+    return _with_image(path, max_pixels, shrink)
+
+
+def _with_image(path: Path, max_pixels: int, use: Callable[[Image.Image], _Made]) -> _Made:
+    """What `use` makes of an opened image file; whatever goes wrong becomes an ImageError."""
+    _require_file(path)
+    # Pillow's own limit on pixels would otherwise stand above ours.
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)
+    # Pillow warns of large images (we have our own limit), of damaged EXIF data (read as upright) and the like.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(path, formats=_formats()) as image, _libtiff_quiet(image):
+                return use(image)
+        except ImageError:
+            raise
+        except Image.DecompressionBombError as error:
+            raise ImageError("image too large", f"{error}; shrink it") from error
+        except UnidentifiedImageError as error:
+            raise ImageError("not an image", f"expected one of {', '.join(_formats())}") from error
+        except Exception as error:
+            # Decoders raise anything on damaged files: OSError, SyntaxError, struct.error, IndexError, KeyError, ...
+            raise _damaged(error) from error
+
+
+def to_pixels(image: Image.Image, spec: ImageSpec, max_pixels: int) -> Tensor:
+    """An opened image, upright and on white, at the tower's size: uint8 [3,H,W]. Arguments as for `load_image`.
+
+    Raises:
+        ImageError: too small, too large, or pixels without a fixed range. A damaged file raises what its decoder does.
+    """
+    _check_size(image.size, max_pixels)
+    resized = _to_rgb(image).resize((spec.width, spec.height), Image.Resampling(spec.resample))
+    import torch
+
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+
+
+@contextlib.contextmanager
+def _libtiff_quiet(image: Image.Image) -> Iterator[None]:
+    """Keep libtiff from writing to the terminal: what is wrong with a file is said once, as its row's reject.
+
+    It writes from C, past `sys.stderr`, so the descriptor itself is turned away for the moment.
+    """
+    if image.format != "TIFF":
+        yield
+        return
+    try:
+        kept = os.dup(2)
+    except OSError:  # a process without standard error
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - not a file of ours
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _require_file(path: Path) -> None:
+    try:
+        facts = path.stat()
+    except FileNotFoundError as error:
+        raise ImageError("image missing", "no such file below data.image_root") from error
+    except OSError as error:
+        raise ImageError("image unreadable", str(error.strerror)) from error
+    if not stat.S_ISREG(facts.st_mode):
+        raise ImageError("not an image", "expected a file, got a folder or a device")
+    if facts.st_size == 0:
+        raise ImageError("image empty", "the file has 0 bytes")
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """The wanted formats that this build of Pillow can read."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if min(width, height) <= 1:
+        raise ImageError("image too thin", f"{width}x{height} pixels, expected at least 2x2")
+    if width * height > max_pixels:
+        raise ImageError("image too large", f"{width}x{height} pixels, data.max_pixels is {max_pixels:,}; shrink it")
+
+
+def _damaged(error: Exception) -> ImageError:
+    summary = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+    if isinstance(error, PermissionError):
+        return ImageError("image unreadable", summary)
+    cut = isinstance(error, EOFError) or "truncated" in summary.lower()
+    return ImageError("image truncated" if cut else "image damaged", summary)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Upright, 8 bit, three channels; transparency is composited on white."""
+    image.load()
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode == "I" or upright.mode.startswith("I;16"):
+        upright = _eight_bit(upright)
+    elif upright.mode == "F":
+        raise ImageError("image format not supported", "floating-point pixels have no fixed range; save it as 8 bit")
+    if upright.has_transparency_data:
+        rgba = upright.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return upright if upright.mode == "RGB" else upright.convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey to 8 bit, 65535 to 255; Pillow's own conversion clips everything above 255 to white."""
+    values_HW = np.asarray(image).astype(np.int64)
+    if values_HW.min() < 0 or values_HW.max() > 65535:
+        raise ImageError("image format not supported", "32-bit pixels have no fixed range; save it as 8 bit")
+    return Image.fromarray(((values_HW + 128) // 257).astype(np.uint8))
+
+
+def normalise(pixels_BCHW: Tensor, spec: ImageSpec) -> Tensor:
+    """(pixel * rescale - mean) / std on the pixels' device: uint8 [B,3,H,W] to float32 [B,3,H,W]."""
+    import torch
+
+    mean_C11 = torch.tensor(spec.mean, dtype=torch.float32, device=pixels_BCHW.device)[:, None, None]
+    std_C11 = torch.tensor(spec.std, dtype=torch.float32, device=pixels_BCHW.device)[:, None, None]
+    return (pixels_BCHW.to(torch.float32) * spec.rescale - mean_C11) / std_C11
+
+
+def content_hash(pixels_CHW: Tensor) -> str:
+    """128-bit hash of decoded pixels: equal exactly where the tower cannot tell two images apart."""
+    digest = hashlib.blake2b(str(tuple(pixels_CHW.shape)).encode(), digest_size=16)
+    digest.update(pixels_CHW.contiguous().numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Which fault, from which evidence: the table of faults, and the detectors."""

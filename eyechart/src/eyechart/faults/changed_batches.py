@@ -1,0 +1,89 @@
+"""Batches and visual tokens with one thing changed, for the experiments on the scoring seam.
+
+Dimension suffixes as in `batch`; S visual slots of one image (Q of ours).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from eyechart.seam import Batch, CollateStats, VisualTokens
+
+
+def select(batch: Batch, places: Sequence[int]) -> Batch:
+    """Some rows of a batch, cut to their longest; images and all."""
+    lengths_B = batch.lengths_B[list(places)]
+    longest = int(lengths_B.max())
+    rows = list(places)
+    samples = tuple(batch.samples[i] for i in rows) if batch.samples else ()
+    return replace(
+        batch,
+        samples=samples,
+        ids_BT=batch.ids_BT[rows, :longest],
+        labels_BT=batch.labels_BT[rows, :longest],
+        lengths_B=lengths_B,
+        block_BT=batch.block_BT[rows, :longest],
+        pixels_BCHW=None if batch.pixels_BCHW is None else batch.pixels_BCHW[rows],
+        features_BPV=None if batch.features_BPV is None else batch.features_BPV[rows],
+        stats=CollateStats.of(samples),
+    )
+
+
+def without_images(batch: Batch) -> Batch:
+    """The text of a batch: what the seam's `nll` is given."""
+    samples = tuple(replace(s, pixels_CHW=None, features_PV=None) for s in batch.samples)
+    return replace(batch, samples=samples, pixels_BCHW=None, features_BPV=None)
+
+
+def retold(text: Batch, ids_BT: Tensor, labels_BT: Tensor) -> Batch:
+    """The batch with other ids or labels, in the samples as well: a scorer may read either."""
+    samples = tuple(
+        replace(s, ids_T=ids_T[: len(s.ids_T)].numpy(), labels_T=labels_T[: len(s.labels_T)].numpy())
+        for s, ids_T, labels_T in zip(text.samples, ids_BT.cpu(), labels_BT.cpu(), strict=False)
+    )
+    return replace(text, samples=samples, ids_BT=ids_BT, labels_BT=labels_BT)
+
+
+def with_noise_image(few: Batch, row: int, generator: torch.Generator) -> Batch:
+    """The batch with one image replaced by noise, wherever the scorer may read it."""
+    pixels_BCHW, features_BPV, samples = few.pixels_BCHW, few.features_BPV, list(few.samples)
+    if pixels_BCHW is not None:
+        pixels_BCHW = pixels_BCHW.clone()
+        noise_CHW = torch.randint(0, 256, pixels_BCHW.shape[1:], generator=generator).to(pixels_BCHW)
+        pixels_BCHW[row] = noise_CHW
+        if samples:
+            samples[row] = replace(samples[row], pixels_CHW=noise_CHW)
+    if features_BPV is not None:
+        features_BPV = features_BPV.clone()
+        noise_PV = torch.randn(features_BPV.shape[1:], generator=generator).to(features_BPV)
+        features_BPV[row] = noise_PV * features_BPV[row].std()
+        if samples:
+            samples[row] = replace(samples[row], features_PV=features_BPV[row])
+    return replace(few, samples=tuple(samples), pixels_BCHW=pixels_BCHW, features_BPV=features_BPV)
+
+
+def random_like(visual: VisualTokens, generator: torch.Generator) -> VisualTokens:
+    """Gaussian tokens of the same spread: a connector that says little must not hide where its tokens go."""
+    layers = []
+    for layer in visual.layers:
+        spread = float(layer[torch.isfinite(layer)].square().mean().sqrt())
+        layers.append(torch.randn(layer.shape, generator=generator) * (spread if 0 < spread < float("inf") else 1.0))
+    return VisualTokens(tuple(layers))
+
+
+def with_row(layer: Tensor, other: Tensor, row: int) -> Tensor:
+    """`layer` with one image's tokens from `other`."""
+    mixed = layer.clone()
+    mixed[row] = other[row]
+    return mixed
+
+
+def with_slot(layer_BSE: Tensor, other_BSE: Tensor, slot: int) -> Tensor:
+    """`layer_BSE` with one slot of every image from `other_BSE`."""
+    mixed_BSE = layer_BSE.clone()
+    mixed_BSE[:, slot] = other_BSE[:, slot]
+    return mixed_BSE

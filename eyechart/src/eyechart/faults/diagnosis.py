@@ -1,0 +1,94 @@
+"""From everything that was seen of a run to a ranked list of faults: the one function that `diagnose` calls.
+
+Evidence is gathered by the caller and may be partial. What each part can show, and where it is read:
+
+    connector   tensors of the checkpoint against their start and the model in use    connector_state
+    probes      what reaches the model: images, visual tokens, labels                 probe_reading
+    internals   scale and variance of the visual tokens by stage                      visual_reading
+    slots       what each visual token is worth                                       visual_reading
+    pairing     whether captions go with their images at all, without any model       pairing
+    ablation    the pattern of check 1                                                ablation_reading
+
+The first four are about mechanisms and need no loss to be good; the pattern is about consequences, so a mechanism
+found explains it (`faults.EXPLAINS`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eyechart.faults.pairing import Pairing, diagnose_pairing
+from eyechart.faults.pattern import diagnose_ablation
+from eyechart.faults.pattern_of_probes import diagnose_probes
+from eyechart.faults.pattern_of_tokens import diagnose_visual
+from eyechart.faults.pattern_of_training import Circumstance
+from eyechart.faults.probes import Probes
+from eyechart.faults.slots import SlotUse
+from eyechart.faults.table import rank
+from eyechart.faults.weights import ConnectorEvidence, diagnose_connector
+from eyechart.results import Ablation, Finding, Internals, Training
+
+_DAMAGE = ("slots-dead", "scale-mismatch")
+"""States of the visual tokens that a run can live with from its beginning, and are only a warning then."""
+
+
+@dataclass(frozen=True)
+class RunEvidence:
+    """What is known of a run; every part may be missing."""
+
+    findings: Sequence[Finding] = ()
+    """Of others, such as the preflight or the loading: they are ranked with the rest."""
+    connector: ConnectorEvidence | None = None
+    probes: Probes | None = None
+    internals: Internals | None = None
+    """By default those of `ablation`."""
+    slots: SlotUse | None = None
+    pairing: Pairing | None = None
+    ablation: Ablation | None = None
+    training: Training | None = None
+    step: int | None = None
+    """Of the checkpoint."""
+    vocabulary: int | None = None
+    """Tokens that the language model chooses from."""
+    exact: bool = False
+    """Trained and scored in float32."""
+
+
+def diagnose_run(evidence: RunEvidence) -> list[Finding]:
+    """Every fault that the evidence shows, the most likely cause first (`faults.rank`)."""
+    found = list(evidence.findings)
+    ablation, probes = evidence.ablation, evidence.probes
+    if evidence.connector is not None:
+        found += diagnose_connector(evidence.connector)
+    if probes is not None:
+        found += diagnose_probes(probes)
+    internals = evidence.internals or (ablation.connector if ablation else None)
+    found += diagnose_visual(internals, evidence.slots, ablation.verdict if ablation else None)
+    if ablation is not None:
+        horizon = probes.horizon if probes else None
+        known = Circumstance(evidence.training, evidence.step, evidence.vocabulary, evidence.exact, horizon)
+        pattern = diagnose_ablation(ablation, known)
+        if _has(found, "image-masked") and not _has(found, "not-injected"):
+            # Losses that never move leave both open; what was seen on the way decides.
+            pattern = [f for f in pattern if f.code != "not-injected"]
+        if _has(found, "held-out-differs"):
+            # Captions of another kind are badly predicted with whatever image; that they stand with others is a guess.
+            pattern = [f for f in pattern if f.code != "pairs-mismatched"]
+        found += pattern
+    if evidence.pairing is not None:
+        found += diagnose_pairing(evidence.pairing, ignored=_has(found, "constant-prompt"))
+    if _has(found, "collapsed"):
+        # The tower still told the images apart, so the pixels did arrive and got lost behind it.
+        found = [f for f in found if f.code != "pixels-unused"]
+    if _has(found, "image-masked"):
+        # There is a place for every visual token: those that change no loss stand where attention cannot see them.
+        found = [f for f in found if not (f.code == "placeholder-count" and "unplaced_slots" in f.evidence)]
+    if _has(found, "loss-not-reproduced"):
+        # A connector that lived with this in training would score as it did there, so it came in afterwards.
+        found = [f.model_copy(update={"severity": "error"}) if f.code in _DAMAGE else f for f in found]
+    return rank(found)
+
+
+def _has(findings: Sequence[Finding], code: str) -> bool:
+    return any(f.code == code for f in findings)

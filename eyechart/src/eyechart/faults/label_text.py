@@ -1,0 +1,56 @@
+"""What ids and labels of a batch say by themselves, without a model."""
+
+from __future__ import annotations
+
+from eyechart.seam import IGNORE_INDEX, Batch
+
+MIN_LABELS = 4
+"""Label tokens below which nothing is said of a caption."""
+_NEARLY_ALL = 0.9
+"""Share of a caption's tokens in a prompt from which little is left to be read off the picture."""
+_SHIFTS = (0, 1, -1, 2, -2)
+
+
+def alignment_of(text: Batch) -> int | None:
+    """The shift at which labels are the text's own ids, 0 first; None where they are at no shift."""
+    shares = {shift: _agreement(text, shift) for shift in _SHIFTS}
+    best = max(_SHIFTS, key=lambda shift: shares[shift])
+    return best if shares[best] > 0.8 else None
+
+
+def _agreement(text: Batch, shift: int) -> float:
+    hits = total = 0
+    for ids_T, labels_T, length in zip(text.ids_BT, text.labels_BT, text.lengths_B.tolist(), strict=True):
+        for place in (labels_T != IGNORE_INDEX).nonzero()[:, 0].tolist():
+            if 0 <= place + shift < length:
+                hits, total = hits + int(ids_T[place + shift] == labels_T[place]), total + 1
+    return hits / total if total else 0.0
+
+
+def answers_in_prompt(text: Batch) -> float:
+    """Share of the samples whose caption, whole or nearly all of its tokens, stands before its labels."""
+    pairs = []
+    for ids_T, labels_T in zip(text.ids_BT.tolist(), text.labels_BT.tolist(), strict=True):
+        first = next(i for i, label in enumerate(labels_T) if label != IGNORE_INDEX)
+        answer = [label for label in labels_T if label != IGNORE_INDEX][:-1]  # without EOS
+        pairs.append((ids_T[:first], answer))
+    prompts = [set(prompt) for prompt, _ in pairs]
+    found = [
+        len(answer) >= MIN_LABELS and (_stands_in(answer, prompt) or _listed_in(answer, row, prompts))
+        for row, (prompt, answer) in enumerate(pairs)
+    ]
+    return sum(found) / len(found)
+
+
+def _stands_in(answer: list[int], prompt: list[int]) -> bool:
+    return any(prompt[i : i + len(answer)] == answer for i in range(len(prompt)))
+
+
+def _listed_in(answer: list[int], row: int, prompts: list[set[int]]) -> bool:
+    """Nearly all tokens of a caption stand in its own prompt, in whatever order, and not so in the others'.
+
+    A question shares words with its answer; a request that is the same for all rows shares as many with all answers.
+    """
+    shares = [len(set(answer) & prompt) / len(set(answer)) for prompt in prompts]
+    others = [share for other, share in enumerate(shares) if other != row]
+    return bool(others) and shares[row] >= _NEARLY_ALL and sum(others) / len(others) <= shares[row] / 2

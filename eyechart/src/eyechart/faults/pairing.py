@@ -1,0 +1,193 @@
+"""Do captions go with their images at all? Asked of the data, with no language model and nothing trained.
+
+Similar images should have similar captions. With K the centred cosine similarities of pooled tower features and L
+those of the captions' words (tf-idf), both without their diagonal,
+
+    A = sum_ij K_ij L_ij            z = (A - mean A under shuffled captions) / (its standard deviation)
+
+which is the Hilbert-Schmidt independence criterion with a permutation null (Gretton et al. 2008). Captions that belong
+to other images give a z like any shuffle's, within about 3 of 0. It says nothing about which caption is whose.
+
+Dimension suffixes: N samples, V width of the tower, W distinct words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from eyechart.faults.table import finding
+from eyechart.results import Finding
+from eyechart.verdict.statistics import FloatArray
+
+SURE, NONE = 6.0, 3.0
+"""z from which captions surely go with the images, and below which nothing says that they do."""
+_ENOUGH = 64
+"""Samples below which a weak association is not seen."""
+_MANY = 100
+"""Samples without any association that are worth a warning by themselves."""
+_SHUFFLES = 200
+_PARTS, _ENOUGH_OF_PART = 4, 24
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of the data file."""
+
+    first_row: int
+    last_row: int
+    z: float | None
+
+
+@dataclass(frozen=True)
+class Association:
+    """How strongly captions go with their images."""
+
+    samples: int
+    z: float | None
+    """Standard deviations above chance; None where captions or images are all alike."""
+    parts: tuple[Part, ...] = ()
+    """The same for stretches of the data file, in its order; empty where there are too few samples."""
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The association on either side of the split."""
+
+    train: Association
+    held_out: Association | None = None
+
+
+def association(
+    pooled_NV: FloatArray, captions: Sequence[str], seed: int = 0, rows: Sequence[int] | None = None
+) -> Association:
+    """Measure whether similar images have similar captions.
+
+    Args:
+        pooled_NV: tower features averaged over patches, one row per sample.
+        captions: the samples' captions.
+        seed: draws the shuffles.
+        rows: their rows in the data file; with them, quarters of the file are measured one by one too.
+    """
+    whole = _association(pooled_NV, captions, seed)
+    if rows is None or len(rows) < _PARTS * _ENOUGH_OF_PART:
+        return whole
+    parts = []
+    for part in np.array_split(np.argsort(rows), _PARTS):
+        z = _association(pooled_NV[part], [captions[i] for i in part], seed).z
+        parts.append(Part(rows[int(part[0])], rows[int(part[-1])], z))
+    return replace(whole, parts=tuple(parts))
+
+
+def _association(pooled_NV: FloatArray, captions: Sequence[str], seed: int) -> Association:
+    assert len(pooled_NV) == len(captions)
+    images_NN, words_NN = _similarity(pooled_NV), _similarity(_tf_idf(captions))
+    if images_NN is None or words_NN is None:
+        return Association(len(captions), None)
+    rng = np.random.default_rng(seed)
+    null = []
+    for _ in range(_SHUFFLES):
+        order = rng.permutation(len(captions))
+        null.append(float((images_NN * words_NN[np.ix_(order, order)]).sum()))
+    spread = float(np.std(null))
+    if spread == 0:
+        return Association(len(captions), None)
+    return Association(len(captions), (float((images_NN * words_NN).sum()) - float(np.mean(null))) / spread)
+
+
+def diagnose_pairing(pairing: Pairing, ignored: bool) -> list[Finding]:
+    """Name mismatched pairs.
+
+    Args:
+        pairing: the association on either side.
+        ignored: check 1 found that the picture's content is ignored. Without that, data in which neither side shows
+            an association gets a warning only: its captions may say what this tower does not see.
+    """
+    train, held_out = pairing.train, pairing.held_out
+    fix = (
+        "check how the data file pairs captions with images: rows off by one, two lists sorted differently, paths "
+        "rewritten; compare a few rows by eye"
+    )
+    evidence: dict[str, Any] = {"z_train": train.z, "z_held_out": held_out.z if held_out else None}
+    broken = _lacks(train)
+    if broken and held_out is not None and _shows(held_out):
+        which, other, sure = "training", f"while held-out captions do (z {held_out.z:.1f})", True
+    elif held_out is not None and _lacks(held_out) and _shows(train):
+        which, other, sure = "held-out", f"while training captions do (z {train.z:.1f})", True
+    elif broken and ignored:
+        which, other, sure = "training", "and the connector trained on them ignores the picture", True
+    elif broken and train.samples >= _MANY:
+        which, other, sure = "training", "unless they say what this vision tower does not see", False
+    else:
+        return [*_stretches(train)]
+    side = train if which == "training" else held_out
+    assert side is not None and side.z is not None
+    return [
+        finding(
+            "pairs-mismatched",
+            f"{which} captions do not seem to go with their images: over {side.samples} rows, similar images have no "
+            f"more similar captions than after shuffling (z {side.z:.1f}; above {NONE:g} would be a sign of pairing), "
+            f"{other}",
+            fix,
+            None if sure else "warning",
+            **evidence,
+        )
+    ]
+
+
+def _stretches(train: Association) -> Iterator[Finding]:
+    """Parts of the file without association beside others that surely have one, such as one shard of several."""
+    z_of = {part: part.z for part in train.parts if part.z is not None}
+    sound = [part for part, z in z_of.items() if z >= SURE]
+    broken = [part for part, z in z_of.items() if z < NONE]
+    if not broken or len(sound) < 2 or len(sound) + len(broken) < len(train.parts):
+        return
+    part = broken[0]
+    yield finding(
+        "pairs-mismatched",
+        f"training captions do not seem to go with their images in rows {part.first_row} to {part.last_row} of the "
+        f"data file: similar images have no more similar captions there than after shuffling (z {part.z:.1f}; above "
+        f"{NONE:g} would be a sign of pairing), while elsewhere in the file they do (z "
+        f"{min(z_of[p] for p in sound):.1f} and more)",
+        "look at how that part of the file was made (a shard of its own, rows off by one); compare a few of its rows "
+        "by eye",
+        z_parts=[part.z for part in train.parts],
+        rows=[part.first_row, part.last_row],
+    )
+
+
+def _shows(side: Association) -> bool:
+    return side.z is not None and side.z >= SURE
+
+
+def _lacks(side: Association) -> bool:
+    return side.z is not None and side.z < NONE and side.samples >= _ENOUGH
+
+
+def _tf_idf(captions: Sequence[str]) -> FloatArray:
+    """Words that stand in one caption only, or in all, cannot go with anything and are left out."""
+    words = [Counter(re.findall(r"\w+", caption.lower())) for caption in captions]
+    documents = Counter(word for counts in words for word in counts)
+    kept = {word: i for i, word in enumerate(sorted(w for w, n in documents.items() if 1 < n < len(captions)))}
+    table_NW = np.zeros((len(captions), max(1, len(kept))))
+    for row, counts in enumerate(words):
+        for word in counts.keys() & kept.keys():
+            table_NW[row, kept[word]] = np.log(len(captions) / documents[word])
+    return table_NW
+
+
+def _similarity(values_NX: FloatArray) -> FloatArray | None:
+    """Centred cosine similarities without their diagonal; None where all rows are the same."""
+    centred_NX = values_NX.astype(np.float64) - values_NX.mean(axis=0)
+    norms_N = np.linalg.norm(centred_NX, axis=1, keepdims=True)
+    if not np.isfinite(norms_N).all() or float(norms_N.max()) <= 1e-9 * float(np.abs(values_NX).max() or 1.0):
+        return None
+    unit_NX = centred_NX / np.maximum(norms_N, 1e-12)
+    similar_NN: FloatArray = unit_NX @ unit_NX.T
+    np.fill_diagonal(similar_NN, 0.0)
+    return similar_NN

@@ -1,0 +1,238 @@
+"""Which fault does the pattern of check 1 show?
+
+The verdict says whether the picture is used; this says what it looks like when it is not. Different faults can leave
+one pattern, so every message names what else could have made it, and `probes` look at the paths themselves. Losses and
+gaps are in nats per label token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from eyechart.faults.pattern_of_training import Circumstance, diagnose_training
+from eyechart.faults.table import agree, finding
+from eyechart.results import Ablation, Condition, Finding, Matching
+from eyechart.verdict.gaps import costs, costs_nothing, harmful, helps, listed, unchanged, worded
+
+_COPIED = 0.05
+"""Nats per label token below which no caption of a language is predicted: the answer is seen."""
+_SHOCK = 0.1
+"""Nats per label token by which a picture that does not belong to its caption makes it less likely than none."""
+_BLIND = ("zero", "noise", "no-image", "mean-token", "blind")
+
+
+def diagnose_ablation(ablation: Ablation, known: Circumstance | None = None) -> list[Finding]:
+    """Name what the pattern of check 1 means; nothing but notes on a run that sees, however little it was trained."""
+    known = known or Circumstance()
+    conditions = ablation.conditions
+    if not ablation.samples or "correct" not in conditions:
+        return []
+    found = [*_non_finite(conditions)]
+    if conditions["correct"].loss is not None:
+        found += [*_bit_equal(conditions)] or [*_content(ablation, known)]
+        found += _level(ablation, known)
+    return [*found, *_more_samples(ablation), *diagnose_training(ablation, known)]
+
+
+def _non_finite(conditions: dict[str, Condition]) -> Iterator[Finding]:
+    lost = [name for name, condition in conditions.items() if condition.loss is None]
+    if lost:
+        yield finding(
+            "non-finite",
+            f"the loss is NaN or infinite with {worded(lost)}: "
+            + (
+                "weights, features or visual tokens are not finite, or a sum overflows in this precision"
+                if "correct" in lost
+                else "with the right image it is finite, so the language model cannot compute with these values in "
+                "this precision"
+            ),
+            "look for NaN in the checkpoint's weights, then in the tower's features; if both are finite, score with "
+            "model.precision fp32: a loss that is finite there is a matter of precision"
+            if "correct" in lost
+            else "score with model.precision fp32; if it stays, look for a division by the norm of visual tokens "
+            "(zeros have none)",
+            conditions=lost,
+        )
+
+
+def _bit_equal(conditions: dict[str, Condition]) -> Iterator[Finding]:
+    """Changes of the visual tokens that move no loss at all: none of them does, or some do not."""
+    changed = {n: c for n, c in conditions.items() if n not in ("correct", "no-image") and c.gap is not None}
+    unmoved = [name for name, condition in changed.items() if unchanged(condition)]
+    if len(changed) >= 2 and len(unmoved) == len(changed):
+        yield finding(
+            "not-injected",
+            f"{worded(list(changed))} all give exactly the loss of the right image, "
+            f"{conditions['correct'].loss:.4f} nats/token: what is put into the image positions does not reach the "
+            "loss, because it is never placed there or because a mask hides it",
+            "put the visual tokens into the embeddings at the image positions, hand those on as `inputs_embeds`, and "
+            "let the attention mask be 1 at the image positions",
+            conditions=sorted(changed),
+        )
+        return
+    destroyed = [name for name in unmoved if name in ("zero", "noise", "mean-token", "noise-per-dim")]
+    moving = [n for n, c in changed.items() if n not in destroyed and costs(c)]
+    if destroyed and moving:
+        yield finding(
+            "leak",
+            f"{worded(destroyed)} {agree(len(destroyed), 'changes', 'change')} no loss, but "
+            f"{worded(moving)} {agree(len(moving), 'does', 'do')}: image features reach the language model by another "
+            "way than the visual tokens, such as features that are added to deeper layers or cross-attention",
+            "send every feature of the image through the visual tokens, or switch the second path from image to "
+            "language model off (features added to deeper layers, cross-attention)",
+            conditions=destroyed,
+        )
+
+
+def _content(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
+    """The picture's content plays no part, though the image positions do."""
+    conditions, shuffled = ablation.conditions, ablation.conditions.get("shuffled")
+    if shuffled is None or shuffled.gap is None or costs(shuffled):
+        return
+    by = {name: c for name, c in conditions.items() if name in _BLIND and c.gap is not None}
+    gaps = {name: condition.gap for name, condition in by.items()}
+    told = f"{shuffled.gap:+.4f} nats/token, standard error {shuffled.se or 0:.4f}"
+    matching = _matching(ablation.matching)
+    if _strangers(ablation, known):
+        assert conditions["zero"].gap is not None and known.training is not None
+        yield finding(
+            "pairs-mismatched",
+            f"on held-out captions another sample's image is as good as the right one ({told}){matching}, and zeroed "
+            f"visual tokens are better by {-conditions['zero'].gap:.2f} nats/token, while the loss is "
+            f"{known.training.train_loss:.2f} in training and {conditions['correct'].loss:.2f} here: most likely the "
+            "held-out captions stand with other images, or the connector learnt its training rows by heart",
+            "check how the held-out file pairs captions with images (its order, its paths, off by one row), and that "
+            "scoring keeps the order of the batch; if both are right, train on more rows",
+            shuffled=shuffled.gap,
+            gaps=gaps,
+            train_loss=known.training.train_loss,
+        )
+        return
+    if not costs_nothing(shuffled):
+        return
+    costly = [name for name, condition in by.items() if costs(condition)]
+    # A prompt that works is at least as good as none. Behind one that is worse, the connector has hardly begun.
+    if costly and not harmful(conditions):
+        yield finding(
+            "constant-prompt",
+            f"taking the visual tokens away costs ({listed(by, costly)} nats/token), but another sample's image costs "
+            f"nothing ({told}){matching}: the visual tokens act as one fixed prompt, and what is in the image is "
+            "ignored",
+            "first check that training captions belong to their images (order, paths, off by one row), and that "
+            "different images give different tower features; only if both are right, train longer or at a higher "
+            "train.lr",
+            shuffled=shuffled.gap,
+            se=shuffled.se,
+            gaps=gaps,
+        )
+
+
+def _strangers(ablation: Ablation, known: Circumstance) -> bool:
+    """Whether a connector that learnt to read pictures is now shown the wrong ones.
+
+    No picture at all is then far better, and training got much further. Without the second, an untrained connector
+    would look the same. Where the held-out loss was as low as that when this checkpoint was made, it is not the
+    pairs: they are the same as then.
+    """
+    zero, loss = ablation.conditions.get("zero"), ablation.conditions["correct"].loss
+    training = known.training
+    if zero is None or zero.gap is None or loss is None or training is None:
+        return False
+    low = loss - max(0.3, 0.2 * loss)
+    was_right = training.step == known.step and training.eval_loss is not None and training.eval_loss < low
+    return zero.gap < -_SHOCK and helps(zero) and training.train_loss < low and not was_right
+
+
+def _level(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
+    """Losses that no sound language model has, high or low."""
+    losses = {name: c.loss for name, c in ablation.conditions.items() if c.loss is not None}
+    correct = losses["correct"]
+    if len(losses) > 2 and max(losses.values()) < _COPIED:
+        copied = known.horizon != 1
+        why = {
+            0: "changing a token changes its own loss, so each token is predicted from itself",
+            1: "labels are shifted by one as they should be, so it is visible elsewhere: most likely in the prompt",
+            None: "most likely because each token is predicted from itself (the shift of the labels is not known)",
+        }.get(known.horizon, f"labels are {known.horizon} places ahead of the last token seen, where 1 is right")
+        yield finding(
+            "labels-unshifted" if copied else "leak",
+            f"captions are predicted almost perfectly, with {correct:.4f} nats/token, and no worse than "
+            f"{max(losses.values()):.4f} with {worded(sorted(losses.keys() - {'correct'}), 'or')}: the answer is "
+            "visible; "
+            f"{why}",
+            "make sure labels are shifted exactly once (the logits at t-1 against the label at t); then look for the "
+            "caption in the prompt, and for attention that is not causal"
+            if copied
+            else "look for the caption in the prompt, then for attention that is not causal, then for captions that "
+            "are all the same",
+            losses=losses,
+        )
+    if known.vocabulary is None or correct <= math.log(known.vocabulary):
+        return
+    guess = math.log(known.vocabulary)
+    text = losses.get("no-image")
+    if known.horizon == 1 and text is not None and text <= guess:
+        yield finding(
+            "picture-harmful",
+            f"with their own images captions are predicted worse than by blind guessing ({correct:.2f} nats/token; "
+            f"guessing among {known.vocabulary} tokens costs {guess:.2f}), and without any image far better "
+            f"({text:.2f}): the visual tokens disturb more than they tell",
+            "look at the training loss: if it rises, check the sign of the loss and of the optimizer's step "
+            "(`maximize`), then lower train.lr; if it falls, scoring differs from training: check what is loaded, the "
+            "preprocessing and the prompt",
+            losses=losses,
+            guess=guess,
+        )
+    elif known.horizon == 1 and text is not None and ablation.verdict != "PASS":
+        yield finding(
+            "tower-uninitialised",
+            f"captions are predicted worse than by blind guessing, with the image ({correct:.2f} nats/token) and "
+            f"without any ({text:.2f}; guessing among {known.vocabulary} tokens costs {guess:.2f}), though labels are "
+            "shifted by one as they should be: most likely the language model's weights are not trained, or its "
+            "tokenizer is another model's",
+            "name a language model in model.llm whose weights load completely, with the tokenizer that belongs to it",
+            losses=losses,
+            guess=guess,
+        )
+    elif known.horizon != 1:
+        yield finding(
+            "labels-shifted",
+            f"captions are predicted worse than by blind guessing ({correct:.2f} nats/token; guessing among "
+            f"{known.vocabulary} tokens costs {guess:.2f}), "
+            + (
+                "and the shift of the labels is not known: they may be shifted twice, or the language model may be "
+                "untrained or have another model's tokenizer"
+                if known.horizon is None
+                else f"and labels are {known.horizon} places ahead of the last token seen, where 1 is right: the model "
+                "is scored on other tokens than those it predicts"
+            ),
+            "compare the logits at position t-1 with the label at position t, once: shift in the model or in the data, "
+            "not in both; if that is right, look at model.llm and its tokenizer",
+            losses=losses,
+            guess=guess,
+        )
+
+
+def _more_samples(ablation: Ablation) -> Iterator[Finding]:
+    needed = ablation.needed_samples
+    if ablation.verdict == "INCONCLUSIVE" and needed is not None and needed > ablation.samples:
+        yield finding(
+            "eval-too-small",
+            f"{ablation.samples} samples are too few to say whether the right image beats a wrong one or none; about "
+            f"{needed} would be enough if the differences stay as they are",
+            f"score more held-out samples (--num_samples {needed}); if the split has fewer, train again with a larger "
+            "data.eval_ratio",
+            samples=ablation.samples,
+            needed=needed,
+        )
+
+
+def _matching(matching: Matching | None) -> str:
+    if matching is None or matching.r_at_1.value is None or matching.r_at_1.ci95 is None:
+        return ""
+    chance = 1 / matching.k
+    if matching.r_at_1.ci95[0] > chance:
+        return ""
+    found = f"{matching.r_at_1.value:.0%}"
+    return f", and among {matching.k} images captions find their own no better than by chance ({found})"

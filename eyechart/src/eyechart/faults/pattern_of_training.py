@@ -1,0 +1,144 @@
+"""What check 1 means beside the log of training: another loss than was logged, a loss that stands, or one that falls.
+
+Losses and gaps are in nats per label token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from eyechart.faults.table import finding
+from eyechart.results import Ablation, Finding, Training
+from eyechart.verdict.gaps import costs, harmful
+
+_STALLED = 0.005
+"""Part of the loss below which a stretch of training took nothing off."""
+_STILL_FALLING = 0.03
+"""Part of the loss that the last stretch of training took off when the connector was still improving."""
+
+
+@dataclass(frozen=True)
+class Circumstance:
+    """What else is known when the pattern is read; all of it may be missing."""
+
+    training: Training | None = None
+    step: int | None = None
+    """Of the checkpoint: the log speaks for it only at this very step."""
+    vocabulary: int | None = None
+    """Tokens the language model chooses from."""
+    exact: bool = False
+    """Trained and scored in float32: then a loss comes out the same again but for the order of sums."""
+    horizon: int | None = None
+    """From the probes: 1 where labels are the next token."""
+
+
+def diagnose_training(ablation: Ablation, known: Circumstance) -> list[Finding]:
+    """Name what the log says of this check 1, the notes on more training included."""
+    found = []
+    if ablation.conditions["correct"].loss is not None:
+        found += [*_reproduced(ablation, known), *_stuck(ablation, known)]
+    return [*found, *_more_training(ablation, known)]
+
+
+def _reproduced(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
+    """The log of the very checkpoint says what its held-out loss is; scoring must find that again."""
+    training, correct = known.training, ablation.conditions["correct"].loss
+    if training is None or training.eval_loss is None or correct is None or training.step != known.step:
+        return
+    whole = ablation.samples == training.eval_samples
+    # On the whole split only rounding may differ. On a part of it the mean of n captions does: one nat per caption.
+    rounding = 1e-3 if known.exact else 0.02
+    allowed = rounding * (1 + correct) if whole else 4 / math.sqrt(ablation.samples)
+    if abs(correct - training.eval_loss) > allowed:
+        part = f"the same {ablation.samples}" if whole else f"{ablation.samples} of the same {training.eval_samples}"
+        yield finding(
+            "loss-not-reproduced",
+            f"training logged a held-out loss of {training.eval_loss:.4f} at this checkpoint, and scoring finds "
+            f"{correct:.4f} on {part} held-out rows (nats/token): model, data or scoring differ from training's",
+            "first score once in the training process, right after saving: if that gives the logged loss, what is "
+            "loaded differs (connector, backbones, precision); if not, compare image preprocessing, the prompt with "
+            "its image block, and how labels are shifted",
+            logged=training.eval_loss,
+            scored=correct,
+            allowed=allowed,
+        )
+
+
+def _stuck(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
+    """Worse than no picture is where every connector starts, so only one that no longer moves is at fault."""
+    curve = _curve(known.training)
+    drops = [1 - after / before for before, after in zip(curve, curve[1:], strict=False) if before > 0][-2:]
+    if not harmful(ablation.conditions) or len(drops) < 2 or max(drops) > _STALLED:
+        return
+    gap = ablation.conditions["no-image"].gap
+    assert gap is not None and known.training is not None
+    yield finding(
+        "picture-harmful",
+        f"held-out captions are likelier without any image than with their own, by {-gap:.3f} nats/token, and the "
+        f"{_which(known.training)} loss has levelled off ({curve[-3]:.3f}, {curve[-2]:.3f}, {curve[-1]:.3f} at the "
+        f"last points; training loss {known.training.train_loss:.3f}): what training taught the connector does not "
+        "help here",
+        "check that captions belong to their images, and that training and scoring use the same labels, prompt, images "
+        "and backbones; if so, and the held-out loss is far above that of training, take more data; if both are high, "
+        "try a lower, then a higher train.lr",
+        gap_no_image=gap,
+        curve=curve,
+    )
+
+
+def _more_training(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
+    falling = _falling(known.training)
+    conditions = ablation.conditions
+    shuffled, zero, noise = (conditions.get(name) for name in ("shuffled", "zero", "noise"))
+    if shuffled is None or shuffled.gap is None:
+        return
+    little = ablation.verdict != "PASS" and costs(shuffled)
+    worse = ablation.verdict != "PASS" and harmful(conditions)
+    others = [c.gap for c in (zero, noise) if c is not None and c.gap is not None]
+    runbook_order = costs(shuffled) and bool(others) and shuffled.gap < min(others)
+    if not (little or worse or (falling is not None and (runbook_order or ablation.verdict != "PASS"))):
+        return
+    signs = []
+    if little:
+        signs.append(
+            f"another sample's image costs {shuffled.gap:+.4f} nats/token, so the image is read, but not enough for a "
+            f"PASS ({ablation.reasons[0] if ablation.reasons else ablation.verdict})"
+        )
+    if runbook_order:
+        signs.append("a wrong image costs less than none, as early in training")
+    if worse:
+        assert conditions["no-image"].gap is not None
+        signs.append(f"the right image is still worse than none, by {-conditions['no-image'].gap:.3f} nats/token")
+    if falling is not None:
+        signs.append(f"the loss was still falling, by {falling:.0%} from the second-last to the last logged point")
+    sure = "had not finished learning" if falling is not None else "has probably not finished learning"
+    yield finding(
+        "under-trained",
+        f"the connector {sure}: {'; '.join(signs)}",
+        "train longer (more epochs or rows), or at a higher learning rate",
+        gap_shuffled=shuffled.gap,
+        falling=falling,
+    )
+
+
+def _falling(training: Training | None) -> float | None:
+    """Part of the loss that the last stretch of training took off, if that is more than little."""
+    curve = _curve(training)
+    if len(curve) < 2 or not curve[-2] > 0:
+        return None
+    fallen = 1 - curve[-1] / curve[-2]
+    return fallen if fallen > _STILL_FALLING else None
+
+
+def _curve(training: Training | None) -> list[float]:
+    """The loss over training: held-out where all of it is, else that of training."""
+    points = training.curve if training else []
+    held_out = [point.eval for point in points if point.eval is not None]
+    return held_out if len(held_out) == len(points) else [point.train for point in points]
+
+
+def _which(training: Training | None) -> str:
+    """Whose loss `_curve` gives."""
+    return "held-out" if training and all(point.eval is not None for point in training.curve) else "training"

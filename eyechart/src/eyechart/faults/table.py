@@ -1,0 +1,233 @@
+"""The faults this package knows by name: code, how bad, how to say it, and which one explains which.
+
+Each has a page, docs/faults/<code>.md: symptom, mechanism, how it is detected, how to mend, a public example.
+
+Several findings usually come together, because one cause shows at several places: visual tokens that are never placed
+leave the connector without a gradient, make all conditions of check 1 equal and the visual tokens collapse. `rank`
+puts the cause first, by two tables that stand here in plain sight: `FAULTS` is in the order of the way of a sample
+(data, prompt, labels, pixels, model, training, scoring, what the scores look like), and `EXPLAINS` says what follows
+from what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from eyechart.results import Finding
+
+Severity = Literal["error", "warning", "note"]
+_SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One entry of the table."""
+
+    severity: Severity
+    """As a rule; those `by_share` are a warning below the config's share of rows."""
+    title: str
+    """What is wrong, in a few words."""
+    by_share: bool = False
+    synonyms: tuple[str, ...] = ()
+    """Codes that the same evidence can mean where there is no reference."""
+
+
+FAULTS: dict[str, Fault] = {
+    # What the data files say.
+    "images-unreadable": Fault("error", "images that cannot be read", by_share=True),
+    "images-degenerate": Fault("warning", "repeated or blank images"),
+    "captions-degenerate": Fault("warning", "few different captions"),
+    "duplicate-ids": Fault("warning", "several rows share an id"),
+    "split-leak": Fault("error", "held-out images are in training", by_share=True),
+    "held-out-differs": Fault("warning", "held-out captions use other words than training captions"),
+    # What becomes of the text.
+    "older-image-block": Fault("warning", "the checkpoint was trained with another image block"),
+    "token-id-mismatch": Fault("error", "tokenizer and language model disagree about an id"),
+    "placeholder-split": Fault("error", "the image block is not one id per position"),
+    "no-placeholder": Fault("error", "the text has no place for the row's image", by_share=True),
+    "placeholder-in-caption": Fault("error", "an image token stands inside a caption", by_share=True),
+    "placeholder-count": Fault("error", "image positions and visual tokens differ in number"),
+    "special-token-is-eos": Fault("warning", "a delimiter of the image block reads as end of text"),
+    "template-unstable": Fault("error", "the prompt alone is not a prefix of prompt and answer"),
+    "image-truncated": Fault("error", "max_seq_len cuts into the image block"),
+    "answer-truncated": Fault("error", "max_seq_len cuts captions or their end", by_share=True),
+    # What is learnt.
+    "no-labels": Fault("error", "rows without a label token", by_share=True),
+    "image-labelled": Fault("error", "image positions carry labels"),
+    "prompt-labelled": Fault("error", "prompt tokens carry labels"),
+    "answer-partly-labelled": Fault("error", "part of the caption carries no label"),
+    "eos-unlabelled": Fault("error", "the end of a caption is never learnt"),
+    # What reaches the model.
+    "wrong-preprocessing": Fault("error", "pixels are not prepared as the tower was trained"),
+    "tower-uninitialised": Fault("error", "frozen weights are random"),
+    "frozen-moved": Fault("error", "a frozen part changed"),
+    "non-finite": Fault("error", "NaN or infinity"),
+    "connector-not-loaded": Fault("error", "the trained connector is not the one in use", synonyms=("no-gradient",)),
+    "pixels-unused": Fault("error", "the pixels never reach the model"),
+    "features-altered": Fault("error", "the connector is given other features than the tower's last layer gives"),
+    "image-order": Fault("error", "samples get each other's images"),
+    "not-injected": Fault("error", "visual tokens are computed and not placed", synonyms=("image-masked",)),
+    "image-masked": Fault("error", "attention cannot see the image positions", synonyms=("not-injected",)),
+    "placeholder-offset": Fault("error", "visual tokens land beside their positions"),
+    "labels-unshifted": Fault("error", "each token is predicted from itself"),
+    "labels-shifted": Fault("error", "labels are off by one"),
+    "loss-altered": Fault("error", "the loss is not the plain cross-entropy of the caption"),
+    "leak": Fault("error", "the answer or the picture reaches the model by a way that it must not take"),
+    "batch-dependent": Fault("error", "a caption's loss depends on its neighbours in the batch"),
+    # What training did.
+    "resume-drift": Fault("error", "the resumed run is not the run that was interrupted"),
+    "no-gradient": Fault("error", "the connector does not move", synonyms=("connector-not-loaded",)),
+    "scale-mismatch": Fault("error", "visual tokens are far larger or smaller than text embeddings"),
+    "pairs-mismatched": Fault("error", "captions belong to other images", synonyms=("constant-prompt",)),
+    "collapsed": Fault("error", "the connector's output hardly depends on the image", synonyms=("constant-prompt",)),
+    "constant-prompt": Fault(
+        "error",
+        "the visual tokens act as a constant prompt",
+        synonyms=("pairs-mismatched", "collapsed"),
+    ),
+    "loss-not-reproduced": Fault("error", "scoring finds another loss than training logged"),
+    "picture-harmful": Fault("error", "the right picture makes captions less likely than none"),
+    "slots-dead": Fault("warning", "most visual tokens carry nothing"),
+    "eval-too-small": Fault("note", "too few samples to decide"),
+    "under-trained": Fault("note", "the connector was still improving"),
+}
+
+_BLIND = ("constant-prompt", "collapsed", "pairs-mismatched", "picture-harmful", "slots-dead", "under-trained")
+"""What any fault looks like behind which the connector cannot learn from pictures, or cannot show that it did."""
+_UNTRAINED = ("no-gradient", "connector-not-loaded", "scale-mismatch", *_BLIND)
+"""The same, where the connector cannot move either."""
+_UNLIKE_TRAINING = ("loss-not-reproduced", "under-trained")
+"""What scoring sees where the state of the connector or of the data is not that of training."""
+_WRONG_LOSS = ("loss-not-reproduced", "under-trained", *_BLIND)
+
+EXPLAINS: dict[str, tuple[str, ...]] = {
+    "images-unreadable": ("images-degenerate", "no-labels"),
+    "images-degenerate": ("collapsed", "split-leak", "constant-prompt", "pairs-mismatched", "eval-too-small"),
+    "captions-degenerate": ("constant-prompt", "pairs-mismatched", "eval-too-small", "under-trained"),
+    "held-out-differs": ("pairs-mismatched", "constant-prompt", "picture-harmful", "under-trained", "eval-too-small"),
+    "older-image-block": ("placeholder-split", "special-token-is-eos", "loss-not-reproduced"),
+    "token-id-mismatch": ("placeholder-count", "placeholder-split", "not-injected", "tower-uninitialised", *_UNTRAINED),
+    "placeholder-split": ("placeholder-count", "image-truncated", "answer-truncated", "not-injected", *_UNTRAINED),
+    "no-placeholder": ("placeholder-count", "not-injected", "image-masked", "pixels-unused", *_UNTRAINED),
+    "placeholder-in-caption": ("placeholder-count", "image-labelled", "placeholder-offset"),
+    "placeholder-count": ("not-injected", "placeholder-offset", "slots-dead"),
+    "template-unstable": ("prompt-labelled", "answer-partly-labelled", "image-labelled", "eos-unlabelled", "no-labels"),
+    "image-truncated": (
+        "placeholder-count",
+        "template-unstable",
+        "answer-truncated",
+        "no-labels",
+        "eos-unlabelled",
+        "not-injected",
+    ),
+    "answer-truncated": ("no-labels", "eos-unlabelled", "answer-partly-labelled"),
+    "no-labels": ("no-gradient", "eos-unlabelled", "answer-partly-labelled", "non-finite"),
+    "image-labelled": ("prompt-labelled", "loss-not-reproduced"),
+    "prompt-labelled": ("loss-not-reproduced",),
+    "wrong-preprocessing": ("tower-uninitialised", *_WRONG_LOSS),
+    "tower-uninitialised": ("scale-mismatch", *_WRONG_LOSS),
+    "frozen-moved": _WRONG_LOSS,
+    "non-finite": ("no-gradient", "loss-not-reproduced", "scale-mismatch", *_BLIND),
+    "connector-not-loaded": ("no-gradient", "scale-mismatch", *_WRONG_LOSS),
+    "pixels-unused": ("no-gradient", "image-order", *_WRONG_LOSS),
+    "features-altered": ("image-order", *_WRONG_LOSS),
+    "image-order": ("batch-dependent", *_WRONG_LOSS),
+    "not-injected": ("image-masked", "placeholder-offset", *_UNTRAINED),
+    "image-masked": ("placeholder-offset", *_UNTRAINED),
+    "placeholder-offset": ("slots-dead", *_WRONG_LOSS),
+    "labels-unshifted": ("leak", "picture-harmful", *_WRONG_LOSS),
+    "labels-shifted": ("tower-uninitialised", *_WRONG_LOSS),
+    "loss-altered": ("tower-uninitialised", *_WRONG_LOSS),
+    "leak": ("labels-unshifted", *_WRONG_LOSS),
+    "batch-dependent": ("loss-not-reproduced", "picture-harmful"),
+    "resume-drift": ("loss-not-reproduced",),
+    "no-gradient": ("connector-not-loaded", *_BLIND),
+    "scale-mismatch": ("collapsed", "constant-prompt", "slots-dead", "picture-harmful", *_UNLIKE_TRAINING),
+    "pairs-mismatched": ("constant-prompt", "collapsed", "picture-harmful", *_UNLIKE_TRAINING),
+    "collapsed": ("constant-prompt", "slots-dead", "picture-harmful", *_UNLIKE_TRAINING),
+    "slots-dead": _UNLIKE_TRAINING,
+    "constant-prompt": ("picture-harmful", "under-trained", "eval-too-small"),
+    "loss-not-reproduced": ("picture-harmful", "under-trained"),
+}
+"""Cause -> what it alone can bring about. Followed through: what a consequence explains, its cause explains too."""
+
+
+def finding(code: str, message: str, fix: str, severity: Severity | None = None, **evidence: Any) -> Finding:
+    """A finding of the table; `evidence` holds the numbers that the message rests on.
+
+    Args:
+        code: a key of `FAULTS`.
+        message: one sentence that a reader who has nothing else understands.
+        fix: what to change.
+        severity: only for faults that depend on a share of rows; by default the table's.
+        evidence: plain values (numbers, strings, lists of them) for results.json.
+    """
+    return Finding(code=code, severity=severity or FAULTS[code].severity, message=message, evidence=evidence, fix=fix)
+
+
+def agree(count: int, one: str, many: str) -> str:
+    """The form of a word that goes with a number, for messages: `agree(n, "row has", "rows have")`."""
+    return one if count == 1 else many
+
+
+def page_of(code: str) -> str:
+    """Where the page of a fault stands, from the root of the repository."""
+    return f"docs/faults/{code}.md"
+
+
+def explains(cause: str, consequence: str) -> bool:
+    """Whether `cause` alone can bring about `consequence`, directly or through others."""
+    seen, queue = {cause}, [cause]
+    while queue:
+        for code in EXPLAINS.get(queue.pop(), ()):
+            if code == consequence and code != cause:
+                return True
+            if code not in seen:
+                seen.add(code)
+                queue.append(code)
+    return False
+
+
+def rank(findings: Sequence[Finding]) -> list[Finding]:
+    """One finding per fault, the most likely cause first.
+
+    Errors come before warnings, warnings before notes. Within a severity, what no other finding of at least that
+    severity explains comes before what one does, and then the order of `FAULTS` decides. Of several findings with
+    one code the first of the worst severity stays; what the others said goes into its evidence as `also`. A finding
+    that another one explains carries that one's code in its evidence as `explained_by`.
+    """
+    assert all(f.code in FAULTS for f in findings), "a finding outside the table has no page and no place in the order"
+    merged = [
+        _merge([f for f in findings if f.code == code]) for code in FAULTS if any(f.code == code for f in findings)
+    ]
+    causes = {
+        f.code: [other.code for other in merged if _badness(other) <= _badness(f) and _before(other.code, f.code)]
+        for f in merged
+    }
+    table = list(FAULTS)
+    ordered = sorted(merged, key=lambda f: (_badness(f), bool(causes[f.code]), table.index(f.code)))
+    return [_with(f, explained_by=causes[f.code]) if causes[f.code] else f for f in ordered]
+
+
+def _before(cause: str, consequence: str) -> bool:
+    """Two faults that can explain each other go by the order of the table."""
+    if not explains(cause, consequence):
+        return False
+    table = list(FAULTS)
+    return not explains(consequence, cause) or table.index(cause) < table.index(consequence)
+
+
+def _badness(found: Finding) -> int:
+    return _SEVERITIES.index(found.severity)
+
+
+def _merge(same: Sequence[Finding]) -> Finding:
+    kept = min(same, key=_badness)
+    also = list(dict.fromkeys(f.message for f in same if f.message != kept.message))
+    return _with(kept, also=also) if also else kept
+
+
+def _with(found: Finding, **more: Any) -> Finding:
+    return found.model_copy(update={"evidence": {**found.evidence, **more}})

@@ -1,0 +1,297 @@
+"""Is the connector in use the trained one? Read off its tensors, without running it.
+
+Three sets of tensors are compared, each a flat mapping from names such as `resampler.latents`:
+
+    initial   the connector as the config and the seed make it, built fresh: what no training leaves behind
+    stored    what the checkpoint holds
+    in_use    what the loaded model holds
+
+The distance of a tensor from its start is what no shrinking explains, because weight decay shrinks weights that no
+gradient reaches:
+
+    min over 0 <= a <= 1 of ||w - a w0|| / ||w0||          (||w|| where w0 is zero)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eyechart.faults.table import agree, finding
+from eyechart.results import Finding
+
+MOVED = 1e-3
+"""Distance from the start below which a whole connector counts as not trained. Ten AdamW updates at 1e-4 move weights
+of the usual size (0.05) ten times as far."""
+STILL = 1e-6
+"""The same for one part of a connector that was trained otherwise: it must not have moved at all, since norm weights
+move slowly. Above the rounding of float32."""
+_LARGE = 256
+"""Values that a tensor needs for its correlation with its start to mean something."""
+_CHANCE = 5.0
+"""Standard deviations of the correlation between two random tensors below which there is none."""
+_RELATED = 0.3
+"""Correlation with the start that a part which was trained from it still has."""
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class ConnectorEvidence:
+    """The tensors that tell whether a trained connector is in use."""
+
+    initial: Mapping[str, Tensor]
+    stored: Mapping[str, Any]
+    """As read from the file: anything may stand in it."""
+    in_use: Mapping[str, Tensor] | None = None
+    """None where the checkpoint could not be loaded into a model."""
+    updates: int | None = None
+    """Optimizer updates that the checkpoint says it has behind it; None where it does not say."""
+    gradient_norms: tuple[float, ...] = ()
+    """Gradient norms from the training log, where there is one."""
+
+
+def flatten(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"resampler": {"latents": w}}` as a checkpoint has it becomes `{"resampler.latents": w}`."""
+    flat: dict[str, Any] = {}
+    for part, tensors in parts.items():
+        if isinstance(tensors, Mapping):
+            flat |= {f"{part}.{name}": value for name, value in tensors.items()}
+        elif tensors is not None:
+            flat[part] = tensors
+    return flat
+
+
+def diagnose_connector(evidence: ConnectorEvidence) -> list[Finding]:
+    """Name what is wrong with the connector's tensors; nothing on a trained, complete, finite one that is in use."""
+    found = _misfits(evidence) + _non_finite(evidence.stored)
+    if found:
+        return found  # distances to tensors that are missing or not finite say nothing
+    return _never_trained(evidence) or _not_in_use(evidence)
+
+
+def distance(value: Tensor, initial: Tensor) -> float:
+    """How far a tensor is from its start, by the formula at the top of this file."""
+    value, initial = value.double(), initial.double()
+    square = float((initial * initial).sum())
+    if square == 0:
+        return float(value.norm())
+    shrunk = min(1.0, max(0.0, float((value * initial).sum()) / square))
+    return float((value - shrunk * initial).norm()) / math.sqrt(square)
+
+
+def _misfits(evidence: ConnectorEvidence) -> list[Finding]:
+    """Tensors that are absent, extra, or of another shape."""
+    initial, stored = evidence.initial, evidence.stored
+    lacking = [name for name in initial if name not in stored]
+    extra = [name for name in stored if name not in initial]
+    shapes = {
+        name: (_shape(stored[name]), tuple(initial[name].shape))
+        for name in initial
+        if name in stored and _shape(stored[name]) != tuple(initial[name].shape)
+    }
+    said = []
+    if lacking:
+        said.append(
+            f"lacks {len(lacking)} of the {len(initial)} tensors that this config's connector has ({_names(lacking)})"
+        )
+    if extra:
+        said.append(f"holds {len(extra)} that this config's connector does not have ({_names(extra)})")
+    for name, (got, expected) in list(shapes.items())[:1]:
+        more = f" and {len(shapes) - 1} more" if len(shapes) > 1 else ""
+        said.append(f"holds `{name}` in the shape {got} where the config makes {expected}{more}")
+    if not said:
+        return []
+    return [
+        finding(
+            "connector-not-loaded",
+            f"the checkpoint {', and '.join(said)}, so the connector in use is not the trained one",
+            "use the config and the backbones that the checkpoint was trained with, or a checkpoint that is complete",
+            lacking=lacking,
+            unexpected=extra,
+            shapes={name: [str(got), str(expected)] for name, (got, expected) in shapes.items()},
+        )
+    ]
+
+
+def _non_finite(stored: Mapping[str, Any]) -> list[Finding]:
+    bad = {
+        name: int((~torch.isfinite(value)).sum())
+        for name, value in stored.items()
+        if isinstance(value, Tensor) and not bool(torch.isfinite(value).all())
+    }
+    if not bad:
+        return []
+    first = next(iter(bad))
+    return [
+        finding(
+            "non-finite",
+            f"the checkpoint's weights hold NaN or infinity, first in `{first}` ({bad[first]} "
+            f"{agree(bad[first], 'value', 'values')}; {len(bad)} of {len(stored)} tensors), so no loss that is "
+            "computed with them means anything",
+            "take an older checkpoint; then train with a lower train.lr or tighter train.clip, and look for the row or "
+            "the overflow that caused it",
+            tensors=bad,
+        )
+    ]
+
+
+def _never_trained(evidence: ConnectorEvidence) -> list[Finding]:
+    stored = evidence.stored
+    far = {name: distance(stored[name], initial) for name, initial in evidence.initial.items()}
+    still = [name for name, value in far.items() if value < STILL]
+    if max(far.values()) < MOVED:
+        return [_whole(evidence, max(far.values()))]
+    if still_constant := _constants_untouched(evidence):
+        return [
+            finding(
+                "connector-not-loaded",
+                "the checkpoint's connector looks as if it was never trained: all "
+                f"{len(still_constant)} tensors that start as ones or zeros (such as `{still_constant[0]}`) are still "
+                "exactly that, and the other weights differ from this seed's start, so they come from another "
+                "initialisation",
+                "load the trained connector: a fresh one was perhaps saved in its place, or left there by a load that "
+                "skipped the connector",
+                untouched=still_constant,
+                largest_distance=max(far.values()),
+            )
+        ]
+    if strange := _foreign_parts(evidence):
+        related = _correlations(evidence)
+        rest = max(cosine for part, cosine in related.items() if part not in strange)
+        return [
+            finding(
+                "connector-not-loaded",
+                f"the connector's {_names(strange)} {agree(len(strange), 'is', 'are')} unrelated to this run's initial "
+                f"weights (correlation no more than chance, but up to {rest:.2f} in the other parts): initialised "
+                "again after loading, or from another checkpoint",
+                "load all parts of the connector from one checkpoint, strictly, and after everything that initialises "
+                "weights",
+                foreign=strange,
+            )
+        ]
+    parts = sorted({name.split(".")[0] for name in far})
+    untouched = [part for part in parts if all(n in still for n in far if n.split(".")[0] == part)]
+    if untouched:
+        return [
+            finding(
+                "connector-not-loaded",
+                f"the connector's {_names(untouched)} still {agree(len(untouched), 'has', 'have')} exactly the initial "
+                "weights while the rest was trained, so this part was left out of the training, of the saving or of "
+                "the loading",
+                f"check that the parameters of {_names(untouched)} require gradients, are given to the optimizer, and "
+                "are in the checkpoint",
+                untouched=untouched,
+                distances={name: far[name] for name in still},
+            )
+        ]
+    return []
+
+
+def _whole(evidence: ConnectorEvidence, largest: float) -> Finding:
+    """The whole connector is where it began: it never moved, or its trained weights are somewhere else."""
+    trained = "" if evidence.updates is None else f" after {evidence.updates} updates"
+    moved = f" (largest relative change {largest:.1e}; training changes weights by {MOVED:g} and more)"
+    begins = (
+        f"the checkpoint's connector {'still has' if largest else 'has exactly'} its initial weights{trained}"
+        f"{moved if largest else ''}"
+    )
+    norms = evidence.gradient_norms
+    if norms and max(norms) == 0:
+        return finding(
+            "no-gradient",
+            f"{begins}, and the gradient norm in the training log is 0: the loss does not reach the connector",
+            "check that the visual tokens are placed with gradients on (no `no_grad`, no `.detach()`), that the "
+            "connector's parameters require gradients, and that the optimizer was given them",
+            largest_distance=largest,
+            gradient_norms=list(norms),
+        )
+    return finding(
+        "connector-not-loaded",
+        f"{begins}: either it was not trained, or trained weights were not what was saved or loaded",
+        "check that the checkpoint was saved from the model that was trained; then that the optimizer was given the "
+        "connector's parameters, that they require gradients, that the visual tokens are not detached, and that "
+        "train.lr is not 0",
+        largest_distance=largest,
+    )
+
+
+def _constants_untouched(evidence: ConnectorEvidence) -> list[str]:
+    """The tensors that any initialisation fills with one value (norm weights, zero biases), if all still hold it."""
+    constant = [n for n, w in evidence.initial.items() if w.numel() > 1 and bool((w == w.flatten()[0]).all())]
+    untouched = [
+        n for n in constant if torch.equal(evidence.stored[n].to(evidence.initial[n].dtype), evidence.initial[n])
+    ]
+    return untouched if len(untouched) == len(constant) else []
+
+
+def _foreign_parts(evidence: ConnectorEvidence) -> list[str]:
+    """Parts unrelated to their initial values, where another part is clearly related to its own.
+
+    Training moves weights away from their start and leaves a correlation with it; two random starts have none, up to
+    about 1/sqrt(size). Where all parts are unrelated the seed was another one, which is nobody's fault.
+    """
+    related = _correlations(evidence)
+    if max(related.values(), default=0.0) < _RELATED:
+        return []
+    return [part for part, cosine in related.items() if cosine == 0.0]
+
+
+def _correlations(evidence: ConnectorEvidence) -> dict[str, float]:
+    """By part, the largest correlation of a large tensor with its start; 0 where it is no more than chance."""
+    related: dict[str, float] = {}
+    for name, initial in evidence.initial.items():
+        if initial.numel() >= _LARGE and float(initial.float().std()) > 0:
+            cosine = _cosine(evidence.stored[name], initial)
+            part = name.split(".")[0]
+            related[part] = max(related.get(part, 0.0), cosine if cosine > _CHANCE / initial.numel() ** 0.5 else 0.0)
+    return related
+
+
+def _cosine(value: Tensor, initial: Tensor) -> float:
+    value, initial = value.double(), initial.double()
+    return float((value * initial).sum() / (value.norm() * initial.norm() or 1.0))
+
+
+def _not_in_use(evidence: ConnectorEvidence) -> list[Finding]:
+    if evidence.in_use is None:
+        return []
+    in_use = {name: value.detach().cpu() for name, value in evidence.in_use.items()}
+    other = [n for n, w in evidence.stored.items() if n not in in_use or not _same(in_use[n], w)]
+    if not other:
+        return []
+    fresh = [n for n in other if n in in_use and _same(in_use[n], evidence.initial[n])]
+    few = "all of them" if len(fresh) == len(other) else f"{len(fresh)} of them"
+    what = f", {few} with their initial values" if fresh else ""
+    return [
+        finding(
+            "connector-not-loaded",
+            f"{len(other)} of the connector's {len(evidence.stored)} tensors in the loaded model "
+            f"{agree(len(other), 'differs', 'differ')} from the checkpoint ({_names(other)}){what}: the model that is "
+            "scored is not the one that was trained",
+            "load the connector strictly (no `strict=False`, no ignored missing keys) and after everything that "
+            "initialises weights",
+            differing=other,
+            initial=fresh,
+        )
+    ]
+
+
+def _same(in_use: Tensor, stored: Tensor) -> bool:
+    """Equal up to the rounding of a model that is kept in bfloat16."""
+    if in_use.shape != stored.shape:
+        return False
+    return torch.equal(in_use, stored.to(in_use.dtype))
+
+
+def _shape(value: Any) -> tuple[int, ...] | str:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+
+
+def _names(names: list[str]) -> str:
+    shown = ", ".join(f"`{name}`" for name in names[:_SHOWN])
+    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -1,0 +1,97 @@
+"""The model hub, asked once and briefly: without a network, a missing backbone is said in seconds.
+
+Left alone, transformers retries each file of each model with growing pauses: the four requests of a start took 48 s on
+a machine without a name server, with a warning for every retry, before the first error.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import constants, get_session
+
+_PATIENCE = 4.0
+"""Seconds that the hub has to answer one request, name look-up included."""
+_REMEMBERED = 60.0
+"""Seconds for which its silence is believed: a start asks for several files, a notebook may get its network back."""
+
+
+@contextmanager
+def hub_bounded(name: str) -> Iterator[None]:
+    """Load the model `name` inside: from its folder, from the local cache, or from a hub that answers.
+
+    Where the hub is silent the cache alone is used, for the time of the block. Downloads from a hub that answers are as
+    patient as they ever were.
+    """
+    before = constants.HF_HUB_OFFLINE
+    if not (before or Path(name).is_dir() or _answers(constants.ENDPOINT, int(time.monotonic() / _REMEMBERED))):
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def hub_state() -> str:
+    """Why the hub could not give a model, in half a sentence."""
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE forbids asking the hub"
+    if not _answers(constants.ENDPOINT, int(time.monotonic() / _REMEMBERED)):
+        return "the hub cannot be reached"
+    return "the hub does not give it out"
+
+
+@functools.lru_cache(maxsize=1)
+def _answers(endpoint: str, now: int) -> bool:
+    """Whether the hub answers at all, whatever it answers; `now` only makes the cache forget."""
+    heard = threading.Event()
+
+    def ask() -> None:
+        try:
+            get_session().head(endpoint, timeout=_PATIENCE)
+        except Exception:  # noqa: BLE001 - a proxy, a certificate, a name server: in all of them there is no hub
+            return
+        heard.set()
+
+    # In a thread of its own: looking a name up takes no time limit, and may take a minute.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_PATIENCE)
+    return heard.is_set()
+
+
+def explain_absence(name: str, setting: str, error: Exception) -> str:
+    """One line for a backbone that cannot be loaded: what is missing and how to get it."""
+    first = first_line(error)
+    if "flash" in first.lower():
+        return f"model.attention: flash_attention_2 cannot be used here ({first}); set model.attention to sdpa"
+    looks_local = Path(name).is_dir() or name.startswith((".", "/")) or name.count("/") != 1
+    if looks_local:
+        there = f"is not a model folder in save_pretrained layout ({first})"
+        state = there if Path(name).exists() else "does not exist"
+        return f"{setting}: the folder {name} {state}; run from the repository root, or name a model folder"
+    state = hub_state()
+    if "does not give" in state:
+        return f"{setting}: {name} is no folder here, not in the local hub cache, and {state} ({first})"
+    return (
+        f"{setting}: {name} is neither a folder here nor in the local hub cache, and {state}; on a machine with "
+        f"network run `hf download {name}`, then bring the cache here (HF_HOME) or point {setting} to the folder"
+    )
+
+
+def unreadable(name: str, setting: str, wanted: str, error: Exception) -> str:
+    """One line for a backbone whose files are there and cannot be used."""
+    return (
+        f"{setting}: {name} does not hold a usable {wanted} ({first_line(error)[:200]}); is it the right model, and "
+        "are its files complete? Copy or download it again"
+    )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a message that says anything; the kind of error where none does."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

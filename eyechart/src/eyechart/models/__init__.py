@@ -1,0 +1,1 @@
+"""Models of transformers brought to the seam."""

@@ -1,0 +1,230 @@
+"""Any image-text-to-text model of transformers behind the scoring seam of the checks.
+
+The vision half runs once per image: a forward pass that ends when `get_image_features` has been called. Scoring is a
+forward pass on ids and placeholder pixels in which `get_image_features` gives the visual tokens that are wanted.
+Padding is on the right, with an attention mask; position ids are the model's own affair.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from eyechart.models.gate import FeatureGate
+from eyechart.models.layout import Layout, LayoutError
+from eyechart.processors.prompts import PromptWriter
+from eyechart.seam import IGNORE_INDEX, Batch, TokenNLL, VisualTokens
+
+_TEXT = ("input_ids", "attention_mask", "labels")
+_PER_TOKEN = ("token_type_ids", "mm_token_type_ids")
+
+
+class ForeignScorer:
+    """Implements `checks.scoring.Scorer` for a model that nothing is known of."""
+
+    @torch.no_grad()
+    def __init__(self, name: str, model: nn.Module, prompts: PromptWriter, prompt: str, image: Image.Image) -> None:
+        """Learn the form of the model's visual tokens.
+
+        Args:
+            name: of the model, for messages.
+            model: in eval mode, on its device.
+            prompts: its prompts.
+            prompt: any prompt with one image, as text (`PromptWriter.text`).
+            image: any image at the common size.
+
+        Raises:
+            ValueError: a model whose image features cannot be replaced.
+        """
+        self.name, self.model, self.prompts = name, model, prompts
+        self._prompt, self._image = prompt, image
+        self._parameters = set(inspect.signature(model.forward).parameters)
+        self._gate = FeatureGate(model)
+        self._placeholders: dict[int, dict[str, Tensor]] = {}
+        inputs = prompts.inputs([prompt], [image])
+        self._ids_T = inputs["input_ids"][0]
+        self._types = self._learn_types(inputs)
+        try:
+            one, two = (self._features(self.placeholder(count), count) for count in (1, 2))
+            self._layout = Layout.learn(one, two)
+            reference = self._layout.take(one, 1)
+        except LayoutError as error:
+            raise ValueError(
+                f"--model: {name}: its image features have a form that is not understood: {error}"
+            ) from error
+        self.tokens = int(reference.layers[0].shape[1])
+        """Q, visual tokens per image."""
+        self.layers = len(reference.layers)
+        """Depths at which the language model takes visual tokens; 1 but for models with deepstack features."""
+        self.vocabulary = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]  # nn.Module
+        """Tokens that it chooses from."""
+
+    @property
+    def prefix_attention(self) -> bool:
+        """Whether attention goes both ways in the prompt, which token types then tell from the answer."""
+        return any(prompt != answer for _, prompt, answer in self._types.values())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return next(self.model.parameters()).device
+
+    def pixels(self, pixels_BCHW: Tensor) -> dict[str, Tensor]:
+        """What the model's own processor makes of uint8 images at the common size: pixels, grids, masks, per batch."""
+        return self._pixels_of(_images(pixels_BCHW))
+
+    def placeholder(self, count: int) -> dict[str, Tensor]:
+        """The same for `count` copies of one and the same image."""
+        if count not in self._placeholders:
+            self._placeholders[count] = self._pixels_of([self._image] * count)
+        return self._placeholders[count]
+
+    def image_positions(self, pixels_BCHW: Tensor) -> list[int]:
+        """Image positions that the processor lays out for each image, without running the model."""
+        images = _images(pixels_BCHW)
+        ids_BT = self.prompts.inputs([self._prompt] * len(images), images)["input_ids"]
+        return [int(count) for count in (ids_BT == self.prompts.image_id).sum(dim=1)]
+
+    @torch.no_grad()
+    def encode(self, batch: Batch) -> VisualTokens:
+        """The scoring seam: images of a batch to visual tokens, each image once.
+
+        Raises:
+            ValueError: an image with another number of visual tokens.
+        """
+        assert batch.pixels_BCHW is not None, "a text-only batch has no images to encode"
+        try:
+            return self._layout.take(self._features(self.pixels(batch.pixels_BCHW), len(batch)), len(batch))
+        except LayoutError as error:
+            rows = ", ".join(str(sample.row) for sample in batch.samples)
+            raise ValueError(
+                f"--model: {self.name} made another number of visual tokens of an image among the rows {rows} "
+                f"({error}); take it out of the data file"
+            ) from error
+
+    @torch.no_grad()
+    def nll(self, batch: Batch, visual: VisualTokens | None) -> TokenNLL:
+        """The scoring seam: per-token NLL of a batch with these visual tokens, or with the image block left out."""
+        if visual is None:
+            ids_BT, labels_BT, lengths_B = self._without_block(batch)
+            return self.forward(ids_BT, labels_BT, lengths_B, {}, None)
+        images = self.placeholder(len(visual))
+        return self.forward(batch.ids_BT, batch.labels_BT, batch.lengths_B, images, visual)
+
+    def forward(
+        self,
+        ids_BT: Tensor,
+        labels_BT: Tensor,
+        lengths_B: Tensor,
+        images: dict[str, Tensor],
+        visual: VisualTokens | None,
+    ) -> TokenNLL:
+        """One forward pass.
+
+        Args:
+            ids_BT: padded on the right.
+            labels_BT: IGNORE_INDEX where nothing is scored.
+            lengths_B: real tokens of each row.
+            images: what the processor makes of the images; empty for no image.
+            visual: visual tokens that take the place of what the model would make of `images`; None leaves it alone.
+        """
+        labels_BT = labels_BT.to(self.device)
+        inputs = {**self._text_inputs(ids_BT, labels_BT, lengths_B), **images, "use_cache": False}
+        # Position t is predicted from t-1, and only columns in which some row has a label need logits.
+        columns = (labels_BT[:, 1:] != IGNORE_INDEX).any(dim=0).nonzero()[:, 0]
+        short = "logits_to_keep" in self._parameters
+        if short:
+            inputs["logits_to_keep"] = columns
+        if visual is None:
+            logits_BTK = self.model(**inputs).logits
+        else:
+            answer = self._layout.put(visual.map(lambda layer: layer.to(self.device)))
+            with self._gate.answering(answer):
+                logits_BTK = self.model(**inputs).logits
+        logits_BTK = logits_BTK if short else logits_BTK[:, columns]
+        targets_BT = labels_BT[:, columns + 1]
+        keep_BT = targets_BT != IGNORE_INDEX
+        nll_N = F.cross_entropy(logits_BTK[keep_BT].float(), targets_BT[keep_BT], reduction="none")
+        return TokenNLL(nll_N, keep_BT.sum(dim=1))
+
+    def prompt_inputs(self, ids_BT: Tensor) -> dict[str, Any]:
+        """Prompts of one length as the model takes them, without an answer and without images."""
+        return self._text_inputs(
+            ids_BT, torch.full_like(ids_BT, IGNORE_INDEX), torch.full((len(ids_BT),), ids_BT.shape[1])
+        )
+
+    def _features(self, images: dict[str, Tensor], count: int) -> Any:
+        """What `get_image_features` gives for the images of `count` samples, in a forward pass on the one prompt."""
+        text = self.prompt_inputs(self._ids_T.expand(count, -1))
+        features = self._gate.catch(lambda: self.model(**text, **images))
+        if features is None:
+            raise LayoutError("a forward pass never asks for them (get_image_features is not called)")
+        return features
+
+    def _text_inputs(self, ids_BT: Tensor, labels_BT: Tensor, lengths_B: Tensor) -> dict[str, Any]:
+        ids_BT = ids_BT.to(self.device)
+        positions_T = torch.arange(ids_BT.shape[1], device=self.device)
+        types = {}
+        for key, (image, prompt, answer) in self._types.items():
+            # Answers begin at the first label; what lies behind a row's last is padding, and masked.
+            answered_BT = (labels_BT.to(self.device) != IGNORE_INDEX).cumsum(dim=1) > 0
+            types_BT = torch.where(answered_BT, answer, prompt)
+            types[key] = torch.where(ids_BT == self.prompts.image_id, image, types_BT)
+        attention_BT = (positions_T[None] < lengths_B.to(self.device)[:, None]).long()
+        return {"input_ids": ids_BT, "attention_mask": attention_BT, **types}
+
+    def _learn_types(self, inputs: Mapping[str, Tensor]) -> dict[str, tuple[int, int, int]]:
+        """Per-token inputs that the processor makes: their value at image positions, in the prompt, in the answer.
+
+        Raises:
+            ValueError: another pattern than these.
+        """
+        image_BT = inputs["input_ids"] == self.prompts.image_id
+        learnt = {}
+        for key in _PER_TOKEN:
+            if key in inputs and key in self._parameters:
+                image, prompt = (sorted(set(inputs[key][mask_BT].tolist())) for mask_BT in (image_BT, ~image_BT))
+                if len(image) != 1 or len(prompt) > 1:
+                    raise ValueError(
+                        f"--model: {self.name}: expected its {key} to tell image positions from text, got "
+                        f"{image} at image positions and {prompt} elsewhere"
+                    )
+                text = prompt[0] if prompt else 0
+                # Where they do not mark images they mark the prefix, in which attention goes both ways (PaliGemma).
+                learnt[key] = (image[0], text, text if image[0] != text else text + 1)
+        return learnt
+
+    def _pixels_of(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+        made = self.prompts.inputs([self._prompt] * len(images), images)
+        wanted = [key for key in made if key not in _TEXT and key not in _PER_TOKEN and key in self._parameters]
+        moved = {key: torch.as_tensor(made[key]).to(self.device) for key in wanted}
+        dtype = next(self.model.parameters()).dtype
+        return {key: value.to(dtype) if value.is_floating_point() else value for key, value in moved.items()}
+
+    def _without_block(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids, labels and lengths without the image block, which need not be equally long in all rows."""
+        rows = []
+        for ids_T, labels_T, block_T, length in zip(
+            batch.ids_BT, batch.labels_BT, batch.block_BT, batch.lengths_B.tolist(), strict=True
+        ):
+            keep_T = ~block_T[:length]
+            ids_T, labels_T = ids_T[:length][keep_T], labels_T[:length][keep_T]
+            if labels_T[0] != IGNORE_INDEX:
+                # The image was the whole prompt: the first caption token still has to be predicted from something.
+                ids_T = F.pad(ids_T, (1, 0), value=self.prompts.begin_id)
+                labels_T = F.pad(labels_T, (1, 0), value=IGNORE_INDEX)
+            rows.append((ids_T, labels_T))
+        ids_BT = pad_sequence([ids_T for ids_T, _ in rows], batch_first=True, padding_value=self.prompts.begin_id)
+        labels_BT = pad_sequence([labels_T for _, labels_T in rows], batch_first=True, padding_value=IGNORE_INDEX)
+        return ids_BT, labels_BT, torch.tensor([len(ids_T) for ids_T, _ in rows])
+
+
+def _images(pixels_BCHW: Tensor) -> list[Image.Image]:
+    return [Image.fromarray(pixels_HWC.numpy()) for pixels_HWC in pixels_BCHW.cpu().permute(0, 2, 3, 1).contiguous()]

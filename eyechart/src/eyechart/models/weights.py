@@ -1,0 +1,68 @@
+"""Loading frozen backbones: all weights from the checkpoint, or one clear line.
+
+A tower or language model with newly initialised weights still trains, and its connector still lowers the loss. So a
+missing key stops here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers.utils.logging import disable_progress_bar
+
+from eyechart.exits import NamedInputError
+from eyechart.hub import explain_absence, hub_bounded, unreadable
+
+
+def load_complete(kind: Any, name: str, setting: str, dtype: torch.dtype, attention: str) -> Any:
+    """`kind.from_pretrained(name)` that refuses newly initialised weights.
+
+    Args:
+        kind: a transformers model class.
+        name: folder or hub id.
+        setting: the config field that named it, for messages.
+        dtype: of the loaded weights.
+        attention: attention implementation.
+
+    Raises:
+        ValueError: nothing there, no network and not in the cache, or weights missing.
+    """
+    if not sys.stderr.isatty():
+        disable_progress_bar()
+    try:
+        with hub_bounded(name):
+            model, info = kind.from_pretrained(
+                name, dtype=dtype, attn_implementation=attention, use_safetensors=True, output_loading_info=True
+            )
+    except (OSError, ImportError) as error:
+        raise ValueError(explain_absence(name, setting, error)) from error
+    except (SafetensorError, RuntimeError, ValueError) as error:
+        raise ValueError(unreadable(name, setting, kind.__name__, error)) from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise NamedInputError(
+            "tower-uninitialised",
+            f"{setting}: {name} lacks {len(missing)} of the model's weight tensors (first: {missing[0]}), which would "
+            f"be random; use a complete checkpoint of {kind.__name__}, or download this one again",
+        )
+    return model
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Identity of frozen weights: a hash over every parameter's name, shape and up to 64 of its values.
+
+    Values are compared as bfloat16, so the same weights match from another folder and at either precision.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        flat = parameter.detach().flatten()
+        step = max(1, flat.numel() // 64)
+        values = flat[::step][:64].to(torch.bfloat16).float().cpu()
+        digest.update(values.numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""A model's own processor and template: prompts, and tokens per image."""

@@ -1,0 +1,219 @@
+"""Rows to token ids by a model's own chat template: prompt with its image positions, caption, end of turn.
+
+    template up to the answer, image positions expanded | caption | the token that ends a turn
+    `-------------------- no label --------------------'  `----------- labelled ----------'
+
+The caption is tokenised by itself, as it stands behind a line break, and special tokens' strings in it stay ordinary
+text. Where a processor has no chat template, the prompt is the image, the row's text and a line break.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from tokenizers import Tokenizer
+
+from eyechart.data.encoded import IMAGE_CUT, Encoded, Prompt
+from eyechart.data.llava import PLACEHOLDER, Record
+from eyechart.seam import IntArray, Reject
+
+_PROBE = "zebra"
+"""Stands for the caption where the template is asked what it puts around one."""
+_ANCHOR = "\n"
+"""What a caption is tokenised behind: at the very beginning of a text some tokenizers add a space."""
+IMAGE_IN_CAPTION = "image token in caption"
+SPECIAL_IN_HUMAN = "special token in the human turn"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What the template writes around an answer."""
+
+    lead: str
+    """White space between prompt and answer."""
+    end_id: int
+    """The token that ends the turn; EOS where the template writes none. It is labelled."""
+    end: str
+    """The same as text."""
+
+
+class PromptWriter:
+    """Turns records into ids for one processor."""
+
+    def __init__(
+        self, name: str, processor: Any, options: dict[str, bool], image: Image.Image, image_id: int, max_seq_len: int
+    ) -> None:
+        """Ask the template what it does.
+
+        Args:
+            name: of the model, for messages.
+            processor: its processor.
+            options: for the image processor (`processors.one_view`).
+            image: any image at the common size; it decides how many image positions a prompt has.
+            image_id: token id of an image position.
+            max_seq_len: tokens per sequence.
+
+        Raises:
+            ValueError: the template of a prompt is not the beginning of the template of prompt and answer, no EOS, or
+                no fast tokenizer.
+        """
+        self._name, self._processor, self.options, self._image = name, processor, options, image
+        self.image_id, self._max_seq_len = image_id, max_seq_len
+        tokenizer = processor.tokenizer
+        if getattr(tokenizer, "backend_tokenizer", None) is None:
+            raise ValueError(
+                f"--model: {name} has no fast tokenizer (tokenizer.json), which is needed to score captions"
+            )
+        self._tokenizer = tokenizer
+        self._plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._plain.no_padding()
+        self._plain.no_truncation()
+        # The library's name is about the text: "encode special tokens" as if they were ordinary words.
+        self._plain.encode_special_tokens = True
+        special = {token.content for token in self._plain.get_added_tokens_decoder().values() if token.special}
+        self._special = re.compile("|".join(map(re.escape, sorted(special)))) if special else None
+        self.has_template = bool(getattr(processor, "chat_template", None))
+        self.ending = self._ending()
+        self.begin_id = int(self.ending.end_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id)
+        """Stands where nothing else does: padding, and before a caption whose prompt was nothing but the image."""
+        self._known: dict[str, Prompt] = {}
+
+    def prompt(self, human: str) -> Prompt:
+        """The ids of a human turn with one `<image>`, and where its image block is.
+
+        The block is what the template writes because of the image: image positions and whatever it puts around them.
+
+        Raises:
+            ValueError: no image position in the ids, or not exactly one `<image>` in `human`.
+        """
+        if human not in self._known:
+            if human.count(PLACEHOLDER) != 1:
+                raise ValueError(f"--prompt: expected one {PLACEHOLDER}, got {human.count(PLACEHOLDER)} in {human!r}")
+            text = self.text(human)
+            ids_T = self._ids(text)
+            positions = np.flatnonzero(ids_T == self.image_id)
+            if not len(positions):
+                raise ValueError(f"--model: {self._name}: its prompt {text[:120]!r} has no image position")
+            block = self._block(ids_T, human) or (int(positions[0]), int(positions[-1]) + 1)
+            if not block[0] <= positions[0] <= positions[-1] < block[1]:
+                block = (int(positions[0]), int(positions[-1]) + 1)
+            self._known[human] = Prompt(ids_T, block)
+        return self._known[human]
+
+    def encode(self, records: Sequence[Record], request: str | None) -> list[Encoded | Reject]:
+        """Encode records, in their order, each behind its own human turn or behind `request`."""
+        answers = self._answers([record.caption for record in records])
+        return [
+            self._encode(record, request or record.human, answer_N)
+            for record, answer_N in zip(records, answers, strict=True)
+        ]
+
+    def text(self, human: str, image: bool = True) -> str:
+        """The prompt as text, up to where the answer begins; `image` False leaves the image out."""
+        before, behind = (part.strip() for part in human.split(PLACEHOLDER))
+        if not self.has_template:
+            placeholder = str(getattr(self._processor, "image_token", PLACEHOLDER)) if image else ""
+            return f"{placeholder}{' '.join(part for part in (before, behind) if part)}"
+        return self._render([self._turn(before, behind, image)], True)
+
+    def inputs(self, texts: Sequence[str], images: Sequence[Image.Image]) -> Any:
+        """The processor's output for prompts with one image each, padded on the right."""
+        return self._processor(
+            text=list(texts),
+            images=[[image] for image in images],
+            return_tensors="pt",
+            padding=True,
+            padding_side="right",
+            add_special_tokens=self._adds_special(texts[0]),
+            **self.options,
+        )
+
+    def _encode(self, record: Record, human: str, answer_N: npt.NDArray[np.int32]) -> Encoded | Reject:
+        found = self._special.search(human.replace(PLACEHOLDER, "")) if self._special else None
+        if found:
+            return Reject(record.row, SPECIAL_IN_HUMAN, f"{found[0]} stands in {human[:80]!r}: remove it")
+        if (answer_N == self.image_id).any():
+            return Reject(record.row, IMAGE_IN_CAPTION, f"the caption {record.caption[:80]!r} holds an image position")
+        prompt = self.prompt(human)
+        if len(prompt.ids_T) >= self._max_seq_len:
+            detail = f"the prompt takes {len(prompt.ids_T)} tokens, data.max_seq_len is {self._max_seq_len}"
+            return Reject(record.row, IMAGE_CUT, detail)
+        return Encoded(prompt, answer_N, self._max_seq_len)
+
+    def _answers(self, captions: Sequence[str]) -> list[npt.NDArray[np.int32]]:
+        def ids_of(texts: Sequence[str]) -> list[list[int]]:
+            return [encoding.ids for encoding in self._plain.encode_batch(texts, add_special_tokens=False)]
+
+        (anchor,) = ids_of([_ANCHOR])
+        behind = ids_of([_ANCHOR + self.ending.lead + caption for caption in captions])
+        alone = ids_of([self.ending.lead + caption for caption in captions])
+        whole = [b[len(anchor) :] if b[: len(anchor)] == anchor else a for b, a in zip(behind, alone, strict=True)]
+        return [np.array([*ids, self.ending.end_id], dtype=np.int32) for ids in whole]
+
+    def _ids(self, text: str) -> IntArray:
+        """Ids of a prompt with an image; without a template a line break ends it, unless the processor adds its own."""
+        ids_T: IntArray = self.inputs([text], [self._image])["input_ids"][0].numpy().astype(np.int64)
+        if not self.has_template and not self._tokenizer.decode(ids_T[-1:]).endswith("\n"):
+            (newline,) = [e.ids for e in self._plain.encode_batch([_ANCHOR], add_special_tokens=False)]
+            ids_T = np.concatenate([ids_T, np.array(newline, dtype=np.int64)])
+        return ids_T
+
+    def _block(self, ids_T: IntArray, human: str) -> tuple[int, int] | None:
+        """What the prompt has that the same prompt without an image lacks; None where that is not one stretch."""
+        if not self.has_template:
+            return None
+        text = self.text(human, image=False)
+        bare_T = np.array(self._tokenizer(text, add_special_tokens=self._adds_special(text))["input_ids"])
+        if len(bare_T) >= len(ids_T):
+            return None
+        differs = np.flatnonzero(ids_T[: len(bare_T)] != bare_T)
+        start = int(differs[0]) if len(differs) else len(bare_T)
+        stop = len(ids_T) - (len(bare_T) - start)
+        return (start, stop) if np.array_equal(ids_T[stop:], bare_T[start:]) else None
+
+    def _ending(self) -> Ending:
+        eos = self._tokenizer.eos_token_id
+        lead, rest = ("", "") if not self.has_template else self._around_answer()
+        first = self._special.match(rest.lstrip()) if self._special else None
+        end_id = self._tokenizer.convert_tokens_to_ids(first[0]) if first else eos
+        if end_id is None:
+            raise ValueError(f"--model: {self._name} has neither an end of turn in its chat template nor an EOS token")
+        return Ending(lead, int(end_id), str(self._tokenizer.convert_ids_to_tokens(int(end_id))))
+
+    def _around_answer(self) -> tuple[str, str]:
+        """White space before an answer, and the text behind it.
+
+        Raises:
+            ValueError: the prompt alone is not how prompt and answer begin.
+        """
+        turn = self._turn("", _PROBE, True)
+        prompt = self._render([turn], True)
+        answer = {"role": "assistant", "content": [{"type": "text", "text": _PROBE}]}
+        whole = self._render([turn, answer], False)
+        lead, found, rest = whole.removeprefix(prompt).partition(_PROBE)
+        if not whole.startswith(prompt) or not found or lead.strip():
+            raise ValueError(
+                f"--model: {self._name}: template-unstable: the chat template of a prompt is not how prompt and answer "
+                f"begin (it ends in {prompt[-40:]!r}, and the whole goes on {whole[len(prompt) - 40 :][:80]!r} there), "
+                "so nobody can say which tokens are the caption; give the model a template without that part"
+            )
+        return lead, rest
+
+    def _render(self, turns: list[dict[str, Any]], prompt: bool) -> str:
+        return str(self._processor.apply_chat_template(turns, add_generation_prompt=prompt, tokenize=False))
+
+    def _turn(self, before: str, behind: str, image: bool) -> dict[str, Any]:
+        parts = [{"type": "text", "text": before}, {"type": "image"}, {"type": "text", "text": behind}]
+        kept = [p for p in parts if (image if p["type"] == "image" else p["text"])]
+        return {"role": "user", "content": kept}
+
+    def _adds_special(self, text: str) -> bool:
+        """Whether the tokenizer has to add its beginning of text: not where the template has written it."""
+        bos = getattr(self._tokenizer, "bos_token", None)
+        return not (self.has_template and bos and text.startswith(bos))

@@ -1,0 +1,77 @@
+"""What a run stood on: enough to understand a difference between two runs, nothing that names a machine or a person."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+_PACKAGES = ("eyechart", "qwen3-vlm", "torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy", "pillow")
+_GIT_SECONDS = 10
+
+
+def environment() -> dict[str, str]:
+    """Versions and hardware of this process, always the same keys in the same order.
+
+    No host name, no user name, no absolute path. What cannot be found out is `unknown`, what is not there `none`.
+    """
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "platform": " ".join((platform.system(), platform.machine(), *platform.libc_ver())).strip(),
+        "cpus": str(_usable_cpus()),
+        "gpu": _gpu(),
+        "threads": str(torch.get_num_threads()),
+        **{name: _version(name) for name in _PACKAGES},
+        "cuda": torch.version.cuda or "none",
+        "commit": _commit(),
+    }
+
+
+def _usable_cpus() -> int:
+    """CPUs this process may run on; a container or `taskset` may allow fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _gpu() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return "none"
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+
+
+def _version(package: str) -> str:
+    if package == "torch":
+        import torch
+
+        return str(torch.__version__)  # with its build, such as +cpu
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _commit() -> str:
+    """The commit of the source tree this package runs from, with `+changes` where tracked files differ from it."""
+    root = Path(__file__).parents[4]
+    # Installed into site-packages, any repository further up would be someone else's.
+    if not ((root / ".git").exists() and (root / "src" / "qwen3_vlm").is_dir()):
+        return "none"
+    try:
+        head = _git(root, "rev-parse", "--short=12", "HEAD")
+        changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return head + ("+changes" if changes else "")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=_GIT_SECONDS).stdout.strip()

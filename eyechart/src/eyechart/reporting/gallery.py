@@ -1,0 +1,218 @@
+"""The gallery: each picture with its caption, words coloured by how much they rest on it, and what the model wrote."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from eyechart.data.choice import even_choice
+from eyechart.data.images import ImageError, load_thumbnail
+from eyechart.reporting.contact_sheet import missing_words
+from eyechart.reporting.text import one_line, shortened
+from eyechart.reporting.wording import signed
+from eyechart.results import END, Piece, ScoredSample
+
+FULL_COLOUR = 3.0
+"""Nats at which a word has its full colour. Fixed, so that the colours of two pages can be compared."""
+_SIDES = (160, 120, 80, 48)
+_TOTAL_BYTES, _EACH_BYTES = 1_000_000, 12_000
+"""Of all thumbnails together, and of one; base64 adds a third."""
+_SHADES = 10
+"""Steps of colour; report.css has a class for each."""
+_WORTH_A_MARK = 0.1
+"""Nats against the picture from which a word is marked by more than its colour."""
+_LONG = 280
+"""Characters from which a caption gets a box of its own to scroll."""
+_ALT = 120
+"""Characters of a caption that stand for its picture where that is not seen."""
+_OPEN = 12
+"""Cards shown unfolded at either end of the gallery."""
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small picture in the page itself, or why there is none."""
+
+    uri: str = ""
+    width: int = 0
+    height: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Word:
+    """A stretch of text with its look."""
+
+    text: str
+    gap: str = ""
+    """Nats by which it rests on the picture; empty where that is not measured."""
+    space: bool = False
+    """A space comes before it."""
+    kind: str = ""
+    """Classes. `b1` to `b10`: the picture made it likelier, by that shade of blue; `o1` to `o10`: less likely, orange;
+    `against`: the latter, worth a mark; `end`: the end token; `missing`: written, not in the true caption."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One sample of the gallery."""
+
+    row: int
+    image: str
+    alt: str
+    thumbnail: Thumbnail
+    caption: list[Word]
+    coloured: bool
+    long: bool
+    written: list[Word] | None
+    written_long: bool
+    gap: str
+    """Empty where nobody measured one."""
+    losses: str
+
+
+@dataclass(frozen=True)
+class GalleryPart:
+    """A run of cards, shown at once or folded behind a line that says what is in it."""
+
+    cards: list[Card]
+    first: int
+    """Place of the first card, from 1."""
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """All cards, and how they are ordered."""
+
+    parts: list[GalleryPart]
+    cards: int
+    lost_images: int
+    by_gap: bool
+    """Ordered by the gap of shuffled, words coloured; otherwise by row."""
+    written: bool
+    """Some card has a caption that the model wrote."""
+
+
+def make_gallery(scored: Sequence[ScoredSample], limit: int, image_root: Path | None, max_pixels: int) -> Gallery:
+    """The gallery of an even choice of at most `limit` samples.
+
+    Args:
+        scored: from the most to the least image-driven. Where none of them has a gap, their rows give the order.
+        limit: cards.
+        image_root: where the images are; None where nobody knows.
+        max_pixels: larger images are not opened.
+    """
+    by_gap = any(gap_of(sample) is not None for sample in scored)
+    ordered = scored if by_gap else sorted(scored, key=lambda sample: sample.row)
+    cards = _cards(ordered, limit, image_root, max_pixels, by_gap)
+    return Gallery(
+        parts=_parts(cards),
+        cards=len(cards),
+        lost_images=sum(not card.thumbnail.uri for card in cards),
+        by_gap=by_gap,
+        written=any(card.written is not None for card in cards),
+    )
+
+
+def _parts(cards: list[Card]) -> list[GalleryPart]:
+    """The two ends open, so that the worst is seen as well as the best; what lies between them folded."""
+    if len(cards) <= 2 * _OPEN + 6:
+        return [GalleryPart(cards, 1)] if cards else []
+    between_ends = len(cards) - 2 * _OPEN
+    return [
+        GalleryPart(cards[:_OPEN], 1),
+        GalleryPart(cards[_OPEN:-_OPEN], _OPEN + 1, f"Show the {between_ends:,} between"),
+        GalleryPart(cards[-_OPEN:], len(cards) - _OPEN + 1),
+    ]
+
+
+def _cards(
+    scored: Sequence[ScoredSample], limit: int, image_root: Path | None, max_pixels: int, by_gap: bool
+) -> list[Card]:
+    chosen = [scored[i] for i in even_choice(len(scored), limit)]
+    room = min(_EACH_BYTES, _TOTAL_BYTES // max(1, len(chosen)))
+    return [_card(sample, _thumbnail(sample.image, image_root, room, max_pixels), by_gap) for sample in chosen]
+
+
+def gap_of(sample: ScoredSample) -> float | None:
+    """Gap of shuffled in nats per label token; None where one of its losses is missing."""
+    if "shuffled" not in sample.losses or "correct" not in sample.losses:
+        return None
+    return (sample.losses["shuffled"] - sample.losses["correct"]) / sample.label_tokens
+
+
+def _card(sample: ScoredSample, thumbnail: Thumbnail, by_gap: bool) -> Card:
+    gap = gap_of(sample)
+    per_token = (f"{name} {loss / sample.label_tokens:.3f}" for name, loss in sample.losses.items())
+    words = [_coloured(piece, piece is sample.pieces[-1]) for piece in sample.pieces] or [
+        Word(one_line(sample.caption))
+    ]
+    written = None if sample.written is None else _written(sample.written, sample.caption)
+    return Card(
+        row=sample.row,
+        image=one_line(sample.image),
+        alt=f"Held-out image of row {sample.row}: {shortened(one_line(sample.caption), _ALT)}",
+        thumbnail=thumbnail,
+        caption=words,
+        coloured=bool(sample.pieces),
+        long=len(sample.caption) > _LONG,
+        written=written,
+        written_long=len(sample.written or "") > _LONG,
+        gap=signed(gap) if gap is not None else "no finite gap" if by_gap else "",
+        losses=", ".join(per_token),
+    )
+
+
+def _coloured(piece: Piece, last: bool) -> Word:
+    shade = round(min(1.0, abs(piece.gap) / FULL_COLOUR) * _SHADES)
+    kinds = (
+        (f"{'b' if piece.gap >= 0 else 'o'}{shade}", shade > 0),
+        ("against", piece.gap <= -_WORTH_A_MARK),
+        ("end", last and piece.text == END),
+    )
+    return Word(
+        text=one_line(piece.text),
+        space=piece.text[:1].isspace(),
+        gap=signed(piece.gap),
+        kind=" ".join(kind for kind, holds in kinds if holds),
+    )
+
+
+def _written(written: str, true: str) -> list[Word]:
+    marks = missing_words(written, true)
+    return [
+        Word(one_line(word), kind="missing" if missing else "")
+        for word, missing in zip(written.split(), marks, strict=True)
+    ]
+
+
+def _thumbnail(image: str, root: Path | None, room: int, max_pixels: int) -> Thumbnail:
+    if root is None:
+        return Thumbnail(problem="the results do not say where the images are")
+    try:
+        picture = load_thumbnail(root / image, _SIDES[0], max_pixels)
+    except ImageError as error:
+        return Thumbnail(problem=error.reason)
+    for side in _SIDES:
+        picture.thumbnail((side, side))
+        data, kind = _smaller(picture)
+        if len(data) <= room:
+            uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+            return Thumbnail(uri, picture.width, picture.height)
+    return Thumbnail(problem="left out: with it the page would be too large")
+
+
+def _smaller(picture: Image.Image) -> tuple[bytes, str]:
+    """PNG or JPEG, whichever is smaller: drawings or photographs."""
+    encoded = []
+    for kind in ("png", "jpeg"):
+        buffer = io.BytesIO()
+        picture.save(buffer, kind, quality=80)  # PNG has no quality and takes none
+        encoded.append((buffer.getvalue(), kind))
+    return min(encoded, key=lambda pair: len(pair[0]))

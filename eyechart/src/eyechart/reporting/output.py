@@ -1,0 +1,118 @@
+"""From parts of a run to results, and from results to files and the terminal."""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eyechart.files import write_atomic
+from eyechart.reporting.environment import environment
+from eyechart.reporting.html import docs_link, render_html
+from eyechart.reporting.parquet import SampleRows, write_samples
+from eyechart.reporting.runbook import render_runbook
+from eyechart.reporting.terminal import absent_images, print_results
+from eyechart.results import (
+    Ablation,
+    Coverage,
+    Finding,
+    Results,
+    ScoredSample,
+    Training,
+    WrittenCaption,
+    read,
+    to_json,
+    worst,
+)
+
+
+def assemble(
+    config: Mapping[str, Any],
+    checkpoint: Path | None = None,
+    training: Training | None = None,
+    ablation: Ablation | None = None,
+    coverage: Coverage | None = None,
+    samples: Sequence[WrittenCaption] = (),
+    diagnosis: Sequence[Finding] = (),
+    scored: Sequence[ScoredSample] = (),
+) -> Results:
+    """Put the parts of a run together; the overall verdict is the worst of the checks'."""
+    checks = [check for check in (ablation, coverage) if check is not None]
+    return Results(
+        verdict=worst([check.verdict for check in checks]),
+        reasons=[reason for check in checks for reason in check.reasons],
+        checkpoint=str(checkpoint) if checkpoint else None,
+        command=command_line(),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        training=training,
+        ablation=ablation,
+        coverage=coverage,
+        diagnosis=list(diagnosis),
+        samples=list(samples),
+        scored=list(scored),
+        environment=environment(),
+        config=dict(config),
+    )
+
+
+def command_line() -> str:
+    """What was typed to start this process, so that it can be typed again; empty where nothing was (a notebook)."""
+    script, *arguments = sys.argv or [""]
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    if module is not None:
+        start = ["python", "-m", module.name.removesuffix(".__main__")]
+    elif script in ("", "-c"):
+        return ""
+    elif script.endswith(".py"):
+        start = ["python", script]
+    else:
+        start = [Path(script).name]  # an installed command: the folder it was found in belongs to the machine
+    return shlex.join([*start, *arguments])
+
+
+def show(results: Results, as_json: bool = False) -> None:
+    """Print the tables to standard output; or the JSON there and the tables to standard error."""
+    if as_json:
+        sys.stdout.write(to_json(results) + "\n")
+    print_results(results, sys.stderr if as_json else sys.stdout)
+
+
+def write_results(results: Results, folder: Path, as_json: bool = False, samples: SampleRows | None = None) -> None:
+    """Write what a run leaves behind to `folder`, then print the results.
+
+    results.json first; then, all made from it, runbook.md and report.html; and samples.parquet from `samples`.
+    """
+    write_atomic(folder / "results.json", to_json(results) + "\n")
+    write_atomic(folder / "runbook.md", render_runbook(results))
+    write_atomic(folder / "report.html", render_html(results, docs=docs_link(folder)))
+    written = ["results.json", "runbook.md", "report.html"]
+    if samples is not None:
+        write_samples(samples, folder / "samples.parquet")
+        written.append("samples.parquet")
+    show(results, as_json)
+    if not as_json:
+        sys.stdout.write(f"written: {', '.join(str(folder / name) for name in written)}\n")
+
+
+def rewrite_page(folder: Path, output: Path | None = None, image_root: Path | None = None) -> None:
+    """Make the page of a run again from its results.json, and say which pictures it has to do without.
+
+    Args:
+        folder: with a results.json.
+        output: the page; `report.html` in `folder` if None.
+        image_root: folder that the samples' images are in; by default the one in the results, seen from here.
+
+    Raises:
+        ValueError: no folder of images, or no results that can be read.
+    """
+    if image_root is not None and not image_root.is_dir():
+        raise ValueError(f"--image_root: expected the folder that the images are in, {image_root} is none")
+    results = read(folder / "results.json")
+    page = output or folder / "report.html"
+    write_atomic(page, render_html(results, image_root, docs_link(page.parent)))
+    sys.stdout.write(f"written: {page}\n")
+    if absent := absent_images(results, image_root):
+        sys.stderr.write(f"warning: {absent}\n")

@@ -1,0 +1,95 @@
+"""samples.parquet: one row per scored sample, with the loss of every label token under every condition.
+
+docs/report.md describes the columns. Rows are put together and written some at a time, so that memory does not grow
+with their number.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    from eyechart.scoring.summary import SampleScore
+    from eyechart.scoring.word_pieces import Decode
+
+_ROWS = 512
+"""Rows in memory at once, and in one row group of the file."""
+
+
+@dataclass(frozen=True)
+class SampleRows:
+    """What samples.parquet will hold."""
+
+    scores: Sequence[SampleScore]
+    """In the order of the data file's rows."""
+    decode: Decode
+    """Says label tokens as text."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns; the conditions are those of the first sample, for all are scored alike."""
+        conditions = list(self.scores[0].nll) if len(self.scores) else []
+        texts, numbers = pa.list_(pa.string()), pa.list_(pa.int64())
+        return pa.schema(
+            [
+                ("id", pa.string()),
+                ("row", pa.int64()),
+                ("image", pa.string()),
+                ("image_hash", pa.string()),
+                ("caption", pa.string()),
+                ("tokens", texts),
+                ("token_ids", numbers),
+                ("donors", numbers),
+                *((f"nll_{name}", pa.list_(pa.float64())) for name in conditions),
+            ]
+        )
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows, some at a time."""
+        schema = self.schema
+        rows = [score.row for score in self.scores]
+        for start in range(0, len(self.scores), _ROWS):
+            part = [self._plain(score, rows) for score in self.scores[start : start + _ROWS]]
+            yield pa.RecordBatch.from_pylist(part, schema)
+
+    def _plain(self, score: SampleScore, rows: Sequence[int]) -> dict[str, object]:
+        ids = score.label_ids_T.tolist()
+        return {
+            "id": score.id,
+            "row": score.row,
+            "image": score.image,
+            "image_hash": score.image_hash,
+            "caption": score.caption,
+            "tokens": [self.decode([token]) for token in ids],
+            "token_ids": ids,
+            "donors": [rows[donor] for donor in score.donors],
+            **{f"nll_{name}": np.mean(rounds, axis=0) for name, rounds in score.nll.items()},
+        }
+
+
+def write_samples(rows: SampleRows, path: Path) -> None:
+    """Write the file so that a reader, or a kill at any moment, sees the old content or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            with pq.ParquetWriter(file, rows.schema, compression="zstd") as writer:
+                for batch in rows.batches():
+                    writer.write_batch(batch)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

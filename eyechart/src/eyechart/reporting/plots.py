@@ -1,0 +1,325 @@
+"""Figures as inline SVG: text stays text, colours come from the page, and equal figures give equal bytes.
+
+matplotlib draws with stand-in colours, which become CSS variables here: one drawing serves light, dark and print.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import matplotlib
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
+
+from eyechart.reporting.wording import plain, signed
+from eyechart.results import Condition, Coverage, Decile, Look, LossPoint
+
+# Stand-ins; `--blue`, `--orange` and so on are set by the style sheet, for light and dark.
+INK, FAINT, GRID = "#010203", "#020304", "#030405"
+BLUE, ORANGE, GREEN = "#040506", "#050607", "#060708"
+_VARIABLES = {INK: "ink", FAINT: "faint", GRID: "grid", BLUE: "blue", ORANGE: "orange", GREEN: "green"}
+
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "qwen3-vlm",
+    "font.size": 10.5,
+    "text.color": INK,
+    "axes.labelcolor": FAINT,
+    "axes.edgecolor": GRID,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": FAINT,
+    "ytick.labelcolor": INK,
+    "figure.constrained_layout.use": True,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+}
+# A matplotlibrc of the user's must not change the page.
+_SETTINGS: Any = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith("backend")} | _STYLE
+_WIDTH = 4.6
+"""Inches; shown at the width of a phone, the letters stay readable."""
+_LEGEND_ROW = 0.19
+"""Inches."""
+_STEP = "{x:,.0f}"
+_CHARACTER = 0.026
+"""Width of a digit below the axis, as a share of the axis."""
+_DOT_BINS = 44
+_FAR = 2
+"""A max_seq_len of more than that many times the longest sequence is said, not drawn: it would squash the histogram."""
+
+
+class Bar(NamedTuple):
+    """One line of an interval chart."""
+
+    label: str
+    value: float | None
+    interval: tuple[float, float] | None = None
+    mark: float | None = None
+    """A value to compare with, such as a margin or chance."""
+
+
+def intervals(bars: Sequence[Bar], label: str, mark: str, alt: str, name: str, signs: bool = True) -> Markup:
+    """Dots with 95% intervals, one line each, against the zero line and marks; `mark` says what a mark is.
+
+    Args:
+        bars: from top to bottom; those without a value keep their line and say so.
+        label: of the axis, with its unit.
+        mark: meaning of the marks, for the legend; empty without marks.
+        alt: text in place of the picture.
+        name: of the figure, unique on the page.
+        signs: write values with their sign.
+    """
+    with _figure(0.62 + 0.34 * len(bars)) as (figure, axes):
+        marked = False
+        for y, bar in enumerate(reversed(bars)):
+            if bar.mark is not None:
+                axes.plot([bar.mark] * 2, [y - 0.36, y + 0.36], color=ORANGE, lw=2.4, label="" if marked else mark)
+                marked = True
+            if bar.interval:
+                axes.plot(bar.interval, [y, y], color=BLUE, lw=2, solid_capstyle="butt")
+            if bar.value is not None:
+                axes.plot([bar.value], [y], "o", color=BLUE, ms=6)
+            figures = "none" if bar.value is None else signed(bar.value) if signs else plain(bar.value)
+            axes.text(1.02, y, figures, transform=axes.get_yaxis_transform(), va="center", color=INK)
+        axes.axvline(0, color=FAINT, lw=0.8)
+        axes.set_yticks(range(len(bars)), [bar.label for bar in reversed(bars)])
+        axes.set_ylim(-0.6, len(bars) - 0.4)
+        axes.set_xlabel(label)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        if marked:
+            _legend(axes)
+        return _svg(figure, alt, name)
+
+
+def losses(conditions: Mapping[str, Condition], order: Sequence[str], alt: str, name: str) -> Markup:
+    """Loss per condition as bars, lowest on top, with the 95% interval of its gap."""
+    base = conditions["correct"].loss
+    with _figure(0.55 + 0.22 * len(order)) as (figure, axes):
+        for y, condition in enumerate(conditions[key] for key in reversed(order)):
+            assert condition.loss is not None, "only finite losses have an order"
+            axes.barh(y, condition.loss, height=0.6, color=GREEN if condition.gap is None else BLUE, alpha=0.55)
+            edge = condition.loss
+            if condition.ci95 and base is not None:
+                ends = [base + end for end in condition.ci95]
+                axes.plot(ends, [y, y], color=INK, lw=1.4)
+                edge = max(edge, *ends)
+            axes.annotate(
+                f"{condition.loss:.3f}", (edge, y), (5, 0), textcoords="offset points", va="center", color=INK
+            )
+        axes.set_yticks(range(len(order)), list(reversed(order)))
+        axes.set_xlim(left=0)
+        axes.margins(x=0.16)
+        axes.set_xlabel("loss, nats per label token")
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        return _svg(figure, alt, name)
+
+
+def dots(gaps: Sequence[float], margin: float | None, alt: str, name: str) -> Markup:
+    """Every sample as a dot at its gap in nats per label token, stacked where they would overlap.
+
+    Bins begin at 0 to both sides, so that no dot stands on the wrong side of the line.
+    """
+    low, high = min(*gaps, 0.0), max(*gaps, 0.0, margin or 0.0)
+    width = (high - low) / _DOT_BINS or 1.0
+    stacks: dict[int, int] = {}
+    with _figure(1.9) as (figure, axes):
+        for colour, side in ((BLUE, 1), (ORANGE, -1)):
+            xs, ys = [], []
+            for gap in gaps:
+                if (gap > 0) != (side > 0):
+                    continue
+                place = math.ceil(gap / width) - 1
+                stacks[place] = stacks.get(place, 0) + 1
+                xs.append((place + 0.5) * width)
+                ys.append(stacks[place])
+            if xs:
+                what = "own picture better" if side > 0 else "wrong picture as good or better"
+                axes.plot(xs, ys, "o", color=colour, ms=4.4, label=f"{what} ({len(xs)})")
+        axes.axvline(0, color=FAINT, lw=0.8)
+        if margin:
+            axes.axvline(margin, color=ORANGE, lw=1.6, label=f"margin {margin:g}")
+        axes.set_ylim(0, max(stacks.values(), default=1) + 1)
+        axes.set_xlabel("gap(shuffled) of the sample, nats per label token")
+        axes.set_ylabel("samples")
+        axes.margins(x=0.03)
+        _legend(axes)
+        return _svg(figure, alt, name)
+
+
+def training_loss(curve: Sequence[LossPoint], looks: Sequence[Look], alt: str, name: str) -> Markup:
+    """Training and held-out loss over steps, with the looks' own loss with the right picture."""
+    with _figure(2.1) as (figure, axes):
+        steps = [point.step for point in curve]
+        axes.plot(steps, [point.train for point in curve], "o-", color=BLUE, ms=4, label="training, epoch")
+        held_out = [(point.step, point.eval) for point in curve if point.eval is not None]
+        if held_out:
+            axes.plot(*zip(*held_out, strict=True), "s--", color=ORANGE, ms=4, label="held out")
+        if looks:
+            axes.plot(
+                [x.step for x in looks], [x.correct for x in looks], "^:", color=GREEN, ms=4, label="looks, correct"
+            )
+        _over_steps(axes, looks)
+        axes.margins(y=0.15)
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("loss, nats per token")
+        return _svg(figure, alt, name)
+
+
+def training_gaps(looks: Sequence[Look], alt: str, name: str) -> Markup:
+    """Gaps of shuffled and zero over steps."""
+    with _figure(2.1) as (figure, axes):
+        steps = [look.step for look in looks]
+        axes.axhline(0, color=FAINT, lw=0.8)
+        axes.plot(steps, [look.gap_shuffled for look in looks], "o-", color=BLUE, ms=4, label="shuffled")
+        axes.plot(steps, [look.gap_zero for look in looks], "s--", color=ORANGE, ms=4, label="zero")
+        _over_steps(axes, looks)
+        axes.set_ylabel("gap, nats per token")
+        return _svg(figure, alt, name)
+
+
+def lengths(coverage: Coverage, alt: str, name: str) -> Markup:
+    """Histogram of sequence lengths with the max_seq_len line; one that is far off is named in the legend alone."""
+    with _figure(1.9) as (figure, axes):
+        longest, limit = max(coverage.lengths), coverage.max_seq_len
+        far = limit > _FAR * longest
+        width = max(1, -(-(longest if far else max(longest, limit)) // 120))
+        counts: dict[int, int] = {}
+        for length, count in coverage.lengths.items():
+            counts[length // width] = counts.get(length // width, 0) + count
+        for cut, colour, what in ((False, BLUE, "kept whole"), (True, ORANGE, "cut")):
+            places = [place for place in counts if (place * width > limit) == cut]
+            if places:
+                xs = [(place + 0.5) * width - 0.5 for place in places]
+                axes.bar(xs, [counts[place] for place in places], width=0.85 * width, color=colour, label=what)
+        line: dict[str, Any] = {"color": ORANGE, "lw": 2, "ls": "--"}
+        if far:
+            axes.plot([], [], **line, label=f"max_seq_len {limit}, beyond the right edge")
+        else:
+            axes.axvline(limit + 0.5, **line, label=f"max_seq_len {limit}")
+            axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel(f"tokens before the cut{f', in steps of {width}' if width > 1 else ''}")
+        axes.set_ylabel("samples")
+        _legend(axes)
+        return _svg(figure, alt, name)
+
+
+def deciles(groups: Sequence[Decile], alt: str, name: str) -> Markup:
+    """The shuffled gap from the most unlike wrong pictures to the most alike."""
+    with _figure(2.0) as (figure, axes):
+        axes.axhline(0, color=FAINT, lw=0.8)
+        for group in groups:
+            x, gap = sum(group.similarity) / 2, group.gap
+            if gap.ci95:
+                axes.plot([x, x], gap.ci95, color=BLUE, lw=1.6)
+            if gap.value is not None:
+                axes.plot([x], [gap.value], "o", color=BLUE, ms=5)
+        axes.set_xlabel("likeness of the wrong picture, cosine")
+        axes.set_ylabel("gap, nats per token")
+        return _svg(figure, alt, name)
+
+
+def shares(values: dict[str, float], label: str, alt: str, name: str) -> Markup:
+    """Shares between 0 and 1 as bars, one per stage."""
+    with _figure(0.6 + 0.32 * len(values)) as (figure, axes):
+        for y, value in enumerate(reversed(list(values.values()))):
+            axes.barh(y, value, height=0.6, color=BLUE, alpha=0.55)
+            axes.annotate(f"{value:.2f}", (value, y), (5, 0), textcoords="offset points", va="center", color=INK)
+        axes.set_yticks(range(len(values)), list(reversed(values)))
+        axes.set_xlim(0, 1.12)
+        axes.set_xlabel(label)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        return _svg(figure, alt, name)
+
+
+def _over_steps(axes: Axes, looks: Sequence[Look]) -> None:
+    """A step axis: in log time with looks, which are evenly spaced there and get a tick each."""
+    axes.set_xlabel("step, batches")
+    if looks:
+        axes.set_xscale("symlog" if looks[0].step == 0 else "log")
+        steps = sorted({*(look.step for look in looks), round(axes.dataLim.x1)})
+        axes.set_xticks(_labelled(axes, steps))
+        axes.set_xticks(steps, minor=True)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_formatter(StrMethodFormatter(_STEP))
+    _legend(axes)
+
+
+def _labelled(axes: Axes, steps: Sequence[int]) -> list[int]:
+    """Those of the rising steps whose labels leave each other room; the last is always among them."""
+    low, *places, high = axes.xaxis.get_transform().transform([axes.get_xlim()[0], *steps, axes.get_xlim()[1]])
+    shown: list[int] = []
+    free = math.inf
+    for step, place in zip(reversed(steps), reversed(places), strict=True):
+        middle, half = (place - low) / (high - low), _CHARACTER * (len(_STEP.format(x=step)) + 1) / 2
+        if middle + half <= free:
+            shown.append(step)
+            free = middle - half
+    return shown
+
+
+def _legend(axes: Axes) -> None:
+    """Above the axes, in as many rows as it takes not to be wider than the figure, which grows by the further ones."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure = axes.get_figure(root=True)
+    assert figure is not None, "axes are drawn in a figure"
+    for columns in range(len(labels), 0, -1):
+        legend = figure.legend(
+            handles, labels, loc="outside upper left", ncols=columns, fontsize=9, handlelength=1.4, columnspacing=1.2
+        )
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            further = math.ceil(len(labels) / columns) - 1
+            figure.set_figheight(figure.get_figheight() + further * _LEGEND_ROW)
+            return
+        legend.remove()
+
+
+@contextmanager
+def _figure(height: float) -> Iterator[tuple[Figure, Axes]]:
+    with matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=(_WIDTH, height))
+        axes = figure.add_subplot()
+        for side in ("left", "bottom"):
+            axes.spines[side].set_linewidth(0.8)
+        yield figure, axes
+
+
+def _svg(figure: Figure, alt: str, name: str) -> Markup:
+    buffer = io.StringIO()
+    quiet: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    figure.savefig(buffer, format="svg", transparent=True, metadata=quiet)
+    drawn = buffer.getvalue()
+    box = re.search(r'viewBox="([^"]+)"', drawn)
+    assert box is not None, "matplotlib writes a viewBox"
+    body = drawn[drawn.index(">", drawn.index("<svg")) + 1 :]
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
+    # Ids that nothing refers to go; the others get the figure's name, so that no two on the page are equal.
+    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
+    body = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", body)
+    body = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", body).replace("xlink:href", "href")
+    for colour, variable in _VARIABLES.items():
+        body = body.replace(colour, f"var(--{variable})")
+    body = re.sub(r"font-family: [^;\"]+", "font-family: var(--sans)", body)
+    # Coordinates to a hundredth of a point; text between the tags stays as it is.
+    body = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\.\d{2})\d+", r"\1", tag[0]), body)
+    body = re.sub(r"\n\s*", "\n", body).strip()
+    return Markup(f'<svg viewBox="{box[1]}" role="img" aria-label="{escape(alt)}">{body}')

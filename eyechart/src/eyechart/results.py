@@ -1,0 +1,365 @@
+"""The schema of results.json: what every command that measures writes, and what every page and table is rendered from.
+
+Losses and gaps are in nats per label token unless a name says otherwise. Versioned: a reader refuses another `schema`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA: Literal[1] = 1
+
+Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+EXIT_CODES: dict[str, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
+"""Exit code of a command that judges. 2 is bad input, 4 a bug of ours, 130 an interrupt: none reads as a verdict."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True)
+
+
+class Condition(_Model):
+    """One condition of check 1 over all scored samples."""
+
+    loss: float | None
+    """Token-weighted mean NLL. None (null in the file) where a loss was not finite, with a reason in the verdict."""
+    loss_per_caption: float | None = None
+    """Mean over captions of the summed NLL, in nats per caption."""
+    gate: bool = False
+    """Whether the verdict depends on this condition."""
+    margin: float | None = None
+    """What the lower bound must exceed, for gates."""
+    gap: float | None = None
+    """Paired loss difference to `correct`; None for `correct` itself."""
+    se: float | None = None
+    """Standard error of `gap`, clustered by image; dyadic for donor conditions."""
+    ci95: tuple[float, float] | None = None
+    lower99: float | None = None
+    """One-sided 99% lower bound of `gap`."""
+    win_rate: float | None = None
+    """Share of captions whose summed NLL is lower with the correct image."""
+    gap_without_eos: float | None = None
+    """The gap over label tokens other than EOS."""
+    meaning: str = ""
+    """One line: what this gap says."""
+
+
+class Estimated(_Model):
+    """A figure with its uncertainty; what it measures and its unit stand where it is used."""
+
+    value: float | None
+    """None where it could not be estimated."""
+    se: float | None = None
+    ci95: tuple[float, float] | None = None
+
+
+class Decomposition(_Model):
+    """What the gaps of zero and shuffled are made of, in nats per label token, by a trained blind prompt."""
+
+    information: Estimated
+    """blind - correct: what the picture tells beyond the best constant prompt."""
+    shock: Estimated
+    """zero - blind: what zeros cost only because the model never saw zeros."""
+    misdirection: Estimated
+    """shuffled - blind: what a wrong picture costs beyond no picture."""
+    blind_under_trained: bool = False
+    """The blind prompt is worse than zero, no-image or mean-token: the three figures are then None."""
+    blind_captions: int | None = None
+    """Training captions the blind prompt has seen, repeats counted; None where that is not known."""
+    blind_learning_rate: float | None = None
+    """Of the blind prompt, chosen on training captions held aside."""
+    blind_still_falling: bool | None = None
+    """Whether the blind prompt's loss was still falling when its budget ended: information is then too large."""
+    sentences: list[str] = Field(default_factory=list)
+    """The split in words."""
+
+
+class Decile(_Model):
+    """One tenth of the (caption, donor) pairs, by how alike their images are."""
+
+    similarity: tuple[float, float]
+    """Smallest and largest cosine of pooled tower features in it."""
+    pairs: int
+    gap: Estimated
+    """Nats per label token that these donors cost."""
+
+
+class Matching(_Model):
+    """Whether a caption prefers its own image to others, which the caption's prior cannot fake."""
+
+    k: int
+    """Candidate images per caption, the own one included; chance of image R@1 is 1/k."""
+    captions: int
+    r_at_1: Estimated
+    """Share of captions that are likeliest with their own image; ties share the point."""
+    mrr: Estimated
+    """Mean reciprocal rank of the own image; ties get their mid-rank."""
+    hard_r_at_1: Estimated
+    """As `r_at_1`, with the nearest neighbours of the own image as the others."""
+    image_specific_gain: Estimated
+    """log p(caption | own image) minus the mean over the donors, in nats per caption."""
+    emap_gain: Estimated | None = None
+    """The same, double-centred over a full block of n x n pairs, in nats per caption."""
+    infonce: Estimated
+    """InfoNCE lower bound on the mutual information of caption and image, in nats; at most ln k."""
+    infonce_saturated: bool = False
+    """The bound is within a tenth of ln k: the truth may be much larger."""
+    temperature: float = 1.0
+    """Of the InfoNCE scores, chosen on other pairs than those it is reported on."""
+    deciles: list[Decile] = Field(default_factory=list)
+    """The shuffled gap from the most unlike donors to the most alike."""
+    reading: str = ""
+    """What these figures say, in a sentence or two."""
+
+
+class WordGap(_Model):
+    """One word over all scored captions."""
+
+    word: str
+    count: int
+    gap: float
+    """Mean nats per occurrence by which a wrong picture makes the word less likely."""
+    share: float | None = None
+    """Of the sum of all gaps; None where that sum is not surely above 0 (95%), so that there is nothing to share."""
+
+
+class Words(_Model):
+    """Which words the picture carries; per token nll(shuffled) - nll(correct), subwords joined."""
+
+    most_reliant: list[WordGap]
+    """By mean gap, words that occur often enough to say so."""
+    least_reliant: list[WordGap]
+    largest_share: list[WordGap]
+    """By share of the whole gap."""
+    min_count: int
+    """Occurrences that a word needs to be listed by its mean."""
+    distinct_words: int
+    first_content_word: Estimated
+    """Gap of each caption's first content word: later ones can be guessed from earlier ones. Nats per word."""
+    eos: Estimated
+    """Gap at EOS, nats."""
+    gap_with_eos: float
+    """Nats per label token."""
+    gap_without_eos: float | None
+    reading: str = ""
+
+
+class Internals(_Model):
+    """Inside the connector, without the language model."""
+
+    variance_share: dict[str, float]
+    """By stage (tower, resampler, projector): share of the variance that lies between images, 0 to 1."""
+    rms_ratio: float
+    """RMS of the visual tokens over RMS of the text embeddings."""
+    image_share: dict[str, float] = {}
+    """By stage: part of the mean square that differs between images, 0 to 1; near 0 where a constant drowns it."""
+    effective_rank: float
+    """Of one image's visual tokens, averaged over images: exp of the entropy of the normalised singular values."""
+    effective_rank_of: int
+    """The most it can be."""
+    knn_overlap: float | None = None
+    """Share of the 10 nearest images by tower features that still are the nearest behind the connector."""
+    images: int = 0
+    reading: str = ""
+
+
+class Ablation(_Model):
+    """Check 1: does the loss rise when the picture is taken away?"""
+
+    verdict: Verdict
+    reasons: list[str]
+    samples: int
+    """Samples scored."""
+    requested: int
+    """Samples asked for (`--num_samples`)."""
+    label_tokens: int
+    clusters: int
+    """Distinct images among the scored samples."""
+    seed: int
+    derangements: int
+    """Derangements scored for `shuffled`."""
+    conditions: dict[str, Condition]
+    """By name, in the order in which they were scored; `correct` first."""
+    order: list[str]
+    """Condition names by rising loss."""
+    order_reading: str
+    """Which known pattern the order resembles, in one sentence."""
+    needed_samples: int | None = None
+    """How many samples would decide an inconclusive gate."""
+    rejected: dict[str, int] = Field(default_factory=dict)
+    """Held-out rows that could not be scored, by reason."""
+    wording: dict[str, str] = Field(default_factory=dict)
+    """Sentences about how the conditions were made that a reader of another runbook needs."""
+    decomposition: Decomposition | None = None
+    matching: Matching | None = None
+    words: Words | None = None
+    connector: Internals | None = None
+
+
+class Coverage(_Model):
+    """Check 2: how much of the captions survives max_seq_len, and does every row teach something?"""
+
+    verdict: Verdict
+    reasons: list[str]
+    source: str
+    """Where the counts come from, such as `training epoch 3` or `audit of train`."""
+    samples: int
+    truncated_pct: float
+    zero_label_pct: float
+    avg_label_tokens: float
+    max_seq_len: int
+    smallest_max_seq_len: int
+    """The smallest max_seq_len that truncates at most the allowed share."""
+    wrapper_tokens: float
+    """Average tokens of the prompt around the image block: what shortening the wrapper could save."""
+    image_block_tokens: int
+    rejected: dict[str, int] = Field(default_factory=dict)
+    """Rows that could not be used, by reason."""
+    lengths: dict[int, int] = Field(default_factory=dict)
+    """Histogram of sequence lengths before the cut, in tokens."""
+
+
+class LossPoint(_Model):
+    """Losses at the end of an epoch."""
+
+    step: int
+    train: float
+    eval: float | None
+
+
+class Look(_Model):
+    """A glance at a fixed handful of held-out samples while training."""
+
+    step: int
+    correct: float
+    """Loss in nats per label token."""
+    gap_shuffled: float
+    gap_zero: float
+    r_at_1: float | None = None
+    """Of `k` images; chance is 1/k."""
+    k: int = 0
+    seconds: float = 0.0
+
+
+class Training(_Model):
+    """What the run did."""
+
+    step: int
+    """Batches of `train.batch_size` samples over all ranks."""
+    updates: int
+    epochs: int
+    train_samples: int
+    eval_samples: int
+    trained_parameters: int
+    train_loss: float
+    eval_loss: float | None
+    seconds: float
+    samples_per_second: float
+    peak_memory_gb: float
+    curve: list[LossPoint] = Field(default_factory=list)
+    looks: list[Look] = Field(default_factory=list)
+    forced: list[str] = Field(default_factory=list)
+    """Codes of preflight errors that `--force` went past."""
+
+
+class Finding(_Model):
+    """One diagnosed fault, warning or note."""
+
+    code: str
+    """A code of `faults.FAULTS`; its page is docs/faults/<code>.md."""
+    severity: Literal["error", "warning", "note"]
+    message: str
+    evidence: dict[str, Any] = Field(default_factory=dict)
+    fix: str = ""
+
+
+class WrittenCaption(_Model):
+    """A held-out image with its true and its written caption."""
+
+    row: int
+    image: str
+    true: str
+    written: str
+
+
+END = "<end>"
+"""How the token that ends a caption is shown."""
+
+
+class Piece(_Model):
+    """A stretch of a caption that is coloured as one: a word with the space before it, or `END`, last, for EOS."""
+
+    text: str
+    gap: float
+    """nll(shuffled) - nll(correct) summed over its tokens, in nats; shuffled averaged over the derangements."""
+
+
+class ScoredSample(_Model):
+    """One scored caption, as the gallery shows it. Per-token losses are in samples.parquet."""
+
+    row: int
+    image: str
+    caption: str
+    label_tokens: int
+    losses: dict[str, float]
+    """Summed NLL per condition, in nats; averaged over derangements."""
+    pieces: list[Piece] = Field(default_factory=list)
+    written: str | None = None
+    """What the model writes for this image."""
+
+
+class Results(_Model):
+    """Everything one run measured."""
+
+    schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
+    verdict: Verdict
+    """The worst of the checks' verdicts."""
+    reasons: list[str]
+    checkpoint: str | None = None
+    command: str = ""
+    """The command line that made this file."""
+    created: str = ""
+    """UTC time, ISO 8601."""
+    training: Training | None = None
+    ablation: Ablation | None = None
+    coverage: Coverage | None = None
+    """Check 2 on the training split."""
+    diagnosis: list[Finding] = Field(default_factory=list)
+    samples: list[WrittenCaption] = Field(default_factory=list)
+    scored: list[ScoredSample] = Field(default_factory=list)
+    """Every scored sample, or with very many of them an even choice by gap (`ablation.samples` has their number)."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    config: dict[str, Any] = Field(default_factory=dict)
+
+
+def worst(verdicts: list[Verdict]) -> Verdict:
+    """The overall verdict: FAIL before INCONCLUSIVE before PASS. Nothing judged is INCONCLUSIVE."""
+    for verdict in ("FAIL", "INCONCLUSIVE", "PASS"):
+        if verdict in verdicts:
+            return verdict
+    return "INCONCLUSIVE"
+
+
+def to_json(results: Results) -> str:
+    """Serialise, with the schema's own key names and no NaN or infinity."""
+    return json.dumps(results.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def read(path: Path) -> Results:
+    """Read a results.json.
+
+    Raises:
+        ValueError: missing, not JSON, or of another schema; the message names the file.
+    """
+    try:
+        return Results.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot read results ({error.strerror}); run `qwen3-vlm ablate` first") from error
+    except ValueError as error:
+        # In our words, without the address of pydantic's documentation.
+        said = " ".join(str(error).splitlines()[:3]).partition(" For further information visit ")[0]
+        raise ValueError(f"{path}: not a results file of schema {SCHEMA}: {said}") from error

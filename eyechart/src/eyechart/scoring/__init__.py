@@ -1,0 +1,1 @@
+"""Every condition on the same samples: losses, and the measures made from them."""

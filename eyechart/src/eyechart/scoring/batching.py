@@ -1,0 +1,91 @@
+"""Samples to a Batch, with the counts of check 2 (% truncated, % without label tokens, average label tokens).
+
+Padding goes on the right, so a sample's ids and positions are the same in every batch; what is padding is told by
+`lengths_B` alone, since the pad id may be EOS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, overload
+
+import torch
+
+from eyechart.seam import IGNORE_INDEX, Batch, CollateStats, Reject, Sample
+
+
+def collate(items: Sequence[Sample | Reject], pad_id: int) -> Batch:
+    """Put samples together in their order.
+
+    Args:
+        items: what the data set returned for the batch's rows.
+        pad_id: id at padded positions; nothing reads it.
+
+    Returns:
+        The batch. Rejects are carried along, not replaced: a batch of nothing but rejects has tensors of size zero.
+    """
+    samples = tuple(item for item in items if isinstance(item, Sample))
+    rejects = tuple(item for item in items if isinstance(item, Reject))
+    batch, width = len(samples), max((len(sample.ids_T) for sample in samples), default=0)
+    ids_BT = torch.full((batch, width), pad_id, dtype=torch.long)
+    labels_BT = torch.full((batch, width), IGNORE_INDEX, dtype=torch.long)
+    block_BT = torch.zeros((batch, width), dtype=torch.bool)
+    for b, sample in enumerate(samples):
+        start, end = sample.block
+        length = len(sample.ids_T)
+        assert end <= length == len(sample.labels_T), f"row {sample.row}: the image block is cut or labels do not fit"
+        ids_BT[b, :length] = torch.from_numpy(sample.ids_T)
+        labels_BT[b, :length] = torch.from_numpy(sample.labels_T)
+        block_BT[b, start:end] = True
+    pixels = [sample.pixels_CHW for sample in samples if sample.pixels_CHW is not None]
+    features = [sample.features_PV for sample in samples if sample.features_PV is not None]
+    assert len(pixels) in (0, batch) and len(features) in (0, batch), "some samples of a batch lack their image"
+    return Batch(
+        samples=samples,
+        ids_BT=ids_BT,
+        labels_BT=labels_BT,
+        lengths_B=torch.tensor([len(sample.ids_T) for sample in samples], dtype=torch.long),
+        block_BT=block_BT,
+        pixels_BCHW=torch.stack(pixels) if pixels else None,
+        features_BPV=torch.stack(features) if features else None,
+        stats=CollateStats.of(samples),
+        rejects=rejects,
+    )
+
+
+def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Indices in batches of like length, longest first (too large a batch then fails at once), ties in given order."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+class Items(Protocol):
+    """A map-style data set."""
+
+    def __getitem__(self, position: int) -> Sample | Reject:
+        """The sample, or why there is none."""
+        ...
+
+
+class LazyBatches(Sequence[Batch]):
+    """Batches that read their images when they are asked for, every time, and keep none."""
+
+    def __init__(self, items: Items, groups: Sequence[Sequence[int]], pad_id: int) -> None:
+        """Batch number i is made of the positions `groups[i]` of `items`."""
+        self._items, self._groups, self._pad_id = items, groups, pad_id
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._groups)
+
+    @overload
+    def __getitem__(self, number: int) -> Batch: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Batch]: ...
+
+    def __getitem__(self, number: int | slice) -> Batch | Sequence[Batch]:
+        """Read one batch; a slice reads nothing yet."""
+        if isinstance(number, slice):
+            return LazyBatches(self._items, self._groups[number], self._pad_id)
+        return collate([self._items[position] for position in self._groups[number]], self._pad_id)

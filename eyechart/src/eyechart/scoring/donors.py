@@ -1,0 +1,196 @@
+"""Who lends whom a picture: R disjoint derangements over all scored samples.
+
+A derangement gives every sample the image of another one and uses every image once. A donor never has the same image
+(by content hash) and never the same caption, for then its picture would not be a wrong one; no pair (own, donor)
+comes twice, so R derangements hold n*R different pairs. They are drawn once, by seed, before anything is scored.
+
+Dimension suffixes: S samples, R derangements.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching, maximum_flow
+
+from eyechart.seam import IntArray
+
+_STREAM = 1
+"""Second word of the seed: keeps the donors' generator apart from the noise, which uses another."""
+
+_ALL_PAIRS_UP_TO = 2048
+"""Samples up to which the exact search is offered every allowed pair: 4 million of them."""
+_OFFERED = 32
+"""Above that, random donors offered per sample, and samples per donor."""
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Donors:
+    """The derangements that exist, and why there are not more."""
+
+    table_SR: IntArray
+    """Column r is a permutation: sample i sees the image of sample table_SR[i, r]."""
+    requested: int
+    shortage: str
+    """One sentence where fewer than requested exist, else empty."""
+
+    @property
+    def found(self) -> int:
+        """R, the number of derangements."""
+        return int(self.table_SR.shape[1])
+
+
+def draw_donors(hashes: Sequence[str], captions: Sequence[str], requested: int, seed: int) -> Donors:
+    """Draw `requested` disjoint derangements, or as many as exist at all.
+
+    Args:
+        hashes: image content hash of each sample, in canonical order (by row), so that the draw does not depend on
+            how the samples were batched.
+        captions: their captions.
+        requested: R.
+        seed: of the run.
+    """
+    kinds = _Kinds.of(hashes, captions)
+    generator = np.random.default_rng([seed, _STREAM])
+    columns = _draw_by_swaps(kinds, requested, generator)
+    searched = 0
+    if len(columns) < requested:
+        columns, searched = _draw_by_flow(kinds, requested, generator)
+    table_SR = np.stack(columns, axis=1) if columns else np.empty((len(hashes), 0), dtype=np.int64)
+    shortage = "" if len(columns) == requested else _explain(hashes, captions, requested, len(columns), searched)
+    return Donors(table_SR, requested, shortage)
+
+
+@dataclass(frozen=True)
+class _Kinds:
+    """Who may lend to whom, without a table of S x S: equal numbers mean equal image, or equal caption."""
+
+    images_S: IntArray
+    texts_S: IntArray
+
+    @classmethod
+    def of(cls, hashes: Sequence[str], captions: Sequence[str]) -> _Kinds:
+        return cls(*(np.unique(np.asarray(keys, dtype=np.str_), return_inverse=True)[1] for keys in (hashes, captions)))
+
+    def __len__(self) -> int:
+        return len(self.images_S)
+
+    def differ(self, own: IntArray | int, donor: IntArray | int) -> BoolArray:
+        """May these donors lend their images to these samples? Element by element; nobody lends to himself."""
+        different: BoolArray = (self.images_S[own] != self.images_S[donor]) & (self.texts_S[own] != self.texts_S[donor])
+        return different
+
+
+def _draw_by_swaps(kinds: _Kinds, requested: int, generator: np.random.Generator) -> list[IntArray]:
+    """Random permutations, repaired by swaps. Stops at the first that cannot be repaired this way."""
+    columns: list[IntArray] = []
+    size = len(kinds)
+    everyone_S = np.arange(size)
+
+    def free(own: IntArray | int, donor: IntArray | int) -> BoolArray:
+        """Allowed, and not a pair of an earlier derangement."""
+        found = kinds.differ(own, donor)
+        for column_S in columns:
+            found = found & (column_S[own] != donor)
+        return found
+
+    while len(columns) < requested:
+        donor_S = generator.permutation(size)
+        for i in np.flatnonzero(~free(everyone_S, donor_S)).tolist():
+            if free(i, int(donor_S[i])):  # an earlier swap has already helped
+                continue
+            # Swapping with j must leave both with an allowed donor; j may be well or badly off before.
+            partners = np.flatnonzero(free(i, donor_S) & free(everyone_S, int(donor_S[i])))
+            if len(partners) == 0:
+                return columns
+            j = generator.choice(partners)
+            donor_S[[i, j]] = donor_S[[j, i]]
+        columns.append(donor_S.astype(np.int64))
+    return columns
+
+
+def _draw_by_flow(kinds: _Kinds, requested: int, generator: np.random.Generator) -> tuple[list[IntArray], int]:
+    """Find as many disjoint derangements as exist, up to `requested`, and say among how many donors each.
+
+    R of them exist exactly if some R pairs per own image and per donor can be chosen, which is a flow of n*R through
+    edges of capacity 1; a graph with R edges at every vertex always falls apart into R perfect matchings (König).
+    Drawing one derangement at a time could paint itself into a corner where R exist; this cannot.
+
+    Of very many samples only a random part of the pairs is offered to the search, since all of them would take
+    gigabytes. It then may, though hardly will, find fewer than exist; the second value is 0 where all were offered.
+    """
+    size = len(kinds)
+    own_S, donor_S = generator.permutation(size), generator.permutation(size)  # the solver's fixed order favours nobody
+    searched = _OFFERED if size > _ALL_PAIRS_UP_TO else 0
+    mixed_SS = _some_pairs(kinds, own_S, donor_S, generator) if searched else _all_pairs(kinds, own_S, donor_S)
+    for count in range(requested, 0, -1):
+        regular_SS = _regular_part(mixed_SS, count)
+        if regular_SS is None:
+            continue
+        columns = []
+        for _ in range(count):
+            match_S = maximum_bipartite_matching(regular_SS, perm_type="column")
+            assert (match_S >= 0).all(), "a regular bipartite graph has a perfect matching"
+            taken_SS = csr_array((np.ones(size, dtype=np.int32), (np.arange(size), match_S)), shape=(size, size))
+            regular_SS = regular_SS - taken_SS
+            regular_SS.eliminate_zeros()
+            column_S = np.empty(size, dtype=np.int64)
+            column_S[own_S] = donor_S[match_S]
+            columns.append(column_S)
+        return columns, searched
+    return [], searched
+
+
+def _all_pairs(kinds: _Kinds, own_S: IntArray, donor_S: IntArray) -> csr_array:
+    allowed_SS = kinds.differ(own_S[:, None], donor_S[None, :])
+    return csr_array(allowed_SS.astype(np.int32))
+
+
+def _some_pairs(kinds: _Kinds, own_S: IntArray, donor_S: IntArray, generator: np.random.Generator) -> csr_array:
+    """For every sample so many donors at random, and for every donor so many samples, those that are allowed."""
+    size = len(kinds)
+    drawn = generator.integers(size, size=(2, size, _OFFERED))
+    everyone = np.broadcast_to(np.arange(size)[:, None], (size, _OFFERED))
+    rows = np.concatenate([everyone.ravel(), drawn[0].ravel()])
+    columns = np.concatenate([drawn[1].ravel(), everyone.ravel()])
+    keep = kinds.differ(own_S[rows], donor_S[columns])
+    pairs = np.unique(rows[keep] * size + columns[keep])
+    return csr_array((np.ones(len(pairs), dtype=np.int32), (pairs // size, pairs % size)), shape=(size, size))
+
+
+def _regular_part(allowed_SS: csr_array, count: int) -> csr_array | None:
+    """Choose allowed pairs so that every row and every column has exactly `count`, or None if that is impossible."""
+    size = allowed_SS.shape[0]
+    if size == 0 or min(allowed_SS.sum(axis=0).min(), allowed_SS.sum(axis=1).min()) < count:
+        return None
+    own, donor = allowed_SS.nonzero()
+    everyone_S, ones_S = np.arange(size), np.ones(size, dtype=np.int32)
+    source, sink = 2 * size, 2 * size + 1  # vertices: own images, then donors, then these two
+    tails = np.concatenate([own, np.full(size, source), everyone_S + size])
+    heads = np.concatenate([donor + size, everyone_S, np.full(size, sink)])
+    capacity = np.concatenate([np.ones(len(own), dtype=np.int32), count * ones_S, count * ones_S])
+    graph = csr_array((capacity, (tails, heads)), shape=(sink + 1, sink + 1), dtype=np.int32)
+    result = maximum_flow(graph, source, sink)
+    if result.flow_value < size * count:
+        return None
+    chosen = (result.flow.tocsr()[:size, size : 2 * size] > 0).astype(np.int32)
+    return chosen
+
+
+def _explain(hashes: Sequence[str], captions: Sequence[str], requested: int, found: int, searched: int) -> str:
+    size = len(hashes)
+    image = max(Counter(hashes).values(), default=0)
+    caption = max(Counter(captions).values(), default=0)
+    exist = f"were found (among {searched} random donors for each sample)" if searched else "exist"
+    return (
+        f"only {found} of {requested} disjoint sets of wrong pictures {exist} for {size} samples: a donor must differ "
+        f"in image and caption, and {image} of them share the most common image, {caption} the most common caption; "
+        "score more, or more varied, samples"
+    )

@@ -1,0 +1,297 @@
+"""Inside the connector, without the language model: where does the picture get lost, and what comes out?
+
+    variance share   sum over slots of the variance across images / variance over images and slots, per stage
+    image share      variance across images / mean square, per stage
+    RMS ratio        RMS of the visual tokens / RMS of the text embeddings
+    effective rank   exp(entropy of the normalised singular values) of one image's tokens (Roy and Vetterli 2007)
+    kNN overlap      share of an image's 10 nearest by pooled tower features that are nearest behind the connector too
+
+A variance share near 0 names the stage that collapses: its output is then the same for all images, whatever its slots
+hold. It says nothing about a constant that is added to all slots alike; the image share does.
+
+Dimension suffixes: N images, S slots (patches of the tower, visual tokens of the connector), C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import entr
+
+from eyechart.results import Internals
+from eyechart.scoring.pairs import Likeness
+from eyechart.scoring.spool import Spool
+from eyechart.verdict.statistics import FloatArray
+
+TOWER, OUTPUT = "tower", "projector"
+"""The stages that the connector stands between; others may lie in between."""
+NEIGHBOURS = 10
+_COMPARED = 2000
+"""Images whose neighbours are compared at most: the time grows with the square."""
+AT_ONCE = 1000
+"""Images whose pooled vectors are copied or sent at once."""
+_LOST = 0.1
+"""A stage that keeps less than this share of the one before it is named."""
+
+
+@dataclass
+class Spread:
+    """Running mean and squared deviations of [N,S,C] values over images (Chan, Golub and LeVeque 1979)."""
+
+    images: int = 0
+    mean_SC: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
+    squares_SC: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
+
+    def add(self, values_NSC: FloatArray) -> None:
+        """Take in more images."""
+        mean_SC = values_NSC.mean(axis=0)
+        self.merge(Spread(len(values_NSC), mean_SC, ((values_NSC - mean_SC) ** 2).sum(axis=0)))
+
+    def merge(self, other: Spread) -> None:
+        """Take in what another has seen."""
+        if not other.images:
+            return
+        if not self.images:
+            self.images, self.mean_SC, self.squares_SC = other.images, other.mean_SC, other.squares_SC
+            return
+        images = self.images + other.images
+        step_SC = other.mean_SC - self.mean_SC
+        self.squares_SC = self.squares_SC + other.squares_SC + step_SC**2 * self.images * other.images / images
+        self.mean_SC = self.mean_SC + step_SC * other.images / images
+        self.images = images
+
+    def share(self) -> float | None:
+        """Share of the variance that lies between images; None with one slot or no variance at all.
+
+        With a single slot there is nothing to compare with: images would make up all of the variance, however small.
+        """
+        between = float(self.squares_SC.sum()) / max(1, self.images)
+        slots = float(((self.mean_SC - self.mean_SC.mean(axis=0)) ** 2).sum())
+        if self.mean_SC.shape[0] < 2 or between + slots == 0:
+            return None
+        return between / (between + slots)
+
+    def part(self) -> float | None:
+        """Part of the mean square that differs between images; None of nothing but zeros."""
+        between = float(self.squares_SC.sum())
+        constant = self.images * float((self.mean_SC**2).sum())
+        return between / (between + constant) if between + constant > 0 else None
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Mean over slots of some images, at both ends of the connector: what processes send one another."""
+
+    rows: list[int]
+    ends: dict[str, npt.NDArray[np.float32]]
+    """[N,C] by stage."""
+
+
+@dataclass
+class Inside:
+    """What is kept of the images that pass: sums, and in mapped files one pooled vector per image and end."""
+
+    scratch: Path | None = None
+    """Folder for temporary files; None takes the system's."""
+    spreads: dict[str, Spread] = field(default_factory=dict)
+    squares: float = 0.0
+    values: int = 0
+    """Of the output: sum of squares and how many numbers."""
+    ranks: list[float] = field(default_factory=list)
+    rank_of: int = 0
+    places: dict[int, int] = field(default_factory=dict)
+    """By row of the data file, which vector in the files is that image's."""
+    files: dict[str, tuple[Spool, int]] = field(default_factory=dict)
+    """By stage, the vectors and their width C."""
+
+    def add(self, rows: list[int], stages: Mapping[str, FloatArray]) -> None:
+        """Take in the images of a batch.
+
+        Args:
+            rows: row of each image in its data file; rows seen before are refused.
+            stages: [N,S,C] by stage, in the order in which an image passes them.
+
+        Raises:
+            ValueError: the disk is full.
+        """
+        ends = {}
+        for name, values_NSC in stages.items():
+            values_NSC = values_NSC.astype(np.float64)
+            self.spreads.setdefault(name, Spread()).add(values_NSC)
+            if name in (TOWER, OUTPUT):
+                ends[name] = values_NSC.mean(axis=1).astype(np.float32)
+        self.take(Pooled(rows, ends))
+        output_NSC = stages[OUTPUT].astype(np.float64)
+        self.squares += float((output_NSC**2).sum())
+        self.values += output_NSC.size
+        # Of values that are not finite there is no rank; the sum of squares then says so for all figures.
+        self.ranks += effective_ranks(output_NSC).tolist() if np.isfinite(output_NSC).all() else []
+        self.rank_of = min(output_NSC.shape[1:])
+
+    def has(self, row: int) -> bool:
+        """Whether an image was taken in."""
+        return row in self.places
+
+    def take(self, pooled: Pooled) -> None:
+        """Take in vectors alone."""
+        assert not any(map(self.has, pooled.rows)), "an image was counted twice"
+        self.places |= {row: len(self.places) + i for i, row in enumerate(pooled.rows)}
+        for name, values_NC in pooled.ends.items():
+            if name not in self.files:
+                self.files[name] = (Spool(self.scratch, "pooled features"), values_NC.shape[1])
+            self.files[name][0].append(torch.from_numpy(values_NC))
+
+    def pooled(self, start: int, stop: int) -> Pooled:
+        """The vectors of the images that were taken in as number start..stop-1, read into memory."""
+        rows = list(islice(self.places, start, stop))
+        return Pooled(rows, {name: self._mapped(name)[start:stop].copy() for name in self.files})
+
+    def sums(self) -> Inside:
+        """All but the vectors."""
+        return replace(self, places={}, files={})
+
+    def merge(self, other: Inside) -> None:
+        """Take in what another process has seen."""
+        for name, spread in other.spreads.items():
+            self.spreads.setdefault(name, Spread()).merge(spread)
+        for start in range(0, len(other.places), AT_ONCE):
+            self.take(other.pooled(start, start + AT_ONCE))
+        self.squares, self.values = self.squares + other.squares, self.values + other.values
+        self.ranks += other.ranks
+        self.rank_of = max(self.rank_of, other.rank_of)
+
+    def features(self, rows: list[int]) -> FloatArray:
+        """Pooled tower features of these rows [S,V], for matching: in a mapped file."""
+        return self._ordered(TOWER, rows)
+
+    def overlap(self) -> tuple[float | None, int]:
+        """KNN overlap of the connector's two ends, and over how many images (the first by row)."""
+        rows = sorted(self.places)[:_COMPARED]
+        return knn_overlap(self._ordered(TOWER, rows), self._ordered(OUTPUT, rows)), len(rows)
+
+    def _ordered(self, stage: str, rows: list[int]) -> FloatArray:
+        ordered, vectors_NC = Spool(self.scratch, "pooled features"), self._mapped(stage)
+        for start in range(0, len(rows), AT_ONCE):
+            chosen = [self.places[row] for row in rows[start : start + AT_ONCE]]
+            ordered.append(torch.from_numpy(vectors_NC[chosen].astype(np.float64)))
+        features_SC: FloatArray = ordered.tensor(torch.float64, len(rows), vectors_NC.shape[1]).numpy()
+        return features_SC
+
+    def _mapped(self, stage: str) -> npt.NDArray[np.float32]:
+        spool, width = self.files[stage]
+        values_NC: npt.NDArray[np.float32] = spool.tensor(torch.float32, len(self.places), width).numpy()
+        return values_NC
+
+
+def effective_ranks(tokens_NSC: FloatArray) -> FloatArray:
+    """Effective rank of each image's tokens, [N]; 0 for a matrix of zeros."""
+    if tokens_NSC.shape[1] > tokens_NSC.shape[2]:
+        tokens_NSC = tokens_NSC.transpose(0, 2, 1)
+    # The eigenvalues of the small Gram matrix are the squared singular values.
+    squares_NS = np.linalg.eigvalsh(tokens_NSC @ tokens_NSC.transpose(0, 2, 1))
+    values_NS = np.sqrt(np.maximum(squares_NS, 0.0))
+    totals_N = values_NS.sum(axis=1)
+    shares_NS = values_NS / np.where(totals_N > 0, totals_N, 1.0)[:, None]
+    ranks_N: FloatArray = np.exp(entr(shares_NS).sum(axis=1))
+    return np.where(totals_N > 0, ranks_N, 0.0)
+
+
+def knn_overlap(before_NC: FloatArray, after_NC: FloatArray, neighbours: int = NEIGHBOURS) -> float | None:
+    """Share of each image's nearest by cosine `before` that are among its nearest `after`, averaged over images.
+
+    Returns:
+        0 to 1; unrelated spaces give about neighbours/(N-1). None with too few images for that to be small.
+    """
+    if len(before_NC) < 2 * neighbours + 1:
+        return None
+    spaces = (Likeness(before_NC), Likeness(after_NC))
+    shared = 0
+    for i in range(len(before_NC)):
+        before, after = (_nearest(space, i, neighbours) for space in spaces)
+        shared += len(before & after)
+    return shared / (neighbours * len(before_NC))
+
+
+def _nearest(space: Likeness, i: int, neighbours: int) -> set[int]:
+    alike_N = space.to_all(i)
+    alike_N[i] = -np.inf
+    return set(np.argsort(-alike_N, kind="stable")[:neighbours].tolist())
+
+
+def internals(seen: Inside, text_rms: float) -> Internals | None:
+    """Figures of the images that passed.
+
+    Args:
+        seen: at least one image, all values finite.
+        text_rms: root mean square of the language model's text embeddings.
+
+    Returns:
+        The figures; None without images or with values that are not finite.
+    """
+    if not seen.values or not math.isfinite(seen.squares):
+        return None
+    overlap, compared = seen.overlap()
+    shares = {name: share for name, spread in seen.spreads.items() if (share := spread.share()) is not None}
+    parts = {name: part for name, spread in seen.spreads.items() if (part := spread.part()) is not None}
+    result = Internals(
+        variance_share={name: _steady(share) for name, share in shares.items()},
+        rms_ratio=_steady(math.sqrt(seen.squares / seen.values) / text_rms),
+        image_share={name: _steady(part) for name, part in parts.items()},
+        effective_rank=_steady(math.fsum(seen.ranks) / len(seen.ranks)),
+        effective_rank_of=seen.rank_of,
+        knn_overlap=overlap,
+        images=len(seen.ranks),
+    )
+    return result.model_copy(update={"reading": _read(result, list(seen.spreads), compared)})
+
+
+def _steady(value: float) -> float:
+    """Nine digits: the last ones of a sum depend on the order in which processes added it up."""
+    return float(f"{value:.9g}")
+
+
+def _read(found: Internals, stages: list[str], compared: int) -> str:
+    sentences = [_shares(found, stages)]
+    if not 0.1 <= found.rms_ratio <= 10:
+        sentences.append(
+            f"Visual tokens are {found.rms_ratio:.3g} times as large as text embeddings, a scale the language model "
+            "never saw: set connector.output_norm."
+        )
+    else:
+        size = "" if round(found.rms_ratio, 1) == 1 else f"{found.rms_ratio:.2g} times "
+        sentences.append(f"Visual tokens are {size}as large as text embeddings (RMS ratio {found.rms_ratio:.2f}).")
+    sentences.append(
+        f"The visual tokens of one image fill about {found.effective_rank:.1f} of {found.effective_rank_of} possible "
+        "directions (effective rank)."
+    )
+    if found.knn_overlap is None:
+        sentences.append(f"{found.images} images are too few to compare neighbours before and behind the connector.")
+    else:
+        among = f"Among the first {compared} images, of" if compared < found.images else "Of"
+        sentences.append(
+            f"{among} the {NEIGHBOURS} most like an image before the connector, {found.knn_overlap:.0%} still are "
+            f"behind it (unrelated features would give {NEIGHBOURS / (compared - 1):.0%})."
+        )
+    return " ".join(sentences)
+
+
+def _shares(found: Internals, stages: list[str]) -> str:
+    shares = found.variance_share
+    text = ", ".join(f"{name} {shares[name]:.1%}" for name in stages if name in shares)
+    if not text:
+        return "With one visual token per image there is no share of variance between images to report."
+    missing = [name for name in stages if name not in shares]
+    behind = f" ({', '.join(missing)}: one slot, or no variance at all)" if missing else ""
+    sentence = f"Share of the variance that lies between images: {text}{behind}."
+    measured = [name for name in stages if name in shares]
+    for before, after in zip(measured, measured[1:], strict=False):
+        if shares[after] < _LOST * shares[before]:
+            return f"{sentence} The {after} loses the differences between images: it makes nearly the same of all."
+    return sentence

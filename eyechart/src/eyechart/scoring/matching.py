@@ -1,0 +1,247 @@
+"""Matching: does a caption prefer its own image to others? The question a person would ask.
+
+    S_ij = sum_t log p(token t of caption i | image j)        nats per caption, a higher one is likelier
+
+Each caption i is tried with its own image and K-1 donors. What the caption is worth without any image cancels, because
+only images are compared; that some image suits every caption (hubness) does not, except in the EMAP form.
+
+    image R@1     1/(number tied for best) if the own image is among the best, else 0; chance is 1/K
+    MRR           1/(mid-rank of the own image)
+    gain          S_ii - mean over donors of S_ij
+    EMAP gain     mean diagonal of a full n x n block, centred by rows and columns (after Hessel and Lee 2020)
+    InfoNCE       ln K + mean log softmax_j(S_ij / temperature) at the own image (van den Oord et al. 2018)
+
+Not a retrieval benchmark: there, one ranks all images, and captions compete too.
+
+Dimension suffixes: S captions, K donors of each, M captions of the full block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+from eyechart.results import Decile, Estimated, Matching
+from eyechart.scoring.matching_reading import read_matching
+from eyechart.scoring.pairs import STREAM, Bar, Likeness, PairScores, VisualSource, draw_candidates, score_pairs
+from eyechart.scoring.ranks import Ranks
+from eyechart.seam import IntArray, Sample, Scorer
+from eyechart.settings import AblationSettings
+from eyechart.verdict.pair_statistics import as_result, bootstrap_mean
+from eyechart.verdict.statistics import FloatArray, Pairs, clusters_of, estimate
+
+BLOCK = 32
+"""Captions of the full block: its pairs grow with the square."""
+_DECILES = 10
+_SATURATED = 0.9
+"""Share of ln K from which the InfoNCE bound says little about the truth."""
+_TEMPERATURES = (0.1, 100.0)
+"""Range searched. Sharper than this, one error in the other half would outweigh all else."""
+
+
+class ClosableBar(Bar, Protocol):
+    """The two methods of a tqdm bar that are used."""
+
+    def close(self) -> object:
+        """End the bar."""
+        ...
+
+
+class _NoBar:
+    def update(self, n: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def match(
+    scorer: Scorer,
+    samples: Sequence[Sample],
+    visual: VisualSource,
+    features_SV: FloatArray | None,
+    settings: AblationSettings,
+    seed: int,
+    progress: Callable[[int], ClosableBar] | None = None,
+    ranks: Ranks | None = None,
+) -> Matching:
+    """Score every caption with its own image and with others, and estimate what that shows.
+
+    Args:
+        scorer: the model, behind the seam; with `pair_nll` each image is read once for all of its captions.
+        samples: the scored samples in canonical order (by row), each with label tokens and an image hash. Only their
+            text is read.
+        visual: their visual tokens, in that order.
+        features_SV: pooled tower features in that order, for hard R@1 and graded donors; None leaves these out.
+        settings: `matching_k` and `batch_size`.
+        seed: draws donors, block, halves and resamples.
+        progress: makes a progress bar for a total of pairs.
+        ranks: processes that share the work, each called with the same arguments.
+
+    Returns:
+        The figures. Those that cannot be estimated are None, and the reading says why.
+    """
+    images_S = clusters_of([sample.image_hash for sample in samples])
+    texts_S = clusters_of([sample.caption for sample in samples])
+    found = draw_candidates(images_S, texts_S, features_SV, settings.matching_k, BLOCK, seed) if samples else None
+    if found is None or found.k < 2:
+        return _nothing(len(samples), "there are no two samples that differ in image and in caption")
+    pairs_P2 = found.pairs()
+    bar = progress(len(pairs_P2)) if progress else _NoBar()
+    try:
+        scores = score_pairs(scorer, samples, visual, pairs_P2, settings.batch_size, bar, ranks or Ranks())
+    finally:
+        bar.close()
+    if not np.isfinite(scores.scores_P).all():
+        return _nothing(len(samples), "some captions have a loss that is not finite")
+    captions_S = np.arange(len(samples))
+    own_S = scores.of(captions_S, captions_S)
+    random_SK = scores.of(captions_S[:, None], found.random_SK)
+    generator = np.random.default_rng([seed, STREAM, 1])
+    hard = _none()
+    if found.hard_SK is not None:
+        hard_SK = scores.of(captions_S[:, None], found.hard_SK)
+        hard = bootstrap_mean(recall_at_1(own_S, hard_SK), images_S, generator)
+    information, temperature = _infonce(own_S, random_SK, images_S, generator)
+    bound = math.log(found.k)
+    tokens_S = np.array([sample.label_tokens for sample in samples], dtype=np.int64)
+    result = Matching(
+        k=found.k,
+        captions=len(samples),
+        r_at_1=bootstrap_mean(recall_at_1(own_S, random_SK), images_S, generator),
+        mrr=bootstrap_mean(reciprocal_rank(own_S, random_SK), images_S, generator),
+        hard_r_at_1=hard,
+        image_specific_gain=_gain(own_S, random_SK, images_S, found.random_SK),
+        emap_gain=_emap(scores, found.block_M),
+        infonce=information,
+        infonce_saturated=information.value is not None and information.value >= _SATURATED * bound,
+        temperature=temperature,
+        deciles=graded(own_S, random_SK, tokens_S, images_S, found.random_SK, features_SV),
+    )
+    return result.model_copy(update={"reading": read_matching(result, settings.matching_k)})
+
+
+def recall_at_1(own_S: FloatArray, others_SK: FloatArray) -> FloatArray:
+    """Each caption's point for naming its own image: 1 if it alone scores best, a fair share of 1 if it ties."""
+    ties_S = (others_SK == own_S[:, None]).sum(axis=1)
+    beaten_S = (others_SK > own_S[:, None]).any(axis=1)
+    return np.where(beaten_S, 0.0, 1.0 / (1 + ties_S))
+
+
+def reciprocal_rank(own_S: FloatArray, others_SK: FloatArray) -> FloatArray:
+    """1 over the rank of the own image, 1 being best; with ties, over the middle of the ranks they take up."""
+    higher_S = (others_SK > own_S[:, None]).sum(axis=1)
+    ties_S = (others_SK == own_S[:, None]).sum(axis=1)
+    mid_rank_S: FloatArray = 1 + higher_S + ties_S / 2
+    return 1.0 / mid_rank_S
+
+
+def emap_gains(scores_MM: FloatArray) -> FloatArray:
+    """The diagonal of a block after its row means and column means are taken off (and its mean added back)."""
+    centred_MM = scores_MM - scores_MM.mean(axis=1, keepdims=True) - scores_MM.mean(axis=0) + scores_MM.mean()
+    return np.diagonal(centred_MM).copy()
+
+
+def infonce_terms(own_S: FloatArray, others_SK: FloatArray, temperature: float) -> FloatArray:
+    """Each caption's term of the InfoNCE bound, in nats; none exceeds ln K."""
+    scores_SK = np.concatenate([own_S[:, None], others_SK], axis=1) / temperature
+    own_share_S: FloatArray = log_softmax(scores_SK, axis=1)[:, 0]
+    return math.log(scores_SK.shape[1]) + own_share_S
+
+
+def best_temperature(own_S: FloatArray, others_SK: FloatArray) -> float:
+    """The temperature that makes the bound on these captions largest; in 1/temperature the bound is concave."""
+    low, high = (math.log(edge) for edge in _TEMPERATURES)
+    found = minimize_scalar(
+        lambda log_t: -float(infonce_terms(own_S, others_SK, math.exp(log_t)).mean()), bounds=(low, high)
+    )
+    return math.exp(float(found.x))
+
+
+def _infonce(
+    own_S: FloatArray, others_SK: FloatArray, images_S: IntArray, generator: np.random.Generator
+) -> tuple[Estimated, float]:
+    """The bound with its interval, and the temperature (geometric mean of two).
+
+    Each half of the images gets the temperature that suits the other half: one fitted where it is reported would make
+    the bound too large.
+    """
+    images = generator.permutation(np.unique(images_S))
+    if len(images) < 2:
+        return _none(), 1.0
+    first_S = np.isin(images_S, images[: len(images) // 2])
+    terms_S, temperatures = np.empty(len(own_S)), []
+    for fitted_S, reported_S in ((first_S, ~first_S), (~first_S, first_S)):
+        temperatures.append(best_temperature(own_S[fitted_S], others_SK[fitted_S]))
+        terms_S[reported_S] = infonce_terms(own_S[reported_S], others_SK[reported_S], temperatures[-1])
+    return bootstrap_mean(terms_S, images_S, generator), math.sqrt(temperatures[0] * temperatures[1])
+
+
+def _gain(own_S: FloatArray, others_SK: FloatArray, images_S: IntArray, donors_SK: IntArray) -> Estimated:
+    """Mean of S_ii - S_ij over all (caption, donor) pairs."""
+    pairs = Pairs.of(own_S[:, None] - others_SK, np.ones_like(images_S), images_S, donors_SK)
+    return as_result(pairs.estimate())
+
+
+def _emap(scores: PairScores, block_M: IntArray) -> Estimated | None:
+    """EMAP form over the block, with the standard error of a mean over its captions."""
+    if len(block_M) < 3:
+        return None
+    gains_M = emap_gains(scores.of(block_M[:, None], block_M[None, :]))
+    # Centring has taken off what an image does as a donor, so captions are the only clusters left.
+    each_M = np.arange(len(block_M))
+    return as_result(estimate(gains_M[:, None], np.ones_like(each_M), each_M))
+
+
+def graded(
+    own_S: FloatArray,
+    others_SK: FloatArray,
+    tokens_S: IntArray,
+    images_S: IntArray,
+    donors_SK: IntArray,
+    features_SV: FloatArray | None,
+) -> list[Decile]:
+    """The gap in nats per label token by how alike own image and donor look, from most unlike to most alike.
+
+    Returns:
+        Ten tenths of the pairs; none without features or with fewer than ten pairs.
+    """
+    if features_SV is None or donors_SK.size < _DECILES:
+        return []
+    likeness = Likeness(features_SV)
+    # Row by row: all donors' features at once would take gigabytes.
+    alike_P = np.concatenate([likeness.to(i, donors_K) for i, donors_K in enumerate(donors_SK)])
+    pairs = Pairs.of(own_S[:, None] - others_SK, tokens_S, images_S, donors_SK)
+    deciles = []
+    for chosen in np.array_split(np.argsort(alike_P, kind="stable"), _DECILES):
+        edges = (float(alike_P[chosen[0]]), float(alike_P[chosen[-1]]))
+        gap = as_result(_some(pairs, chosen).estimate())
+        deciles.append(Decile(similarity=edges, pairs=len(chosen), gap=gap))
+    return deciles
+
+
+def _some(pairs: Pairs, chosen: IntArray) -> Pairs:
+    return Pairs(pairs.differences_P[chosen], pairs.tokens_P[chosen], pairs.own_P[chosen], pairs.donor_P[chosen])
+
+
+def _none() -> Estimated:
+    return Estimated(value=None)
+
+
+def _nothing(captions: int, why: str) -> Matching:
+    none = _none()
+    return Matching(
+        k=1,
+        captions=captions,
+        r_at_1=none,
+        mrr=none,
+        hard_r_at_1=none,
+        image_specific_gain=none,
+        infonce=none,
+        reading=f"Nothing can be said about matching: {why}.",
+    )

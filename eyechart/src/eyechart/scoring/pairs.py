@@ -1,0 +1,211 @@
+"""Which (caption, image) pairs matching needs, and their scores: log p(caption | image) in nats.
+
+A donor is an image with another content hash whose caption is another one, as for `shuffled`.
+
+Dimension suffixes: S samples, K donors of each, M samples of the full block, P pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from eyechart.scoring.batching import collate
+from eyechart.scoring.ranks import Ranks
+from eyechart.seam import IntArray, PairScorer, Sample, Scorer, TokenNLL, VisualTokens
+from eyechart.verdict.statistics import FloatArray
+
+STREAM = 3
+"""Second word of the seed: donors of `shuffled` and noise use others."""
+_MOST_ROWS = 128
+"""Captions scored behind one image at once; an image that more of them need is read again."""
+
+
+class VisualSource(Protocol):
+    """Visual tokens of all samples, wherever they lie."""
+
+    def rows(self, index: Sequence[int]) -> VisualTokens:
+        """Those of some samples, by position."""
+        ...
+
+
+class Bar(Protocol):
+    """The method of a progress bar that is used."""
+
+    def update(self, n: int) -> object:
+        """Count `n` more scored pairs."""
+        ...
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The images that each caption is tried with."""
+
+    random_SK: IntArray
+    """Donors drawn by seed."""
+    hard_SK: IntArray | None
+    """The nearest neighbours of the own image among the allowed donors, nearest first; None without features."""
+    block_M: IntArray
+    """Samples with distinct images and captions: every one is tried with every other."""
+
+    @property
+    def k(self) -> int:
+        """Images per caption, the own one included."""
+        return int(self.random_SK.shape[1]) + 1
+
+    def pairs(self) -> IntArray:
+        """[P,2]: each (caption, image) once, ordered by image and then caption, own pairs included."""
+        size = len(self.random_SK)
+        captions_S = np.arange(size)
+        parts = [captions_S * size + captions_S, np.add.outer(self.block_M, self.block_M * size).ravel()]
+        for donors_SK in (self.random_SK, self.hard_SK):
+            if donors_SK is not None:
+                parts.append((captions_S[:, None] + donors_SK * size).ravel())
+        keys_P = np.unique(np.concatenate(parts))
+        return np.stack([keys_P % size, keys_P // size], axis=1)
+
+
+def draw_candidates(
+    images_S: IntArray, texts_S: IntArray, features_SV: FloatArray | None, k: int, block: int, seed: int
+) -> Candidates:
+    """Choose donors for every caption.
+
+    Args:
+        images_S: a number for each distinct image (content hash).
+        texts_S: a number for each distinct caption.
+        features_SV: pooled tower features, for the hard donors.
+        k: images per caption wanted; fewer where some caption has not that many allowed donors.
+        block: most samples of the full block.
+        seed: of the run.
+    """
+    generator = np.random.default_rng([seed, STREAM])
+    size = len(images_S)
+    both_S = images_S * (1 + int(texts_S.max())) + texts_S
+    refused_S = _alike(images_S) + _alike(texts_S) - _alike(both_S)
+    count = min(k - 1, int((size - refused_S).min()))
+    likeness = None if features_SV is None else Likeness(features_SV)
+    random_SK = np.empty((size, count), dtype=np.int64)
+    hard_SK = None if likeness is None else np.empty_like(random_SK)
+    for i in range(size):  # one row at a time: the whole table of who may lend to whom grows with the square
+        allowed = np.flatnonzero((images_S != images_S[i]) & (texts_S != texts_S[i]))
+        random_SK[i] = generator.choice(allowed, count, replace=False)
+        if hard_SK is not None and likeness is not None:
+            hard_SK[i] = allowed[np.argsort(-likeness.to_all(i)[allowed], kind="stable")[:count]]
+    return Candidates(random_SK, hard_SK, _distinct(images_S, texts_S, block, generator))
+
+
+def _alike(keys_S: IntArray) -> IntArray:
+    """How many samples, itself included, share each sample's key."""
+    _, place_S, counts = np.unique(keys_S, return_inverse=True, return_counts=True)
+    return counts[place_S]
+
+
+class Likeness:
+    """Cosines between the rows of a table that may lie in a mapped file: none of it is copied."""
+
+    def __init__(self, features_SV: FloatArray) -> None:
+        """Note the lengths of the rows; one of zeros is unlike any."""
+        self._features_SV = features_SV
+        norms_S = np.sqrt(np.einsum("sv,sv->s", features_SV, features_SV))
+        self._norms_S = np.where(norms_S > 0, norms_S, 1.0)
+
+    def to_all(self, i: int) -> FloatArray:
+        """Cosine of row i with every row, [S]."""
+        cosines_S: FloatArray = (self._features_SV @ self._features_SV[i]) / (self._norms_S * self._norms_S[i])
+        return cosines_S
+
+    def to(self, i: int, others_K: IntArray) -> FloatArray:
+        """Cosine of row i with some, [K]."""
+        products_K = self._features_SV[others_K] @ self._features_SV[i]
+        cosines_K: FloatArray = products_K / (self._norms_S[others_K] * self._norms_S[i])
+        return cosines_K
+
+
+def _distinct(images_S: IntArray, texts_S: IntArray, most: int, generator: np.random.Generator) -> IntArray:
+    chosen: list[int] = []
+    images: set[int] = set()
+    texts: set[int] = set()
+    for i in generator.permutation(len(images_S)).tolist():
+        if len(chosen) < most and images_S[i] not in images and texts_S[i] not in texts:
+            chosen.append(i)
+            images.add(int(images_S[i]))
+            texts.add(int(texts_S[i]))
+    return np.array(sorted(chosen), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """log p(caption | image) of the scored pairs."""
+
+    pairs_P2: IntArray
+    """As `Candidates.pairs` orders them."""
+    scores_P: FloatArray
+    """Summed over the caption's label tokens, nats."""
+
+    def of(self, captions: IntArray, images: IntArray) -> FloatArray:
+        """Scores of pairs that were scored, in the (broadcast) shape asked for."""
+        size = 1 + int(self.pairs_P2.max())
+        keys_P, wanted = self.pairs_P2[:, 1] * size + self.pairs_P2[:, 0], np.asarray(images * size + captions)
+        place = np.searchsorted(keys_P, wanted)
+        assert (keys_P[np.minimum(place, len(keys_P) - 1)] == wanted).all(), "a pair that was not scored"
+        return self.scores_P[place]
+
+
+def score_pairs(
+    scorer: Scorer,
+    samples: Sequence[Sample],
+    visual: VisualSource,
+    pairs_P2: IntArray,
+    batch_size: int,
+    bar: Bar,
+    ranks: Ranks,
+) -> PairScores:
+    """Score pairs that are ordered by image.
+
+    A scorer that offers `pair_nll` reads each image once for all of its captions; any other scores the pairs whole.
+
+    Args:
+        scorer: the model, behind the seam.
+        samples: each with at least one label token; their images are not looked at.
+        visual: their visual tokens.
+        pairs_P2: (caption, image) positions.
+        batch_size: pairs per forward pass. A pass holds an image's captions together, so it may be larger.
+        bar: counts pairs.
+        ranks: processes that share the work.
+    """
+    pairwise = isinstance(scorer, PairScorer)
+    scored: dict[int, FloatArray] = {}
+    packs = list(_packs(pairs_P2[:, 1], batch_size, _MOST_ROWS if pairwise else batch_size))
+    for task, (start, stop) in enumerate(packs):
+        if ranks.mine(task):
+            result = _score(scorer, samples, visual, pairs_P2[start:stop])
+            scored[task] = np.array([-float(nll_T.double().sum()) for nll_T in result.per_sample()])
+        bar.update(stop - start)
+    done = ranks.merge(scored)
+    return PairScores(pairs_P2, np.concatenate([done[task] for task in range(len(packs))]))
+
+
+def _packs(images_P: IntArray, size: int, most: int) -> Iterator[tuple[int, int]]:
+    """Cut ordered pairs where a pack is full and the image changes, or where it would pass `most`."""
+    start = 0
+    for place in range(1, len(images_P) + 1):
+        rows, ends = place - start, place == len(images_P)
+        if ends or rows >= most or (rows >= size and images_P[place] != images_P[place - 1]):
+            yield start, place
+            start = place
+
+
+@torch.no_grad()
+def _score(scorer: Scorer, samples: Sequence[Sample], visual: VisualSource, pairs_P2: IntArray) -> TokenNLL:
+    # The pad id is never read, and no images are needed: they come as visual tokens.
+    texts = [replace(samples[i], pixels_CHW=None, features_PV=None) for i in pairs_P2[:, 0]]
+    batch = collate(texts, pad_id=0)
+    images, place_B = np.unique(pairs_P2[:, 1], return_inverse=True)
+    read = visual.rows(images.tolist())
+    if isinstance(scorer, PairScorer):
+        return scorer.pair_nll(batch, read, place_B.tolist())
+    return scorer.nll(batch, read.rows(place_B.tolist()))

@@ -1,0 +1,221 @@
+"""What check 1 keeps of every scored sample, in mapped files: visual tokens, token ids, and losses per label token.
+
+Memory in use then hardly grows with the number of samples: a few hundred bytes each, for names and captions.
+
+Dimension suffixes: S samples, B samples of a batch, Q visual tokens per image, T label tokens of one sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eyechart.scoring.spool import Spool
+from eyechart.seam import Batch, CollateStats, Reject, Sample, VisualTokens
+from eyechart.verdict.statistics import FloatArray
+
+
+@dataclass(frozen=True)
+class VisualSet:
+    """The visual tokens of all scored images; positions are canonical (by row), wherever the tokens are stored."""
+
+    stored: VisualTokens
+    order_S: Tensor
+    """int64: where in `stored` the tokens of each sample stand."""
+
+    def __len__(self) -> int:
+        """S, the number of samples."""
+        return len(self.order_S)
+
+    @property
+    def slots(self) -> int:
+        """Q, visual tokens per image."""
+        return int(self.stored.layers[0].shape[1])
+
+    def images(self, layer: int) -> Iterator[Tensor]:
+        """One layer [Q,E] of every image, in canonical order, one at a time."""
+        return (self.stored.layers[layer][place] for place in self.order_S.tolist())
+
+    def rows(self, positions: Tensor | Sequence[int]) -> VisualTokens:
+        """The visual tokens of some samples, read into memory."""
+        return self.stored.rows(self.order_S[torch.as_tensor(positions, dtype=torch.long)])
+
+    def mixed(self, positions_BQ: Tensor) -> VisualTokens:
+        """Visual tokens whose slot q comes from the image of sample positions_BQ[b, q]."""
+        index_BQ = self.order_S[positions_BQ]
+        slots_Q = torch.arange(positions_BQ.shape[1])
+        return self.stored.map(lambda layer: layer[index_BQ, slots_Q])
+
+
+class VisualFile:
+    """Collects visual tokens batch by batch in one mapped file per layer."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """Write below `folder`; None takes the system's folder for temporary files."""
+        self._folder = folder
+        self._spools: list[Spool] = []
+        self._like: VisualTokens | None = None
+        self._images = 0
+
+    def append(self, visual: VisualTokens) -> None:
+        """Add the images of one batch.
+
+        Raises:
+            ValueError: the disk is full.
+        """
+        if self._like is None:
+            self._like = visual.rows([0])
+            self._spools = [Spool(self._folder, "visual tokens") for _ in visual.layers]
+        shapes = [(layer.shape[1:], layer.dtype) for layer in visual.layers]
+        assert shapes == [(layer.shape[1:], layer.dtype) for layer in self._like.layers], "encoders keep their shapes"
+        for spool, layer in zip(self._spools, visual.layers, strict=True):
+            spool.append(layer)
+        self._images += len(visual)
+
+    def read(self, order: Sequence[int]) -> VisualSet:
+        """All images; `order` says for each canonical position which one in the order of writing it is."""
+        assert self._like is not None and sorted(order) == list(range(self._images))
+        layers = tuple(
+            spool.tensor(layer.dtype, self._images, *layer.shape[1:])
+            for spool, layer in zip(self._spools, self._like.layers, strict=True)
+        )
+        return VisualSet(VisualTokens(layers), torch.as_tensor(order, dtype=torch.long))
+
+
+@dataclass(frozen=True)
+class StoredBatch:
+    """A batch without images whose ids, labels, block and lengths lie in a mapped file."""
+
+    places: tuple[int, ...]
+    """Canonical positions of its samples."""
+    rejects: tuple[Reject, ...]
+    """Its rows that could not be read."""
+    width: int
+    """T."""
+    start: int
+
+    def load(self, numbers: Tensor, samples: Sequence[Sample]) -> Batch:
+        """The batch, read into memory; `samples` has all samples by canonical position."""
+        own = tuple(samples[place] for place in self.places)
+        text_3BT, lengths_B = (part.clone() for part in self._parts(numbers))
+        return Batch(
+            samples=own,
+            ids_BT=text_3BT[0],
+            labels_BT=text_3BT[1],
+            lengths_B=lengths_B,
+            block_BT=text_3BT[2].bool(),
+            pixels_BCHW=None,
+            features_BPV=None,
+            stats=CollateStats.of(own),
+            rejects=self.rejects,
+        )
+
+    def with_text(self, numbers: Tensor, samples: Sequence[Sample]) -> list[Sample]:
+        """The batch's samples, given without ids and labels, with them: views into the mapped file."""
+        text_3BT, lengths_B = self._parts(numbers)
+        ids_BT, labels_BT, _ = text_3BT.numpy()
+        return [
+            replace(sample, ids_T=ids_BT[b, :length], labels_T=labels_BT[b, :length])
+            for b, (sample, length) in enumerate(zip(samples, lengths_B.tolist(), strict=True))
+        ]
+
+    def _parts(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        rows = len(self.places)
+        border = self.start + 3 * rows * self.width
+        return numbers[self.start : border].view(3, rows, self.width), numbers[border : border + rows]
+
+
+class BatchFile:
+    """Collects batches, without their images, exactly as the collator made them.
+
+    What stays in memory of each is two numbers and the rows: small tensors and tables that outlive their batch would
+    stand between its large ones, and keep the allocator from giving that room back.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        """As for `VisualFile`."""
+        self._spool = Spool(folder, "token ids")
+        self._batches: list[tuple[tuple[int, ...], tuple[Reject, ...], int, int]] = []
+        self._numbers = 0
+
+    def append(self, batch: Batch) -> None:
+        """Add a batch; its rows, for each sample, stand for the samples from here on.
+
+        Raises:
+            ValueError: the disk is full.
+        """
+        text_3BT = torch.stack([batch.ids_BT, batch.labels_BT, batch.block_BT.long()])
+        self._spool.append(text_3BT)
+        self._spool.append(batch.lengths_B.long())
+        rows = tuple(sample.row for sample in batch.samples)
+        self._batches.append((rows, batch.rejects, int(text_3BT.shape[2]), self._numbers))
+        self._numbers += text_3BT.numel() + len(rows)
+
+    def read(self, position: Mapping[int, int]) -> tuple[Tensor, list[StoredBatch]]:
+        """The mapped numbers and the batches in them; `position` gives the canonical position of a row."""
+        found = [
+            StoredBatch(tuple(position[row] for row in rows), rejects, width, start)
+            for rows, rejects, width, start in self._batches
+        ]
+        return self._spool.tensor(torch.int64, self._numbers), found
+
+
+class LossFile:
+    """Collects losses per label token: condition by condition, round by round, batch by batch, always in one order."""
+
+    def __init__(self, folder: Path | None, places: Sequence[int], tokens: Sequence[int]) -> None:
+        """Prepare for samples that will come in the order `places` (canonical positions).
+
+        Args:
+            folder: as for `VisualFile`.
+            places: canonical position of each sample, in the order in which they are scored.
+            tokens: T of each sample, by canonical position.
+        """
+        self._spool = Spool(folder, "losses")
+        self._start = np.empty(len(tokens), dtype=np.int64)
+        lengths = [tokens[place] for place in places]
+        self._start[list(places)] = np.cumsum([0, *lengths])[:-1]
+        self._tokens, self._total = list(tokens), sum(lengths)
+
+    def append(self, nll_N: Tensor) -> None:
+        """Add the losses of the next samples, behind one another; they are kept in float64.
+
+        Raises:
+            ValueError: the disk is full.
+        """
+        self._spool.append(nll_N.double())
+
+    def read(self, rounds: dict[str, int]) -> LossTable:
+        """All losses; `rounds` says how often each condition was scored, in that order."""
+        columns = sum(rounds.values())
+        return LossTable(
+            self._spool.tensor(torch.float64, columns, self._total).numpy(), rounds, self._start, self._tokens
+        )
+
+
+@dataclass(frozen=True)
+class LossTable:
+    """Losses of every label token under every condition, in a mapped file."""
+
+    columns: FloatArray
+    """One row per condition and round; label tokens of all samples behind one another."""
+    rounds: dict[str, int]
+    start: np.ndarray[tuple[int], np.dtype[np.int64]]
+    tokens: list[int]
+
+    def of(self, position: int) -> dict[str, list[FloatArray]]:
+        """Per condition and round, the losses [T] of one sample; views into the file."""
+        begin = int(self.start[position])
+        part = self.columns[:, begin : begin + self.tokens[position]]
+        found: dict[str, list[FloatArray]] = {}
+        column = 0
+        for name, rounds in self.rounds.items():
+            if rounds:
+                found[name] = list(part[column : column + rounds])
+            column += rounds
+        return found

@@ -1,0 +1,161 @@
+"""Tokens joined to words, for any language and any tokenizer, and what a wrong picture costs each.
+
+A token is not a word: a word may be several tokens, a token several words, and the tokens of one emoji or one rare
+Chinese character are bytes that mean nothing alone. So the text is cut twice, into words by its characters and into
+tokens by decoding ever longer beginnings of it, and a piece ends where both cuts agree.
+
+A word is a run of letters, digits and their combining marks, with apostrophes and hyphens inside; in scripts written
+without spaces every character is one (its token then decides). Everything else that is visible stands alone.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from eyechart.results import END, Piece
+from eyechart.scoring.summary import SampleScore
+from eyechart.verdict.statistics import FloatArray
+
+Decode = Callable[[list[int]], str]
+"""Token ids to text, special tokens kept and no spaces cleaned up."""
+
+_JOINER = "\u200d"
+_INNER = "'\u2019-\u2010"
+"""Apostrophes and hyphens: part of a word between two letters."""
+# Han with its extensions and iteration marks, kana, Thai, Lao, Myanmar, Khmer.
+_UNSPACED = (
+    (0x0E00, 0x0EFF),
+    (0x1000, 0x109F),
+    (0x1780, 0x17FF),
+    (0x3005, 0x3007),
+    (0x3040, 0x30FF),
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0x20000, 0x3FFFF),
+)
+_SKIN_TONES, _FLAG_LETTERS = (0x1F3FB, 0x1F3FF), (0x1F1E6, 0x1F1FF)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of a caption and the label tokens that make it."""
+
+    text: str
+    """With the space before it, and the last one of a caption with the space behind it."""
+    first: int
+    stop: int
+    """Label tokens first..stop-1."""
+
+    @property
+    def word(self) -> str:
+        """Without the space around it, in one case: what counts as the same word in a table."""
+        return self.text.strip().casefold()
+
+    @property
+    def has_word(self) -> bool:
+        """Whether there is a letter or digit in it, rather than punctuation, an emoji or nothing."""
+        return any(_kind(c) in ("word", "unspaced") for c in self.text)
+
+
+def gaps_of(score: SampleScore) -> FloatArray:
+    """nll(shuffled) - nll(correct) per label token, [T, R]: one column per derangement."""
+    return np.stack([wrong_T - score.nll["correct"][0] for wrong_T in score.nll["shuffled"]], axis=1)
+
+
+def pieces_of(score: SampleScore, decode: Decode, eos_id: int) -> list[Piece]:
+    """A caption cut into words, each with the nats that a wrong picture costs it; EOS comes last, as its own piece.
+
+    The texts of the pieces other than EOS add up to the caption as far as it carries labels.
+    """
+    gaps_T = gaps_of(score).mean(axis=1)
+    spans, end = spans_of(score.label_ids_T.tolist(), decode, eos_id)
+    pieces = [Piece(text=span.text, gap=float(gaps_T[span.first : span.stop].sum())) for span in spans]
+    return [*pieces, Piece(text=END, gap=float(gaps_T[-1]))] if end else pieces
+
+
+def spans_of(ids: list[int], decode: Decode, eos_id: int) -> tuple[list[Span], bool]:
+    """Cut label tokens into words.
+
+    Returns:
+        The pieces in reading order, which together hold every token but a closing EOS, and whether there is one.
+    """
+    end = bool(ids) and ids[-1] == eos_id
+    ids = ids[:-1] if end else ids
+    text = decode(ids) if ids else ""
+    inside = _inside_words(text)
+    spans: list[Span] = []
+    start, first = 0, 0
+    for stop in range(1, len(ids) + 1):
+        place = _place(ids, stop, decode, text)
+        # Not a border: the middle of a character, a word, or nothing but space so far.
+        if stop < len(ids) and (place is None or place in inside or not text[start:place].strip()):
+            continue
+        place = len(text) if place is None else place
+        spans.append(Span(text[start:place], first, stop))
+        start, first = place, stop
+    if len(spans) > 1 and not spans[-1].text.strip():
+        last, closing = spans[-2:]
+        spans[-2:] = [Span(last.text + closing.text, last.first, closing.stop)]
+    return spans, end
+
+
+def _place(ids: list[int], stop: int, decode: Decode, text: str) -> int | None:
+    """Where the first `stop` tokens end in the text; None inside a character, whose bytes decode to something else."""
+    if stop == len(ids):
+        return len(text)
+    beginning = decode(ids[:stop])
+    return len(beginning) if text.startswith(beginning) else None
+
+
+def _inside_words(text: str) -> set[int]:
+    """Positions between two characters of one word."""
+    return {place for place in range(1, len(text)) if _joined(text, place)}
+
+
+def _joined(text: str, place: int) -> bool:
+    """Whether the characters before and behind `place` belong together."""
+    before, behind = text[place - 1], text[place]
+    left, right = _kind(before), _kind(behind)
+    if right == "extend" or before == _JOINER:
+        return left != "space"
+    if right == "flag" and left == "flag":
+        # Two letters make a flag, so the number of them before decides.
+        run = 0
+        while run < place and _kind(text[place - 1 - run]) == "flag":
+            run += 1
+        return run % 2 == 1
+    if right == "word":
+        return _base(text, place) == "word" or (left == "inner" and _base(text, place - 1) == "word")
+    if right == "inner":
+        return _base(text, place) == "word" and place + 1 < len(text) and _kind(text[place + 1]) == "word"
+    return False
+
+
+def _base(text: str, place: int) -> str:
+    """Kind of the character before `place`, combining marks skipped."""
+    while place > 1 and _kind(text[place - 1]) == "extend":
+        place -= 1
+    return _kind(text[place - 1]) if place > 0 else "space"
+
+
+@lru_cache(maxsize=65536)
+def _kind(character: str) -> str:
+    code = ord(character)
+    if character.isspace():
+        return "space"
+    category = unicodedata.category(character)
+    if category[0] == "M" or character == _JOINER or _SKIN_TONES[0] <= code <= _SKIN_TONES[1]:
+        return "extend"
+    if _FLAG_LETTERS[0] <= code <= _FLAG_LETTERS[1]:
+        return "flag"
+    if character in _INNER:
+        return "inner"
+    if category[0] in "LN":
+        return "unspaced" if any(low <= code <= high for low, high in _UNSPACED) else "word"
+    return "mark"

@@ -1,0 +1,188 @@
+"""Which words the picture carries.
+
+    gap of a token = nll(shuffled) - nll(correct), shuffled averaged over the derangements; of a word, their sum
+
+Early words tell content to later ones under teacher forcing ("a black and white ..." names the cow before it comes), so
+gaps of late words understate what the picture carries. The first content word has nothing before it to lean on.
+
+Content words without a list of any language: the most frequent words that together make up a third of all words of the
+scored captions are taken for glue ("a", "of", "on"); the first word of a caption that is not glue is its first content
+word.
+
+Dimension suffixes: S captions, T label tokens of one, R derangements.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from eyechart.results import Estimated, WordGap, Words
+from eyechart.scoring.summary import SampleScore
+from eyechart.scoring.word_pieces import Decode, Span, gaps_of, spans_of
+from eyechart.seam import IntArray
+from eyechart.settings import AblationSettings
+from eyechart.verdict.pair_statistics import as_result
+from eyechart.verdict.statistics import FloatArray, Pairs, clusters_of
+
+GLUE_SHARE = 1 / 3
+"""Of all words of the scored captions: what the most frequent ones together make up that count as glue."""
+_LISTED = 20
+_NAMED = 3
+
+
+@dataclass
+class _Tally:
+    """All scored captions, one pass; of each only its pieces stay, and equal pieces are one object."""
+
+    spans: list[tuple[Span, ...]] = field(default_factory=list)
+    words: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """By word, how often it occurs and the sum of its gaps in nats."""
+    tokens: int = 0
+    total: float = 0.0
+    """Summed gap of all label tokens, averaged over derangements."""
+    known: dict[Span, Span] = field(default_factory=dict)
+
+    def add(self, spans: Sequence[Span], gaps_TR: FloatArray) -> None:
+        """Count one caption."""
+        self.spans.append(tuple(self.known.setdefault(span, span) for span in spans))
+        for span in spans:
+            count, total = self.words.get(span.word, (0, 0.0))
+            gap = float(gaps_TR[span.first : span.stop].sum(axis=0).mean())
+            self.words[span.word] = (count + 1, total + gap)
+        self.tokens += len(gaps_TR)
+        self.total += float(gaps_TR.mean(axis=1).sum())
+
+    def table(self, sure: bool) -> list[WordGap]:
+        """Every word, punctuation and emoji included; EOS is none, but counts in the whole."""
+        return [
+            WordGap(word=word, count=count, gap=gap / count, share=gap / self.total if sure else None)
+            for word, (count, gap) in self.words.items()
+        ]
+
+
+def words_of(scores: Sequence[SampleScore], decode: Decode, eos_id: int, settings: AblationSettings) -> Words | None:
+    """Sum the gaps of tokens up to words, over all scored captions.
+
+    Args:
+        scores: with the conditions `correct` and `shuffled`.
+        decode: token ids to text, special tokens kept and no spaces cleaned up.
+        eos_id: the token that ends a caption.
+        settings: `words_min_count`.
+
+    Returns:
+        The tables, or None where `shuffled` was not scored or a loss is not finite (the verdict then says so).
+    """
+    if not scores or any("shuffled" not in score.nll for score in scores):
+        return None
+    tally = _Tally()
+    hashes, donors = [], []
+    wholes_SR = np.zeros((len(scores), len(scores[0].donors)))
+    ends_SR = np.full((len(scores), len(scores[0].donors)), np.nan)
+    firsts_SR = np.full_like(ends_SR, np.nan)
+    for i, score in enumerate(scores):
+        spans, has_end = spans_of(score.label_ids_T.tolist(), decode, eos_id)
+        gaps_TR = gaps_of(score)
+        if not np.isfinite(gaps_TR).all():
+            return None
+        tally.add(spans, gaps_TR)
+        wholes_SR[i] = gaps_TR.sum(axis=0)
+        if has_end:
+            ends_SR[i] = gaps_TR[-1]
+        hashes.append(score.image_hash)
+        donors.append(score.donors)
+    contents = first_content_words(tally.spans)
+    for i, span in enumerate(contents):
+        if span is not None:
+            firsts_SR[i] = gaps_of(scores[i])[span.first : span.stop].sum(axis=0)
+    clusters_S, donors_SR = clusters_of(hashes), np.array(donors, dtype=np.int64)
+    ends = _mean(wholes_SR, clusters_S, donors_SR).ci95
+    sure = tally.total > 0 and (ends is None or ends[0] > 0)
+    table = tally.table(sure)
+    listed = [word for word in table if word.count >= settings.words_min_count]
+    closing_SR = ends_SR[np.isfinite(ends_SR).all(axis=1)]
+    others = tally.tokens - len(closing_SR)
+    result = Words(
+        most_reliant=sorted(listed, key=lambda word: (-word.gap, word.word))[:_LISTED],
+        least_reliant=sorted(listed, key=lambda word: (word.gap, word.word))[:_LISTED],
+        largest_share=sorted(table, key=lambda word: (-word.gap * word.count, word.word))[:_LISTED],
+        min_count=settings.words_min_count,
+        distinct_words=len(table),
+        first_content_word=_mean(firsts_SR, clusters_S, donors_SR),
+        eos=_mean(ends_SR, clusters_S, donors_SR),
+        gap_with_eos=tally.total / tally.tokens,
+        gap_without_eos=(tally.total - float(closing_SR.mean(axis=1).sum())) / others if others else None,
+    )
+    without = sum(span is None for span in contents)
+    return result.model_copy(update={"reading": _read_words(result, table, sure, without, len(contents))})
+
+
+def first_content_words(captions: Sequence[Sequence[Span]]) -> list[Span | None]:
+    """The first word of each caption that is not glue (see the top of this file); None where all of its words are."""
+    counts = Counter(span.word for spans in captions for span in spans if span.has_word)
+    glue, seen = set(), 0
+    for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        if seen >= GLUE_SHARE * counts.total():
+            break
+        glue.add(word)
+        seen += count
+    return [next((span for span in spans if span.has_word and span.word not in glue), None) for spans in captions]
+
+
+def _mean(gaps_SR: FloatArray, clusters_S: IntArray, donors_SR: IntArray) -> Estimated:
+    """Mean over the captions that have the word in question, each with R donors; nan where one has it not."""
+    chosen = np.flatnonzero(np.isfinite(gaps_SR).all(axis=1))
+    if not len(chosen):
+        return Estimated(value=None)
+    own_P = np.repeat(clusters_S[chosen], donors_SR.shape[1])
+    donor_P = clusters_S[donors_SR[chosen]].ravel()
+    return as_result(Pairs(gaps_SR[chosen].ravel(), np.ones_like(own_P), own_P, donor_P).estimate())
+
+
+def _read_words(found: Words, table: Sequence[WordGap], sure: bool, without: int, captions: int) -> str:
+    if not sure:
+        return (
+            f"A wrong picture does not surely make words less likely ({found.gap_with_eos:+.3f} nats per token), so no "
+            "word can be said to rest on the picture."
+        )
+    sentences = []
+    if found.most_reliant:
+        named = found.most_reliant[:_NAMED]
+        most = ", ".join(f"'{w.word}' ({_nats(w.gap)}, {w.count} times)" for w in named)
+        others = [w for w in found.least_reliant[:_NAMED] if w.word not in {n.word for n in named}]
+        least = ", ".join(f"'{w.word}' ({_nats(w.gap)})" for w in others)
+        sentences.append(
+            f"Of the words that occur at least {found.min_count} times, a wrong picture costs most at {most}"
+            f"{f', and least at {least}' if least else ''}; in nats per occurrence."
+        )
+    else:
+        sentences.append(f"No word occurs {found.min_count} times, so none is listed by its mean.")
+    half = _smallest_half(table)
+    if half is not None:
+        sentences.append(f"{half} of {len(table)} different words carry half of all that the picture tells.")
+    first = found.first_content_word
+    if first.value is not None:
+        left = f" ({without} of {captions} captions have none)" if without else ""
+        sentences.append(
+            f"The first content word of a caption, with none before it to give it away, loses {first.value:.2f} nats "
+            f"to a wrong picture{left}."
+        )
+    return " ".join(sentences)
+
+
+def _nats(value: float) -> str:
+    return f"{value:+.1f}" if abs(value) >= 1 else f"{value:+.3f}"
+
+
+def _smallest_half(table: Sequence[WordGap]) -> int | None:
+    """How few words it takes for half of the whole gap."""
+    seen = 0.0
+    shares = sorted((word.share for word in table if word.share is not None), reverse=True)
+    for count, share in enumerate(shares, start=1):
+        seen += share
+        if seen >= 0.5:
+            return count
+    return None

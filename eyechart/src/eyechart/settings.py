@@ -1,0 +1,122 @@
+"""What can be set for a score and for check 2, validated where it enters."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class Section(BaseModel):
+    """Settings that refuse what they do not know; every field says its unit in one sentence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Placement(Section):
+    """Where frozen models run, and how."""
+
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Attention implementation of the frozen models."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """fp32: everything in float32. bf16: frozen parts stored in bfloat16, the connector in float32 under autocast."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to run; auto takes a GPU if there is one."""
+
+
+class AblationSettings(Section):
+    """Check 1."""
+
+    num_samples: int = Field(128, ge=1)
+    """Held-out samples to score; the first so many of the held-out split."""
+    batch_size: int = Field(16, ge=1)
+    """Samples per forward pass; results do not depend on it."""
+    derangements: int = Field(4, ge=1)
+    """R: how many donors each sample gets for `shuffled`."""
+    matching_k: int = Field(32, ge=2)
+    """K: images each caption is tried with in matching, its own and K-1 others; chance of image R@1 is 1/K."""
+    words_min_count: int = Field(5, ge=1)
+    """Occurrences a word needs among the scored captions to be listed by its mean gap."""
+    mean_token_images: int = Field(512, ge=1)
+    """Training images whose visual tokens are averaged for `mean-token`."""
+    blind_captions: int = Field(4096, ge=16)
+    """Training captions, repeats counted, that the constant prompt of `blind` is trained on; three trials of its
+    learning rate take up to half as many again."""
+    margin_shuffled: float = 0.05
+    """Nats per token that the lower bound of gap(shuffled) must exceed."""
+    margin_zero: float = 0.0
+    """Nats per token that the lower bound of gap(zero) must exceed."""
+    margin_noise: float = 0.0
+    """Nats per token that the lower bound of gap(noise) must exceed."""
+    gallery: int = Field(100, ge=0)
+    """Scored samples shown in report.html, each with a caption that the model writes; an even choice of them all."""
+
+
+class CoverageSettings(Section):
+    """Check 2, thresholds in percent of the samples."""
+
+    truncated_warn: float = Field(1.0, ge=0, le=100)
+    """More truncated samples than this is a warning."""
+    truncated_fail: float = Field(2.0, ge=0, le=100)
+    """More than this is a FAIL."""
+    zero_label_fail: float = Field(0.1, ge=0, le=100)
+    """More samples without label tokens than this is a FAIL."""
+
+
+class ScoreSettings(Section):
+    """How a model that was not trained here is loaded and scored."""
+
+    seed: int = Field(42, ge=0)
+    """Draws rows, donors and noise, each from its own generator."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of PyTorch; null leaves its default."""
+    model: Placement = Placement()
+    max_seq_len: int = Field(4096, ge=4)
+    """Tokens per sequence; a bound on memory, for nothing is trained."""
+    max_rejected: float = Field(0.01, ge=0, le=1)
+    """Share of unusable rows above which scoring stops."""
+    max_pixels: int = Field(178_956_970, ge=1)
+    """Images with more pixels are rejected before they are decoded (Pillow's own bomb limit)."""
+    image_size: int | None = None
+    """Pixels of both sides of every image, 8 to 4096; null takes what the model's own processor resizes to."""
+    prompt: str | None = None
+    """Human turn with one `<image>` for every row; null takes each row's own."""
+    ablation: AblationSettings = AblationSettings()
+    coverage: CoverageSettings = CoverageSettings()
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections to one level: `{"train": {"lr": 1}}` becomes `{"train.lr": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def settings_of(given: Mapping[str, Any]) -> ScoreSettings:
+    """Settings from dotted names such as `ablation.derangements`; the others take their defaults.
+
+    Raises:
+        ValueError: no such setting, or a value that it does not take; one line.
+    """
+    tree: dict[str, Any] = {}
+    for dotted, value in given.items():
+        *sections, key = dotted.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[key] = value
+    try:
+        return ScoreSettings.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            known = sorted(flatten(ScoreSettings().model_dump()))
+            near = difflib.get_close_matches(where, known, 1)
+            raise ValueError(
+                f"{where}: no such setting{f'; did you mean {near[0]}?' if near else ', known are ' + ', '.join(known)}"
+            ) from error
+        raise ValueError(f"{where}: {first['msg']}, got {first['input']!r}") from error

@@ -1,0 +1,1 @@
+"""Statistics and judgements: how sure a figure is, and what it decides."""

@@ -1,1 +1,0 @@
-"""What a program can ask for, and what the command line itself uses: load, ablate, audit, trial."""

@@ -1,0 +1,47 @@
+"""What a trained connector writes for held-out pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from eyechart.data.choice import even_choice
+from eyechart.results import ScoredSample, WrittenCaption
+from eyechart.seam import IGNORE_INDEX, Sample
+from qwen3_vlm.build import Prepared
+from qwen3_vlm.commands.loaded import Loaded
+
+
+def with_captions(scored: Sequence[ScoredSample], loaded: Loaded, prepared: Prepared, count: int) -> list[ScoredSample]:
+    """Let the model write, greedily, for an even choice of `count` samples: those that the page shows."""
+    position = {row: p for p, row in enumerate(prepared.eval.rows)}
+    chosen, samples = [], []
+    for i in even_choice(len(scored), count):
+        item = prepared.eval[position[scored[i].row]]
+        if isinstance(item, Sample):  # an image that was there for scoring can be gone by now: nothing is written then
+            chosen.append(i)
+            samples.append(item)
+    written = dict(zip(chosen, captions_of(loaded, samples), strict=True))
+    return [s.model_copy(update={"written": written[i]}) if i in written else s for i, s in enumerate(scored)]
+
+
+def captions_of(loaded: Loaded, samples: Sequence[Sample]) -> list[str]:
+    """Greedy captions of samples with pixels, each behind its own prompt, in order."""
+    prompts = [torch.as_tensor(s.ids_T[s.labels_T == IGNORE_INDEX]) for s in samples]
+    return loaded.write([s.pixels_CHW for s in samples if s.pixels_CHW is not None], prompts) if samples else []
+
+
+def write_captions(loaded: Loaded, prepared: Prepared, count: int) -> list[WrittenCaption]:
+    """Greedy captions of the first readable held-out images, each behind its own prompt."""
+    items = (prepared.eval[p] for p in range(len(prepared.eval)))
+    samples: list[Sample] = []
+    for item in items:
+        if isinstance(item, Sample) and len(samples) < count:
+            samples.append(item)
+        if len(samples) == count:
+            break
+    texts = captions_of(loaded, samples)
+    return [
+        WrittenCaption(row=s.row, image=s.image, true=s.caption, written=t) for s, t in zip(samples, texts, strict=True)
+    ]

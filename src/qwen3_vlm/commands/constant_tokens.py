@@ -1,0 +1,93 @@
+"""Visual tokens that are the same for every sample, made from the training split: the mean ones and the blind prompt.
+
+Both are saved with the run and used again as long as what they were made from is the same. In a job of several
+processes the first makes them and the others read its files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from torch import Tensor
+
+from eyechart.data.dataset import judge_rejects
+from eyechart.progress import progress_bar
+from eyechart.scoring.batching import collate
+from eyechart.scoring.decomposition import Blind
+from eyechart.seam import Reject
+from qwen3_vlm.build import Prepared
+from qwen3_vlm.commands.loaded import Loaded
+from qwen3_vlm.train.blind import blind_prompt
+from qwen3_vlm.train.checkpoint import connector_state, save_checkpoint
+
+_MEAN_BATCH = 64
+
+
+def trained_blind(loaded: Loaded, prepared: Prepared, checkpoint: Path) -> Blind:
+    """The blind prompt of a run, saved as `blind_<step>.pt`.
+
+    Raises:
+        ValueError: fewer than two training captions with label tokens.
+        NonFiniteError: its loss is NaN or infinite.
+    """
+    path = checkpoint.parent / f"blind_{loaded.step}.pt"
+    with PartialState(cpu=loaded.config.model.device == "cpu").main_process_first():
+        return blind_prompt(loaded.vlm, prepared.train, loaded.config, loaded.inputs.pad_id, path)
+
+
+def mean_tokens(loaded: Loaded, prepared: Prepared, checkpoint: Path) -> Tensor:
+    """Mean visual tokens [Q,E] over the first training images, saved with the run as `mean_tokens_<step>.pt`.
+
+    A saved mean is used again only for the very connector weights and number of images it was computed from.
+
+    Raises:
+        ValueError: no training image can be read.
+    """
+    path = checkpoint.parent / f"mean_tokens_{loaded.step}.pt"
+    with PartialState(cpu=loaded.config.model.device == "cpu").main_process_first():
+        return _mean_tokens(loaded, prepared, path)
+
+
+def _mean_tokens(loaded: Loaded, prepared: Prepared, path: Path) -> Tensor:
+    wanted = min(loaded.config.ablation.mean_token_images, len(prepared.train))
+    key = f"{_connector_hash(loaded)} over {wanted}"
+    if (kept := _saved_mean(path, key)) is not None:
+        return kept
+    total_QE, seen = torch.zeros(()), 0
+    unread: list[Reject] = []
+    with progress_bar(wanted, "mean visual tokens", "image") as bar:
+        for start in range(0, wanted, _MEAN_BATCH):
+            items = [prepared.train[p] for p in range(start, min(start + _MEAN_BATCH, wanted))]
+            batch = collate(items, loaded.inputs.pad_id)
+            unread += batch.rejects
+            if len(batch):
+                visual_BQE = loaded.vlm.encode(batch).layers[0].float().cpu()
+                total_QE, seen = total_QE + visual_BQE.sum(0), seen + len(batch)
+            bar.update(len(items))
+    judge_rejects(unread, wanted, loaded.config.data.max_rejected, "training")
+    if not seen:
+        raise ValueError("mean-token: no training image can be read; leave it out with --conditions runbook")
+    save_checkpoint(path, {"key": key, "mean_QE": total_QE / seen})
+    return total_QE / seen
+
+
+def _saved_mean(path: Path, key: str) -> Tensor | None:
+    """A mean saved earlier; None where it was made from something else, or cannot be read and is made again."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        kept: Tensor | None = saved["mean_QE"] if saved["key"] == key else None
+        return kept
+    except Exception:  # damaged bytes raise almost anything inside torch.load, and a cache can be made again
+        return None
+
+
+def _connector_hash(loaded: Loaded) -> str:
+    digest = hashlib.sha256()
+    for part, state in connector_state(loaded.vlm.connector).items():
+        for name, value in state.items():
+            digest.update(f"{part}.{name}".encode())
+            digest.update(value.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

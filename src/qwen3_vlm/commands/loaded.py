@@ -1,0 +1,136 @@
+"""A trained connector between its backbones: loading it, and letting it write."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from eyechart.data.images import ImageError, load_image
+from eyechart.results import Finding
+from eyechart.seam import VisualTokens
+from qwen3_vlm.build import Inputs, backbone_identities, build_model, prepare_inputs
+from qwen3_vlm.config import Config
+from qwen3_vlm.models.vlm import VLM
+from qwen3_vlm.train.checkpoint import (
+    Payload,
+    load_checkpoint,
+    refuse_other_backbones,
+    restore_connector,
+    stored_config,
+)
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A trained connector between its backbones."""
+
+    config: Config
+    inputs: Inputs
+    vlm: VLM
+    payload: Payload
+
+    @property
+    def step(self) -> int:
+        """Batches the connector was trained for; 0 where an older checkpoint does not say."""
+        return int(self.payload.get("step", 0))
+
+    def caption(self, images: Sequence[str | Path], request: str | None = None, max_new_tokens: int = 64) -> list[str]:
+        """Greedy captions of image files.
+
+        Args:
+            images: paths.
+            request: human turn with one `<image>`; the config's `prompt.caption_request` if None.
+            max_new_tokens: upper bound per caption.
+
+        Returns:
+            One caption per image, in order; batching does not change them.
+
+        Raises:
+            ValueError: an image that cannot be read, with its path.
+        """
+        ids_T, _ = self.inputs.prompts.prompt(request or self.config.prompt.caption_request)
+        pixels = [self._pixels(Path(image)) for image in images]
+        return self.write(pixels, [torch.as_tensor(ids_T)] * len(pixels), max_new_tokens)
+
+    def write(self, pixels: Sequence[Tensor], prompts: Sequence[Tensor], max_new_tokens: int = 64) -> list[str]:
+        """Greedy captions of decoded images (uint8 [3,H,W]), each behind its own prompt ids [T_i]."""
+        written: list[str] = []
+        for start in range(0, len(pixels), _BATCH):
+            stop = start + _BATCH
+            pixels_BCHW = torch.stack(list(pixels[start:stop])).to(self.vlm.device)
+            with torch.no_grad():
+                visual = VisualTokens((self.vlm.visual(self.vlm.tower(pixels_BCHW)),))
+            ids = self.vlm.generate(list(prompts[start:stop]), visual, max_new_tokens)
+            written += [self.inputs.tokenizer.decode(row, skip_special_tokens=True).strip() for row in ids]
+        return written
+
+    def save_pretrained(self, folder: str | Path, include_backbones: bool = False) -> None:
+        """Write the model as transformers loads it: config.json, and the connector as model.safetensors.
+
+        Args:
+            folder: where to; made if it is not there.
+            include_backbones: copy both backbones into the folder, which can then go to another machine. Otherwise
+                config.json refers to them: hub ids as they are, folders by their absolute path.
+        """
+        # Imported here: the generation half of transformers takes a second, and only an export needs it.
+        from qwen3_vlm.hf import ConnectorVlmConfig, ConnectorVlmForConditionalGeneration
+
+        identities = backbone_identities(self.config, self.vlm)
+        config = ConnectorVlmConfig.of_run(self.config, self.inputs, identities, self.step)
+        ConnectorVlmForConditionalGeneration(config, self.vlm).save_pretrained(folder, include_backbones)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What a reader of this checkpoint's numbers has to know."""
+        if "config" in self.payload or self.config.prompt.image_block == "legacy":
+            return []
+        message = (
+            "this checkpoint is of the older form, which laid out the image block in other tokens, joined with spaces; "
+            "with prompt.image_block `spliced` its losses cannot be compared with those of its own training"
+        )
+        return [
+            Finding(
+                code="older-image-block",
+                severity="warning",
+                message=message,
+                evidence={"image_block": self.config.prompt.image_block, "has_config": False},
+                fix="set prompt.image_block to legacy",
+            )
+        ]
+
+    def _pixels(self, path: Path) -> Tensor:
+        try:
+            return load_image(path, self.inputs.spec, self.config.data.max_pixels)
+        except ImageError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def load(checkpoint: str | Path, config: Config | None = None) -> Loaded:
+    """Load a checkpoint with its backbones.
+
+    Args:
+        checkpoint: a `checkpoint_<step>.pt`.
+        config: the run's config; by default the one stored in the checkpoint.
+
+    Raises:
+        ValueError: unreadable, of another shape, not finite, trained on other backbones, or backbones missing.
+    """
+    path = Path(checkpoint)
+    payload = load_checkpoint(path)
+    if config is None:
+        config = stored_config(path)
+    inputs = prepare_inputs(config)
+    vlm = build_model(config, inputs)
+    refuse_other_backbones(payload, backbone_identities(config, vlm), path)
+    restore_connector(vlm.connector, payload, path)
+    loaded = Loaded(config, inputs, vlm.eval(), payload)
+    for finding in loaded.findings:
+        sys.stderr.write(f"{finding.severity}: {path}: {finding.message}; {finding.fix}\n")
+    return loaded

@@ -1,0 +1,90 @@
+"""Check 1 on a loaded checkpoint, and what its training log says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from accelerate import PartialState
+
+from eyechart.data.dataset import count_rejects, judge_rejects
+from eyechart.progress import progress_bar
+from eyechart.results import Ablation, LossPoint, Training
+from eyechart.scoring.ablation import ablate as run_ablation
+from eyechart.scoring.batching import LazyBatches, batches_by_length
+from eyechart.scoring.measures import with_measures
+from eyechart.scoring.ranks import ranks_of_job
+from eyechart.scoring.samples import decoder
+from eyechart.scoring.summary import Scores
+from qwen3_vlm.build import Prepared
+from qwen3_vlm.commands.constant_tokens import mean_tokens, trained_blind
+from qwen3_vlm.commands.loaded import Loaded
+from qwen3_vlm.commands.recorder import Recorder, look_inside
+from qwen3_vlm.train.findings_log import read_forced
+from qwen3_vlm.train.looks import read_looks
+from qwen3_vlm.train.train_utils import read_records_of_run
+
+
+def score(
+    loaded: Loaded, prepared: Prepared, requested: int, names: tuple[str, ...], checkpoint: Path
+) -> tuple[Ablation, Scores]:
+    """Check 1 on the first `requested` held-out samples, with every sample's per-token losses.
+
+    Matching, words and the connector's internals are in the results too, as far as `names` and the scores allow.
+    """
+    config, held_out = loaded.config, prepared.eval
+    PartialState(cpu=config.model.device == "cpu")  # joins the processes of the job, where there are several
+    ranks = ranks_of_job()
+    asked = set(prepared.split.eval[:requested])
+    positions = [p for p, row in enumerate(held_out.rows) if row in asked]
+    lengths = held_out.lengths
+    groups = batches_by_length([lengths[p] for p in positions], config.ablation.batch_size)
+    unusable = [r for r in prepared.rejects["eval"] if r.row in asked]
+    recorder = Recorder(loaded.vlm, checkpoint.parent)
+    ablation, scores = run_ablation(
+        recorder,
+        LazyBatches(held_out, [[positions[i] for i in group] for group in groups], loaded.inputs.pad_id),
+        config.ablation,
+        config.seed,
+        names,
+        ranks=ranks,
+        mean_tokens=mean_tokens(loaded, prepared, checkpoint) if "mean-token" in names else None,
+        requested=requested,
+        eos_id=loaded.inputs.prompts.ids.eos,
+        rejected=count_rejects(tuple(unusable)),
+        progress=lambda total: progress_bar(total, "check 1", "batch"),
+        blind=trained_blind(loaded, prepared, checkpoint) if "blind" in names else None,
+        scratch=checkpoint.parent,
+        judge_unread=lambda unread: judge_rejects(
+            [*unusable, *unread], len(asked), config.data.max_rejected, "held-out"
+        ),
+    )
+    inside, eos_id = recorder.over(ranks), loaded.inputs.prompts.ids.eos
+    decode = decoder(loaded.inputs.tokenizer)
+    ablation = with_measures(
+        ablation, scores, recorder, names, decode, eos_id, config.ablation, config.seed, ranks, inside
+    )
+    return ablation.model_copy(update={"connector": look_inside(inside, loaded.vlm)}), scores
+
+
+def training_of_run(loaded: Loaded, prepared: Prepared, folder: Path) -> Training | None:
+    """What the log beside a checkpoint says about its training; None without one."""
+    records = [r for r in read_records_of_run(folder) if r.step <= loaded.step]
+    if not records:
+        return None
+    last, seconds = records[-1], sum(r.seconds for r in records)
+    return Training(
+        step=last.step,
+        updates=last.updates,
+        epochs=last.epoch,
+        train_samples=last.samples,
+        eval_samples=len(prepared.eval),
+        trained_parameters=sum(p.numel() for p in loaded.vlm.connector.parameters()),
+        train_loss=last.train_loss,
+        eval_loss=last.eval_loss,
+        seconds=seconds,
+        samples_per_second=sum(r.samples for r in records) / max(seconds, 1e-9),
+        peak_memory_gb=last.peak_memory_gb,
+        curve=[LossPoint(step=r.step, train=r.train_loss, eval=r.eval_loss) for r in records],
+        looks=[look for look in read_looks(folder) if look.step <= loaded.step],
+        forced=read_forced(folder),
+    )

@@ -1,0 +1,97 @@
+"""The training rows of any LLaVA-format file, and which of their words are worth learning."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from eyechart.data.images import ImageError, load_image
+from eyechart.data.llava import Record, count_rows, read_records
+from eyechart.progress import progress_bar
+from eyechart.seam import Reject
+from qwen3_vlm.data.splits import draw_split
+from qwen3_vlm.demo.tiny import tower
+from qwen3_vlm.demo.tiny.documents import plain_words
+
+MOST_WORDS = 256
+"""Words the tower learns to tell apart at most."""
+MOST_ROWS = 20_000
+"""Rows used at most: their images are held in memory (0.25 GB at 64 px)."""
+MOST_PIXELS = 178_956_970
+"""Larger images are left out before they are decoded; the trainer's own default."""
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Training rows with a readable image: `pixels` uint8 [N,3,side,side], in the order of `records`."""
+
+    records: tuple[Record, ...]
+    pixels: Tensor
+
+
+def load_training_rows(
+    file: Path, image_root: Path, *, side: int, max_samples: int | None, eval_ratio: float, seed: int
+) -> Captioned:
+    """Read the rows that a run with the same numbers trains on; its held-out rows are left out here too.
+
+    Rows and images that cannot be used are counted, and the first ones named, on the terminal.
+
+    Raises:
+        ValueError: the file is missing or broken, or fewer than two rows are usable.
+    """
+    split = draw_split(count_rows(file), max_samples, eval_ratio, seed)
+    records, rejects = read_records(file, split.train[:MOST_ROWS])
+    spec = tower.image_spec(side)
+    kept: list[Record] = []
+    pixels: list[Tensor] = []
+    with progress_bar(len(records), "images", "image") as bar:
+        for record in records:
+            try:
+                pixels.append(load_image(image_root / record.image, spec, MOST_PIXELS))
+                kept.append(record)
+            except ImageError as problem:
+                rejects.append(Reject(record.row, problem.reason, f"{record.image}: {problem.detail}"))
+            bar.update()
+    _report(len(kept), len(split.train), rejects)
+    if len(kept) < 2:
+        raise ValueError(
+            f"expected at least 2 usable training rows in {file}, got {len(kept)} of {len(split.train)} "
+            f"(images under {image_root}): check --data, --image-root and --max-samples"
+        )
+    return Captioned(tuple(kept), torch.stack(pixels))
+
+
+def _report(kept: int, drawn: int, rejects: list[Reject]) -> None:
+    lines = [f"{kept} of {drawn} training rows are usable"]
+    lines += [f"  {count} left out: {reason}" for reason, count in Counter(r.reason for r in rejects).most_common()]
+    lines += [f"  row {reject.row}: {reject.reason}: {reject.detail}" for reject in rejects[:5]]
+    if kept + len(rejects) < drawn:
+        lines.append(f"  {drawn - kept - len(rejects)} left out: more than {MOST_ROWS} teach tiny backbones nothing")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def content_words(captions: Sequence[str], most: int = MOST_WORDS) -> tuple[str, ...]:
+    """The words a picture could decide: neither in nearly every caption nor in hardly any, most frequent first.
+
+    Between 0.3% (at least two) and 60% of the captions; where a small or odd file leaves none, whatever does not stand
+    in all of them. May be empty: then there is nothing to tell pictures apart by.
+    """
+    total = len(captions)
+    count = Counter(word for caption in captions for word in set(plain_words(caption)))
+    least = max(2, math.ceil(0.003 * total))
+    usual = [word for word, times in count.most_common() if least <= times <= 0.6 * total]
+    rest = [word for word, times in count.most_common() if times < total]
+    return tuple((usual or rest)[:most])
+
+
+def noted_words(captions: Sequence[str]) -> frozenset[str]:
+    """The words that go into notes: all but those in more than 60% of the captions, which are phrasing."""
+    count = Counter(word for caption in captions for word in set(plain_words(caption)))
+    return frozenset(word for word, times in count.items() if times <= max(1, 0.6 * len(captions)))

@@ -1,0 +1,173 @@
+"""What is written beside the weights: the model card, and a config that is ready to run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+from transformers import PreTrainedTokenizerFast
+
+from eyechart.data.llava import Record
+from eyechart.seam import Reject
+from qwen3_vlm.config import PromptConfig
+from qwen3_vlm.data.prompt import PromptBuilder
+from qwen3_vlm.demo.tiny import language, tower
+from qwen3_vlm.demo.tiny.documents import WITHOUT_NOTES
+from qwen3_vlm.demo.tiny.reading import GATE, GATED, NOT_GATED
+
+CONNECTOR = {
+    "latents": 8, "depth": 2, "heads": 4, "head_dim": 24, "mlp_ratio": 1.0, "key_positions": True, "output_norm": True,
+}  # fmt: skip
+TRAIN = {
+    "batch_size": 4, "accumulation": 4, "micro_batch_size": 16, "epochs": 3, "lr": 2e-3,
+    "schedule": "one-cycle", "warmup_ratio": 0.08, "weight_decay": 0.01, "betas": [0.9, 0.98],
+}  # fmt: skip
+"""What works for connectors on these backbones."""
+LEAST_ROOM, ROOM_STEP = 256, 32
+"""Tokens: the smallest max_seq_len that is written, and what it is a multiple of."""
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files under `folder`."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def for_worlds(*, steps: int, loss: float, read: Mapping[str, float], seen: Mapping[str, float], folder: Path) -> str:
+    """The model card of the backbones for scenes and digits, in Markdown."""
+    return f"""# Tiny backbones for the embedded worlds
+
+Two real models, a thousandth of the usual size, that stand in for SigLIP2 and Qwen3-8B-Base where there is no network,
+no GPU or no time: `vision/` is a `SiglipVisionModel`, `llm/` a `Qwen3ForCausalLM` with its tokenizer. Both load with
+`from_pretrained`, like the real ones. Weights are fp16 on disk and float32 in memory;
+{size_of(folder) / 1e6:.2f} MB in all.
+
+Made by `python -m qwen3_vlm.demo.tiny --steps {steps}` (about ten minutes on two CPU cores). License: Apache-2.0, as
+the rest of the repository; the digits come with scikit-learn (UCI ML hand-written digits, CC BY 4.0).
+
+## Vision tower
+
+{_tower_line()} Its first layer starts from the whitened patches of
+training images. Trained for {steps} steps of 36 scenes and 12 digits to tell, at every patch, what it lies on: colour,
+shape, size and place of the thing; texture, colour and count of the scene; digit and stroke weight. **These are
+attribute labels of the generator that also draws the data sets, from other seeds**: the tower has seen none of their
+scenes, and of the digits only the 1,500 training ones (turned, stretched, shifted). It is a good eye for these worlds
+and for nothing else.
+
+Right, per patch (500 fresh scenes, patches that lie on a thing; digits: the training digits):
+
+{_table(seen)}
+
+## Language model
+
+{_language_line()}
+Trained for {steps} steps of {language.BATCH} documents: notes about a picture between `<|vision_start|>` and
+`<|vision_end|>`, then its caption, loss on the caption only (last training loss {loss:.3f} nats per token). The notes
+are the facts as single words: half of the time all of them shuffled, half of the time with the words of one thing kept
+together; half of the time several words share a position, their embeddings added up with noise, which is what a
+connector's visual tokens are like; and {WITHOUT_NOTES:.0%} of the documents have none. Pad is EOS, `<|endoftext|>`, as
+in Qwen3-Base.
+
+Reading: how often its greedy caption agrees with plain notes, over 1,000 documents drawn from another seed. Below
+{GATE} in one of {", ".join(GATED)} the models are not written.
+
+{_table(read)}
+
+## What they cannot do
+
+- {_cannot(read)}
+- Relations between things ("left of") are in no caption and were not learnt.
+- Real photographs, other shapes or colours, other digits' styles, English beyond these captions: nothing of it.
+"""
+
+
+def for_file(
+    data: Path, *, rows: int, words: int, steps: int, loss: float, read: Mapping[str, float], seen: Mapping[str, float]
+) -> str:
+    """The model card of backbones made for a user's own file, in Markdown."""
+    return f"""# Tiny backbones for {data.name}
+
+Made by `python -m qwen3_vlm.demo.tiny` from the captions of {rows} training rows, {steps} steps each;
+held-out rows were left out. They show whether a pipeline works on this data; they are no substitute for real backbones.
+
+- Vision tower: {_tower_line()} Trained to name {words} words of its picture's caption.
+- Language model: {_language_line()} Trained to write a caption from its words in random order
+  (last training loss {loss:.3f} nats per token).
+
+Examined on training rows that were kept apart where there were enough (50): `words` is the share of a caption's words
+that the language model writes when its notes name them, `word_precision` the mean average precision of the tower's
+words, `chance` what guessing reaches.
+
+{_table({**read, **seen})}
+
+If `words` is low, the language model does not read, and no connector can make it see: raise `--steps`. If
+`word_precision` is near `chance`, the captions do not describe the pictures in words a tower of this size can learn.
+"""
+
+
+def lengths_of(records: Sequence[Record], tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Tokens that a run on the written config needs for each row: prompt, image block, caption and EOS, uncut."""
+    encoded = PromptBuilder(tokenizer, PromptConfig(), int(CONNECTOR["latents"]), sys.maxsize).encode(records)
+    return [item.full_length for item in encoded if not isinstance(item, Reject)]
+
+
+def room_for(lengths: Sequence[int]) -> int:
+    """The max_seq_len that leaves rows of these lengths whole; no more than the language model has positions for."""
+    needed = -(-max(lengths, default=0) // ROOM_STEP) * ROOM_STEP
+    return min(max(LEAST_ROOM, needed), language.POSITIONS)
+
+
+def config_for_file(
+    output: Path,
+    data: Path,
+    image_root: Path,
+    *,
+    max_samples: int | None,
+    eval_ratio: float,
+    seed: int,
+    max_seq_len: int,
+) -> str:
+    """A run on these backbones and this file, as YAML."""
+    settings = {
+        "output_dir": f"outputs/stage1_align_{output.name}",
+        "seed": seed,
+        "threads": 1,
+        "model": {"vision": str(output / "vision"), "llm": str(output / "llm")},
+        "connector": CONNECTOR,
+        "data": {
+            "json_file": str(data), "image_root": str(image_root), "max_samples": max_samples,
+            "eval_ratio": eval_ratio, "max_seq_len": max_seq_len,
+        },
+        "train": TRAIN,
+    }  # fmt: skip
+    head = "# Made by `python -m qwen3_vlm.demo.tiny`. seed, max_samples and eval_ratio select the rows that the\n"
+    head += "# backbones were NOT trained on: change them and the held-out rows are no longer unseen.\n"
+    return head + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+
+
+def _tower_line() -> str:
+    shape = f"width {tower.WIDTH}, {tower.LAYERS} layers, {tower.HEADS} heads, MLP {tower.MLP}"
+    return f"Patches of {tower.PATCH} px, {shape}."
+
+
+def _language_line() -> str:
+    return (
+        f"Width {language.HIDDEN}, {language.LAYERS} layers, {language.HEADS} query and {language.KEY_HEADS} key heads "
+        f"of {language.HEAD_DIM}, MLP {language.MLP}, tied embeddings."
+    )
+
+
+def _cannot(read: Mapping[str, float]) -> str:
+    found = ", ".join(f"{name} {read[name]:.2f}" for name in NOT_GATED if name in read)
+    return (
+        "Say reliably which colour belongs to which of two shapes, or which of two things is where. Half of the notes\n"
+        f"  do not tell, so that guessing was learnt too (right when reading: {found})."
+    )
+
+
+def _table(marks: Mapping[str, float]) -> str:
+    if not marks:
+        return "Not measured: too few rows."
+    lines = [f"| {name} | {value:.3f} |" for name, value in marks.items()]
+    return "\n".join(["| what | share |", "|---|---|", *lines])

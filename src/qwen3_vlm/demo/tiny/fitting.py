@@ -1,0 +1,62 @@
+"""The one training loop of the tiny backbones: AdamW, one cycle, clipped gradients, a progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from eyechart.progress import progress_bar
+
+BETAS = (0.9, 0.98)
+
+
+def fit(
+    parameters: Iterable[nn.Parameter],
+    loss_of_step: Callable[[int], Tensor],
+    *,
+    steps: int,
+    rate: float,
+    weight_decay: float,
+    label: str,
+) -> float:
+    """Minimise `loss_of_step(step)` for `steps` steps.
+
+    Args:
+        parameters: what is trained.
+        loss_of_step: draws the batch of a step (counted from 0) and returns its scalar loss.
+        steps: optimiser steps.
+        rate: peak learning rate of the one-cycle schedule.
+        weight_decay: AdamW's.
+        label: what the progress bar says.
+
+    Returns:
+        The mean loss over the last tenth of the steps.
+
+    Raises:
+        ValueError: the loss is not finite, with the step at which it happened.
+    """
+    trained = list(parameters)
+    optimizer = torch.optim.AdamW(trained, lr=rate, betas=BETAS, weight_decay=weight_decay)
+    # Below ten steps the cycle has no room for a warm-up, and OneCycleLR divides by its length.
+    warm_up = 0.08 if steps >= 50 else 0.3
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(steps, 10), pct_start=warm_up)
+    tail: list[float] = []
+    with progress_bar(steps, label, "step") as bar:
+        for step in range(steps):
+            loss = loss_of_step(step)
+            value = loss.item()
+            if not torch.isfinite(loss):
+                raise ValueError(f"{label}: the loss is {value} at step {step}; try fewer --steps or other data")
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            schedule.step()
+            if step >= steps * 0.9:
+                tail.append(value)
+            bar.update()
+            if step % 20 == 0:
+                bar.set_postfix(loss=f"{value:.3f}", refresh=False)
+    return sum(tail) / max(len(tail), 1)

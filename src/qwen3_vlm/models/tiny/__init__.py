@@ -1,7 +1,0 @@
-"""Tiny backbones for any LLaVA-format data set: a real SigLIP tower and a real Qwen3, small enough for two CPU cores.
-
-    python -m qwen3_vlm.models.tiny                                             # remake assets/tiny
-    python -m qwen3_vlm.models.tiny --data rows.json --image-root pictures --output outputs/backbones
-
-They stand in for the real ones in tests and trials: the same classes, the same loading path, a thousandth of the size.
-"""

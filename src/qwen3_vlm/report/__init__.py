@@ -1,1 +1,0 @@
-"""Results to what people read. Nothing is computed here."""
