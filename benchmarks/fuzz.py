@@ -30,7 +30,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import torch  # noqa: E402
 
-from conftest import make_tokenizer  # noqa: E402
 from eyechart.data.images import ImageError, ImageSpec, load_image
 from eyechart.data.llava import count_rows, read_records
 from eyechart.exits import guarded
@@ -38,6 +37,7 @@ from eyechart.seam import Reject
 from fuzz_mutations import BYTE_MUTATIONS, TREE_MUTATIONS, Draw, base_images, base_rows  # noqa: E402
 from qwen3_vlm.config import PromptConfig
 from qwen3_vlm.data.prompt import PromptBuilder
+from tiny_rows import make_tokenizer  # noqa: E402
 
 SECONDS = 10.0
 """Bound of one case; the machine may be busy."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, features
 
-from conftest import llava_row
+from tiny_rows import llava_row
 
 Draw = random.Random
 Rows = list[dict[str, Any]]

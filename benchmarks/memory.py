@@ -28,8 +28,8 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import tiny_runs  # noqa: E402
-from conftest import llava_row  # noqa: E402
 from qwen3_vlm import ablate
+from tiny_rows import llava_row  # noqa: E402
 
 tiny_runs.SIDE = 64
 ALLOWED = 1.10

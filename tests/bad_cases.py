@@ -19,8 +19,8 @@ from PIL import Image
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from bad_inputs import CHECKPOINT, HELD_OUT, ROW, Case, Place
-from conftest import llava_row
 from eyechart.data.llava import IMAGE_STRINGS
+from tiny_rows import llava_row
 from tiny_runs import SIDE
 
 Change = Callable[[Place], object]

@@ -23,12 +23,12 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from conftest import llava_row
 from eyechart import hub
 from eyechart.data import dataset
 from qwen3_vlm import cli, eval_ablation
 from qwen3_vlm.data.splits import draw_split
 from qwen3_vlm.train import stage1_align
+from tiny_rows import llava_row
 from tiny_runs import ROWS, TinyWorld, save_backbones, save_rows
 
 Kind = Literal["accepted", "rejected", "stops"]

@@ -11,7 +11,6 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
-from conftest import LlavaFolder
 from eyechart.data.dataset import Dataset, too_many_rejected
 from eyechart.data.encoded import Encoded
 from eyechart.data.images import ImageSpec, content_hash, load_image
@@ -21,6 +20,7 @@ from eyechart.seam import Reject, Sample
 from qwen3_vlm.config import PromptConfig
 from qwen3_vlm.data.prompt import PromptBuilder
 from qwen3_vlm.data.splits import draw_split
+from tiny_rows import LlavaFolder
 
 SPEC = ImageSpec(16, 16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 2, 1 / 255)
 LIMIT = 10_000

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from eyechart.scoring.batching import collate
 from eyechart.scoring.internals import Inside, Spread, effective_ranks, internals, knn_overlap
-from qwen3_vlm.commands.recorder import Recorder, look_inside
 from eyechart.scoring.ranks import Ranks
 from eyechart.seam import IGNORE_INDEX, Batch, PairScorer, Sample, VisualTokens
+from qwen3_vlm.commands.recorder import Recorder, look_inside
 from qwen3_vlm.models.vlm import VLM
 from tiny_models import END, EOS, LATENTS, PATCH, SIDE, START, make_vlm
 

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
-from conftest import llava_row
 from eyechart.data.images import load_image
 from eyechart.results import Results, read
 from eyechart.scoring.batching import collate
@@ -18,6 +17,7 @@ from qwen3_vlm import load
 from qwen3_vlm.build import prepare_data
 from qwen3_vlm.cli import main
 from qwen3_vlm.train.checkpoint import load_checkpoint
+from tiny_rows import llava_row
 from tiny_runs import TinyWorld, make_world
 
 LEGACY = {"prompt__image_block": "legacy", "connector__vision_ln": True}

@@ -10,12 +10,12 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from conftest import SPECIAL, make_tokenizer
 from eyechart.data.encoded import Encoded
 from eyechart.data.llava import Record
 from eyechart.seam import IGNORE_INDEX, Reject
 from qwen3_vlm.config import Config, ConnectorConfig, PromptConfig
 from qwen3_vlm.data.prompt import PromptBuilder
+from tiny_rows import SPECIAL, make_tokenizer
 
 EOS, START, PATCH, END, IM_START, IM_END = range(6)
 HUMAN = "Describe the picture.\n<image>"

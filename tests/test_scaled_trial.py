@@ -17,7 +17,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import Qwen3Config, Qwen3ForCausalLM, SiglipConfig, SiglipModel, SiglipVisionConfig, SiglipVisionModel
 
-from conftest import make_tokenizer
 from eyechart.data.images import ImageSpec
 from eyechart.results import read
 from qwen3_vlm import load
@@ -27,6 +26,7 @@ from qwen3_vlm.config import Config, load_config
 from qwen3_vlm.models.connector import Connector
 from qwen3_vlm.models.llm import LanguageModel
 from qwen3_vlm.models.vision import VisionTower
+from tiny_rows import make_tokenizer
 from tiny_runs import save_rows
 
 TRIAL = Path(__file__).parents[1] / "configs" / "stage1_align_trial.yaml"

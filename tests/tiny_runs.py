@@ -17,9 +17,9 @@ import yaml
 from PIL import Image
 from transformers import Qwen3Config, Qwen3ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
-from conftest import llava_row, make_tokenizer
 from qwen3_vlm.config import Config, parse_config
 from qwen3_vlm.train.stage1_align import train
+from tiny_rows import llava_row, make_tokenizer
 
 ROWS, SIDE = 22, 16
 """18 rows train and 4 are held out: in batches of 4, with accumulation 2, that is 5 batches (the last of 2 samples)

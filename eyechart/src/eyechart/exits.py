@@ -53,9 +53,9 @@ class RankLostError(RuntimeError):
 def guarded(command: Callable[[], int], package: str = "eyechart") -> int:
     """Run a command of `package` and turn what it raises into an exit code.
 
-    A ValueError raised in that package or in this one is about what the user gave: one line, exit 2. A ValueError from inside a
-    library is not: it counts as a bug of ours, so that no crash reads as a usage error, and none as a verdict. A full
-    disk or a folder without permission is exit 2 wherever it is met.
+    A ValueError raised in that package or in this one is about what the user gave: one line, exit 2. A ValueError from
+    inside a library is not: it counts as a bug of ours, so that no crash reads as a usage error, and none as a verdict.
+    A full disk or a folder without permission is exit 2 wherever it is met.
     """
     try:
         code = command()
@@ -101,9 +101,7 @@ def _bug(error: BaseException, package: str) -> int:
     tool = package.replace("_", "-")
     text = "".join(traceback.format_exception(error))
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", prefix=f"{tool}-", suffix=".log", delete=False, encoding="utf-8"
-        ) as file:
+        with tempfile.NamedTemporaryFile("w", prefix=f"{tool}-", suffix=".log", delete=False, encoding="utf-8") as file:
             file.write(text)
         where = f"the traceback is in {file.name}"
     except OSError:

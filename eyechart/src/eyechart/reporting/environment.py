@@ -8,7 +8,17 @@ import platform
 import subprocess
 from pathlib import Path
 
-_PACKAGES = ("eyechart", "qwen3-vlm", "torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy", "pillow")
+_PACKAGES = (
+    "eyechart",
+    "qwen3-vlm",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "safetensors",
+    "numpy",
+    "pillow",
+)
 _GIT_SECONDS = 10
 
 

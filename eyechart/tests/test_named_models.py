@@ -13,7 +13,6 @@ import torch.nn.functional as F
 import transformers
 from PIL import Image
 
-from conftest import llava_row
 from eyechart.api.score import ablate_model, foreign_config
 from eyechart.faults.pattern_of_probes import diagnose_probes
 from eyechart.faults.probes import probe
@@ -24,8 +23,9 @@ from eyechart.models.writing import write_captions
 from eyechart.reporting.runbook import render_runbook
 from eyechart.scoring.batching import collate
 from eyechart.seam import IGNORE_INDEX, Batch, Reject, VisualTokens
-from foreign_models import ARCHITECTURES
 from qwen3_vlm.cli import main
+from tiny_architectures import ARCHITECTURES
+from tiny_rows import llava_row
 
 ROWS = 12
 CPU = ["--threads", "1", "--model.device", "cpu", "--ablation.derangements", "1", "--ablation.gallery", "0"]

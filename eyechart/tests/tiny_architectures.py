@@ -11,7 +11,7 @@ import torch
 import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from conftest import COLOURS, SHAPES
+from tiny_rows import COLOURS, SHAPES
 
 TEXT = {
     "hidden_size": 32,

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from conftest import make_tokenizer
 from eyechart.results import END
 from eyechart.scoring.samples import decoder
 from eyechart.scoring.summary import SampleScore
@@ -17,6 +16,7 @@ from eyechart.scoring.word_pieces import Span, pieces_of, spans_of
 from eyechart.scoring.words import first_content_words, words_of
 from eyechart.settings import AblationSettings
 from eyechart.verdict.statistics import Pairs
+from tiny_rows import make_tokenizer
 
 TOKENIZER = make_tokenizer()
 DECODE = decoder(TOKENIZER)

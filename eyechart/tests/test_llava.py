@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from conftest import llava_row
 from eyechart.data.llava import Record, count_rows, read_records
 from eyechart.seam import Reject
+from tiny_rows import llava_row
 
 ROWS = [llava_row(0), llava_row(1, caption="ein grünes Kreuz 🟩 十字"), llava_row(2)]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import foreign_models
 import numpy as np
 import pytest
 from PIL import Image
 
-import foreign_models
 from eyechart.data.encoded import Encoded
 from eyechart.data.llava import Record
 from eyechart.processors.loading import common_size, one_view

@@ -16,7 +16,7 @@ from eyechart.results import END
 from eyechart.scoring.samples import decoder, scored_samples
 from eyechart.scoring.summary import SampleScore
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WORDS = {0: "<|endoftext|>", 1: "a", 2: " red", 3: " cat", 4: " blue"}
 EOS = 0
 
