@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from eyechart.seam import CollateStats
 from eyechart.settings import CoverageSettings
-from eyechart.verdict.coverage import judge_coverage, smallest_max_seq_len
+from eyechart.verdict.coverage import Counted, judge_coverage, smallest_max_seq_len
 
 
 def counts(lengths: dict[int, int], limit: int, zero_label: int = 0) -> CollateStats:
@@ -21,9 +21,8 @@ def counts(lengths: dict[int, int], limit: int, zero_label: int = 0) -> CollateS
 
 
 def judge(stats, limit=100, image_cut=0, wrapper=12.0, rejected=None, thresholds=None):
-    return judge_coverage(
-        stats, thresholds or CoverageSettings(), limit, 66, wrapper, "audit of train", rejected or {}, image_cut
-    )
+    counted = Counted("audit of train", stats, limit, 66, wrapper, rejected or {}, image_cut)
+    return judge_coverage(counted, thresholds or CoverageSettings())
 
 
 def test_a_clean_split_passes_and_says_so_in_numbers():

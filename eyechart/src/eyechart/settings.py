@@ -87,6 +87,12 @@ class ScoreSettings(Section):
     coverage: CoverageSettings = CoverageSettings()
 
 
+def setting(config: Mapping[str, Any], section: str, key: str) -> Any:
+    """One setting of a recorded tree; None where the section or the key is not there."""
+    node = config.get(section)
+    return node.get(key) if isinstance(node, Mapping) else None
+
+
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested sections to one level: `{"train": {"lr": 1}}` becomes `{"train.lr": 1}`."""
     flat: dict[str, Any] = {}

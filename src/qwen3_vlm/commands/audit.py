@@ -11,7 +11,7 @@ from eyechart.data.encoded import IMAGE_CUT
 from eyechart.progress import progress_bar
 from eyechart.results import Coverage
 from eyechart.seam import CollateStats, Reject, Sample
-from eyechart.verdict.coverage import judge_coverage
+from eyechart.verdict.coverage import Counted, judge_coverage
 from qwen3_vlm.build import Prepared, prepare_data
 from qwen3_vlm.config import Config
 from qwen3_vlm.train.train_utils import read_records_of_run
@@ -70,13 +70,13 @@ def coverage_of_run(prepared: Prepared, folder: Path, step: int) -> Coverage:
 def _judge(
     prepared: Prepared, dataset: Dataset, stats: CollateStats, source: str, rejected: dict[str, int]
 ) -> Coverage:
-    return judge_coverage(
-        stats,
-        prepared.config.coverage,
+    counted = Counted(
+        source=source,
+        stats=stats,
         max_seq_len=prepared.config.data.max_seq_len,
         block_tokens=prepared.config.image_block_tokens,
         wrapper_tokens=dataset.wrapper_tokens,
-        source=source,
         rejected=rejected,
         image_cut=rejected.get(IMAGE_CUT, 0),
     )
+    return judge_coverage(counted, prepared.config.coverage)

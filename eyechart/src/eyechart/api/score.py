@@ -33,7 +33,7 @@ from eyechart.scoring.ranks import ranks_of_job
 from eyechart.scoring.samples import decoder, scored_samples
 from eyechart.seam import CollateStats, Reject, Sample
 from eyechart.settings import ScoreSettings
-from eyechart.verdict.coverage import judge_coverage
+from eyechart.verdict.coverage import Counted, judge_coverage
 
 _TESTED = 2
 """Samples on which the self-tests run: with two, mixed-up rows show."""
@@ -269,16 +269,16 @@ def _coverage(rows: ForeignRows, settings: ScoreSettings) -> Coverage:
     """Check 2 on the rows that are scored: nothing is trained here, but a cut caption is no evidence either."""
     samples = [rows.data.text(index) for index in range(len(rows))]
     rejected = count_rejects(rows.rejects)
-    return judge_coverage(
-        CollateStats.of(samples),
-        settings.coverage,
+    counted = Counted(
+        source="the rows asked for",
+        stats=CollateStats.of(samples),
         max_seq_len=settings.max_seq_len,
         block_tokens=max((s.block[1] - s.block[0] for s in samples), default=0),
         wrapper_tokens=rows.data.wrapper_tokens,
-        source="the rows asked for",
         rejected=rejected,
         image_cut=rejected.get(IMAGE_CUT, 0),
     )
+    return judge_coverage(counted, settings.coverage)
 
 
 def _require(data: Path, image_root: Path, train_data: Path | None) -> None:

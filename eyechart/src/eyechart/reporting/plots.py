@@ -1,56 +1,19 @@
-"""Figures as inline SVG: text stays text, colours come from the page, and equal figures give equal bytes.
-
-matplotlib draws with stand-in colours, which become CSS variables here: one drawing serves light, dark and print.
-"""
+"""The page's figures, each from the results it shows."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
+from eyechart.reporting.drawing import BLUE, FAINT, GREEN, INK, ORANGE, as_svg, drawing
 from eyechart.reporting.wording import plain, signed
 from eyechart.results import Condition, Coverage, Decile, Look, LossPoint
 
-# Stand-ins; `--blue`, `--orange` and so on are set by the style sheet, for light and dark.
-INK, FAINT, GRID = "#010203", "#020304", "#030405"
-BLUE, ORANGE, GREEN = "#040506", "#050607", "#060708"
-_VARIABLES = {INK: "ink", FAINT: "faint", GRID: "grid", BLUE: "blue", ORANGE: "orange", GREEN: "green"}
-
-_STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "qwen3-vlm",
-    "font.size": 10.5,
-    "text.color": INK,
-    "axes.labelcolor": FAINT,
-    "axes.edgecolor": GRID,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "xtick.color": GRID,
-    "ytick.color": GRID,
-    "xtick.labelcolor": FAINT,
-    "ytick.labelcolor": INK,
-    "figure.constrained_layout.use": True,
-    "legend.frameon": False,
-    "legend.labelcolor": INK,
-}
-# A matplotlibrc of the user's must not change the page.
-_SETTINGS: Any = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith("backend")} | _STYLE
-_WIDTH = 4.6
-"""Inches; shown at the width of a phone, the letters stay readable."""
 _LEGEND_ROW = 0.19
 """Inches."""
 _STEP = "{x:,.0f}"
@@ -82,7 +45,7 @@ def intervals(bars: Sequence[Bar], label: str, mark: str, alt: str, name: str, s
         name: of the figure, unique on the page.
         signs: write values with their sign.
     """
-    with _figure(0.62 + 0.34 * len(bars)) as (figure, axes):
+    with drawing(0.62 + 0.34 * len(bars)) as (figure, axes):
         marked = False
         for y, bar in enumerate(reversed(bars)):
             if bar.mark is not None:
@@ -102,13 +65,13 @@ def intervals(bars: Sequence[Bar], label: str, mark: str, alt: str, name: str, s
         axes.tick_params(axis="y", length=0)
         if marked:
             _legend(axes)
-        return _svg(figure, alt, name)
+        return as_svg(figure, alt, name)
 
 
 def losses(conditions: Mapping[str, Condition], order: Sequence[str], alt: str, name: str) -> Markup:
     """Loss per condition as bars, lowest on top, with the 95% interval of its gap."""
     base = conditions["correct"].loss
-    with _figure(0.55 + 0.22 * len(order)) as (figure, axes):
+    with drawing(0.55 + 0.22 * len(order)) as (figure, axes):
         for y, condition in enumerate(conditions[key] for key in reversed(order)):
             assert condition.loss is not None, "only finite losses have an order"
             axes.barh(y, condition.loss, height=0.6, color=GREEN if condition.gap is None else BLUE, alpha=0.55)
@@ -126,7 +89,7 @@ def losses(conditions: Mapping[str, Condition], order: Sequence[str], alt: str, 
         axes.set_xlabel("loss, nats per label token")
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
-        return _svg(figure, alt, name)
+        return as_svg(figure, alt, name)
 
 
 def dots(gaps: Sequence[float], margin: float | None, alt: str, name: str) -> Markup:
@@ -137,7 +100,7 @@ def dots(gaps: Sequence[float], margin: float | None, alt: str, name: str) -> Ma
     low, high = min(*gaps, 0.0), max(*gaps, 0.0, margin or 0.0)
     width = (high - low) / _DOT_BINS or 1.0
     stacks: dict[int, int] = {}
-    with _figure(1.9) as (figure, axes):
+    with drawing(1.9) as (figure, axes):
         for colour, side in ((BLUE, 1), (ORANGE, -1)):
             xs, ys = [], []
             for gap in gaps:
@@ -158,12 +121,12 @@ def dots(gaps: Sequence[float], margin: float | None, alt: str, name: str) -> Ma
         axes.set_ylabel("samples")
         axes.margins(x=0.03)
         _legend(axes)
-        return _svg(figure, alt, name)
+        return as_svg(figure, alt, name)
 
 
 def training_loss(curve: Sequence[LossPoint], looks: Sequence[Look], alt: str, name: str) -> Markup:
     """Training and held-out loss over steps, with the looks' own loss with the right picture."""
-    with _figure(2.1) as (figure, axes):
+    with drawing(2.1) as (figure, axes):
         steps = [point.step for point in curve]
         axes.plot(steps, [point.train for point in curve], "o-", color=BLUE, ms=4, label="training, epoch")
         held_out = [(point.step, point.eval) for point in curve if point.eval is not None]
@@ -177,24 +140,24 @@ def training_loss(curve: Sequence[LossPoint], looks: Sequence[Look], alt: str, n
         axes.margins(y=0.15)
         axes.set_ylim(bottom=0)
         axes.set_ylabel("loss, nats per token")
-        return _svg(figure, alt, name)
+        return as_svg(figure, alt, name)
 
 
 def training_gaps(looks: Sequence[Look], alt: str, name: str) -> Markup:
     """Gaps of shuffled and zero over steps."""
-    with _figure(2.1) as (figure, axes):
+    with drawing(2.1) as (figure, axes):
         steps = [look.step for look in looks]
         axes.axhline(0, color=FAINT, lw=0.8)
         axes.plot(steps, [look.gap_shuffled for look in looks], "o-", color=BLUE, ms=4, label="shuffled")
         axes.plot(steps, [look.gap_zero for look in looks], "s--", color=ORANGE, ms=4, label="zero")
         _over_steps(axes, looks)
         axes.set_ylabel("gap, nats per token")
-        return _svg(figure, alt, name)
+        return as_svg(figure, alt, name)
 
 
 def lengths(coverage: Coverage, alt: str, name: str) -> Markup:
     """Histogram of sequence lengths with the max_seq_len line; one that is far off is named in the legend alone."""
-    with _figure(1.9) as (figure, axes):
+    with drawing(1.9) as (figure, axes):
         longest, limit = max(coverage.lengths), coverage.max_seq_len
         far = limit > _FAR * longest
         width = max(1, -(-(longest if far else max(longest, limit)) // 120))
@@ -216,12 +179,12 @@ def lengths(coverage: Coverage, alt: str, name: str) -> Markup:
         axes.set_xlabel(f"tokens before the cut{f', in steps of {width}' if width > 1 else ''}")
         axes.set_ylabel("samples")
         _legend(axes)
-        return _svg(figure, alt, name)
+        return as_svg(figure, alt, name)
 
 
 def deciles(groups: Sequence[Decile], alt: str, name: str) -> Markup:
     """The shuffled gap from the most unlike wrong pictures to the most alike."""
-    with _figure(2.0) as (figure, axes):
+    with drawing(2.0) as (figure, axes):
         axes.axhline(0, color=FAINT, lw=0.8)
         for group in groups:
             x, gap = sum(group.similarity) / 2, group.gap
@@ -231,12 +194,12 @@ def deciles(groups: Sequence[Decile], alt: str, name: str) -> Markup:
                 axes.plot([x], [gap.value], "o", color=BLUE, ms=5)
         axes.set_xlabel("likeness of the wrong picture, cosine")
         axes.set_ylabel("gap, nats per token")
-        return _svg(figure, alt, name)
+        return as_svg(figure, alt, name)
 
 
 def shares(values: dict[str, float], label: str, alt: str, name: str) -> Markup:
     """Shares between 0 and 1 as bars, one per stage."""
-    with _figure(0.6 + 0.32 * len(values)) as (figure, axes):
+    with drawing(0.6 + 0.32 * len(values)) as (figure, axes):
         for y, value in enumerate(reversed(list(values.values()))):
             axes.barh(y, value, height=0.6, color=BLUE, alpha=0.55)
             axes.annotate(f"{value:.2f}", (value, y), (5, 0), textcoords="offset points", va="center", color=INK)
@@ -245,7 +208,7 @@ def shares(values: dict[str, float], label: str, alt: str, name: str) -> Markup:
         axes.set_xlabel(label)
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
-        return _svg(figure, alt, name)
+        return as_svg(figure, alt, name)
 
 
 def _over_steps(axes: Axes, looks: Sequence[Look]) -> None:
@@ -291,35 +254,3 @@ def _legend(axes: Axes) -> None:
             figure.set_figheight(figure.get_figheight() + further * _LEGEND_ROW)
             return
         legend.remove()
-
-
-@contextmanager
-def _figure(height: float) -> Iterator[tuple[Figure, Axes]]:
-    with matplotlib.rc_context(_SETTINGS):
-        figure = Figure(figsize=(_WIDTH, height))
-        axes = figure.add_subplot()
-        for side in ("left", "bottom"):
-            axes.spines[side].set_linewidth(0.8)
-        yield figure, axes
-
-
-def _svg(figure: Figure, alt: str, name: str) -> Markup:
-    buffer = io.StringIO()
-    quiet: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    figure.savefig(buffer, format="svg", transparent=True, metadata=quiet)
-    drawn = buffer.getvalue()
-    box = re.search(r'viewBox="([^"]+)"', drawn)
-    assert box is not None, "matplotlib writes a viewBox"
-    body = drawn[drawn.index(">", drawn.index("<svg")) + 1 :]
-    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
-    # Ids that nothing refers to go; the others get the figure's name, so that no two on the page are equal.
-    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
-    body = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", body)
-    body = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", body).replace("xlink:href", "href")
-    for colour, variable in _VARIABLES.items():
-        body = body.replace(colour, f"var(--{variable})")
-    body = re.sub(r"font-family: [^;\"]+", "font-family: var(--sans)", body)
-    # Coordinates to a hundredth of a point; text between the tags stays as it is.
-    body = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\.\d{2})\d+", r"\1", tag[0]), body)
-    body = re.sub(r"\n\s*", "\n", body).strip()
-    return Markup(f'<svg viewBox="{box[1]}" role="img" aria-label="{escape(alt)}">{body}')

@@ -1,12 +1,13 @@
 """Check 2: how much of the captions survives max_seq_len, judged from the collator's own counts.
 
-The counting itself is `batch.CollateStats`; here stand the verdict and, where it is not a clean pass, the cure in
+The counting itself is `seam.CollateStats`; here stand the verdict and, where it is not a clean pass, the cure in
 numbers: the smallest max_seq_len that would do, and what the prompt around the image block costs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from eyechart.results import Coverage, Verdict
 from eyechart.seam import CollateStats
@@ -15,34 +16,37 @@ from eyechart.settings import CoverageSettings
 _EOS_LOST = "the truncated ones lost the end of their caption and its EOS"
 
 
-def judge_coverage(
-    stats: CollateStats,
-    thresholds: CoverageSettings,
-    max_seq_len: int,
-    block_tokens: int,
-    wrapper_tokens: float,
-    source: str,
-    rejected: Mapping[str, int],
-    image_cut: int,
-) -> Coverage:
-    """Judge one split.
+@dataclass(frozen=True)
+class Counted:
+    """One split as the collator counted it."""
 
-    Args:
-        stats: counts over all its usable samples.
-        thresholds: from the config, in percent.
-        max_seq_len: the limit the samples were cut to, tokens.
-        block_tokens: tokens of one image block.
-        wrapper_tokens: average tokens of the prompt besides the image block.
-        source: where the counts come from, for people.
-        rejected: unusable rows by reason. They are reported; `data.max_rejected` decides whether a run goes on.
-        image_cut: samples whose image block lost a token to max_seq_len.
+    source: str
+    """Where the counts come from, for people."""
+    stats: CollateStats
+    """Over all usable samples."""
+    max_seq_len: int
+    """The limit the samples were cut to, tokens."""
+    block_tokens: int
+    """Tokens of one image block."""
+    wrapper_tokens: float
+    """Average tokens of the prompt besides the image block."""
+    rejected: Mapping[str, int]
+    """Unusable rows by reason. They are reported; `data.max_rejected` decides whether a run goes on."""
+    image_cut: int
+    """Samples whose image block lost a token to max_seq_len."""
+
+
+def judge_coverage(counted: Counted, thresholds: CoverageSettings) -> Coverage:
+    """Judge one split; thresholds in percent.
 
     Returns:
         FAIL if any limit is broken, INCONCLUSIVE if there was nothing to count, else PASS; every reason that is not
         clean says what to change.
     """
+    stats, max_seq_len, block_tokens = counted.stats, counted.max_seq_len, counted.block_tokens
+    wrapper_tokens, source, rejected = counted.wrapper_tokens, counted.source, counted.rejected
     smallest = smallest_max_seq_len(stats, thresholds.truncated_warn, block_tokens) if stats.samples else max_seq_len
-    failures, notes = _faults(stats, thresholds, image_cut)
+    failures, notes = _faults(stats, thresholds, counted.image_cut)
     verdict: Verdict = "FAIL" if failures else "PASS"
     if not stats.samples:
         verdict = "INCONCLUSIVE"
@@ -51,8 +55,8 @@ def judge_coverage(
     if reasons and stats.samples and smallest > max_seq_len:
         reasons.append(_cure(smallest, max_seq_len, block_tokens, wrapper_tokens, thresholds.truncated_warn))
     if rejected:
-        counted = ", ".join(f"{count} {reason}" for reason, count in sorted(rejected.items()))
-        reasons.append(f"warning: rows that could not be used and are in none of these figures: {counted}")
+        named = ", ".join(f"{count} {reason}" for reason, count in sorted(rejected.items()))
+        reasons.append(f"warning: rows that could not be used and are in none of these figures: {named}")
     if not reasons:
         reasons.append(
             f"{stats.truncated_pct:.2f}% of {stats.samples} samples truncated at max_seq_len {max_seq_len}, "

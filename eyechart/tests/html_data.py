@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,7 @@ from eyechart.results import (
     WordGap,
     Words,
 )
-from qwen3_vlm.config import Config
-from report_data import make_coverage, make_results
+from report_data import RUN_SETTINGS, make_coverage, make_results
 
 SCRIPT = "<script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">"
 HOSTILE = [
@@ -217,7 +217,7 @@ FINDINGS = [
 
 def make_full_results(pictures: Path, count: int = 40, **changes: Any) -> Results:
     """Every section filled; pictures under `pictures`."""
-    config = Config().model_dump(mode="json")
+    config = copy.deepcopy(RUN_SETTINGS)
     config["data"]["image_root"] = str(pictures)
     steps = [0, 5, 20, 80, 320, 1225, 3675]
     training = Training(

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from eyechart.cli import main
 from eyechart.reporting.runbook import render_runbook
 from eyechart.reporting.terminal import print_results
 from eyechart.results import Finding, Results, ScoredSample, WrittenCaption, to_json
-from qwen3_vlm.cli import main
-from qwen3_vlm.config import Config
-from report_data import INJECTIONS, condition, make_ablation, make_coverage, make_results
+from report_data import INJECTIONS, RUN_SETTINGS, condition, make_ablation, make_coverage, make_results
 
 
 def shown(results: Results) -> str:
@@ -141,10 +140,11 @@ def test_nothing_the_config_did_not_record_is_claimed() -> None:
 
 
 def test_no_absolute_path_reaches_the_runbook() -> None:
-    config = Config.model_validate({"data": {"image_root": "/home/me/pictures", "json_file": "C:\\me\\rows.json"}})
+    places = {"image_root": "/home/me/pictures", "json_file": "C:\\me\\rows.json"}
+    config = RUN_SETTINGS | {"data": RUN_SETTINGS["data"] | places}
     ablation = make_ablation(reasons=["row 3 of '/home/me/my data/rows.json' is missing"])
     results = make_results(
-        config=config.model_dump(mode="json"),
+        config=config,
         checkpoint="/home/me/out/checkpoint_1.pt",
         command="qwen3-vlm ablate --checkpoint=/home/me/out/checkpoint_1.pt --output ~me/x",
         ablation=ablation,

@@ -1,0 +1,82 @@
+"""Inline SVG by matplotlib: text stays text, colours come from the page, and equal figures give equal bytes.
+
+matplotlib draws with stand-in colours, which become CSS variables here: one drawing serves light, dark and print.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Stand-ins; `--blue`, `--orange` and so on are set by the style sheet, for light and dark.
+INK, FAINT, GRID = "#010203", "#020304", "#030405"
+BLUE, ORANGE, GREEN = "#040506", "#050607", "#060708"
+_VARIABLES = {INK: "ink", FAINT: "faint", GRID: "grid", BLUE: "blue", ORANGE: "orange", GREEN: "green"}
+
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "qwen3-vlm",
+    "font.size": 10.5,
+    "text.color": INK,
+    "axes.labelcolor": FAINT,
+    "axes.edgecolor": GRID,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": FAINT,
+    "ytick.labelcolor": INK,
+    "figure.constrained_layout.use": True,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+}
+# A matplotlibrc of the user's must not change the page.
+_SETTINGS: Any = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith("backend")} | _STYLE
+_WIDTH = 4.6
+"""Inches; shown at the width of a phone, the letters stay readable."""
+
+
+@contextmanager
+def drawing(height: float) -> Iterator[tuple[Figure, Axes]]:
+    """A figure of the page's width and `height` inches, in the page's style."""
+    with matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=(_WIDTH, height))
+        axes = figure.add_subplot()
+        for side in ("left", "bottom"):
+            axes.spines[side].set_linewidth(0.8)
+        yield figure, axes
+
+
+def as_svg(figure: Figure, alt: str, name: str) -> Markup:
+    """The drawing as it stands in the page; `alt` says it in words, `name` keeps its ids apart from others'."""
+    buffer = io.StringIO()
+    quiet: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    figure.savefig(buffer, format="svg", transparent=True, metadata=quiet)
+    drawn = buffer.getvalue()
+    box = re.search(r'viewBox="([^"]+)"', drawn)
+    assert box is not None, "matplotlib writes a viewBox"
+    body = drawn[drawn.index(">", drawn.index("<svg")) + 1 :]
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
+    # Ids that nothing refers to go; the others get the figure's name, so that no two on the page are equal.
+    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
+    body = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", body)
+    body = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", body).replace("xlink:href", "href")
+    for colour, variable in _VARIABLES.items():
+        body = body.replace(colour, f"var(--{variable})")
+    body = re.sub(r"font-family: [^;\"]+", "font-family: var(--sans)", body)
+    # Coordinates to a hundredth of a point; text between the tags stays as it is.
+    body = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\.\d{2})\d+", r"\1", tag[0]), body)
+    body = re.sub(r"\n\s*", "\n", body).strip()
+    return Markup(f'<svg viewBox="{box[1]}" role="img" aria-label="{escape(alt)}">{body}')

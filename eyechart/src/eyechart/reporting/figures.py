@@ -1,0 +1,112 @@
+"""Every drawing that the results have the figures for: the drawing, its sentence, and where its terms are defined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from eyechart.reporting import plots, readings
+from eyechart.reporting.gallery import gap_of
+from eyechart.reporting.plots import Bar
+from eyechart.reporting.tiles import counted
+from eyechart.reporting.wording import between, estimated, signed
+from eyechart.results import Ablation, Decomposition, Results
+from eyechart.settings import setting
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing, its sentence and where its terms are defined."""
+
+    title: str
+    svg: Markup
+    reading: str
+    definitions: tuple[str, ...]
+
+
+def figures(results: Results) -> Iterator[tuple[str, Figure]]:
+    """Every figure that the results have the figures for, by name."""
+    if results.ablation:
+        yield from _ablation_figures(results.ablation)
+        yield from _sample_figures(results)
+    training = results.training
+    if training and training.curve:
+        reading = readings.training_loss(training)
+        svg = plots.training_loss(training.curve, training.looks, reading, "training-loss")
+        yield "training-loss", Figure("Loss", svg, reading, ("loss", "looks"))
+    if training and training.looks:
+        margin = setting(results.config, "ablation", "margin_shuffled") or 0.0
+        reading = readings.training_gaps(training.looks, margin)
+        svg = plots.training_gaps(training.looks, reading, "training-gaps")
+        yield "training-gaps", Figure("Gaps at the looks", svg, reading, ("looks", "gap"))
+    coverage = results.coverage
+    if coverage:
+        reading = readings.coverage(coverage)
+        drawn = plots.lengths(coverage, reading, "lengths") if coverage.lengths else Markup()
+        yield "lengths", Figure(f"Lengths of the {counted(coverage)}samples", drawn, reading, ("coverage",))
+
+
+def _ablation_figures(ablation: Ablation) -> Iterator[tuple[str, Figure]]:
+    gates = [(name, ablation.conditions[name]) for name in readings.GATES if name in ablation.conditions]
+    if gates:
+        bars = [Bar(name, c.gap, c.ci95, c.margin) for name, c in gates]
+        told = [
+            f"{name} {signed(c.gap)}{between(c.ci95)}" if c.gap is not None else f"{name} none" for name, c in gates
+        ]
+        alt = f"Gaps in nats per token: {'; '.join(told)}."
+        svg = plots.intervals(bars, "gap: nats per token lost without the right picture", "margin", alt, "gates")
+        reading = "Only the first line depends on what is in the picture; a constant prompt passes the others."
+        yield "gates", Figure("What taking the picture away costs", svg, reading, ("gap", "interval"))
+    if ablation.order and "correct" in ablation.order:
+        reading = readings.losses(ablation)
+        svg = plots.losses(ablation.conditions, ablation.order, reading, "losses")
+        yield "losses", Figure("Loss per condition", svg, reading, ("loss", "interval"))
+    if ablation.decomposition:
+        yield "decomposition", _decomposition(ablation.decomposition, ablation)
+    matching = ablation.matching
+    if matching:
+        bars = [
+            Bar("R@1", matching.r_at_1.value, matching.r_at_1.ci95, 1 / matching.k),
+            Bar("hard R@1", matching.hard_r_at_1.value, matching.hard_r_at_1.ci95, 1 / matching.k),
+            Bar("MRR", matching.mrr.value, matching.mrr.ci95),
+        ]
+        reading = readings.matching(matching)
+        svg = plots.intervals(bars, "share of captions (MRR: mean)", "chance", reading, "matching", signs=False)
+        yield "matching", Figure("Own picture among others", svg, reading, ("matching",))
+        if matching.deciles:
+            reading = readings.deciles(matching.deciles)
+            svg = plots.deciles(matching.deciles, reading, "deciles")
+            yield "deciles", Figure("Gap by likeness of the wrong picture", svg, reading, ("deciles",))
+    inside = ablation.connector
+    if inside:
+        reading = readings.internals(inside)
+        svg = plots.shares(inside.variance_share, "share of variance between images", reading, "internals")
+        yield "internals", Figure("What is left of the differences between images", svg, reading, ("internals",))
+
+
+def _decomposition(split: Decomposition, ablation: Ablation) -> Figure:
+    """The parts that were measured: without zero there is no shock, without shuffled no misdirection."""
+    parts = {"information": split.information, "shock": split.shock, "misdirection": split.misdirection}
+    measured = {name: part for name, part in parts.items() if part.value is not None}
+    bars = [Bar(name, part.value, part.ci95) for name, part in measured.items()]
+    alt = "; ".join(f"{name} {estimated(part)}" for name, part in measured.items())
+    svg = plots.intervals(bars, "nats per token", "", alt, "decomposition") if bars else Markup()
+    reading = readings.decomposition(split)
+    absent = [name for name in ("zero", "shuffled") if name not in ablation.conditions]
+    if not split.blind_under_trained and absent:
+        told = reading if split.sentences else "Information is what the picture tells beyond the best constant prompt."
+        what = " and ".join(absent)
+        rest = "were not scored: their gaps are" if len(absent) > 1 else "was not scored: its gap is"
+        reading = f"{told} {what.capitalize()} {rest} not split."
+    return Figure("The parts", svg, reading, ("decomposition",))
+
+
+def _sample_figures(results: Results) -> Iterator[tuple[str, Figure]]:
+    gaps = [gap for sample in results.scored if (gap := gap_of(sample)) is not None]
+    if gaps and results.ablation:
+        reading = readings.sample_gaps(gaps, results.ablation.samples)
+        shuffled = results.ablation.conditions.get("shuffled")
+        svg = plots.dots(gaps, shuffled.margin if shuffled else None, reading, "dots")
+        yield "dots", Figure("Every sample", svg, reading, ("sample-gap",))
