@@ -116,6 +116,24 @@ def _differences(before: Any, now: Any, where: str, allowed: set[str]) -> Iterat
         yield f"{where}: {str(before)[:120]} -> {str(now)[:120]}"
 
 
+def numbers(results: dict[str, Any]) -> dict[str, float]:
+    """The figures of check 1, check 2 and training in a results.json, by their place; samples and times left out."""
+    parts = {key: results[key] for key in ("training", "ablation", "coverage") if results.get(key)}
+    return dict(_numbers(parts, ""))
+
+
+def _numbers(node: Any, where: str) -> Iterator[tuple[str, float]]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key not in PASSING | {"lengths", "words"}:
+                yield from _numbers(value, f"{where}.{key}" if where else key)
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _numbers(value, f"{where}[{index}]")
+    elif isinstance(node, int | float) and not isinstance(node, bool):
+        yield where, float(node)
+
+
 def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
