@@ -13,12 +13,16 @@ RUN useradd --create-home --uid 1000 --user-group app
 WORKDIR /workspace/qwen3-vlm
 
 # Dependencies first: they change less often than the code, and a layer that did not change is not built again.
-COPY --chown=app:app pyproject.toml constraints.txt README.md ./
+COPY --chown=app:app constraints.txt pyproject.toml README.md LICENSE ./
 COPY --chown=app:app src/qwen3_vlm/__init__.py src/qwen3_vlm/__init__.py
-RUN python -m venv /opt/venv && /opt/venv/bin/pip install -c constraints.txt '.[worlds]' && /opt/venv/bin/pip uninstall -y qwen3-vlm
+COPY --chown=app:app eyechart/pyproject.toml eyechart/README.md eyechart/LICENSE eyechart/
+COPY --chown=app:app eyechart/src/eyechart/__init__.py eyechart/src/eyechart/__init__.py
+RUN python -m venv /opt/venv \
+    && /opt/venv/bin/pip install -c constraints.txt ./eyechart '.[worlds]' \
+    && /opt/venv/bin/pip uninstall -y eyechart qwen3-vlm
 
 COPY --chown=app:app . .
-RUN /opt/venv/bin/pip install --no-deps -e . \
+RUN /opt/venv/bin/pip install --no-deps -e eyechart -e . \
     && mkdir -p data outputs /home/app/.cache/huggingface \
     && chown -R app:app /workspace/qwen3-vlm /home/app
 

@@ -10,23 +10,32 @@ PYTHON = $(shell for candidate in python3.11 python3.12 python3 python; do \
 	"$$candidate" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
 	>/dev/null 2>&1 && { command -v "$$candidate"; break; }; done)
 
-.PHONY: help trial test lint bench bench-coverage bench-memory bench-kill bench-fuzz bench-faults
+.PHONY: help trial test lint wheels test-wheels \
+	bench bench-coverage bench-memory bench-kill bench-fuzz bench-faults bench-golden bench-stacks
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 trial: $(VENV)/.run-ready ## train and judge the embedded trial; outputs/stage1_align_tiny holds the results
 	$(BIN)/qwen3-vlm trial --overwrite
 
 # Two processes of one thread each: on two cores faster than one after the other, and no test spins on another's core.
-test: $(VENV)/.dev-ready ## the whole test suite
+test: $(VENV)/.dev-ready ## the whole test suite, of both packages
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-lint: $(VENV)/.dev-ready ## ruff, format, mypy and the import contract
+lint: $(VENV)/.dev-ready ## ruff, format, mypy and the import contracts, for both packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Leftovers of an earlier build would end up in the wheels.
+wheels: $(VENV)/.run-ready ## dist/: the wheels of eyechart and qwen3-vlm
+	rm -rf build eyechart/build dist
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist ./eyechart .
+
+test-wheels: wheels ## the wheels in a clean environment and an empty folder: the trial ends in PASS
+	.ci/wheels "$(PYTHON)"
 
 bench: $(VENV)/.run-ready ## how well the trained connectors write, 20 seeds and the controls, speed: tables
 	$(BIN)/python benchmarks/captions.py
@@ -48,6 +57,13 @@ bench-fuzz: $(VENV)/.dev-ready ## 5,000 damaged data files and 2,000 damaged ima
 
 bench-faults: $(VENV)/.dev-ready ## every fault injected, and healthy set-ups; writes docs/fault-benchmark.md
 	$(BIN)/python benchmarks/faults.py
+
+BEFORE ?= 4c424e3
+bench-golden: $(VENV)/.run-ready ## the trial of commit BEFORE and of this version: every figure has to be equal
+	$(BIN)/python benchmarks/golden.py --before $(BEFORE)
+
+bench-stacks: $(VENV)/.run-ready ## does pip accept eyechart beside five training stacks; writes docs/stacks.md
+	$(BIN)/python benchmarks/stacks.py
 
 # constraints.txt pins what was tested. Its torch takes a CPU build where pip has one at hand.
 $(VENV)/.run-ready: pyproject.toml eyechart/pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -5,6 +5,7 @@ from qwen3_vlm import ablate, audit, load
 
 import os
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any
 
 # OpenMP's threads spin while they wait, and two of them on a busy machine can be eight times slower than one. Asleep
@@ -18,6 +19,8 @@ __all__ = ["ablate", "ablate_model", "audit", "load", "trial"]
 
 def __getattr__(name: str) -> Any:
     """Hand on the API's names; PyTorch loads when the first of them is used."""
+    if name == "__version__":
+        return version("qwen3-vlm")
     if name in _NAMES:
         return getattr(import_module(f"qwen3_vlm.commands.{_NAMES[name]}"), name)
     raise AttributeError(f"module qwen3_vlm has no attribute {name!r}")

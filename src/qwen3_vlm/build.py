@@ -26,6 +26,7 @@ from qwen3_vlm.models.connector import Connector, ConnectorShape
 from qwen3_vlm.models.llm import LanguageModel, load_llm
 from qwen3_vlm.models.vision import VisionTower, load_tower
 from qwen3_vlm.models.vlm import VLM
+from qwen3_vlm.shipped import locate
 
 _KINDS = {"model.llm": ("qwen3",), "model.vision": ("siglip_vision_model", "siglip")}
 """`model_type` in config.json; SigLIP checkpoints often hold the text tower too."""
@@ -160,8 +161,9 @@ def complain_of_missing(config: Config) -> None:
 
 def load_config_only(name: str) -> dict[str, Any]:
     """A backbone's config.json as a dictionary, from a folder, the hub cache or the hub."""
-    with hub_bounded(name):
-        found, _ = SiglipVisionConfig.get_config_dict(name)
+    place = locate(name)
+    with hub_bounded(place):
+        found, _ = SiglipVisionConfig.get_config_dict(place)
     if not found:
         raise OSError(f"no config.json in {name}")
     return dict(found)
@@ -173,9 +175,10 @@ def load_tokenizer(name: str) -> Any:
     Raises:
         ValueError: not there.
     """
+    place = locate(name)
     try:
-        with hub_bounded(name):
-            return AutoTokenizer.from_pretrained(name)
+        with hub_bounded(place):
+            return AutoTokenizer.from_pretrained(place)
     except (OSError, ImportError) as error:
         raise ValueError(explain_absence(name, "model.llm", error)) from error
     except Exception as error:  # the tokenizers library raises bare Exceptions on a damaged tokenizer.json
@@ -188,10 +191,11 @@ def load_image_spec(name: str) -> ImageSpec:
     Raises:
         ValueError: not there, or not a SigLIP model of fixed image size.
     """
+    place = locate(name)
     try:
-        with hub_bounded(name):
-            settings, _ = ImageProcessingMixin.get_image_processor_dict(name)
-            size = SiglipVisionConfig.from_pretrained(name).image_size
+        with hub_bounded(place):
+            settings, _ = ImageProcessingMixin.get_image_processor_dict(place)
+            size = SiglipVisionConfig.from_pretrained(place).image_size
     except (OSError, ImportError) as error:
         raise ValueError(explain_absence(name, "model.vision", error)) from error
     try:
@@ -217,8 +221,8 @@ def build_model(config: Config, inputs: Inputs) -> VLM:
         ValueError: a backbone is missing or incomplete, or the device lacks what was asked for.
     """
     device, dtype = choose_device(config.model, config.threads), DTYPES[config.model.precision]
-    tower = load_tower(config.model.vision, inputs.spec, dtype, config.model.attention)
-    llm = load_llm(config.model.llm, dtype, config.model.attention)
+    tower = load_tower(locate(config.model.vision), inputs.spec, dtype, config.model.attention)
+    llm = load_llm(locate(config.model.llm), dtype, config.model.attention)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         shape = connector_shape(config, tower, llm)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -215,12 +216,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     typed = list(sys.argv[1:] if arguments is None else arguments)
 
     def run() -> int:
+        if typed[:1] == ["--version"]:
+            sys.stdout.write(f"qwen3-vlm {version('qwen3-vlm')}\n")
+            return 0
         if typed[:1] == ["ablate"]:
             refuse_moved(typed)
         command, overrides = tyro.cli(
             _Command,
             prog="qwen3-vlm",
-            description="Train a vision-language connector, and prove whether it carries the picture.",
+            description="Train a vision-language connector, and prove whether it carries the picture. Also: --version.",
             args=typed,
             return_unknown_args=True,
         )

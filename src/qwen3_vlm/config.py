@@ -2,7 +2,8 @@
 
     config = load_config(Path("configs/stage1_align_tiny.yaml"), ["--train.lr", "1e-3"])
 
-Relative paths in a config are relative to the working directory, as in the runbook (`cd qwen3-vlm`, then run).
+Relative paths in a config are relative to the working directory, as in the runbook (`cd qwen3-vlm`, then run); configs
+and backbones that come with the package are found from anywhere (`shipped`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from eyechart.exits import NamedInputError
 from eyechart.settings import AblationSettings, CoverageSettings, Placement, Section
+from qwen3_vlm.shipped import locate
 
 
 class ModelConfig(Placement):
@@ -273,7 +275,7 @@ def _read_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.safe_load(Path(locate(str(path))).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         near = sorted(p.name for p in path.parent.glob("*.yaml"))
         raise ValueError(f"{path}: no such config file; in {path.parent}: {', '.join(near) or 'no .yaml'}") from error

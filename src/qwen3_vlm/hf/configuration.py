@@ -20,6 +20,7 @@ from eyechart.hub import explain_absence
 from eyechart.models.device import DTYPES
 from qwen3_vlm.build import Inputs, load_config_only, prepare_inputs
 from qwen3_vlm.config import Config, parse_config
+from qwen3_vlm.shipped import locate
 
 WEIGHTS_FILE = "model.safetensors"
 _PRECISIONS = {dtype: name for name, dtype in DTYPES.items()}
@@ -209,4 +210,5 @@ def _inside(folder: Path, name: str) -> str:
 
 def _absolute(name: str) -> str:
     """A folder's absolute path; a hub id stays as it is."""
-    return str(Path(name).resolve()) if Path(name).exists() else name
+    place = Path(locate(name))
+    return str(place.resolve()) if place.exists() else name

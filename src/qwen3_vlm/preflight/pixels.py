@@ -19,6 +19,7 @@ from eyechart.hub import hub_bounded
 from eyechart.results import Finding
 from qwen3_vlm.build import Prepared
 from qwen3_vlm.preflight.rows import RawRow
+from qwen3_vlm.shipped import locate
 
 References = Sequence[Tensor]
 """What the tower's own processor makes of one file, [3,H,W]: one for each way in which the file may be read (16 bits to
@@ -33,7 +34,7 @@ _FIX = (
 
 def processor_settings(prepared: Prepared) -> dict[str, Any]:
     """The tower's preprocessor_config.json as it lies on disk."""
-    name = prepared.config.model.vision
+    name = locate(prepared.config.model.vision)
     path = Path(name) / "preprocessor_config.json"
     if path.is_file():
         settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

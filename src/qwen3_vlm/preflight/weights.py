@@ -21,6 +21,7 @@ from eyechart.results import Finding
 from qwen3_vlm.build import Prepared
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight.text import Tokens
+from qwen3_vlm.shipped import locate
 
 _OUTER = 2
 """Tokens of an answer that are not judged: the first, which nothing precedes, and EOS."""
@@ -154,6 +155,7 @@ def _unlike(differ: list[str], absent: list[str], total: int) -> str:
 
 def _files(name: str) -> list[Path]:
     """The checkpoint's safetensors files, in its folder or the hub's cache; none where they cannot be found."""
+    name = locate(name)
     if Path(name).is_dir():
         return sorted(Path(name).glob("*.safetensors"))
     with hub_bounded(name):
