@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout
 
-from eyechart.faults import probes as probes_room
+from eyechart.faults.experiments_on_losses import is_delimiter
 from eyechart.faults.pattern_of_probes import diagnose_probes
 from eyechart.faults.probes import probe
 from eyechart.seam import IGNORE_INDEX, Batch, Scorer, TokenNLL, VisualTokens
@@ -241,4 +241,4 @@ def test_a_batch_without_labels_is_refused() -> None:
     ids=["ours", "one visual token", "no delimiters", "one delimiter", "a single position"],
 )
 def test_a_delimiter_is_what_differs_from_its_neighbour_in_the_block(block: list[int], first: bool, last: bool) -> None:
-    assert (probes_room._is_delimiter(block, 0), probes_room._is_delimiter(block, -1)) == (first, last)
+    assert (is_delimiter(block, 0), is_delimiter(block, -1)) == (first, last)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from eyechart.faults.diagnosis import RunEvidence, diagnose_run
 from eyechart.faults.pattern import diagnose_ablation
-from eyechart.faults.pattern_of_training import Circumstance
+from eyechart.faults.pattern_of_training import RunContext
 from eyechart.faults.table import finding
 from eyechart.results import Ablation, Condition, Estimated, LossPoint, Matching, Training, Verdict
 
@@ -71,7 +71,7 @@ def training(*curve: float, step: int = 300, train_loss: float | None = None) ->
 
 
 def codes(seen: Ablation, **known: object) -> list[tuple[str, str]]:
-    return [(f.code, f.severity) for f in diagnose_ablation(seen, Circumstance(**known))]  # type: ignore[arg-type]
+    return [(f.code, f.severity) for f in diagnose_ablation(seen, RunContext(**known))]  # type: ignore[arg-type]
 
 
 NOTHING_MOVES = {"shuffled": (0.0, 0.0), "zero": (0.0, 0.0), "noise": (0.0, 0.0)}

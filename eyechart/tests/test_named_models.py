@@ -271,7 +271,7 @@ def test_a_model_that_reads_its_caption_ahead_is_refused(
     foreign = saved.load("paligemma")
     assert foreign.scorer.prefix_attention
     monkeypatch.setattr(foreign.scorer, "_types", {"token_type_ids": (0, 0, 0)})
-    assert "self-test `causal`: another last token changes a loss" in refusal(foreign, data)
+    assert "self-test `causal`: other caption tokens change a loss before them" in refusal(foreign, data)
 
 
 def test_a_model_whose_rows_get_mixed_up_is_refused(saved: Saved, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,7 +422,7 @@ def test_a_short_data_file_is_no_short_held_out_split(saved: Saved, data: Path) 
 
 def test_all_ways_through_a_sound_model_are_found_sound(foreign: Foreign, data: Path) -> None:
     probes = probe(foreign.scorer, batch_of(foreign, data))
-    assert probes.horizon == 1 and probes.nan_share == 1
+    assert probes.text.horizon == 1 and probes.tokens.nan_share == 1
     assert diagnose_probes(probes) == []
 
 

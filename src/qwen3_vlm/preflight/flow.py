@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from eyechart.results import Finding
 from qwen3_vlm.preflight.flow_fusion import attention_stage, fusion_stage
-from qwen3_vlm.preflight.flow_loss import company_stage, gradient_stage, loss_stage
+from qwen3_vlm.preflight.flow_loss import company_stage, gradient_stage, loss_stage, text_stage
 from qwen3_vlm.preflight.flow_visual import connector_stage, pixels_stage
 from qwen3_vlm.preflight.walk import Walk
 
 _STAGES = (
     *(pixels_stage, connector_stage),
     *(fusion_stage, attention_stage),
-    *(loss_stage, gradient_stage, company_stage),
+    *(loss_stage, text_stage, gradient_stage, company_stage),
 )
 
 

@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eyechart.faults.experiments import relative
+from eyechart.faults.pattern_of_probes import diagnose_tokens
 from eyechart.faults.table import agree, finding
 from eyechart.results import Finding
 from eyechart.seam import IGNORE_INDEX, VisualTokens
 from qwen3_vlm.preflight.probe import probe
-from qwen3_vlm.preflight.walk import Walk, many_of, masked, no_gradient, not_injected, relative
+from qwen3_vlm.preflight.walk import Walk, many_of, masked, no_gradient, not_injected
 
 _OUT_OF_REACH = 0.5
 """Share of the image positions that the end of a caption may not see."""
@@ -34,9 +36,9 @@ def fusion_stage(walk: Walk) -> list[Finding]:
     # The last position may be left out: nothing is predicted from it.
     length = embeds_BTE.shape[1]
     if embeds_BTE.shape != text_BTE[:, :length].shape or length < text_BTE.shape[1] - 1:
-        if len(batch) > 1 and (neighbours := _reached_by_another(walk, given_BQE)):
-            return neighbours
-        return [not_injected(f"embeddings of shape {tuple(embeds_BTE.shape)} reach the language model", placed=0)]
+        return (diagnose_tokens(walk.tokens) if walk.tokens else []) or [
+            not_injected(f"embeddings of shape {tuple(embeds_BTE.shape)} reach the language model", placed=0)
+        ]
     text_BTE = text_BTE[:, :length]
     found = _where_tokens_went(walk, embeds_BTE, text_BTE, given)
     if found:
@@ -78,26 +80,6 @@ def _one_factor(got_NE: Tensor, own_NE: Tensor) -> float | None:
     ratio = float(got_NE.norm() / own_NE.norm().clamp_min(1e-12))
     apart = float((got_NE - ratio * own_NE).norm() / got_NE.norm().clamp_min(1e-12))
     return ratio if apart < 0.01 and abs(ratio - 1) > 0.03 else None
-
-
-def _reached_by_another(walk: Walk, given_BQE: Tensor) -> list[Finding]:
-    """Change the first sample's visual tokens: does another sample's loss change?"""
-    changed_BQE = given_BQE.clone()
-    changed_BQE[0] = walk.noise(4, walk.vlm.llm.text_rms())[0]
-    before, after = walk.nll(given_BQE).per_sample(), walk.nll(changed_BQE).per_sample()
-    moved = [b for b in range(1, len(before)) if not torch.allclose(before[b], after[b], atol=1e-3)]
-    if not moved:
-        return []
-    return [
-        finding(
-            "batch-dependent",
-            f"changing the picture of one sample changes the loss of {len(moved)} of the {len(before) - 1} other "
-            "samples of its batch: they are read as one sequence",
-            "let no sample attend to another: one sequence per row, or packing with a mask and positions of its own "
-            "for each sample",
-            samples=len(moved),
-        )
-    ]
 
 
 def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_BQE: Tensor) -> list[Finding]:
@@ -199,24 +181,19 @@ def _of_the_caption(walk: Walk, given_BQE: Tensor) -> bool:
 
 
 def attention_stage(walk: Walk) -> list[Finding]:
-    """Embeddings to losses: the loss must depend on every image position, on its own sample, and on nothing ahead."""
-    vlm = walk.vlm
-    given_BQE = walk.noise(2, vlm.llm.text_rms())
-    with torch.no_grad():
-        first, second = walk.nll(given_BQE), walk.nll(walk.noise(3, vlm.llm.text_rms()))
-    if len(first.nll_N) and torch.equal(first.nll_N, second.nll_N):
-        what = "no loss changes when the visual tokens do, although they are in the input embeddings"
-        return [masked(what, 0, 1.0)]
-    with probe(vlm, as_leaf=True) as seen, torch.enable_grad():
-        nll = walk.nll(given_BQE)
+    """Embeddings to losses: the loss must depend on its own sample alone, and on every image position."""
+    if walk.tokens and (found := diagnose_tokens(walk.tokens)):
+        return found
+    with probe(walk.vlm, as_leaf=True) as seen, torch.enable_grad():
+        nll = walk.nll(walk.noise(2, walk.vlm.llm.text_rms()))
         per_sample = nll.per_sample()
         leaf_BTE = seen.embeds[-1]
         if not nll.nll_N.requires_grad:
             return [no_gradient("no gradient passes through the language model to its inputs", [], 0)]
         (grad_BTE,) = torch.autograd.grad(nll.nll_N.sum(), leaf_BTE, retain_graph=True)
         size_BT = grad_BTE.float().norm(dim=-1).cpu()
-        labelled = torch.tensor([bool(row.targets) for row in walk.rows])
-        slots_BQ = size_BT.gather(1, walk.patch_positions())[labelled]
+        targets_B = torch.tensor([bool(row.targets) for row in walk.rows])
+        slots_BQ = size_BT.gather(1, walk.patch_positions())[targets_B]
         dead_Q = (slots_BQ == 0).all(dim=0)
         if bool(dead_Q.any()):
             return [
@@ -226,7 +203,7 @@ def attention_stage(walk: Walk) -> list[Finding]:
                     float(dead_Q.float().mean()),
                 )
             ]
-        return _out_of_reach(walk, per_sample, leaf_BTE) or _leaks(walk, per_sample, leaf_BTE)
+        return _out_of_reach(walk, per_sample, leaf_BTE)
 
 
 def _out_of_reach(walk: Walk, per_sample: list[Tensor], leaf_BTE: Tensor) -> list[Finding]:
@@ -244,41 +221,3 @@ def _out_of_reach(walk: Walk, per_sample: list[Tensor], leaf_BTE: Tensor) -> lis
         "does: attention reaches back only a few tokens (a sliding window in config.json of model.llm?)"
     )
     return [masked(what, walk.latents - unseen, unseen / walk.latents)]
-
-
-def _leaks(walk: Walk, per_sample: list[Tensor], leaf_BTE: Tensor) -> list[Finding]:
-    """What a loss must not depend on: other samples, and its own and later tokens."""
-    b = next((b for b, losses_T in enumerate(per_sample) if len(losses_T)), None)
-    if b is None:
-        return []
-    (own_BTE,) = torch.autograd.grad(per_sample[b].sum(), leaf_BTE, retain_graph=True)
-    others = [o for o in range(len(per_sample)) if o != b and float(own_BTE[o].abs().max()) > 0]
-    if others:
-        row, other = walk.rows[b].sample.row, walk.rows[others[0]].sample.row
-        return [
-            finding(
-                "image-order",
-                f"the loss of row {row} depends on row {other}, which only shares its batch",
-                "let no sample attend to another: one sequence per row, no packing without its own mask",
-                samples=len(others),
-            )
-        ]
-    start = walk.rows[b].answer_start()
-    if start is None or start >= len(walk.rows[b].ids) - 1 or len(per_sample[b]) < 2:
-        return []
-    first = per_sample[b][0]
-    (ahead_BTE,) = torch.autograd.grad(first, leaf_BTE, retain_graph=True)
-    seen_T = ahead_BTE[b].float().abs().amax(-1).cpu()
-    behind_T = seen_T[max(start, walk.rows[b].labelled[0]) + 1 :]
-    if bool((behind_T > 0).any()):
-        return [
-            finding(
-                "labels-unshifted",
-                "the loss of the first caption token depends on the caption tokens after it, so the answer can be "
-                "copied: attention is not causal, or the loss is taken at a later position",
-                "make sure that the logits at position t-1 are scored against the token at position t; if they are, "
-                "make attention causal (no mask that shows later positions)",
-                row=walk.rows[b].sample.row,
-            )
-        ]
-    return []

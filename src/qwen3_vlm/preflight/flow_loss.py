@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eyechart.faults.pattern_of_probes import NEIGHBOURS, diagnose_neighbours, diagnose_text
 from eyechart.faults.table import agree, finding
 from eyechart.results import Finding
-from eyechart.seam import VisualTokens
 from qwen3_vlm.preflight.probe import probe
 from qwen3_vlm.preflight.text import Row
-from qwen3_vlm.preflight.walk import Walk, no_gradient, non_finite, relative
+from qwen3_vlm.preflight.walk import Walk, no_gradient, non_finite
 
 _SHIFTS = (-1, 0, -2, 1, -3)
 """Where the logits of an answer token may come from, relative to its position; -1 is right."""
@@ -25,8 +25,6 @@ _LIKE = 0.8
 _ALL = 0.98
 """Share of tokens whose loss must be the plain one."""
 _FEWEST = 8
-_RESTLESS = 0.01
-"""Relative difference between two equal calls that no order of summation explains."""
 _LOSS_SAYS = {
     0: ("labels-unshifted", "t", "each caption token is predicted from itself, so the model may copy what it sees"),
     -2: ("labels-shifted", "t-2", "labels are shifted once too often"),
@@ -45,18 +43,6 @@ def loss_stage(walk: Walk) -> list[Finding]:
     if not bool(torch.isfinite(nll.nll_N).all()):
         fix = "look at the embeddings and weights of model.llm, then try model.precision fp32"
         return [non_finite("the loss", fix)]
-    again = walk.nll(vlm.visual(walk.features_BPV)).nll_N
-    if len(again) == len(nll.nll_N) and len(again) and (restless := relative(again, nll.nll_N)) > _RESTLESS:
-        return [
-            finding(
-                "loss-not-reproduced",
-                f"two equal calls give different losses (they differ by {restless:.2g} times their size): something "
-                "random is left on in the language model or in the loss, so no score can be had twice",
-                "put the language model into eval mode and look for dropout that `eval()` does not reach (an attention "
-                "dropout that is handed on as a number, a functional call)",
-                relative_difference=restless,
-            )
-        ]
     labelled = sum(bool(row.targets) for row in walk.rows)
     if labelled and not len(nll.nll_N):
         return [
@@ -78,7 +64,7 @@ def loss_stage(walk: Walk) -> list[Finding]:
     if agreed[best] < 0.5:
         if agreed[-1] == 0 and not any(row.answer_start() is not None for row in walk.rows):
             return []  # no caption is where it should be: the text checks have said so
-        return _altered(walk, per_sample, log_p_BTK, agreed[-1], evidence) or [
+        return _other_number(walk, per_sample, log_p_BTK, agreed[-1], evidence) or [
             finding(
                 "labels-shifted",
                 "the loss is not the cross-entropy of the caption's tokens at t with the logits at any position from "
@@ -88,14 +74,14 @@ def loss_stage(walk: Walk) -> list[Finding]:
             )
         ]
     if best == -1:
-        return [] if agreed[-1] > _ALL else _altered(walk, per_sample, log_p_BTK, agreed[-1], evidence)
+        return [] if agreed[-1] > _ALL else _other_number(walk, per_sample, log_p_BTK, agreed[-1], evidence)
     code, where, what = _LOSS_SAYS[best]
     fix = "compare the logits at position t-1 with the id at t: shift exactly once, in the labels or in the loss"
     said = f"the loss is the cross-entropy of the logits at {where} with the token at t, where t-1 is right: {what}"
     return [finding(code, said, fix, **evidence)]
 
 
-def _altered(
+def _other_number(
     walk: Walk, per_sample: list[Tensor], log_p_BTK: Tensor, agreed: float, evidence: dict[str, Any]
 ) -> list[Finding]:
     """A loss at the right shift that is another number for some or all tokens; nothing where it is another loss."""
@@ -188,34 +174,15 @@ def gradient_stage(walk: Walk) -> list[Finding]:
 
 
 @torch.no_grad()
+def text_stage(walk: Walk) -> list[Finding]:
+    """A loss must not depend on the token it is about, nor on later ones."""
+    return diagnose_text(walk.losses.text()) if walk.losses else []
+
+
+@torch.no_grad()
 def company_stage(walk: Walk) -> list[Finding]:
     """A sample's loss must not depend on who shares its batch, in which order, or on padding."""
-    vlm = walk.vlm
-    together = [part.float().sum() for part in walk.nll(vlm.visual(walk.features_BPV)).per_sample()]
-    alone = [
-        vlm.nll(single, VisualTokens((vlm.visual(features_1PV),))).nll_N.float().sum()
-        for single, features_1PV in walk.alone
-    ]
-    loose = 0.05 if next(vlm.llm.parameters()).dtype == torch.bfloat16 else 2e-3
-    apart = [
-        b
-        for b, (a, t) in enumerate(zip(alone, together, strict=True))
-        if abs(float(a) - float(t)) > loose * max(1.0, abs(float(a)))
-    ]
-    if not apart:
+    if walk.tokens is None:
         return []
-    b = apart[0]
-    # Another sample's loss is a mix-up; any other number is what neighbours or padding do to it.
-    others = [o for b in apart for o, a in enumerate(alone) if o != b and abs(float(a) - float(together[b])) < loose]
-    return [
-        finding(
-            "image-order" if others else "batch-dependent",
-            f"the loss of row {walk.rows[b].sample.row} is {float(alone[b]):.4f} nats alone and "
-            f"{float(together[b]):.4f} in a batch of {len(walk.rows)}: "
-            + ("samples get what belongs to others" if others else "neighbours or padding change what the model reads"),
-            "keep ids, labels and images of a batch in one order, pad on the right, and let attention see no "
-            "other sample",
-            samples=len(apart),
-            of=len(walk.rows),
-        )
-    ]
+    loose = NEIGHBOURS if next(walk.vlm.llm.parameters()).dtype == torch.bfloat16 else 2e-3
+    return diagnose_neighbours(walk.tokens, loose * max(1.0, walk.tokens.loss))

@@ -7,14 +7,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from eyechart.faults.changes import random_like
+from eyechart.faults.experiments import image_routes, relative
+from eyechart.faults.pattern_of_probes import diagnose_images, diagnose_repeats
 from eyechart.faults.table import finding
 from eyechart.results import Finding
+from eyechart.seam import VisualTokens
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight.pixels import compare
-from qwen3_vlm.preflight.probe import own_row, probe
-from qwen3_vlm.preflight.walk import Walk, many_of, non_finite, out_of_order, relative, unused
+from qwen3_vlm.preflight.probe import probe
+from qwen3_vlm.preflight.walk import Walk, many_of, non_finite, unused
 
-_ALTERED = 0.02
+_SAME = 0.02
 """Relative difference between two tensors that should be one, which no rounding to bfloat16 explains."""
 _TOWER_FIX = (
     "if it is few images, look at their pixels; if all, look for NaN in the weights of model.vision, then try "
@@ -22,8 +26,6 @@ _TOWER_FIX = (
 )
 _UNREAD = 0.25
 """Share of the patches that may change no visual token: attention of a trained resampler can be that sharp."""
-_RESTLESS = 0.01
-"""Relative difference between two equal calls that no order of summation explains."""
 
 
 @torch.no_grad()
@@ -49,52 +51,20 @@ def pixels_stage(walk: Walk) -> list[Finding]:
                 f"the vision tower's output for {many_of(len(bad), len(walk.rows))} images (row {bad[0]})", _TOWER_FIX
             )
         ]
-    assert batch.pixels_BCHW is not None
-    changed_BPV = vlm.features(replace(batch, pixels_BCHW=255 - batch.pixels_BCHW))
-    if torch.equal(features_BPV, changed_BPV):
-        return [
-            unused(
-                "the tower's features do not change when every image is inverted",
-                "check that the tower is called with this batch's pixels, and that no cached or constant tensor takes "
-                "the place of its output",
-                feature_change=0.0,
-            )
-        ]
+    if not bool(features_BPV.isfinite().all()):
+        return [non_finite("the tower's features", _TOWER_FIX)]
     # Before anything is compared. A connector that has not begun to learn would hide it: it starts almost blind.
-    if (restless := relative(vlm.features(batch), features_BPV)) > _RESTLESS:
-        return [_random("features of the tower", restless)]
-    alone_BPV = torch.cat([features_1PV for _, features_1PV in walk.alone])
-    moved = out_of_order(
-        own_row(features_BPV, alone_BPV),
-        walk,
-        "the tower's features",
-        "look at how pixels are stacked into a batch and handed to the tower: a sort, a reversal or a reshape there",
-    )
-    return moved or (_altered(features_BPV, torch.cat(seen.features)) if seen.features else [])
+    found = diagnose_images(image_routes(lambda given: VisualTokens((vlm.features(given),)), batch), "tower's features")
+    return found or (_changed(features_BPV, torch.cat(seen.features)) if seen.features else [])
 
 
-def _random(what: str, restless: float) -> Finding:
-    """Something that two equal calls give differently."""
-    return finding(
-        "loss-not-reproduced",
-        f"the same images give other {what} each time, in evaluation mode too (they differ by {restless:.2g} times "
-        "their size): something random is left on between the pixels and the visual tokens, so no score can be had "
-        "twice",
-        "look for dropout that `eval()` does not reach (a functional call, a module that was never registered) and for "
-        "noise or augmentation in tower and connector",
-        relative_difference=restless,
-    )
-
-
-def _altered(got_BPV: Tensor, given_BPV: Tensor) -> list[Finding]:
+def _changed(got_BPV: Tensor, given_BPV: Tensor) -> list[Finding]:
     """Features that are handed on, against the last hidden state that the tower itself gave for the same pixels."""
-    if not bool(torch.isfinite(got_BPV).all()):
-        return []  # named as such, further on
-    if got_BPV.shape == given_BPV.shape and relative(got_BPV, given_BPV) <= _ALTERED:
+    if got_BPV.shape == given_BPV.shape and relative(got_BPV, given_BPV) <= _SAME:
         return []
     if got_BPV.shape != given_BPV.shape:
         how = f"their shape is {list(got_BPV.shape)}, the tower gave {list(given_BPV.shape)}"
-    elif relative(got_BPV, got_BPV.mean(dim=1, keepdim=True).expand_as(got_BPV)) < _ALTERED:
+    elif relative(got_BPV, got_BPV.mean(dim=1, keepdim=True).expand_as(got_BPV)) < _SAME:
         how = "all patches of an image have the same values"
     elif _same_patches(got_BPV, given_BPV):
         how = "the patches are the tower's, in another order"
@@ -113,14 +83,14 @@ def _altered(got_BPV: Tensor, given_BPV: Tensor) -> list[Finding]:
 
 def _same_patches(got_BPV: Tensor, given_BPV: Tensor) -> bool:
     nearest_BP = torch.cdist(got_BPV.float(), given_BPV.float()).min(dim=2).values
-    return bool((nearest_BP <= _ALTERED * given_BPV.float().norm(dim=2).mean()).all())
+    return bool((nearest_BP <= _SAME * given_BPV.float().norm(dim=2).mean()).all())
 
 
-def _constant(vlm: VLM, features_BPV: Tensor, far_BPV: Tensor) -> list[Finding]:
+def _constant(vlm: VLM, features_BPV: Tensor) -> list[Finding]:
     """Visual tokens that nothing changes: is the connector not asked, or is its last stage a constant?"""
-    with torch.no_grad():
-        latents = [vlm.connector.resample(values.float()) for values in (features_BPV, far_BPV)]
-        ends = [vlm.connector.project(values) for values in latents]
+    far_BPV = random_like(VisualTokens((features_BPV.float(),)), torch.Generator().manual_seed(0)).layers[0]
+    latents = [vlm.connector.resample(values) for values in (features_BPV.float(), far_BPV.to(vlm.device))]
+    ends = [vlm.connector.project(values) for values in latents]
     if not torch.equal(*latents) and torch.equal(*ends):
         return [
             finding(
@@ -160,22 +130,15 @@ def connector_stage(walk: Walk) -> list[Finding]:
     """Features to visual tokens, as training and as scoring computes them."""
     vlm, batch, features_BPV = walk.vlm, walk.batch, walk.features_BPV
     visual_BQE = vlm.visual(features_BPV)
-    if not bool(torch.isfinite(features_BPV).all() and torch.isfinite(visual_BQE).all()):
-        if not bool(torch.isfinite(features_BPV).all()):
-            return [non_finite("the tower's features", _TOWER_FIX)]
+    if not bool(torch.isfinite(visual_BQE).all()):
         fix = "look for NaN in the connector's weights, then in the tower's features; then try model.precision fp32"
         return [non_finite("the visual tokens (the connector's output)", fix)]
-    restless = relative(vlm.visual(vlm.features(batch)), visual_BQE)
-    if restless > _RESTLESS:
-        return [_random("visual tokens", restless)]
-    generator = torch.Generator().manual_seed(0)
-    far_BPV = features_BPV + 3 * features_BPV.float().std() * torch.randn(features_BPV.shape, generator=generator).to(
-        features_BPV
-    )
-    far_BPV = far_BPV.to(features_BPV.dtype)
-    far_BQE = vlm.visual(far_BPV)
-    if torch.equal(far_BQE, visual_BQE):
-        return _constant(vlm, features_BPV, far_BPV)
+    with_features = replace(batch, pixels_BCHW=None, features_BPV=features_BPV)
+    routes = image_routes(lambda given: VisualTokens((vlm.visual(vlm.features(given)),)), with_features)
+    if found := diagnose_repeats({"visual tokens": routes.repeated}):
+        return found
+    if routes.by_image is not None and not any(routes.by_image):
+        return _constant(vlm, features_BPV)
     unread = _unread_patches(vlm, features_BPV)
     if unread > _UNREAD * features_BPV.shape[1]:
         return [
@@ -187,49 +150,11 @@ def connector_stage(walk: Walk) -> list[Finding]:
                 patches=features_BPV.shape[1],
             )
         ]
-    alone_BQE = torch.cat([vlm.visual(far_BPV[b : b + 1]) for b in range(len(far_BPV))])
-    # Reversed samples in, reversed tokens out: then nothing is out of order, and what differs from a sample alone is
-    # what its neighbours do to it.
-    ordered = relative(vlm.visual(far_BPV.flip(0)).flip(0), far_BQE) < 0.02
-    if ordered and relative(alone_BQE, far_BQE) > 0.1:
-        return [
-            finding(
-                "batch-dependent",
-                "the connector makes other visual tokens of an image when it is alone than when other images share its "
-                f"batch (they differ by {relative(alone_BQE, far_BQE):.2g} times their size)",
-                "compute nothing over the batch dimension in the connector: no batch statistics, no mean over samples",
-                relative_difference=relative(alone_BQE, far_BQE),
-            )
-        ]
-    found = out_of_order(
-        own_row(far_BQE, alone_BQE),
-        walk,
-        "the connector's visual tokens",
-        "look inside the connector for a sort, a reversal, or a reshape that mixes samples",
-    )
-    if found:
+    scored = "visual tokens that encode() makes for scoring"
+    if found := diagnose_images(routes) or diagnose_images(image_routes(vlm.encode, batch), scored):
         return found
-    scored_BQE = vlm.encode(batch).layers[0]
-    inverted = replace(batch, pixels_BCHW=255 - batch.pixels_BCHW) if batch.pixels_BCHW is not None else batch
-    if torch.equal(vlm.encode(inverted).layers[0], scored_BQE):
-        return [
-            unused(
-                "encode(), which scoring calls, gives the same visual tokens when every image is inverted",
-                "let encode() and the training step call the same tower and connector on this batch's pixels, and keep "
-                "no visual tokens of earlier calls",
-                visual_change=0.0,
-            )
-        ]
-    swapped = own_row(scored_BQE, visual_BQE)
-    if swapped:
-        return out_of_order(
-            swapped,
-            walk,
-            "the visual tokens that encode() makes for scoring",
-            "let encode() keep the batch's order and call the same tower and connector as the training step",
-        )
     size = float(visual_BQE.float().pow(2).mean().sqrt()) or 1.0
-    apart = float((scored_BQE.float() - visual_BQE.float()).abs().max()) / size
+    apart = float((vlm.encode(batch).layers[0].float() - visual_BQE.float()).abs().max()) / size
     if apart > 0.1:
         return [
             finding(

@@ -10,6 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eyechart.faults.changes import select, without_images
+from eyechart.faults.experiments import TokenRoutes
+from eyechart.faults.experiments_on_losses import LossRoute
+from eyechart.faults.probes import labelled
 from eyechart.faults.table import finding
 from eyechart.results import Finding
 from eyechart.scoring.batching import collate
@@ -40,10 +44,19 @@ class Walk:
         return self.vlm.features(self.batch)
 
     @cached_property
-    def alone(self) -> list[tuple[Batch, Tensor]]:
-        """Every sample as a batch of its own, with its features [1,P,V]."""
-        batches = [collate([sample], self.pad_id) for sample in self.batch.samples]
-        return [(single, self.vlm.features(single)) for single in batches]
+    def losses(self) -> LossRoute | None:
+        """The experiments on the losses of this batch; None where no sample has a label token."""
+        places = labelled(self.batch)
+        if not places:
+            return None
+        drawn_BQE = self.noise(2, self.vlm.llm.text_rms()).cpu()
+        return LossRoute(self.vlm, without_images(select(self.batch, places)), VisualTokens((drawn_BQE[places],)))
+
+    @cached_property
+    def tokens(self) -> TokenRoutes | None:
+        """What visual tokens do to the losses; each sample for itself as the collator makes it."""
+        alone = [collate([self.batch.samples[place]], self.pad_id) for place in labelled(self.batch)]
+        return self.losses.tokens([*map(without_images, alone)]) if self.losses else None
 
     def nll(self, visual_BQE: Tensor) -> TokenNLL:
         """The loss as training computes it."""
@@ -59,29 +72,6 @@ class Walk:
         """[B,Q] positions of the image tokens."""
         found_N2 = (self.batch.ids_BT == self.vlm.patch_id).nonzero()
         return found_N2[:, 1].view(len(self.batch), self.latents)
-
-
-def relative(got: Tensor, wanted: Tensor) -> float:
-    """Norm of the difference over that of what is wanted."""
-    return float((got.float() - wanted.float()).norm() / wanted.float().norm().clamp_min(1e-12))
-
-
-def out_of_order(swapped: dict[int, int], walk: Walk, what: str, fix: str) -> list[Finding]:
-    """Samples whose row of `what` is another sample's, by `own_row`; nothing where none is."""
-    if not swapped:
-        return []
-    b, other = next(iter(swapped.items()))
-    rows = [row.sample.row for row in walk.rows]
-    return [
-        finding(
-            "image-order",
-            f"for {len(swapped)} of {len(rows)} samples of a batch, {what} are those of another sample, when compared "
-            f"with each sample alone: row {rows[b]} has those of row {rows[other]}",
-            fix,
-            samples=len(swapped),
-            of=len(rows),
-        )
-    ]
 
 
 def unused(what: str, fix: str = _PASS_ON, **evidence: Any) -> Finding:

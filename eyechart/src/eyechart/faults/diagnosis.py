@@ -22,7 +22,7 @@ from eyechart.faults.pairing import Pairing, diagnose_pairing
 from eyechart.faults.pattern import diagnose_ablation
 from eyechart.faults.pattern_of_probes import diagnose_probes
 from eyechart.faults.pattern_of_tokens import diagnose_visual
-from eyechart.faults.pattern_of_training import Circumstance
+from eyechart.faults.pattern_of_training import RunContext
 from eyechart.faults.probes import Probes
 from eyechart.faults.slots import SlotUse
 from eyechart.faults.table import rank
@@ -66,8 +66,8 @@ def diagnose_run(evidence: RunEvidence) -> list[Finding]:
     internals = evidence.internals or (ablation.connector if ablation else None)
     found += diagnose_visual(internals, evidence.slots, ablation.verdict if ablation else None)
     if ablation is not None:
-        horizon = probes.horizon if probes else None
-        known = Circumstance(evidence.training, evidence.step, evidence.vocabulary, evidence.exact, horizon)
+        horizon = probes.text.horizon if probes else None
+        known = RunContext(evidence.training, evidence.step, evidence.vocabulary, evidence.exact, horizon)
         pattern = diagnose_ablation(ablation, known)
         if _has(found, "image-masked") and not _has(found, "not-injected"):
             # Losses that never move leave both open; what was seen on the way decides.

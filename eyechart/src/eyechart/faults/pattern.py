@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from eyechart.faults.pattern_of_training import Circumstance, diagnose_training
+from eyechart.faults.pattern_of_training import RunContext, diagnose_training
 from eyechart.faults.table import agree, finding
 from eyechart.results import Ablation, Condition, Finding, Matching
 from eyechart.verdict.gaps import costs, costs_nothing, harmful, helps, listed, unchanged, worded
@@ -22,9 +22,9 @@ _SHOCK = 0.1
 _BLIND = ("zero", "noise", "no-image", "mean-token", "blind")
 
 
-def diagnose_ablation(ablation: Ablation, known: Circumstance | None = None) -> list[Finding]:
+def diagnose_ablation(ablation: Ablation, known: RunContext | None = None) -> list[Finding]:
     """Name what the pattern of check 1 means; nothing but notes on a run that sees, however little it was trained."""
-    known = known or Circumstance()
+    known = known or RunContext()
     conditions = ablation.conditions
     if not ablation.samples or "correct" not in conditions:
         return []
@@ -85,7 +85,7 @@ def _bit_equal(conditions: dict[str, Condition]) -> Iterator[Finding]:
         )
 
 
-def _content(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
+def _content(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
     """The picture's content plays no part, though the image positions do."""
     conditions, shuffled = ablation.conditions, ablation.conditions.get("shuffled")
     if shuffled is None or shuffled.gap is None or costs(shuffled):
@@ -128,7 +128,7 @@ def _content(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
         )
 
 
-def _strangers(ablation: Ablation, known: Circumstance) -> bool:
+def _strangers(ablation: Ablation, known: RunContext) -> bool:
     """Whether a connector that learnt to read pictures is now shown the wrong ones.
 
     No picture at all is then far better, and training got much further. Without the second, an untrained connector
@@ -144,7 +144,7 @@ def _strangers(ablation: Ablation, known: Circumstance) -> bool:
     return zero.gap < -_SHOCK and helps(zero) and training.train_loss < low and not was_right
 
 
-def _level(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
+def _level(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
     """Losses that no sound language model has, high or low."""
     losses = {name: c.loss for name, c in ablation.conditions.items() if c.loss is not None}
     correct = losses["correct"]

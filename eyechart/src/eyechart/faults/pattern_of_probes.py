@@ -1,112 +1,144 @@
-"""Which fault do the probes show? Each rule is about a path that must exist, or must not, whatever the losses are."""
+"""Which fault do the experiments show? Each rule is about a path that must exist, or must not, whatever the losses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping
 
-from eyechart.faults.probes import Probes, Routes
+from eyechart.faults.experiments import RESTLESS, ImageRoutes, Routes, SlotRoutes, TextRoutes, TokenRoutes
+from eyechart.faults.probes import Probes
 from eyechart.faults.table import agree, finding
 from eyechart.results import Finding
 
-_NEIGHBOURS = 0.05
+NEIGHBOURS = 0.05
 """Nats per label token that a caption's loss may change between its batch and alone: bfloat16 rounds that coarsely."""
 _BESIDE = {
     "before the block": "the text token before the image block",
     "first of the block": "the opening delimiter of the image block",
     "last of the block": "the closing delimiter of the image block",
-    "behind the block": "the text token after the image block",
+    "after the block": "the text token after the image block",
 }
 """Places that the probes name, in words."""
 _ANSWERS = 0.5
 """Share of samples with their caption in the prompt above which that is no coincidence."""
+VISUAL = "visual tokens"
 
 
 def diagnose_probes(probes: Probes) -> list[Finding]:
     """Name the faults in how images, visual tokens and labels reach the losses; nothing where all paths are sound."""
-    if probes.finite and probes.restless:
-        return [*_random(probes)]  # what changes by itself tells nothing about what was changed
-    return [*_images(probes), *_visual_tokens(probes), *_labels(probes), *_batches(probes)]
+    images, tokens = probes.images, probes.tokens
+    if images.finite and (random := diagnose_repeats({VISUAL: images.repeated, "losses": tokens.repeated})):
+        return random  # what changes by itself tells nothing about what was changed
+    found = diagnose_images(images) + diagnose_tokens(tokens)
+    if any(tokens.by_row):
+        found += [*_slots(probes.slots, probes.text)]
+    return [*found, *diagnose_text(probes.text), *_answers(probes), *diagnose_neighbours(tokens)]
 
 
-def _random(probes: Probes) -> Iterator[Finding]:
-    yield finding(
-        "loss-not-reproduced",
-        f"two equal calls give different {' and '.join(probes.restless)}: something random is left on, so no score "
-        "can be had twice",
-        "look for dropout that `eval()` does not reach (a functional call, a module that was never registered), and "
-        "for noise or augmentation, "
-        + (
-            "between the pixels and the visual tokens"
-            if "visual tokens" in probes.restless
-            else "in the language model or the loss: the visual tokens stay the same"
-        ),
-        restless=list(probes.restless),
-    )
+def diagnose_repeats(differences: Mapping[str, float]) -> list[Finding]:
+    """Name what two equal calls give differently.
 
-
-def _images(probes: Probes) -> Iterator[Finding]:
-    if not probes.finite:
-        yield finding(
-            "non-finite",
-            f"the visual tokens of held-out images{_rows(probes)} hold NaN or infinity, so no loss that is computed "
-            "from them means anything",
-            "look for NaN or infinity in the checkpoint's weights, then in the tower's features; if both are finite, "
-            "score with model.precision fp32",
-            rows=list(probes.rows),
+    Args:
+        differences: how far they are apart, relative to their size, by the name of what they give.
+    """
+    restless = {name: difference for name, difference in differences.items() if difference > RESTLESS}
+    if not restless:
+        return []
+    where = "in the language model or the loss" if [*restless] == ["losses"] else "between the pixels and these"
+    return [
+        finding(
+            "loss-not-reproduced",
+            f"two equal calls give different {' and '.join(restless)} (they differ by up to "
+            f"{max(restless.values()):.2g} times their size): something random is left on, so no score can be had "
+            "twice",
+            "look for dropout that `eval()` does not reach (a functional call, a module that was never registered, a "
+            f"rate that is handed on as a number), and for noise or augmentation, {where}",
+            restless=list(restless),
+            relative_difference=max(restless.values()),
         )
-        return  # a route cannot be seen through NaN
-    if probes.foreign_pixels:
+    ]
+
+
+def diagnose_images(routes: ImageRoutes, made: str = VISUAL) -> list[Finding]:
+    """Name what is wrong between the images of a batch and what is made of them.
+
+    Args:
+        routes: what was measured.
+        made: what is made of the images, in words.
+    """
+    if not routes.finite:
+        return [
+            finding(
+                "non-finite",
+                f"the {made} of held-out images{_rows(routes.rows)} hold NaN or infinity, so no loss that is computed "
+                "from them means anything",
+                "look for NaN or infinity in the checkpoint's weights, then in the tower's features; if both are "
+                "finite, score with model.precision fp32",
+                rows=list(routes.rows),
+            )
+        ]  # a route cannot be seen through NaN
+    return diagnose_repeats({made: routes.repeated}) or [*_images(routes, made)]
+
+
+def _images(routes: ImageRoutes, made: str) -> Iterator[Finding]:
+    if routes.misplaced:
         yield finding(
             "image-order",
-            f"in {len(probes.foreign_pixels)} of {len(probes.rows)} places of a batch the pixels are not those of the "
+            f"in {len(routes.misplaced)} of {len(routes.rows)} places of a batch the pixels are not those of the "
             "sample that stands there: captions are scored with other samples' images",
             "build the batch's pixels and its texts from the same list of samples, in one order (sort both or neither)",
-            places=list(probes.foreign_pixels),
+            places=list(routes.misplaced),
         )
-    routes = probes.encode_routes
-    if routes is None:
+    by_image = routes.by_image
+    if by_image is None:
         return
-    if not any(routes):
+    if not any(by_image):
         yield finding(
             "pixels-unused",
-            f"replacing the image by noise changes no bit of the visual tokens of {_all(len(routes))} tried: what the "
-            "connector makes does not come from the pixels",
+            f"replacing the image by noise changes no bit of the {made} of {_all(len(by_image))} tried: they do not "
+            "come from the pixels",
             "check that the tower is called with this batch's pixel values, and that the connector receives its "
             "output (and not a constant, a cached or an empty tensor)",
-            routes=_plain(routes),
+            routes=_plain(by_image),
         )
         return
     yield from _shared(
-        routes,
+        by_image,
         "image",
-        "visual tokens",
+        made,
         "compute nothing over the batch dimension in tower and connector (batch statistics, a mean over samples), and "
         "let their attention see one sample only",
     )
-    if crossed := _crossed(routes):
+    if crossed := _crossed(by_image):
         yield finding(
             "image-order",
-            f"changing the image of sample {crossed[0]} of a batch changes the visual tokens of {_who(crossed[1])}: "
+            f"changing the image of sample {crossed[0]} of a batch changes the {made} of {_who(crossed[1])}: "
             "samples get each other's images",
             "keep the order of the batch through tower and connector: look for a sort, a reversal, a reshape that "
             "mixes batch and patches, or indices of another batch",
-            routes=_plain(routes),
+            routes=_plain(by_image),
         )
 
 
-def _visual_tokens(probes: Probes) -> Iterator[Finding]:
-    routes = probes.score_routes
+def diagnose_tokens(tokens: TokenRoutes) -> list[Finding]:
+    """Name what is wrong between the visual tokens of a batch and its losses; nothing where those are not numbers."""
+    if not math.isfinite(tokens.loss):
+        return []  # a route cannot be seen through NaN
+    return diagnose_repeats({"losses": tokens.repeated}) or [*_tokens(tokens)]
+
+
+def _tokens(tokens: TokenRoutes) -> Iterator[Finding]:
+    routes = tokens.by_row
     if not any(routes):
-        if probes.nan_share > 0:
+        if tokens.nan_share > 0:
             yield finding(
                 "image-masked",
                 "replacing the visual tokens by others changes no loss, though NaN written into them spreads to "
-                f"{probes.nan_share:.0%} of the losses: they are in the sequence, but an attention mask gives them no "
+                f"{tokens.nan_share:.0%} of the losses: they are in the sequence, but an attention mask gives them no "
                 "weight",
                 "build the attention mask from the lengths, with the image positions in it; with a causal model and "
                 "padding on the right no mask is needed",
-                nan_share=probes.nan_share,
+                nan_share=tokens.nan_share,
                 routes=_plain(routes),
             )
         else:
@@ -116,7 +148,7 @@ def _visual_tokens(probes: Probes) -> Iterator[Finding]:
                 "computed and never reach the language model",
                 "put the visual tokens into the embeddings at the image positions, and give the language model those "
                 "embeddings (`inputs_embeds`) and not the ids",
-                nan_share=probes.nan_share,
+                nan_share=tokens.nan_share,
                 routes=_plain(routes),
             )
         return
@@ -136,61 +168,70 @@ def _visual_tokens(probes: Probes) -> Iterator[Finding]:
             "row by row, so both tensors must hold the samples in the same order",
             routes=_plain(routes),
         )
-    if probes.overwritten and probes.reach is not None:  # a model that reads other text would read this
-        where = " and ".join(_BESIDE.get(place, place) for place in probes.overwritten)
-        most = len(probes.overwritten)
+
+
+def _slots(slots: SlotRoutes, text: TextRoutes) -> Iterator[Finding]:
+    if slots.overwritten and text.reach is not None:  # a model that reads other text would read this
+        where = " and ".join(_BESIDE.get(place, place) for place in slots.overwritten)
+        most = len(slots.overwritten)
         yield finding(
             "placeholder-offset",
             f"changing {where} changes no loss: a visual token was most likely written over "
             f"{agree(most, 'it', 'them')}, beside the image positions instead of into them",
             "write visual token k to the position of the k-th image placeholder id, found by comparing ids and not by "
             "counting from the start of the prompt",
-            overwritten=list(probes.overwritten),
-            unplaced_slots=list(probes.unplaced_slots),
+            overwritten=list(slots.overwritten),
+            unplaced_slots=list(slots.unplaced),
         )
-    elif probes.unplaced_slots:
+    elif slots.unplaced:
         yield finding(
             "placeholder-count",
-            f"{len(probes.unplaced_slots)} of the {probes.tried_slots} visual tokens of an image that were tried "
-            f"{agree(len(probes.unplaced_slots), 'has', 'have')} no effect on any loss (the first is number "
-            f"{probes.unplaced_slots[0]}, counted from 0): the prompt has no place for "
-            f"{agree(len(probes.unplaced_slots), 'it, or it is', 'them, or they are')} cut off",
+            f"{len(slots.unplaced)} of the {slots.tried} visual tokens of an image that were tried "
+            f"{agree(len(slots.unplaced), 'has', 'have')} no effect on any loss (the first is number "
+            f"{slots.unplaced[0]}, counted from 0): the prompt has no place for "
+            f"{agree(len(slots.unplaced), 'it, or it is', 'them, or they are')} cut off",
             "put as many image positions into the prompt as the connector makes visual tokens (connector.latents), "
             "and cut neither",
-            unplaced_slots=list(probes.unplaced_slots),
-            tried_slots=probes.tried_slots,
+            unplaced_slots=list(slots.unplaced),
+            tried_slots=slots.tried,
         )
 
 
-def _labels(probes: Probes) -> Iterator[Finding]:
-    measured: dict[str, Any] = {"horizon": probes.horizon, "reach": probes.reach, "alignment": probes.alignment}
-    if probes.horizon is not None and probes.horizon < 0:
-        yield finding(
-            "leak",
-            f"a caption token's loss depends on the input token {-probes.horizon} "
-            f"{agree(-probes.horizon, 'place', 'places')} after it: the model sees the answer before it predicts it, "
-            "so its attention is not causal",
-            "use a causal attention mask (a decoder's own, no full or prefix mask over the caption)",
-            **measured,
+def diagnose_text(text: TextRoutes) -> list[Finding]:
+    """Name what is wrong in which token is predicted from which."""
+    horizon = text.horizon
+    if horizon is None or horizon == 1:
+        return []
+    if horizon < 0:
+        code, fix = "leak", "use a causal attention mask (a decoder's own, no full or prefix mask over the caption)"
+        message = (
+            f"a caption token's loss depends on the input token {-horizon} {agree(-horizon, 'place', 'places')} after "
+            "it: the model sees the answer before it predicts it, so its attention is not causal"
         )
-    elif probes.horizon == 0:
-        yield finding(
-            "labels-unshifted",
+    elif horizon == 0:
+        code = "labels-unshifted"
+        message = (
             "the loss at a caption token depends on that very token as input: the model is asked to repeat what it "
-            "sees instead of predicting what comes next",
+            "sees instead of predicting what comes next"
+        )
+        fix = (
             "compare the logits at position t-1 with the label at position t: shift exactly once, in the model or in "
-            "the data",
-            **measured,
+            "the data; if that is right, make attention causal"
         )
-    elif probes.horizon is not None and probes.horizon > 1:
-        yield finding(
-            "labels-shifted",
-            f"the model is asked for the token {probes.horizon} places ahead of the last one it sees instead of the "
-            "next one: labels are shifted once too often",
+    else:
+        code = "labels-shifted"
+        message = (
+            f"the model is asked for the token {horizon} places ahead of the last one it sees instead of the next "
+            "one: labels are shifted once too often"
+        )
+        fix = (
             "compare the logits at position t-1 with the label at position t, once: where the model shifts the labels "
-            "itself, the data must not",
-            **measured,
+            "itself, the data must not"
         )
+    return [finding(code, message, fix, horizon=horizon, reach=text.reach, alignment=text.alignment)]
+
+
+def _answers(probes: Probes) -> Iterator[Finding]:
     if probes.answers_in_prompt > _ANSWERS:
         yield finding(
             "leak",
@@ -201,16 +242,25 @@ def _labels(probes: Probes) -> Iterator[Finding]:
         )
 
 
-def _batches(probes: Probes) -> Iterator[Finding]:
-    if probes.alone > _NEIGHBOURS and not _crossed(probes.score_routes):
-        yield finding(
+def diagnose_neighbours(tokens: TokenRoutes, allowed: float = NEIGHBOURS) -> list[Finding]:
+    """Name losses that depend on who shares a batch, on the order in it, or on padding.
+
+    Args:
+        tokens: what was measured.
+        allowed: nats per label token that rounding explains.
+    """
+    if not tokens.alone > allowed or _crossed(tokens.by_row):
+        return []
+    return [
+        finding(
             "batch-dependent",
-            f"a caption's loss changes by {probes.alone:.3f} nats/token when it is scored alone instead of in its "
+            f"a caption's loss changes by {tokens.alone:.3f} nats/token when it is scored alone instead of in its "
             "batch: padding or another sample reaches it",
             "let attention see no padding and no other sample: causal attention with padding on the right, or a mask "
             "from the lengths; packed samples need a mask and position ids of their own",
-            alone=probes.alone,
+            alone=tokens.alone,
         )
+    ]
 
 
 def _crossed(routes: Routes) -> tuple[int, tuple[int, ...]] | None:
@@ -245,9 +295,9 @@ def _plain(routes: Routes) -> list[list[int]]:
     return [list(changed) for changed in routes]
 
 
-def _rows(probes: Probes) -> str:
-    shown = ", ".join(map(str, probes.rows))
-    return f" ({agree(len(probes.rows), 'row', 'rows')} {shown})" if shown else ""
+def _rows(rows: tuple[int, ...]) -> str:
+    shown = ", ".join(map(str, rows))
+    return f" ({agree(len(rows), 'row', 'rows')} {shown})" if shown else ""
 
 
 def _all(count: int) -> str:

@@ -20,7 +20,7 @@ _STILL_FALLING = 0.03
 
 
 @dataclass(frozen=True)
-class Circumstance:
+class RunContext:
     """What else is known when the pattern is read; all of it may be missing."""
 
     training: Training | None = None
@@ -34,7 +34,7 @@ class Circumstance:
     """From the probes: 1 where labels are the next token."""
 
 
-def diagnose_training(ablation: Ablation, known: Circumstance) -> list[Finding]:
+def diagnose_training(ablation: Ablation, known: RunContext) -> list[Finding]:
     """Name what the log says of this check 1, the notes on more training included."""
     found = []
     if ablation.conditions["correct"].loss is not None:
@@ -42,7 +42,7 @@ def diagnose_training(ablation: Ablation, known: Circumstance) -> list[Finding]:
     return [*found, *_more_training(ablation, known)]
 
 
-def _reproduced(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
+def _reproduced(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
     """The log of the very checkpoint says what its held-out loss is; scoring must find that again."""
     training, correct = known.training, ablation.conditions["correct"].loss
     if training is None or training.eval_loss is None or correct is None or training.step != known.step:
@@ -66,7 +66,7 @@ def _reproduced(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
         )
 
 
-def _stuck(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
+def _stuck(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
     """Worse than no picture is where every connector starts, so only one that no longer moves is at fault."""
     curve = _curve(known.training)
     drops = [1 - after / before for before, after in zip(curve, curve[1:], strict=False) if before > 0][-2:]
@@ -88,7 +88,7 @@ def _stuck(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
     )
 
 
-def _more_training(ablation: Ablation, known: Circumstance) -> Iterator[Finding]:
+def _more_training(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
     falling = _falling(known.training)
     conditions = ablation.conditions
     shuffled, zero, noise = (conditions.get(name) for name in ("shuffled", "zero", "noise"))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from eyechart.faults.changed_batches import select, without_images
+from eyechart.faults.changes import select, without_images
 from eyechart.seam import IGNORE_INDEX, Batch, Scorer, VisualTokens
 
 _GROUPS = 16

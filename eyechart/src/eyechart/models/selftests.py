@@ -5,101 +5,77 @@
    look at what it is handed, and every gap would be 0 for a reason that has nothing to do with the model's sight.
 3. leak: with features set to zero, other pixels change no loss, not by one bit. Otherwise the picture has a second way
    in (Qwen3-VL's deepstack features, had they not been replaced as well), and every gap would be too small.
-4. causal: another last token changes no loss before it. Otherwise the model sees the caption it is to predict.
+4. causal: other caption tokens change no loss before them. Otherwise the model sees the caption it is to predict.
+
+The experiments are those of `faults.experiments`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
+from eyechart.faults.changes import without_images
+from eyechart.faults.experiments import past_tokens, put_back
+from eyechart.faults.experiments_on_losses import LossRoute
 from eyechart.models.scorer import ForeignScorer
-from eyechart.seam import IGNORE_INDEX, Batch, TokenNLL, VisualTokens
+from eyechart.seam import Batch, VisualTokens
 
 _TOLERANCE = {torch.float32: 1e-3}
 _COARSE = 0.05
 """Nats, for weights in 16 bits."""
+_MEANINGS = {
+    "own features": "Visual tokens put back in their place do not give the model's own loss, so scores of other ones "
+    "would not be its either; this architecture cannot be scored",
+    "sentinel": "The model does not read the visual tokens that get_image_features gives it: it ignores its image, or "
+    "takes it from elsewhere; nothing could be said about what it sees",
+    "leak": "The picture reaches the language model past get_image_features, so that taking the visual tokens away "
+    "does not take the picture away; gaps would be too small",
+    "causal": "The loss of a caption token depends on tokens after it: the model reads the caption it is to predict",
+}
 
 
 @torch.no_grad()
 def refuse_unfit(scorer: ForeignScorer, batch: Batch) -> None:
-    """Run all self-tests on a batch of one or two samples with images.
+    """Run all self-tests on a batch of one or two samples with images and label tokens.
 
     Raises:
         ValueError: a test failed; one line says which, and what it means.
     """
-    assert batch.pixels_BCHW is not None and len(batch)
-    for test in (_own_features, _sentinel, _leak, _causal):
+    allowed = _TOLERANCE.get(next(scorer.model.parameters()).dtype, _COARSE)
+
+    def own(given: Batch, visual: VisualTokens | None) -> Tensor:
+        assert given.pixels_BCHW is not None
+        pixels = scorer.pixels(given.pixels_BCHW)
+        return scorer.forward(given.ids_BT, given.labels_BT, given.lengths_B, pixels, visual).nll_N
+
+    def own_features() -> str:
+        difference = put_back(scorer, batch, own)
+        return "" if difference <= allowed else f"the losses differ by up to {difference:.4g} nats"
+
+    def sentinel() -> str:
+        numbers, labels = route().behind_nan()
+        return "" if not numbers else f"{numbers} of {labels} label tokens still have a number for a loss"
+
+    def leak() -> str:
+        difference = past_tokens(scorer, batch, own)
+        return "" if difference == 0 else f"negated pixels change a loss by {difference:.4g} nats"
+
+    def causal() -> str:
+        difference = route().text().look_ahead
+        return (
+            "" if difference <= allowed else f"other caption tokens change a loss before them by {difference:.4g} nats"
+        )
+
+    def route() -> LossRoute:
+        return LossRoute(scorer, without_images(batch), scorer.encode(batch).map(lambda layer: layer.float().cpu()))
+
+    for name, test in (("own features", own_features), ("sentinel", sentinel), ("leak", leak), ("causal", causal)):
         try:
-            finding = test(scorer, batch)
+            outcome = test()
         except ValueError:
             raise
         except Exception as error:  # whatever a model of unknown making raises
-            finding = f"it ended in {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        if finding:
-            name, meaning = _MEANINGS[test]
-            raise ValueError(f"--model: {scorer.name} fails the self-test `{name}`: {finding}. {meaning}")
-
-
-def _own_features(scorer: ForeignScorer, batch: Batch) -> str:
-    assert batch.pixels_BCHW is not None
-    own = _forward(scorer, batch, batch.pixels_BCHW, None).nll_N
-    put_back = scorer.nll(batch, scorer.encode(batch)).nll_N
-    difference = float((own - put_back).abs().max())
-    allowed = _TOLERANCE.get(next(scorer.model.parameters()).dtype, _COARSE)
-    return "" if difference <= allowed else f"the losses differ by up to {difference:.4g} nats"
-
-
-def _sentinel(scorer: ForeignScorer, batch: Batch) -> str:
-    nll_N = scorer.nll(batch, scorer.encode(batch).map(lambda layer: torch.full_like(layer, torch.nan))).nll_N
-    numbers = int((~nll_N.isnan()).sum())
-    return "" if not numbers else f"{numbers} of {len(nll_N)} label tokens still have a number for a loss"
-
-
-def _leak(scorer: ForeignScorer, batch: Batch) -> str:
-    assert batch.pixels_BCHW is not None
-    zeros = scorer.encode(batch).map(torch.zeros_like)
-    first, second = (_forward(scorer, batch, p, zeros).nll_N for p in (batch.pixels_BCHW, 255 - batch.pixels_BCHW))
-    difference = float((first - second).abs().max())
-    return "" if difference == 0 else f"negated pixels change a loss by {difference:.4g} nats"
-
-
-def _causal(scorer: ForeignScorer, batch: Batch) -> str:
-    visual = scorer.encode(batch)
-    last = [int((labels_T != IGNORE_INDEX).nonzero()[-1]) for labels_T in batch.labels_BT]
-    ids_BT, rows = batch.ids_BT.clone(), torch.arange(len(batch))
-    ids_BT[rows, last] = batch.ids_BT[rows, [position - 1 for position in last]]  # any other token
-    before, behind = (scorer.nll(b, visual).per_sample() for b in (batch, replace(batch, ids_BT=ids_BT)))
-    difference = max(float((a - b).abs().max()) for a, b in zip(before, behind, strict=True))
-    allowed = _TOLERANCE.get(next(scorer.model.parameters()).dtype, _COARSE)
-    return "" if difference <= allowed else f"another last token changes a loss by {difference:.4g} nats"
-
-
-def _forward(scorer: ForeignScorer, batch: Batch, pixels_BCHW: Tensor, visual: VisualTokens | None) -> TokenNLL:
-    return scorer.forward(batch.ids_BT, batch.labels_BT, batch.lengths_B, scorer.pixels(pixels_BCHW), visual)
-
-
-_MEANINGS: dict[Callable[[ForeignScorer, Batch], str], tuple[str, str]] = {
-    _own_features: (
-        "own features",
-        "Visual tokens put back in their place do not give the model's own loss, so scores of other ones would not be "
-        "its either; this architecture cannot be scored",
-    ),
-    _sentinel: (
-        "sentinel",
-        "The model does not read the visual tokens that get_image_features gives it: it ignores its image, or takes it "
-        "from elsewhere; nothing could be said about what it sees",
-    ),
-    _leak: (
-        "leak",
-        "The picture reaches the language model past get_image_features, so that taking the visual tokens away does "
-        "not take the picture away; gaps would be too small",
-    ),
-    _causal: (
-        "causal",
-        "The loss of a caption token depends on tokens behind it: the model reads the caption it is to predict",
-    ),
-}
+            outcome = f"it ended in {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if outcome:
+            raise ValueError(f"--model: {scorer.name} fails the self-test `{name}`: {outcome}. {_MEANINGS[name]}")

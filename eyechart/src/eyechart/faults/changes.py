@@ -1,4 +1,4 @@
-"""Batches and visual tokens with one thing changed, for the experiments on the scoring seam.
+"""Batches and visual tokens with one thing changed, for the experiments.
 
 Dimension suffixes as in `batch`; S visual slots of one image (Q of ours).
 """
@@ -39,7 +39,7 @@ def without_images(batch: Batch) -> Batch:
     return replace(batch, samples=samples, pixels_BCHW=None, features_BPV=None)
 
 
-def retold(text: Batch, ids_BT: Tensor, labels_BT: Tensor) -> Batch:
+def with_text(text: Batch, ids_BT: Tensor, labels_BT: Tensor) -> Batch:
     """The batch with other ids or labels, in the samples as well: a scorer may read either."""
     samples = tuple(
         replace(s, ids_T=ids_T[: len(s.ids_T)].numpy(), labels_T=labels_T[: len(s.labels_T)].numpy())

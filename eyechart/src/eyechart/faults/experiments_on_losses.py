@@ -1,0 +1,179 @@
+"""The experiments on the second half of the seam: from visual tokens, input tokens and labels to the losses.
+
+What each of them is for: `experiments`, which also holds what they measure. Dimension suffixes as in `seam`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from eyechart.faults.changes import random_like, select, with_row, with_slot, with_text
+from eyechart.faults.experiments import SlotRoutes, TextRoutes, TokenRoutes, changed, changed_rows, repeated
+from eyechart.faults.label_text import alignment_of
+from eyechart.seam import IGNORE_INDEX, Batch, Scorer, VisualTokens
+
+_SLOTS = 16
+_Mix = Callable[[Tensor, Tensor, int], Tensor]
+
+
+class LossRoute:
+    """A few samples whose losses are known, and what changes them."""
+
+    def __init__(self, scorer: Scorer, text: Batch, visual: VisualTokens, seed: int = 0) -> None:
+        """Score once.
+
+        Args:
+            scorer: the model, behind the seam.
+            text: a few samples without images, each with at least one label token.
+            visual: one row of visual tokens for each, drawn at random: real ones may be too much alike.
+            seed: draws the replacements.
+        """
+        self._scorer, self._text, self._visual = scorer, text, visual
+        self._other = random_like(visual, torch.Generator().manual_seed(seed))
+        self._base = self._nll(text, visual)
+        self._labels = [
+            # The last of them: a scorer may leave out a label at position 0, before which nothing stands.
+            (labels_T != IGNORE_INDEX).nonzero()[:, 0].tolist()[-len(losses_T) :] if len(losses_T) else []
+            for labels_T, losses_T in zip(text.labels_BT, self._base, strict=True)
+        ]
+        outside_BT = text.attention_BT.cpu() & ~text.block_BT
+        words = set(text.ids_BT[outside_BT & (text.labels_BT != IGNORE_INDEX)].tolist())
+        words = words if len(words) > 1 else set(text.ids_BT[outside_BT].tolist())
+        self._words = sorted(words - set(text.ids_BT[text.block_BT].tolist()))
+        """Ids that the model knows and that mark no image."""
+
+    @torch.no_grad()
+    def _nll(self, text: Batch, visual: VisualTokens | None = None) -> list[Tensor]:
+        scored = self._scorer.nll(text, visual or self._visual)
+        return [nll_T.detach().float().cpu() for nll_T in scored.per_sample()]
+
+    def tokens(self, alone: Sequence[Batch] | None = None) -> TokenRoutes:
+        """Change the visual tokens row by row, make all of them NaN, and take the other samples away.
+
+        Args:
+            alone: each sample as a batch of its own; by default cut out of this one.
+        """
+        rows = range(len(self._base))
+        singles = alone or [select(self._text, [row]) for row in rows]
+        numbers, labels = self.behind_nan()
+        own_rows = [self._nll(single, self._visual.rows([row]))[0] for row, single in enumerate(singles)]
+        return TokenRoutes(
+            loss=float(torch.cat(self._base).mean()),
+            labels=labels,
+            numbers=numbers,
+            repeated=repeated(self._base, self._nll(self._text)),
+            by_row=tuple(changed_rows(self._base, self._nll(self._text, self._mixed(with_row, row))) for row in rows),
+            alone=float(torch.cat([*map(_apart, own_rows, self._base)]).mean()),
+        )
+
+    def behind_nan(self) -> tuple[int, int]:
+        """Losses that are still numbers when every visual token is NaN, and all losses."""
+        nan = self._visual.map(lambda layer: torch.full_like(layer, torch.nan))
+        lost_N = torch.cat(self._nll(self._text, nan))
+        return int((~lost_N.isnan()).sum()), len(lost_N)
+
+    def slots(self) -> SlotRoutes:
+        """Change the visual tokens slot by slot, and the text tokens at the edges of the image block."""
+        slots = self._visual.layers[0].shape[1]
+        tried = sorted({round(i * (slots - 1) / max(1, min(slots, _SLOTS) - 1)) for i in range(min(slots, _SLOTS))})
+        unplaced = tuple(
+            slot for slot in tried if not changed_rows(self._base, self._nll(self._text, self._mixed(with_slot, slot)))
+        )
+        beside = {
+            "before the block": (0, -1),
+            "first of the block": (0, 0),
+            "last of the block": (1, 0),
+            "after the block": (1, 1),
+        }
+        unread = (name for name, (edge, step) in beside.items() if self._unread(edge, step))
+        return SlotRoutes(unplaced, len(tried), tuple(unread) if len(self._words) > 1 else ())
+
+    def text(self) -> TextRoutes:
+        """Change the second half of each caption as input, then the label in its middle."""
+        middle = self._middle()
+        inputs = {row: self._outside(row)[self._outside(row).index(m) :] for row, m in middle.items()}
+        other = self._nll(self._with_ids({row: [self._labels[row][m] for m in ms] for row, ms in inputs.items()}))
+        labels_BT = self._text.labels_BT.clone()
+        for row, m in middle.items():
+            place = self._labels[row][m]
+            labels_BT[row, place] = _another(int(labels_BT[row, place]), self._words)
+        relabelled = self._nll(with_text(self._text, self._text.ids_BT, labels_BT))
+        ahead = [(other[row] - self._base[row])[: m + 1].abs() for row, m in middle.items()]
+        return TextRoutes(
+            reach=self._first_change(middle, other),
+            target=self._first_change(middle, relabelled),
+            alignment=alignment_of(self._text),
+            look_ahead=float(torch.cat(ahead).max()) if ahead else 0.0,
+        )
+
+    def _outside(self, row: int) -> list[int]:
+        """Which of a row's losses are of tokens outside the image block."""
+        return [i for i, place in enumerate(self._labels[row]) if not bool(self._text.block_BT[row, place])]
+
+    def _middle(self) -> dict[int, int]:
+        """By row, the loss in the middle of those."""
+        if len(self._words) < 2:
+            return {}  # there is no other word to put in
+        outside = {row: self._outside(row) for row in range(len(self._base))}
+        return {row: indices[len(indices) // 2] for row, indices in outside.items() if indices}
+
+    def _first_change(self, middle: dict[int, int], after: list[Tensor]) -> int | None:
+        """Losses from the middle one to the first that changed, as most rows have it."""
+        found = Counter(where[0] - m for row, m in middle.items() if (where := changed(self._base[row], after[row])))
+        return found.most_common(1)[0][0] if found else None
+
+    def _unread(self, edge: int, step: int) -> bool:
+        """Whether no loss changes with the token at this end of the block (0 or 1), so many positions outwards."""
+        changes = {}
+        for row, block_T in enumerate(self._text.block_BT):
+            inside = block_T.nonzero()[:, 0].tolist()
+            if not inside or not self._labels[row]:
+                continue
+            place = (inside[-1] if edge else inside[0]) + step
+            if step == 0 and not is_delimiter(self._text.ids_BT[row, inside].tolist(), -1 if edge else 0):
+                continue
+            if 0 <= place < self._labels[row][-1]:
+                changes[row] = [place]
+        if not changes:
+            return False
+        # Two words in its place: one of them may have the very embedding of what it replaces, as EOS has where the
+        # delimiters are copies of it.
+        for words in (self._words, self._words[::-1]):
+            other = self._nll(self._with_ids(changes, words))
+            if any(not torch.equal(self._base[row], other[row]) for row in changes):
+                return False
+        return True
+
+    def _mixed(self, change: _Mix, place: int) -> VisualTokens:
+        """The visual tokens with those of one row, or of one slot, replaced."""
+        return VisualTokens(
+            tuple(change(a, b, place) for a, b in zip(self._visual.layers, self._other.layers, strict=True))
+        )
+
+    def _with_ids(self, changes: dict[int, list[int]], words: Sequence[int] | None = None) -> Batch:
+        """Other ids at these places of these rows."""
+        ids_BT = self._text.ids_BT.clone()
+        for row, places in changes.items():
+            for place in places:
+                ids_BT[row, place] = _another(int(ids_BT[row, place]), words or self._words)
+        return with_text(self._text, ids_BT, self._text.labels_BT)
+
+
+def is_delimiter(block: list[int], end: int) -> bool:
+    """Whether a block of ids has a delimiter at this end (0 or -1): models without any begin with an image position."""
+    return len(block) > 1 and block[end] != block[1 if end == 0 else -2]
+
+
+def _another(token: int, words: Sequence[int]) -> int:
+    return next((word for word in words if word != token), token)
+
+
+def _apart(alone_T: Tensor, together_T: Tensor) -> Tensor:
+    """How far a row's losses are from those it has alone; of the whole where not even their number is the same."""
+    if alone_T.shape == together_T.shape:
+        return (alone_T - together_T).abs()
+    return (alone_T.sum() - together_T.sum()).abs()[None] / max(1, len(alone_T))
