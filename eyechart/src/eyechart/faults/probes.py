@@ -33,7 +33,7 @@ from eyechart.faults.changed_batches import (
     without_images,
 )
 from eyechart.faults.label_text import MIN_LABELS, alignment_of, answers_in_prompt
-from eyechart.seam import IGNORE_INDEX, Batch, Scorer, VisualTokens
+from eyechart.seam import IGNORE_INDEX, Batch, ScorerOfBatches, VisualTokens
 
 Routes = tuple[tuple[int, ...], ...]
 """For each row that was changed, the rows in which something changed; `((0,), (1,))` is as it should be."""
@@ -83,7 +83,7 @@ class Probes:
 
 
 @torch.no_grad()
-def probe(scorer: Scorer, batch: Batch, seed: int = 0) -> Probes:
+def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0) -> Probes:
     """Run all experiments on the first few samples of a batch that have label tokens.
 
     About 40 forward passes of four samples. Nothing is trained and nothing is kept.
@@ -131,7 +131,7 @@ def probe(scorer: Scorer, batch: Batch, seed: int = 0) -> Probes:
 class _Bench:
     """The experiments on the scoring half, around one undisturbed scoring with drawn visual tokens."""
 
-    def __init__(self, scorer: Scorer, text: Batch, visual: VisualTokens, generator: torch.Generator) -> None:
+    def __init__(self, scorer: ScorerOfBatches, text: Batch, visual: VisualTokens, generator: torch.Generator) -> None:
         self.scorer, self.text, self.visual, self.generator = scorer, text, visual, generator
         self.base = self._nll(text, visual)
         self.labels = [(row_T != IGNORE_INDEX).nonzero()[:, 0].tolist() for row_T in text.labels_BT]
@@ -258,7 +258,9 @@ def _is_delimiter(block: list[int], end: int) -> bool:
     return len(block) > 1 and block[end] != block[1 if end == 0 else -2]
 
 
-def _encode_routes(scorer: Scorer, few: Batch, visual: VisualTokens, generator: torch.Generator) -> Routes | None:
+def _encode_routes(
+    scorer: ScorerOfBatches, few: Batch, visual: VisualTokens, generator: torch.Generator
+) -> Routes | None:
     if few.pixels_BCHW is None and few.features_BPV is None:
         return None
     whole = [torch.cat([layer[row].flatten() for layer in visual.layers]) for row in range(len(visual))]
@@ -280,7 +282,7 @@ def _foreign_pixels(few: Batch) -> tuple[int, ...]:
     )
 
 
-def _restless(scorer: Scorer, few: Batch, visual: VisualTokens, bench: _Bench) -> tuple[str, ...]:
+def _restless(scorer: ScorerOfBatches, few: Batch, visual: VisualTokens, bench: _Bench) -> tuple[str, ...]:
     again = scorer.encode(few).map(lambda layer: layer.detach().float().cpu())
     seen = {
         "visual tokens": list(zip(visual.layers, again.layers, strict=True)),

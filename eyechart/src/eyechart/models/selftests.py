@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from eyechart.models.scorer import ForeignScorer
+from eyechart.models.scorer import TransformersScorer
 from eyechart.seam import IGNORE_INDEX, Batch, TokenNLL, VisualTokens
 
 _TOLERANCE = {torch.float32: 1e-3}
@@ -25,7 +25,7 @@ _COARSE = 0.05
 
 
 @torch.no_grad()
-def refuse_unfit(scorer: ForeignScorer, batch: Batch) -> None:
+def refuse_unfit(scorer: TransformersScorer, batch: Batch) -> None:
     """Run all self-tests on a batch of one or two samples with images.
 
     Raises:
@@ -44,7 +44,7 @@ def refuse_unfit(scorer: ForeignScorer, batch: Batch) -> None:
             raise ValueError(f"--model: {scorer.name} fails the self-test `{name}`: {finding}. {meaning}")
 
 
-def _own_features(scorer: ForeignScorer, batch: Batch) -> str:
+def _own_features(scorer: TransformersScorer, batch: Batch) -> str:
     assert batch.pixels_BCHW is not None
     own = _forward(scorer, batch, batch.pixels_BCHW, None).nll_N
     put_back = scorer.nll(batch, scorer.encode(batch)).nll_N
@@ -53,13 +53,13 @@ def _own_features(scorer: ForeignScorer, batch: Batch) -> str:
     return "" if difference <= allowed else f"the losses differ by up to {difference:.4g} nats"
 
 
-def _sentinel(scorer: ForeignScorer, batch: Batch) -> str:
+def _sentinel(scorer: TransformersScorer, batch: Batch) -> str:
     nll_N = scorer.nll(batch, scorer.encode(batch).map(lambda layer: torch.full_like(layer, torch.nan))).nll_N
     numbers = int((~nll_N.isnan()).sum())
     return "" if not numbers else f"{numbers} of {len(nll_N)} label tokens still have a number for a loss"
 
 
-def _leak(scorer: ForeignScorer, batch: Batch) -> str:
+def _leak(scorer: TransformersScorer, batch: Batch) -> str:
     assert batch.pixels_BCHW is not None
     zeros = scorer.encode(batch).map(torch.zeros_like)
     first, second = (_forward(scorer, batch, p, zeros).nll_N for p in (batch.pixels_BCHW, 255 - batch.pixels_BCHW))
@@ -67,7 +67,7 @@ def _leak(scorer: ForeignScorer, batch: Batch) -> str:
     return "" if difference == 0 else f"negated pixels change a loss by {difference:.4g} nats"
 
 
-def _causal(scorer: ForeignScorer, batch: Batch) -> str:
+def _causal(scorer: TransformersScorer, batch: Batch) -> str:
     visual = scorer.encode(batch)
     last = [int((labels_T != IGNORE_INDEX).nonzero()[-1]) for labels_T in batch.labels_BT]
     ids_BT, rows = batch.ids_BT.clone(), torch.arange(len(batch))
@@ -78,11 +78,11 @@ def _causal(scorer: ForeignScorer, batch: Batch) -> str:
     return "" if difference <= allowed else f"another last token changes a loss by {difference:.4g} nats"
 
 
-def _forward(scorer: ForeignScorer, batch: Batch, pixels_BCHW: Tensor, visual: VisualTokens | None) -> TokenNLL:
+def _forward(scorer: TransformersScorer, batch: Batch, pixels_BCHW: Tensor, visual: VisualTokens | None) -> TokenNLL:
     return scorer.forward(batch.ids_BT, batch.labels_BT, batch.lengths_B, scorer.pixels(pixels_BCHW), visual)
 
 
-_MEANINGS: dict[Callable[[ForeignScorer, Batch], str], tuple[str, str]] = {
+_MEANINGS: dict[Callable[[TransformersScorer, Batch], str], tuple[str, str]] = {
     _own_features: (
         "own features",
         "Visual tokens put back in their place do not give the model's own loss, so scores of other ones would not be "

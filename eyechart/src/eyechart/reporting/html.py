@@ -35,7 +35,7 @@ _MARKS = {"PASS": "\u2713", "FAIL": "\u2717", "INCONCLUSIVE": "?"}
 _SEVERITIES = ("error", "warning", "note")
 _STOOD_FOR = {"shuffled": "Another picture", "zero": "Zeros", "noise": "Noise"}
 _COUNTED = {"training": "training ", "audit of train": "training ", "audit of eval": "held-out "}
-"""What samples are called by the beginning of `Coverage.source`; those of a foreign model are just samples."""
+"""What samples are called by the beginning of `Coverage.source`; elsewhere they are just samples."""
 _STANDINGS = {"good": "exceeds its margin", "bad": "does not exceed it", "open": "not decided"}
 
 
