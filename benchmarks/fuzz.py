@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import torch  # noqa: E402
 
 from eyechart.data.images import ImageError, ImageSpec, load_image
-from eyechart.data.llava import count_rows, read_records
+from eyechart.data.llava import count_rows, read_rows
 from eyechart.exits import guarded
 from eyechart.seam import Reject
 from fuzz_mutations import BYTE_MUTATIONS, TREE_MUTATIONS, Draw, base_images, base_rows  # noqa: E402
@@ -78,7 +78,7 @@ def read_json(path: Path, prompts: PromptBuilder) -> str:
     seen: list[str] = []
 
     def command() -> int:
-        records, rejects = read_records(path)
+        records, rejects = read_rows(path)
         encoded = prompts.encode(records)
         assert len(records) + len(rejects) == count_rows(path), "rows were lost"
         unusable = [*rejects, *(item for item in encoded if isinstance(item, Reject))]

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from eyechart.data.dataset import Dataset, too_many_rejected
 from eyechart.data.encoded import Encoded
 from eyechart.data.images import ImageSpec, content_hash, load_image
-from eyechart.data.llava import read_records
+from eyechart.data.llava import read_rows
 from eyechart.scoring.batching import collate
 from eyechart.seam import Reject, Sample
 from qwen3_vlm.config import PromptConfig
@@ -27,7 +27,7 @@ LIMIT = 10_000
 
 
 def make_dataset(llava: LlavaFolder, tokenizer: PreTrainedTokenizerFast, max_seq_len: int = 64) -> Dataset:
-    records, rejects = read_records(llava.json_file)
+    records, rejects = read_rows(llava.json_file)
     encoded = [
         e for e in PromptBuilder(tokenizer, PromptConfig(), 2, max_seq_len).encode(records) if isinstance(e, Encoded)
     ]
@@ -104,7 +104,7 @@ def test_an_empty_data_set_is_empty() -> None:
 
 
 def test_records_and_ids_of_different_number_are_a_broken_invariant(dataset: Dataset, llava: LlavaFolder) -> None:
-    records, _ = read_records(llava.json_file)
+    records, _ = read_rows(llava.json_file)
     with pytest.raises(AssertionError, match="6 records, 0 encoded rows"):
         Dataset(records, [], llava.image_root, SPEC, LIMIT)
 
@@ -130,11 +130,11 @@ def test_worker_processes_give_the_same_batches(dataset: Dataset, llava: LlavaFo
 def test_a_rejected_row_moves_no_other_row(make_llava: Callable[..., LlavaFolder]) -> None:
     llava = make_llava(40, side=4)
     before = draw_split(40, 20, 0.25, 1)
-    records, _ = read_records(llava.json_file, before.train)
+    records, _ = read_rows(llava.json_file, before.train)
     text = llava.json_file.read_text()
     bad = before.train[3]
     llava.json_file.write_text(text.replace(f'"images/{bad:05d}.png"', '"/outside.png"'))
-    after, rejects = read_records(llava.json_file, draw_split(40, 20, 0.25, 1).train)
+    after, rejects = read_rows(llava.json_file, draw_split(40, 20, 0.25, 1).train)
     assert [r.row for r in rejects] == [bad]
     assert after == [r for r in records if r.row != bad]
 

@@ -13,7 +13,7 @@ from torch.nn.functional import dropout
 from eyechart.faults.experiments_on_losses import is_delimiter
 from eyechart.faults.pattern_of_probes import diagnose_probes
 from eyechart.faults.probes import probe
-from eyechart.seam import IGNORE_INDEX, Batch, Scorer, TokenNLL, VisualTokens
+from eyechart.seam import IGNORE_INDEX, Batch, ScorerOfBatches, TokenNLL, VisualTokens
 from fake_scorers import Healthy, make_batches, make_sample
 from qwen3_vlm.models.fusion import place
 from qwen3_vlm.models.vlm import VLM
@@ -39,7 +39,7 @@ class Broken:
         return self._nll(self.vlm, batch, visual) if self._nll else self.vlm.nll(batch, visual)
 
 
-def codes(scorer: Scorer, batch: Batch | None = None) -> list[str]:
+def codes(scorer: ScorerOfBatches, batch: Batch | None = None) -> list[str]:
     batch = make_batch(CAPTIONS) if batch is None else batch
     return [f.code for f in diagnose_probes(probe(scorer, batch))]
 

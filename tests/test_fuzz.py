@@ -84,6 +84,6 @@ def test_a_reader_that_loses_a_row_or_raises_is_a_failure(tmp_path: Path, monkey
             return []
 
     assert read_json(path, Prompts()) == "result, with rejected rows"  # type: ignore[arg-type]
-    monkeypatch.setattr(module, "read_records", lambda path: ([], []))
+    monkeypatch.setattr(module, "read_rows", lambda path: ([], []))
     with pytest.raises(AssertionError, match="exit 4: internal error: AssertionError: rows were lost"):
         read_json(path, Prompts())  # type: ignore[arg-type]

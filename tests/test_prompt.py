@@ -11,8 +11,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from eyechart.data.encoded import Encoded
-from eyechart.data.llava import Record
-from eyechart.seam import IGNORE_INDEX, Reject
+from eyechart.seam import IGNORE_INDEX, Reject, Row
 from qwen3_vlm.config import Config, ConnectorConfig, PromptConfig
 from qwen3_vlm.data.prompt import PromptBuilder
 from tiny_rows import SPECIAL, make_tokenizer
@@ -21,15 +20,15 @@ EOS, START, PATCH, END, IM_START, IM_END = range(6)
 HUMAN = "Describe the picture.\n<image>"
 
 
-def record(caption: str = "a red circle", human: str = HUMAN, row: int = 0) -> Record:
-    return Record(row, str(row), f"{row}.png", human, caption)
+def record(caption: str = "a red circle", human: str = HUMAN, row: int = 0) -> Row:
+    return Row(row, str(row), f"{row}.png", human, caption)
 
 
 def build(tokenizer: PreTrainedTokenizerFast, latents: int = 3, max_seq_len: int = 64, **prompt: str) -> PromptBuilder:
     return PromptBuilder(tokenizer, PromptConfig(**prompt), latents, max_seq_len)
 
 
-def encode_one(builder: PromptBuilder, one: Record) -> Encoded:
+def encode_one(builder: PromptBuilder, one: Row) -> Encoded:
     (encoded,) = builder.encode([one])
     assert isinstance(encoded, Encoded)
     return encoded

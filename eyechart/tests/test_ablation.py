@@ -12,28 +12,29 @@ import torch
 from eyechart.scoring.ablation import ablate
 from eyechart.scoring.conditions import FULL, RUNBOOK, STANDARD
 from eyechart.scoring.decomposition import Blind
+from eyechart.scoring.plan import Execution, Plan
 from eyechart.scoring.summary import read_order
-from eyechart.seam import VisualTokens
+from eyechart.seam import VisualTokens, Vocabulary
 from eyechart.settings import AblationSettings
 from fake_scorers import EOS, LATENTS, WIDTH, Constant, Healthy, NaNWhenZero, NotInjected, make_batches, make_sample
 
+TEXT = Vocabulary(end_id=EOS, begin_id=EOS)
 MEAN = torch.full((LATENTS, WIDTH), 0.1)
 
 
 def run(scorer=None, samples=None, batch_size=8, conditions=STANDARD, mean=MEAN, requested=None, rejected=None, **more):
     samples = [make_sample(row) for row in range(40)] if samples is None else samples
-    return ablate(
-        scorer or Healthy(),
-        make_batches(samples, batch_size),
+    plan = Plan(
+        conditions,
         AblationSettings(),
         more.pop("seed", 42),
-        conditions,
-        mean,
         len(samples) if requested is None else requested,
-        EOS,
         rejected or {},
-        **more,
+        TEXT,
+        mean,
+        more.pop("blind", None),
     )
+    return ablate(scorer or Healthy(), make_batches(samples, batch_size), plan, Execution(**more))
 
 
 def numbers(result):
@@ -135,7 +136,7 @@ def test_every_image_is_read_once_and_encoded_once_and_once_more_for_each_change
     for conditions, times in ((RUNBOOK, 1), (STANDARD, 4)):
         read.clear()
         scorer = Healthy()
-        ablate(scorer, Read(make_batches(samples, 8)), AblationSettings(), 42, conditions, MEAN, 40, EOS, {})
+        ablate(scorer, Read(make_batches(samples, 8)), Plan(conditions, vocabulary=TEXT, mean_tokens=MEAN))
         assert sorted(scorer.encoded) == sorted([*range(40)] * times)
         assert read == [0, 1, 2, 3, 4]
 
@@ -307,7 +308,7 @@ def test_pictures_without_pixels_leave_the_conditions_that_change_them_out_and_s
 
     samples = [make_sample(row) for row in range(40)]
     batches = [replace(batch, pixels_BCHW=None) for batch in make_batches(samples, 8)]
-    got, _ = ablate(FromText(), batches, AblationSettings(), 42, STANDARD, MEAN, 40, EOS, {})
+    got, _ = ablate(FromText(), batches, Plan(STANDARD, vocabulary=TEXT, mean_tokens=MEAN))
     assert not {"grey", "blurred", "tiles-4"} & set(got.conditions)
     assert all("without pixels" in got.wording[name] for name in ("grey", "blurred", "tiles-4"))
     assert got.verdict == "PASS"

@@ -317,7 +317,7 @@ def test_a_limit_above_pillows_own_is_the_one_that_counts(tmp_path: Path, monkey
     path = tmp_path / "a.png"
     Image.new("RGB", (20, 20), "red").save(path)
     assert load_image(path, SPEC, max_pixels=400).shape == (3, SPEC.height, SPEC.width)
-    with pytest.raises(ImageError, match=r"20x20 pixels, data.max_pixels is 399"):
+    with pytest.raises(ImageError, match=r"20x20 pixels, max_pixels is 399"):
         load_image(path, SPEC, max_pixels=399)
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from eyechart.data.llava import Record, count_rows, read_records
-from eyechart.seam import Reject
+from eyechart.data.llava import count_rows, read_rows
+from eyechart.seam import Reject, Row
 from tiny_rows import llava_row
 
 ROWS = [llava_row(0), llava_row(1, caption="ein grünes Kreuz 🟩 十字"), llava_row(2)]
@@ -31,9 +31,9 @@ def write(folder: Path, data: bytes, name: str = "data.json") -> Path:
     return path
 
 
-def read_one(folder: Path, row: Any) -> Record | Reject:
+def read_one(folder: Path, row: Any) -> Row | Reject:
     """Read `row` between two good ones, which must not be touched by it."""
-    records, rejects = read_records(write(folder, as_list([llava_row(0), row, llava_row(2)])))
+    records, rejects = read_rows(write(folder, as_list([llava_row(0), row, llava_row(2)])))
     assert [r.row for r in [*records, *rejects] if r.row != 1] == [0, 2]
     (one,) = [r for r in [*records, *rejects] if r.row == 1]
     return one
@@ -56,29 +56,29 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_the_file_gives_the_same_records(tmp_path: Path, form: str) -> None:
     path = write(tmp_path, FORMS[form])
-    records, rejects = read_records(path)
+    records, rejects = read_rows(path)
     assert rejects == []
     assert records == [
-        Record(0, "000000000", "images/00000.png", "Describe the picture.\n<image>", "a red circle"),
-        Record(1, "000000001", "images/00001.png", "Describe the picture.\n<image>", "ein grünes Kreuz 🟩 十字"),
-        Record(2, "000000002", "images/00002.png", "Describe the picture.\n<image>", "a blue cross"),
+        Row(0, "000000000", "images/00000.png", "Describe the picture.\n<image>", "a red circle"),
+        Row(1, "000000001", "images/00001.png", "Describe the picture.\n<image>", "ein grünes Kreuz 🟩 十字"),
+        Row(2, "000000002", "images/00002.png", "Describe the picture.\n<image>", "a blue cross"),
     ]
     assert count_rows(path) == 3
 
 
 def test_the_caption_is_stripped(tmp_path: Path) -> None:
     record = read_one(tmp_path, llava_row(1, caption=" \n a cat\t\n"))
-    assert isinstance(record, Record) and record.caption == "a cat"
+    assert isinstance(record, Row) and record.caption == "a cat"
 
 
 def test_a_list_with_one_image_is_one_image(tmp_path: Path) -> None:
     record = read_one(tmp_path, llava_row(1, image=["images/a.png"]))
-    assert isinstance(record, Record) and record.image == "images/a.png"
+    assert isinstance(record, Row) and record.image == "images/a.png"
 
 
 def test_dots_in_a_file_name_do_not_leave_the_image_root(tmp_path: Path) -> None:
     record = read_one(tmp_path, llava_row(1, image="images/a..b/..c.png"))
-    assert isinstance(record, Record) and record.image == "images/a..b/..c.png"
+    assert isinstance(record, Row) and record.image == "images/a..b/..c.png"
 
 
 def test_string_number_missing_and_repeated_ids_are_accepted_and_reported(
@@ -87,7 +87,7 @@ def test_string_number_missing_and_repeated_ids_are_accepted_and_reported(
     rows = [llava_row(0, id="a"), llava_row(1, id=7), llava_row(2, id=None), llava_row(3, id="a"), llava_row(4, id="")]
     del (no_id := llava_row(5))["id"]
     with caplog.at_level(logging.WARNING):
-        records, rejects = read_records(write(tmp_path, as_list([*rows, no_id])))
+        records, rejects = read_rows(write(tmp_path, as_list([*rows, no_id])))
     assert rejects == []
     assert [r.id for r in records] == ["a", "7", "2", "a", "4", "5"]
     assert "3 rows without an id" in caplog.text
@@ -95,7 +95,7 @@ def test_string_number_missing_and_repeated_ids_are_accepted_and_reported(
 
 
 def test_clean_ids_are_not_talked_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    read_records(write(tmp_path, as_list(ROWS)))
+    read_rows(write(tmp_path, as_list(ROWS)))
     assert caplog.text == ""
 
 
@@ -162,7 +162,7 @@ def test_a_number_out_of_range_and_a_byte_that_is_not_utf8_reject_their_row_alon
     latin1 = json.dumps(llava_row(1, caption="gr\u00fcn"), ensure_ascii=False).encode("latin-1")
     huge = good.replace(b'"000000000"', b"1e999")
     key = good.replace(b"conversations", b"conver\xe7ations")
-    records, rejects = read_records(write(tmp_path, b"[" + b",".join([good, latin1, huge, key, good]) + b"]"))
+    records, rejects = read_rows(write(tmp_path, b"[" + b",".join([good, latin1, huge, key, good]) + b"]"))
     assert [r.row for r in records] == [0, 4]
     expected = [(1, "row not UTF-8"), (2, "row not readable"), (3, "row not UTF-8")]
     assert [(r.row, r.reason) for r in rejects] == expected
@@ -171,15 +171,15 @@ def test_a_number_out_of_range_and_a_byte_that_is_not_utf8_reject_their_row_alon
 
 def test_only_the_rows_asked_for_are_read_and_keep_their_indices(tmp_path: Path) -> None:
     rows = [llava_row(0), "bad", llava_row(2), llava_row(3), "bad"]
-    records, rejects = read_records(write(tmp_path, as_list(rows)), [4, 2, 0])
+    records, rejects = read_rows(write(tmp_path, as_list(rows)), [4, 2, 0])
     assert [r.row for r in records] == [0, 2] and [r.row for r in rejects] == [4]
-    assert read_records(write(tmp_path, as_list(rows)), []) == ([], [])
+    assert read_rows(write(tmp_path, as_list(rows)), []) == ([], [])
 
 
 @pytest.mark.parametrize("wanted", [[0, 3], [-1, 1]])
 def test_a_row_that_is_not_in_the_file_is_refused(tmp_path: Path, wanted: list[int]) -> None:
     with pytest.raises(ValueError, match=r"data.json: rows -?\d to \d were asked for, the file has rows 0 to 2"):
-        read_records(write(tmp_path, as_list(ROWS)), wanted)
+        read_rows(write(tmp_path, as_list(ROWS)), wanted)
 
 
 BAD_FILES: dict[str, tuple[bytes, str]] = {
@@ -209,15 +209,15 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
 def test_a_broken_file_is_one_line_with_the_file_and_the_fault(tmp_path: Path, case: str) -> None:
     data, message = BAD_FILES[case]
     path = write(tmp_path, data)
-    for reader in (read_records, count_rows):
+    for reader in (read_rows, count_rows):
         with pytest.raises(ValueError, match=message) as caught:
             reader(path)
         assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"none\.json: no such data file; set data\.json_file"):
-        read_records(tmp_path / "none.json")
+    with pytest.raises(ValueError, match=r"none\.json: no such data file, seen from"):
+        read_rows(tmp_path / "none.json")
     with pytest.raises(ValueError, match="is a folder"):
         count_rows(tmp_path)
 
@@ -236,7 +236,7 @@ NEARLY = st.builds(lambda key, value: llava_row(1) | {key: value}, KEYS, JSON)
 @example(rows=[llava_row(1) | {"conversations": [{"from": None, "value": 1}]}])
 def test_whatever_the_rows_are_each_is_a_record_or_a_reject(tmp_path: Path, rows: list[Any]) -> None:
     path = write(tmp_path, as_list(rows))
-    records, rejects = read_records(path)
+    records, rejects = read_rows(path)
     assert sorted(r.row for r in [*records, *rejects]) == list(range(len(rows)))
 
 
@@ -248,7 +248,7 @@ def test_a_damaged_file_gives_rows_or_one_clear_error(tmp_path: Path, data: st.D
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path = write(tmp_path, bytes(content[: data.draw(st.integers(0, len(content)))]))
     try:
-        records, rejects = read_records(path)
+        records, rejects = read_rows(path)
     except ValueError as error:
         assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
     else:

@@ -22,7 +22,8 @@ from eyechart.scoring.matching import (
     recall_at_1,
     reciprocal_rank,
 )
-from eyechart.scoring.pairs import draw_candidates, score_pairs
+from eyechart.scoring.pairs import Captions, draw_candidates, score_pairs
+from eyechart.scoring.plan import NoBar
 from eyechart.scoring.ranks import Ranks
 from eyechart.seam import IGNORE_INDEX, Batch, PairScorer, Sample, TokenNLL, VisualTokens
 from eyechart.settings import AblationSettings
@@ -65,11 +66,6 @@ class PairTable(Table):
         return self.nll(batch, visual.rows(images_B))
 
 
-class _Bar:
-    def update(self, n: int) -> None:
-        pass
-
-
 def numbered(count: int) -> VisualTokens:
     return VisualTokens((torch.arange(count).float()[:, None, None],))
 
@@ -81,7 +77,7 @@ def samples_of(count: int) -> list[Sample]:
 def run(
     scorer: Table, count: int, features: np.ndarray | None = None, settings: AblationSettings = SETTINGS
 ) -> Matching:
-    return match(scorer, samples_of(count), numbered(count), features, settings, seed=3)
+    return match(scorer, Captions(samples_of(count), numbered(count), features), settings, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +137,7 @@ def test_a_scorer_that_takes_pairs_gives_the_same_and_reads_each_image_once(
 def test_more_captions_than_fit_behind_one_image_are_cut_and_none_is_lost() -> None:
     scorer = PairTable(np.random.default_rng(0).normal(size=(150, 150)))
     pairs_P2 = np.stack([np.tile(np.arange(150), 2), np.repeat([4, 7], 150)], axis=1)
-    scores = score_pairs(scorer, samples_of(150), numbered(150), pairs_P2, 8, _Bar(), Ranks())
+    scores = score_pairs(scorer, Captions(samples_of(150), numbered(150)), pairs_P2, 8, NoBar(), Ranks())
     assert scores.scores_P == pytest.approx(scorer.scores_SS[pairs_P2[:, 0], pairs_P2[:, 1]])
     assert scorer.read == {4: 2, 7: 2} and max(scorer.sizes) == 128
 
@@ -149,11 +145,11 @@ def test_more_captions_than_fit_behind_one_image_are_cut_and_none_is_lost() -> N
 def test_two_processes_share_the_pairs_and_end_with_the_same_scores(scores_SS: np.ndarray) -> None:
     pairs_P2, theirs = candidates().pairs(), []
 
-    whole = score_pairs(Table(scores_SS), samples_of(30), numbered(30), pairs_P2, 5, _Bar(), Ranks())
+    whole = score_pairs(Table(scores_SS), Captions(samples_of(30), numbered(30)), pairs_P2, 5, NoBar(), Ranks())
     second = Ranks(1, 2, lambda value: theirs.append(value) or [dict.fromkeys(range(999), np.zeros(1)), value])
-    score_pairs(Table(scores_SS), samples_of(30), numbered(30), pairs_P2, 5, _Bar(), second)
+    score_pairs(Table(scores_SS), Captions(samples_of(30), numbered(30)), pairs_P2, 5, NoBar(), second)
     first = Ranks(0, 2, lambda value: [value, theirs[0]])
-    got = score_pairs(Table(scores_SS), samples_of(30), numbered(30), pairs_P2, 5, _Bar(), first)
+    got = score_pairs(Table(scores_SS), Captions(samples_of(30), numbered(30)), pairs_P2, 5, NoBar(), first)
     assert np.array_equal(got.scores_P, whole.scores_P) and 0 < len(theirs[0]) < len(pairs_P2) / 5
 
 
@@ -260,7 +256,7 @@ def test_random_donors_are_drawn_evenly() -> None:
 
 def test_too_few_donors_lower_k_for_all_and_it_is_said() -> None:
     samples = [make_sample(row, picture=row, image_hash="same" if row < 27 else None) for row in range(30)]
-    got = match(Table(np.eye(30)), samples, numbered(30), None, SETTINGS, seed=3)
+    got = match(Table(np.eye(30)), Captions(samples, numbered(30)), SETTINGS, seed=3)
     assert got.k == 4 and "6 images per caption were asked for and 4 used" in got.reading
 
 
@@ -320,7 +316,7 @@ def test_use_of_the_kind_alone_shows_in_the_far_deciles_only() -> None:
 def test_only_a_connector_that_carries_content_beats_chance(scorer: Healthy, seen: bool) -> None:
     samples = samples_of(40)
     visual = VisualTokens((torch.stack([scorer.code(s.row) for s in samples]),))
-    got = match(scorer, samples, visual, None, SETTINGS, seed=3)
+    got = match(scorer, Captions(samples, visual), SETTINGS, seed=3)
     assert (got.r_at_1.value > 0.9) == seen == ("reads the content of the picture" in got.reading)
     if not seen:
         assert got.r_at_1.value == pytest.approx(1 / 6)
@@ -360,14 +356,14 @@ def test_hits_without_exception_are_no_certainty() -> None:
 def test_batches_order_and_seeds_are_as_promised(scores_SS: np.ndarray, features_SV: np.ndarray) -> None:
     one = run(Table(scores_SS), 30, features_SV)
     assert one == run(Table(scores_SS), 30, features_SV, AblationSettings(matching_k=6, batch_size=7))
-    other = match(Table(scores_SS), samples_of(30), numbered(30), features_SV, SETTINGS, seed=4)
+    other = match(Table(scores_SS), Captions(samples_of(30), numbered(30), features_SV), SETTINGS, seed=4)
     assert other.r_at_1 != one.r_at_1 or other.mrr != one.mrr
 
 
 def test_captions_without_their_images_are_enough(scores_SS: np.ndarray) -> None:
     samples = samples_of(30)
     assert all(s.pixels_CHW is not None for s in samples) and (samples[0].labels_T != IGNORE_INDEX).any()
-    match(Table(scores_SS), samples, numbered(30), None, SETTINGS, seed=3)  # Table asserts that no pixels arrive
+    match(Table(scores_SS), Captions(samples, numbered(30)), SETTINGS, seed=3)  # Table asserts that no pixels arrive
 
 
 def test_graded_needs_ten_pairs() -> None:

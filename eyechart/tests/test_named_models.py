@@ -11,13 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from eyechart.models.rows import OTHER_TOKENS, ForeignRows, first_samples, read_rows
 from PIL import Image
 
 from eyechart.api.score import ablate_model, foreign_config
 from eyechart.faults.pattern_of_probes import diagnose_probes
 from eyechart.faults.probes import probe
 from eyechart.models.loading import Foreign, load_foreign
-from eyechart.models.rows import OTHER_TOKENS, ForeignRows, first_samples, read_rows
 from eyechart.models.selftests import refuse_unfit
 from eyechart.models.writing import write_captions
 from eyechart.reporting.runbook import render_runbook

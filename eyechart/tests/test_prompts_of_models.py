@@ -5,27 +5,26 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import foreign_models
 import numpy as np
 import pytest
 from PIL import Image
 
+import tiny_architectures
 from eyechart.data.encoded import Encoded
-from eyechart.data.llava import Record
 from eyechart.processors.loading import common_size, one_view
 from eyechart.processors.prompts import PromptWriter
-from eyechart.seam import Reject
+from eyechart.seam import Reject, Row
 
 TOKENS = 3
 IMAGE = Image.new("RGB", (8, 8))
-NO_THOUGHT = foreign_models.QWEN.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+NO_THOUGHT = tiny_architectures.QWEN.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
 
 
 class FakeProcessor:
     """A tokenizer and a chat template; every image takes TOKENS positions."""
 
     def __init__(self, chat: str, eos: str | None = "<|im_end|>", prefix_space: bool = False) -> None:
-        tokenizer = foreign_models.make_tokenizer(foreign_models.QWEN_SPECIAL, eos or "<|endoftext|>")
+        tokenizer = tiny_architectures.make_tokenizer(tiny_architectures.QWEN_SPECIAL, eos or "<|endoftext|>")
         if eos is None:
             tokenizer.eos_token = None
         if prefix_space:
@@ -46,14 +45,14 @@ class FakeProcessor:
         return self.tokenizer(texts, return_tensors=return_tensors, **options)
 
 
-def writer(chat: str = foreign_models.QWEN, limit: int = 100, **options: Any) -> PromptWriter:
+def writer(chat: str = tiny_architectures.QWEN, limit: int = 100, **options: Any) -> PromptWriter:
     processor = FakeProcessor(chat, **options)
     image_id = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
     return PromptWriter("tiny", processor, {}, IMAGE, image_id, limit)
 
 
-def record(caption: str, human: str = "What is this?\n<image>", row: int = 0) -> Record:
-    return Record(row, str(row), "x.png", human, caption)
+def record(caption: str, human: str = "What is this?\n<image>", row: int = 0) -> Row:
+    return Row(row, str(row), "x.png", human, caption)
 
 
 def decoded(prompts: PromptWriter, ids: Any) -> str:
@@ -121,7 +120,7 @@ def test_a_template_whose_prompt_goes_on_otherwise_than_the_answer_is_refused_by
 
 
 def test_white_space_before_an_answer_belongs_to_the_caption() -> None:
-    prompts = writer(foreign_models.LLAVA.replace("<image>", "<|image_pad|>"))
+    prompts = writer(tiny_architectures.LLAVA.replace("<image>", "<|image_pad|>"))
     assert (prompts.ending.lead, prompts.ending.end) == (" ", "<|im_end|>")  # this template ends no turn: EOS does
     item = encoded(prompts, "a red circle")
     assert decoded(prompts, item.answer_N) == " a red circle<|im_end|>"

@@ -15,6 +15,7 @@ from eyechart.reporting.parquet import SampleRows, write_samples
 from eyechart.results import END
 from eyechart.scoring.samples import decoder, scored_samples
 from eyechart.scoring.summary import SampleScore
+from eyechart.seam import Vocabulary
 
 ROOT = Path(__file__).parents[2]
 WORDS = {0: "<|endoftext|>", 1: "a", 2: " red", 3: " cat", 4: " blue"}
@@ -115,18 +116,18 @@ def test_the_documented_snippet_runs(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_samples_come_from_the_most_to_the_least_image_driven() -> None:
-    listed = scored_samples([score(1, 0.1), score(2, 3.0), score(3, -1.0), score(4, 0.1)], decode, EOS)
+    listed = scored_samples([score(1, 0.1), score(2, 3.0), score(3, -1.0), score(4, 0.1)], Vocabulary(decode, EOS))
     assert [sample.row for sample in listed] == [2, 1, 4, 3]
     assert listed[0].losses == pytest.approx({"correct": 1.75, "shuffled": 13.75, "no-image": 2.15})
 
 
 def test_of_very_many_samples_an_even_choice_is_listed() -> None:
-    listed = scored_samples([score(row, -row) for row in range(101)], decode, EOS, limit=5)
+    listed = scored_samples([score(row, -row) for row in range(101)], Vocabulary(decode, EOS), limit=5)
     assert [sample.row for sample in listed] == [0, 25, 50, 75, 100]
 
 
 def test_captions_are_cut_into_words_with_the_end_last() -> None:
-    (sample,) = scored_samples([score(1, 2.0)], decode, EOS)
+    (sample,) = scored_samples([score(1, 2.0)], Vocabulary(decode, EOS))
     assert [(piece.text, piece.gap) for piece in sample.pieces] == [
         ("a", 2.0),
         (" red", 2.0),
@@ -137,14 +138,14 @@ def test_captions_are_cut_into_words_with_the_end_last() -> None:
 
 def test_a_loss_that_is_not_finite_is_left_out_and_its_sample_comes_last() -> None:
     broken = score(1, 9.0, nll={**score(1, 9.0).nll, "shuffled": [np.array([np.nan, 1, 1, 1])]})
-    listed = scored_samples([broken, score(2, -5.0)], decode, EOS)
+    listed = scored_samples([broken, score(2, -5.0)], Vocabulary(decode, EOS))
     assert [sample.row for sample in listed] == [2, 1]
     assert set(listed[1].losses) == {"correct", "no-image"} and listed[1].pieces == []
 
 
 def test_without_shuffled_the_order_is_that_of_the_rows() -> None:
     only = [score(row, 1.0, nll={"correct": [np.ones(4)]}) for row in (5, 6)]
-    assert [sample.row for sample in scored_samples(only, decode, EOS)] == [5, 6]
+    assert [sample.row for sample in scored_samples(only, Vocabulary(decode, EOS))] == [5, 6]
 
 
 def test_special_tokens_are_kept_as_text(tokenizer: Any) -> None:

@@ -13,7 +13,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from eyechart.data.dataset import Dataset, judge_rejects
 from eyechart.data.images import ImageSpec, image_spec
-from eyechart.data.llava import count_rows, read_records
+from eyechart.data.llava import count_rows, read_rows
 from eyechart.hub import explain_absence, hub_bounded, unreadable
 from eyechart.models.device import DTYPES, choose_device
 from eyechart.models.weights import fingerprint
@@ -115,7 +115,7 @@ def describe_files(config: Config) -> tuple[DataFile, DataFile | None]:
 def _dataset(
     config: Config, inputs: Inputs, file: Path, rows: tuple[int, ...], label: str
 ) -> tuple[Dataset, tuple[Reject, ...]]:
-    found, rejects = read_records(file, rows)
+    found, rejects = read_rows(file, rows)
     place = {row: i for i, row in enumerate(rows)}
     found.sort(key=lambda record: place[record.row])
     pairs = list(zip(found, inputs.prompts.encode(found), strict=True))

@@ -71,12 +71,13 @@ class Audit:
 
     def run(self, overrides: Sequence[str]) -> int:
         """Count and judge; returns the exit code of the verdict."""
-        from eyechart.reporting.output import assemble, show
+        from eyechart.reporting.output import Parts, assemble, show
         from qwen3_vlm.commands.audit import audit
         from qwen3_vlm.config import load_config
 
         config = load_config(self.config, overrides)
-        results = assemble(config.model_dump(mode="json"), coverage=audit(config, self.split, self.text_only))
+        counted = Parts(coverage=audit(config, self.split, self.text_only))
+        results = assemble(config.model_dump(mode="json"), None, counted)
         show(results, as_json=self.json)
         return EXIT_CODES[results.verdict]
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -27,6 +27,7 @@ from qwen3_vlm.shipped import locate
 class ModelConfig(Placement):
     """The two frozen backbones."""
 
+    prefix: ClassVar[str] = "model."
     vision: str = "google/siglip2-so400m-patch14-384"
     """SigLIP vision tower: a folder in save_pretrained layout, or a hub id."""
     llm: str = "Qwen/Qwen3-8B-Base"

@@ -1,1 +1,74 @@
-"""Does this vision-language model use its images, what does it see in them, and if not, why?"""
+"""Does this vision-language model use its images, what does it see in them, and if not, why?
+
+    import eyechart
+
+    rows, rejects = eyechart.read_rows("rows.json", image_root="images")
+    results = eyechart.score(my_scorer, rows)  # or the name of a model of transformers
+    eyechart.write_results(results, "outputs/mine")
+
+Everything is loaded when it is first used: importing this changes nothing in the host process, and loads no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eyechart.api.score import score
+    from eyechart.data.llava import read_rows
+    from eyechart.reporting.output import write_results
+    from eyechart.results import Results
+    from eyechart.scoring.batching import collate
+    from eyechart.seam import Batch, Description, Reject, Row, Sample, Scorer, TokenNLL, VisualTokens, Vocabulary
+    from eyechart.settings import AblationSettings, ScoreSettings
+
+    __version__: str
+
+_HOMES = {
+    "score": "api.score",
+    "read_rows": "data.llava",
+    "write_results": "reporting.output",
+    "Results": "results",
+    "collate": "scoring.batching",
+    **dict.fromkeys(("AblationSettings", "ScoreSettings"), "settings"),
+    **dict.fromkeys(
+        ("Batch", "Description", "Reject", "Row", "Sample", "Scorer", "TokenNLL", "VisualTokens", "Vocabulary"), "seam"
+    ),
+}
+__all__ = [
+    "AblationSettings",
+    "Batch",
+    "Description",
+    "Reject",
+    "Results",
+    "Row",
+    "Sample",
+    "ScoreSettings",
+    "Scorer",
+    "TokenNLL",
+    "VisualTokens",
+    "Vocabulary",
+    "__version__",
+    "collate",
+    "read_rows",
+    "score",
+    "write_results",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what is asked for."""
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("eyechart")
+        except PackageNotFoundError:
+            return "unknown"
+    if name in _HOMES:
+        return getattr(import_module(f"eyechart.{_HOMES[name]}"), name)
+    raise AttributeError(f"module eyechart has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """For those who explore."""
+    return sorted(__all__)

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from eyechart.exits import guarded
 from eyechart.results import EXIT_CODES
@@ -16,65 +16,100 @@ from eyechart.results import EXIT_CODES
 _SCORE = """\
 Score rows with the right, a wrong and no picture, and judge whether the model uses its images.
 
-Example: eyechart score llava-hf/llava-1.5-7b-hf --data rows.json --image_root images
+Example:
+  eyechart score llava-hf/llava-1.5-7b-hf --data rows.json --image_root images --num_samples 128
+
+Every row is {"id": ..., "image": "path.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat is this?"},
+{"from": "gpt", "value": "a cat"}]}, in a JSON list or one a line. The model must not have been trained on them.
 
 Exit code: 0 PASS, 1 FAIL, 2 bad input, 3 INCONCLUSIVE, 4 a bug of ours, 130 interrupted."""
 _REPORT = """\
 Make report.html again from the results.json of a run.
 
-Example: eyechart report outputs/eyechart/llava-1.5-7b-hf"""
-_SETTINGS = (
-    ("prompt", str, "prompt", "human turn with one <image> for every row; by default the row's own"),
-    ("image_size", int, "image_size", "pixels of both sides of every image, 8 to 4096; by default the processor's own"),
-    ("max_seq_len", int, "max_seq_len", "tokens per sequence"),
-    ("max_rejected", float, "max_rejected", "share of unusable rows above which scoring stops"),
-    ("batch_size", int, "ablation.batch_size", "samples per forward pass; results do not depend on it"),
-    ("seed", int, "seed", "draws rows, donors and noise"),
-    ("threads", int, "threads", "CPU threads of PyTorch"),
-    ("device", str, "model.device", "auto, cpu or cuda"),
-    ("precision", str, "model.precision", "fp32 or bf16"),
-    ("attention", str, "model.attention", "sdpa, eager or flash_attention_2"),
+Example:
+  eyechart report outputs/eyechart/llava-1.5-7b-hf"""
+_FLAGS: tuple[tuple[str, str, type, Sequence[str] | None, str], ...] = (
+    ("prompt", "prompt", str, None, "human turn with one <image> for every row; by default each row's own"),
+    ("image_size", "image_size", int, None, "pixels of both sides of every image, 8 to 4096 (the processor's own)"),
+    ("max_seq_len", "max_seq_len", int, None, "tokens per sequence; what is longer is cut (4096)"),
+    ("max_rejected", "max_rejected", float, None, "share of unusable rows above which scoring stops (0.01)"),
+    ("batch_size", "ablation.batch_size", int, None, "samples per forward pass; results do not depend on it (16)"),
+    ("seed", "seed", int, None, "draws rows, donors and noise (42)"),
+    ("threads", "threads", int, None, "CPU threads of PyTorch; by default PyTorch decides"),
+    ("device", "model.device", str, ("auto", "cpu", "cuda"), "where to run; auto takes a GPU if there is one (auto)"),
+    ("precision", "model.precision", str, ("fp32", "bf16"), "of weights and computation (fp32)"),
+    ("attention", "model.attention", str, ("sdpa", "eager", "flash_attention_2"), "attention of the model (sdpa)"),
 )
-"""Flags that are fields of `ScoreSettings`: name, type, place, help."""
+"""Flags that are fields of `ScoreSettings`: name, field, type, choices, help with the default."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as everything here does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise it."""
+        raise ValueError(f"{message}; `{self.prog} --help` lists what there is")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of `eyechart`."""
-    options = _parser().parse_args(arguments)
-    return guarded(lambda: int(options.run(options)))
+
+    def run() -> int:
+        options = _parser().parse_args(arguments)
+        return int(options.run(options))
+
+    return guarded(run)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="eyechart", description="Does this vision-language model use its images, and if not, why?"
+    parser = _Parser(
+        prog="eyechart", description="Does this vision-language model use its images, and if not, why?", add_help=True
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_score(commands)
     _add_report(commands)
     return parser
 
 
-def _add_score(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from eyechart import __version__
+
+        sys.stdout.write(f"eyechart {__version__}\n")
+        parser.exit()
+
+
+def _add_score(commands: argparse._SubParsersAction[_Parser]) -> None:
     score = commands.add_parser(
         "score", help="score a model", description=_SCORE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     score.set_defaults(run=_score)
-    score.add_argument("model", metavar="MODEL", help="image-text-to-text model: a folder or a hub id")
-    score.add_argument("--data", type=Path, required=True, help="rows that it has not been trained on")
-    score.add_argument("--image_root", type=Path, help="folder that image paths are relative to; by default the rows'")
-    score.add_argument("--train_data", type=Path, help="other rows, whose images are averaged for mean-token")
+    score.add_argument("model", metavar="MODEL", help="image-text-to-text model of transformers: a folder or a hub id")
+    score.add_argument("--data", type=Path, required=True, help="data file with rows that it has not been trained on")
+    score.add_argument("--image_root", type=Path, help="folder that image paths are relative to (that of --data)")
+    score.add_argument("--train_data", help="data file of other rows, whose images are averaged for mean-token")
     score.add_argument("--num_samples", type=int, help="rows to score, drawn by --seed (128)")
-    score.add_argument("--conditions", default="standard", help="runbook, standard, full, or names with commas")
-    for name, kind, place, text in _SETTINGS:
-        score.add_argument(f"--{name}", type=kind, help=text, dest=place)
     score.add_argument(
-        "--set", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"), help="any other setting"
+        "--conditions", default="standard", help="runbook, standard, full, or names with commas (standard)"
+    )
+    for name, field, kind, choices, text in _FLAGS:
+        score.add_argument(
+            f"--{name}", type=kind, choices=choices, help=text, dest=field, metavar=None if choices else name.upper()
+        )
+    score.add_argument(
+        "--set",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("FIELD", "VALUE"),
+        help="any other setting, such as ablation.derangements 1; may be given more than once",
     )
     score.add_argument("--output", type=Path, help="folder for results.json and the page (outputs/eyechart/<name>)")
     score.add_argument("--json", action="store_true", help="print results.json, and the table to standard error")
 
 
-def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
     report = commands.add_parser(
         "report", help="make a page again", description=_REPORT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -85,23 +120,18 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _score(options: argparse.Namespace) -> int:
-    # Imported where they are used: PyTorch takes seconds to load, and `--help` should not.
-    from eyechart.api.score import measure_model
-    from eyechart.reporting.output import write_results
     from eyechart.settings import settings_of
 
-    if options.num_samples is not None and options.num_samples < 1:
-        raise ValueError(f"--num_samples: expected at least 1, got {options.num_samples}")
-    given = {place: getattr(options, place) for _, _, place, _ in _SETTINGS if getattr(options, place) is not None}
-    settings = settings_of(given | {field: _value(text) for field, text in options.set})
-    measured = measure_model(
-        options.model,
-        options.data,
-        options.image_root or options.data.parent,
-        options.num_samples,
-        options.conditions,
-        options.train_data,
-        settings,
+    given = {field: getattr(options, field) for _, field, *_ in _FLAGS} | {"train_data": options.train_data}
+    given = {field: value for field, value in given.items() if value is not None}
+    flags = {field: f"--{name}" for name, field, *_ in _FLAGS}
+    settings = settings_of(given | {field: _value(text) for field, text in options.set}, flags)
+    # Imported where they are used: PyTorch takes seconds to load, and `--help` should not.
+    from eyechart.api.score import measure
+    from eyechart.reporting.output import write_results
+
+    measured = measure(
+        options.model, options.data, options.conditions, options.num_samples, options.image_root, settings
     )
     if int(os.environ.get("RANK", "0")) == 0:  # all processes of a job hold the same results
         folder = options.output or Path("outputs") / "eyechart" / Path(options.model).name

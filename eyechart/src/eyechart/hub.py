@@ -69,7 +69,8 @@ def explain_absence(name: str, setting: str, error: Exception) -> str:
     """One line for a backbone that cannot be loaded: what is missing and how to get it."""
     first = first_line(error)
     if "flash" in first.lower():
-        return f"model.attention: flash_attention_2 cannot be used here ({first}); set model.attention to sdpa"
+        attention = "model.attention" if setting.startswith("model.") else "--attention"
+        return f"{attention}: flash_attention_2 cannot be used here ({first}); set {attention} to sdpa"
     looks_local = Path(name).is_dir() or name.startswith((".", "/")) or name.count("/") != 1
     if looks_local:
         there = f"is not a model folder in save_pretrained layout ({first})"

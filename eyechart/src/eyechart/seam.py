@@ -1,4 +1,4 @@
-"""What travels between the rooms: one sample, one batch, what was counted on the way, and what a scorer returns.
+"""The seam between the instrument and a model: what travels across it, and what a scorer has to do.
 
 Dimension legend, used as name suffixes everywhere in this package:
 
@@ -11,137 +11,53 @@ This module knows nothing of models, files or configs; every other room may impo
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import numpy as np
-import numpy.typing as npt
+from eyechart.rows import IGNORE_INDEX, CollateStats, IntArray, Reject, Row, Sample
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-IGNORE_INDEX = -100
-"""The label of a position that carries no loss (PyTorch's own default in `F.cross_entropy`)."""
-
-IntArray = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Reject:
-    """A row of the data file that cannot be used, and why. It is counted and named, never replaced by another row."""
-
-    row: int
-    """Row index in the data file, from 0."""
-    reason: str
-    """Short and countable, such as `image missing` or `caption blank`."""
-    detail: str
-    """One line for people: file, expected, got."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image-caption pair, ready to be batched.
-
-    Exactly one of `pixels_CHW` and `features_PV` is set, or neither where only the text matters (the audit).
-    """
-
-    row: int
-    """Row index in the data file, from 0: the sample's identity in splits, logs and results."""
-    id: str
-    image: str
-    """Path as the data file gives it, relative to the image root."""
-    caption: str
-    """The answer as text, before any cut by max_seq_len."""
-    ids_T: IntArray
-    """Token ids: prompt with the image block spliced in, then the answer and EOS; cut to max_seq_len."""
-    labels_T: IntArray
-    """`ids_T` at answer positions, IGNORE_INDEX elsewhere. Not shifted: position t is predicted from t-1."""
-    block: tuple[int, int]
-    """The image block is ids_T[block[0]:block[1]], start and end token included."""
-    full_length: int
-    """Tokens before the cut by max_seq_len."""
-    image_hash: str = ""
-    """Hash of the decoded, resized pixels: equal hash means the tower cannot tell the images apart."""
-    pixels_CHW: Tensor | None = None
-    """uint8 [3,H,W], not normalised: that happens on the device."""
-    features_PV: Tensor | None = None
-    """Cached output of the frozen tower for this image."""
-
-    @property
-    def label_tokens(self) -> int:
-        """Number of positions that carry loss."""
-        return int((self.labels_T != IGNORE_INDEX).sum())
-
-    @property
-    def truncated(self) -> bool:
-        """Whether max_seq_len cut anything off."""
-        return self.full_length > len(self.ids_T)
-
-
-@dataclass(frozen=True)
-class CollateStats:
-    """Check 2, counted by the collator itself. Two of them add up with `+`."""
-
-    samples: int = 0
-    truncated: int = 0
-    """Samples that lost at least one token to max_seq_len."""
-    zero_label: int = 0
-    """Samples without a single label token: they teach nothing."""
-    label_tokens: int = 0
-    lengths: Counter[int] = field(default_factory=Counter)
-    """Histogram of sequence lengths before the cut, in tokens."""
-
-    @classmethod
-    def of(cls, samples: Sequence[Sample]) -> CollateStats:
-        """Count `samples`."""
-        return cls(
-            samples=len(samples),
-            truncated=sum(s.truncated for s in samples),
-            zero_label=sum(s.label_tokens == 0 for s in samples),
-            label_tokens=sum(s.label_tokens for s in samples),
-            lengths=Counter(s.full_length for s in samples),
-        )
-
-    def __add__(self, other: CollateStats) -> CollateStats:
-        """Merge two counts."""
-        return CollateStats(
-            self.samples + other.samples,
-            self.truncated + other.truncated,
-            self.zero_label + other.zero_label,
-            self.label_tokens + other.label_tokens,
-            self.lengths + other.lengths,
-        )
-
-    @property
-    def truncated_pct(self) -> float:
-        """Share of truncated samples in percent; 0 of nothing is 0."""
-        return 100.0 * self.truncated / self.samples if self.samples else 0.0
-
-    @property
-    def zero_label_pct(self) -> float:
-        """Share of samples without label tokens in percent."""
-        return 100.0 * self.zero_label / self.samples if self.samples else 0.0
-
-    @property
-    def avg_label_tokens(self) -> float:
-        """Label tokens per sample, EOS included."""
-        return self.label_tokens / self.samples if self.samples else 0.0
+__all__ = [
+    "IGNORE_INDEX",
+    "Batch",
+    "CollateStats",
+    "Description",
+    "IntArray",
+    "PairScorer",
+    "Reject",
+    "Row",
+    "Sample",
+    "Scorer",
+    "ScorerOfBatches",
+    "TokenNLL",
+    "VisualTokens",
+    "Vocabulary",
+    "Writer",
+]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples padded on the right to one length. Masks come from `lengths_B`, never from the pad id (it may be EOS)."""
+    """Samples padded on the right to one length, as `eyechart.collate` makes it.
+
+    Masks come from `lengths_B`, never from the pad id (it may be EOS).
+    """
 
     samples: tuple[Sample, ...]
     ids_BT: Tensor
+    """int64 token ids."""
     labels_BT: Tensor
+    """int64: the ids that are scored, IGNORE_INDEX elsewhere. Not shifted: position t is predicted from t-1."""
     lengths_B: Tensor
+    """int64: tokens of each sample; what is behind them is padding."""
     block_BT: Tensor
-    """bool: positions of the image block (start token, Q patch tokens, end token)."""
+    """bool: positions of the image block (start token, Q patch tokens, end token). A sample without any has no image:
+    it is counted, and not scored."""
     pixels_BCHW: Tensor | None
-    """uint8; None where features were cached or the batch is text only."""
+    """uint8, not normalised; None where features were cached or the batch is text only."""
     features_BPV: Tensor | None
     stats: CollateStats
     rejects: tuple[Reject, ...] = ()
@@ -150,6 +66,26 @@ class Batch:
     def __len__(self) -> int:
         """Number of usable samples."""
         return len(self.samples)
+
+    def rows(self, places: Sequence[int]) -> Batch:
+        """Some of its samples, as wide as before; rejects stay behind."""
+        index = list(places)
+        samples = tuple(self.samples[place] for place in index)
+        return Batch(
+            samples=samples,
+            ids_BT=self.ids_BT[index],
+            labels_BT=self.labels_BT[index],
+            lengths_B=self.lengths_B[index],
+            block_BT=self.block_BT[index],
+            pixels_BCHW=None if self.pixels_BCHW is None else self.pixels_BCHW[index],
+            features_BPV=None if self.features_BPV is None else self.features_BPV[index],
+            stats=CollateStats.of(samples),
+        )
+
+    def text(self) -> Batch:
+        """The batch without its images: what `Scorer.nll` gets."""
+        samples = tuple(replace(sample, pixels_CHW=None, features_PV=None) for sample in self.samples)
+        return replace(self, samples=samples, pixels_BCHW=None, features_BPV=None)
 
     @property
     def attention_BT(self) -> Tensor:
@@ -169,25 +105,42 @@ class VisualTokens:
     """
 
     layers: tuple[Tensor, ...]
+    counts_B: Tensor | None = None
+    """int64: visual tokens of each image where they differ; what is behind them in the layers is padding."""
+
+    @classmethod
+    def of(cls, images: Sequence[Tensor]) -> VisualTokens:
+        """One layer from a tensor [Q_i,E] per image; Q_i may differ."""
+        import torch
+        from torch.nn.utils.rnn import pad_sequence
+
+        counts = [len(tokens_QE) for tokens_QE in images]
+        differ = len(set(counts)) > 1
+        return cls((pad_sequence(list(images), batch_first=True),), torch.tensor(counts) if differ else None)
 
     def __len__(self) -> int:
         """Number of images."""
         return int(self.layers[0].shape[0])
+
+    def counts(self) -> list[int]:
+        """Visual tokens of each image."""
+        return [int(self.layers[0].shape[1])] * len(self) if self.counts_B is None else self.counts_B.tolist()
 
     def rows(self, index: Tensor | Sequence[int]) -> VisualTokens:
         """Select images by position."""
         import torch
 
         chosen = torch.as_tensor(index, dtype=torch.long)
-        return VisualTokens(tuple(layer[chosen.to(layer.device)] for layer in self.layers))
+        counts_B = None if self.counts_B is None else self.counts_B[chosen.to(self.counts_B.device)]
+        return VisualTokens(tuple(layer[chosen.to(layer.device)] for layer in self.layers), counts_B)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> VisualTokens:
         """Apply `change` to every layer."""
-        return VisualTokens(tuple(change(layer) for layer in self.layers))
+        return VisualTokens(tuple(change(layer) for layer in self.layers), self.counts_B)
 
     @staticmethod
     def cat(parts: Sequence[VisualTokens]) -> VisualTokens:
-        """Concatenate along the batch."""
+        """Concatenate images of equally many tokens along the batch."""
         import torch
 
         return VisualTokens(tuple(torch.cat(layers) for layers in zip(*(p.layers for p in parts), strict=True)))
@@ -202,6 +155,16 @@ class TokenNLL:
     counts_B: Tensor
     """int64 [B]: label tokens per sample; they sum to N."""
 
+    @classmethod
+    def of(cls, logits_BTK: Tensor, labels_BT: Tensor) -> TokenNLL:
+        """From logits over K tokens: those at position t-1 predict the label at t."""
+        import torch.nn.functional as F
+
+        targets_BT = labels_BT[:, 1:].to(logits_BTK.device)
+        keep_BT = targets_BT != IGNORE_INDEX
+        nll_N = F.cross_entropy(logits_BTK[:, :-1][keep_BT].float(), targets_BT[keep_BT], reduction="none")
+        return cls(nll_N, keep_BT.sum(dim=1))
+
     def per_sample(self) -> list[Tensor]:
         """Split into one [T_i] tensor per sample (empty where a sample has no label token)."""
         import torch
@@ -209,20 +172,103 @@ class TokenNLL:
         return list(torch.split(self.nll_N, self.counts_B.tolist()))
 
 
-class Scorer(Protocol):
-    """Encodes images once, then scores the same captions with whatever visual tokens it is given."""
+@dataclass(frozen=True)
+class Vocabulary:
+    """How token ids read. All of it may be missing; what needs it is then left out, and that is said."""
+
+    decode: Callable[[list[int]], str] | None = None
+    """Token ids to text, special tokens kept and no spaces cleaned up: for words and for the page."""
+    end_id: int | None = None
+    """The token that ends a caption, for gaps without it."""
+    begin_id: int | None = None
+    """A token that may stand before a caption whose prompt is nothing but the image, for `no-image`."""
+    size: int | None = None
+    """Tokens to choose from: what guessing would cost."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is scored, as its own scorer says it: nobody else knows."""
+
+    name: str
+    """For the page and for messages."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """What it is made of, such as `vision` and `llm`, with their names."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Sentences about how it is scored, by keyword, for the page."""
+    vocabulary: Vocabulary = Vocabulary()
+
+
+class ScorerOfBatches(Protocol):
+    """The two methods of a scorer that are needed where batches are given."""
 
     def encode(self, batch: Batch) -> VisualTokens:
-        """Run tower and connector on the images of `batch`: one row of visual tokens per sample, in its order."""
+        """See `Scorer`."""
         ...
 
     def nll(self, batch: Batch, visual: VisualTokens | None) -> TokenNLL:
-        """Score the label tokens of `batch`, teacher-forced, in nats.
+        """See `Scorer`."""
+        ...
 
-        `batch` comes without pixels and `visual` lies on the CPU: moving it to the model's device is the scorer's
-        part. `visual` None leaves the image block out of the sequence. The result must not depend on which other
-        samples are in the batch.
-        """
+
+class Scorer(ScorerOfBatches, Protocol):
+    """Any vision-language model: three methods. It encodes images once, then scores captions with what it is given.
+
+    A complete one, whose encoder is the mean colour and whose decoder is a GRU over characters:
+
+        import eyechart, numpy, torch
+        from PIL import Image
+        from torch import nn
+
+        class Toy(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.encoder, self.embed = nn.Linear(3, 16), nn.Embedding(128, 16)
+                self.decoder, self.head = nn.GRU(16, 16, batch_first=True), nn.Linear(16, 128)
+
+            def batch(self, rows):
+                samples = []
+                for row in rows:
+                    pixels_HWC = numpy.array(Image.open(row.path).convert("RGB").resize((32, 32)))
+                    pixels_CHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1)
+                    answer = [*row.caption.encode("ascii"), 0]  # characters, and an end
+                    samples.append(eyechart.Sample.of(row, [1, 2], answer, block=(0, 1), pixels_CHW=pixels_CHW))
+                return eyechart.collate(samples)
+
+            def encode(self, batch):
+                mean_BC = batch.pixels_BCHW.float().mean((2, 3)) / 255
+                return eyechart.VisualTokens((self.encoder(mean_BC)[:, None],))
+
+            def nll(self, batch, visual):
+                embeds_BTE = self.embed(batch.ids_BT)
+                if visual is not None:
+                    embeds_BTE[batch.block_BT] = visual.layers[0].flatten(0, 1)
+                return eyechart.TokenNLL.of(self.head(self.decoder(embeds_BTE)[0]), batch.labels_BT)
+
+    The contract:
+
+    - The model is in eval mode. Everything is called without gradients, and may be called again: equal input gives
+      equal output. What comes out for a sample does not depend on which others are in the batch.
+    - `batch`: a sample for every row, in the order of the rows; a row that cannot be used is a `Reject` in
+      `Batch.rejects`. Rows without an image are not handed over. Where reading a row raises OSError, the rows are
+      handed over one by one, and those that raise are counted and named.
+    - `encode`: one row of visual tokens per sample, in its order, each [Q,E] of one width. Pixels are uint8. Q may
+      differ between images (`VisualTokens.of`); no image with another number can stand in for one, so all but the
+      commonest number are left out and counted. Bring images to one size to keep them all.
+    - `nll`: one loss in nats, at least 0, for every label that is not IGNORE_INDEX, in reading order, sample by
+      sample. Labels are not shifted: the label at position t is predicted from t-1. The batch comes without pixels,
+      and `visual` lies on the CPU: moving both to the model's device is the scorer's part. `visual` may be zeros,
+      noise, or another image's. Where it is None, the image block is already taken out of ids and labels, and every
+      first label has a predecessor: score the text alone.
+    - A loss that is not finite is no broken contract but a FAIL of the verdict. Everything else that is broken is a
+      ValueError that names the contract.
+
+    Three methods more are used where they are there: `pair_nll` (`PairScorer`), `write` (`Writer`), and
+    `describe() -> Description`. Where batches are given instead of rows, `batch` is not needed.
+    """
+
+    def batch(self, rows: Sequence[Row]) -> Batch:
+        """Read rows: text to ids and labels, with the image block in it, and image files to pixels."""
         ...
 
 
@@ -236,3 +282,22 @@ class PairScorer(Protocol):
         A sample may occur in `batch` more than once. `images_B` holds its place in `visual` for every row of `batch`.
         """
         ...
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """An optional further method: captions for the page."""
+
+    def write(self, batch: Batch) -> Sequence[str]:
+        """What the model writes, greedily, for each image of `batch` behind the sample's own prompt."""
+        ...
+
+
+@runtime_checkable
+class _Describes(Protocol):
+    def describe(self) -> Description: ...
+
+
+def description_of(scorer: object) -> Description:
+    """What a scorer says of itself; the name of its class where it says nothing."""
+    return scorer.describe() if isinstance(scorer, _Describes) else Description(type(scorer).__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,6 +18,8 @@ class Section(BaseModel):
 class Placement(Section):
     """Where frozen models run, and how."""
 
+    prefix: ClassVar[str] = "--"
+    """What stands before these names where they are set: flags of `eyechart`."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention implementation of the frozen models."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -83,6 +85,8 @@ class ScoreSettings(Section):
     """Pixels of both sides of every image, 8 to 4096; null takes what the model's own processor resizes to."""
     prompt: str | None = None
     """Human turn with one `<image>` for every row; null takes each row's own."""
+    train_data: str | None = None
+    """Data file of other rows, whose images make the mean of `mean-token`; null leaves that condition out."""
     ablation: AblationSettings = AblationSettings()
     coverage: CoverageSettings = CoverageSettings()
 
@@ -101,14 +105,23 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def settings_of(given: Mapping[str, Any]) -> ScoreSettings:
+def settings_of(given: Mapping[str, Any], flags: Mapping[str, str] | None = None) -> ScoreSettings:
     """Settings from dotted names such as `ablation.derangements`; the others take their defaults.
+
+    Args:
+        given: values by name.
+        flags: what a name is called where it was set, for messages.
 
     Raises:
         ValueError: no such setting, or a value that it does not take; one line.
     """
     tree: dict[str, Any] = {}
+    known = sorted(flatten(ScoreSettings().model_dump()))
     for dotted, value in given.items():
+        if dotted not in known:
+            near = difflib.get_close_matches(dotted, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            raise ValueError(f"{dotted}: no such setting; {hint}")
         *sections, key = dotted.split(".")
         node = tree
         for section in sections:
@@ -119,10 +132,4 @@ def settings_of(given: Mapping[str, Any]) -> ScoreSettings:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            known = sorted(flatten(ScoreSettings().model_dump()))
-            near = difflib.get_close_matches(where, known, 1)
-            raise ValueError(
-                f"{where}: no such setting{f'; did you mean {near[0]}?' if near else ', known are ' + ', '.join(known)}"
-            ) from error
-        raise ValueError(f"{where}: {first['msg']}, got {first['input']!r}") from error
+        raise ValueError(f"{(flags or {}).get(where, where)}: {first['msg']}, got {first['input']!r}") from error

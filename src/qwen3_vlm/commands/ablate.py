@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eyechart.api.score import Measured, measure_model
-from eyechart.reporting.output import assemble
+from eyechart.api.score import Measured
+from eyechart.api.score import score as score_model
+from eyechart.reporting.output import Parts, assemble
 from eyechart.reporting.parquet import SampleRows
 from eyechart.results import Results
 from eyechart.scoring.conditions import parse_conditions
-from eyechart.scoring.samples import decoder, scored_samples
+from eyechart.scoring.samples import scored_samples
 from eyechart.settings import ScoreSettings
 from qwen3_vlm.build import prepare_data
 from qwen3_vlm.commands.audit import coverage_of_run
 from qwen3_vlm.commands.captions import with_captions
 from qwen3_vlm.commands.diagnose import findings_of_score
 from qwen3_vlm.commands.loaded import load
-from qwen3_vlm.commands.scoring import score, training_of_run
+from qwen3_vlm.commands.scoring import score, training_of_run, vocabulary
 from qwen3_vlm.config import Config
 from qwen3_vlm.train.findings_log import read_findings
 
@@ -56,20 +57,22 @@ def measure(
     loaded = load(path, config)
     prepared = prepare_data(loaded.config, path.parent / "split.json")
     ablation, scores = score(loaded, prepared, num_samples or loaded.config.ablation.num_samples, names, path)
-    decode = decoder(loaded.inputs.tokenizer)
-    listed = scored_samples(scores, decode, loaded.inputs.prompts.ids.eos)
+    words = vocabulary(loaded)
+    listed = scored_samples(scores, words)
     training = training_of_run(loaded, prepared, path.parent)
     known = [*loaded.findings, *read_findings(path.parent)]
     results = assemble(
         loaded.config.model_dump(mode="json"),
         path,
-        training,
-        ablation,
-        coverage_of_run(prepared, path.parent, loaded.step),
-        diagnosis=findings_of_score(loaded, prepared, path, ablation, training, known),
-        scored=with_captions(listed, loaded, prepared, loaded.config.ablation.gallery),
+        Parts(
+            training,
+            ablation,
+            coverage_of_run(prepared, path.parent, loaded.step),
+            diagnosis=findings_of_score(loaded, prepared, path, ablation, training, known),
+            scored=with_captions(listed, loaded, prepared, loaded.config.ablation.gallery),
+        ),
     )
-    return Measured(results, SampleRows(scores, decode))
+    return Measured(results, SampleRows(scores, words.decode))
 
 
 def ablate_model(
@@ -88,9 +91,9 @@ def ablate_model(
         image_root: folder that the rows' image paths are relative to.
         num_samples: rows to score, drawn by seed; the settings' number if None.
         conditions: `runbook`, `standard`, `full`, or names separated by commas.
-        settings: how it is loaded and scored; the defaults if None.
+        settings: how it is loaded and scored, training rows and prompt included; the defaults if None.
 
     Raises:
         ValueError: bad input, or a model that fails a self-test; one line.
     """
-    return measure_model(model, data, image_root, num_samples, conditions, settings=settings).results
+    return score_model(model, data, conditions, num_samples, image_root, settings)

@@ -12,9 +12,11 @@ from eyechart.results import Ablation, LossPoint, Training
 from eyechart.scoring.ablation import ablate as run_ablation
 from eyechart.scoring.batching import LazyBatches, batches_by_length
 from eyechart.scoring.measures import with_measures
+from eyechart.scoring.plan import Execution, Plan
 from eyechart.scoring.ranks import ranks_of_job
 from eyechart.scoring.samples import decoder
 from eyechart.scoring.summary import Scores
+from eyechart.seam import Vocabulary
 from qwen3_vlm.build import Prepared
 from qwen3_vlm.commands.constant_tokens import mean_tokens, trained_blind
 from qwen3_vlm.commands.loaded import Loaded
@@ -40,30 +42,34 @@ def score(
     groups = batches_by_length([lengths[p] for p in positions], config.ablation.batch_size)
     unusable = [r for r in prepared.rejects["eval"] if r.row in asked]
     recorder = Recorder(loaded.vlm, checkpoint.parent)
-    ablation, scores = run_ablation(
-        recorder,
-        LazyBatches(held_out, [[positions[i] for i in group] for group in groups], loaded.inputs.pad_id),
+    batches = LazyBatches(held_out, [[positions[i] for i in group] for group in groups], loaded.inputs.pad_id)
+    plan = Plan(
+        names,
         config.ablation,
         config.seed,
-        names,
-        ranks=ranks,
+        requested,
+        count_rejects(tuple(unusable)),
+        vocabulary(loaded),
         mean_tokens=mean_tokens(loaded, prepared, checkpoint) if "mean-token" in names else None,
-        requested=requested,
-        eos_id=loaded.inputs.prompts.ids.eos,
-        rejected=count_rejects(tuple(unusable)),
-        progress=lambda total: progress_bar(total, "check 1", "batch"),
         blind=trained_blind(loaded, prepared, checkpoint) if "blind" in names else None,
-        scratch=checkpoint.parent,
-        judge_unread=lambda unread: judge_rejects(
-            [*unusable, *unread], len(asked), config.data.max_rejected, "held-out"
-        ),
     )
-    inside, eos_id = recorder.over(ranks), loaded.inputs.prompts.ids.eos
-    decode = decoder(loaded.inputs.tokenizer)
-    ablation = with_measures(
-        ablation, scores, recorder, names, decode, eos_id, config.ablation, config.seed, ranks, inside
+    execution = Execution(
+        ranks,
+        lambda total: progress_bar(total, "check 1", "batch"),
+        checkpoint.parent,
+        lambda unread: judge_rejects([*unusable, *unread], len(asked), config.data.max_rejected, "held-out"),
     )
+    ablation, scores = run_ablation(recorder, batches, plan, execution)
+    inside = recorder.over(ranks)
+    ablation = with_measures(ablation, scores, recorder, plan, ranks, inside)
     return ablation.model_copy(update={"connector": look_inside(inside, loaded.vlm)}), scores
+
+
+def vocabulary(loaded: Loaded) -> Vocabulary:
+    """How the language model's tokens read. EOS stands between two texts in pretraining, so a caption may follow it."""
+    eos_id = loaded.inputs.prompts.ids.eos
+    size = len(loaded.vlm.llm.model.get_input_embeddings().weight)
+    return Vocabulary(decoder(loaded.inputs.tokenizer), eos_id, eos_id, size)
 
 
 def training_of_run(loaded: Loaded, prepared: Prepared, folder: Path) -> Training | None:

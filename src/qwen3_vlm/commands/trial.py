@@ -7,17 +7,17 @@ import sys
 from pathlib import Path
 
 from eyechart.reporting.contact_sheet import contact_sheet
-from eyechart.reporting.output import assemble, write_results
+from eyechart.reporting.output import Parts, assemble, write_results
 from eyechart.reporting.parquet import SampleRows
 from eyechart.results import Results
 from eyechart.scoring.conditions import parse_conditions
-from eyechart.scoring.samples import decoder, scored_samples
+from eyechart.scoring.samples import scored_samples
 from qwen3_vlm.build import prepare_data
 from qwen3_vlm.commands.audit import coverage_of_run
 from qwen3_vlm.commands.captions import with_captions, write_captions
 from qwen3_vlm.commands.diagnose import findings_of_score
 from qwen3_vlm.commands.loaded import load
-from qwen3_vlm.commands.scoring import score, training_of_run
+from qwen3_vlm.commands.scoring import score, training_of_run, vocabulary
 from qwen3_vlm.config import Config
 from qwen3_vlm.train.findings_log import read_findings
 from qwen3_vlm.train.stage1_align import train
@@ -53,21 +53,23 @@ def trial(
     ablation, scores = score(loaded, prepared, num_samples or config.ablation.num_samples, names, checkpoint)
     written = write_captions(loaded, prepared, _SHEET_IMAGES)
     folder = Path(config.output_dir)
-    decode = decoder(loaded.inputs.tokenizer)
-    listed = scored_samples(scores, decode, loaded.inputs.prompts.ids.eos)
+    words = vocabulary(loaded)
+    listed = scored_samples(scores, words)
     training = training_of_run(loaded, prepared, folder)
     results = assemble(
         config.model_dump(mode="json"),
         checkpoint,
-        training,
-        ablation,
-        coverage_of_run(prepared, folder, loaded.step),
-        written,
-        findings_of_score(loaded, prepared, checkpoint, ablation, training, read_findings(folder)),
-        scored=with_captions(listed, loaded, prepared, config.ablation.gallery),
+        Parts(
+            training,
+            ablation,
+            coverage_of_run(prepared, folder, loaded.step),
+            written,
+            findings_of_score(loaded, prepared, checkpoint, ablation, training, read_findings(folder)),
+            with_captions(listed, loaded, prepared, config.ablation.gallery),
+        ),
     )
     root = Path(config.data.image_root)
     contact_sheet([(root / w.image, w) for w in written], folder / "samples.png", f"{checkpoint}: {results.verdict}")
-    write_results(results, folder, as_json, SampleRows(scores, decode))
+    write_results(results, folder, as_json, SampleRows(scores, words.decode))
     sys.stderr.write(f"look at {folder / 'samples.png'}\n")
     return results

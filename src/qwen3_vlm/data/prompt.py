@@ -19,9 +19,9 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from eyechart.data.encoded import IMAGE_CUT, Encoded, Prompt
-from eyechart.data.llava import IMAGE_STRINGS, PLACEHOLDER, Record
+from eyechart.data.llava import IMAGE_STRINGS, PLACEHOLDER
 from eyechart.exits import NamedInputError
-from eyechart.seam import Reject
+from eyechart.seam import Reject, Row
 from qwen3_vlm.config import PromptConfig
 
 START, PATCH, END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
@@ -99,7 +99,7 @@ class PromptBuilder:
         ids_T = np.array([*before, *self._block, *behind], dtype=np.int64)
         return Prompt(ids_T, (len(before), len(before) + len(self._block)))
 
-    def encode(self, records: Sequence[Record]) -> list[Encoded | Reject]:
+    def encode(self, records: Sequence[Row]) -> list[Encoded | Reject]:
         """Encode records, in their order.
 
         Special tokens in the template become their ids (ChatML). Their strings in a caption stay ordinary text, so
@@ -155,7 +155,7 @@ class PromptBuilder:
             )
         return ids[0]
 
-    def _require_labels(self, records: Sequence[Record], prompts: Mapping[str, Prompt]) -> None:
+    def _require_labels(self, records: Sequence[Row], prompts: Mapping[str, Prompt]) -> None:
         shortest = min((len(prompt.ids_T) for prompt in prompts.values()), default=0)
         if prompts and shortest + 1 > self._max_seq_len:
             cut = all(prompt.block[1] > self._max_seq_len for prompt in prompts.values())
@@ -169,7 +169,7 @@ class PromptBuilder:
                 "and fewer connector.latents need less",
             )
 
-    def _roomy(self, records: Sequence[Record], prompts: Mapping[str, Prompt]) -> int:
+    def _roomy(self, records: Sequence[Row], prompts: Mapping[str, Prompt]) -> int:
         """The shortest length, in tokens, that leaves at least 99% of these records whole."""
         usable = [record for record in records if record.human in prompts]
         answers = self._answers([record.caption for record in usable])

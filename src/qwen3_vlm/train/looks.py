@@ -26,8 +26,7 @@ from eyechart.files import write_atomic
 from eyechart.results import Look
 from eyechart.scoring.batching import collate
 from eyechart.scoring.matching import recall_at_1
-from eyechart.scoring.pairs import draw_candidates, score_pairs
-from eyechart.scoring.ranks import Ranks
+from eyechart.scoring.pairs import Captions, draw_candidates, score_pairs
 from eyechart.seam import Batch, IntArray, Sample, VisualTokens
 from eyechart.verdict.statistics import clusters_of
 from qwen3_vlm.config import Config
@@ -40,11 +39,6 @@ TRAINED_PER_LOOK = 1000
 _SEARCHED = 64
 """Held-out samples among which 16 are sought whose image can be read."""
 _PAIRS_AT_ONCE = 64
-
-
-class _Silent:
-    def update(self, n: int) -> None:
-        pass
 
 
 def look_steps(every: str | int, total_steps: int, samples: int) -> list[int]:
@@ -92,7 +86,7 @@ class Looking:
         began = time.monotonic()
         visual = vlm.encode(self.batch)
         samples = self.batch.samples
-        scores = score_pairs(vlm, samples, visual, self.pairs_P2, _PAIRS_AT_ONCE, _Silent(), Ranks())
+        scores = score_pairs(vlm, Captions(samples, visual), self.pairs_P2, _PAIRS_AT_ONCE)
         zeros = VisualTokens(tuple(torch.zeros_like(layer) for layer in visual.layers))
         zero = float(vlm.nll(self.batch, zeros).nll_N.double().sum())
         captions_S = np.arange(len(samples))

@@ -1,9 +1,9 @@
-"""Check 1 on any image-text-to-text model of transformers, with the verdict and the page of our own."""
+"""`eyechart.score`: check 1 on any model, with verdict, coverage, diagnosis, and what it writes."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,29 +11,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eyechart.data.choice import draw_rows, even_choice
+from eyechart.api.source import Asked, Source, asked, require_file
+from eyechart.data.choice import even_choice
 from eyechart.data.dataset import count_rejects, judge_rejects
-from eyechart.data.encoded import IMAGE_CUT
-from eyechart.data.llava import count_rows
+from eyechart.data.llava import read_rows
 from eyechart.faults.diagnosis import RunEvidence, diagnose_run
 from eyechart.faults.probes import probe
-from eyechart.models.loading import Foreign, load_foreign
-from eyechart.models.rows import ForeignRows, first_samples, read_rows
+from eyechart.models.loading import NamedModel, load_model
 from eyechart.models.selftests import refuse_unfit
-from eyechart.models.writing import write_captions
 from eyechart.progress import progress_bar
-from eyechart.reporting.output import assemble
+from eyechart.reporting.output import Parts, assemble
 from eyechart.reporting.parquet import SampleRows
-from eyechart.results import Ablation, Coverage, Finding, Results, ScoredSample
-from eyechart.scoring.ablation import ablate as run_ablation
-from eyechart.scoring.batching import collate
+from eyechart.results import Ablation, Finding, Results, ScoredSample
+from eyechart.scoring.ablation import ablate
 from eyechart.scoring.conditions import named_conditions
+from eyechart.scoring.contract import encode, require_contract
 from eyechart.scoring.measures import with_measures
+from eyechart.scoring.plan import Execution, Plan
 from eyechart.scoring.ranks import ranks_of_job
-from eyechart.scoring.samples import decoder, scored_samples
-from eyechart.seam import CollateStats, Reject, Sample
+from eyechart.scoring.samples import scored_samples
+from eyechart.seam import Batch, Description, Reject, Row, ScorerOfBatches, Writer, description_of
 from eyechart.settings import ScoreSettings
-from eyechart.verdict.coverage import Counted, judge_coverage
 
 _TESTED = 2
 """Samples on which the self-tests run: with two, mixed-up rows show."""
@@ -43,7 +41,11 @@ _NOT_HERE = {
     "blind": "it needs a prompt trained through a model of our own",
     "donors": "donors by likeness need the features of our own vision tower; matching goes without",
 }
-"""What no model of transformers gets, and why."""
+"""What no model gets that was not trained here, and why."""
+_PASSED = (
+    "Passed before scoring: its own features, put back, give the model's own loss; features that are not a "
+    "number reach every label; no pixel passes zeroed features; no label depends on what stands behind it."
+)
 
 
 @dataclass(frozen=True)
@@ -55,98 +57,92 @@ class Measured:
     """The content of samples.parquet."""
 
 
-def ablate_model(
-    model: str | Path,
-    data: str | Path,
-    image_root: str | Path,
-    num_samples: int | None = None,
+def score(
+    model: str | Path | ScorerOfBatches,
+    rows: str | Path | Sequence[Row] | Sequence[Batch],
     conditions: str = "standard",
-    train_data: str | Path | None = None,
+    num_samples: int | None = None,
+    image_root: str | Path | None = None,
     settings: ScoreSettings | None = None,
 ) -> Results:
-    """Check 1 on an image-text-to-text model of transformers.
+    """Score captions with the right, a wrong and no picture, and judge whether the model uses its images.
 
     Args:
-        model: folder in save_pretrained layout, or hub id.
-        data: rows in LLaVA-Pretrain layout that the model has not been trained on.
-        image_root: folder that the rows' image paths are relative to.
-        num_samples: rows to score, drawn by seed; `settings.ablation.num_samples` if None.
+        model: an image-text-to-text model of transformers, by folder or hub id; or a `Scorer`.
+        rows: what the model has not been trained on: the path of a data file, rows, or batches.
         conditions: `runbook`, `standard`, `full`, or names separated by commas. What cannot be had is left out, with
             the reason in `ablation.wording`; a list of which nothing can be had is refused.
-        train_data: rows whose images make the mean of `mean-token`; without it that condition is left out.
-        settings: device, precision, seed, prompt, margins.
+        num_samples: rows to score, drawn by seed; `settings.ablation.num_samples` if None.
+        image_root: folder that the rows' image paths are relative to; None takes the data file's, or the rows' own.
+        settings: seed, margins, and for a model by name device, precision and prompt; the defaults if None.
 
     Returns:
-        The results, with verdict; nothing is written.
+        The results, with verdict; `eyechart.write_results` makes files and a page of them.
 
     Raises:
-        ValueError: bad input, or a model that fails a self-test; one line.
+        ValueError: bad input, a model that fails a self-test, or a scorer that breaks its contract; one line.
     """
-    return measure_model(model, data, image_root, num_samples, conditions, train_data, settings).results
+    return measure(model, rows, conditions, num_samples, image_root, settings).results
 
 
-def measure_model(
-    model: str | Path,
-    data: str | Path,
-    image_root: str | Path,
-    num_samples: int | None = None,
+def measure(
+    model: str | Path | ScorerOfBatches,
+    rows: str | Path | Sequence[Row] | Sequence[Batch],
     conditions: str = "standard",
-    train_data: str | Path | None = None,
+    num_samples: int | None = None,
+    image_root: str | Path | None = None,
     settings: ScoreSettings | None = None,
 ) -> Measured:
-    """As `ablate_model`, with every sample's per-token losses."""
-    settings = settings or ScoreSettings()
+    """As `score`, with every sample's per-token losses."""
+    settings, ranks = settings or ScoreSettings(), ranks_of_job()
     names = named_conditions(conditions)
-    file, root, train_file = Path(data), Path(image_root), Path(train_data) if train_data is not None else None
-    _require(file, root, train_file)
-    _left_out(names, train_file)  # before the weights are loaded; how deep visual tokens go is known behind that
-    requested = num_samples or settings.ablation.num_samples
-    asked = draw_rows(count_rows(file), settings.seed)[:requested]
-    foreign = load_foreign(str(model), settings)
-    left_out = _left_out(names, train_file, foreign.scorer.layers)
+    wanted = asked(rows, num_samples, image_root, settings)
+    train_file = None if settings.train_data is None else require_file("--train_data", settings.train_data)
+    _left_out(names, train_file)  # before the weights are loaded; how deep visual tokens go is known after that
+    scorer = load_model(str(model), settings) if isinstance(model, str | Path) else model
+    about = description_of(scorer)
+    source = Source(scorer, wanted, settings.ablation.batch_size)
+    tested = _tested(scorer, source)
+    left_out = _left_out(names, train_file, tested.layers)
     names = tuple(name for name in names if name not in left_out)
-    rows = read_rows(foreign, file, root, asked, settings.prompt, settings.max_pixels)
-    wording = foreign.describe() | self_test(foreign, rows) | left_out
-    ranks, mean = ranks_of_job(), None
+    wording, mean = {**about.notes, **tested.note, **left_out}, None
     if "mean-token" in names and train_file is not None:
-        lenders = read_rows(foreign, train_file, root, None, settings.prompt, settings.max_pixels)
-        warning = _shared(rows, lenders, settings.ablation.mean_token_images, train_file.samefile(file))
+        lenders = read_rows(train_file, image_root=wanted.image_root or train_file.parent)
+        warning = _shared(wanted, lenders[0][: settings.ablation.mean_token_images], train_file)
         wording |= {"mean-token": warning} if warning else {}
         if warning and ranks.index == 0:
             sys.stderr.write(f"warning: {warning}\n")
-        mean = mean_tokens(foreign, lenders, settings)
-    ablation, scores = run_ablation(
-        foreign.scorer,
-        rows.batches(settings.ablation.batch_size),
+        mean = mean_tokens(scorer, lenders, settings)
+    plan = Plan(
+        names,
         settings.ablation,
         settings.seed,
-        names,
+        requested=wanted.available,  # what the file lacks beside them is said by `_as_requested`
+        rejected=count_rejects(wanted.rejects),
+        vocabulary=about.vocabulary,
         mean_tokens=mean,
-        requested=len(asked),  # what the file lacks beside them is said by `_as_requested`
-        eos_id=foreign.prompts.ending.end_id,
-        rejected=count_rejects(rows.rejects),
-        progress=lambda total: progress_bar(total, "check 1", "batch"),
-        ranks=ranks,
+    )
+    execution = Execution(
+        ranks,
+        lambda total: progress_bar(total, "check 1", "batch"),
         judge_unread=lambda unread: judge_rejects(
-            [*rows.rejects, *unread], len(asked), settings.max_rejected, "scored"
+            [*wanted.rejects, *unread], wanted.available, settings.max_rejected, "scored", "--max_rejected"
         ),
     )
-    decode, end_id = decoder(foreign.processor.tokenizer), foreign.prompts.ending.end_id
-    ablation = with_measures(
-        ablation, scores, foreign.scorer, names, decode, end_id, settings.ablation, settings.seed, ranks
-    )
-    listed, unwritten = _with_captions(scored_samples(scores, decode, end_id), rows, settings)
-    ablation = ablation.model_copy(update={"wording": {**ablation.wording, **wording, **unwritten}})
-    ablation = _as_requested(ablation, requested, len(asked))
+    ablation, scores = ablate(scorer, source, plan, execution)
+    ablation = with_measures(ablation, scores, scorer, plan, ranks)
+    limit = settings.max_seq_len if isinstance(scorer, NamedModel) else None
+    coverage = source.coverage(settings, limit, ranks)
+    listed, unwritten = _with_captions(scored_samples(scores, about.vocabulary), scorer, source, settings)
+    diagnosis, untried = _diagnosis(scorer, source, ablation, settings)
+    wording |= {**unwritten, **untried}
+    ablation = _as_requested(ablation, wanted).model_copy(update={"wording": {**ablation.wording, **wording}})
     results = assemble(
-        _recorded(settings, str(model), file, root),
-        Path(model),
-        ablation=ablation,
-        coverage=_coverage(rows, settings),
-        diagnosis=_diagnosis(foreign, rows, ablation, settings),
-        scored=listed,
+        _recorded(settings, about, wanted, isinstance(scorer, NamedModel)),
+        about.name,
+        Parts(ablation=ablation, coverage=coverage, diagnosis=diagnosis, scored=listed),
     )
-    return Measured(results, SampleRows(scores, decode))
+    return Measured(results, SampleRows(scores, about.vocabulary.decode))
 
 
 def _left_out(names: Sequence[str], train_data: Path | None, layers: int = 1) -> dict[str, str]:
@@ -172,136 +168,128 @@ def _listed(reasons: Mapping[str, str]) -> str:
     return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
 
 
-def _shared(rows: ForeignRows, lenders: ForeignRows, count: int, same_file: bool) -> str:
+@dataclass(frozen=True)
+class _Tested:
+    """What a few samples showed before anything is scored."""
+
+    layers: int
+    """Depths at which the language model takes visual tokens."""
+    note: Mapping[str, str]
+
+
+@torch.no_grad()
+def _tested(scorer: ScorerOfBatches, source: Source) -> _Tested:
+    """Run the self-tests of a model by name, or hold any other scorer against its contract.
+
+    Raises:
+        ValueError: it fails; the message says what that means.
+    """
+    batch = source.first(_TESTED)
+    if batch is None:
+        return _Tested(1, {})
+    if isinstance(scorer, NamedModel):
+        refuse_unfit(scorer.scorer, batch)
+        return _Tested(scorer.scorer.layers, {"self-tests": _PASSED})
+    require_contract(scorer, batch)
+    return _Tested(len(encode(scorer, batch).layers), {})
+
+
+def _shared(wanted: Asked, averaged: Sequence[Row], train_file: Path) -> str:
     """What is wrong with training rows whose images are scored too: their mean has then seen what it is to miss."""
-    averaged = _images(lenders, range(min(count, len(lenders))))
-    shared = len(averaged & _images(rows, range(len(rows))))
+    images = {row.image for row in averaged}
+    shared = len(images & {row.image for row in wanted.rows})
+    same_file = wanted.file is not None and train_file.samefile(wanted.file)
     if not shared and not same_file:
         return ""
     file = "is the file of --data" if same_file else "has images of --data"
     return (
-        f"--train_data {file}: {shared} of the {len(averaged)} images that mean-token averages are scored too; name "
+        f"--train_data {file}: {shared} of the {len(images)} images that mean-token averages are scored too; name "
         "rows that are not scored"
     )
 
 
-def _images(rows: ForeignRows, places: Iterable[int]) -> set[str]:
-    return {rows.data.text(place).image for place in places}
-
-
-def _as_requested(ablation: Ablation, requested: int, rows: int) -> Ablation:
-    """How many were asked for and why there are fewer: here no split has an end, but the data file."""
-    short = [f"warning: {requested} samples were requested: the data file has no more than {rows} rows"]
-    reasons = [*ablation.reasons, *(short if rows < requested else [])]
-    return ablation.model_copy(update={"requested": requested, "reasons": reasons})
-
-
-def _with_captions(
-    scored: list[ScoredSample], rows: ForeignRows, settings: ScoreSettings
-) -> tuple[list[ScoredSample], dict[str, str]]:
-    """What the model writes for those that the page shows; the sentence that says so where it cannot write."""
-    position = {row: index for index, row in enumerate(rows.data.rows)}
-    places = even_choice(len(scored), settings.ablation.gallery)
-    items = {place: rows[position[scored[place].row]] for place in places}
-    samples = {place: item for place, item in items.items() if isinstance(item, Sample)}
-    try:
-        texts = write_captions(rows.foreign, list(samples.values()), settings.ablation.batch_size)
-    except Exception as error:  # noqa: BLE001 - whatever an unknown model's `generate` raises; all scores are there
-        reason = " ".join(str(error).split())[:200]
-        return scored, {"written": f"Nothing written: generate ended in {type(error).__name__}: {reason}"}
-    written = dict(zip(samples, texts, strict=True))
-    return [s.model_copy(update={"written": written.get(place)}) for place, s in enumerate(scored)], {}
-
-
-def _diagnosis(foreign: Foreign, rows: ForeignRows, ablation: Ablation, settings: ScoreSettings) -> list[Finding]:
-    """What the pattern of check 1 means; where it did not pass, with what reaches the model."""
-    evidence = RunEvidence(ablation=ablation)
-    samples = first_samples(rows, _PROBED) if ablation.verdict != "PASS" else []
-    if samples:
-        probes = probe(foreign.scorer, collate(samples, foreign.prompts.begin_id), settings.seed)
-        vocabulary = foreign.scorer.vocabulary
-        evidence = replace(evidence, probes=probes, vocabulary=vocabulary)
-    return diagnose_run(evidence)
-
-
-def self_test(foreign: Foreign, rows: ForeignRows) -> dict[str, str]:
-    """Run the self-tests on the first two samples; the sentence that says so, none without a sample.
-
-    Raises:
-        ValueError: the model fails one; the message names it and says what that means.
-    """
-    samples = first_samples(rows, _TESTED)
-    if not samples:
-        return {}
-    refuse_unfit(foreign.scorer, collate(samples, foreign.prompts.begin_id))
-    return {
-        "self-tests": (
-            "Passed before scoring: its own features, put back, give the model's own loss; features that are not a "
-            "number reach every label; no pixel passes zeroed features; no label depends on what stands behind it."
-        )
-    }
-
-
-def mean_tokens(foreign: Foreign, rows: ForeignRows, settings: ScoreSettings) -> Tensor:
+@torch.no_grad()
+def mean_tokens(
+    scorer: ScorerOfBatches, rows: tuple[Sequence[Row], Sequence[Reject]], settings: ScoreSettings
+) -> Tensor:
     """Mean visual tokens [Q,E] over the first images of `rows`.
 
     Raises:
         ValueError: too many of them, or all, cannot be read.
     """
-    wanted = min(settings.ablation.mean_token_images, len(rows))
-    total_QE, seen, unread = torch.zeros(()), 0, list[Reject](rows.rejects)
-    with progress_bar(wanted, "mean visual tokens", "image") as bar:
-        for start in range(0, wanted, settings.ablation.batch_size):
-            items = [rows[i] for i in range(start, min(start + settings.ablation.batch_size, wanted))]
-            batch = collate(items, foreign.prompts.begin_id)
+    usable, rejects = rows
+    chosen, size = usable[: settings.ablation.mean_token_images], settings.ablation.batch_size
+    source = Source(scorer, Asked(tuple(chosen), None, (), len(chosen), None, None), size)
+    total_QE, seen, unread = torch.zeros(()), 0, list(rejects)
+    with progress_bar(len(chosen), "mean visual tokens", "image") as bar:
+        for start in range(0, len(chosen), size):
+            batch = source.read(chosen[start : start + size])
             unread += batch.rejects
             if len(batch):
-                visual_BQE = foreign.scorer.encode(batch).layers[0].float().cpu()
+                visual_BQE = encode(scorer, batch).layers[0].float()
                 total_QE, seen = total_QE + visual_BQE.sum(0), seen + len(batch)
-            bar.update(len(items))
-    judge_rejects(unread, wanted + len(rows.rejects), settings.max_rejected, "training")
+            bar.update(size)
+    judge_rejects(unread, len(chosen) + len(rejects), settings.max_rejected, "training", "--max_rejected")
     if not seen:
-        raise ValueError("--train_data: no image can be read; leave it out, or mend the file")
+        raise ValueError("--train_data: no image can be read; leave it out, or fix the file")
     return total_QE / seen
 
 
-def _coverage(rows: ForeignRows, settings: ScoreSettings) -> Coverage:
-    """Check 2 on the rows that are scored: nothing is trained here, but a cut caption is no evidence either."""
-    samples = [rows.data.text(index) for index in range(len(rows))]
-    rejected = count_rejects(rows.rejects)
-    counted = Counted(
-        source="the rows asked for",
-        stats=CollateStats.of(samples),
-        max_seq_len=settings.max_seq_len,
-        block_tokens=max((s.block[1] - s.block[0] for s in samples), default=0),
-        wrapper_tokens=rows.data.wrapper_tokens,
-        rejected=rejected,
-        image_cut=rejected.get(IMAGE_CUT, 0),
-    )
-    return judge_coverage(counted, settings.coverage)
+def _as_requested(ablation: Ablation, wanted: Asked) -> Ablation:
+    """How many were asked for and why there are fewer: here no split has an end, but the data."""
+    short = []
+    if wanted.available < wanted.requested:
+        what = "the data file has" if wanted.file is not None else "there are"
+        short = [f"warning: {wanted.requested} samples were requested: {what} no more than {wanted.available} rows"]
+    return ablation.model_copy(update={"requested": wanted.requested, "reasons": [*ablation.reasons, *short]})
 
 
-def _require(data: Path, image_root: Path, train_data: Path | None) -> None:
-    for flag, path in (("--data", data), ("--train_data", train_data)):
-        if path is not None and not path.is_file():
-            raise ValueError(f"{flag}: expected a data file in LLaVA-Pretrain layout, there is none at {path}")
-    if not image_root.is_dir():
-        raise ValueError(f"--image_root: expected the folder that image paths are relative to, {image_root} is none")
+def _with_captions(
+    scored: list[ScoredSample], scorer: ScorerOfBatches, source: Source, settings: ScoreSettings
+) -> tuple[list[ScoredSample], dict[str, str]]:
+    """What the model writes for those that the page shows; the sentence that says so where it cannot write."""
+    places = even_choice(len(scored), settings.ablation.gallery)
+    if not isinstance(scorer, Writer) or not places:
+        return scored, {}
+    size, written = settings.ablation.batch_size, dict[int, str]()
+    try:
+        for start in range(0, len(places), size):
+            batch = source.pick([scored[place].row for place in places[start : start + size]])
+            if len(batch):
+                written |= dict(zip((s.row for s in batch.samples), scorer.write(batch), strict=True))
+    except Exception as error:  # noqa: BLE001 - whatever an unknown model's `generate` raises; all scores are there
+        reason = " ".join(str(error).split())[:200]
+        return scored, {"written": f"Nothing written: generate ended in {type(error).__name__}: {reason}"}
+    return [s.model_copy(update={"written": written.get(s.row)}) for s in scored], {}
 
 
-def _recorded(settings: ScoreSettings, model: str, data: Path, image_root: Path) -> dict[str, Any]:
-    """What was scored and how; a default of training would claim what nobody did."""
+def _diagnosis(
+    scorer: ScorerOfBatches, source: Source, ablation: Ablation, settings: ScoreSettings
+) -> tuple[list[Finding], dict[str, str]]:
+    """What the pattern of check 1 means; where it did not pass, with what reaches the model."""
+    evidence, note = RunEvidence(ablation=ablation), dict[str, str]()
+    batch = source.first(_PROBED) if ablation.verdict != "PASS" else None
+    if batch is not None:
+        try:
+            probes = probe(scorer, batch, settings.seed)
+            evidence = replace(evidence, probes=probes, vocabulary=description_of(scorer).vocabulary.size)
+        except Exception as error:  # noqa: BLE001 - a stranger's scorer may raise anything; all scores are there
+            reason = " ".join(str(error).split())[:200]
+            note = {"probes": f"Not tried what reaches the model: it ended in {type(error).__name__}: {reason}"}
+    return diagnose_run(evidence), note
+
+
+def _recorded(settings: ScoreSettings, about: Description, wanted: Asked, by_name: bool) -> dict[str, Any]:
+    """What was scored and how; a default would claim what nobody did."""
     tree = settings.model_dump(mode="json")
+    data = {"json_file": None if wanted.file is None else str(wanted.file), "image_root": wanted.image_root}
+    limits = {key: tree[key] for key in ("max_seq_len", "max_rejected", "max_pixels") if by_name}
     return {
         "seed": tree["seed"],
-        "threads": tree["threads"],
-        "model": {"vision": model, "llm": model, **tree["model"]},
-        "data": {
-            "json_file": str(data),
-            "image_root": str(image_root),
-            **{key: tree[key] for key in ("max_seq_len", "max_rejected", "max_pixels")},
-        },
+        "model": {"name": about.name, **about.parts, **(tree["model"] if by_name else {})},
+        "data": {key: value for key, value in {**data, **limits}.items() if value is not None},
         "ablation": tree["ablation"],
         "coverage": tree["coverage"],
-        **({"prompt": {"caption_request": settings.prompt}} if settings.prompt else {}),
+        **({"threads": tree["threads"]} if by_name else {}),
+        **({"prompt": {"caption_request": settings.prompt}} if by_name and settings.prompt else {}),
     }

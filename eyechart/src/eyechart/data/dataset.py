@@ -12,8 +12,7 @@ from pathlib import Path
 
 from eyechart.data.encoded import Encoded
 from eyechart.data.images import ImageError, ImageSpec, content_hash, load_image
-from eyechart.data.llava import Record
-from eyechart.seam import Reject, Sample
+from eyechart.seam import Reject, Row, Sample
 
 
 class Dataset:
@@ -24,7 +23,7 @@ class Dataset:
 
     def __init__(
         self,
-        records: Sequence[Record],
+        records: Sequence[Row],
         encoded: Sequence[Encoded],
         image_root: Path,
         spec: ImageSpec,
@@ -83,7 +82,7 @@ class Dataset:
 
 
 class TooManyRejectedError(ValueError):
-    """More rows are unusable than `data.max_rejected` allows."""
+    """More rows are unusable than the settings allow."""
 
     def __init__(self, message: str, rejects: Sequence[Reject], total: int) -> None:
         """Keep the unusable rows, and of how many rows they are."""
@@ -91,25 +90,33 @@ class TooManyRejectedError(ValueError):
         self.rejects, self.total = tuple(rejects), total
 
 
-def judge_rejects(rejects: Sequence[Reject], total: int, max_rejected: float, label: str) -> None:
+def judge_rejects(
+    rejects: Sequence[Reject], total: int, max_rejected: float, label: str, setting: str = "data.max_rejected"
+) -> None:
     """The one rule for unusable rows, be it their text or their image: say them, and stop where they are too many.
 
     Args:
         rejects: unusable rows.
         total: rows that were asked for, usable or not.
-        max_rejected: accepted share of `total` (data.max_rejected); above it something else than the odd broken file
-            is wrong.
+        max_rejected: accepted share of `total`; above it something else than the odd broken file is wrong.
         label: what the rows are, such as `training`, for the line that is written to standard error.
+        setting: what `max_rejected` is called where it is set.
 
     Raises:
         TooManyRejectedError: more than that, with counts by reason and three examples.
     """
-    too_many_rejected(rejects, total, max_rejected, label)
+    too_many_rejected(rejects, total, max_rejected, label, setting)
     if rejects:
         _say_once(f"warning: {_summary(rejects, total, label)}; left out, no other row takes their place")
 
 
-def too_many_rejected(rejects: Sequence[Reject], total: int, max_rejected: float, label: str = "training") -> None:
+def too_many_rejected(
+    rejects: Sequence[Reject],
+    total: int,
+    max_rejected: float,
+    label: str = "training",
+    setting: str = "data.max_rejected",
+) -> None:
     """The second half of `judge_rejects`, for those who have already named the rows.
 
     Raises:
@@ -117,8 +124,8 @@ def too_many_rejected(rejects: Sequence[Reject], total: int, max_rejected: float
     """
     if len(rejects) > max_rejected * total:
         raise TooManyRejectedError(
-            f"{_summary(rejects, total, label)}. That is more than data.max_rejected {max_rejected:g}: mend the rows "
-            "or raise it",
+            f"{_summary(rejects, total, label)}. That is more than {setting} {max_rejected:g}: mend the rows or "
+            "raise it",
             rejects,
             total,
         )

@@ -225,7 +225,7 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     if min(width, height) <= 1:
         raise ImageError("image too thin", f"{width}x{height} pixels, expected at least 2x2")
     if width * height > max_pixels:
-        raise ImageError("image too large", f"{width}x{height} pixels, data.max_pixels is {max_pixels:,}; shrink it")
+        raise ImageError("image too large", f"{width}x{height} pixels, max_pixels is {max_pixels:,}; shrink it")
 
 
 def _damaged(error: Exception) -> ImageError:

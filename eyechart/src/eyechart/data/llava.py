@@ -1,4 +1,4 @@
-r"""A file in LLaVA-Pretrain layout to records: every row becomes a record or a typed reject, nothing is dropped.
+r"""A file in LLaVA-Pretrain layout to rows: each becomes a Row or a typed reject, nothing is dropped.
 
     [{"id": "004539375", "image": "00453/004539375.jpg",
       "conversations": [{"from": "human", "value": "What is this?\n<image>"}, {"from": "gpt", "value": "a cat"}]}, ...]
@@ -16,12 +16,11 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from eyechart.seam import Reject
+from eyechart.seam import Reject, Row
 
 PLACEHOLDER = "<image>"
 """Where the image goes in a human turn."""
@@ -37,22 +36,6 @@ _ANY = msgspec.json.Decoder()
 _LAYOUT = "expected a JSON list of rows, or one JSON row per line"
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One usable row of the data file."""
-
-    row: int
-    """Row index in the file, from 0; blank lines of a JSON Lines file do not count."""
-    id: str
-    """The row's own id as text; the row index where it has none. Not necessarily unique."""
-    image: str
-    """Path relative to the image root, inside it."""
-    human: str
-    """The human turn, with `<image>` exactly once."""
-    caption: str
-    """The answer, stripped, not empty."""
-
-
 class _UnusableError(Exception):
     """Reason and detail of a row that cannot be used."""
 
@@ -61,12 +44,14 @@ def count_rows(path: Path) -> int:
     """Count the rows of a data file, usable or not.
 
     Raises:
-        ValueError: the file is missing, broken or empty (see `read_records`).
+        ValueError: the file is missing, broken or empty (see `read_rows`).
     """
     return len(_raw_rows(path))
 
 
-def read_records(path: Path, rows: Collection[int] | None = None) -> tuple[list[Record], list[Reject]]:
+def read_rows(
+    path: str | Path, rows: Collection[int] | None = None, image_root: str | Path = ""
+) -> tuple[list[Row], list[Reject]]:
     """Read the rows of a data file.
 
     Missing and duplicate ids are accepted and reported in one log line: rows are told apart by their index.
@@ -74,13 +59,15 @@ def read_records(path: Path, rows: Collection[int] | None = None) -> tuple[list[
     Args:
         path: JSON list or JSON Lines, perhaps gzipped.
         rows: row indices to read, in any order; None reads all.
+        image_root: folder that the rows' image paths are relative to.
 
     Returns:
-        Records and rejects, each in file order; together exactly the rows asked for.
+        Rows and rejects, each in file order; together exactly the rows asked for.
 
     Raises:
         ValueError: missing, empty or broken file, no list of rows, zero rows, or a row index that is not in it.
     """
+    path, root = Path(path), str(image_root)
     raw_rows = _raw_rows(path)
     wanted = range(len(raw_rows)) if rows is None else sorted(set(rows))
     if wanted and not 0 <= wanted[0] <= wanted[-1] < len(raw_rows):
@@ -88,13 +75,13 @@ def read_records(path: Path, rows: Collection[int] | None = None) -> tuple[list[
             f"{path}: rows {wanted[0]} to {wanted[-1]} were asked for, the file has rows 0 to {len(raw_rows) - 1}; "
             "is it the file that the split was drawn from?"
         )
-    records: list[Record] = []
+    records: list[Row] = []
     rejects: list[Reject] = []
     missing_ids = 0
     shared: dict[str, str] = {}
     for row in wanted:
         try:
-            record, has_id = _record(row, raw_rows[row], shared)
+            record, has_id = _record(row, raw_rows[row], root, shared)
         except _UnusableError as unusable:
             reason, detail = unusable.args
             rejects.append(Reject(row, reason, detail))
@@ -105,7 +92,7 @@ def read_records(path: Path, rows: Collection[int] | None = None) -> tuple[list[
     return records, rejects
 
 
-def _report_ids(path: Path, records: Iterable[Record], missing: int) -> None:
+def _report_ids(path: Path, records: Iterable[Row], missing: int) -> None:
     counts = Counter(record.id for record in records)
     repeated = [identity for identity, count in counts.items() if count > 1]
     if missing:
@@ -134,7 +121,7 @@ class _Row(msgspec.Struct):
 _ROW = msgspec.json.Decoder(_Row)
 
 
-def _record(row: int, raw: msgspec.Raw, shared: dict[str, str]) -> tuple[Record, bool]:
+def _record(row: int, raw: msgspec.Raw, root: str, shared: dict[str, str]) -> tuple[Row, bool]:
     """Validate one row; `shared` keeps one copy of each distinct human turn (LLaVA-Pretrain has eleven)."""
     try:
         value = _ROW.decode(raw)
@@ -151,7 +138,7 @@ def _record(row: int, raw: msgspec.Raw, shared: dict[str, str]) -> tuple[Record,
         raise _UnusableError("image token in caption", f"remove {inside[0]} from {_short(caption)}")
     has_id = value.id is not None and value.id != ""
     text = str(value.id) if has_id else str(row)
-    return Record(row, text, image, shared.setdefault(human, human), caption), has_id
+    return Row(row, text, image, shared.setdefault(human, human), caption, root), has_id
 
 
 def _turns(conversations: list[_Turn]) -> tuple[str, str]:
@@ -247,13 +234,13 @@ def _raw_rows(path: Path) -> list[msgspec.Raw]:
 
 def _read_bytes(path: Path) -> bytes:
     if path.is_dir():
-        raise ValueError(f"{path}: is a folder; data.json_file must name the JSON file itself")
+        raise ValueError(f"{path}: is a folder; name the JSON file itself")
     try:
         data = path.read_bytes()
         # By content, not by name: a .gz that was unpacked in flight keeps working, and so does a .json that was packed.
         return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
     except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such data file; set data.json_file, relative to {Path.cwd()}") from error
+        raise ValueError(f"{path}: no such data file, seen from {Path.cwd()}") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: broken gzip file ({error}); copy or download it again") from error
     except OSError as error:

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eyechart.faults.changes import with_noise_image
-from eyechart.seam import Batch, Scorer, VisualTokens
+from eyechart.seam import Batch, ScorerOfBatches, VisualTokens
 
 Routes = tuple[tuple[int, ...], ...]
 """For each row that was changed, the rows in which something changed; `((0,), (1,))` is as it should be."""
@@ -121,7 +121,7 @@ def image_routes(encode: Callable[[Batch], VisualTokens], batch: Batch, seed: in
     """Change the images of a batch one by one.
 
     Args:
-        encode: what is tried: `Scorer.encode`, or any other way from a batch's images to one row of tensors each.
+        encode: what is tried: `ScorerOfBatches.encode`, or another way from images to one row of tensors each.
         batch: a few samples with their pixels, or with features in their place.
         seed: draws the images.
     """
@@ -157,7 +157,7 @@ def _misplaced(batch: Batch) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def put_back(scorer: Scorer, batch: Batch, own: OwnLosses) -> float:
+def put_back(scorer: ScorerOfBatches, batch: Batch, own: OwnLosses) -> float:
     """Largest difference between the model's own losses and those with its own visual tokens put back, in nats.
 
     Args:
@@ -170,7 +170,7 @@ def put_back(scorer: Scorer, batch: Batch, own: OwnLosses) -> float:
 
 
 @torch.no_grad()
-def past_tokens(scorer: Scorer, batch: Batch, own: OwnLosses) -> float:
+def past_tokens(scorer: ScorerOfBatches, batch: Batch, own: OwnLosses) -> float:
     """Largest change of a loss in nats when pixels are negated behind zeroed visual tokens; 0 without another way in.
 
     Arguments as for `put_back`.

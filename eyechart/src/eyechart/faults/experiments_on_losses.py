@@ -14,7 +14,7 @@ from torch import Tensor
 from eyechart.faults.changes import random_like, select, with_row, with_slot, with_text
 from eyechart.faults.experiments import SlotRoutes, TextRoutes, TokenRoutes, changed, changed_rows, repeated
 from eyechart.faults.label_text import alignment_of
-from eyechart.seam import IGNORE_INDEX, Batch, Scorer, VisualTokens
+from eyechart.seam import IGNORE_INDEX, Batch, ScorerOfBatches, VisualTokens
 
 _SLOTS = 16
 _Mix = Callable[[Tensor, Tensor, int], Tensor]
@@ -23,7 +23,7 @@ _Mix = Callable[[Tensor, Tensor, int], Tensor]
 class LossRoute:
     """A few samples whose losses are known, and what changes them."""
 
-    def __init__(self, scorer: Scorer, text: Batch, visual: VisualTokens, seed: int = 0) -> None:
+    def __init__(self, scorer: ScorerOfBatches, text: Batch, visual: VisualTokens, seed: int = 0) -> None:
         """Score once.
 
         Args:

@@ -13,7 +13,7 @@ from eyechart.faults.changes import random_like, select, without_images
 from eyechart.faults.experiments import ImageRoutes, SlotRoutes, TextRoutes, TokenRoutes, image_routes
 from eyechart.faults.experiments_on_losses import LossRoute
 from eyechart.faults.label_text import answers_in_prompt
-from eyechart.seam import IGNORE_INDEX, Batch, Scorer
+from eyechart.seam import IGNORE_INDEX, Batch, ScorerOfBatches
 
 _ROWS = 4
 
@@ -31,7 +31,7 @@ class Probes:
 
 
 @torch.no_grad()
-def probe(scorer: Scorer, batch: Batch, seed: int = 0) -> Probes:
+def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0) -> Probes:
     """Run all experiments on the first few samples of a batch that have label tokens.
 
     About 40 forward passes of four samples. Nothing is trained and nothing is kept.

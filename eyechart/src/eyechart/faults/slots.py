@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from eyechart.faults.changes import select, without_images
-from eyechart.seam import IGNORE_INDEX, Batch, Scorer, VisualTokens
+from eyechart.seam import IGNORE_INDEX, Batch, ScorerOfBatches, VisualTokens
 
 _GROUPS = 16
 
@@ -38,7 +38,7 @@ class SlotUse:
 
 
 @torch.no_grad()
-def measure_slots(scorer: Scorer, batch: Batch, rms_ratio: float | None = None) -> SlotUse | None:
+def measure_slots(scorer: ScorerOfBatches, batch: Batch, rms_ratio: float | None = None) -> SlotUse | None:
     """Swap groups of slots between the samples of one batch.
 
     Args:

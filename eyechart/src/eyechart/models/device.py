@@ -14,29 +14,32 @@ def choose_device(place: Placement, threads: int | None = None) -> torch.device:
     """The device and the threads are asked for.
 
     Raises:
-        ValueError: cuda without a GPU, bf16 on a GPU that lacks it, or flash attention where it cannot run.
+        ValueError: cuda without a GPU, bf16 on a GPU that lacks it, or flash attention where it cannot run. The
+            message calls settings what `place` calls them.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    cuda = torch.cuda.is_available()
+    cuda, named = torch.cuda.is_available(), place.prefix
     if place.device == "cuda" and not cuda:
-        raise ValueError("model.device: cuda was asked for, but PyTorch sees no GPU; set model.device to auto or cpu")
+        raise ValueError(
+            f"{named}device: cuda was asked for, but PyTorch sees no GPU; set {named}device to auto or cpu"
+        )
     device = torch.device("cuda" if cuda and place.device != "cpu" else "cpu")
     if place.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise ValueError("model.precision: this GPU has no bfloat16; set model.precision to fp32")
+        raise ValueError(f"{named}precision: this GPU has no bfloat16; set {named}precision to fp32")
     if place.attention == "flash_attention_2":
         _require_flash(place, device)
     return device
 
 
 def _require_flash(place: Placement, device: torch.device) -> None:
-    lacks = ""
+    lacks, named = "", place.prefix
     if device.type == "cpu":
         lacks = "needs a GPU, got cpu"
     elif place.precision == "fp32":
-        lacks = "computes in bf16 only, model.precision is fp32"
+        lacks = f"computes in bf16 only, {named}precision is fp32"
     elif not is_flash_attn_2_available():
         lacks = "needs the package flash-attn, which is not installed or does not support this GPU"
     if lacks:
-        also = ", or model.precision to bf16" if "fp32" in lacks else ""
-        raise ValueError(f"model.attention: flash_attention_2 {lacks}; set model.attention to sdpa{also}")
+        also = f", or {named}precision to bf16" if "fp32" in lacks else ""
+        raise ValueError(f"{named}attention: flash_attention_2 {lacks}; set {named}attention to sdpa{also}")

@@ -32,7 +32,7 @@ class FeatureGate:
         self._parts = [m for m in model.modules() if callable(getattr(m, "get_image_features", None))]
         if not self._parts:
             raise ValueError(
-                f"--model: {type(model).__name__} has no get_image_features, the one place where visual tokens can be "
+                f"MODEL: {type(model).__name__} has no get_image_features, the one place where visual tokens can be "
                 "replaced; models without it cannot be scored"
             )
 

@@ -1,8 +1,10 @@
-"""A model by name: weights, processor, prompts and scorer together."""
+"""A model by name: weights, processor, prompts and scorer together, as one scorer of the seam."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,19 @@ from PIL import Image
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
+from eyechart.data.dataset import Dataset
+from eyechart.data.encoded import Encoded
 from eyechart.data.images import ImageSpec
 from eyechart.models.device import DTYPES, choose_device
-from eyechart.models.scorer import ForeignScorer
+from eyechart.models.scorer import TransformersScorer
 from eyechart.models.weights import load_complete
+from eyechart.models.writing import write_captions
 from eyechart.processors.loading import SETTING, common_size, load_processor, one_view, require_side
 from eyechart.processors.prompts import PromptWriter
+from eyechart.scoring.batching import collate
+from eyechart.scoring.encoding import OTHER_TOKENS
+from eyechart.scoring.samples import decoder
+from eyechart.seam import Batch, Description, Reject, Row, Sample, TokenNLL, VisualTokens, Vocabulary
 from eyechart.settings import ScoreSettings
 
 _ANY_REQUEST = "<image>\nDescribe the picture."
@@ -23,21 +32,40 @@ _ANY_REQUEST = "<image>\nDescribe the picture."
 
 
 @dataclass(frozen=True)
-class Foreign:
-    """A loaded model that can be scored."""
+class NamedModel:
+    """A loaded image-text-to-text model of transformers; implements `eyechart.Scorer`."""
 
     name: str
     processor: Any
     prompts: PromptWriter
-    scorer: ForeignScorer
+    scorer: TransformersScorer
     spec: ImageSpec
     """The one size of all images."""
+    settings: ScoreSettings
 
-    def describe(self) -> dict[str, str]:
-        """Sentences about how this model was scored, for the page."""
+    def batch(self, rows: Sequence[Row]) -> Batch:
+        """The scoring seam: text through the model's template, images at the common size."""
+        encoded = self.prompts.encode(rows, self.settings.prompt)
+        items = [self._item(row, text) for row, text in zip(rows, encoded, strict=True)]
+        return collate(items, self.prompts.begin_id)
+
+    def encode(self, batch: Batch) -> VisualTokens:
+        """The scoring seam."""
+        return self.scorer.encode(batch)
+
+    def nll(self, batch: Batch, visual: VisualTokens | None) -> TokenNLL:
+        """The scoring seam."""
+        return self.scorer.nll(batch, visual)
+
+    def write(self, batch: Batch) -> list[str]:
+        """The scoring seam: greedy, through the model's own `generate`, each behind the row's own prompt."""
+        return write_captions(self.scorer, self.processor.tokenizer, batch)
+
+    def describe(self) -> Description:
+        """The scoring seam: sentences about how this model was scored, for the page."""
         ending = self.prompts.ending
-        writer = "which its chat template writes behind an answer" if self.prompts.has_template else "its EOS"
-        made = {
+        writer = "which its chat template writes after an answer" if self.prompts.has_template else "its EOS"
+        notes = {
             "prompt": (
                 "Each row's text goes through the model's own chat template."
                 if self.prompts.has_template
@@ -51,13 +79,29 @@ class Foreign:
             ),
         }
         if self.scorer.prefix_attention:
-            made["attention"] = (
+            notes["attention"] = (
                 "Attention goes both ways within the prompt, as the model was trained; captions are causal."
             )
-        return made
+        vocabulary = Vocabulary(
+            decoder(self.processor.tokenizer), ending.end_id, self.prompts.begin_id, self.scorer.vocabulary
+        )
+        return Description(self.name, {"vision": self.name, "llm": self.name}, notes, vocabulary)
+
+    def _item(self, row: Row, text: Encoded | Reject) -> Sample | Reject:
+        if isinstance(text, Reject):
+            return text
+        item = Dataset([row], [text], Path(row.image_root), self.spec, self.settings.max_pixels)[0]
+        if isinstance(item, Reject):
+            return item
+        assert item.pixels_CHW is not None
+        expected = int(np.count_nonzero(item.ids_T == self.prompts.image_id))
+        (found,) = self.scorer.image_positions(item.pixels_CHW[None])
+        if found == expected:
+            return item
+        return Reject(row.row, OTHER_TOKENS, f"{row.image}: {found} image positions, all others have {expected}")
 
 
-def load_foreign(name: str, settings: ScoreSettings) -> Foreign:
+def load_model(name: str, settings: ScoreSettings) -> NamedModel:
     """Load an image-text-to-text model of transformers.
 
     Args:
@@ -79,7 +123,7 @@ def load_foreign(name: str, settings: ScoreSettings) -> Foreign:
     options = one_view(processor.image_processor)
     prompts = PromptWriter(name, processor, options, image, _image_id(name, model), settings.max_seq_len)
     text = prompts.text(_ANY_REQUEST)
-    return Foreign(name, processor, prompts, ForeignScorer(name, model, prompts, text, image), spec)
+    return NamedModel(name, processor, prompts, TransformersScorer(name, model, prompts, text, image), spec, settings)
 
 
 def _image_id(name: str, model: nn.Module) -> int:

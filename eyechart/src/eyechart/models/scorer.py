@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from eyechart.models.gate import FeatureGate
 from eyechart.models.layout import Layout, LayoutError
@@ -26,8 +25,8 @@ _TEXT = ("input_ids", "attention_mask", "labels")
 _PER_TOKEN = ("token_type_ids", "mm_token_type_ids")
 
 
-class ForeignScorer:
-    """Implements `checks.scoring.Scorer` for a model that nothing is known of."""
+class TransformersScorer:
+    """`encode` and `nll` of the scoring seam for a model that nothing is known of."""
 
     @torch.no_grad()
     def __init__(self, name: str, model: nn.Module, prompts: PromptWriter, prompt: str, image: Image.Image) -> None:
@@ -57,7 +56,7 @@ class ForeignScorer:
             reference = self._layout.take(one, 1)
         except LayoutError as error:
             raise ValueError(
-                f"--model: {name}: its image features have a form that is not understood: {error}"
+                f"MODEL: {name}: its image features have a form that is not understood: {error}"
             ) from error
         self.tokens = int(reference.layers[0].shape[1])
         """Q, visual tokens per image."""
@@ -105,17 +104,14 @@ class ForeignScorer:
         except LayoutError as error:
             rows = ", ".join(str(sample.row) for sample in batch.samples)
             raise ValueError(
-                f"--model: {self.name} made another number of visual tokens of an image among the rows {rows} "
+                f"MODEL: {self.name} made another number of visual tokens of an image among the rows {rows} "
                 f"({error}); take it out of the data file"
             ) from error
 
     @torch.no_grad()
     def nll(self, batch: Batch, visual: VisualTokens | None) -> TokenNLL:
-        """The scoring seam: per-token NLL of a batch with these visual tokens, or with the image block left out."""
-        if visual is None:
-            ids_BT, labels_BT, lengths_B = self._without_block(batch)
-            return self.forward(ids_BT, labels_BT, lengths_B, {}, None)
-        images = self.placeholder(len(visual))
+        """The scoring seam: per-token NLL of a batch with these visual tokens, or of a text without image block."""
+        images = {} if visual is None else self.placeholder(len(visual))
         return self.forward(batch.ids_BT, batch.labels_BT, batch.lengths_B, images, visual)
 
     def forward(
@@ -193,7 +189,7 @@ class ForeignScorer:
                 image, prompt = (sorted(set(inputs[key][mask_BT].tolist())) for mask_BT in (image_BT, ~image_BT))
                 if len(image) != 1 or len(prompt) > 1:
                     raise ValueError(
-                        f"--model: {self.name}: expected its {key} to tell image positions from text, got "
+                        f"MODEL: {self.name}: expected its {key} to tell image positions from text, got "
                         f"{image} at image positions and {prompt} elsewhere"
                     )
                 text = prompt[0] if prompt else 0
@@ -207,23 +203,6 @@ class ForeignScorer:
         moved = {key: torch.as_tensor(made[key]).to(self.device) for key in wanted}
         dtype = next(self.model.parameters()).dtype
         return {key: value.to(dtype) if value.is_floating_point() else value for key, value in moved.items()}
-
-    def _without_block(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids, labels and lengths without the image block, which need not be equally long in all rows."""
-        rows = []
-        for ids_T, labels_T, block_T, length in zip(
-            batch.ids_BT, batch.labels_BT, batch.block_BT, batch.lengths_B.tolist(), strict=True
-        ):
-            keep_T = ~block_T[:length]
-            ids_T, labels_T = ids_T[:length][keep_T], labels_T[:length][keep_T]
-            if labels_T[0] != IGNORE_INDEX:
-                # The image was the whole prompt: the first caption token still has to be predicted from something.
-                ids_T = F.pad(ids_T, (1, 0), value=self.prompts.begin_id)
-                labels_T = F.pad(labels_T, (1, 0), value=IGNORE_INDEX)
-            rows.append((ids_T, labels_T))
-        ids_BT = pad_sequence([ids_T for ids_T, _ in rows], batch_first=True, padding_value=self.prompts.begin_id)
-        labels_BT = pad_sequence([labels_T for _, labels_T in rows], batch_first=True, padding_value=IGNORE_INDEX)
-        return ids_BT, labels_BT, torch.tensor([len(ids_T) for ids_T, _ in rows])
 
 
 def _images(pixels_BCHW: Tensor) -> list[Image.Image]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from eyechart.faults.changes import without_images
 from eyechart.faults.experiments import past_tokens, put_back
 from eyechart.faults.experiments_on_losses import LossRoute
-from eyechart.models.scorer import ForeignScorer
+from eyechart.models.scorer import TransformersScorer
 from eyechart.seam import Batch, VisualTokens
 
 _TOLERANCE = {torch.float32: 1e-3}
@@ -36,7 +36,7 @@ _MEANINGS = {
 
 
 @torch.no_grad()
-def refuse_unfit(scorer: ForeignScorer, batch: Batch) -> None:
+def refuse_unfit(scorer: TransformersScorer, batch: Batch) -> None:
     """Run all self-tests on a batch of one or two samples with images and label tokens.
 
     Raises:

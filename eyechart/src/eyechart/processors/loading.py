@@ -16,7 +16,8 @@ import transformers  # its parts are taken where they are used: the first of the
 from eyechart.data.images import ImageSpec
 from eyechart.hub import explain_absence, hub_bounded, unreadable
 
-SETTING = "--model"
+SETTING = "MODEL"
+"""What the command line calls the model that is scored."""
 ONE_VIEW = {"do_image_splitting": False, "crop_to_patches": False, "do_pan_and_scan": False}
 """Settings that cut an image into tiles, switched off: one view per image, as many visual tokens for each."""
 _DEFAULT_SIDE = 448

@@ -20,8 +20,8 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from eyechart.data.encoded import IMAGE_CUT, Encoded, Prompt
-from eyechart.data.llava import PLACEHOLDER, Record
-from eyechart.seam import IntArray, Reject
+from eyechart.data.llava import PLACEHOLDER
+from eyechart.seam import IntArray, Reject, Row
 
 _PROBE = "zebra"
 """Stands for the caption where the template is asked what it puts around one."""
@@ -67,9 +67,7 @@ class PromptWriter:
         self.image_id, self._max_seq_len = image_id, max_seq_len
         tokenizer = processor.tokenizer
         if getattr(tokenizer, "backend_tokenizer", None) is None:
-            raise ValueError(
-                f"--model: {name} has no fast tokenizer (tokenizer.json), which is needed to score captions"
-            )
+            raise ValueError(f"MODEL: {name} has no fast tokenizer (tokenizer.json), which is needed to score captions")
         self._tokenizer = tokenizer
         self._plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._plain.no_padding()
@@ -99,14 +97,14 @@ class PromptWriter:
             ids_T = self._ids(text)
             positions = np.flatnonzero(ids_T == self.image_id)
             if not len(positions):
-                raise ValueError(f"--model: {self._name}: its prompt {text[:120]!r} has no image position")
+                raise ValueError(f"MODEL: {self._name}: its prompt {text[:120]!r} has no image position")
             block = self._block(ids_T, human) or (int(positions[0]), int(positions[-1]) + 1)
             if not block[0] <= positions[0] <= positions[-1] < block[1]:
                 block = (int(positions[0]), int(positions[-1]) + 1)
             self._known[human] = Prompt(ids_T, block)
         return self._known[human]
 
-    def encode(self, records: Sequence[Record], request: str | None) -> list[Encoded | Reject]:
+    def encode(self, records: Sequence[Row], request: str | None) -> list[Encoded | Reject]:
         """Encode records, in their order, each behind its own human turn or behind `request`."""
         answers = self._answers([record.caption for record in records])
         return [
@@ -134,7 +132,7 @@ class PromptWriter:
             **self.options,
         )
 
-    def _encode(self, record: Record, human: str, answer_N: npt.NDArray[np.int32]) -> Encoded | Reject:
+    def _encode(self, record: Row, human: str, answer_N: npt.NDArray[np.int32]) -> Encoded | Reject:
         found = self._special.search(human.replace(PLACEHOLDER, "")) if self._special else None
         if found:
             return Reject(record.row, SPECIAL_IN_HUMAN, f"{found[0]} stands in {human[:80]!r}: remove it")
@@ -142,7 +140,7 @@ class PromptWriter:
             return Reject(record.row, IMAGE_IN_CAPTION, f"the caption {record.caption[:80]!r} holds an image position")
         prompt = self.prompt(human)
         if len(prompt.ids_T) >= self._max_seq_len:
-            detail = f"the prompt takes {len(prompt.ids_T)} tokens, data.max_seq_len is {self._max_seq_len}"
+            detail = f"the prompt takes {len(prompt.ids_T)} tokens, max_seq_len is {self._max_seq_len}"
             return Reject(record.row, IMAGE_CUT, detail)
         return Encoded(prompt, answer_N, self._max_seq_len)
 
@@ -183,7 +181,7 @@ class PromptWriter:
         first = self._special.match(rest.lstrip()) if self._special else None
         end_id = self._tokenizer.convert_tokens_to_ids(first[0]) if first else eos
         if end_id is None:
-            raise ValueError(f"--model: {self._name} has neither an end of turn in its chat template nor an EOS token")
+            raise ValueError(f"MODEL: {self._name} has neither an end of turn in its chat template nor an EOS token")
         return Ending(lead, int(end_id), str(self._tokenizer.convert_ids_to_tokens(int(end_id))))
 
     def _around_answer(self) -> tuple[str, str]:
@@ -199,7 +197,7 @@ class PromptWriter:
         lead, found, rest = whole.removeprefix(prompt).partition(_PROBE)
         if not whole.startswith(prompt) or not found or lead.strip():
             raise ValueError(
-                f"--model: {self._name}: template-unstable: the chat template of a prompt is not how prompt and answer "
+                f"MODEL: {self._name}: template-unstable: the chat template of a prompt is not how prompt and answer "
                 f"begin (it ends in {prompt[-40:]!r}, and the whole goes on {whole[len(prompt) - 40 :][:80]!r} there), "
                 "so nobody can say which tokens are the caption; give the model a template without that part"
             )

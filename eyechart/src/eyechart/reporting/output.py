@@ -6,6 +6,7 @@ import datetime
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,30 +30,39 @@ from eyechart.results import (
 )
 
 
-def assemble(
-    config: Mapping[str, Any],
-    checkpoint: Path | None = None,
-    training: Training | None = None,
-    ablation: Ablation | None = None,
-    coverage: Coverage | None = None,
-    samples: Sequence[WrittenCaption] = (),
-    diagnosis: Sequence[Finding] = (),
-    scored: Sequence[ScoredSample] = (),
-) -> Results:
-    """Put the parts of a run together; the overall verdict is the worst of the checks'."""
-    checks = [check for check in (ablation, coverage) if check is not None]
+@dataclass(frozen=True)
+class Parts:
+    """What a run measured, as far as it did."""
+
+    training: Training | None = None
+    ablation: Ablation | None = None
+    coverage: Coverage | None = None
+    samples: Sequence[WrittenCaption] = ()
+    diagnosis: Sequence[Finding] = ()
+    scored: Sequence[ScoredSample] = ()
+
+
+def assemble(config: Mapping[str, Any], checkpoint: str | Path | None, parts: Parts) -> Results:
+    """Put the parts of a run together; the overall verdict is the worst of the checks'.
+
+    Args:
+        config: what was scored and how, as whoever scored it says.
+        checkpoint: the name of what was scored.
+        parts: what was measured.
+    """
+    checks = [check for check in (parts.ablation, parts.coverage) if check is not None]
     return Results(
         verdict=worst([check.verdict for check in checks]),
         reasons=[reason for check in checks for reason in check.reasons],
         checkpoint=str(checkpoint) if checkpoint else None,
         command=command_line(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        training=training,
-        ablation=ablation,
-        coverage=coverage,
-        diagnosis=list(diagnosis),
-        samples=list(samples),
-        scored=list(scored),
+        training=parts.training,
+        ablation=parts.ablation,
+        coverage=parts.coverage,
+        diagnosis=list(parts.diagnosis),
+        samples=list(parts.samples),
+        scored=list(parts.scored),
         environment=environment(),
         config=dict(config),
     )
@@ -80,11 +90,14 @@ def show(results: Results, as_json: bool = False) -> None:
     print_results(results, sys.stderr if as_json else sys.stdout)
 
 
-def write_results(results: Results, folder: Path, as_json: bool = False, samples: SampleRows | None = None) -> None:
+def write_results(
+    results: Results, folder: str | Path, as_json: bool = False, samples: SampleRows | None = None
+) -> None:
     """Write what a run leaves behind to `folder`, then print the results.
 
     results.json first; then, all made from it, runbook.md and report.html; and samples.parquet from `samples`.
     """
+    folder = Path(folder)
     write_atomic(folder / "results.json", to_json(results) + "\n")
     write_atomic(folder / "runbook.md", render_runbook(results))
     write_atomic(folder / "report.html", render_html(results, docs=docs_link(folder)))

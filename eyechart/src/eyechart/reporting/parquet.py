@@ -31,8 +31,8 @@ class SampleRows:
 
     scores: Sequence[SampleScore]
     """In the order of the data file's rows."""
-    decode: Decode
-    """Says label tokens as text."""
+    decode: Decode | None = None
+    """Says label tokens as text; without it the column `tokens` is empty."""
 
     @property
     def schema(self) -> pa.Schema:
@@ -69,7 +69,7 @@ class SampleRows:
             "image": score.image,
             "image_hash": score.image_hash,
             "caption": score.caption,
-            "tokens": [self.decode([token]) for token in ids],
+            "tokens": [self.decode([token]) for token in ids] if self.decode else None,
             "token_ids": ids,
             "donors": [rows[donor] for donor in score.donors],
             **{f"nll_{name}": np.mean(rounds, axis=0) for name, rounds in score.nll.items()},

@@ -7,18 +7,22 @@ Padding goes on the right, so a sample's ids and positions are the same in every
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol, overload
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from eyechart.seam import IGNORE_INDEX, Batch, CollateStats, Reject, Sample
 
 
-def collate(items: Sequence[Sample | Reject], pad_id: int) -> Batch:
+def collate(items: Sequence[Sample | Reject], pad_id: int = 0) -> Batch:
     """Put samples together in their order.
 
     Args:
-        items: what the data set returned for the batch's rows.
+        items: what the data set returned for the batch's rows. Where some samples have no place for an image, their
+            pixels are zeros that nobody reads.
         pad_id: id at padded positions; nothing reads it.
 
     Returns:
@@ -38,6 +42,10 @@ def collate(items: Sequence[Sample | Reject], pad_id: int) -> Batch:
         labels_BT[b, :length] = torch.from_numpy(sample.labels_T)
         block_BT[b, start:end] = True
     pixels = [sample.pixels_CHW for sample in samples if sample.pixels_CHW is not None]
+    if 0 < len(pixels) < batch:
+        blank_CHW = torch.zeros_like(pixels[0])
+        given = [blank_CHW if s.pixels_CHW is None and not s.has_image else s.pixels_CHW for s in samples]
+        pixels = [pixels_CHW for pixels_CHW in given if pixels_CHW is not None]
     features = [sample.features_PV for sample in samples if sample.features_PV is not None]
     assert len(pixels) in (0, batch) and len(features) in (0, batch), "some samples of a batch lack their image"
     return Batch(
@@ -50,6 +58,43 @@ def collate(items: Sequence[Sample | Reject], pad_id: int) -> Batch:
         features_BPV=torch.stack(features) if features else None,
         stats=CollateStats.of(samples),
         rejects=rejects,
+    )
+
+
+def without_block(batch: Batch, begin_id: int | None) -> Batch:
+    """The batch with its image block taken out of ids and labels: the text alone.
+
+    Args:
+        batch: its blocks need not be equally long.
+        begin_id: stands before a first label whose prompt was nothing but the block; None where there is none such.
+    """
+    parts: list[tuple[list[Tensor], int]] = []
+    for b, length in enumerate(batch.lengths_B.tolist()):
+        keep_T = ~batch.block_BT[b]
+        ids_T, labels_T = batch.ids_BT[b][keep_T], batch.labels_BT[b][keep_T]
+        length -= int((~keep_T).sum())
+        if length and labels_T[0] != IGNORE_INDEX:
+            assert begin_id is not None, "the caller leaves no-image out where nothing can stand before the caption"
+            ids_T, labels_T = F.pad(ids_T, (1, 0), value=begin_id), F.pad(labels_T, (1, 0), value=IGNORE_INDEX)
+            length += 1
+        parts.append(([ids_T, labels_T], length))
+    width = max((len(ids_T) for (ids_T, _), _ in parts), default=0)
+    # Behind the shorter ones their own last token is repeated, which is never an image position.
+    ids = [torch.cat([i_T, i_T[-1:].expand(width - len(i_T))]) for (i_T, _), _ in parts]
+    labels = [F.pad(l_T, (0, width - len(l_T)), value=IGNORE_INDEX) for (_, l_T), _ in parts]
+    samples = tuple(
+        replace(sample, ids_T=i_T[:length].cpu().numpy(), labels_T=l_T[:length].cpu().numpy(), block=(0, 0))
+        for sample, i_T, l_T, (_, length) in zip(batch.samples, ids, labels, parts, strict=True)
+    )
+    ids_BT = torch.stack(ids)
+    lengths_B = torch.tensor([length for _, length in parts])
+    return replace(
+        batch,
+        samples=samples,
+        ids_BT=ids_BT,
+        labels_BT=torch.stack(labels),
+        lengths_B=lengths_B,
+        block_BT=torch.zeros_like(ids_BT, dtype=torch.bool),
     )
 
 

@@ -19,8 +19,6 @@ Dimension suffixes: S captions, K donors of each, M captions of the full block.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -28,9 +26,9 @@ from scipy.special import log_softmax
 
 from eyechart.results import Decile, Estimated, Matching
 from eyechart.scoring.matching_reading import read_matching
-from eyechart.scoring.pairs import STREAM, Bar, Likeness, PairScores, VisualSource, draw_candidates, score_pairs
-from eyechart.scoring.ranks import Ranks
-from eyechart.seam import IntArray, Sample, Scorer
+from eyechart.scoring.pairs import STREAM, Captions, Likeness, PairScores, draw_candidates, score_pairs
+from eyechart.scoring.plan import Execution
+from eyechart.seam import IntArray, ScorerOfBatches
 from eyechart.settings import AblationSettings
 from eyechart.verdict.pair_statistics import as_result, bootstrap_mean
 from eyechart.verdict.statistics import FloatArray, Pairs, clusters_of, estimate
@@ -44,57 +42,35 @@ _TEMPERATURES = (0.1, 100.0)
 """Range searched. Sharper than this, one error in the other half would outweigh all else."""
 
 
-class ClosableBar(Bar, Protocol):
-    """The two methods of a tqdm bar that are used."""
-
-    def close(self) -> object:
-        """End the bar."""
-        ...
-
-
-class _NoBar:
-    def update(self, n: int) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
 def match(
-    scorer: Scorer,
-    samples: Sequence[Sample],
-    visual: VisualSource,
-    features_SV: FloatArray | None,
+    scorer: ScorerOfBatches,
+    captions: Captions,
     settings: AblationSettings,
     seed: int,
-    progress: Callable[[int], ClosableBar] | None = None,
-    ranks: Ranks | None = None,
+    execution: Execution | None = None,
 ) -> Matching:
     """Score every caption with its own image and with others, and estimate what that shows.
 
     Args:
         scorer: the model, behind the seam; with `pair_nll` each image is read once for all of its captions.
-        samples: the scored samples in canonical order (by row), each with label tokens and an image hash. Only their
-            text is read.
-        visual: their visual tokens, in that order.
-        features_SV: pooled tower features in that order, for hard R@1 and graded donors; None leaves these out.
+        captions: the scored samples in canonical order (by row), each with label tokens and an image hash.
         settings: `matching_k` and `batch_size`.
         seed: draws donors, block, halves and resamples.
-        progress: makes a progress bar for a total of pairs.
-        ranks: processes that share the work, each called with the same arguments.
+        execution: its processes and its progress bar, for a total of pairs.
 
     Returns:
         The figures. Those that cannot be estimated are None, and the reading says why.
     """
+    samples, features_SV, execution = captions.samples, captions.features_SV, execution or Execution()
     images_S = clusters_of([sample.image_hash for sample in samples])
     texts_S = clusters_of([sample.caption for sample in samples])
     found = draw_candidates(images_S, texts_S, features_SV, settings.matching_k, BLOCK, seed) if samples else None
     if found is None or found.k < 2:
         return _nothing(len(samples), "there are no two samples that differ in image and in caption")
     pairs_P2 = found.pairs()
-    bar = progress(len(pairs_P2)) if progress else _NoBar()
+    bar = execution.progress(len(pairs_P2))
     try:
-        scores = score_pairs(scorer, samples, visual, pairs_P2, settings.batch_size, bar, ranks or Ranks())
+        scores = score_pairs(scorer, captions, pairs_P2, settings.batch_size, bar, execution.ranks)
     finally:
         bar.close()
     if not np.isfinite(scores.scores_P).all():

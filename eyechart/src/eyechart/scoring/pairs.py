@@ -15,8 +15,10 @@ import numpy as np
 import torch
 
 from eyechart.scoring.batching import collate
+from eyechart.scoring.contract import pair_nll
+from eyechart.scoring.plan import Bar, NoBar
 from eyechart.scoring.ranks import Ranks
-from eyechart.seam import IntArray, PairScorer, Sample, Scorer, TokenNLL, VisualTokens
+from eyechart.seam import IntArray, PairScorer, Sample, ScorerOfBatches, VisualTokens
 from eyechart.verdict.statistics import FloatArray
 
 STREAM = 3
@@ -33,12 +35,16 @@ class VisualSource(Protocol):
         ...
 
 
-class Bar(Protocol):
-    """The method of a progress bar that is used."""
+@dataclass(frozen=True)
+class Captions:
+    """Samples to be tried with one another's images."""
 
-    def update(self, n: int) -> object:
-        """Count `n` more scored pairs."""
-        ...
+    samples: Sequence[Sample]
+    """Each with at least one label token. Only their text is read."""
+    visual: VisualSource
+    """Their visual tokens, in that order."""
+    features_SV: FloatArray | None = None
+    """Pooled tower features in that order, for hard and graded donors; None leaves these out."""
 
 
 @dataclass(frozen=True)
@@ -156,13 +162,12 @@ class PairScores:
 
 
 def score_pairs(
-    scorer: Scorer,
-    samples: Sequence[Sample],
-    visual: VisualSource,
+    scorer: ScorerOfBatches,
+    captions: Captions,
     pairs_P2: IntArray,
     batch_size: int,
-    bar: Bar,
-    ranks: Ranks,
+    bar: Bar | None = None,
+    ranks: Ranks | None = None,
 ) -> PairScores:
     """Score pairs that are ordered by image.
 
@@ -170,20 +175,19 @@ def score_pairs(
 
     Args:
         scorer: the model, behind the seam.
-        samples: each with at least one label token; their images are not looked at.
-        visual: their visual tokens.
+        captions: what is paired.
         pairs_P2: (caption, image) positions.
         batch_size: pairs per forward pass. A pass holds an image's captions together, so it may be larger.
         bar: counts pairs.
         ranks: processes that share the work.
     """
-    pairwise = isinstance(scorer, PairScorer)
+    bar, ranks = bar or NoBar(), ranks or Ranks()
     scored: dict[int, FloatArray] = {}
-    packs = list(_packs(pairs_P2[:, 1], batch_size, _MOST_ROWS if pairwise else batch_size))
+    most = _MOST_ROWS if isinstance(scorer, PairScorer) else batch_size
+    packs = list(_packs(pairs_P2[:, 1], batch_size, most))
     for task, (start, stop) in enumerate(packs):
         if ranks.mine(task):
-            result = _score(scorer, samples, visual, pairs_P2[start:stop])
-            scored[task] = np.array([-float(nll_T.double().sum()) for nll_T in result.per_sample()])
+            scored[task] = _score(scorer, captions, pairs_P2[start:stop])
         bar.update(stop - start)
     done = ranks.merge(scored)
     return PairScores(pairs_P2, np.concatenate([done[task] for task in range(len(packs))]))
@@ -200,12 +204,9 @@ def _packs(images_P: IntArray, size: int, most: int) -> Iterator[tuple[int, int]
 
 
 @torch.no_grad()
-def _score(scorer: Scorer, samples: Sequence[Sample], visual: VisualSource, pairs_P2: IntArray) -> TokenNLL:
+def _score(scorer: ScorerOfBatches, captions: Captions, pairs_P2: IntArray) -> FloatArray:
     # The pad id is never read, and no images are needed: they come as visual tokens.
-    texts = [replace(samples[i], pixels_CHW=None, features_PV=None) for i in pairs_P2[:, 0]]
-    batch = collate(texts, pad_id=0)
+    texts = [replace(captions.samples[i], pixels_CHW=None, features_PV=None) for i in pairs_P2[:, 0]]
     images, place_B = np.unique(pairs_P2[:, 1], return_inverse=True)
-    read = visual.rows(images.tolist())
-    if isinstance(scorer, PairScorer):
-        return scorer.pair_nll(batch, read, place_B.tolist())
-    return scorer.nll(batch, read.rows(place_B.tolist()))
+    losses = pair_nll(scorer, collate(texts), captions.visual.rows(images.tolist()), place_B.tolist())
+    return np.array([-float(nll_T.double().sum()) for nll_T in losses])

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from eyechart.exits import RankLostError
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -34,16 +36,22 @@ def ranks_of_job() -> Ranks:
 
     A process group that is there is used; without one it is made, from the environment that the launcher set.
     """
+    import torch
     import torch.distributed as dist
 
     if not (dist.is_available() and (dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) > 1)):
         return Ranks()
     if not dist.is_initialized():
-        dist.init_process_group()
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("gloo")  # what is exchanged are objects, which lie on the CPU
 
     def gather(value: Any) -> list[Any]:
         found: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(found, value)
+        try:
+            dist.all_gather_object(found, value)
+        except RuntimeError as error:
+            raise RankLostError(f"another process of this job of {len(found)} ended or was killed ({error})") from error
         return found
 
     return Ranks(dist.get_rank(), dist.get_world_size(), gather) if dist.get_world_size() > 1 else Ranks()

@@ -11,6 +11,7 @@ from eyechart.data.choice import even_choice
 from eyechart.results import ScoredSample
 from eyechart.scoring.summary import SampleScore
 from eyechart.scoring.word_pieces import Decode, pieces_of
+from eyechart.seam import Vocabulary
 
 LISTED = 500
 """Samples listed in results.json at most; samples.parquet (`parquet`) has them all."""
@@ -21,15 +22,12 @@ def decoder(tokenizer: Any) -> Decode:
     return lambda ids: str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
 
-def scored_samples(
-    scores: Sequence[SampleScore], decode: Decode, eos_id: int, limit: int = LISTED
-) -> list[ScoredSample]:
+def scored_samples(scores: Sequence[SampleScore], vocabulary: Vocabulary, limit: int = LISTED) -> list[ScoredSample]:
     """The samples from the most to the least image-driven, by gap(shuffled) per label token.
 
     Args:
         scores: every scored sample.
-        decode: token ids to text, see `decoder`.
-        eos_id: the token that ends a caption.
+        vocabulary: cuts captions into words; without `decode` none is.
         limit: with more samples than this, an even choice over that order.
 
     Returns:
@@ -37,10 +35,11 @@ def scored_samples(
         is that of the rows, and no caption is cut into pieces.
     """
     order = sorted(range(len(scores)), key=lambda i: (-_gap(scores[i]), i))
-    return [_scored(scores[order[i]], decode, eos_id) for i in even_choice(len(order), limit)]
+    return [_scored(scores[order[i]], vocabulary) for i in even_choice(len(order), limit)]
 
 
-def _scored(score: SampleScore, decode: Decode, eos_id: int) -> ScoredSample:
+def _scored(score: SampleScore, vocabulary: Vocabulary) -> ScoredSample:
+    decode, end_id = vocabulary.decode, vocabulary.end_id
     losses = {name: _sum(score, name) for name in score.nll}
     return ScoredSample(
         row=score.row,
@@ -48,7 +47,7 @@ def _scored(score: SampleScore, decode: Decode, eos_id: int) -> ScoredSample:
         caption=score.caption,
         label_tokens=len(score.label_ids_T),
         losses={name: loss for name, loss in losses.items() if np.isfinite(loss)},
-        pieces=pieces_of(score, decode, eos_id) if np.isfinite(_gap(score)) else [],
+        pieces=pieces_of(score, decode, end_id) if decode and np.isfinite(_gap(score)) else [],
     )
 
 

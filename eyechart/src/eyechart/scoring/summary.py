@@ -6,22 +6,25 @@ Kept apart from the scoring, so that saved per-token losses give the same figure
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
 
 from eyechart.results import Ablation, Condition
 from eyechart.scoring.conditions import CONDITIONS, GATES
-from eyechart.scoring.decomposition import Blind, decompose
+from eyechart.scoring.decomposition import decompose
 from eyechart.scoring.donors import Donors
+from eyechart.scoring.plan import Plan
 from eyechart.scoring.storage import LossTable, VisualSet
 from eyechart.seam import IGNORE_INDEX, IntArray, Sample
-from eyechart.settings import AblationSettings
 from eyechart.verdict import statistics
 from eyechart.verdict.influence import one_image, warn
 from eyechart.verdict.statistics import Estimate, FloatArray, Pairs
 from eyechart.verdict.verdict import PASS_LEVEL, Gate, Missing, judge, level_of_fail
+
+_NO_ID = -1
+"""No token: where a vocabulary has none that ends a caption."""
 
 
 @dataclass(frozen=True)
@@ -80,68 +83,65 @@ class Scores(Sequence[SampleScore]):
         )
 
 
-@dataclass(frozen=True)
-class Circumstances:
-    """How the scores came about."""
+def summarise(
+    scores: Sequence[SampleScore], plan: Plan, donors: Donors, unscored: Mapping[str, int], notes: Mapping[str, str]
+) -> Ablation:
+    """Turn scores into judged results. Non-finite losses become None there, never NaN.
 
-    conditions: tuple[str, ...]
-    """As asked for, `correct` first."""
-    donors: Donors
-    unscored: Mapping[str, int]
-    """Held-out samples that could not be scored, by reason."""
-    requested: int
-    eos_id: int
-    seed: int
-    notes: Mapping[str, str] = field(default_factory=dict)
-    """By condition, what is peculiar to how it was made here, or why it was left out."""
-    blind: Blind | None = None
-
-
-def summarise(scores: Sequence[SampleScore], settings: AblationSettings, how: Circumstances) -> Ablation:
-    """Turn scores into judged results. Non-finite losses become None there, never NaN."""
-    names = [name for name in how.conditions if scores and name in scores[0].nll]
+    Args:
+        scores: every scored sample.
+        plan: what was asked for.
+        donors: of `shuffled`.
+        unscored: held-out samples that could not be scored, by reason.
+        notes: by condition, what is peculiar to how it was made here, or why it was left out.
+    """
+    settings, requested = plan.settings, plan.requested
+    if requested is None:
+        requested = len(scores) + sum(unscored.values())
+    asked = [name for name in plan.conditions if name in CONDITIONS]
+    names = [name for name in asked if scores and name in scores[0].nll]
     margins = {"shuffled": settings.margin_shuffled, "zero": settings.margin_zero, "noise": settings.margin_noise}
-    table = _Table.of(scores, names, how.eos_id)
+    table = _Table.of(scores, names, plan.vocabulary.end_id)
     estimates = {
-        name: table.estimate(name, how.donors.table_SR if CONDITIONS[name].uses_donors else None) for name in names
+        name: table.estimate(name, donors.table_SR if CONDITIONS[name].uses_donors else None) for name in names
     }
     conditions = {name: _condition(table, name, estimates[name], margins.get(name)) for name in names}
     gates = [Gate(name, margins[name], estimate) for name in GATES if (estimate := estimates.get(name)) is not None]
-    uses_donors = any(CONDITIONS[name].uses_donors for name in how.conditions)
+    uses_donors = any(CONDITIONS[name].uses_donors for name in asked)
     judgement = judge(
         gates,
         non_finite=[name for name in names if not table.finite(name)],
         missing=Missing(
-            left_out=tuple(name for name in GATES if name not in how.conditions),
-            donor_shortage=how.donors.shortage if uses_donors and scores else "",
-            unscored=how.unscored,
+            left_out=tuple(name for name in GATES if name not in asked),
+            donor_shortage=donors.shortage if uses_donors and scores else "",
+            unscored=unscored,
         ),
         samples=len(scores),
-        requested=how.requested,
+        requested=requested,
     )
     losses = {name: condition.loss for name, condition in conditions.items() if condition.loss is not None}
     warnings = [
         warning
         for gate in gates
-        if gate.name == "shuffled" and (warning := _carried(scores, table, gate, how.donors, level_of_fail(len(gates))))
+        if gate.name == "shuffled" and (warning := _carried(scores, table, gate, donors, level_of_fail(len(gates))))
     ]
     finite = {name: sums_SR for name, sums_SR in table.sums.items() if table.finite(name)}
     return Ablation(
         verdict=judgement.verdict,
         reasons=judgement.reasons + warnings,
         samples=len(scores),
-        requested=how.requested,
+        requested=requested,
         label_tokens=int(table.tokens_S.sum()),
         clusters=len({score.image_hash for score in scores}),
-        seed=how.seed,
-        derangements=how.donors.found if "shuffled" in names else 0,
+        seed=plan.seed,
+        derangements=donors.found if "shuffled" in names else 0,
         conditions=conditions,
         order=sorted(losses, key=lambda name: losses[name]),
         order_reading=read_order(losses, {name for name in GATES if _surely_costs(conditions.get(name))}),
         needed_samples=judgement.needed_samples,
-        rejected=dict(how.unscored),
-        wording=_wording(how, names),
-        decomposition=decompose(finite, table.tokens_S, table.clusters_S, how.donors.table_SR, how.blind),
+        rejected=dict(unscored),
+        wording=_wording(donors.found, names, notes),
+        decomposition=decompose(finite, table.tokens_S, table.clusters_S, donors.table_SR, plan.blind),
     )
 
 
@@ -203,22 +203,27 @@ class _Table:
     sums_without_eos: dict[str, FloatArray]
     tokens_S: IntArray
     tokens_without_eos_S: IntArray
+    has_end: bool
+    """Whether any token ends a caption at all."""
     clusters_S: IntArray
 
     @classmethod
-    def of(cls, scores: Sequence[SampleScore], names: Sequence[str], eos_id: int) -> _Table:
+    def of(cls, scores: Sequence[SampleScore], names: Sequence[str], end_id: int | None) -> _Table:
         size = len(scores)
         rounds = {name: len(scores[0].nll[name]) if scores else 0 for name in names}
         sums = {name: np.empty((size, rounds[name])) for name in names}
         without = {name: np.empty((size, rounds[name])) for name in names}
         tokens_S, words_S = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.int64)
         for i, score in enumerate(scores):  # once: putting a sample together takes longer than adding it up
-            word_T = score.label_ids_T != eos_id
+            word_T = score.label_ids_T != (_NO_ID if end_id is None else end_id)
             tokens_S[i], words_S[i] = len(word_T), word_T.sum()
             for name in names:
                 sums[name][i] = [nll_T.sum() for nll_T in score.nll[name]]
                 without[name][i] = [nll_T[word_T].sum() for nll_T in score.nll[name]]
-        return cls(sums, without, tokens_S, words_S, statistics.clusters_of([score.image_hash for score in scores]))
+        has_end = end_id is not None
+        return cls(
+            sums, without, tokens_S, words_S, has_end, statistics.clusters_of([score.image_hash for score in scores])
+        )
 
     def finite(self, name: str) -> bool:
         return bool(np.isfinite(self.sums[name]).all())
@@ -236,7 +241,7 @@ class _Table:
         return statistics.estimate(self.differences(name), self.tokens_S, self.clusters_S, donors_SR)
 
     def gap_without_eos(self, name: str) -> float | None:
-        if not self.comparable(name) or not self.tokens_without_eos_S.any():
+        if not self.has_end or not self.comparable(name) or not self.tokens_without_eos_S.any():
             return None
         differences_SR = self.sums_without_eos[name] - self.sums_without_eos["correct"]
         return statistics.weighted_mean(differences_SR.mean(axis=1), self.tokens_without_eos_S)
@@ -261,13 +266,13 @@ def _condition(table: _Table, name: str, estimate: Estimate | None, margin: floa
     )
 
 
-def _wording(how: Circumstances, names: Sequence[str]) -> dict[str, str]:
+def _wording(derangements: int, names: Sequence[str], notes: Mapping[str, str]) -> dict[str, str]:
     """How the conditions were made, where a reader of another runbook would assume something else."""
     wording = {}
     if "shuffled" in names:
         wording["shuffled"] = (
             "The runbook takes the wrong image from the same batch; here it comes from any scored sample with another "
-            f"image and another caption, {how.donors.found} different ones per caption, so that the figure does not "
+            f"image and another caption, {derangements} different ones per caption, so that the figure does not "
             "depend on the batch size."
         )
     if "noise" in names:
@@ -277,6 +282,6 @@ def _wording(how: Circumstances, names: Sequence[str]) -> dict[str, str]:
         )
     if "slot-mix" in names:
         wording["slot-mix"] = "Every slot comes from another image than the caption's own, drawn anew for every sample."
-    for name, note in how.notes.items():
+    for name, note in notes.items():
         wording[name] = f"{wording[name]} {note}" if name in wording else note
     return wording

@@ -68,7 +68,7 @@ def gaps_of(score: SampleScore) -> FloatArray:
     return np.stack([wrong_T - score.nll["correct"][0] for wrong_T in score.nll["shuffled"]], axis=1)
 
 
-def pieces_of(score: SampleScore, decode: Decode, eos_id: int) -> list[Piece]:
+def pieces_of(score: SampleScore, decode: Decode, eos_id: int | None) -> list[Piece]:
     """A caption cut into words, each with the nats that a wrong picture costs it; EOS comes last, as its own piece.
 
     The texts of the pieces other than EOS add up to the caption as far as it carries labels.
@@ -79,7 +79,7 @@ def pieces_of(score: SampleScore, decode: Decode, eos_id: int) -> list[Piece]:
     return [*pieces, Piece(text=END, gap=float(gaps_T[-1]))] if end else pieces
 
 
-def spans_of(ids: list[int], decode: Decode, eos_id: int) -> tuple[list[Span], bool]:
+def spans_of(ids: list[int], decode: Decode, eos_id: int | None) -> tuple[list[Span], bool]:
     """Cut label tokens into words.
 
     Returns:

@@ -64,7 +64,9 @@ class _Tally:
         ]
 
 
-def words_of(scores: Sequence[SampleScore], decode: Decode, eos_id: int, settings: AblationSettings) -> Words | None:
+def words_of(
+    scores: Sequence[SampleScore], decode: Decode, eos_id: int | None, settings: AblationSettings
+) -> Words | None:
     """Sum the gaps of tokens up to words, over all scored captions.
 
     Args:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from eyechart.data.images import ImageError, load_image
-from eyechart.data.llava import Record, count_rows, read_records
+from eyechart.data.llava import count_rows, read_rows
 from eyechart.progress import progress_bar
-from eyechart.seam import Reject
+from eyechart.seam import Reject, Row
 from qwen3_vlm.data.splits import draw_split
 from qwen3_vlm.demo.tiny import tower
 from qwen3_vlm.demo.tiny.documents import plain_words
@@ -32,7 +32,7 @@ MOST_PIXELS = 178_956_970
 class Captioned:
     """Training rows with a readable image: `pixels` uint8 [N,3,side,side], in the order of `records`."""
 
-    records: tuple[Record, ...]
+    records: tuple[Row, ...]
     pixels: Tensor
 
 
@@ -47,9 +47,9 @@ def load_training_rows(
         ValueError: the file is missing or broken, or fewer than two rows are usable.
     """
     split = draw_split(count_rows(file), max_samples, eval_ratio, seed)
-    records, rejects = read_records(file, split.train[:MOST_ROWS])
+    records, rejects = read_rows(file, split.train[:MOST_ROWS])
     spec = tower.image_spec(side)
-    kept: list[Record] = []
+    kept: list[Row] = []
     pixels: list[Tensor] = []
     with progress_bar(len(records), "images", "image") as bar:
         for record in records:

@@ -9,8 +9,7 @@ from pathlib import Path
 import yaml
 from transformers import PreTrainedTokenizerFast
 
-from eyechart.data.llava import Record
-from eyechart.seam import Reject
+from eyechart.seam import Reject, Row
 from qwen3_vlm.config import PromptConfig
 from qwen3_vlm.data.prompt import PromptBuilder
 from qwen3_vlm.demo.tiny import language, tower
@@ -106,7 +105,7 @@ If `words` is low, the language model does not read, and no connector can make i
 """
 
 
-def lengths_of(records: Sequence[Record], tokenizer: PreTrainedTokenizerFast) -> list[int]:
+def lengths_of(records: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """Tokens that a run on the written config needs for each row: prompt, image block, caption and EOS, uncut."""
     encoded = PromptBuilder(tokenizer, PromptConfig(), int(CONNECTOR["latents"]), sys.maxsize).encode(records)
     return [item.full_length for item in encoded if not isinstance(item, Reject)]

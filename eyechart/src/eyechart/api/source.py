@@ -1,0 +1,217 @@
+"""What is scored, however it was given: a data file, rows, or batches; read batch by batch, and counted on the way."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import overload
+
+from eyechart.data.choice import draw_rows
+from eyechart.data.dataset import count_rejects
+from eyechart.data.encoded import IMAGE_CUT
+from eyechart.data.llava import count_rows, read_rows
+from eyechart.results import Coverage
+from eyechart.scoring.batching import collate
+from eyechart.scoring.contract import read_batch, require_batch
+from eyechart.scoring.ranks import Ranks
+from eyechart.seam import IGNORE_INDEX, Batch, CollateStats, Reject, Row, Sample, Scorer, ScorerOfBatches
+from eyechart.settings import ScoreSettings
+from eyechart.verdict.coverage import Counted, judge_coverage
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be scored, before any model is there."""
+
+    rows: tuple[Row, ...]
+    batches: Sequence[Batch] | None
+    """Batches that were given instead of rows, in memory."""
+    rejects: tuple[Reject, ...]
+    """Rows that cannot be used, whatever the model."""
+    requested: int
+    file: Path | None
+    image_root: str | None
+
+    @property
+    def available(self) -> int:
+        """How many of those requested there are."""
+        return self.requested if self.batches is not None else len(self.rows) + len(self.rejects)
+
+
+def asked(
+    rows: str | Path | Sequence[Row] | Sequence[Batch],
+    num_samples: int | None,
+    image_root: str | Path | None,
+    settings: ScoreSettings,
+) -> Asked:
+    """Read and choose rows; nothing is asked of the model.
+
+    Raises:
+        ValueError: no such file or folder, a number of samples that makes no sense, or neither rows nor batches.
+    """
+    if num_samples is not None and num_samples < 1:
+        raise ValueError(f"--num_samples: expected at least 1, got {num_samples}")
+    requested = num_samples or settings.ablation.num_samples
+    root = None if image_root is None else str(image_root)
+    if root is not None and not Path(root).is_dir():
+        raise ValueError(f"--image_root: expected the folder that image paths are relative to, {root} is none")
+    if isinstance(rows, str | Path):
+        file = require_file("--data", rows)
+        chosen = draw_rows(count_rows(file), settings.seed)[:requested]
+        root = str(file.parent) if root is None else root
+        found, rejects = read_rows(file, chosen, root)
+        return Asked(tuple(found), None, tuple(rejects), requested, file, root)
+    given = [row for row in rows if isinstance(row, Row)]
+    if given and len(given) == len(rows):
+        found = [given[place] for place in sorted(draw_rows(len(given), settings.seed)[:requested])]
+        found = found if root is None else [replace(row, image_root=root) for row in found]
+        return Asked(tuple(found), None, (), requested, None, root or found[0].image_root)
+    batches = [batch for batch in rows if isinstance(batch, Batch)]
+    if not batches or len(batches) < len(rows):
+        raise ValueError("rows: expected the path of a data file, a sequence of Row, or a sequence of Batch, not empty")
+    if num_samples is not None:
+        raise ValueError("num_samples: goes with rows; batches are scored as they are")
+    return Asked((), batches, (), sum(len(b) + len(b.rejects) for b in batches), None, root)
+
+
+def require_file(flag: str, path: str | Path) -> Path:
+    """The path of a data file.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{flag}: expected a data file in LLaVA-Pretrain layout, there is none at {path}")
+    return Path(path)
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """Check 2 of one batch."""
+
+    stats: CollateStats
+    block_tokens: int
+    longest: int
+    wrapper_tokens: int
+    rejects: tuple[Reject, ...]
+
+    @classmethod
+    def of(cls, batch: Batch) -> _Counted:
+        """Count a batch."""
+        blocks = [s.block[1] - s.block[0] for s in batch.samples]
+        prompts = [int((s.labels_T == IGNORE_INDEX).sum()) for s in batch.samples]
+        longest = max((len(s.ids_T) for s in batch.samples), default=0)
+        stats = CollateStats.of(batch.samples)
+        return cls(stats, max(blocks, default=0), longest, sum(prompts) - sum(blocks), batch.rejects)
+
+
+class Source(Sequence[Batch]):
+    """The batches of what was asked for. Images are read when a batch is asked for, and none is kept."""
+
+    def __init__(self, scorer: ScorerOfBatches, asked: Asked, batch_size: int) -> None:
+        """Group rows of like length, longest first: too large a batch then fails at once."""
+        self._scorer, self.asked = scorer, asked
+        self._given = asked.batches
+        ordered = sorted(asked.rows, key=lambda row: -len(row.human) - len(row.caption))
+        self._groups = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+        self._by_row = {row.row: row for row in asked.rows}
+        self._counted: dict[int, _Counted] = {}
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._groups) if self._given is None else len(self._given)
+
+    @overload
+    def __getitem__(self, number: int) -> Batch: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Batch]: ...
+
+    def __getitem__(self, number: int | slice) -> Batch | Sequence[Batch]:
+        """Read batches, and count them.
+
+        Raises:
+            ValueError: a broken contract of the seam.
+        """
+        if isinstance(number, slice):
+            return [self[place] for place in range(*number.indices(len(self)))]
+        if self._given is None:
+            batch = self.read(self._groups[number])
+        else:
+            batch = self._given[number]
+            require_batch(batch)
+        self._counted[number] = _Counted.of(batch)
+        return batch
+
+    def read(self, rows: Sequence[Row]) -> Batch:
+        """Rows as the scorer reads them.
+
+        Raises:
+            ValueError: a broken contract of the seam, or a scorer that cannot read rows.
+        """
+        if not callable(getattr(self._scorer, "batch", None)):
+            raise ValueError(f"Scorer.batch: {type(self._scorer).__name__} has none, so it takes batches and no rows")
+        scorer: Scorer = self._scorer  # type: ignore[assignment]  # just asked
+        return read_batch(scorer, rows)
+
+    def first(self, count: int) -> Batch | None:
+        """The first samples, in the order of the rows, that have an image and a label; None without any."""
+        if self._given is not None:
+            numbers, batch = range(len(self._given)), None
+            for number in numbers:
+                batch = self._given[number]
+                require_batch(batch)
+                places = [p for p, s in enumerate(batch.samples) if s.has_image and s.label_tokens][:count]
+                if places:
+                    return batch.rows(places)
+            return None
+        found: list[Row] = []
+        for start in range(0, len(self.asked.rows), count):
+            batch = self.read(self.asked.rows[start : start + count])
+            found += [self._by_row[s.row] for s in batch.samples if s.has_image and s.label_tokens]
+            if len(found) >= count:
+                break
+        return self.read(found[:count]) if found else None
+
+    def pick(self, rows: Sequence[int]) -> Batch:
+        """Samples by row, with their images, as far as they can still be read."""
+        if self._given is None:
+            return self.read([self._by_row[row] for row in rows])
+        found: dict[int, Sample] = {}
+        for batch in self._given:
+            found |= {s.row: _whole(batch, place) for place, s in enumerate(batch.samples) if s.row in set(rows)}
+        return collate([found[row] for row in rows])
+
+    def coverage(self, settings: ScoreSettings, limit: int | None, ranks: Ranks) -> Coverage:
+        """Check 2 on what was read: nothing is trained here, but a cut caption is no evidence either.
+
+        Args:
+            settings: thresholds.
+            limit: tokens to which sequences were cut; None where only the scorer knows.
+            ranks: the processes that read; called by all of them.
+        """
+        counted = ranks.merge(self._counted)
+        stats = sum((c.stats for c in counted.values()), CollateStats())
+        rejected = count_rejects(self.asked.rejects, *(c.rejects for c in counted.values()))
+        split = Counted(
+            source="the rows asked for",
+            stats=stats,
+            max_seq_len=limit or max((c.longest for c in counted.values()), default=0),
+            block_tokens=max((c.block_tokens for c in counted.values()), default=0),
+            wrapper_tokens=sum(c.wrapper_tokens for c in counted.values()) / max(1, stats.samples),
+            rejected=rejected,
+            image_cut=Counter(rejected)[IMAGE_CUT],
+        )
+        return judge_coverage(split, settings.coverage)
+
+
+def _whole(batch: Batch, place: int) -> Sample:
+    """One sample of a batch with its image in it."""
+    pixels_BCHW, features_BPV = batch.pixels_BCHW, batch.features_BPV
+    return replace(
+        batch.samples[place],
+        pixels_CHW=None if pixels_BCHW is None else pixels_BCHW[place],
+        features_PV=None if features_BPV is None else features_BPV[place],
+    )

@@ -1,0 +1,185 @@
+"""One row of a data set and what becomes of it: a sample, or the reason why there is none; and what is counted.
+
+Dimension suffixes: see `eyechart.seam`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IGNORE_INDEX = -100
+"""The label of a position that carries no loss (PyTorch's own default in `F.cross_entropy`)."""
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One image-caption pair of a data set, before any model has seen it."""
+
+    row: int
+    """Row index in the data set, from 0: its identity in results. Blank lines of a JSON Lines file do not count."""
+    id: str
+    """The row's own id as text; the row index where it has none. Not necessarily unique."""
+    image: str
+    """Path relative to `image_root`; empty where the row has no image."""
+    human: str
+    """The human turn, with `<image>` where the image goes."""
+    caption: str
+    """The answer, stripped, not empty: what is scored."""
+    image_root: str = ""
+    """Folder that `image` is relative to; empty is the working directory."""
+
+    @property
+    def path(self) -> Path:
+        """The image file."""
+        return Path(self.image_root) / self.image
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row of the data file that cannot be used, and why. It is counted and named, never replaced by another row."""
+
+    row: int
+    """Row index in the data file, from 0."""
+    reason: str
+    """Short and countable, such as `image missing` or `caption blank`."""
+    detail: str
+    """One line for people: file, expected, got."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image-caption pair, ready to be batched.
+
+    Exactly one of `pixels_CHW` and `features_PV` is set, or neither where only the text matters (the audit).
+    """
+
+    row: int
+    """Row index in the data file, from 0: the sample's identity in splits, logs and results."""
+    id: str
+    image: str
+    """Path as the data file gives it, relative to the image root."""
+    caption: str
+    """The answer as text, before any cut by max_seq_len."""
+    ids_T: IntArray
+    """Token ids: prompt with the image block spliced in, then the answer and EOS; cut to max_seq_len."""
+    labels_T: IntArray
+    """`ids_T` at answer positions, IGNORE_INDEX elsewhere. Not shifted: position t is predicted from t-1."""
+    block: tuple[int, int]
+    """The image block is ids_T[block[0]:block[1]], start and end token included."""
+    full_length: int
+    """Tokens before the cut by max_seq_len."""
+    image_hash: str = ""
+    """Hash of the decoded, resized pixels: equal hash means the tower cannot tell the images apart. Empty: it is made
+    from what is at hand when the sample is scored."""
+    pixels_CHW: Tensor | None = None
+    """uint8 [3,H,W], not normalised: that happens on the device."""
+    features_PV: Tensor | None = None
+    """Cached output of the frozen tower for this image."""
+
+    @classmethod
+    def of(
+        cls,
+        row: Row,
+        prompt: Sequence[int],
+        answer: Sequence[int],
+        block: tuple[int, int] = (0, 0),
+        pixels_CHW: Tensor | None = None,
+    ) -> Sample:
+        """A sample of a row.
+
+        Args:
+            row: what it is made of.
+            prompt: token ids before the answer, image block included.
+            answer: token ids that are scored, the end of the text included.
+            block: the image block is prompt[block[0]:block[1]]; by default there is none, and no image.
+            pixels_CHW: uint8 [3,H,W].
+        """
+        ids = [*prompt, *answer]
+        return cls(
+            row=row.row,
+            id=row.id,
+            image=row.image,
+            caption=row.caption,
+            ids_T=np.array(ids, dtype=np.int64),
+            labels_T=np.array([IGNORE_INDEX] * len(prompt) + list(answer), dtype=np.int64),
+            block=block,
+            full_length=len(ids),
+            pixels_CHW=pixels_CHW,
+        )
+
+    @property
+    def has_image(self) -> bool:
+        """Whether its sequence has a place for an image."""
+        return self.block[1] > self.block[0]
+
+    @property
+    def label_tokens(self) -> int:
+        """Number of positions that carry loss."""
+        return int((self.labels_T != IGNORE_INDEX).sum())
+
+    @property
+    def truncated(self) -> bool:
+        """Whether max_seq_len cut anything off."""
+        return self.full_length > len(self.ids_T)
+
+
+@dataclass(frozen=True)
+class CollateStats:
+    """Check 2, counted by the collator itself. Two of them add up with `+`."""
+
+    samples: int = 0
+    truncated: int = 0
+    """Samples that lost at least one token to max_seq_len."""
+    zero_label: int = 0
+    """Samples without a single label token: they teach nothing."""
+    label_tokens: int = 0
+    lengths: Counter[int] = field(default_factory=Counter)
+    """Histogram of sequence lengths before the cut, in tokens."""
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> CollateStats:
+        """Count `samples`."""
+        return cls(
+            samples=len(samples),
+            truncated=sum(s.truncated for s in samples),
+            zero_label=sum(s.label_tokens == 0 for s in samples),
+            label_tokens=sum(s.label_tokens for s in samples),
+            lengths=Counter(s.full_length for s in samples),
+        )
+
+    def __add__(self, other: CollateStats) -> CollateStats:
+        """Merge two counts."""
+        return CollateStats(
+            self.samples + other.samples,
+            self.truncated + other.truncated,
+            self.zero_label + other.zero_label,
+            self.label_tokens + other.label_tokens,
+            self.lengths + other.lengths,
+        )
+
+    @property
+    def truncated_pct(self) -> float:
+        """Share of truncated samples in percent; 0 of nothing is 0."""
+        return 100.0 * self.truncated / self.samples if self.samples else 0.0
+
+    @property
+    def zero_label_pct(self) -> float:
+        """Share of samples without label tokens in percent."""
+        return 100.0 * self.zero_label / self.samples if self.samples else 0.0
+
+    @property
+    def avg_label_tokens(self) -> float:
+        """Label tokens per sample, EOS included."""
+        return self.label_tokens / self.samples if self.samples else 0.0

@@ -1,0 +1,214 @@
+"""The contract of the seam, held against what a scorer returns: whatever is broken is said where it is broken.
+
+Every message begins with the part of the contract that it is about; `eyechart.Scorer` has the whole of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from eyechart.data.images import ImageError
+from eyechart.scoring.batching import collate
+from eyechart.seam import (
+    IGNORE_INDEX,
+    Batch,
+    PairScorer,
+    Reject,
+    Row,
+    Sample,
+    Scorer,
+    ScorerOfBatches,
+    TokenNLL,
+    VisualTokens,
+)
+
+_TOLERANCE, _COARSE = 0.01, 0.05
+"""Share of the largest number that a batch may change by rounding; the second for visual tokens in 16 bits."""
+
+
+def read_batch(scorer: Scorer, rows: Sequence[Row]) -> Batch:
+    """`scorer.batch`, without the rows that have no image or whose files raise.
+
+    Raises:
+        ValueError: a broken contract.
+    """
+    rejects = [Reject(row.row, "no image", "the row names none") for row in rows if not row.image]
+    usable = [row for row in rows if row.image]
+    try:
+        batch = scorer.batch(usable) if usable else collate([])
+    except (OSError, ImageError):
+        kept = []
+        for row in usable:
+            try:
+                scorer.batch([row])
+            except (OSError, ImageError) as error:
+                reason = error.reason if isinstance(error, ImageError) else "image unreadable"
+                rejects.append(Reject(row.row, reason, f"{row.path}: {error}"))
+            else:
+                kept.append(row)
+        batch = scorer.batch(kept) if kept else collate([])
+        usable = kept
+    if not isinstance(batch, Batch):
+        raise ValueError(f"Scorer.batch: expected a Batch, got {type(batch).__name__}; `eyechart.collate` makes one")
+    left_out = {reject.row for reject in batch.rejects}
+    expected, got = [r.row for r in usable if r.row not in left_out], [s.row for s in batch.samples]
+    if got != expected:
+        raise ValueError(
+            f"Scorer.batch: expected samples of the rows {_few(expected)} in this order, or rejects, got {_few(got)}"
+        )
+    require_batch(batch)
+    return replace(batch, rejects=(*rejects, *batch.rejects))
+
+
+def require_batch(batch: Batch) -> None:
+    """Refuse a batch whose parts do not belong together.
+
+    Raises:
+        ValueError: a broken contract.
+    """
+    shape = (len(batch.samples), *batch.ids_BT.shape[1:])
+    for name in ("ids_BT", "labels_BT", "block_BT"):
+        if tuple(getattr(batch, name).shape) != shape or len(shape) != 2:
+            raise ValueError(
+                f"Batch.{name}: expected the shape [B,T] of {len(batch.samples)} samples and of ids_BT, got "
+                f"{tuple(getattr(batch, name).shape)}"
+            )
+    if tuple(batch.lengths_B.shape) != shape[:1]:
+        raise ValueError(f"Batch.lengths_B: expected {shape[0]} lengths, got the shape {tuple(batch.lengths_B.shape)}")
+    pixels_BCHW = batch.pixels_BCHW
+    if pixels_BCHW is not None and (
+        pixels_BCHW.dtype != torch.uint8 or pixels_BCHW.dim() != 4 or len(pixels_BCHW) != shape[0]
+    ):
+        raise ValueError(
+            f"Batch.pixels_BCHW: expected uint8 [B,3,H,W], not normalised, got {pixels_BCHW.dtype} "
+            f"{tuple(pixels_BCHW.shape)}"
+        )
+    for b, sample in enumerate(batch.samples):
+        _require_sample(batch, b, sample)
+
+
+def _require_sample(batch: Batch, b: int, sample: Sample) -> None:
+    where, length = f"Batch, row {sample.row}", int(batch.lengths_B[b])
+    for name, own_T, row_T in (("ids", sample.ids_T, batch.ids_BT[b]), ("labels", sample.labels_T, batch.labels_BT[b])):
+        if length != len(own_T) or not np.array_equal(own_T, row_T[:length].cpu().numpy()):
+            raise ValueError(f"{where}: expected {name}_BT to begin with the sample's own {name}_T, and its length")
+    if bool((batch.labels_BT[b, length:] != IGNORE_INDEX).any()):
+        raise ValueError(f"{where}: expected no label behind its {length} tokens, in the padding")
+    if length and int(batch.labels_BT[b, 0]) != IGNORE_INDEX:
+        raise ValueError(f"{where}: expected something before the first label to predict it from, got a label first")
+    if int(batch.block_BT[b].sum()) != max(0, sample.block[1] - sample.block[0]):
+        raise ValueError(f"{where}: expected block_BT to mark the sample's image block {sample.block}")
+
+
+def encode(scorer: ScorerOfBatches, batch: Batch) -> VisualTokens:
+    """`scorer.encode`, on the CPU.
+
+    Raises:
+        ValueError: a broken contract.
+    """
+    visual = scorer.encode(batch)
+    if not isinstance(visual, VisualTokens) or not visual.layers:
+        raise ValueError(
+            f"Scorer.encode: expected VisualTokens, got {type(visual).__name__}; wrap a tensor [B,Q,E] as "
+            "VisualTokens((tensor,))"
+        )
+    for layer in visual.layers:
+        if layer.dim() != 3 or not layer.is_floating_point() or len(layer) != len(batch):
+            raise ValueError(
+                f"Scorer.encode: expected floating-point visual tokens [B,Q,E] of {len(batch)} images, one for each "
+                f"sample, got {layer.dtype} {tuple(layer.shape)}"
+            )
+    counts, most = visual.counts(), int(visual.layers[0].shape[1])
+    if len(counts) != len(batch) or not all(0 < count <= most for count in counts):
+        raise ValueError(
+            f"Scorer.encode: expected 1 to {most} visual tokens for each of {len(batch)} images, got {counts}"
+        )
+    return visual.map(lambda layer: layer.detach().cpu())
+
+
+def nll(scorer: ScorerOfBatches, batch: Batch, visual: VisualTokens | None) -> list[torch.Tensor]:
+    """`scorer.nll`, sample by sample [T_i], on the CPU.
+
+    Raises:
+        ValueError: a broken contract.
+    """
+    return _losses("Scorer.nll", batch, scorer.nll(batch, visual))
+
+
+def pair_nll(
+    scorer: ScorerOfBatches, batch: Batch, visual: VisualTokens, images_B: Sequence[int]
+) -> list[torch.Tensor]:
+    """`scorer.pair_nll`, or what stands for it where the scorer has none.
+
+    Raises:
+        ValueError: a broken contract.
+    """
+    if isinstance(scorer, PairScorer):
+        return _losses("Scorer.pair_nll", batch, scorer.pair_nll(batch, visual, images_B))
+    return nll(scorer, batch, visual.rows(images_B))
+
+
+def _losses(what: str, batch: Batch, result: TokenNLL) -> list[torch.Tensor]:
+    if not isinstance(result, TokenNLL):
+        raise ValueError(f"{what}: expected TokenNLL, got {type(result).__name__}; `TokenNLL.of` makes it of logits")
+    expected = (batch.labels_BT != IGNORE_INDEX).sum(dim=1).tolist()
+    counts = result.counts_B.tolist()
+    if result.nll_N.dim() != 1 or len(result.nll_N) != sum(expected) or counts != expected:
+        raise ValueError(
+            f"{what}: expected one loss for each of the {_few(expected)} label tokens of its samples, {sum(expected)} "
+            f"in all, got counts {_few(counts)} and losses of shape {tuple(result.nll_N.shape)}"
+        )
+    return [nll_T.detach().cpu() for nll_T in result.per_sample()]
+
+
+@torch.no_grad()
+def require_contract(scorer: ScorerOfBatches, batch: Batch) -> None:
+    """Try a few samples together and alone: the order of rows, and what must not depend on a batch.
+
+    Raises:
+        ValueError: a broken contract.
+    """
+    visual = encode(scorer, batch)
+    together = nll(scorer, batch.text(), visual)
+    share = _TOLERANCE if visual.layers[0].dtype in (torch.float32, torch.float64) else _COARSE
+    for b, sample in enumerate(batch.samples):
+        single = batch.rows([b])
+        alone = encode(scorer, single)
+        slots = alone.counts()[0]
+        if slots != visual.counts()[b] or len(alone.layers) != len(visual.layers):
+            raise ValueError(f"Scorer.encode: row {sample.row} has other visual tokens in a batch than alone")
+        for layer_BQE, layer_1QE in zip(visual.layers, alone.layers, strict=True):
+            one_QE, other_QE = layer_BQE[b, :slots], layer_1QE[0, :slots]
+            if one_QE.shape != other_QE.shape or not _alike(one_QE, other_QE, share):
+                raise ValueError(
+                    f"Scorer.encode: row {sample.row} has other visual tokens in a batch than alone{_CAUSES}"
+                )
+        (nll_T,) = nll(scorer, single.text(), alone)
+        if not _alike(together[b], nll_T, share):
+            raise ValueError(f"Scorer.nll: row {sample.row} has other losses in a batch than alone{_CAUSES}")
+        if bool((nll_T < -share).any()):
+            raise ValueError(
+                f"Scorer.nll: expected negative log-likelihoods, at least 0, got {float(nll_T.min()):.4g} in row "
+                f"{sample.row}; are they log-likelihoods?"
+            )
+
+
+_CAUSES = (
+    "; samples must come out in the order in which they went in, padding must change nothing, and the model must be in "
+    "eval mode"
+)
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor, share: float) -> bool:
+    finite = other[torch.isfinite(other)].abs()
+    size = float(finite.max()) if len(finite) else 0.0
+    return bool(torch.allclose(one.double(), other.double(), rtol=share, atol=share * size, equal_nan=True))
+
+
+def _few(values: Sequence[int]) -> str:
+    shown = ", ".join(map(str, values[:8]))
+    return f"[{shown}{', ...' if len(values) > 8 else ''}]"

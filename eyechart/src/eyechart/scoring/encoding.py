@@ -1,0 +1,231 @@
+"""The first half of check 1: every image encoded once, and what cannot be scored set aside and counted.
+
+Samples without label tokens or image are counted. So are those whose image has another number of visual tokens than
+most: no image could stand in for them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eyechart.data.images import content_hash
+from eyechart.scoring import contract
+from eyechart.scoring.conditions import CONDITIONS
+from eyechart.scoring.pixels import PIXEL_CHANGES
+from eyechart.scoring.plan import Bar, Execution, Plan
+from eyechart.scoring.spool import release_freed_memory
+from eyechart.scoring.storage import BatchFile, StoredBatch, VisualFile, VisualSet
+from eyechart.seam import Batch, Reject, Sample, ScorerOfBatches, VisualTokens
+
+_NO_IDS = np.empty(0, dtype=np.int64)
+NO_LABELS, NO_IMAGE, OTHER_TOKENS = "no label tokens", "no image", "another number of visual tokens"
+"""Reasons under which samples are counted as unscored."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of `ablate`."""
+
+    scorer: ScorerOfBatches
+    plan: Plan
+    execution: Execution
+    conditions: tuple[str, ...]
+    """What was asked for and is scored here."""
+
+    @property
+    def changes(self) -> list[str]:
+        """Conditions that change the pixels."""
+        return [name for name in self.conditions if name in PIXEL_CHANGES]
+
+    @property
+    def given(self) -> dict[str, Tensor | None]:
+        """Visual tokens that are the same for every sample, where there are some."""
+        return {"mean-token": self.plan.mean_tokens, "blind": self.plan.blind.prompt_QE if self.plan.blind else None}
+
+    @property
+    def fixed(self) -> dict[str, Tensor]:
+        """Those of them that are asked for."""
+        return {name: tokens for name, tokens in self.given.items() if tokens is not None and name in self.conditions}
+
+    @property
+    def passes(self) -> int:
+        """How often each batch is encoded or scored."""
+        rounds = self.plan.settings.derangements
+        scored = [name for name in self.conditions if name not in self.given or name in self.fixed]
+        return 1 + len(self.changes) + sum(rounds if CONDITIONS[name].uses_donors else 1 for name in scored)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Everything encoded, images dropped."""
+
+    samples: list[Sample]
+    """Scorable samples in canonical order."""
+    visual: dict[str, VisualSet]
+    """Their visual tokens: of the pictures as they are under `correct`, and of the changed ones by condition."""
+    text: Tensor
+    """Token ids of all batches, in a mapped file."""
+    batches: list[StoredBatch]
+    unscored: Counter[str]
+    """Samples left out, by reason."""
+    unread: list[Reject]
+    """Rows whose image could not be read."""
+    sizes: set[tuple[int, int] | None]
+    """Height and width of the images; None where batches came without pixels."""
+
+    @property
+    def places(self) -> list[int]:
+        """Canonical positions in the order of scoring."""
+        return [place for batch in self.batches for place in batch.places]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Samples of one batch with equally many visual tokens, encoded."""
+
+    batch: Batch
+    """Without images."""
+    visual: dict[str, VisualTokens]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One batch after encoding."""
+
+    parts: list[_Part]
+    unscored: Counter[str]
+    rejects: tuple[Reject, ...]
+    size: tuple[int, int] | None
+
+
+@dataclass
+class _Group:
+    """What was encoded with one number of visual tokens."""
+
+    scratch: Path | None
+    text: BatchFile
+    found: list[Sample] = field(default_factory=list)
+    files: dict[str, VisualFile] = field(default_factory=dict)
+    form: list[object] = field(default_factory=list)
+
+    def append(self, part: _Part) -> None:
+        """Add a part.
+
+        Raises:
+            ValueError: visual tokens of another form than before.
+        """
+        # Their ids and labels come back as views into the file: small arrays that stay among the large ones
+        # that go with each batch would keep the allocator from ever using that room again.
+        self.found += [replace(sample, ids_T=_NO_IDS, labels_T=_NO_IDS) for sample in part.batch.samples]
+        self.text.append(part.batch)
+        for name, visual in part.visual.items():
+            form: list[object] = [(tuple(layer.shape[1:]), layer.dtype) for layer in visual.layers]
+            self.form = self.form or form
+            if form != self.form:
+                raise ValueError(f"Scorer.encode: expected visual tokens [Q,E] of one form, got {self.form} and {form}")
+            self.files.setdefault(name, VisualFile(self.scratch)).append(visual)
+
+
+def encode_all(run: Run, batches: Sequence[Batch], bar: Bar) -> Encoded:
+    """Read and encode every batch once, and once more for every condition that changes its pixels.
+
+    Raises:
+        ValueError: two samples with the same row; images too small for their tiles; a full disk; a broken contract.
+    """
+    ranks, scratch, groups = run.execution.ranks, run.execution.scratch, dict[int, _Group]()
+    unscored, unread, sizes = Counter[str](), list[Reject](), set[tuple[int, int] | None]()
+    for start in range(0, len(batches), ranks.count):
+        # One batch per process at a time: all of them end with every visual token, but in a file.
+        tasks = range(start, min(start + ranks.count, len(batches)))
+        done = ranks.merge({t: _encode_batch(run, batches[t]) for t in tasks if ranks.mine(t)})
+        for read in (done[task] for task in tasks):
+            unscored += read.unscored
+            unread += read.rejects
+            for part in read.parts:
+                slots = int(part.visual["correct"].layers[0].shape[1])
+                groups.setdefault(slots, _Group(scratch, BatchFile(scratch))).append(part)
+                sizes.add(read.size)
+            bar.update(1 + len(run.changes))
+        release_freed_memory()
+    if not groups:
+        return Encoded([], {}, torch.empty(0, dtype=torch.int64), [], unscored, unread, sizes)
+    # No image can stand in for one with another number of visual tokens: the commonest number is scored.
+    chosen = max(groups, key=lambda slots: (len(groups[slots].found), slots))
+    unscored += Counter({OTHER_TOKENS: sum(len(g.found) for slots, g in groups.items() if slots != chosen)})
+    group = groups[chosen]
+    found = group.found
+    order = sorted(range(len(found)), key=lambda i: found[i].row)
+    position = {found[i].row: place for place, i in enumerate(order)}
+    if len(position) < len(found):
+        twice, _ = Counter(s.row for s in found).most_common(1)[0]
+        raise ValueError(f"row {twice}: expected every held-out row once, got it twice; score each row only once")
+    complete = ["correct"] if None in sizes else list(group.files)
+    visual = {name: group.files[name].read(order) for name in complete}
+    numbers, stored = group.text.read(position)
+    light = iter(found)
+    whole = [s for batch in stored for s in batch.with_text(numbers, list(islice(light, len(batch.places))))]
+    return Encoded([whole[i] for i in order], visual, numbers, stored, unscored, unread, sizes)
+
+
+def _encode_batch(run: Run, batch: Batch) -> _Read:
+    pictured = [i for i, sample in enumerate(batch.samples) if sample.has_image]
+    unscored = Counter({NO_IMAGE: len(batch) - len(pictured)})
+    rejects, batch = batch.rejects, batch if len(pictured) == len(batch) else batch.rows(pictured)
+    keep = [i for i, sample in enumerate(batch.samples) if sample.label_tokens]
+    unscored[NO_LABELS] = len(batch) - len(keep)
+    pixels_BCHW = batch.pixels_BCHW
+    size = None if pixels_BCHW is None else (int(pixels_BCHW.shape[2]), int(pixels_BCHW.shape[3]))
+    if not keep:
+        return _Read([], +unscored, rejects, size)
+    pictures = {"correct": batch}
+    if pixels_BCHW is not None:
+        pictures |= {name: _changed(batch, pixels_BCHW, name, run.plan.seed) for name in run.changes}
+    visual = {name: contract.encode(run.scorer, picture) for name, picture in pictures.items()}
+    counts = visual["correct"].counts()
+    for name, changed in visual.items():
+        if changed.counts() != counts:
+            raise ValueError(
+                f"Scorer.encode: expected as many visual tokens of the pictures changed by {name}, got others"
+            )
+    places = {slots: [i for i in keep if counts[i] == slots] for slots in dict.fromkeys(counts[i] for i in keep)}
+    parts = [
+        _Part(_for_scoring(batch, some), {name: _cut(v.rows(some), slots) for name, v in visual.items()})
+        for slots, some in places.items()
+    ]
+    return _Read(parts, +unscored, rejects, size)
+
+
+def _cut(visual: VisualTokens, slots: int) -> VisualTokens:
+    """Without padding."""
+    return visual if visual.counts_B is None else VisualTokens(tuple(layer[:, :slots] for layer in visual.layers))
+
+
+def _changed(batch: Batch, pixels_BCHW: Tensor, name: str, seed: int) -> Batch:
+    """The batch with every picture changed in its pixels."""
+    change = PIXEL_CHANGES[name]
+    changed = [change(p_CHW, s.row, seed) for p_CHW, s in zip(pixels_BCHW, batch.samples, strict=True)]
+    samples = tuple(
+        replace(s, pixels_CHW=p_CHW, features_PV=None) for s, p_CHW in zip(batch.samples, changed, strict=True)
+    )
+    return replace(batch, samples=samples, pixels_BCHW=torch.stack(changed), features_BPV=None)
+
+
+def _for_scoring(batch: Batch, keep: list[int]) -> Batch:
+    """The chosen samples, without pixels or features: from here on only their text is needed, and who they show."""
+    samples = tuple(s if s.image_hash else replace(s, image_hash=_hash(batch, i)) for i, s in enumerate(batch.samples))
+    return replace(batch, samples=samples).text().rows(keep)
+
+
+def _hash(batch: Batch, place: int) -> str:
+    """Says which donors show the same picture, where the sample itself does not."""
+    if batch.pixels_BCHW is not None:
+        return content_hash(batch.pixels_BCHW[place].cpu())
+    return batch.samples[place].image or f"row {batch.samples[place].row}"
