@@ -24,7 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 STACKS = ("llamafactory==0.9.5", "axolotl==0.19.0", "ms-swift==4.6.0", "unsloth==2026.10.9", "trl==1.16.0")
-SHOWN = ("transformers", "torch", "pydantic", "pillow", "numpy", "huggingface-hub")
+SHOWN = ("transformers", "torch", "pydantic", "pillow", "numpy", "scipy", "msgspec")
 SECONDS = 900
 """Time for one question; a resolver that has not answered by then counts as not having answered."""
 _CONSTRAINT = re.compile(r"^ {4}(?!The user requested )(.+ depends on .+)$", flags=re.MULTILINE)

@@ -34,6 +34,11 @@ def test_everything_the_dockerfile_copies_before_the_code_exists() -> None:
         assert all((ROOT / source).exists() for source in sources)
 
 
+def test_both_packages_are_installed() -> None:
+    assert "pip install -c constraints.txt ./eyechart '.[worlds]'" in DOCKERFILE
+    assert "pip install --no-deps -e eyechart -e ." in DOCKERFILE
+
+
 def test_no_command_of_the_runbook_holds_a_password_or_a_path_of_one_host() -> None:
     runbook = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
     commands = "\n".join(re.findall(r"```bash\n(.*?)```", runbook, flags=re.DOTALL))
