@@ -14,7 +14,7 @@ from torch import Tensor
 from eyechart.faults.pattern_of_probes import NEIGHBOURS, diagnose_neighbours, diagnose_text
 from eyechart.faults.table import agree, finding
 from eyechart.results import Finding
-from qwen3_vlm.preflight.probe import probe
+from qwen3_vlm.preflight.hooks import watched
 from qwen3_vlm.preflight.text import Row
 from qwen3_vlm.preflight.walk import Walk, no_gradient, non_finite
 
@@ -37,7 +37,7 @@ _LOSS_SAYS = {
 def loss_stage(walk: Walk) -> list[Finding]:
     """The loss against a cross-entropy of our own from full logits, at several shifts."""
     vlm = walk.vlm
-    with probe(vlm) as seen:
+    with watched(vlm) as seen:
         nll = walk.nll(vlm.visual(walk.features_BPV))
     per_sample = [losses_T.float().cpu() for losses_T in nll.per_sample()]
     if not bool(torch.isfinite(nll.nll_N).all()):

@@ -237,7 +237,7 @@ def self_test(foreign: Foreign, rows: ForeignRows) -> dict[str, str]:
     return {
         "self-tests": (
             "Passed before scoring: its own features, put back, give the model's own loss; features that are not a "
-            "number reach every label; no pixel passes zeroed features; no label depends on what stands behind it."
+            "number reach every label; no pixel passes zeroed features; no label depends on what stands after it."
         )
     }
 

@@ -1,6 +1,6 @@
 """The faults this package knows by name: code, how bad, how to say it, and which one explains which.
 
-Each has a page, docs/faults/<code>.md: symptom, mechanism, how it is detected, how to mend, a public example.
+Each has a page, docs/faults/<code>.md: symptom, mechanism, how it is detected, how to fix, a public example.
 
 Several findings usually come together, because one cause shows at several places: visual tokens that are never placed
 leave the connector without a gradient, make all conditions of check 1 equal and the visual tokens collapse. `rank`
@@ -95,7 +95,7 @@ FAULTS: dict[str, Fault] = {
 }
 
 _BLIND = ("constant-prompt", "collapsed", "pairs-mismatched", "picture-harmful", "slots-dead", "under-trained")
-"""What any fault looks like behind which the connector cannot learn from pictures, or cannot show that it did."""
+"""What any fault looks like after which the connector cannot learn from pictures, or cannot show that it did."""
 _UNTRAINED = ("no-gradient", "connector-not-loaded", "scale-mismatch", *_BLIND)
 """The same, where the connector cannot move either."""
 _UNLIKE_TRAINING = ("loss-not-reproduced", "under-trained")

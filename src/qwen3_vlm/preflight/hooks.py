@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from qwen3_vlm.models.vlm import VLM
@@ -15,7 +14,7 @@ from qwen3_vlm.models.vlm import VLM
 
 @dataclass
 class Seen:
-    """What was seen while a probe was on; the last call counts where there were several."""
+    """What was seen meanwhile; the last call counts where there were several."""
 
     pixels: list[Tensor] = field(default_factory=list)
     """`pixel_values` of each call of the vision model."""
@@ -28,7 +27,7 @@ class Seen:
 
 
 @contextmanager
-def probe(vlm: VLM, as_leaf: bool = False) -> Iterator[Seen]:
+def watched(vlm: VLM, as_leaf: bool = False) -> Iterator[Seen]:
     """Watch both models' forward calls.
 
     Args:
@@ -72,18 +71,3 @@ def probe(vlm: VLM, as_leaf: bool = False) -> Iterator[Seen]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def own_row(got_BX: Tensor, alone_BX: Tensor) -> dict[int, int]:
-    """Rows of `got` that are nearer to another row of `alone` than to their own, with that other row.
-
-    A row counts only where the other one is clearly nearer: where all rows are nearly the same, as behind an untrained
-    connector, rounding decides which is nearest and nothing is said.
-    """
-    distances_BB = torch.cdist(got_BX.flatten(1).float()[None], alone_BX.flatten(1).float()[None])[0]
-    nearest_B = distances_BB.argmin(dim=1)
-    return {
-        b: int(o)
-        for b, o in enumerate(nearest_B)
-        if int(o) != b and 10 * float(distances_BB[b, o]) < float(distances_BB[b, b])
-    }
