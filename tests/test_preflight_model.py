@@ -230,6 +230,22 @@ def test_visual_tokens_that_hold_the_answer_are_a_leak(world: World, monkeypatch
     assert first(world.find()) == "leak"
 
 
+def test_pixels_that_reach_the_loss_past_the_visual_tokens_are_a_leak(world: World, monkeypatch: Patch) -> None:
+    nll = VLM.nll
+
+    def bypassed(self: Any, batch: Any, visual: Any) -> TokenNLL:
+        made = nll(self, batch, visual)
+        if batch.pixels_BCHW is None:
+            return made
+        rows_B = batch.pixels_BCHW.float().mean(dim=(1, 2, 3)) / 255
+        return TokenNLL(made.nll_N + torch.repeat_interleave(rows_B, made.counts_B.cpu()), made.counts_B)
+
+    monkeypatch.setattr(VLM, "nll", bypassed)
+    monkeypatch.setattr(flow, "_STAGES", [stage for stage in flow._STAGES if stage.__name__ != "loss_stage"])
+    found = world.find()
+    assert first(found) == "leak" and "another way" in found[0].message
+
+
 def test_text_embeddings_on_another_scale_are_named(world: World, monkeypatch: Patch) -> None:
     embed = LanguageModel.embed
     monkeypatch.setattr(LanguageModel, "embed", lambda self, ids: 11.3 * embed(self, ids))

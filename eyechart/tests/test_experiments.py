@@ -13,7 +13,8 @@ from torch import Tensor
 from eyechart.faults.changes import random_like, without_images
 from eyechart.faults.experiments import RESTLESS, ImageRoutes, image_routes, past_tokens, put_back
 from eyechart.faults.experiments_on_losses import LossRoute
-from eyechart.faults.pattern_of_probes import diagnose_images, diagnose_neighbours, diagnose_text, diagnose_tokens
+from eyechart.faults.image_findings import diagnose_images
+from eyechart.faults.loss_findings import diagnose_neighbours, diagnose_text, diagnose_tokens
 from eyechart.seam import IGNORE_INDEX, Batch, TokenNLL, VisualTokens
 from fake_scorers import LATENTS, PATCH, make_batches, make_sample
 

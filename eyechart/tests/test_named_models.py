@@ -14,8 +14,7 @@ import transformers
 from PIL import Image
 
 from eyechart.api.score import ablate_model, foreign_config
-from eyechart.faults.pattern_of_probes import diagnose_probes
-from eyechart.faults.probes import probe
+from eyechart.faults.probes import diagnose_probes, probe
 from eyechart.models.loading import Foreign, load_foreign
 from eyechart.models.rows import OTHER_TOKENS, ForeignRows, first_samples, read_rows
 from eyechart.models.selftests import refuse_unfit

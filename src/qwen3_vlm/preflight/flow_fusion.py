@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eyechart.faults.experiments import relative
-from eyechart.faults.pattern_of_probes import diagnose_tokens
+from eyechart.faults.loss_findings import diagnose_tokens
 from eyechart.faults.table import agree, finding
 from eyechart.results import Finding
 from eyechart.seam import IGNORE_INDEX, VisualTokens

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from eyechart.faults.changes import random_like
 from eyechart.faults.experiments import image_routes, relative
-from eyechart.faults.pattern_of_probes import diagnose_images, diagnose_repeats
+from eyechart.faults.image_findings import diagnose_images, diagnose_repeats
 from eyechart.faults.table import finding
 from eyechart.results import Finding
 from eyechart.seam import VisualTokens

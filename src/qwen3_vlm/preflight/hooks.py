@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from qwen3_vlm.models.vlm import VLM
 
@@ -37,20 +37,22 @@ def watched(vlm: VLM, as_leaf: bool = False) -> Iterator[Seen]:
     """
     seen = Seen()
 
-    def see_pixels(module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def see_pixels(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         values = named.get("pixel_values", args[0] if args else None)
         if isinstance(values, Tensor):
             seen.pixels.append(values)
 
-    def see_features(module: Any, args: tuple[Any, ...], output: Any) -> None:
+    def see_features(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         values = getattr(output, "last_hidden_state", None)
         if isinstance(values, Tensor):
             seen.features.append(values)
 
-    def see_embeds(module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    def see_embeds(
+        module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]] | None:
         embeds_BTE, ids = named.get("inputs_embeds"), named.get("input_ids", args[0] if args else None)
         if embeds_BTE is None and isinstance(ids, Tensor):
-            embeds_BTE = module.get_input_embeddings()(ids)
+            embeds_BTE = vlm.llm.model.get_input_embeddings()(ids)
         if embeds_BTE is None:
             return None
         seen.masks.append(named.get("attention_mask"))

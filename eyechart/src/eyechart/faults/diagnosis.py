@@ -3,7 +3,7 @@
 Evidence is gathered by the caller and may be partial. What each part can show, and where it is read:
 
     connector   tensors of the checkpoint against their start and the model in use    weights
-    probes      what reaches the model: images, visual tokens, labels                 pattern_of_probes
+    probes      what reaches the model: images, visual tokens, labels                 probes
     internals   scale and variance of the visual tokens by stage                      pattern_of_tokens
     slots       what each visual token is worth                                       pattern_of_tokens
     pairing     whether captions go with their images at all, without any model       pairing
@@ -20,10 +20,9 @@ from dataclasses import dataclass
 
 from eyechart.faults.pairing import Pairing, diagnose_pairing
 from eyechart.faults.pattern import diagnose_ablation
-from eyechart.faults.pattern_of_probes import diagnose_probes
 from eyechart.faults.pattern_of_tokens import diagnose_visual
 from eyechart.faults.pattern_of_training import RunContext
-from eyechart.faults.probes import Probes
+from eyechart.faults.probes import Probes, diagnose_probes
 from eyechart.faults.slots import SlotUse
 from eyechart.faults.table import rank
 from eyechart.faults.weights import ConnectorEvidence, diagnose_connector

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from eyechart.results import Finding
 
@@ -154,7 +154,7 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
 """Cause -> what it alone can bring about. Followed through: what a consequence explains, its cause explains too."""
 
 
-def finding(code: str, message: str, fix: str, severity: Severity | None = None, **evidence: Any) -> Finding:
+def finding(code: str, message: str, fix: str, severity: Severity | None = None, **evidence: object) -> Finding:
     """A finding of the table; `evidence` holds the numbers that the message rests on.
 
     Args:
@@ -229,5 +229,5 @@ def _merge(same: Sequence[Finding]) -> Finding:
     return _with(kept, also=also) if also else kept
 
 
-def _with(found: Finding, **more: Any) -> Finding:
+def _with(found: Finding, **more: object) -> Finding:
     return found.model_copy(update={"evidence": {**found.evidence, **more}})

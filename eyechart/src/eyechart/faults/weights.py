@@ -288,7 +288,7 @@ def _same(in_use: Tensor, stored: Tensor) -> bool:
     return torch.equal(in_use, stored.to(in_use.dtype))
 
 
-def _shape(value: Any) -> tuple[int, ...] | str:
+def _shape(value: object) -> tuple[int, ...] | str:
     return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
 
 
