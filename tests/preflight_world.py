@@ -124,3 +124,17 @@ def make_world(root: Path) -> World:
         "train": {"batch_size": 4, "accumulation": 2, "epochs": 1, "lr": 3e-3, "tracker": "none"},
     }
     return World(root, tree)
+
+
+def bad(found: list[Finding]) -> list[str]:
+    return [f.code for f in found if f.severity != "note"]
+
+
+def first(found: list[Finding], severity: str = "error") -> str:
+    assert found, "nothing was found"
+    assert found[0].severity == severity, [(f.code, f.severity, f.message) for f in found]
+    return found[0].code
+
+
+def human(text: str, every: int = 1) -> Callable[[Any, int], object]:
+    return lambda row, i: row["conversations"][0].update(value=text) if i % every == 0 else None

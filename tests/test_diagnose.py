@@ -155,7 +155,7 @@ def test_every_finding_has_its_evidence_its_cure_and_its_page() -> None:
     assert stream.getvalue().splitlines() == [
         "1. error split-leak: Too much.",
         "   evidence: rows 7",
-        "   mend: Mend it.",
+        "   fix: Mend it.",
         "   page: docs/faults/split-leak.md",
         "DIAGNOSIS: 1 error in 8 rows; first split-leak",
     ]

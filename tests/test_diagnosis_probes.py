@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn.functional import dropout
 
 from eyechart.faults.experiments_on_losses import is_delimiter
-from eyechart.faults.pattern_of_probes import diagnose_probes
-from eyechart.faults.probes import probe
+from eyechart.faults.probes import diagnose_probes, probe
 from eyechart.seam import IGNORE_INDEX, Batch, ScorerOfBatches, TokenNLL, VisualTokens
 from fake_scorers import Healthy, make_batches, make_sample
 from qwen3_vlm.models.fusion import place

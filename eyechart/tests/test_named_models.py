@@ -15,8 +15,7 @@ from eyechart.models.rows import OTHER_TOKENS, ForeignRows, first_samples, read_
 from PIL import Image
 
 from eyechart.api.score import ablate_model, foreign_config
-from eyechart.faults.pattern_of_probes import diagnose_probes
-from eyechart.faults.probes import probe
+from eyechart.faults.probes import diagnose_probes, probe
 from eyechart.models.loading import Foreign, load_foreign
 from eyechart.models.selftests import refuse_unfit
 from eyechart.models.writing import write_captions

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eyechart.faults.experiments import relative
-from eyechart.faults.pattern_of_probes import diagnose_tokens
+from eyechart.faults.loss_findings import diagnose_tokens
 from eyechart.faults.table import agree, finding
 from eyechart.results import Finding
 from eyechart.seam import IGNORE_INDEX, VisualTokens
-from qwen3_vlm.preflight.probe import probe
+from qwen3_vlm.preflight.hooks import watched
 from qwen3_vlm.preflight.walk import Walk, many_of, masked, no_gradient, not_injected
 
 _OUT_OF_REACH = 0.5
@@ -26,7 +26,7 @@ def fusion_stage(walk: Walk) -> list[Finding]:
     """Visual tokens to embeddings: every token at its own position, everything else untouched."""
     vlm, batch = walk.vlm, walk.batch
     given_BQE = walk.noise(1, vlm.llm.text_rms())
-    with probe(vlm) as seen:
+    with watched(vlm) as seen:
         walk.nll(given_BQE)
     if not seen.embeds:
         return [not_injected("the language model is not called with embeddings", placed=0)]
@@ -174,7 +174,7 @@ def _of_the_caption(walk: Walk, given_BQE: Tensor) -> bool:
         other = replace(
             walk.batch, ids_BT=ids_BT, labels_BT=torch.where(labels_BT == IGNORE_INDEX, labels_BT, ids_BT.to(labels_BT))
         )
-        with probe(walk.vlm) as seen:
+        with watched(walk.vlm) as seen:
             walk.vlm.nll(other, VisualTokens((given_BQE.to(walk.vlm.device),)))
         seen_by.append(torch.stack([seen.embeds[-1][b, at_BQ[b]] for b in range(len(at_BQ))]).float())
     return relative(seen_by[1], seen_by[0]) > 1e-3
@@ -184,7 +184,7 @@ def attention_stage(walk: Walk) -> list[Finding]:
     """Embeddings to losses: the loss must depend on its own sample alone, and on every image position."""
     if walk.tokens and (found := diagnose_tokens(walk.tokens)):
         return found
-    with probe(walk.vlm, as_leaf=True) as seen, torch.enable_grad():
+    with watched(walk.vlm, as_leaf=True) as seen, torch.enable_grad():
         nll = walk.nll(walk.noise(2, walk.vlm.llm.text_rms()))
         per_sample = nll.per_sample()
         leaf_BTE = seen.embeds[-1]

@@ -11,10 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eyechart.faults.pattern_of_probes import NEIGHBOURS, diagnose_neighbours, diagnose_text
+from eyechart.faults.experiments import past_tokens
+from eyechart.faults.loss_findings import NEIGHBOURS, diagnose_neighbours, diagnose_past_tokens, diagnose_text
 from eyechart.faults.table import agree, finding
 from eyechart.results import Finding
-from qwen3_vlm.preflight.probe import probe
+from eyechart.seam import Batch, VisualTokens
+from qwen3_vlm.models.vlm import VLM
+from qwen3_vlm.preflight.hooks import watched
 from qwen3_vlm.preflight.text import Row
 from qwen3_vlm.preflight.walk import Walk, no_gradient, non_finite
 
@@ -37,7 +40,7 @@ _LOSS_SAYS = {
 def loss_stage(walk: Walk) -> list[Finding]:
     """The loss against a cross-entropy of our own from full logits, at several shifts."""
     vlm = walk.vlm
-    with probe(vlm) as seen:
+    with watched(vlm) as seen:
         nll = walk.nll(vlm.visual(walk.features_BPV))
     per_sample = [losses_T.float().cpu() for losses_T in nll.per_sample()]
     if not bool(torch.isfinite(nll.nll_N).all()):
@@ -175,8 +178,15 @@ def gradient_stage(walk: Walk) -> list[Finding]:
 
 @torch.no_grad()
 def text_stage(walk: Walk) -> list[Finding]:
-    """A loss must not depend on the token it is about, nor on later ones."""
-    return diagnose_text(walk.losses.text()) if walk.losses else []
+    """A loss must not depend on the token it is about nor on later ones, nor on pixels but by the visual tokens."""
+    if walk.losses is None:
+        return []
+    vlm = walk.vlm
+
+    def own(given: Batch, visual: VisualTokens | None) -> Tensor:
+        return vlm.nll(given, visual or vlm.encode(given)).nll_N
+
+    return diagnose_text(walk.losses.text()) or diagnose_past_tokens(past_tokens(vlm, walk.batch, own), _loose(vlm))
 
 
 @torch.no_grad()
@@ -184,5 +194,9 @@ def company_stage(walk: Walk) -> list[Finding]:
     """A sample's loss must not depend on who shares its batch, in which order, or on padding."""
     if walk.tokens is None:
         return []
-    loose = NEIGHBOURS if next(walk.vlm.llm.parameters()).dtype == torch.bfloat16 else 2e-3
-    return diagnose_neighbours(walk.tokens, loose * max(1.0, walk.tokens.loss))
+    return diagnose_neighbours(walk.tokens, _loose(walk.vlm) * max(1.0, walk.tokens.loss))
+
+
+def _loose(vlm: VLM) -> float:
+    """Nats that a loss may change by rounding, for one of about 1."""
+    return NEIGHBOURS if next(vlm.llm.parameters()).dtype == torch.bfloat16 else 2e-3

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from eyechart.faults.changes import random_like
 from eyechart.faults.experiments import image_routes, relative
-from eyechart.faults.pattern_of_probes import diagnose_images, diagnose_repeats
+from eyechart.faults.image_findings import diagnose_images, diagnose_repeats
 from eyechart.faults.table import finding
 from eyechart.results import Finding
 from eyechart.seam import VisualTokens
 from qwen3_vlm.models.vlm import VLM
+from qwen3_vlm.preflight.hooks import watched
 from qwen3_vlm.preflight.pixels import compare
-from qwen3_vlm.preflight.probe import probe
 from qwen3_vlm.preflight.walk import Walk, many_of, non_finite, unused
 
 _SAME = 0.02
@@ -32,7 +32,7 @@ _UNREAD = 0.25
 def pixels_stage(walk: Walk) -> list[Finding]:
     """File to tower, and tower to features."""
     vlm, batch = walk.vlm, walk.batch
-    with probe(vlm) as seen:
+    with watched(vlm) as seen:
         features_BPV = walk.features_BPV
     if not seen.pixels:
         return [unused("the vision tower is never called for a batch of images", tower_calls=0)]

@@ -51,7 +51,7 @@ def references(rows: Sequence[RawRow], prepared: Prepared, settings: dict[str, A
     return [_reference(root / row.image, processor) for row in rows]
 
 
-def _reference(path: Path, processor: Any) -> References:
+def _reference(path: Path, processor: SiglipImageProcessorPil) -> References:
     try:
         with Image.open(path) as opened:
             images = _readings(ImageOps.exif_transpose(opened))

@@ -121,7 +121,7 @@ def by_share(count: int, total: int, allowed: float, sampled: bool = False) -> S
 
 
 def reject_findings(rejects: Sequence[Reject], total: int, config: Config, sampled: bool = False) -> list[Finding]:
-    """Rejected rows as named faults, with counts, rows and what they would take to mend."""
+    """Rejected rows as named faults, with counts, rows and what they would take to fix."""
     groups: dict[str, list[Reject]] = defaultdict(list)
     for reject in rejects:
         if reject.reason == _NOT_SUPPORTED:

@@ -62,7 +62,7 @@ class Preflight:
     batch: int
     """Samples that went through the model."""
     pairing: Pairing | None = None
-    """Whether captions go with their images; not measured behind an error, where features may not be the image's."""
+    """Whether captions go with their images; not measured after an error, where features may not be the image's."""
 
     @property
     def errors(self) -> list[Finding]:
@@ -116,7 +116,7 @@ class _Flight:
         found += content_findings(rows, self.config.data.max_rejected)
         settings = processor_settings(self.prepared)
         tokens = token_findings(self.prepared, self.vlm, self.tokens)
-        # Behind padding, every position is another one than the checks of the text look at.
+        # After padding, every position is another one than the checks of the text look at.
         labels = [] if self.moved else label_findings(rows, self.prepared, self.tokens)
         found += tokens
         found += padding_findings(self.moved, len(rows)) or template_findings(rows, self.prepared, self.tokens)

@@ -36,14 +36,14 @@ def print_sample(view: View, stream: TextIO) -> None:
 
 
 def print_findings(findings: Sequence[Finding], looked_at: str, stream: TextIO) -> None:
-    """Every finding with its evidence, its cure and its page; last a line that says it all."""
+    """Every finding with its evidence, its fix and its page; last a line that says it all."""
     page = _Page(stream)
     for number, found in enumerate(findings, start=1):
         page.line(f"{number}. {found.severity} {found.code}: {found.message}", _COLOURS[found.severity])
         evidence = [f"{name} {value}" for name, value in found.evidence.items() if _plain(value)][:_FIGURES]
         if evidence:
             page.line(f"   evidence: {', '.join(evidence)}")
-        page.line(f"   mend: {found.fix}")
+        page.line(f"   fix: {found.fix}")
         page.line(f"   page: {page_of(found.code)}")
     page.line(summary(findings, looked_at), _COLOURS[findings[0].severity] if findings else "bold green")
 

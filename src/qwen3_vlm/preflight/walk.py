@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,9 +73,9 @@ class Walk:
         return found_N2[:, 1].view(len(self.batch), self.latents)
 
 
-def unused(what: str, fix: str = _PASS_ON, **evidence: Any) -> Finding:
+def unused(what: str, fix: str = _PASS_ON, **evidence: object) -> Finding:
     """The pixels do not matter."""
-    return finding("pixels-unused", f"the images are not used: {what}", fix, **evidence)
+    return finding("pixels-unused", f"the images are not used: {what}", fix, None, **evidence)
 
 
 def many_of(count: int, of: int) -> str:
@@ -84,10 +83,10 @@ def many_of(count: int, of: int) -> str:
     return f"all {of}" if count == of else f"{count} of the {of}"
 
 
-def not_injected(what: str, **evidence: Any) -> Finding:
+def not_injected(what: str, **evidence: object) -> Finding:
     """The visual tokens do not matter."""
     fix = "put the visual tokens into the embeddings at the image positions, and pass these embeddings to the model"
-    return finding("not-injected", f"the visual tokens do not reach the language model: {what}", fix, **evidence)
+    return finding("not-injected", f"the visual tokens do not reach the language model: {what}", fix, None, **evidence)
 
 
 def masked(what: str, seen: int, share: float) -> Finding:

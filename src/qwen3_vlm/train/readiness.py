@@ -14,7 +14,6 @@ from eyechart.faults.table import agree, finding
 from eyechart.results import Finding
 from eyechart.seam import Sample
 from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.preflight.probe import own_row
 from qwen3_vlm.preflight.rows import spread
 from qwen3_vlm.train.update import SampleSource
 
@@ -91,7 +90,7 @@ def cache_findings(vlm: VLM, cached: SampleSource, dataset: Dataset) -> list[Fin
     if float(apart_B.max()) < 0.05:
         return []
     b = int(apart_B.argmax())
-    swapped = own_row(kept_BPV, fresh_BPV)
+    swapped = _rows_of_others(kept_BPV, fresh_BPV)
     # Features that differ from sample to sample come from images, if not from their own.
     of_images = float((kept_BPV - kept_BPV[:1]).norm()) > 0.1 * float((fresh_BPV - fresh_BPV[:1]).norm())
     if of_images and not swapped and _still_own(kept_BPV, fresh_BPV):
@@ -130,3 +129,18 @@ def _still_own(kept_BPV: Tensor, fresh_BPV: Tensor) -> bool:
     kept, fresh = (F.normalize((x - x.mean(0)).flatten(1), dim=1) for x in (kept_BPV, fresh_BPV))
     likeness_BB = kept @ fresh.T
     return bool((likeness_BB.argmax(dim=1) == torch.arange(len(kept))).all() and likeness_BB.diagonal().min() > 0.7)
+
+
+def _rows_of_others(got_BX: Tensor, own_BX: Tensor) -> dict[int, int]:
+    """Rows of `got` that are nearer to another row of `own` than to their own, with that other row.
+
+    A row counts only where the other one is clearly nearer: where all rows are nearly the same, rounding decides which
+    is nearest and nothing is said.
+    """
+    distances_BB = torch.cdist(got_BX.flatten(1).float()[None], own_BX.flatten(1).float()[None])[0]
+    nearest_B = distances_BB.argmin(dim=1)
+    return {
+        b: int(o)
+        for b, o in enumerate(nearest_B)
+        if int(o) != b and 10 * float(distances_BB[b, o]) < float(distances_BB[b, b])
+    }

@@ -75,15 +75,20 @@ def random_like(visual: VisualTokens, generator: torch.Generator) -> VisualToken
     return VisualTokens(tuple(layers))
 
 
-def with_row(layer: Tensor, other: Tensor, row: int) -> Tensor:
-    """`layer` with one image's tokens from `other`."""
-    mixed = layer.clone()
-    mixed[row] = other[row]
-    return mixed
+def with_rows(kept: VisualTokens, taken: VisualTokens, rows: Sequence[int]) -> VisualTokens:
+    """`kept` with some images' tokens from `taken`."""
+    return _mixed(kept, taken, (list(rows),))
 
 
-def with_slot(layer_BSE: Tensor, other_BSE: Tensor, slot: int) -> Tensor:
-    """`layer_BSE` with one slot of every image from `other_BSE`."""
-    mixed_BSE = layer_BSE.clone()
-    mixed_BSE[:, slot] = other_BSE[:, slot]
-    return mixed_BSE
+def with_slots(kept: VisualTokens, taken: VisualTokens, slots: Sequence[int]) -> VisualTokens:
+    """`kept` with some slots of every image from `taken`."""
+    return _mixed(kept, taken, (slice(None), list(slots)))
+
+
+def _mixed(kept: VisualTokens, taken: VisualTokens, where: tuple[slice | list[int], ...]) -> VisualTokens:
+    layers = []
+    for kept_BSE, taken_BSE in zip(kept.layers, taken.layers, strict=True):
+        mixed_BSE = kept_BSE.clone()
+        mixed_BSE[where] = taken_BSE[where]
+        layers.append(mixed_BSE)
+    return VisualTokens(tuple(layers))

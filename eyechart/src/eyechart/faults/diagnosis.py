@@ -2,12 +2,12 @@
 
 Evidence is gathered by the caller and may be partial. What each part can show, and where it is read:
 
-    connector   tensors of the checkpoint against their start and the model in use    connector_state
-    probes      what reaches the model: images, visual tokens, labels                 probe_reading
-    internals   scale and variance of the visual tokens by stage                      visual_reading
-    slots       what each visual token is worth                                       visual_reading
+    connector   tensors of the checkpoint against their start and the model in use    weights
+    probes      what reaches the model: images, visual tokens, labels                 probes
+    internals   scale and variance of the visual tokens by stage                      pattern_of_tokens
+    slots       what each visual token is worth                                       pattern_of_tokens
     pairing     whether captions go with their images at all, without any model       pairing
-    ablation    the pattern of check 1                                                ablation_reading
+    ablation    the pattern of check 1                                                pattern
 
 The first four are about mechanisms and need no loss to be good; the pattern is about consequences, so a mechanism
 found explains it (`faults.EXPLAINS`).
@@ -20,10 +20,9 @@ from dataclasses import dataclass
 
 from eyechart.faults.pairing import Pairing, diagnose_pairing
 from eyechart.faults.pattern import diagnose_ablation
-from eyechart.faults.pattern_of_probes import diagnose_probes
 from eyechart.faults.pattern_of_tokens import diagnose_visual
 from eyechart.faults.pattern_of_training import RunContext
-from eyechart.faults.probes import Probes
+from eyechart.faults.probes import Probes, diagnose_probes
 from eyechart.faults.slots import SlotUse
 from eyechart.faults.table import rank
 from eyechart.faults.weights import ConnectorEvidence, diagnose_connector
@@ -79,7 +78,7 @@ def diagnose_run(evidence: RunEvidence) -> list[Finding]:
     if evidence.pairing is not None:
         found += diagnose_pairing(evidence.pairing, ignored=_has(found, "constant-prompt"))
     if _has(found, "collapsed"):
-        # The tower still told the images apart, so the pixels did arrive and got lost behind it.
+        # The tower still told the images apart, so the pixels did arrive and got lost after it.
         found = [f for f in found if f.code != "pixels-unused"]
     if _has(found, "image-masked"):
         # There is a place for every visual token: those that change no loss stand where attention cannot see them.

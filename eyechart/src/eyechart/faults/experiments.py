@@ -13,8 +13,8 @@
 
 They go through the scoring seam, or through any function of a batch that stands for a part of it, so they are the same
 for every model, trained or not: no loss has to be good for them. What comes out are figures. Three callers read them:
-the self-tests before a score (`models.selftests`: a refusal), the probes of a run that did not pass (`faults.probes`,
-`faults.pattern_of_probes`: findings), and the preflight of a training run.
+the self-tests before a score (`models.selftests`: a refusal), the probes of a run that did not pass (`faults.probes`:
+findings), and the preflight of a training run.
 
 Dimension suffixes as in `seam`.
 """

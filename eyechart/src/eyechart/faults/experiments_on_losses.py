@@ -6,18 +6,17 @@ What each of them is for: `experiments`, which also holds what they measure. Dim
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from eyechart.faults.changes import random_like, select, with_row, with_slot, with_text
+from eyechart.faults.changes import random_like, select, with_rows, with_slots, with_text
 from eyechart.faults.experiments import SlotRoutes, TextRoutes, TokenRoutes, changed, changed_rows, repeated
 from eyechart.faults.label_text import alignment_of
 from eyechart.seam import IGNORE_INDEX, Batch, ScorerOfBatches, VisualTokens
 
 _SLOTS = 16
-_Mix = Callable[[Tensor, Tensor, int], Tensor]
 
 
 class LossRoute:
@@ -66,7 +65,10 @@ class LossRoute:
             labels=labels,
             numbers=numbers,
             repeated=repeated(self._base, self._nll(self._text)),
-            by_row=tuple(changed_rows(self._base, self._nll(self._text, self._mixed(with_row, row))) for row in rows),
+            by_row=tuple(
+                changed_rows(self._base, self._nll(self._text, with_rows(self._visual, self._other, [row])))
+                for row in rows
+            ),
             alone=float(torch.cat([*map(_apart, own_rows, self._base)]).mean()),
         )
 
@@ -81,7 +83,9 @@ class LossRoute:
         slots = self._visual.layers[0].shape[1]
         tried = sorted({round(i * (slots - 1) / max(1, min(slots, _SLOTS) - 1)) for i in range(min(slots, _SLOTS))})
         unplaced = tuple(
-            slot for slot in tried if not changed_rows(self._base, self._nll(self._text, self._mixed(with_slot, slot)))
+            slot
+            for slot in tried
+            if not changed_rows(self._base, self._nll(self._text, with_slots(self._visual, self._other, [slot])))
         )
         beside = {
             "before the block": (0, -1),
@@ -147,12 +151,6 @@ class LossRoute:
             if any(not torch.equal(self._base[row], other[row]) for row in changes):
                 return False
         return True
-
-    def _mixed(self, change: _Mix, place: int) -> VisualTokens:
-        """The visual tokens with those of one row, or of one slot, replaced."""
-        return VisualTokens(
-            tuple(change(a, b, place) for a, b in zip(self._visual.layers, self._other.layers, strict=True))
-        )
 
     def _with_ids(self, changes: dict[int, list[int]], words: Sequence[int] | None = None) -> Batch:
         """Other ids at these places of these rows."""

@@ -94,7 +94,7 @@ def _content(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
     gaps = {name: condition.gap for name, condition in by.items()}
     told = f"{shuffled.gap:+.4f} nats/token, standard error {shuffled.se or 0:.4f}"
     matching = _matching(ablation.matching)
-    if _strangers(ablation, known):
+    if _unlike_training(ablation, known):
         assert conditions["zero"].gap is not None and known.training is not None
         yield finding(
             "pairs-mismatched",
@@ -128,7 +128,7 @@ def _content(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
         )
 
 
-def _strangers(ablation: Ablation, known: RunContext) -> bool:
+def _unlike_training(ablation: Ablation, known: RunContext) -> bool:
     """Whether a connector that learnt to read pictures is now shown the wrong ones.
 
     No picture at all is then far better, and training got much further. Without the second, an untrained connector

@@ -18,7 +18,7 @@ _LOST = 0.01
 """Part of the resampler's share that a projector passes on when it is all bias. Sound ones, trained or not, keep the
 share within a factor of ten: they mix within a token and see nothing of other images."""
 _ALIKE = 1e-3
-"""Tower share below which the images themselves are alike, and nothing behind it can be blamed."""
+"""Tower share below which the images themselves are alike, and nothing after it can be blamed."""
 _ONE_DIRECTION = 1.05
 """Effective rank below which all visual tokens of an image are one token, repeated."""
 _DEAD = 0.01
@@ -72,7 +72,7 @@ def _collapse(internals: Internals, verdict: Verdict | None) -> Iterator[Finding
     shares = internals.variance_share
     tower = shares.get(TOWER)
     if tower is None or tower < _ALIKE or internals.images < 2:
-        return  # the images themselves are alike: nothing behind the tower can be blamed
+        return  # the images themselves are alike: nothing after the tower can be blamed
     advice = "an activation that is always off, an average over the batch, or a learning rate that blew it up"
     before, had = TOWER, tower
     for stage, share in shares.items():
@@ -81,7 +81,7 @@ def _collapse(internals: Internals, verdict: Verdict | None) -> Iterator[Finding
                 "collapsed",
                 f"the {stage}'s output is nearly the same for all {internals.images} images: only {share:.2g} of its "
                 f"variance lies between images, where {had:.2g} of its input's does (from the {before})",
-                f"look at the {stage} for weights at zero, {advice}; mend that or lower train.lr, and train again",
+                f"look at the {stage} for weights at zero, {advice}; fix that or lower train.lr, and train again",
                 stage=stage,
                 variance_share=dict(shares),
                 images=internals.images,
@@ -94,7 +94,7 @@ def _collapse(internals: Internals, verdict: Verdict | None) -> Iterator[Finding
             "collapsed",
             f"the projector gives all visual tokens of all {internals.images} images one and the same vector, though "
             f"the tower tells the images apart (share of its variance between images {tower:.2g})",
-            f"look at the projector for weights at zero, {advice}; mend that or lower train.lr, and train again",
+            f"look at the projector for weights at zero, {advice}; fix that or lower train.lr, and train again",
             stage=OUTPUT,
             variance_share=dict(shares),
             images=internals.images,
@@ -109,7 +109,7 @@ def _collapse(internals: Internals, verdict: Verdict | None) -> Iterator[Finding
                 "collapsed",
                 f"the {stage}'s output is nearly one constant: only {part:.2g} of its mean square differs between the "
                 f"{internals.images} images, where {parts[before]:.2g} of its input's does (from the {before})",
-                f"look at the {stage} for weights near zero beside a large bias, {advice}; mend that or lower "
+                f"look at the {stage} for weights near zero beside a large bias, {advice}; fix that or lower "
                 "train.lr, and train again",
                 stage=stage,
                 image_share=dict(parts),

@@ -1,10 +1,11 @@
 """What reaches the model? All experiments on a handful of samples of one batch, through the scoring seam.
 
-What they are and what they measure: `experiments`. What it means: `pattern_of_probes`.
+What they are and what they measure: `experiments`. What it means: `image_findings`, `loss_findings`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,10 +13,16 @@ import torch
 from eyechart.faults.changes import random_like, select, without_images
 from eyechart.faults.experiments import ImageRoutes, SlotRoutes, TextRoutes, TokenRoutes, image_routes
 from eyechart.faults.experiments_on_losses import LossRoute
+from eyechart.faults.image_findings import VISUAL, diagnose_images, diagnose_repeats
 from eyechart.faults.label_text import answers_in_prompt
+from eyechart.faults.loss_findings import diagnose_neighbours, diagnose_slots, diagnose_text, diagnose_tokens
+from eyechart.faults.table import finding
+from eyechart.results import Finding
 from eyechart.seam import IGNORE_INDEX, Batch, ScorerOfBatches
 
 _ROWS = 4
+_ANSWERS = 0.5
+"""Share of samples with their caption in the prompt above which that is no coincidence."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,28 @@ def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0) -> Probes:
         text=route.text(),
         answers_in_prompt=answers_in_prompt(text),
     )
+
+
+def diagnose_probes(probes: Probes) -> list[Finding]:
+    """Name the faults in how images, visual tokens and labels reach the losses; nothing where all paths are sound."""
+    images, tokens = probes.images, probes.tokens
+    if images.finite and (random := diagnose_repeats({VISUAL: images.repeated, "losses": tokens.repeated})):
+        return random  # what changes by itself tells nothing about what was changed
+    found = diagnose_images(images) + diagnose_tokens(tokens)
+    if any(tokens.by_row):
+        found += diagnose_slots(probes.slots, probes.text)
+    return [*found, *diagnose_text(probes.text), *_answers(probes), *diagnose_neighbours(tokens)]
+
+
+def _answers(probes: Probes) -> Iterator[Finding]:
+    if probes.answers_in_prompt > _ANSWERS:
+        yield finding(
+            "leak",
+            f"the caption, or nearly all of its tokens, already stands in the prompt of {probes.answers_in_prompt:.0%} "
+            "of the samples, so it can be copied without looking at the picture",
+            "take the caption out of the human turn, or out of prompt.template",
+            answers_in_prompt=probes.answers_in_prompt,
+        )
 
 
 def labelled(batch: Batch) -> list[int]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from eyechart.faults.changes import select, without_images
+from eyechart.faults.changes import select, with_slots, without_images
 from eyechart.seam import IGNORE_INDEX, Batch, ScorerOfBatches, VisualTokens
 
 _GROUPS = 16
@@ -67,19 +67,10 @@ def measure_slots(scorer: ScorerOfBatches, batch: Batch, rms_ratio: float | None
         samples=len(donors),
         groups=tuple(groups),
         whole=wrong - correct,
-        without=tuple(loss(_swapped(own, other, group)) - correct for group in groups),
-        alone=tuple(wrong - loss(_swapped(other, own, group)) for group in groups),
+        without=tuple(loss(with_slots(own, other, group)) - correct for group in groups),
+        alone=tuple(wrong - loss(with_slots(other, own, group)) for group in groups),
         rescaled=loss(own.map(lambda layer: layer / rms_ratio)) - correct if rms_ratio else None,
     )
-
-
-def _swapped(kept: VisualTokens, taken: VisualTokens, slots: tuple[int, ...]) -> VisualTokens:
-    layers = []
-    for kept_BSE, taken_BSE in zip(kept.layers, taken.layers, strict=True):
-        mixed_BSE = kept_BSE.clone()
-        mixed_BSE[:, list(slots)] = taken_BSE[:, list(slots)]
-        layers.append(mixed_BSE)
-    return VisualTokens(tuple(layers))
 
 
 def _donors(batch: Batch) -> dict[int, int]:

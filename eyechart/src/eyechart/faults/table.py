@@ -1,6 +1,6 @@
 """The faults this package knows by name: code, how bad, how to say it, and which one explains which.
 
-Each has a page, docs/faults/<code>.md: symptom, mechanism, how it is detected, how to mend, a public example.
+Each has a page, docs/faults/<code>.md: symptom, mechanism, how it is detected, how to fix, a public example.
 
 Several findings usually come together, because one cause shows at several places: visual tokens that are never placed
 leave the connector without a gradient, make all conditions of check 1 equal and the visual tokens collapse. `rank`
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from eyechart.results import Finding
 
@@ -95,7 +95,7 @@ FAULTS: dict[str, Fault] = {
 }
 
 _BLIND = ("constant-prompt", "collapsed", "pairs-mismatched", "picture-harmful", "slots-dead", "under-trained")
-"""What any fault looks like behind which the connector cannot learn from pictures, or cannot show that it did."""
+"""What any fault looks like after which the connector cannot learn from pictures, or cannot show that it did."""
 _UNTRAINED = ("no-gradient", "connector-not-loaded", "scale-mismatch", *_BLIND)
 """The same, where the connector cannot move either."""
 _UNLIKE_TRAINING = ("loss-not-reproduced", "under-trained")
@@ -154,7 +154,7 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
 """Cause -> what it alone can bring about. Followed through: what a consequence explains, its cause explains too."""
 
 
-def finding(code: str, message: str, fix: str, severity: Severity | None = None, **evidence: Any) -> Finding:
+def finding(code: str, message: str, fix: str, severity: Severity | None = None, **evidence: object) -> Finding:
     """A finding of the table; `evidence` holds the numbers that the message rests on.
 
     Args:
@@ -229,5 +229,5 @@ def _merge(same: Sequence[Finding]) -> Finding:
     return _with(kept, also=also) if also else kept
 
 
-def _with(found: Finding, **more: Any) -> Finding:
+def _with(found: Finding, **more: object) -> Finding:
     return found.model_copy(update={"evidence": {**found.evidence, **more}})

@@ -50,7 +50,7 @@ class ConnectorEvidence:
     in_use: Mapping[str, Tensor] | None = None
     """None where the checkpoint could not be loaded into a model."""
     updates: int | None = None
-    """Optimizer updates that the checkpoint says it has behind it; None where it does not say."""
+    """Optimizer updates that the checkpoint was trained for, as it says; None where it does not say."""
     gradient_norms: tuple[float, ...] = ()
     """Gradient norms from the training log, where there is one."""
 
@@ -288,7 +288,7 @@ def _same(in_use: Tensor, stored: Tensor) -> bool:
     return torch.equal(in_use, stored.to(in_use.dtype))
 
 
-def _shape(value: Any) -> tuple[int, ...] | str:
+def _shape(value: object) -> tuple[int, ...] | str:
     return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
 
 

@@ -10,7 +10,7 @@ import pytest
 from eyechart.faults.table import FAULTS, page_of
 
 FOLDER = Path("docs/faults")
-HEADINGS = ["Symptom", "Mechanism", "How it is detected", "How to mend", "A public example"]
+HEADINGS = ["Symptom", "Mechanism", "How it is detected", "How to fix", "A public example"]
 
 
 def test_every_page_has_a_fault() -> None:

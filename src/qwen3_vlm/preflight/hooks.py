@@ -7,15 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qwen3_vlm.models.vlm import VLM
 
 
 @dataclass
 class Seen:
-    """What was seen while a probe was on; the last call counts where there were several."""
+    """What was seen meanwhile; the last call counts where there were several."""
 
     pixels: list[Tensor] = field(default_factory=list)
     """`pixel_values` of each call of the vision model."""
@@ -28,7 +27,7 @@ class Seen:
 
 
 @contextmanager
-def probe(vlm: VLM, as_leaf: bool = False) -> Iterator[Seen]:
+def watched(vlm: VLM, as_leaf: bool = False) -> Iterator[Seen]:
     """Watch both models' forward calls.
 
     Args:
@@ -38,20 +37,22 @@ def probe(vlm: VLM, as_leaf: bool = False) -> Iterator[Seen]:
     """
     seen = Seen()
 
-    def see_pixels(module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def see_pixels(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         values = named.get("pixel_values", args[0] if args else None)
         if isinstance(values, Tensor):
             seen.pixels.append(values)
 
-    def see_features(module: Any, args: tuple[Any, ...], output: Any) -> None:
+    def see_features(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         values = getattr(output, "last_hidden_state", None)
         if isinstance(values, Tensor):
             seen.features.append(values)
 
-    def see_embeds(module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    def see_embeds(
+        module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]] | None:
         embeds_BTE, ids = named.get("inputs_embeds"), named.get("input_ids", args[0] if args else None)
         if embeds_BTE is None and isinstance(ids, Tensor):
-            embeds_BTE = module.get_input_embeddings()(ids)
+            embeds_BTE = vlm.llm.model.get_input_embeddings()(ids)
         if embeds_BTE is None:
             return None
         seen.masks.append(named.get("attention_mask"))
@@ -72,18 +73,3 @@ def probe(vlm: VLM, as_leaf: bool = False) -> Iterator[Seen]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def own_row(got_BX: Tensor, alone_BX: Tensor) -> dict[int, int]:
-    """Rows of `got` that are nearer to another row of `alone` than to their own, with that other row.
-
-    A row counts only where the other one is clearly nearer: where all rows are nearly the same, as behind an untrained
-    connector, rounding decides which is nearest and nothing is said.
-    """
-    distances_BB = torch.cdist(got_BX.flatten(1).float()[None], alone_BX.flatten(1).float()[None])[0]
-    nearest_B = distances_BB.argmin(dim=1)
-    return {
-        b: int(o)
-        for b, o in enumerate(nearest_B)
-        if int(o) != b and 10 * float(distances_BB[b, o]) < float(distances_BB[b, b])
-    }

@@ -1,0 +1,142 @@
+"""Which fault do the experiments on the images of a batch show? And the rules that they share with those on losses.
+
+Each rule is about a path that must exist, or must not, whatever the losses are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from eyechart.faults.experiments import RESTLESS, ImageRoutes, Routes
+from eyechart.faults.table import agree, finding
+from eyechart.results import Finding
+
+VISUAL = "visual tokens"
+
+
+def diagnose_repeats(differences: Mapping[str, float]) -> list[Finding]:
+    """Name what two equal calls give differently.
+
+    Args:
+        differences: how far they are apart, relative to their size, by the name of what they give.
+    """
+    restless = {name: difference for name, difference in differences.items() if difference > RESTLESS}
+    if not restless:
+        return []
+    where = "in the language model or the loss" if [*restless] == ["losses"] else "between the pixels and these"
+    return [
+        finding(
+            "loss-not-reproduced",
+            f"two equal calls give different {' and '.join(restless)} (they differ by up to "
+            f"{max(restless.values()):.2g} times their size): something random is left on, so no score can be had "
+            "twice",
+            "look for dropout that `eval()` does not reach (a functional call, a module that was never registered, a "
+            f"rate that is handed on as a number), and for noise or augmentation, {where}",
+            restless=list(restless),
+            relative_difference=max(restless.values()),
+        )
+    ]
+
+
+def diagnose_images(routes: ImageRoutes, made: str = VISUAL) -> list[Finding]:
+    """Name what is wrong between the images of a batch and what is made of them.
+
+    Args:
+        routes: what was measured.
+        made: what is made of the images, in words.
+    """
+    if not routes.finite:
+        return [
+            finding(
+                "non-finite",
+                f"the {made} of held-out images{_rows(routes.rows)} hold NaN or infinity, so no loss that is computed "
+                "from them means anything",
+                "look for NaN or infinity in the checkpoint's weights, then in the tower's features; if both are "
+                "finite, score with model.precision fp32",
+                rows=list(routes.rows),
+            )
+        ]  # a route cannot be seen through NaN
+    return diagnose_repeats({made: routes.repeated}) or [*_images(routes, made)]
+
+
+def _images(routes: ImageRoutes, made: str) -> Iterator[Finding]:
+    if routes.misplaced:
+        yield finding(
+            "image-order",
+            f"in {len(routes.misplaced)} of {len(routes.rows)} places of a batch the pixels are not those of the "
+            "sample that stands there: captions are scored with other samples' images",
+            "build the batch's pixels and its texts from the same list of samples, in one order (sort both or neither)",
+            places=list(routes.misplaced),
+        )
+    by_image = routes.by_image
+    if by_image is None:
+        return
+    if not any(by_image):
+        yield finding(
+            "pixels-unused",
+            f"replacing the image by noise changes no bit of the {made} of {_all(len(by_image))} tried: they do not "
+            "come from the pixels",
+            "check that the tower is called with this batch's pixel values, and that the connector receives its "
+            "output (and not a constant, a cached or an empty tensor)",
+            routes=plain(by_image),
+        )
+        return
+    yield from shared(
+        by_image,
+        "image",
+        made,
+        "compute nothing over the batch dimension in tower and connector (batch statistics, a mean over samples), and "
+        "let their attention see one sample only",
+    )
+    if pair := crossed(by_image):
+        yield finding(
+            "image-order",
+            f"changing the image of sample {pair[0]} of a batch changes the {made} of {who(pair[1])}: "
+            "samples get each other's images",
+            "keep the order of the batch through tower and connector: look for a sort, a reversal, a reshape that "
+            "mixes batch and patches, or indices of another batch",
+            routes=plain(by_image),
+        )
+
+
+def crossed(routes: Routes) -> tuple[int, tuple[int, ...]] | None:
+    """The first row whose change shows in other rows, and those, where some row's change does not show in its own."""
+    if all(row in changed for row, changed in enumerate(routes)):
+        return None
+    for row, changed in enumerate(routes):
+        if others := tuple(other for other in changed if other != row):
+            return row, others
+    return None
+
+
+def shared(routes: Routes, changed: str, reached: str, fix: str) -> Iterator[Finding]:
+    """Every row reaches itself, and some reach others as well."""
+    wide = [row for row, to in enumerate(routes) if any(other != row for other in to)]
+    if wide and all(row in to for row, to in enumerate(routes)):
+        others = tuple(other for other in routes[wide[0]] if other != wide[0])
+        yield finding(
+            "batch-dependent",
+            f"in a batch of {len(routes)}, changing the {changed} of sample {wide[0]} also changes the {reached} of "
+            f"{who(others)}: samples are not kept apart",
+            fix,
+            routes=plain(routes),
+        )
+
+
+def who(others: tuple[int, ...]) -> str:
+    """Samples by their places, in words."""
+    return f"sample {others[0]}" if len(others) == 1 else f"samples {', '.join(map(str, others))}"
+
+
+def plain(routes: Routes) -> list[list[int]]:
+    """As evidence."""
+    return [list(changed) for changed in routes]
+
+
+def _rows(rows: tuple[int, ...]) -> str:
+    shown = ", ".join(map(str, rows))
+    return f" ({agree(len(rows), 'row', 'rows')} {shown})" if shown else ""
+
+
+def _all(count: int) -> str:
+    return agree(count, "the one sample", f"all {count} samples")

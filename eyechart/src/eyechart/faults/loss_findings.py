@@ -1,0 +1,179 @@
+"""Which fault do the experiments show on the way from visual tokens, input tokens and labels to the losses?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from eyechart.faults.experiments import SlotRoutes, TextRoutes, TokenRoutes
+from eyechart.faults.image_findings import VISUAL, crossed, diagnose_repeats, plain, shared, who
+from eyechart.faults.table import agree, finding
+from eyechart.results import Finding
+
+NEIGHBOURS = 0.05
+"""Nats per label token that a caption's loss may change between its batch and alone: bfloat16 rounds that coarsely."""
+_BESIDE = {
+    "before the block": "the text token before the image block",
+    "first of the block": "the opening delimiter of the image block",
+    "last of the block": "the closing delimiter of the image block",
+    "after the block": "the text token after the image block",
+}
+"""Places that the experiments name, in words."""
+
+
+def diagnose_tokens(tokens: TokenRoutes) -> list[Finding]:
+    """Name what is wrong between the visual tokens of a batch and its losses; nothing where those are not numbers."""
+    if not math.isfinite(tokens.loss):
+        return []  # a route cannot be seen through NaN
+    return diagnose_repeats({"losses": tokens.repeated}) or [*_tokens(tokens)]
+
+
+def _tokens(tokens: TokenRoutes) -> Iterator[Finding]:
+    routes = tokens.by_row
+    if not any(routes):
+        if tokens.nan_share > 0:
+            yield finding(
+                "image-masked",
+                "replacing the visual tokens by others changes no loss, though NaN written into them spreads to "
+                f"{tokens.nan_share:.0%} of the losses: they are in the sequence, but an attention mask gives them no "
+                "weight",
+                "build the attention mask from the lengths, with the image positions in it; with a causal model and "
+                "padding on the right no mask is needed",
+                nan_share=tokens.nan_share,
+                routes=plain(routes),
+            )
+        else:
+            yield finding(
+                "not-injected",
+                "replacing all visual tokens changes no loss, and neither does writing NaN into them: they are "
+                "computed and never reach the language model",
+                "put the visual tokens into the embeddings at the image positions, and give the language model those "
+                "embeddings (`inputs_embeds`) and not the ids",
+                nan_share=tokens.nan_share,
+                routes=plain(routes),
+            )
+        return
+    yield from shared(
+        routes,
+        VISUAL,
+        "losses",
+        "look between the visual tokens and the loss: a mean or norm over the batch, visual tokens that are placed "
+        "into several rows, attention or packing across samples",
+    )
+    if pair := crossed(routes):
+        yield finding(
+            "image-order",
+            f"changing the visual tokens of sample {pair[0]} of a batch changes the losses of {who(pair[1])}: "
+            "visual tokens are placed into other samples' prompts",
+            "write row i of the visual tokens into row i of the embeddings; `masked_scatter` and boolean indexing fill "
+            "row by row, so both tensors must hold the samples in the same order",
+            routes=plain(routes),
+        )
+
+
+def diagnose_slots(slots: SlotRoutes, text: TextRoutes) -> list[Finding]:
+    """Name visual tokens without a place, and text tokens that one was written over."""
+    return [*_slots(slots, text)]
+
+
+def _slots(slots: SlotRoutes, text: TextRoutes) -> Iterator[Finding]:
+    if slots.overwritten and text.reach is not None:  # a model that reads other text would read this
+        where = " and ".join(_BESIDE.get(place, place) for place in slots.overwritten)
+        most = len(slots.overwritten)
+        yield finding(
+            "placeholder-offset",
+            f"changing {where} changes no loss: a visual token was most likely written over "
+            f"{agree(most, 'it', 'them')}, beside the image positions instead of into them",
+            "write visual token k to the position of the k-th image placeholder id, found by comparing ids and not by "
+            "counting from the start of the prompt",
+            overwritten=list(slots.overwritten),
+            unplaced_slots=list(slots.unplaced),
+        )
+    elif slots.unplaced:
+        yield finding(
+            "placeholder-count",
+            f"{len(slots.unplaced)} of the {slots.tried} visual tokens of an image that were tried "
+            f"{agree(len(slots.unplaced), 'has', 'have')} no effect on any loss (the first is number "
+            f"{slots.unplaced[0]}, counted from 0): the prompt has no place for "
+            f"{agree(len(slots.unplaced), 'it, or it is', 'them, or they are')} cut off",
+            "put as many image positions into the prompt as the connector makes visual tokens (connector.latents), "
+            "and cut neither",
+            unplaced_slots=list(slots.unplaced),
+            tried_slots=slots.tried,
+        )
+
+
+def diagnose_text(text: TextRoutes) -> list[Finding]:
+    """Name what is wrong in which token is predicted from which."""
+    horizon = text.horizon
+    if horizon is None or horizon == 1:
+        return []
+    if horizon < 0:
+        code, fix = "leak", "use a causal attention mask (a decoder's own, no full or prefix mask over the caption)"
+        message = (
+            f"a caption token's loss depends on the input token {-horizon} {agree(-horizon, 'place', 'places')} after "
+            "it: the model sees the answer before it predicts it, so its attention is not causal"
+        )
+    elif horizon == 0:
+        code = "labels-unshifted"
+        message = (
+            "the loss at a caption token depends on that very token as input: the model is asked to repeat what it "
+            "sees instead of predicting what comes next"
+        )
+        fix = (
+            "compare the logits at position t-1 with the label at position t: shift exactly once, in the model or in "
+            "the data; if that is right, make attention causal"
+        )
+    else:
+        code = "labels-shifted"
+        message = (
+            f"the model is asked for the token {horizon} places ahead of the last one it sees instead of the next "
+            "one: labels are shifted once too often"
+        )
+        fix = (
+            "compare the logits at position t-1 with the label at position t, once: where the model shifts the labels "
+            "itself, the data must not"
+        )
+    return [finding(code, message, fix, horizon=horizon, reach=text.reach, alignment=text.alignment)]
+
+
+def diagnose_past_tokens(change: float, allowed: float) -> list[Finding]:
+    """Name a second way from the pixels to the losses.
+
+    Args:
+        change: largest change of a loss when pixels change behind zeroed visual tokens, nats.
+        allowed: what rounding explains.
+    """
+    if not change > allowed:
+        return []
+    return [
+        finding(
+            "leak",
+            f"with every visual token zero, other pixels change a loss by {change:.4g} nats: image features reach the "
+            "language model by another way than the visual tokens",
+            "send every feature of the image through the visual tokens, or switch the second path from image to "
+            "language model off (features added to deeper layers, cross-attention)",
+            change=change,
+        )
+    ]
+
+
+def diagnose_neighbours(tokens: TokenRoutes, allowed: float = NEIGHBOURS) -> list[Finding]:
+    """Name losses that depend on who shares a batch, on the order in it, or on padding.
+
+    Args:
+        tokens: what was measured.
+        allowed: nats per label token that rounding explains.
+    """
+    if not tokens.alone > allowed or crossed(tokens.by_row):
+        return []
+    return [
+        finding(
+            "batch-dependent",
+            f"a caption's loss changes by {tokens.alone:.3f} nats/token when it is scored alone instead of in its "
+            "batch: padding or another sample reaches it",
+            "let attention see no padding and no other sample: causal attention with padding on the right, or a mask "
+            "from the lengths; packed samples need a mask and position ids of their own",
+            alone=tokens.alone,
+        )
+    ]
