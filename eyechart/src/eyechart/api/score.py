@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,8 +17,6 @@ from eyechart.data.dataset import count_rejects, judge_rejects
 from eyechart.data.llava import read_rows
 from eyechart.faults.diagnosis import RunEvidence, diagnose_run
 from eyechart.faults.probes import probe
-from eyechart.models.loading import NamedModel, load_model
-from eyechart.models.selftests import refuse_unfit
 from eyechart.progress import progress_bar
 from eyechart.reporting.output import Parts, assemble
 from eyechart.reporting.parquet import SampleRows
@@ -72,7 +70,8 @@ def score(
         rows: what the model has not been trained on: the path of a data file, rows, or batches.
         conditions: `runbook`, `standard`, `full`, or names separated by commas. What cannot be had is left out, with
             the reason in `ablation.wording`; a list of which nothing can be had is refused.
-        num_samples: rows to score, drawn by seed; `settings.ablation.num_samples` if None.
+        num_samples: rows to score, drawn by seed; None takes `settings.ablation.num_samples` rows of a file, and all
+            of those that are handed over.
         image_root: folder that the rows' image paths are relative to; None takes the data file's, or the rows' own.
         settings: seed, margins, and for a model by name device, precision and prompt; the defaults if None.
 
@@ -99,7 +98,8 @@ def measure(
     wanted = asked(rows, num_samples, image_root, settings)
     train_file = None if settings.train_data is None else require_file("--train_data", settings.train_data)
     _left_out(names, train_file)  # before the weights are loaded; how deep visual tokens go is known after that
-    scorer = load_model(str(model), settings) if isinstance(model, str | Path) else model
+    by_name = isinstance(model, str | Path)
+    scorer = _load(model, settings) if isinstance(model, str | Path) else model
     about = description_of(scorer)
     source = Source(scorer, wanted, settings.ablation.batch_size)
     tested = _tested(scorer, source)
@@ -131,18 +131,33 @@ def measure(
     )
     ablation, scores = ablate(scorer, source, plan, execution)
     ablation = with_measures(ablation, scores, scorer, plan, ranks)
-    limit = settings.max_seq_len if isinstance(scorer, NamedModel) else None
-    coverage = source.coverage(settings, limit, ranks)
+    coverage = source.coverage(settings, settings.max_seq_len if by_name else None, ranks)
     listed, unwritten = _with_captions(scored_samples(scores, about.vocabulary), scorer, source, settings)
     diagnosis, untried = _diagnosis(scorer, source, ablation, settings)
     wording |= {**unwritten, **untried}
     ablation = _as_requested(ablation, wanted).model_copy(update={"wording": {**ablation.wording, **wording}})
     results = assemble(
-        _recorded(settings, about, wanted, isinstance(scorer, NamedModel)),
+        _recorded(settings, about, wanted, by_name),
         about.name,
         Parts(ablation=ablation, coverage=coverage, diagnosis=diagnosis, scored=listed),
     )
     return Measured(results, SampleRows(scores, about.vocabulary.decode))
+
+
+def _load(name: str | Path, settings: ScoreSettings) -> ScorerOfBatches:
+    # Imported where it is used: transformers takes seconds to load, and a scorer of one's own needs none of it.
+    from eyechart.models.loading import load_model
+
+    return load_model(str(name), settings)
+
+
+@runtime_checkable
+class SelfTesting(Protocol):
+    """A model that nothing is known of, and that has to show more than a scorer of one's own."""
+
+    def self_test(self, batch: Batch) -> None:
+        """Raise ValueError if it fails."""
+        ...
 
 
 def _left_out(names: Sequence[str], train_data: Path | None, layers: int = 1) -> dict[str, str]:
@@ -187,11 +202,13 @@ def _tested(scorer: ScorerOfBatches, source: Source) -> _Tested:
     batch = source.first(_TESTED)
     if batch is None:
         return _Tested(1, {})
-    if isinstance(scorer, NamedModel):
-        refuse_unfit(scorer.scorer, batch)
-        return _Tested(scorer.scorer.layers, {"self-tests": _PASSED})
-    require_contract(scorer, batch)
-    return _Tested(len(encode(scorer, batch).layers), {})
+    note = {}
+    if isinstance(scorer, SelfTesting):
+        scorer.self_test(batch)
+        note = {"self-tests": _PASSED}
+    else:
+        require_contract(scorer, batch)
+    return _Tested(len(encode(scorer, batch).layers), note)
 
 
 def _shared(wanted: Asked, averaged: Sequence[Row], train_file: Path) -> str:

@@ -65,6 +65,7 @@ def asked(
         return Asked(tuple(found), None, tuple(rejects), requested, file, root)
     given = [row for row in rows if isinstance(row, Row)]
     if given and len(given) == len(rows):
+        requested = num_samples or len(given)
         found = [given[place] for place in sorted(draw_rows(len(given), settings.seed)[:requested])]
         found = found if root is None else [replace(row, image_root=root) for row in found]
         return Asked(tuple(found), None, (), requested, None, root or found[0].image_root)

@@ -204,7 +204,7 @@ def _require_file(path: Path) -> None:
     try:
         facts = path.stat()
     except FileNotFoundError as error:
-        raise ImageError("image missing", "no such file below data.image_root") from error
+        raise ImageError("image missing", "no such file below image_root") from error
     except OSError as error:
         raise ImageError("image unreadable", str(error.strerror)) from error
     if not stat.S_ISREG(facts.st_mode):

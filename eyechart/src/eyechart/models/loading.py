@@ -17,6 +17,7 @@ from eyechart.data.encoded import Encoded
 from eyechart.data.images import ImageSpec
 from eyechart.models.device import DTYPES, choose_device
 from eyechart.models.scorer import TransformersScorer
+from eyechart.models.selftests import refuse_unfit
 from eyechart.models.weights import load_complete
 from eyechart.models.writing import write_captions
 from eyechart.processors.loading import SETTING, common_size, load_processor, one_view, require_side
@@ -60,6 +61,14 @@ class NamedModel:
     def write(self, batch: Batch) -> list[str]:
         """The scoring seam: greedy, through the model's own `generate`, each behind the row's own prompt."""
         return write_captions(self.scorer, self.processor.tokenizer, batch)
+
+    def self_test(self, batch: Batch) -> None:
+        """Refuse a model that no number could be believed about.
+
+        Raises:
+            ValueError: it fails a self-test; the message names it and says what that means.
+        """
+        refuse_unfit(self.scorer, batch)
 
     def describe(self) -> Description:
         """The scoring seam: sentences about how this model was scored, for the page."""

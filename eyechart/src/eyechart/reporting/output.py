@@ -12,7 +12,6 @@ from typing import Any
 
 from eyechart.files import write_atomic
 from eyechart.reporting.environment import environment
-from eyechart.reporting.html import docs_link, render_html
 from eyechart.reporting.parquet import SampleRows, write_samples
 from eyechart.reporting.runbook import render_runbook
 from eyechart.reporting.terminal import absent_images, print_results
@@ -97,6 +96,9 @@ def write_results(
 
     results.json first; then, all made from it, runbook.md and report.html; and samples.parquet from `samples`.
     """
+    # Imported where it is used: the page's plots take a second to load, and whoever only scores has no page.
+    from eyechart.reporting.html import docs_link, render_html
+
     folder = Path(folder)
     write_atomic(folder / "results.json", to_json(results) + "\n")
     write_atomic(folder / "runbook.md", render_runbook(results))
@@ -121,6 +123,8 @@ def rewrite_page(folder: Path, output: Path | None = None, image_root: Path | No
     Raises:
         ValueError: no folder of images, or no results that can be read.
     """
+    from eyechart.reporting.html import docs_link, render_html
+
     if image_root is not None and not image_root.is_dir():
         raise ValueError(f"--image_root: expected the folder that the images are in, {image_root} is none")
     results = read(folder / "results.json")

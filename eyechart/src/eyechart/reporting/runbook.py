@@ -25,7 +25,7 @@ _SAMPLES = 8
 def render_runbook(results: Results) -> str:
     """The document as Markdown, without any absolute path."""
     folder = (results.checkpoint or "none").replace("\\", "/").rpartition("/")[0] or "."
-    # A model of transformers, scored by `ablate --model`, has no connector, no config file and no checkpoint of ours.
+    # A model of transformers, scored by `eyechart score`, has no connector, no config file and no checkpoint of ours.
     trained_here = "connector" in results.config
     config_file = f"{folder}/config.yaml" if trained_here else "none"
     scored = results.ablation.conditions if results.ablation else {}
@@ -43,6 +43,7 @@ def render_runbook(results: Results) -> str:
             subset=_subset(results.config),
             held_out=_held_out(results.config),
             config_file=config_file,
+            trained_here=trained_here,
             ablation_command=(
                 f"python -m qwen3_vlm.eval_ablation --config {config_file} --num_samples {requested} "
                 f"--checkpoint {results.checkpoint or 'none'}"
