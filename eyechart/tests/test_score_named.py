@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ from eyechart.cli import main
 from eyechart.models.writing import write_captions
 from eyechart.reporting.runbook import render_runbook
 from eyechart.seam import IGNORE_INDEX
-from saved_models import CPU, ROWS, Saved, data, saved, settings
+from saved_models import CPU, ROWS, Saved, batch_of, data, saved, settings
 
 __all__ = ["data", "saved"]
 
@@ -288,3 +292,47 @@ def test_a_text_model_is_refused_in_one_line(data: Path, tmp_path: Path, capsys:
         said = capsys.readouterr().err.strip()
         assert code == 2 and "\n" not in said
         assert "MODEL:" in said
+
+
+FORK = """
+import os, sys
+import torch, eyechart.api.score, eyechart.models.loading
+from eyechart.cli import main
+torch.set_num_threads(1)  # a process with a pool of threads is not safe to fork
+for rank in "01":
+    if os.fork() == 0:
+        os.environ |= {"RANK": rank, "LOCAL_RANK": rank}
+        for stream, kind in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{sys.argv[1]}/{rank}.{kind}", os.O_WRONLY | os.O_CREAT), stream)
+        code = main(sys.argv[2:])
+        with open(f"{sys.argv[1]}/{rank}.code", "w") as file:
+            file.write(str(code))
+        sys.stdout.flush()
+        os._exit(0)
+for _ in "01":
+    os.wait()
+"""
+"""Two processes of a job as torchrun starts them, forked from one that has PyTorch loaded."""
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_results_of_one(saved: Saved, data: Path, tmp_path: Path) -> None:
+    wanted = ["--conditions", "runbook,mean-token,matching", "--train_data", str(data / "data.json")]
+    code, expected = run(saved, data, "llava", tmp_path / "one", "--batch_size", "5", *wanted)
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    command = ["score", str(saved.folder("llava")), *CPU, *wanted, "--data", str(data / "data.json")]
+    command += ["--output", str(tmp_path / "two"), "--batch_size", "5"]
+    job = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    started = subprocess.run(
+        [sys.executable, "-c", FORK, str(tmp_path), *command], env={**os.environ, **job}, timeout=300, check=False
+    )
+    assert started.returncode == 0
+    codes, out, err = ([(tmp_path / f"{rank}.{k}").read_text() for rank in (0, 1)] for k in ("code", "out", "err"))
+    assert codes == [str(code)] * 2, err
+    got = json.loads((tmp_path / "two" / "results.json").read_text(encoding="utf-8"))
+    for part in ("ablation", "coverage", "diagnosis", "scored", "verdict"):
+        assert got[part] == expected[part], part
+    assert "VERDICT" in out[0] and out[1] == ""
+    assert err[0].count("warning: --train_data") == 1 and "warning" not in err[1]

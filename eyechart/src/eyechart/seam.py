@@ -260,11 +260,10 @@ class Scorer(ScorerOfBatches, Protocol):
       and `visual` lies on the CPU: moving both to the model's device is the scorer's part. `visual` may be zeros,
       noise, or another image's. Where it is None, the image block is already taken out of ids and labels, and every
       first label has a predecessor: score the text alone.
-    - A loss that is not finite is no broken contract but a FAIL of the verdict. Everything else that is broken is a
-      ValueError that names the contract.
+    - A loss that is not finite is a FAIL of the verdict. Whatever else is broken is a ValueError that names it.
 
-    Three methods more are used where they are there: `pair_nll` (`PairScorer`), `write` (`Writer`), and
-    `describe() -> Description`. Where batches are given instead of rows, `batch` is not needed.
+    Also used where they are there: `pair_nll` (`PairScorer`), `write` (`Writer`), `describe() -> Description`. Where
+    batches are given instead of rows, `batch` is not needed.
     """
 
     def batch(self, rows: Sequence[Row]) -> Batch:
@@ -293,11 +292,7 @@ class Writer(Protocol):
         ...
 
 
-@runtime_checkable
-class _Describes(Protocol):
-    def describe(self) -> Description: ...
-
-
 def description_of(scorer: object) -> Description:
     """What a scorer says of itself; the name of its class where it says nothing."""
-    return scorer.describe() if isinstance(scorer, _Describes) else Description(type(scorer).__name__)
+    describe: Callable[[], Description] | None = getattr(scorer, "describe", None)
+    return describe() if describe else Description(type(scorer).__name__)

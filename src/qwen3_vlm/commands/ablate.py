@@ -81,6 +81,9 @@ def ablate_model(
     image_root: str | Path,
     num_samples: int | None = None,
     conditions: str = "standard",
+    train_data: str | Path | None = None,
+    prompt: str | None = None,
+    image_size: int | None = None,
     settings: ScoreSettings | None = None,
 ) -> Results:
     """Check 1 on an image-text-to-text model of transformers: `eyechart.score`, under the name it had here.
@@ -91,9 +94,15 @@ def ablate_model(
         image_root: folder that the rows' image paths are relative to.
         num_samples: rows to score, drawn by seed; the settings' number if None.
         conditions: `runbook`, `standard`, `full`, or names separated by commas.
-        settings: how it is loaded and scored, training rows and prompt included; the defaults if None.
+        train_data: rows whose images make the mean of `mean-token`; without it that condition is left out.
+        prompt: human turn with one `<image>` in place of each row's own.
+        image_size: pixels of both sides of every image; the processor's own size if None.
+        settings: how it is loaded and scored; the defaults if None.
 
     Raises:
         ValueError: bad input, or a model that fails a self-test; one line.
     """
+    given = {"train_data": None if train_data is None else str(train_data), "prompt": prompt, "image_size": image_size}
+    changes = {name: value for name, value in given.items() if value is not None}
+    settings = (settings or ScoreSettings()).model_copy(update=changes)
     return score_model(model, data, conditions, num_samples, image_root, settings)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
 
+from eyechart.api.mean_tokens import mean_tokens, shared_images
 from eyechart.api.source import Asked, Source, asked, require_file
 from eyechart.data.choice import even_choice
 from eyechart.data.dataset import count_rejects, judge_rejects
@@ -28,7 +28,7 @@ from eyechart.scoring.measures import with_measures
 from eyechart.scoring.plan import Execution, Plan
 from eyechart.scoring.ranks import ranks_of_job
 from eyechart.scoring.samples import scored_samples
-from eyechart.seam import Batch, Description, Reject, Row, ScorerOfBatches, Writer, description_of
+from eyechart.seam import Batch, Description, Row, ScorerOfBatches, Writer, description_of
 from eyechart.settings import ScoreSettings
 
 _TESTED = 2
@@ -108,7 +108,7 @@ def measure(
     wording, mean = {**about.notes, **tested.note, **left_out}, None
     if "mean-token" in names and train_file is not None:
         lenders = read_rows(train_file, image_root=wanted.image_root or train_file.parent)
-        warning = _shared(wanted, lenders[0][: settings.ablation.mean_token_images], train_file)
+        warning = shared_images(wanted, lenders[0][: settings.ablation.mean_token_images], train_file)
         wording |= {"mean-token": warning} if warning else {}
         if warning and ranks.index == 0:
             sys.stderr.write(f"warning: {warning}\n")
@@ -209,47 +209,6 @@ def _tested(scorer: ScorerOfBatches, source: Source) -> _Tested:
     else:
         require_contract(scorer, batch)
     return _Tested(len(encode(scorer, batch).layers), note)
-
-
-def _shared(wanted: Asked, averaged: Sequence[Row], train_file: Path) -> str:
-    """What is wrong with training rows whose images are scored too: their mean has then seen what it is to miss."""
-    images = {row.image for row in averaged}
-    shared = len(images & {row.image for row in wanted.rows})
-    same_file = wanted.file is not None and train_file.samefile(wanted.file)
-    if not shared and not same_file:
-        return ""
-    file = "is the file of --data" if same_file else "has images of --data"
-    return (
-        f"--train_data {file}: {shared} of the {len(images)} images that mean-token averages are scored too; name "
-        "rows that are not scored"
-    )
-
-
-@torch.no_grad()
-def mean_tokens(
-    scorer: ScorerOfBatches, rows: tuple[Sequence[Row], Sequence[Reject]], settings: ScoreSettings
-) -> Tensor:
-    """Mean visual tokens [Q,E] over the first images of `rows`.
-
-    Raises:
-        ValueError: too many of them, or all, cannot be read.
-    """
-    usable, rejects = rows
-    chosen, size = usable[: settings.ablation.mean_token_images], settings.ablation.batch_size
-    source = Source(scorer, Asked(tuple(chosen), None, (), len(chosen), None, None), size)
-    total_QE, seen, unread = torch.zeros(()), 0, list(rejects)
-    with progress_bar(len(chosen), "mean visual tokens", "image") as bar:
-        for start in range(0, len(chosen), size):
-            batch = source.read(chosen[start : start + size])
-            unread += batch.rejects
-            if len(batch):
-                visual_BQE = encode(scorer, batch).layers[0].float()
-                total_QE, seen = total_QE + visual_BQE.sum(0), seen + len(batch)
-            bar.update(size)
-    judge_rejects(unread, len(chosen) + len(rejects), settings.max_rejected, "training", "--max_rejected")
-    if not seen:
-        raise ValueError("--train_data: no image can be read; leave it out, or fix the file")
-    return total_QE / seen
 
 
 def _as_requested(ablation: Ablation, wanted: Asked) -> Ablation:
