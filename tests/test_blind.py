@@ -22,7 +22,7 @@ from qwen3_vlm.build import Prepared, build_model, prepare_data
 from qwen3_vlm.commands import scoring
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.train import blind as module
-from qwen3_vlm.train.blind import blind_prompt
+from qwen3_vlm.train.blind import BlindPlan, blind_prompt
 from tiny_runs import TinyWorld, make_world
 
 
@@ -41,8 +41,9 @@ class Run:
         self.folder = folder
 
     def train(self, step: int = 7) -> Blind:
-        pad_id = self.prepared.inputs.pad_id
-        return blind_prompt(self.vlm, self.prepared.train, self.config, pad_id, self.folder / f"blind_{step}.pt")
+        pad_id, config = self.prepared.inputs.pad_id, self.config
+        plan = BlindPlan(config.seed, config.ablation.blind_captions, config.model.precision, config.train.batch_size)
+        return blind_prompt(self.vlm, self.prepared.train, plan, pad_id, self.folder / f"blind_{step}.pt")
 
     def held_out_loss(self, prompt_QE: torch.Tensor) -> float:
         batch = collate([self.prepared.eval.text(i) for i in range(len(self.prepared.eval))], 0)

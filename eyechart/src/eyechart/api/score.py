@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from eyechart.data.choice import draw_rows, even_choice
@@ -26,12 +25,13 @@ from eyechart.reporting.output import assemble
 from eyechart.reporting.parquet import SampleRows
 from eyechart.results import Ablation, Coverage, Finding, Results, ScoredSample
 from eyechart.scoring.ablation import ablate as run_ablation
-from eyechart.scoring.batching import collate
+from eyechart.scoring.batching import LazyBatches, collate
 from eyechart.scoring.conditions import named_conditions
+from eyechart.scoring.mean_tokens import mean_tokens as average
 from eyechart.scoring.measures import with_measures
 from eyechart.scoring.ranks import ranks_of_job
 from eyechart.scoring.samples import decoder, scored_samples
-from eyechart.seam import CollateStats, Reject, Sample
+from eyechart.seam import CollateStats, Sample
 from eyechart.settings import ScoreSettings
 from eyechart.verdict.coverage import judge_coverage
 
@@ -248,21 +248,14 @@ def mean_tokens(foreign: Foreign, rows: ForeignRows, settings: ScoreSettings) ->
     Raises:
         ValueError: too many of them, or all, cannot be read.
     """
-    wanted = min(settings.ablation.mean_token_images, len(rows))
-    total_QE, seen, unread = torch.zeros(()), 0, list[Reject](rows.rejects)
+    wanted, size = min(settings.ablation.mean_token_images, len(rows)), settings.ablation.batch_size
+    groups = [range(start, min(start + size, wanted)) for start in range(0, wanted, size)]
     with progress_bar(wanted, "mean visual tokens", "image") as bar:
-        for start in range(0, wanted, settings.ablation.batch_size):
-            items = [rows[i] for i in range(start, min(start + settings.ablation.batch_size, wanted))]
-            batch = collate(items, foreign.prompts.begin_id)
-            unread += batch.rejects
-            if len(batch):
-                visual_BQE = foreign.scorer.encode(batch).layers[0].float().cpu()
-                total_QE, seen = total_QE + visual_BQE.sum(0), seen + len(batch)
-            bar.update(len(items))
-    judge_rejects(unread, wanted + len(rows.rejects), settings.max_rejected, "training")
-    if not seen:
+        mean_QE, unread = average(foreign.scorer, LazyBatches(rows, groups, foreign.prompts.begin_id), bar)
+    judge_rejects([*rows.rejects, *unread], wanted + len(rows.rejects), settings.max_rejected, "training")
+    if mean_QE is None:
         raise ValueError("--train_data: no image can be read; leave it out, or mend the file")
-    return total_QE / seen
+    return mean_QE
 
 
 def _coverage(rows: ForeignRows, settings: ScoreSettings) -> Coverage:

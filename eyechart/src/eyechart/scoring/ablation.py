@@ -17,12 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from eyechart.progress import Bar, SilentBar
 from eyechart.results import Ablation
 from eyechart.scoring.conditions import CONDITIONS, MEASUREMENTS, Scene, check_fixed
 from eyechart.scoring.decomposition import Blind
@@ -41,26 +41,6 @@ NO_LABELS = "no label tokens"
 """Reason under which samples without a label token are counted as unscored."""
 
 
-class Progress(Protocol):
-    """The two methods of a tqdm bar that are used."""
-
-    def update(self, n: int) -> object:
-        """Count `n` more batches."""
-        ...
-
-    def close(self) -> object:
-        """End the bar."""
-        ...
-
-
-class _NoProgress:
-    def update(self, n: int) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
 @torch.no_grad()
 def ablate(
     scorer: Scorer,
@@ -72,7 +52,7 @@ def ablate(
     requested: int,
     eos_id: int,
     rejected: Mapping[str, int],
-    progress: Callable[[int], Progress] | None = None,
+    progress: Callable[[int], Bar] | None = None,
     ranks: Ranks | None = None,
     blind: Blind | None = None,
     scratch: Path | None = None,
@@ -113,7 +93,7 @@ def ablate(
     changes = [name for name in asked if name in PIXEL_CHANGES]
     planned = sum(settings.derangements if CONDITIONS[name].uses_donors else 1 for name in asked)
     planned -= sum(name in asked and name not in fixed for name in given)
-    bar = progress(len(batches) * (1 + len(changes) + planned)) if progress else _NoProgress()
+    bar = progress(len(batches) * (1 + len(changes) + planned)) if progress else SilentBar()
     try:
         encoded = _encode(scorer, batches, changes, seed, scratch, bar, ranks)
         if judge_unread:
@@ -185,7 +165,7 @@ def _encode(
     changes: Sequence[str],
     seed: int,
     scratch: Path | None,
-    bar: Progress,
+    bar: Bar,
     ranks: Ranks,
 ) -> _Encoded:
     found: list[Sample] = []
@@ -298,7 +278,7 @@ def _score(
     name: str,
     rounds: int,
     losses: LossFile,
-    bar: Progress,
+    bar: Bar,
     ranks: Ranks,
 ) -> None:
     """Per-token NLL under one condition, round by round, into `losses`."""

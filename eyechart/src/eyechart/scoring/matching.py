@@ -20,15 +20,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
+from eyechart.progress import Bar, SilentBar
 from eyechart.results import Decile, Estimated, Matching
 from eyechart.scoring.matching_reading import read_matching
-from eyechart.scoring.pairs import STREAM, Bar, Likeness, PairScores, VisualSource, draw_candidates, score_pairs
+from eyechart.scoring.pairs import STREAM, Likeness, PairScores, VisualSource, draw_candidates, score_pairs
 from eyechart.scoring.ranks import Ranks
 from eyechart.seam import IntArray, Sample, Scorer
 from eyechart.settings import AblationSettings
@@ -44,22 +44,6 @@ _TEMPERATURES = (0.1, 100.0)
 """Range searched. Sharper than this, one error in the other half would outweigh all else."""
 
 
-class ClosableBar(Bar, Protocol):
-    """The two methods of a tqdm bar that are used."""
-
-    def close(self) -> object:
-        """End the bar."""
-        ...
-
-
-class _NoBar:
-    def update(self, n: int) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
 def match(
     scorer: Scorer,
     samples: Sequence[Sample],
@@ -67,7 +51,7 @@ def match(
     features_SV: FloatArray | None,
     settings: AblationSettings,
     seed: int,
-    progress: Callable[[int], ClosableBar] | None = None,
+    progress: Callable[[int], Bar] | None = None,
     ranks: Ranks | None = None,
 ) -> Matching:
     """Score every caption with its own image and with others, and estimate what that shows.
@@ -92,7 +76,7 @@ def match(
     if found is None or found.k < 2:
         return _nothing(len(samples), "there are no two samples that differ in image and in caption")
     pairs_P2 = found.pairs()
-    bar = progress(len(pairs_P2)) if progress else _NoBar()
+    bar = progress(len(pairs_P2)) if progress else SilentBar()
     try:
         scores = score_pairs(scorer, samples, visual, pairs_P2, settings.batch_size, bar, ranks or Ranks())
     finally:

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from eyechart.progress import Bar
 from eyechart.scoring.batching import collate
 from eyechart.scoring.ranks import Ranks
 from eyechart.seam import IntArray, PairScorer, Sample, Scorer, TokenNLL, VisualTokens
@@ -30,14 +31,6 @@ class VisualSource(Protocol):
 
     def rows(self, index: Sequence[int]) -> VisualTokens:
         """Those of some samples, by position."""
-        ...
-
-
-class Bar(Protocol):
-    """The method of a progress bar that is used."""
-
-    def update(self, n: int) -> object:
-        """Count `n` more scored pairs."""
         ...
 
 
