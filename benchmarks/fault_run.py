@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import qwen3_vlm.commands.diagnose  # noqa: F401 - read before the cases fork: all of them judge by the same source
+import qwen3_vlm.commands.diagnosis  # noqa: F401 - read before the cases fork: all of them judge by the same source
 from eyechart.exits import FaultsFoundError, NamedInputError, NonFiniteError
 from eyechart.files import write_atomic
 from fault_site import Case, Site
@@ -21,7 +21,7 @@ from fault_table import Row
 from qwen3_vlm import ablate
 from qwen3_vlm.cli import main as command
 from qwen3_vlm.train.checkpoint import find_checkpoints
-from qwen3_vlm.train.stage1_align import train
+from qwen3_vlm.train.stage1 import train
 
 Findings = list[tuple[str, str]]
 

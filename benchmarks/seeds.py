@@ -24,7 +24,7 @@ from qwen3_vlm import ablate
 from qwen3_vlm.build import build_model, prepare_data
 from qwen3_vlm.config import Config, load_config
 from qwen3_vlm.train.checkpoint import connector_state, load_checkpoint, save_checkpoint
-from qwen3_vlm.train.stage1_align import train
+from qwen3_vlm.train.stage1 import train
 
 TINY = Path("configs/stage1_align_tiny.yaml")
 TRAINED, HELD_OUT = 600, 100

@@ -23,7 +23,7 @@ from eyechart.results import Results
 from qwen3_vlm.build import prepare_data
 from qwen3_vlm.commands.ablate import ablate
 from qwen3_vlm.config import Config, load_config
-from qwen3_vlm.train.stage1_align import train
+from qwen3_vlm.train.stage1 import train
 
 TINY = Path("configs/stage1_align_tiny.yaml")
 TRAINED, HELD_OUT = 2000, 100

@@ -22,7 +22,7 @@ from qwen3_vlm.build import Prepared, build_model, prepare_data
 from qwen3_vlm.commands import scoring
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.train import blind as module
-from qwen3_vlm.train.blind import blind_prompt
+from qwen3_vlm.train.blind import BlindPlan, blind_prompt
 from tiny_runs import TinyWorld, make_world
 
 
@@ -35,14 +35,15 @@ class Run:
     """A model and its training split, without a checkpoint."""
 
     def __init__(self, world: TinyWorld, folder: Path, **changes: Any) -> None:
-        self.config = world.config("blind", **{"ablation__blind_captions": 320, **changes})
-        self.prepared: Prepared = prepare_data(self.config)
-        self.vlm: VLM = build_model(self.config, self.prepared.inputs)
+        config = world.config("blind", **{"ablation__blind_captions": 320, **changes})
+        self.plan = BlindPlan(config.seed, config.ablation.blind_captions, config.model.precision, 4)
+        self.prepared: Prepared = prepare_data(config)
+        self.vlm: VLM = build_model(config, self.prepared.inputs)
         self.folder = folder
 
     def train(self, step: int = 7) -> Blind:
         pad_id = self.prepared.inputs.pad_id
-        return blind_prompt(self.vlm, self.prepared.train, self.config, pad_id, self.folder / f"blind_{step}.pt")
+        return blind_prompt(self.vlm, self.prepared.train, self.plan, pad_id, self.folder / f"blind_{step}.pt")
 
     def held_out_loss(self, prompt_QE: torch.Tensor) -> float:
         batch = collate([self.prepared.eval.text(i) for i in range(len(self.prepared.eval))], 0)
@@ -147,11 +148,11 @@ def test_it_is_trained_again_where_anything_it_rests_on_has_changed(
 
 def test_it_is_trained_again_for_another_language_model_or_other_captions(world: TinyWorld, tmp_path: Path) -> None:
     run = Run(world, tmp_path, ablation__blind_captions=32)
-    keys = [module._Task.of(run.vlm, run.prepared.train, run.config, 0).key()]
+    keys = [module._Task.of(run.vlm, run.prepared.train, run.plan, 0).key()]
     with torch.no_grad():
         next(run.vlm.llm.parameters()).view(-1)[0] += 1
-    keys.append(module._Task.of(run.vlm, run.prepared.train, run.config, 0).key())
-    keys.append(module._Task.of(run.vlm, run.prepared.eval, run.config, 0).key())
+    keys.append(module._Task.of(run.vlm, run.prepared.train, run.plan, 0).key())
+    keys.append(module._Task.of(run.vlm, run.prepared.eval, run.plan, 0).key())
     assert len(set(keys)) == 3
 
 
@@ -175,7 +176,7 @@ def test_the_learning_rate_is_the_one_with_the_lowest_loss_on_captions_held_asid
 
 def test_captions_held_aside_are_not_trained_on(world: TinyWorld, tmp_path: Path) -> None:
     run = Run(world, tmp_path)
-    task = module._Task.of(run.vlm, run.prepared.train, run.config, 0)
+    task = module._Task.of(run.vlm, run.prepared.train, run.plan, 0)
     assert sorted(task.fit + task.aside) == list(range(18)) and len(task.aside) == 2
     assert {p for batch in task.batches(7) for p in batch} == set(task.fit)
     assert [len(batch) for batch in task.batches(3)] == [16, 16, 16]

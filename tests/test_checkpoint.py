@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from eyechart import files
 from qwen3_vlm.commands.loaded import load
 from qwen3_vlm.models.connector import Connector, ConnectorShape
-from qwen3_vlm.train import checkpoint
 from qwen3_vlm.train.checkpoint import (
     connector_state,
     find_checkpoints,
@@ -254,7 +254,7 @@ def test_an_interrupt_during_a_save_leaves_the_old_file_and_no_temporary_one(
     def interrupted(handle: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint.os, "fsync", interrupted)
+    monkeypatch.setattr(files.os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(path, payload_of(make_connector(1)))
     assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]

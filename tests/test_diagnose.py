@@ -14,7 +14,7 @@ from eyechart.faults.table import finding
 from preflight_world import World, make_world
 from qwen3_vlm.build import prepare_data
 from qwen3_vlm.cli import main
-from qwen3_vlm.commands import diagnose as room
+from qwen3_vlm.commands import diagnosis as room
 from qwen3_vlm.data.splits import save_split
 from qwen3_vlm.preflight import View
 from qwen3_vlm.preflight.show import print_findings, print_sample, summary

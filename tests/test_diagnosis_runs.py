@@ -8,7 +8,7 @@ import pytest
 
 import seeds
 from eyechart.results import Finding
-from qwen3_vlm.commands.diagnose import diagnose
+from qwen3_vlm.commands.diagnosis import diagnose
 from qwen3_vlm.train.checkpoint import load_checkpoint, save_checkpoint, stored_config
 
 pytestmark = pytest.mark.slow

@@ -107,7 +107,7 @@ def fresh(world: TinyWorld) -> tuple[VLM, Looking]:
     config = world.config("fresh", train__ablate_every=3)
     prepared = prepare_data(config)
     vlm = build_model(config, prepared.inputs)
-    looking = start_looking(config, vlm, prepared.train, LAST_STEP, 36)
+    looking = start_looking(look_steps(3, LAST_STEP, 36), vlm, prepared.train, config.seed)
     assert looking is not None
     return vlm, looking
 

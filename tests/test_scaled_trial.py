@@ -124,7 +124,7 @@ def on_meta(config: Config, vision: dict[str, Any], llm: dict[str, Any]) -> Conn
     with torch.device("meta"):
         tower = VisionTower(SiglipVisionModel(SiglipVisionConfig(**vision)), spec)
         language = LanguageModel(Qwen3ForCausalLM(Qwen3Config(**llm)))
-        return Connector(connector_shape(config, tower, language))
+        return Connector(connector_shape(config.connector, tower, language))
 
 
 def test_the_trials_config_trains_82_445_824_parameters_between_the_real_shapes() -> None:

@@ -18,10 +18,10 @@ from qwen3_vlm.build import build_model, prepare_data
 from qwen3_vlm.cli import main as cli
 from qwen3_vlm.models.vision import VisionTower
 from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.train import loop, stage1_align, update
+from qwen3_vlm.train import loop, stage1, update
 from qwen3_vlm.train.checkpoint import find_checkpoints, load_checkpoint
 from qwen3_vlm.train.features import CachedDataset
-from qwen3_vlm.train.schedule import micro_batches
+from qwen3_vlm.train.schedule import micro_batches, plan_epoch
 from qwen3_vlm.train.stage1_align import main
 from qwen3_vlm.train.train_utils import EpochRecord, append_record, forget_records, read_records_of_run
 from tiny_runs import (
@@ -140,8 +140,8 @@ def test_the_frozen_parts_are_bitwise_unchanged_and_every_part_of_the_connector_
     world: TinyWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[VLM] = []
-    build = stage1_align.build_model
-    monkeypatch.setattr(stage1_align, "build_model", lambda *a: kept.append(build(*a)) or kept[0])
+    build = stage1.build_model
+    monkeypatch.setattr(stage1, "build_model", lambda *a: kept.append(build(*a)) or kept[0])
     config = world.config("frozen")
     before = build(config, prepare_data(config).inputs)
     world.train("frozen")
@@ -214,8 +214,8 @@ def test_the_cache_is_used_where_it_fits_and_the_tower_then_runs_once_per_image(
     seen: list[int] = []
     forward = VisionTower.forward
     monkeypatch.setattr(VisionTower, "forward", lambda self, x: seen.append(len(x)) or forward(self, x))
-    for look in ("look_before", "look_behind"):  # these run the tower, too
-        monkeypatch.setattr(stage1_align, look, lambda run: [])
+    for look in ("look_before", "look_after"):  # these run the tower, too
+        monkeypatch.setattr(stage1, look, lambda run: [])
     world.train("fits", data__cache_features="auto")
     assert sum(seen) == 22
     seen.clear()
@@ -299,7 +299,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer_and_names_step_row
     assert main(["--config", str(config)]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     position = prepare_data(world.config("nan")).train.rows.index(poisoned)
-    plan = loop.plan_epoch(18, 0, 42, 4, 2)
+    plan = plan_epoch(18, 0, 42, 4, 2)
     window = next(i for i, batches in enumerate(plan) if position in [p for b in batches for p in b])
     ends = sum(len(batches) for batches in plan[: window + 1])
     assert line.startswith(f"stopped: loss is not finite in the update ending at step {ends}, rows ")
@@ -508,7 +508,7 @@ def test_out_of_memory_says_which_setting_would_fit(
     def full(*args: Any, **kwargs: Any) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
 
-    room = loop if target in ("update", "evaluate") else stage1_align
+    room = loop if target in ("update", "evaluate") else stage1
     monkeypatch.setattr(room, target, full)
     assert main(["--config", str(world.config_file("oom", **changes)), "--overwrite"]) == 2
     err = capsys.readouterr().err

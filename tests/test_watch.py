@@ -19,7 +19,7 @@ from qwen3_vlm.build import build_model, prepare_data
 from qwen3_vlm.commands.loaded import load
 from qwen3_vlm.commands.scoring import training_of_run
 from qwen3_vlm.preflight import Preflight
-from qwen3_vlm.train import findings_log, loop, readiness, watch
+from qwen3_vlm.train import findings_log, judging, loop, readiness, watch
 from qwen3_vlm.train.checkpoint import load_checkpoint, save_checkpoint
 from qwen3_vlm.train.features import CachedDataset, cache_features
 from qwen3_vlm.train.looks import append_look
@@ -131,8 +131,8 @@ def test_training_captions_that_do_not_go_with_their_images_stop_a_run_where_the
 
     def codes(train: float, held_out: float) -> list[tuple[str, str]]:
         pairing = Pairing(Association(128, train), Association(128, held_out))
-        monkeypatch.setattr(watch, "preflight", lambda *_, **__: Preflight([], None, 256, 4, pairing))
-        return [(f.code, f.severity) for f in watch.look_before(run)]  # type: ignore[arg-type]
+        monkeypatch.setattr(judging, "preflight", lambda *_, **__: Preflight([], None, 256, 4, pairing))
+        return [(f.code, f.severity) for f in judging.look_before(run)]  # type: ignore[arg-type]
 
     assert codes(0.3, 30.0) == [("pairs-mismatched", "error")]
     assert codes(0.3, 0.2) == [("pairs-mismatched", "warning")], "captions may say what this tower does not see"
@@ -150,8 +150,7 @@ def test_training_captions_that_do_not_go_with_their_images_stop_a_run_where_the
     ids=["in order", "in another order", "one third thrice", "two left out"],
 )
 def test_an_epoch_that_does_not_read_every_row_once_is_named(plan: Any, said: str | None) -> None:
-    run = SimpleNamespace(train_set=range(6), plan=lambda epoch: plan)
-    found = readiness.order_findings(run)  # type: ignore[arg-type]
+    found = readiness.order_findings(6, plan)
     assert [(f.code, f.severity) for f in found] == ([("under-trained", "error")] if said else [])
     assert all(said in f.message for f in found if said)
 
@@ -273,7 +272,7 @@ def test_a_gap_that_is_still_closed_past_half_of_a_run_is_said_at_once(
     for look in looks(*gaps):
         append_look(tmp_path, look)
     run = SimpleNamespace(folder=tmp_path, step=step, looking=SimpleNamespace(steps=[10, 20, 40, 80]))
-    watch.watch_look(run)  # type: ignore[arg-type]
+    judging.watch_look(run)  # type: ignore[arg-type]
     assert ("so far note under-trained" in capsys.readouterr().err) == said
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from transformers import Qwen3Config, Qwen3ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 from qwen3_vlm.config import Config, parse_config
-from qwen3_vlm.train.stage1_align import train
+from qwen3_vlm.train.stage1 import train
 from tiny_rows import llava_row, make_tokenizer
 
 ROWS, SIDE = 22, 16

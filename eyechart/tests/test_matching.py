@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eyechart.progress import SilentBar
 from eyechart.results import Matching
 from eyechart.scoring.matching import (
     best_temperature,
@@ -23,7 +24,6 @@ from eyechart.scoring.matching import (
     reciprocal_rank,
 )
 from eyechart.scoring.pairs import Captions, draw_candidates, score_pairs
-from eyechart.scoring.plan import NoBar
 from eyechart.scoring.ranks import Ranks
 from eyechart.seam import IGNORE_INDEX, Batch, PairScorer, Sample, TokenNLL, VisualTokens
 from eyechart.settings import AblationSettings
@@ -137,7 +137,7 @@ def test_a_scorer_that_takes_pairs_gives_the_same_and_reads_each_image_once(
 def test_more_captions_than_fit_behind_one_image_are_cut_and_none_is_lost() -> None:
     scorer = PairTable(np.random.default_rng(0).normal(size=(150, 150)))
     pairs_P2 = np.stack([np.tile(np.arange(150), 2), np.repeat([4, 7], 150)], axis=1)
-    scores = score_pairs(scorer, Captions(samples_of(150), numbered(150)), pairs_P2, 8, NoBar(), Ranks())
+    scores = score_pairs(scorer, Captions(samples_of(150), numbered(150)), pairs_P2, 8, SilentBar(), Ranks())
     assert scores.scores_P == pytest.approx(scorer.scores_SS[pairs_P2[:, 0], pairs_P2[:, 1]])
     assert scorer.read == {4: 2, 7: 2} and max(scorer.sizes) == 128
 
@@ -145,11 +145,11 @@ def test_more_captions_than_fit_behind_one_image_are_cut_and_none_is_lost() -> N
 def test_two_processes_share_the_pairs_and_end_with_the_same_scores(scores_SS: np.ndarray) -> None:
     pairs_P2, theirs = candidates().pairs(), []
 
-    whole = score_pairs(Table(scores_SS), Captions(samples_of(30), numbered(30)), pairs_P2, 5, NoBar(), Ranks())
+    whole = score_pairs(Table(scores_SS), Captions(samples_of(30), numbered(30)), pairs_P2, 5, SilentBar(), Ranks())
     second = Ranks(1, 2, lambda value: theirs.append(value) or [dict.fromkeys(range(999), np.zeros(1)), value])
-    score_pairs(Table(scores_SS), Captions(samples_of(30), numbered(30)), pairs_P2, 5, NoBar(), second)
+    score_pairs(Table(scores_SS), Captions(samples_of(30), numbered(30)), pairs_P2, 5, SilentBar(), second)
     first = Ranks(0, 2, lambda value: [value, theirs[0]])
-    got = score_pairs(Table(scores_SS), Captions(samples_of(30), numbered(30)), pairs_P2, 5, NoBar(), first)
+    got = score_pairs(Table(scores_SS), Captions(samples_of(30), numbered(30)), pairs_P2, 5, SilentBar(), first)
     assert np.array_equal(got.scores_P, whole.scores_P) and 0 < len(theirs[0]) < len(pairs_P2) / 5
 
 

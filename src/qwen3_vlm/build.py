@@ -7,24 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoTokenizer, SiglipVisionConfig
-from transformers.image_processing_base import ImageProcessingMixin
-
 from eyechart.data.dataset import Dataset, judge_rejects
-from eyechart.data.images import ImageSpec, image_spec
+from eyechart.data.images import ImageSpec
 from eyechart.data.llava import count_rows, read_rows
-from eyechart.hub import explain_absence, hub_bounded, unreadable
+from eyechart.hub import explain_absence
 from eyechart.models.device import DTYPES, choose_device
 from eyechart.models.weights import fingerprint
 from eyechart.seam import Reject
-from qwen3_vlm.config import Config
+from qwen3_vlm.config import Config, ConnectorConfig, DataConfig, ModelConfig
 from qwen3_vlm.data.prompt import PromptBuilder
 from qwen3_vlm.data.splits import DataFile, Split, describe, draw_split, load_split
 from qwen3_vlm.demo.worlds import ensure
-from qwen3_vlm.models.connector import Connector, ConnectorShape
-from qwen3_vlm.models.llm import LanguageModel, load_llm
-from qwen3_vlm.models.vision import VisionTower, load_tower
+from qwen3_vlm.models.connector import ConnectorShape, fresh_connector
+from qwen3_vlm.models.files import load_config_only
+from qwen3_vlm.models.llm import LanguageModel, load_llm, load_tokenizer
+from qwen3_vlm.models.vision import VisionTower, load_image_spec, load_tower
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.shipped import locate
 
@@ -84,11 +81,12 @@ def prepare_data(config: Config, saved_split: Path | None = None) -> Prepared:
     """
     if config.data.world != "none":
         ensure(config.data.world, Path(config.data.image_root))
-    complain_of_missing(config)
+    complain_of_missing(config.data, config.model)
     inputs = prepare_inputs(config)
     json_file = Path(config.data.json_file)
     eval_file = Path(config.data.eval_json) if config.data.eval_json else json_file
-    files = describe_files(config)
+    held_out_file = _described(eval_file) if config.data.eval_json else None
+    files = _described(json_file), held_out_file
     if saved_split is not None and saved_split.is_file():
         split = load_split(saved_split, *files)
     elif files[1] is not None:
@@ -96,8 +94,8 @@ def prepare_data(config: Config, saved_split: Path | None = None) -> Prepared:
         split = Split(train=drawn.train, eval=tuple(range(files[1].rows)))
     else:
         split = draw_split(files[0].rows, config.data.max_samples, config.data.eval_ratio, config.seed)
-    train, train_rejects = _dataset(config, inputs, json_file, split.train, "training")
-    held_out, eval_rejects = _dataset(config, inputs, eval_file, split.eval, "held-out")
+    train, train_rejects = _dataset(config.data, inputs, json_file, split.train, "training")
+    held_out, eval_rejects = _dataset(config.data, inputs, eval_file, split.eval, "held-out")
     if config.data.workers:
         # Behind the encoding, which may use all threads: from here on processes are forked that use none.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -105,15 +103,12 @@ def prepare_data(config: Config, saved_split: Path | None = None) -> Prepared:
     return Prepared(config, inputs, split, files, train, held_out, rejects)
 
 
-def describe_files(config: Config) -> tuple[DataFile, DataFile | None]:
-    """The data file and the fixed held-out file, if there is one: name, rows and hash of each."""
-    json_file, eval_json = Path(config.data.json_file), config.data.eval_json
-    held_out = describe(Path(eval_json), count_rows(Path(eval_json))) if eval_json else None
-    return describe(json_file, count_rows(json_file)), held_out
+def _described(file: Path) -> DataFile:
+    return describe(file, count_rows(file))
 
 
 def _dataset(
-    config: Config, inputs: Inputs, file: Path, rows: tuple[int, ...], label: str
+    data: DataConfig, inputs: Inputs, file: Path, rows: tuple[int, ...], label: str
 ) -> tuple[Dataset, tuple[Reject, ...]]:
     found, rejects = read_rows(file, rows)
     place = {row: i for i, row in enumerate(rows)}
@@ -122,32 +117,32 @@ def _dataset(
     rejects += [item for _, item in pairs if isinstance(item, Reject)]
     records = [record for record, item in pairs if not isinstance(item, Reject)]
     encoded = [item for _, item in pairs if not isinstance(item, Reject)]
-    judge_rejects(rejects, len(rows), config.data.max_rejected, label)
-    dataset = Dataset(records, encoded, Path(config.data.image_root), inputs.spec, config.data.max_pixels)
+    judge_rejects(rejects, len(rows), data.max_rejected, label)
+    dataset = Dataset(records, encoded, Path(data.image_root), inputs.spec, data.max_pixels)
     return dataset, tuple(rejects)
 
 
-def complain_of_missing(config: Config) -> None:
+def complain_of_missing(data: DataConfig, backbones: ModelConfig) -> None:
     """Say in one line everything that a run needs and that is not here, before any work.
 
     Raises:
         ValueError: something is missing, and the message says how to get each; or a backbone is of another kind.
     """
     missing = []
-    for setting, path in (("data.json_file", config.data.json_file), ("data.eval_json", config.data.eval_json)):
+    for setting, path in (("data.json_file", data.json_file), ("data.eval_json", data.eval_json)):
         if path is not None and not Path(path).is_file():
             missing.append(f"{setting} {path}")
-    if not Path(config.data.image_root).is_dir():
-        missing.append(f"data.image_root {config.data.image_root}")
-    if missing and "llava_pretrain" in config.data.json_file:
+    if not Path(data.image_root).is_dir():
+        missing.append(f"data.image_root {data.image_root}")
+    if missing and "llava_pretrain" in data.json_file:
         missing[-1] += (
             " (get LLaVA-Pretrain with `hf download --repo-type dataset liuhaotian/LLaVA-Pretrain --local-dir "
-            f"{config.data.image_root}` and unzip its images.zip there)"
+            f"{data.image_root}` and unzip its images.zip there)"
         )
     elif missing:
         missing[-1] += f" (set these to where the data is; relative paths start at {Path.cwd()})"
     kinds = []
-    for setting, name in (("model.llm", config.model.llm), ("model.vision", config.model.vision)):
+    for setting, name in (("model.llm", backbones.llm), ("model.vision", backbones.vision)):
         try:
             kinds.append((setting, name, load_config_only(name).get("model_type")))
         except (OSError, ValueError) as error:
@@ -159,54 +154,8 @@ def complain_of_missing(config: Config) -> None:
             raise ValueError(f"{setting}: expected a model of type {' or '.join(_KINDS[setting])}, {name} is {kind!r}")
 
 
-def load_config_only(name: str) -> dict[str, Any]:
-    """A backbone's config.json as a dictionary, from a folder, the hub cache or the hub."""
-    place = locate(name)
-    with hub_bounded(place):
-        found, _ = SiglipVisionConfig.get_config_dict(place)
-    if not found:
-        raise OSError(f"no config.json in {name}")
-    return dict(found)
-
-
-def load_tokenizer(name: str) -> Any:
-    """The language model's own tokenizer.
-
-    Raises:
-        ValueError: not there.
-    """
-    place = locate(name)
-    try:
-        with hub_bounded(place):
-            return AutoTokenizer.from_pretrained(place)
-    except (OSError, ImportError) as error:
-        raise ValueError(explain_absence(name, "model.llm", error)) from error
-    except Exception as error:  # the tokenizers library raises bare Exceptions on a damaged tokenizer.json
-        raise ValueError(unreadable(name, "model.llm", "tokenizer", error)) from error
-
-
-def load_image_spec(name: str) -> ImageSpec:
-    """The tower's own preprocessing: size, resampling, mean and std from its checkpoint.
-
-    Raises:
-        ValueError: not there, or not a SigLIP model of fixed image size.
-    """
-    place = locate(name)
-    try:
-        with hub_bounded(place):
-            settings, _ = ImageProcessingMixin.get_image_processor_dict(place)
-            size = SiglipVisionConfig.from_pretrained(place).image_size
-    except (OSError, ImportError) as error:
-        raise ValueError(explain_absence(name, "model.vision", error)) from error
-    try:
-        return image_spec(settings, size)
-    except ValueError as error:
-        raise ValueError(f"model.vision: {name}: {error}") from error
-
-
-def connector_shape(config: Config, tower: VisionTower, llm: LanguageModel) -> ConnectorShape:
-    """The connector's dimensions from config and backbones."""
-    settings = config.connector
+def connector_shape(settings: ConnectorConfig, tower: VisionTower, llm: LanguageModel) -> ConnectorShape:
+    """The connector's dimensions from its settings and the backbones."""
     return ConnectorShape(
         vision_width=tower.width, text_width=llm.width, patches=tower.patches, **settings.model_dump()
     )
@@ -223,16 +172,14 @@ def build_model(config: Config, inputs: Inputs) -> VLM:
     device, dtype = choose_device(config.model, config.threads), DTYPES[config.model.precision]
     tower = load_tower(locate(config.model.vision), inputs.spec, dtype, config.model.attention)
     llm = load_llm(locate(config.model.llm), dtype, config.model.attention)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        shape = connector_shape(config, tower, llm)
-        connector = Connector(shape, llm.text_rms() if shape.output_norm else 1.0)
+    shape = connector_shape(config.connector, tower, llm)
+    connector = fresh_connector(shape, config.seed, llm.text_rms() if shape.output_norm else 1.0)
     return VLM(tower, connector, llm, inputs.prompts.ids.patch, inputs.prompts.ids.eos).to(device)
 
 
-def backbone_identities(config: Config, vlm: VLM) -> dict[str, dict[str, Any]]:
+def backbone_identities(named: ModelConfig, vlm: VLM) -> dict[str, dict[str, Any]]:
     """Name, width and weight fingerprint of both frozen parts: what a checkpoint was trained against."""
     return {
-        "vision": {"name": config.model.vision, "width": vlm.tower.width, "fingerprint": fingerprint(vlm.tower.model)},
-        "llm": {"name": config.model.llm, "width": vlm.llm.width, "fingerprint": fingerprint(vlm.llm.model)},
+        "vision": {"name": named.vision, "width": vlm.tower.width, "fingerprint": fingerprint(vlm.tower.model)},
+        "llm": {"name": named.llm, "width": vlm.llm.width, "fingerprint": fingerprint(vlm.llm.model)},
     }

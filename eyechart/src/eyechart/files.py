@@ -1,24 +1,93 @@
-"""Writing files so that nobody ever sees a part of one."""
+"""Files that nobody ever sees a part of, and the logs of a run, a line of JSON for each thing that happened."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing so that a reader, or a kill at any moment, sees the old content or the new, never a part.
+
+    [Contract] What is written lies meanwhile beside it, in a file whose name begins with a dot and `path`'s name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader, or a kill at any moment, sees the old content or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Write a whole file, as `atomic` does."""
+    with atomic(path) as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+@dataclass(frozen=True)
+class Log(Generic[T]):
+    """A JSONL file of a run's folder: whole lines at any moment, oldest first."""
+
+    name: str
+    what: str
+    """What a line is, for messages, such as `an epoch record`."""
+    kind: type[T]
+    """A pydantic model or a dataclass; a line is refused where it does not fit."""
+    step: Callable[[T], int]
+    """At which step it happened."""
+
+    def read(self, folder: Path) -> list[T]:
+        """What has been written; nothing if the folder has no such file.
+
+        Raises:
+            ValueError: a line is of another kind.
+        """
+        # Imported here: everybody writes files, and few read logs.
+        from pydantic import TypeAdapter
+
+        path, adapter, found = folder / self.name, TypeAdapter(self.kind), []
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        for number, line in enumerate(lines, start=1):
+            try:
+                found.append(adapter.validate_python(json.loads(line)))
+            except ValueError as error:
+                first = " ".join(str(error).split())[:160]
+                message = f"{path}, line {number}: not {self.what} ({first}); delete the file or that line"
+                raise ValueError(message) from error
+        return found
+
+    def append(self, folder: Path, *items: T) -> None:
+        """Add what has happened; without items, nothing is touched."""
+        if items:
+            self._write(folder, [*self.read(folder), *items])
+
+    def forget(self, folder: Path, after: int) -> None:
+        """Drop what happened after step `after`: a run that was cut off wrote it, and it will come again."""
+        before = self.read(folder)
+        kept = [item for item in before if self.step(item) <= after]
+        if len(kept) < len(before):
+            self._write(folder, kept)
+
+    def _write(self, folder: Path, items: list[T]) -> None:
+        from pydantic import TypeAdapter
+
+        adapter = TypeAdapter(self.kind)
+        lines = [json.dumps(adapter.dump_python(item, mode="json")) + "\n" for item in items]
+        write_atomic(folder / self.name, "".join(lines))

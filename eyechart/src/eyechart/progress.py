@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
 _LOG_SECONDS = 30.0
+
+
+class Bar(Protocol):
+    """The two methods of a tqdm bar that are used."""
+
+    def update(self, n: int) -> object:
+        """Count `n` more."""
+        ...
+
+    def close(self) -> object:
+        """End the bar."""
+        ...
+
+
+class SilentBar:
+    """A bar that shows nothing."""
+
+    def update(self, n: int) -> None:
+        """Count nothing."""
+
+    def close(self) -> None:
+        """End nothing."""
 
 
 def progress_bar(total: int, what: str, unit: str, initial: int = 0, hidden: bool = False) -> tqdm[Any]:

@@ -1,25 +1,76 @@
-"""Check 1 on a checkpoint: the held-out split, the model and the training log brought to the pure checks."""
+"""`qwen3-vlm ablate`: check 1 on a checkpoint, its held-out split and its training log."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from eyechart.api.score import Measured
-from eyechart.api.score import score as score_model
-from eyechart.reporting.output import Parts, assemble
-from eyechart.reporting.parquet import SampleRows
-from eyechart.results import Results
-from eyechart.scoring.conditions import parse_conditions
-from eyechart.scoring.samples import scored_samples
+from eyechart.results import EXIT_CODES, Results
 from eyechart.settings import ScoreSettings
-from qwen3_vlm.build import prepare_data
-from qwen3_vlm.commands.audit import coverage_of_run
-from qwen3_vlm.commands.captions import with_captions
-from qwen3_vlm.commands.diagnose import findings_of_score
-from qwen3_vlm.commands.loaded import load
-from qwen3_vlm.commands.scoring import score, training_of_run, vocabulary
 from qwen3_vlm.config import Config
-from qwen3_vlm.train.findings_log import read_findings
+
+if TYPE_CHECKING:
+    from eyechart.api.score import Measured
+
+
+@dataclass(frozen=True)
+class Ablate:
+    """Score held-out samples with the right, a wrong and no picture, and judge.
+
+    Example: qwen3-vlm ablate --checkpoint outputs/stage1_align_tiny/checkpoint_3675.pt --num_samples 128
+
+    Any other model is scored by `eyechart score MODEL --data ROWS`.
+    Any config field can be set too, such as --ablation.derangements 1 (docs/config.md has them all).
+    """
+
+    checkpoint: Path
+    """A checkpoint_<step>.pt; the held-out split saved beside it is the one that is scored."""
+    config: Path | None = None
+    """The run's config; by default the one stored in the checkpoint."""
+    max_seq_len: int | None = None
+    """Short for --data.max_seq_len: tokens per sequence."""
+    batch_size: int | None = None
+    """Short for --ablation.batch_size."""
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    """Short for --model.device."""
+    precision: Literal["fp32", "bf16"] | None = None
+    """Short for --model.precision."""
+    num_samples: int | None = None
+    """Held-out samples to score; by default the config's ablation.num_samples."""
+    conditions: str = "standard"
+    """runbook (correct, shuffled, zero, noise), standard (adds no-image, mean-token, noise-per-dim, slot-mix, grey,
+    blurred, tiles-4), full (adds blind, tiles-2, tiles-8, matching, donors), or names with commas. blind brings zero,
+    no-image and mean-token with it: a prompt that is worse than the best of them is under-trained and splits no gap."""
+    output: Path | None = None
+    """Folder for results.json and the pages; by default the checkpoint's."""
+    json: bool = False
+    """Print results.json to standard output, and the table to standard error."""
+
+    def run(self, overrides: Sequence[str]) -> int:
+        """Score, write, print; returns the exit code of the verdict."""
+        from eyechart.reporting.output import write_results
+        from qwen3_vlm.commands.loaded import run_config
+
+        if self.num_samples is not None and self.num_samples < 1:
+            raise ValueError(f"--num_samples: expected at least 1, got {self.num_samples}")
+        config = run_config(self.config, self.checkpoint, [*overrides, *self._short_forms()])
+        measured = measure(self.checkpoint, config, self.num_samples, self.conditions)
+        if int(os.environ.get("RANK", "0")) == 0:  # all processes of a job hold the same results
+            write_results(measured.results, self.output or self.checkpoint.parent, self.json, measured.samples)
+        return EXIT_CODES[measured.results.verdict]
+
+    def _short_forms(self) -> list[str]:
+        """The config fields that can be set without their section."""
+        fields = {
+            "data.max_seq_len": self.max_seq_len,
+            "ablation.batch_size": self.batch_size,
+            "model.device": self.device,
+            "model.precision": self.precision,
+        }
+        return [part for key, value in fields.items() if value is not None for part in (f"--{key}", str(value))]
 
 
 def ablate(
@@ -52,10 +103,21 @@ def measure(
     conditions: str = "standard",
 ) -> Measured:
     """As `ablate`, with every sample's per-token losses."""
+    from eyechart.api.score import Measured
+    from eyechart.reporting.output import Parts, assemble
+    from eyechart.reporting.parquet import SampleRows
+    from eyechart.scoring.conditions import parse_conditions
+    from eyechart.scoring.samples import scored_samples
+    from qwen3_vlm.commands.captions import with_captions
+    from qwen3_vlm.commands.coverage import coverage_of_run
+    from qwen3_vlm.commands.diagnosis import findings_of_score
+    from qwen3_vlm.commands.loaded import open_with_data
+    from qwen3_vlm.commands.scoring import score, training_of_run, vocabulary
+    from qwen3_vlm.train.findings_log import read_findings
+
     path = Path(checkpoint)
     names = parse_conditions(conditions)
-    loaded = load(path, config)
-    prepared = prepare_data(loaded.config, path.parent / "split.json")
+    loaded, prepared = open_with_data(path, config)
     ablation, scores = score(loaded, prepared, num_samples or loaded.config.ablation.num_samples, names, path)
     words = vocabulary(loaded)
     listed = scored_samples(scores, words)
@@ -102,6 +164,9 @@ def ablate_model(
     Raises:
         ValueError: bad input, or a model that fails a self-test; one line.
     """
+    from eyechart.api.score import score as score_model
+    from eyechart.settings import ScoreSettings
+
     given = {"train_data": None if train_data is None else str(train_data), "prompt": prompt, "image_size": image_size}
     changes = {name: value for name, value in given.items() if value is not None}
     settings = (settings or ScoreSettings()).model_copy(update=changes)

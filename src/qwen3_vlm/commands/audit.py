@@ -1,26 +1,44 @@
-"""Check 2: from the training log, or over a whole split without training."""
+"""`qwen3-vlm audit`: check 2 without training."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from eyechart.data.dataset import Dataset, count_rejects, judge_rejects
-from eyechart.data.encoded import IMAGE_CUT
-from eyechart.progress import progress_bar
-from eyechart.results import Coverage
-from eyechart.seam import CollateStats, Reject, Sample
-from eyechart.verdict.coverage import Counted, judge_coverage
-from qwen3_vlm.build import Prepared, prepare_data
-from qwen3_vlm.config import Config
-from qwen3_vlm.train.train_utils import read_records_of_run
-
-SplitName = Literal["train", "eval"]
-_CHUNK = 64
+from eyechart.results import EXIT_CODES, Coverage
+from qwen3_vlm.config import Config, load_config
 
 
-def audit(config: Config, split: SplitName = "train", text_only: bool = False) -> Coverage:
+@dataclass(frozen=True)
+class Audit:
+    """Check 2 over a whole split without training: truncation, zero-label samples, label tokens, and the cure.
+
+    Example: qwen3-vlm audit --config configs/stage1_align_tiny.yaml --data.max_seq_len 32
+    """
+
+    config: Path
+    """The run."""
+    split: Literal["train", "eval"] = "train"
+    """Which side of the split."""
+    text_only: bool = False
+    """Do not open the images: faster, but unreadable ones then count as samples."""
+    json: bool = False
+    """Print the results as JSON to standard output, and the table to standard error."""
+
+    def run(self, overrides: Sequence[str]) -> int:
+        """Count and judge; returns the exit code of the verdict."""
+        from eyechart.reporting.output import Parts, assemble, show
+
+        config = load_config(self.config, overrides)
+        counted = Parts(coverage=audit(config, self.split, self.text_only))
+        results = assemble(config.model_dump(mode="json"), None, counted)
+        show(results, as_json=self.json)
+        return EXIT_CODES[results.verdict]
+
+
+def audit(config: Config, split: Literal["train", "eval"] = "train", text_only: bool = False) -> Coverage:
     """Check 2 over a whole split, without training and without loading a model.
 
     Args:
@@ -31,52 +49,7 @@ def audit(config: Config, split: SplitName = "train", text_only: bool = False) -
     Raises:
         ValueError: bad input, one line.
     """
+    from qwen3_vlm.build import prepare_data
+    from qwen3_vlm.commands.coverage import audit_prepared
+
     return audit_prepared(prepare_data(config), split, text_only)
-
-
-def audit_prepared(prepared: Prepared, split: SplitName, text_only: bool) -> Coverage:
-    """The same on data that is already read."""
-    dataset: Dataset = getattr(prepared, split)
-    stats, rejects = CollateStats(), list(prepared.rejects[split])
-    with progress_bar(len(dataset), f"audit of {split}", "sample") as bar:
-        for start in range(0, len(dataset), _CHUNK):
-            positions = range(start, min(start + _CHUNK, len(dataset)))
-            items: list[Sample | Reject] = [dataset.text(p) if text_only else dataset[p] for p in positions]
-            rejects += [item for item in items if isinstance(item, Reject)]
-            stats = stats + CollateStats.of([item for item in items if isinstance(item, Sample)])
-            bar.update(len(items))
-    rows, label = getattr(prepared.split, split), "training" if split == "train" else "held-out"
-    judge_rejects(rejects, len(rows), prepared.config.data.max_rejected, label)
-    source = f"audit of {split}" + (", images not opened" if text_only else "")
-    return _judge(prepared, dataset, stats, source, count_rejects(tuple(rejects)))
-
-
-def coverage_of_run(prepared: Prepared, folder: Path, step: int) -> Coverage:
-    """Check 2 as counted while training, in the last epoch up to `step`; from the text alone where no log is."""
-    records = [r for r in read_records_of_run(folder) if r.step <= step]
-    if not records:
-        return audit_prepared(prepared, "train", text_only=True)
-    last = records[-1]
-    stats = CollateStats(
-        samples=last.samples,
-        truncated=last.truncated,
-        zero_label=last.zero_label,
-        label_tokens=last.label_tokens,
-        lengths=Counter(last.lengths),
-    )
-    return _judge(prepared, prepared.train, stats, f"training epoch {last.epoch}", last.rejected)
-
-
-def _judge(
-    prepared: Prepared, dataset: Dataset, stats: CollateStats, source: str, rejected: dict[str, int]
-) -> Coverage:
-    counted = Counted(
-        source=source,
-        stats=stats,
-        max_seq_len=prepared.config.data.max_seq_len,
-        block_tokens=prepared.config.image_block_tokens,
-        wrapper_tokens=dataset.wrapper_tokens,
-        rejected=rejected,
-        image_cut=rejected.get(IMAGE_CUT, 0),
-    )
-    return judge_coverage(counted, prepared.config.coverage)

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from eyechart.data.dataset import judge_rejects
 from eyechart.progress import progress_bar
-from eyechart.scoring.batching import collate
+from eyechart.scoring.batching import LazyBatches
 from eyechart.scoring.decomposition import Blind
-from eyechart.seam import Reject
+from eyechart.scoring.mean_tokens import mean_tokens as average
 from qwen3_vlm.build import Prepared
 from qwen3_vlm.commands.loaded import Loaded
-from qwen3_vlm.train.blind import blind_prompt
+from qwen3_vlm.train.blind import BlindPlan, blind_prompt
 from qwen3_vlm.train.checkpoint import connector_state, save_checkpoint
+from qwen3_vlm.train.run import sizes_of
 
 _MEAN_BATCH = 64
 
@@ -33,9 +34,10 @@ def trained_blind(loaded: Loaded, prepared: Prepared, checkpoint: Path) -> Blind
         ValueError: fewer than two training captions with label tokens.
         NonFiniteError: its loss is NaN or infinite.
     """
-    path = checkpoint.parent / f"blind_{loaded.step}.pt"
-    with PartialState(cpu=loaded.config.model.device == "cpu").main_process_first():
-        return blind_prompt(loaded.vlm, prepared.train, loaded.config, loaded.inputs.pad_id, path)
+    config, path = loaded.config, checkpoint.parent / f"blind_{loaded.step}.pt"
+    plan = BlindPlan(config.seed, config.ablation.blind_captions, config.model.precision, sizes_of(config).micro)
+    with PartialState(cpu=config.model.device == "cpu").main_process_first():
+        return blind_prompt(loaded.vlm, prepared.train, plan, loaded.inputs.pad_id, path)
 
 
 def mean_tokens(loaded: Loaded, prepared: Prepared, checkpoint: Path) -> Tensor:
@@ -56,22 +58,14 @@ def _mean_tokens(loaded: Loaded, prepared: Prepared, path: Path) -> Tensor:
     key = f"{_connector_hash(loaded)} over {wanted}"
     if (kept := _saved_mean(path, key)) is not None:
         return kept
-    total_QE, seen = torch.zeros(()), 0
-    unread: list[Reject] = []
+    groups = [range(start, min(start + _MEAN_BATCH, wanted)) for start in range(0, wanted, _MEAN_BATCH)]
     with progress_bar(wanted, "mean visual tokens", "image") as bar:
-        for start in range(0, wanted, _MEAN_BATCH):
-            items = [prepared.train[p] for p in range(start, min(start + _MEAN_BATCH, wanted))]
-            batch = collate(items, loaded.inputs.pad_id)
-            unread += batch.rejects
-            if len(batch):
-                visual_BQE = loaded.vlm.encode(batch).layers[0].float().cpu()
-                total_QE, seen = total_QE + visual_BQE.sum(0), seen + len(batch)
-            bar.update(len(items))
+        mean_QE, unread = average(loaded.vlm, LazyBatches(prepared.train, groups, loaded.inputs.pad_id), bar)
     judge_rejects(unread, wanted, loaded.config.data.max_rejected, "training")
-    if not seen:
+    if mean_QE is None:
         raise ValueError("mean-token: no training image can be read; leave it out with --conditions runbook")
-    save_checkpoint(path, {"key": key, "mean_QE": total_QE / seen})
-    return total_QE / seen
+    save_checkpoint(path, {"key": key, "mean_QE": mean_QE})
+    return mean_QE
 
 
 def _saved_mean(path: Path, key: str) -> Tensor | None:

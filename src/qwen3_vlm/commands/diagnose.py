@@ -1,249 +1,52 @@
-"""Which fault, from which evidence: the preflight, and with a checkpoint what its weights and its scores show."""
+"""`qwen3-vlm diagnose`."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from eyechart.exits import NamedInputError
-from eyechart.faults.diagnosis import RunEvidence, diagnose_run
-from eyechart.faults.probes import probe
-from eyechart.faults.slots import measure_slots
-from eyechart.faults.table import finding, rank
-from eyechart.faults.weights import ConnectorEvidence, flatten
-from eyechart.progress import progress_bar
-from eyechart.results import Ablation, Finding, Training
-from eyechart.scoring.batching import collate
-from eyechart.scoring.conditions import parse_conditions
-from qwen3_vlm.build import Prepared, backbone_identities, build_model, prepare_data
-from qwen3_vlm.commands.loaded import Loaded
-from qwen3_vlm.commands.scoring import score, training_of_run
-from qwen3_vlm.config import Config, load_config
-from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.preflight import ROWS, Preflight, View, findings_of_error, preflight
-from qwen3_vlm.preflight.show import print_findings, print_sample
-from qwen3_vlm.train.checkpoint import (
-    Payload,
-    config_tree,
-    connector_state,
-    load_checkpoint,
-    refuse_other_backbones,
-    restore_connector,
-    stored_config,
-)
-from qwen3_vlm.train.findings_log import read_findings
-from qwen3_vlm.train.train_utils import read_records_of_run
-
-_SLOT_SAMPLES = 32
+from qwen3_vlm.config import Config
 
 
 @dataclass(frozen=True)
-class Diagnosis:
-    """What was found, the most likely fault first."""
+class Diagnose:
+    """Look for faults without training: data, prompts, labels, pixels, embeddings, gradients; or in a checkpoint.
 
-    findings: list[Finding]
-    view: View | None
-    """One sample as the model reads it; None where the data or a backbone could not be used."""
-    looked_at: str
-    """What the findings rest on, in words."""
+    Example: qwen3-vlm diagnose --config configs/stage1_align_tiny.yaml
 
-    @property
-    def code(self) -> int:
-        """Exit code: 1 with an error, else 0."""
-        return int(any(f.severity == "error" for f in self.findings))
-
-    def to_json(self) -> str:
-        """For programs: `diagnosis` as in results.json, and the decoded sample."""
-        tree = {
-            "diagnosis": [f.model_dump(mode="json") for f in self.findings],
-            "looked_at": self.looked_at,
-            "sample": asdict(self.view) if self.view else None,
-        }
-        return json.dumps(tree, indent=1, ensure_ascii=False)
-
-
-def diagnose(config: Config, checkpoint: str | Path | None = None, rows: int = ROWS) -> Diagnosis:
-    """Look for every fault that can be seen without training.
-
-    Args:
-        config: the run.
-        checkpoint: a `checkpoint_<step>.pt`, to look at its connector and at what it does with held-out pictures too.
-        rows: rows of each side of the split that are read with their images.
-
-    Returns:
-        The findings. Input that would stop a training run is one of them where it has the name of a fault.
-
-    Raises:
-        ValueError: bad input without such a name, one line.
+    Exit code 1 with an error, 0 without; every fault has a page in docs/faults.
     """
-    path = Path(checkpoint) if checkpoint else None
-    payload = load_checkpoint(path) if path else None
-    try:
-        prepared = prepare_data(config, path.parent / "split.json" if path else None)
-        vlm = build_model(config, prepared.inputs)
-    except ValueError as error:
-        return _refused(error, config)
-    if not len(prepared.train):
-        raise ValueError(f"{config.data.json_file}: no training row is left of {len(prepared.split.train)}")
-    if path and payload is not None:
-        return _of_checkpoint(prepared, vlm, path, payload, rows)
-    flight = preflight(prepared, vlm, rows, _bar)
-    evidence = RunEvidence(flight.findings, pairing=flight.pairing)
-    return Diagnosis(diagnose_run(evidence), flight.view, _words(flight))
 
+    config: Path | None = None
+    """The run; by default the one stored in the checkpoint."""
+    checkpoint: Path | None = None
+    """A checkpoint_<step>.pt: also look at its weights, and score held-out samples."""
+    rows: int = 128
+    """Rows of each side of the split that are read with their images."""
+    json: bool = False
+    """Print the findings as JSON to standard output, and the text to standard error."""
 
-def findings_of_score(
-    loaded: Loaded,
-    prepared: Prepared,
-    checkpoint: Path,
-    ablation: Ablation,
-    training: Training | None,
-    earlier: Sequence[Finding] = (),
-) -> list[Finding]:
-    """What a scored checkpoint's results should be read with; where check 1 did not pass, the fault is looked for too.
+    def run(self, overrides: Sequence[str]) -> int:
+        """Look and print; returns 1 with an error among the findings, else 0."""
+        from qwen3_vlm.commands.diagnosis import diagnose, refused
+        from qwen3_vlm.commands.loaded import run_config
+        from qwen3_vlm.preflight.show import print_findings, print_sample
 
-    Args:
-        loaded: the checkpoint.
-        prepared: the data of its run.
-        checkpoint: its path.
-        ablation: its check 1.
-        training: what its log says.
-        earlier: findings that are known already.
-    """
-    cause: list[Finding] = []
-    if ablation.verdict != "PASS":
-        # Backbones and connector anew, as they are before training: that is what the checkpoint is compared with.
-        vlm = build_model(loaded.config, prepared.inputs)
-        cause = _of_checkpoint(prepared, vlm, checkpoint, loaded.payload, ROWS, ablation).findings
-    return diagnose_run(
-        RunEvidence(
-            findings=[*earlier, *cause],
-            ablation=ablation,
-            training=training,
-            step=loaded.step,
-            vocabulary=len(loaded.vlm.llm.model.get_input_embeddings().weight),
-            exact=_exact(loaded.config, loaded.payload, checkpoint),
-        )
-    )
-
-
-def diagnose_file(path: Path | None, overrides: list[str], checkpoint: Path | None, rows: int = ROWS) -> Diagnosis:
-    """The same for a config file; without one, for the config that the checkpoint was trained with.
-
-    Raises:
-        ValueError: bad input, one line.
-    """
-    try:
-        if path is not None:
-            config = load_config(path, overrides)
-        elif checkpoint is not None:
-            config = stored_config(checkpoint, overrides)
+        if self.rows < 1:
+            raise ValueError(f"--rows: expected at least 1, got {self.rows}")
+        try:
+            config = run_config(self.config, self.checkpoint, overrides)
+        except NamedInputError as error:
+            found = refused(error, Config())
         else:
-            raise ValueError("diagnose needs --config, --checkpoint, or both")
-    except NamedInputError as error:
-        return _refused(error, Config())
-    return diagnose(config, checkpoint, rows)
-
-
-def show_diagnosis(found: Diagnosis, as_json: bool) -> None:
-    """Print for people to standard output; with `as_json` the JSON there, and the rest to standard error."""
-    stream = sys.stderr if as_json else sys.stdout
-    if as_json:
-        sys.stdout.write(found.to_json() + "\n")
-    if found.view:
-        print_sample(found.view, stream)
-    print_findings(found.findings, found.looked_at, stream)
-
-
-def _refused(error: ValueError, config: Config) -> Diagnosis:
-    named = findings_of_error(error, config)
-    if not named:
-        raise error
-    return Diagnosis(rank(named), None, "the input of this config")
-
-
-def _bar(total: int) -> AbstractContextManager[Any]:
-    return progress_bar(total, "preflight", "row")
-
-
-def _words(flight: Preflight) -> str:
-    return f"{flight.rows} rows and a batch of {flight.batch}"
-
-
-def _exact(config: Config, payload: Payload, path: Path) -> bool:
-    """Whether training and scoring both compute in float32; false where an older checkpoint does not say."""
-    if "config" not in payload or config.model.precision != "fp32":
-        return False
-    model = config_tree(payload, path).get("model")
-    return isinstance(model, dict) and model.get("precision", "fp32") == "fp32"
-
-
-def _of_checkpoint(
-    prepared: Prepared, vlm: VLM, path: Path, payload: Payload, rows: int, scored: Ablation | None = None
-) -> Diagnosis:
-    """Weights first: where they cannot be used, what the model does with them means nothing.
-
-    `scored` is the checkpoint's check 1 if there is one: with the conditions that are read here it is not run again.
-    """
-    config = prepared.config
-    initial = flatten(connector_state(vlm.connector))
-    stored = flatten({part: payload[part] for part in ("vision_ln", "resampler", "projector") if part in payload})
-    records = [r for r in read_records_of_run(path.parent) if r.step <= int(payload.get("step", 0))]
-    norms = tuple(r.grad_norm for r in records)
-    updates = payload.get("updates")
-    of_run = read_findings(path.parent)
-    try:
-        refuse_other_backbones(payload, backbone_identities(config, vlm), path)
-        restore_connector(vlm.connector, payload, path)
-    except ValueError as error:
-        found = diagnose_run(RunEvidence(of_run, ConnectorEvidence(initial, stored, None, updates, norms)))
-        if not any(f.severity == "error" for f in found):
-            message, _, fix = str(error).rpartition("; ")
-            found.append(finding("connector-not-loaded", message, fix))
-        flight = preflight(prepared, vlm, rows, _bar)  # a backbone that is not training's may be at fault itself
-        looked_at = f"{_words(flight)} and the weights of {path.name}"
-        return Diagnosis(rank([*found, *flight.findings]), flight.view, looked_at)
-    in_use = flatten(connector_state(vlm.connector))
-    flight = preflight(prepared, vlm, rows, _bar)
-    loaded = Loaded(config, prepared.inputs, vlm.eval(), payload)
-    evidence = RunEvidence(
-        findings=[*loaded.findings, *of_run, *flight.findings],
-        connector=ConnectorEvidence(initial, stored, in_use, updates, norms),
-        step=loaded.step,
-        training=training_of_run(loaded, prepared, path.parent),
-        vocabulary=len(vlm.llm.model.get_input_embeddings().weight),
-        exact=_exact(config, payload, path),
-        pairing=flight.pairing,
-    )
-    if not flight.batch or not len(prepared.eval):
-        return Diagnosis(diagnose_run(evidence), flight.view, _words(flight))
-    items = [prepared.eval[p] for p in range(min(_SLOT_SAMPLES, len(prepared.eval)))]
-    batch = collate(items, prepared.inputs.pad_id)
-    conditions = parse_conditions("runbook,no-image")
-    samples = min(config.ablation.num_samples, len(prepared.split.eval))
-    try:
-        if scored is not None and set(conditions) <= set(scored.conditions):
-            ablation, samples = scored, scored.samples
-        else:
-            ablation, _ = score(loaded, prepared, samples, conditions, path)
-    except Exception as error:  # a broken pipeline raises anything; without a finding that explains it, it goes on
-        named = findings_of_error(error, config) if isinstance(error, ValueError) else []
-        if not named and not flight.errors:
-            raise
-        # What the preflight found is most likely why it cannot be scored.
-        found = diagnose_run(replace(evidence, findings=[*evidence.findings, *named]))
-        looked_at = f"{_words(flight)} and the weights of {path.name}, which could not be scored"
-        return Diagnosis(found, flight.view, looked_at)
-    ratio = ablation.connector.rms_ratio if ablation.connector else None
-    evidence = replace(
-        evidence,
-        probes=probe(vlm, batch, config.seed) if batch.stats.label_tokens else None,
-        slots=measure_slots(vlm, batch, ratio) if batch.stats.label_tokens else None,
-        ablation=ablation,
-    )
-    return Diagnosis(diagnose_run(evidence), flight.view, f"{_words(flight)}, {path.name} and {samples} scored samples")
+            found = diagnose(config, self.checkpoint, self.rows)
+        stream = sys.stderr if self.json else sys.stdout
+        if self.json:
+            sys.stdout.write(found.to_json() + "\n")
+        if found.view:
+            print_sample(found.view, stream)
+        print_findings(found.findings, found.looked_at, stream)
+        return found.code

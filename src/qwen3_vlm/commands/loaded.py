@@ -13,16 +13,18 @@ from torch import Tensor
 from eyechart.data.images import ImageError, load_image
 from eyechart.results import Finding
 from eyechart.seam import VisualTokens
-from qwen3_vlm.build import Inputs, backbone_identities, build_model, prepare_inputs
-from qwen3_vlm.config import Config
+from qwen3_vlm.build import Inputs, Prepared, backbone_identities, build_model, prepare_data, prepare_inputs
+from qwen3_vlm.config import Config, load_config
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.train.checkpoint import (
     Payload,
+    config_of,
     load_checkpoint,
     refuse_other_backbones,
     restore_connector,
     stored_config,
 )
+from qwen3_vlm.train.run import Run
 
 _BATCH = 64
 
@@ -82,9 +84,10 @@ class Loaded:
         # Imported here: the generation half of transformers takes a second, and only an export needs it.
         from qwen3_vlm.hf import ConnectorVlmConfig, ConnectorVlmForConditionalGeneration
 
-        identities = backbone_identities(self.config, self.vlm)
-        config = ConnectorVlmConfig.of_run(self.config, self.inputs, identities, self.step)
-        ConnectorVlmForConditionalGeneration(config, self.vlm).save_pretrained(folder, include_backbones)
+        config = ConnectorVlmConfig.of_run(
+            self.config, self.inputs.prompts.ids, backbone_identities(self.config.model, self.vlm), self.step
+        )
+        ConnectorVlmForConditionalGeneration(config, self.vlm, self.inputs).save_pretrained(folder, include_backbones)
 
     @property
     def findings(self) -> list[Finding]:
@@ -124,13 +127,52 @@ def load(checkpoint: str | Path, config: Config | None = None) -> Loaded:
     """
     path = Path(checkpoint)
     payload = load_checkpoint(path)
-    if config is None:
-        config = stored_config(path)
+    config = config or config_of(payload, path)
     inputs = prepare_inputs(config)
-    vlm = build_model(config, inputs)
-    refuse_other_backbones(payload, backbone_identities(config, vlm), path)
+    return _said(restored(config, inputs, build_model(config, inputs), payload, path), path)
+
+
+def open_with_data(path: Path, config: Config | None = None) -> tuple[Loaded, Prepared]:
+    """As `load`, with the data of its run; tokenizer and image settings are opened once for both."""
+    payload = load_checkpoint(path)
+    config = config or config_of(payload, path)
+    prepared = prepare_data(config, path.parent / "split.json")
+    vlm = build_model(config, prepared.inputs)
+    return _said(restored(config, prepared.inputs, vlm, payload, path), path), prepared
+
+
+def trained(run: Run) -> Loaded:
+    """The checkpoint that a run ended with, in the very model that was trained: its backbones are not loaded again."""
+    run.vlm.connector.zero_grad(set_to_none=True)
+    return restored(run.config, run.prepared.inputs, run.vlm, load_checkpoint(run.checkpoint), run.checkpoint)
+
+
+def restored(config: Config, inputs: Inputs, vlm: VLM, payload: Payload, path: Path) -> Loaded:
+    """Put a checkpoint's connector into a model; every command that uses a checkpoint comes through here.
+
+    Raises:
+        ValueError: trained on other backbones, of another shape, or not finite.
+    """
+    refuse_other_backbones(payload, backbone_identities(config.model, vlm), path)
     restore_connector(vlm.connector, payload, path)
-    loaded = Loaded(config, inputs, vlm.eval(), payload)
+    kept = {key: value for key, value in payload.items() if key not in ("optimizer", "rng")}  # twice the connector
+    return Loaded(config, inputs, vlm.eval(), kept)
+
+
+def run_config(config: Path | None, checkpoint: Path | None, overrides: Sequence[str]) -> Config:
+    """The config that a command names, or else the one that its checkpoint was trained with.
+
+    Raises:
+        ValueError: neither is named, or it cannot be read.
+    """
+    if config is not None:
+        return load_config(config, overrides)
+    if checkpoint is None:
+        raise ValueError("diagnose needs --config, --checkpoint, or both")
+    return stored_config(checkpoint, overrides)
+
+
+def _said(loaded: Loaded, path: Path) -> Loaded:
     for finding in loaded.findings:
         sys.stderr.write(f"{finding.severity}: {path}: {finding.message}; {finding.fix}\n")
     return loaded

@@ -1,28 +1,48 @@
-"""The whole trial: train, check 1 and 2, captions one can look at, verdict."""
+"""`qwen3-vlm trial`: train, check 1 and 2, captions one can look at, verdict."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from eyechart.reporting.contact_sheet import contact_sheet
-from eyechart.reporting.output import Parts, assemble, write_results
-from eyechart.reporting.parquet import SampleRows
-from eyechart.results import Results
-from eyechart.scoring.conditions import parse_conditions
-from eyechart.scoring.samples import scored_samples
-from qwen3_vlm.build import prepare_data
-from qwen3_vlm.commands.audit import coverage_of_run
-from qwen3_vlm.commands.captions import with_captions, write_captions
-from qwen3_vlm.commands.diagnose import findings_of_score
-from qwen3_vlm.commands.loaded import load
-from qwen3_vlm.commands.scoring import score, training_of_run, vocabulary
-from qwen3_vlm.config import Config
-from qwen3_vlm.train.findings_log import read_findings
-from qwen3_vlm.train.stage1_align import train
+from eyechart.results import EXIT_CODES, Results
+from qwen3_vlm.config import Config, load_config
 
 _SHEET_IMAGES = 24
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The whole trial: data, check 2, training, check 1, written captions, verdict.
+
+    Example: qwen3-vlm trial --config configs/stage1_align_digits.yaml
+
+    Any config field can be set too, such as --train.epochs 1 (docs/config.md has them all).
+    """
+
+    config: Path = Path("configs/stage1_align_tiny.yaml")
+    """The run; the default needs no download and no GPU."""
+    num_samples: int | None = None
+    """Held-out samples to score; by default the config's ablation.num_samples."""
+    conditions: str = "standard"
+    """As in `qwen3-vlm ablate`."""
+    resume: bool = False
+    """Go on from the newest checkpoint in output_dir."""
+    overwrite: bool = False
+    """Delete what an earlier run left in output_dir."""
+    force: bool = False
+    """Train although a fault was found; the results then say so."""
+    json: bool = False
+    """Print results.json to standard output, and the rest to standard error."""
+
+    def run(self, overrides: Sequence[str]) -> int:
+        """Run it all; returns the exit code of the verdict."""
+        config = load_config(self.config, overrides)
+        results = trial(config, self.num_samples, self.conditions, self.resume, self.overwrite, self.json, self.force)
+        return EXIT_CODES[results.verdict]
 
 
 def trial(
@@ -44,12 +64,25 @@ def trial(
         FaultsFoundError: the preflight or the training found a fault, and `force` is not set.
         NonFiniteError: training stopped on a non-finite value.
     """
+    from eyechart.reporting.contact_sheet import contact_sheet
+    from eyechart.reporting.output import Parts, assemble, write_results
+    from eyechart.reporting.parquet import SampleRows
+    from eyechart.scoring.conditions import parse_conditions
+    from eyechart.scoring.samples import scored_samples
+    from qwen3_vlm.commands.captions import with_captions, write_captions
+    from qwen3_vlm.commands.coverage import coverage_of_run
+    from qwen3_vlm.commands.diagnosis import findings_of_score
+    from qwen3_vlm.commands.loaded import trained
+    from qwen3_vlm.commands.scoring import score, training_of_run, vocabulary
+    from qwen3_vlm.train.findings_log import read_findings
+    from qwen3_vlm.train.stage1 import train_run
+
     names = parse_conditions(conditions)
     # With --json, standard output belongs to the JSON alone.
     with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
-        checkpoint = train(config, resume, overwrite, force)
-    loaded = load(checkpoint, config)
-    prepared = prepare_data(config, checkpoint.parent / "split.json")
+        run = train_run(config, resume, overwrite, force)
+    checkpoint, prepared, loaded = run.checkpoint, run.prepared, trained(run)
+    del run  # and with it the optimizer and the cached features
     ablation, scores = score(loaded, prepared, num_samples or config.ablation.num_samples, names, checkpoint)
     written = write_captions(loaded, prepared, _SHEET_IMAGES)
     folder = Path(config.output_dir)

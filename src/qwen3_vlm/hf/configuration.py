@@ -18,8 +18,10 @@ from transformers import PreTrainedConfig
 
 from eyechart.hub import explain_absence
 from eyechart.models.device import DTYPES
-from qwen3_vlm.build import Inputs, load_config_only, prepare_inputs
+from qwen3_vlm.build import Inputs, prepare_inputs
 from qwen3_vlm.config import Config, parse_config
+from qwen3_vlm.data.prompt import TokenIds
+from qwen3_vlm.models.files import load_config_only
 from qwen3_vlm.shipped import locate
 
 WEIGHTS_FILE = "model.safetensors"
@@ -55,7 +57,7 @@ class ConnectorVlmConfig(PreTrainedConfig):  # type: ignore[misc]  # transformer
 
     @classmethod
     def of_run(
-        cls, config: Config, inputs: Inputs, backbones: dict[str, dict[str, Any]], steps: int
+        cls, config: Config, ids: TokenIds, backbones: dict[str, dict[str, Any]], steps: int
     ) -> ConnectorVlmConfig:
         """The config of a model that a run has trained."""
         for part in backbones.values():
@@ -68,8 +70,8 @@ class ConnectorVlmConfig(PreTrainedConfig):  # type: ignore[misc]  # transformer
             dtype=DTYPES[config.model.precision],
             max_pixels=config.data.max_pixels,
             max_seq_len=config.data.max_seq_len,
-            image_token_id=inputs.prompts.ids.patch,
-            eos_token_id=inputs.prompts.ids.eos,
+            image_token_id=ids.patch,
+            eos_token_id=ids.eos,
             trained_steps=steps,
         )
 

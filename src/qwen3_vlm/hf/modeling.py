@@ -18,7 +18,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from eyechart.files import write_atomic
-from qwen3_vlm.build import backbone_identities, build_model
+from qwen3_vlm.build import Inputs, backbone_identities, build_model
 from qwen3_vlm.hf.configuration import WEIGHTS_FILE, ConnectorVlmConfig, checked_inputs, precision_of, read_export
 from qwen3_vlm.models.fusion import place
 from qwen3_vlm.models.vlm import VLM
@@ -36,15 +36,16 @@ class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  #
     _supports_sdpa = True
     _supports_flash_attn = True
 
-    def __init__(self, config: ConnectorVlmConfig, vlm: VLM) -> None:
+    def __init__(self, config: ConnectorVlmConfig, vlm: VLM, inputs: Inputs) -> None:
         """Wrap a built model; `from_pretrained` and `qwen3_vlm.load(...)` build one.
 
         Args:
             config: describes it.
             vlm: backbones and connector, with their weights.
+            inputs: tokenizer, prompts and image settings of the backbones.
         """
         super().__init__(config)
-        self.vlm = vlm
+        self.vlm, self._inputs = vlm, inputs
         self.generation_config = GenerationConfig(
             do_sample=False,
             max_new_tokens=_MAX_NEW_TOKENS,
@@ -88,9 +89,9 @@ class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  #
         run = config.run_config(str(name), device or "cpu")
         inputs = checked_inputs(config, str(name))
         vlm = build_model(run, inputs)
-        refuse_other_backbones({"backbones": export.recorded}, backbone_identities(run, vlm), Path(name))
+        refuse_other_backbones({"backbones": export.recorded}, backbone_identities(run.model, vlm), Path(name))
         restore_connector(vlm.connector, _read_weights(weights), weights)
-        model = cls(config, vlm)
+        model = cls(config, vlm, inputs)
         model.eval()
         return model
 
@@ -129,12 +130,11 @@ class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  #
         for part in ("vision", "llm"):
             if (folder / part).resolve() == Path(self.config.name_of(part)).resolve():
                 raise ValueError(f"{folder}: holds the very backbones that are to be copied; name another folder")
-        inputs = checked_inputs(self.config, str(folder))
         settings, _ = ImageProcessingMixin.get_image_processor_dict(self.config.name_of("vision"))
         self.vlm.tower.model.save_pretrained(folder / "vision")
         write_atomic(folder / "vision" / "preprocessor_config.json", json.dumps(settings, indent=1) + "\n")
         self.vlm.llm.model.save_pretrained(folder / "llm")
-        inputs.tokenizer.save_pretrained(folder / "llm")
+        self._inputs.tokenizer.save_pretrained(folder / "llm")
 
     def get_input_embeddings(self) -> nn.Module:
         """The language model's embedding table."""

@@ -163,3 +163,10 @@ class Connector(nn.Module):
             rms = visual_BQE.float().pow(2).mean(-1, keepdim=True).add(1e-6).rsqrt()
             visual_BQE = visual_BQE * (rms * self.text_rms).to(visual_BQE.dtype)
         return visual_BQE
+
+
+def fresh_connector(shape: ConnectorShape, seed: int, text_rms: float) -> Connector:
+    """A connector before training, on the CPU; its weights depend on shape and seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Connector(shape, text_rms)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import DynamicCache, Qwen3ForCausalLM
+from transformers import AutoTokenizer, DynamicCache, Qwen3ForCausalLM
 
+from eyechart.hub import explain_absence, hub_bounded, unreadable
 from eyechart.models.weights import load_complete
 from eyechart.seam import IGNORE_INDEX, TokenNLL
+from qwen3_vlm.shipped import locate
 
 
 class LanguageModel(nn.Module):
@@ -19,6 +23,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.model = model.requires_grad_(False).eval()
         self.width: int = model.config.hidden_size
+        self.vocabulary: int = model.get_input_embeddings().num_embeddings
 
     def train(self, mode: bool = True) -> LanguageModel:
         """Stay in eval mode: frozen."""
@@ -30,11 +35,15 @@ class LanguageModel(nn.Module):
         return embeds
 
     def text_rms(self) -> float:
-        """Root mean square of the embedding table: the scale on which text arrives."""
-        weight = self.model.get_input_embeddings().weight.detach()
-        # In slices: the table of a large model squared in float32 would take gigabytes.
-        total = sum(float(part.float().pow(2).sum()) for part in weight.split(8192))
-        return float((total / weight.numel()) ** 0.5)
+        """Root mean square of all embeddings, as the model's own layer gives them: the scale on which text arrives.
+
+        A layer may multiply what its table holds (Gemma's does, by the root of the width), so the table is not read.
+        """
+        layer = self.model.get_input_embeddings()
+        ids_K = torch.arange(self.vocabulary, device=layer.weight.device)
+        # In slices: the embeddings of a large model squared in float32 would take gigabytes.
+        total = sum(float(layer(part_K).detach().float().pow(2).sum()) for part_K in torch.split(ids_K, 8192))
+        return float((total / (len(ids_K) * self.width)) ** 0.5)
 
     def read(self, embeds_GTE: Tensor) -> DynamicCache:
         """Keys and values of G prefixes of one length, for `nll` of what stands behind them."""
@@ -96,6 +105,22 @@ class LanguageModel(nn.Module):
 
 def _before(ids: list[int], stop: int) -> list[int]:
     return ids[: ids.index(stop)] if stop in ids else ids
+
+
+def load_tokenizer(name: str) -> Any:
+    """The language model's own tokenizer.
+
+    Raises:
+        ValueError: not there.
+    """
+    place = locate(name)
+    try:
+        with hub_bounded(place):
+            return AutoTokenizer.from_pretrained(place)
+    except (OSError, ImportError) as error:
+        raise ValueError(explain_absence(name, "model.llm", error)) from error
+    except Exception as error:  # the tokenizers library raises bare Exceptions on a damaged tokenizer.json
+        raise ValueError(unreadable(name, "model.llm", "tokenizer", error)) from error
 
 
 def load_llm(name: str, dtype: torch.dtype, attention: str) -> LanguageModel:

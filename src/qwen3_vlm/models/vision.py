@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from transformers import SiglipVisionModel
+from transformers import SiglipVisionConfig, SiglipVisionModel
+from transformers.image_processing_base import ImageProcessingMixin
 
-from eyechart.data.images import ImageSpec, normalise
+from eyechart.data.images import ImageSpec, image_spec, normalise
+from eyechart.hub import explain_absence, hub_bounded
 from eyechart.models.weights import load_complete
+from qwen3_vlm.shipped import locate
 
 
 class VisionTower(nn.Module):
@@ -51,6 +54,25 @@ class VisionTower(nn.Module):
         normalised = normalise(pixels_BCHW, self.spec).to(next(self.model.parameters()).dtype)
         features_BPV: Tensor = self.model(pixel_values=normalised).last_hidden_state
         return features_BPV
+
+
+def load_image_spec(name: str) -> ImageSpec:
+    """The tower's own preprocessing: size, resampling, mean and std from its checkpoint.
+
+    Raises:
+        ValueError: not there, or not a SigLIP model of fixed image size.
+    """
+    place = locate(name)
+    try:
+        with hub_bounded(place):
+            settings, _ = ImageProcessingMixin.get_image_processor_dict(place)
+            size = SiglipVisionConfig.from_pretrained(place).image_size
+    except (OSError, ImportError) as error:
+        raise ValueError(explain_absence(name, "model.vision", error)) from error
+    try:
+        return image_spec(settings, size)
+    except ValueError as error:
+        raise ValueError(f"model.vision: {name}: {error}") from error
 
 
 def load_tower(name: str, spec: ImageSpec, dtype: torch.dtype, attention: str) -> VisionTower:

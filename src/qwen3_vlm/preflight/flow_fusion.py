@@ -32,7 +32,7 @@ def fusion_stage(walk: Walk) -> list[Finding]:
         return [not_injected("the language model is not called with embeddings", placed=0)]
     embeds_BTE = seen.embeds[-1].float().cpu()
     ids_BT, given = batch.ids_BT, given_BQE.float().cpu()
-    text_BTE = vlm.llm.model.get_input_embeddings().weight[ids_BT.to(vlm.device)].float().cpu()
+    text_BTE = vlm.llm.model.get_input_embeddings()(ids_BT.to(vlm.device)).float().cpu()
     # The last position may be left out: nothing is predicted from it.
     length = embeds_BTE.shape[1]
     if embeds_BTE.shape != text_BTE[:, :length].shape or length < text_BTE.shape[1] - 1:

@@ -31,7 +31,6 @@ from eyechart.scoring.batching import collate
 from eyechart.scoring.decomposition import Blind
 from eyechart.seam import Batch, IntArray, VisualTokens
 from eyechart.verdict.statistics import FloatArray, estimate
-from qwen3_vlm.config import Config
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.train.checkpoint import save_checkpoint
 from qwen3_vlm.train.schedule import micro_batches, plan_epoch
@@ -47,13 +46,26 @@ _FALLING = 0.01
 """Nats per token by which the last quarter of the training must lower the loss to call it still falling."""
 
 
-def blind_prompt(vlm: VLM, training: Dataset, config: Config, pad_id: int, path: Path) -> Blind:
+@dataclass(frozen=True)
+class BlindPlan:
+    """How a prompt is trained: all of it but the learning rate, which is tried."""
+
+    seed: int
+    captions: int
+    """Training captions, repeats counted."""
+    precision: str
+    """Of the language model; another precision is another prompt."""
+    micro: int
+    """Captions per forward pass; the gradient does not depend on it."""
+
+
+def blind_prompt(vlm: VLM, training: Dataset, plan: BlindPlan, pad_id: int, path: Path) -> Blind:
     """The blind prompt of a run: an earlier one that was trained from the very same things, or a new one.
 
     Args:
         vlm: the model; only its language model is used, and it stays as it is.
         training: the training split, of which no image is opened.
-        config: the run's.
+        plan: how it is trained.
         pad_id: what fills sequences on the right.
         path: `blind_<step>.pt`. A prompt saved for another step of the run will do as well.
 
@@ -61,12 +73,12 @@ def blind_prompt(vlm: VLM, training: Dataset, config: Config, pad_id: int, path:
         ValueError: fewer than two training captions with label tokens, or the prompt cannot be saved.
         NonFiniteError: its loss is NaN or infinite at every learning rate.
     """
-    task = _Task.of(vlm, training, config, pad_id)
+    task = _Task.of(vlm, training, plan, pad_id)
     key = task.key()
     for earlier in sorted(path.parent.glob("blind_*.pt")):
         if (kept := _read(earlier, key)) is not None:
             return kept
-    updates = max(1, config.ablation.blind_captions // BATCH_SIZE)
+    updates = max(1, plan.captions // BATCH_SIZE)
     probe = max(1, min(_PROBE_UPDATES, updates // 8))
     with progress_bar(len(LEARNING_RATES) * probe + updates, "blind prompt", "update") as bar:
 
@@ -150,11 +162,11 @@ class _Task:
     text_rms: float
 
     @classmethod
-    def of(cls, vlm: VLM, training: Dataset, config: Config, pad_id: int) -> _Task:
+    def of(cls, vlm: VLM, training: Dataset, plan: BlindPlan, pad_id: int) -> _Task:
         """Deal the training captions out: an eighth of them is held aside, 256 at most."""
-        order = torch.randperm(len(training), generator=torch.Generator().manual_seed(config.seed)).tolist()
+        order = torch.randperm(len(training), generator=torch.Generator().manual_seed(plan.seed)).tolist()
         # The budget bounds what is looked at, of half a million rows too.
-        order = order[: config.ablation.blind_captions + _MOST_ASIDE]
+        order = order[: plan.captions + _MOST_ASIDE]
         tokens = {position: training.text(position).label_tokens for position in order}
         usable = [position for position in order if tokens[position]]
         if len(usable) < 2:
@@ -164,10 +176,9 @@ class _Task:
             )
         count = min(_MOST_ASIDE, max(1, len(usable) // 8))
         aside, fit = usable[:count], usable[count:]
-        settings = f"{config.ablation.blind_captions} {config.model.precision} {vlm.connector.shape.output_norm}"
-        micro = config.train.micro_batch_size or config.train.batch_size
+        settings = f"{plan.captions} {plan.precision} {vlm.connector.shape.output_norm}"
         counted = np.array([tokens[position] for position in aside], dtype=np.int64)
-        return cls(vlm, training, pad_id, config.seed, settings, micro, fit, aside, counted, vlm.llm.text_rms())
+        return cls(vlm, training, pad_id, plan.seed, settings, plan.micro, fit, aside, counted, vlm.llm.text_rms())
 
     @property
     def shape(self) -> tuple[int, int]:

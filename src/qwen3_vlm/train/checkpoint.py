@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import pickle
 import re
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,11 +21,13 @@ import torch
 import yaml
 from torch import Tensor
 
+from eyechart.files import atomic
 from qwen3_vlm.config import Config, apply_overrides
 from qwen3_vlm.models.connector import Connector
 
 _NAME = re.compile(r"checkpoint_(\d+)\.pt")
-_PARTS = ("vision_ln", "resampler", "projector")
+PARTS = ("vision_ln", "resampler", "projector")
+"""Of a connector, in the order of the way through it."""
 _TYPES = {"step": int, "updates": int, "config": str, "backbones": dict, "progress": dict, "optimizer": dict}
 
 Payload = dict[str, Any]
@@ -53,7 +54,7 @@ def connector_state(connector: Connector) -> Payload:
     """The connector's tensors by part, on the CPU."""
     return {
         part: {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
-        for part in _PARTS
+        for part in PARTS
         if (module := getattr(connector, part)) is not None
     }
 
@@ -64,26 +65,15 @@ def save_checkpoint(path: Path, payload: Payload) -> None:
     Raises:
         ValueError: the disk is full or not writable; older checkpoints are untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with atomic(path) as file:
             torch.save(payload, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        # A full disk surfaces as OSError from the file, or as RuntimeError from PyTorch's zip writer.
-        if isinstance(error, (OSError, RuntimeError)):
-            free = _free_gb(path.parent)
-            raise ValueError(
-                f"{path}: cannot write the checkpoint ({_first_line(error)}); {free:.2f} GB free in {path.parent}. "
-                "Older checkpoints are intact: free some space, then go on with --resume"
-            ) from error
-        raise
+    # A full disk surfaces as OSError from the file, or as RuntimeError from PyTorch's zip writer.
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"{path}: cannot write the checkpoint ({_first_line(error)}); {_free_gb(path.parent):.2f} GB free in "
+            f"{path.parent}. Older checkpoints are intact: free some space, then go on with --resume"
+        ) from error
 
 
 def prune_checkpoints(folder: Path, keep_last: int | None, keep_every: int | None) -> None:
@@ -160,7 +150,11 @@ def stored_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ValueError: unreadable, or of the older form, which holds none.
     """
-    payload = load_checkpoint(path)
+    return config_of(load_checkpoint(path), path, overrides)
+
+
+def config_of(payload: Payload, path: Path, overrides: Sequence[str] = ()) -> Config:
+    """As `stored_config`, of a checkpoint that has been read."""
     if "config" not in payload:
         raise ValueError(f"{path}: a checkpoint of the older form, without its config; name the config with --config")
     return apply_overrides(config_tree(payload, path), overrides, f"{path} (its stored config)")
@@ -172,7 +166,7 @@ def restore_connector(connector: Connector, payload: Payload, path: Path) -> Non
     Raises:
         ValueError: a part or tensor is missing, extra, of another shape, or not finite.
     """
-    for part in _PARTS:
+    for part in PARTS:
         module, state = getattr(connector, part), payload.get(part)
         if (module is None) != (state is None):
             has, lacks = ("checkpoint", "config") if module is None else ("config", "checkpoint")
@@ -182,7 +176,7 @@ def restore_connector(connector: Connector, payload: Payload, path: Path) -> Non
             )
         if module is not None and isinstance(state, dict):
             _compare(module.state_dict(), state, part, path)
-    for part in _PARTS:
+    for part in PARTS:
         if payload.get(part) is not None:
             getattr(connector, part).load_state_dict(payload[part])
 

@@ -7,7 +7,8 @@ import torch
 from eyechart.progress import duration
 from qwen3_vlm.train.disk import checkpoint_bytes, checkpoint_steps, kept_steps, size_text
 from qwen3_vlm.train.features import CachedDataset
-from qwen3_vlm.train.loop import Run, first_updates, peak_memory_gb
+from qwen3_vlm.train.loop import first_updates, peak_memory_gb
+from qwen3_vlm.train.run import Run
 
 TIMED_UPDATES = 5
 _FLOATS_PER_TRAINED = 4

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import Literal
 
@@ -13,9 +14,22 @@ import torch
 from accelerate import Accelerator
 
 from eyechart.exits import RankLostError
-from qwen3_vlm.config import Config
 
 Stage = Literal["loading", "caching", "training", "evaluating"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The settings that decide how much memory a run takes."""
+
+    precision: str
+    """model.precision."""
+    micro: int
+    """Samples per forward pass in training."""
+    scored: int
+    """Samples per forward pass in scoring, ablation.batch_size."""
+    max_seq_len: int
+    """Tokens per sequence."""
 
 
 class Interrupt:
@@ -48,7 +62,7 @@ class Interrupt:
 
 
 @contextmanager
-def memory_explained(config: Config, stage: Stage) -> Iterator[None]:
+def memory_explained(sizes: Sizes, stage: Stage) -> Iterator[None]:
     """Say which setting to change where memory runs out.
 
     Raises:
@@ -61,24 +75,23 @@ def memory_explained(config: Config, stage: Stage) -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
             raise
         first = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise ValueError(f"out of memory while {stage} ({first}): {_what_would_fit(config, stage)}") from error
+        raise ValueError(f"out of memory while {stage} ({first}): {_what_would_fit(sizes, stage)}") from error
 
 
-def _what_would_fit(config: Config, stage: Stage) -> str:
-    micro = config.train.micro_batch_size or config.train.batch_size
-    smaller = "set model.precision to bf16, which halves the frozen weights" if config.model.precision == "fp32" else ""
+def _what_would_fit(sizes: Sizes, stage: Stage) -> str:
+    smaller = "set model.precision to bf16, which halves the frozen weights" if sizes.precision == "fp32" else ""
     if stage == "loading":
         return smaller or "the frozen weights alone do not fit; take a device with more memory or smaller backbones"
     if stage == "caching":
         return "set data.cache_features to off; the tower then runs on train.micro_batch_size images at a time"
-    if stage == "evaluating" and config.ablation.batch_size > 1:
-        return f"set ablation.batch_size to {config.ablation.batch_size // 2}; no result depends on it"
-    if stage == "training" and micro > 1:
+    if stage == "evaluating" and sizes.scored > 1:
+        return f"set ablation.batch_size to {sizes.scored // 2}; no result depends on it"
+    if stage == "training" and sizes.micro > 1:
         return (
-            f"set train.micro_batch_size to {micro // 2} (it is {micro}), which needs about half the activations and "
-            "changes neither the gradient nor the steps; then go on with --resume"
+            f"set train.micro_batch_size to {sizes.micro // 2} (it is {sizes.micro}), which needs about half the "
+            "activations and changes neither the gradient nor the steps; then go on with --resume"
         )
-    return " or ".join(filter(None, (smaller, f"lower data.max_seq_len (it is {config.data.max_seq_len})")))
+    return " or ".join(filter(None, (smaller, f"lower data.max_seq_len (it is {sizes.max_seq_len})")))
 
 
 @contextmanager

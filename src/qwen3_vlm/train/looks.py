@@ -17,19 +17,18 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from eyechart.files import write_atomic
+from eyechart.files import Log
 from eyechart.results import Look
 from eyechart.scoring.batching import collate
 from eyechart.scoring.matching import recall_at_1
 from eyechart.scoring.pairs import Captions, draw_candidates, score_pairs
 from eyechart.seam import Batch, IntArray, Sample, VisualTokens
+from eyechart.verdict.onset import onset
 from eyechart.verdict.statistics import clusters_of
-from qwen3_vlm.config import Config
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.train.update import SampleSource
 
@@ -106,23 +105,21 @@ class Looking:
         )
 
 
-def start_looking(config: Config, vlm: VLM, source: SampleSource, total_steps: int, samples: int) -> Looking | None:
+def start_looking(steps: list[int], vlm: VLM, source: SampleSource, seed: int) -> Looking | None:
     """Choose the samples of a run's looks; None where there is nothing to look at or no step to do it.
 
     Args:
-        config: the run.
+        steps: after which to look.
         vlm: the model; its tower runs once over the samples.
         source: the held-out set.
-        total_steps: the last step of the run.
-        samples: samples trained over all epochs.
+        seed: draws the other pictures.
     """
-    steps = look_steps(config.train.ablate_every, total_steps, samples)
     chosen = _choose(source) if steps else []
     if not chosen:
         return None
     images_S = clusters_of([sample.image_hash for sample in chosen])
     texts_S = clusters_of([sample.caption for sample in chosen])
-    found = draw_candidates(images_S, texts_S, None, IMAGES, 0, config.seed)
+    found = draw_candidates(images_S, texts_S, None, IMAGES, 0, seed)
     if found.k < 2:
         return None
     batch = collate(chosen, pad_id=0)
@@ -167,14 +164,7 @@ def look_line(look: Look) -> str:
 
 
 def read_onset(looks: Sequence[Look], margin: float) -> str:
-    """At which step the connector began to look, in a sentence; empty without looks.
-
-    It looks from the first look on behind which every gap to a wrong picture stays above the margin.
-
-    Args:
-        looks: by rising step.
-        margin: nats per token, the margin of check 1 for `shuffled`.
-    """
+    """At which step the connector began to look (see `onset`), in a sentence; empty without looks."""
     if not looks:
         return ""
     last = looks[-1]
@@ -182,8 +172,7 @@ def read_onset(looks: Sequence[Look], margin: float) -> str:
     if last.r_at_1 is not None:
         seen += f", and a caption prefers its own among {last.k} pictures in {last.r_at_1:.0%} of cases"
         seen += f" (guessing: {1 / last.k:.0%})"
-    blind = [place for place, look in enumerate(looks) if look.gap_shuffled <= margin]
-    first = blind[-1] + 1 if blind else 0
+    first = onset(looks, margin)
     if first == len(looks):
         return f"The connector had not begun to look at the picture: {seen}."
     since = f"before the first look, at step {looks[0].step}"
@@ -192,37 +181,5 @@ def read_onset(looks: Sequence[Look], margin: float) -> str:
     return f"The connector began to look at the picture {since}; {seen}."
 
 
-def append_look(folder: Path, look: Look) -> None:
-    """Add a look to looks.jsonl."""
-    _write(folder, [*read_looks(folder), look])
-
-
-def forget_looks(folder: Path, after: int) -> None:
-    """Drop the looks behind step `after`: a run that was cut off took them, and they will come again."""
-    looks = read_looks(folder)
-    kept = [look for look in looks if look.step <= after]
-    if len(kept) < len(looks):
-        _write(folder, kept)
-
-
-def _write(folder: Path, looks: Sequence[Look]) -> None:
-    write_atomic(folder / LOOKS_NAME, "".join(look.model_dump_json() + "\n" for look in looks))
-
-
-def read_looks(folder: Path) -> list[Look]:
-    """The looks of a run, oldest first; none if the folder has no such file.
-
-    Raises:
-        ValueError: a line is not a look.
-    """
-    path = folder / LOOKS_NAME
-    if not path.is_file():
-        return []
-    looks = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            looks.append(Look.model_validate_json(line))
-        except ValueError as error:
-            first = " ".join(str(error).split())[:160]
-            raise ValueError(f"{path}, line {number}: not a look ({first}); delete the file or that line") from error
-    return looks
+_LOG = Log(LOOKS_NAME, "a look", Look, lambda look: look.step)
+append_look, read_looks, forget_looks = _LOG.append, _LOG.read, _LOG.forget

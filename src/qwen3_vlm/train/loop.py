@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import resource
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from functools import cache, partial
-from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from eyechart.data.dataset import count_rejects, judge_rejects, too_many_rejected
@@ -22,54 +18,20 @@ from eyechart.exits import NonFiniteError
 from eyechart.progress import duration, progress_bar, say
 from eyechart.scoring.batching import collate
 from eyechart.seam import Batch, Reject
-from qwen3_vlm.build import Prepared, backbone_identities
-from qwen3_vlm.config import Config
-from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.train.checkpoint import Payload, checkpoint_path, connector_state, prune_checkpoints, save_checkpoint
-from qwen3_vlm.train.guards import Interrupt, memory_explained
-from qwen3_vlm.train.looks import Looking, append_look, look_line
-from qwen3_vlm.train.schedule import Window, learning_rate, micro_batches, plan_epoch
+from qwen3_vlm.build import backbone_identities
+from qwen3_vlm.train.checkpoint import Payload, connector_state, prune_checkpoints, save_checkpoint
+from qwen3_vlm.train.guards import memory_explained
+from qwen3_vlm.train.judging import note_non_finite, watch_epoch, watch_look, watch_update
+from qwen3_vlm.train.looks import append_look, look_line
+from qwen3_vlm.train.run import Run
+from qwen3_vlm.train.schedule import Window, learning_rate, micro_batches
 from qwen3_vlm.train.train_utils import LOG_NAME, EpochProgress, EpochRecord, append_record
-from qwen3_vlm.train.update import SampleSource, UpdateResult, evaluate, sum_over_ranks, update
-from qwen3_vlm.train.watch import Watch, note_non_finite, watch_epoch, watch_look, watch_update
+from qwen3_vlm.train.update import UpdateResult, evaluate, sum_over_ranks, update
 
 _TIMED_UPDATES = 20
 """Updates after which a run says how long all of them will take."""
 _NAMED = 3
 """Rows whose image could not be read that are shown one by one."""
-
-
-@dataclass
-class Run:
-    """A training run between two updates."""
-
-    config: Config
-    prepared: Prepared
-    vlm: VLM
-    optimizer: torch.optim.Optimizer
-    accelerator: Accelerator
-    train_set: SampleSource
-    eval_set: SampleSource
-    progress: EpochProgress
-    step: int = 0
-    updates: int = 0
-    interrupt: Interrupt = field(default_factory=Interrupt)
-    looking: Looking | None = None
-    """What the main process looks at on the way; None on the others, or without looks."""
-    watch: Watch | None = None
-    """What every process watches for while training; None in a rehearsal."""
-    unread: dict[int, Reject] = field(default_factory=dict)
-    """Training rows whose image could not be read so far, by row."""
-
-    @property
-    def folder(self) -> Path:
-        """Where everything of this run is written."""
-        return Path(self.config.output_dir)
-
-    def plan(self, epoch: int) -> list[Window]:
-        """The order of an epoch, the same whenever and wherever it is asked for."""
-        train = self.config.train
-        return plan_epoch(len(self.train_set), epoch, self.config.seed, train.batch_size, train.accumulation)
 
 
 def run_epoch(run: Run) -> None:
@@ -96,7 +58,7 @@ def run_epoch(run: Run) -> None:
             rate = learning_rate(run.updates, total_updates, settings)
             for group in run.optimizer.param_groups:
                 group["lr"] = rate
-            with memory_explained(run.config, "training"):
+            with memory_explained(run.sizes, "training"):
                 result = _update(run, batches, run.step + len(window))
             save_due = _advance(run, len(window), result)
             watch_update(run, result.grad_norm, rate)
@@ -136,7 +98,7 @@ def first_updates(run: Run, count: int) -> list[float]:
     windows = run.plan(0)[:count]
     seconds, began = [], time.monotonic()
     for window, batches in zip(windows, _read(run, windows), strict=True):
-        with memory_explained(run.config, "training"):
+        with memory_explained(run.sizes, "training"):
             update(run.vlm, run.optimizer, batches, run.accelerator, run.config.train.clip, step=len(window))
         seconds.append(time.monotonic() - began)
         began = time.monotonic()
@@ -183,7 +145,7 @@ def _look(run: Run, before: int) -> None:
     """Take a look where one is due. It comes before the save of its step: a checkpoint never misses its look."""
     if run.looking is None or not run.looking.due(before, run.step):
         return
-    with memory_explained(run.config, "evaluating"):
+    with memory_explained(run.sizes, "evaluating"):
         look = run.looking.look(run.vlm, run.step)
     if look is None:
         say(f"look at step {run.step}: a held-out loss is not finite, so there is none")
@@ -202,8 +164,7 @@ def _stop_asked(run: Run) -> bool:
 
 def _stop_if(stop: bool, run: Run) -> None:
     if stop:
-        path = checkpoint_path(run.folder, run.step)
-        raise KeyboardInterrupt(f"saved {path}; go on with the same command and --resume")
+        raise KeyboardInterrupt(f"saved {run.checkpoint}; go on with the same command and --resume")
 
 
 def _windows_of(windows: list[Window], batches: int) -> int:
@@ -238,7 +199,7 @@ def _read(run: Run, windows: list[Window]) -> Iterator[list[Batch]]:
 def _close_epoch(run: Run, last_lr: float, grad_norm: float) -> tuple[Reject, ...]:
     """Evaluate, write the record, print the line, and step to the next epoch; held-out rows that were not read."""
     config, progress, stats = run.config, run.progress, run.progress.stats
-    with memory_explained(config, "evaluating"):
+    with memory_explained(run.sizes, "evaluating"):
         held_out = evaluate(
             run.vlm, run.eval_set, run.prepared.inputs.pad_id, config.ablation.batch_size, run.accelerator
         )
@@ -287,27 +248,13 @@ def save(run: Run) -> None:
             "rng": torch.get_rng_state(),
             "config": run.config.to_yaml(),
             "config_hash": run.config.fingerprint(),
-            "backbones": backbone_identities(run.config, run.vlm),
-            "data": data_identity(run),
+            "backbones": backbone_identities(run.config.model, run.vlm),
+            "data": run.data_identity(),
             "versions": _versions(),
         }
-        save_checkpoint(checkpoint_path(run.folder, run.step), payload)
+        save_checkpoint(run.checkpoint, payload)
         prune_checkpoints(run.folder, run.config.train.keep_last, run.config.train.keep_every)
     run.accelerator.wait_for_everyone()
-
-
-def data_identity(run: Run) -> dict[str, str]:
-    """What a resumed run must read in the same order: the data files, the usable rows, the order of this epoch."""
-
-    def digest(value: object) -> str:
-        return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
-
-    return {
-        "files": digest([file.sha256 if file else None for file in run.prepared.files]),
-        "training rows": digest(run.prepared.train.rows),
-        "held-out rows": digest(run.prepared.eval.rows),
-        "order of the epoch": digest(run.plan(run.progress.epoch)),
-    }
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,19 +15,16 @@ from eyechart.results import Finding
 from eyechart.seam import Sample
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight.rows import spread
+from qwen3_vlm.train.schedule import Window
 from qwen3_vlm.train.update import SampleSource
-
-if TYPE_CHECKING:
-    from qwen3_vlm.train.loop import Run
 
 _CACHED = 4
 """Samples whose cached features are computed again."""
 
 
-def order_findings(run: Run) -> list[Finding]:
-    """Does an epoch read every training row once?"""
-    size = len(run.train_set)
-    counts = Counter(position for window in run.plan(0) for batch in window for position in batch)
+def order_findings(size: int, windows: Sequence[Window]) -> list[Finding]:
+    """Does an epoch of these windows read every one of `size` training rows once?"""
+    counts = Counter(position for window in windows for batch in window for position in batch)
     if counts == Counter(range(size)):
         return []
     read = sum(position in counts for position in range(size))

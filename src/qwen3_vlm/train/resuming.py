@@ -16,6 +16,7 @@ from eyechart.settings import flatten
 from qwen3_vlm.build import backbone_identities
 from qwen3_vlm.config import Config
 from qwen3_vlm.train.checkpoint import (
+    PARTS,
     Payload,
     config_tree,
     connector_state,
@@ -26,7 +27,7 @@ from qwen3_vlm.train.checkpoint import (
 )
 from qwen3_vlm.train.findings_log import FINDINGS_NAME, forget_findings
 from qwen3_vlm.train.looks import LOOKS_NAME, forget_looks
-from qwen3_vlm.train.loop import Run, data_identity
+from qwen3_vlm.train.run import Run
 from qwen3_vlm.train.schedule import learning_rate
 from qwen3_vlm.train.tracking import FOLDER
 from qwen3_vlm.train.train_utils import LOG_NAME, EpochProgress, forget_records
@@ -42,7 +43,6 @@ _OF_A_RUN = (
     "mean_tokens_*.pt",
     "blind_*.pt",
 )
-_PARTS = ("vision_ln", "resampler", "projector")
 _NEEDED = ("config", "optimizer", "rng", "progress", "step", "updates")
 # Where a run lies, how fast it goes and which checkpoints it keeps: none of these changes a weight.
 _FREE = {
@@ -93,11 +93,6 @@ def find_resumption(config: Config, resume: bool, overwrite: bool) -> Resumption
     return Resumption(newest, payload)
 
 
-def saved_split(config: Config) -> Path:
-    """Where a run keeps its split."""
-    return Path(config.output_dir) / "split.json"
-
-
 def restore(run: Run, resumption: Resumption) -> None:
     """Put a run back to where its checkpoint was written.
 
@@ -105,7 +100,7 @@ def restore(run: Run, resumption: Resumption) -> None:
         ValueError: the checkpoint does not fit: other backbones, another shape, values that are not finite.
     """
     payload, path = resumption.payload, resumption.path
-    refuse_other_backbones(payload, backbone_identities(run.config, run.vlm), path)
+    refuse_other_backbones(payload, backbone_identities(run.config.model, run.vlm), path)
     restore_connector(run.vlm.connector, payload, path)
     try:
         run.optimizer.load_state_dict(payload["optimizer"])
@@ -129,14 +124,14 @@ def verify(run: Run, resumption: Resumption) -> None:
     counted = (epoch * batches + done, epoch * len(windows) + inside.index(done) if done in inside else -1)
     states = [run.optimizer.state.get(p, {}) for p in run.vlm.connector.parameters()]
     steps = {int(state["step"]) for state in states if "step" in state}
-    now, then = data_identity(run), payload.get("data", {})
+    now, then = run.data_identity(), payload.get("data", {})
     averages, saved = run.optimizer.state_dict()["state"], payload["optimizer"]["state"]
     fresh = any("exp_avg" not in state for state in states)
     rate = payload["optimizer"]["param_groups"][0]["lr"]
     total = run.config.train.epochs * len(windows)
     scheduled = learning_rate(run.updates - 1, total, run.config.train) if run.updates else rate
     wrong = {
-        "the connector's weights": not _same(connector_state(run.vlm.connector), {k: payload.get(k) for k in _PARTS}),
+        "the connector's weights": not _same(connector_state(run.vlm.connector), {k: payload.get(k) for k in PARTS}),
         "the optimizer's running averages": not _same(averages, saved) or fresh != (run.updates == 0),
         "the optimizer's step count": len(steps) > 1 or any(step > run.updates for step in steps),
         "the learning rate's schedule": not math.isclose(scheduled, rate, rel_tol=1e-6),

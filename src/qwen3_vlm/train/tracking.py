@@ -4,36 +4,40 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
 from eyechart.settings import flatten
-from qwen3_vlm.config import Config
 
 FOLDER = "tracker"
 """Inside `output_dir`; `tensorboard --logdir outputs` finds every run's."""
 
 
-def start_accelerator(config: Config) -> Accelerator:
-    """The process group, with the tracker that `train.tracker` names.
+def start_accelerator(tracker: str, device: str, folder: str) -> Accelerator:
+    """The process group, with a tracker.
+
+    Args:
+        tracker: train.tracker.
+        device: model.device.
+        folder: output_dir.
 
     Raises:
         ValueError: the tracker's package is not installed.
     """
-    name = config.train.tracker
-    if name == "none":
-        return Accelerator(cpu=config.model.device == "cpu")
-    if importlib.util.find_spec(name) is None:
-        raise ValueError(f"train.tracker: {name} is not installed; `pip install {name}`, or set train.tracker to none")
-    return Accelerator(cpu=config.model.device == "cpu", log_with=name, project_dir=config.output_dir)
+    if tracker == "none":
+        return Accelerator(cpu=device == "cpu")
+    if importlib.util.find_spec(tracker) is None:
+        raise ValueError(
+            f"train.tracker: {tracker} is not installed; `pip install {tracker}`, or set train.tracker to none"
+        )
+    return Accelerator(cpu=device == "cpu", log_with=tracker, project_dir=folder)
 
 
-def start_tracker(accelerator: Accelerator, config: Config) -> None:
-    """Open the tracker once the folder is this run's; the config goes with it."""
-    if config.train.tracker != "none":
-        Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-        plain = {
-            key: value if isinstance(value, int | float | str | bool) else str(value)
-            for key, value in flatten(config.model_dump(mode="json")).items()
-        }
+def start_tracker(accelerator: Accelerator, folder: Path, settings: dict[str, Any]) -> None:
+    """Open the tracker, if there is one, once the folder is this run's; the run's settings go with it."""
+    if accelerator.log_with:
+        folder.mkdir(parents=True, exist_ok=True)
+        flat = flatten(settings).items()
+        plain = {key: value if isinstance(value, int | float | str | bool) else str(value) for key, value in flat}
         accelerator.init_trackers(FOLDER, plain)

@@ -5,13 +5,11 @@ Check 2 is counted here, while training: % truncated samples, % samples without 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from eyechart.files import write_atomic
+from eyechart.files import Log
 from eyechart.seam import CollateStats
 
 LOG_NAME = "log.jsonl"
@@ -88,39 +86,5 @@ class EpochProgress:
         return cls(**{**plain, "stats": stats, "rejected": Counter(plain["rejected"])})
 
 
-def append_record(folder: Path, record: EpochRecord) -> None:
-    """Add a record to log.jsonl."""
-    _write(folder, [*read_records_of_run(folder), record])
-
-
-def forget_records(folder: Path, after: int) -> None:
-    """Drop the records behind step `after`: a run that was cut off wrote them, and they will come again."""
-    records = read_records_of_run(folder)
-    kept = [r for r in records if r.step <= after]
-    if len(kept) < len(records):
-        _write(folder, kept)
-
-
-def _write(folder: Path, records: list[EpochRecord]) -> None:
-    write_atomic(folder / LOG_NAME, "".join(json.dumps(asdict(r)) + "\n" for r in records))
-
-
-def read_records_of_run(folder: Path) -> list[EpochRecord]:
-    """The epoch records of a run, oldest first; none if the folder has no log.
-
-    Raises:
-        ValueError: a line is not a record.
-    """
-    path = folder / LOG_NAME
-    if not path.is_file():
-        return []
-    records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            raw = json.loads(line)
-            raw["lengths"] = {int(k): v for k, v in raw["lengths"].items()}
-            records.append(EpochRecord(**raw))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            message = f"{path}, line {number}: not an epoch record ({error}); delete the file or that line"
-            raise ValueError(message) from error
-    return records
+_LOG = Log(LOG_NAME, "an epoch record", EpochRecord, lambda record: record.step)
+append_record, read_records_of_run, forget_records = _LOG.append, _LOG.read, _LOG.forget

@@ -1,34 +1,21 @@
-"""Faults that show only while a run trains: before its first update, between updates, at its end."""
+"""Faults that show only while a run trains: between updates, after an epoch, at the end."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from eyechart.exits import FaultsFoundError, NonFiniteError
-from eyechart.faults.pairing import diagnose_pairing
-from eyechart.faults.table import agree, finding, page_of, rank
+from eyechart.faults.table import agree, finding
 from eyechart.faults.weights import distance
 from eyechart.models.weights import fingerprint
-from eyechart.progress import progress_bar, say
 from eyechart.results import Finding, Look
 from eyechart.scoring.batching import collate
 from eyechart.seam import VisualTokens
 from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.preflight import preflight
-from qwen3_vlm.preflight.twins import cached_twins
-from qwen3_vlm.train.features import CachedDataset
-from qwen3_vlm.train.findings_log import write_findings
-from qwen3_vlm.train.looks import read_looks
-from qwen3_vlm.train.readiness import cache_findings, optimizer_findings, order_findings
 from qwen3_vlm.train.update import SampleSource
-
-if TYPE_CHECKING:
-    from qwen3_vlm.train.loop import Run
 
 FIRST_UPDATES = 3
 """Updates after which every trained parameter must have moved."""
@@ -37,13 +24,6 @@ _SMALL_RATE = 0.01
 """Of the peak learning rate."""
 _STILL = 3e-7
 """Relative distance from the start, shrinking by weight decay left out: the rounding of float32."""
-
-
-def explain(findings: Sequence[Finding], what_then: str) -> str:
-    """Errors as one line for a stopped run."""
-    errors = [f for f in findings if f.severity == "error"]
-    listed = " | ".join(f"{f.code}: {f.message}. Mend: {f.fix} ({page_of(f.code)})" for f in errors)
-    return f"{listed}. {what_then}"
 
 
 @dataclass
@@ -159,10 +139,10 @@ def end_findings(vlm: VLM, held_out: SampleSource, pad_id: int, looks: Sequence[
                     samples=len(batch),
                 )
             )
-    return [*found, *_never_opened(looks)]
+    return [*found, *never_opened(looks)]
 
 
-def _never_opened(looks: Sequence[Look]) -> list[Finding]:
+def never_opened(looks: Sequence[Look]) -> list[Finding]:
     """Three looks and more without a gap to wrong pictures, while pictures as such are read."""
     if len(looks) < 3:
         return []
@@ -192,93 +172,3 @@ def _never_opened(looks: Sequence[Look]) -> list[Finding]:
             step=last.step,
         )
     ]
-
-
-def look_before(run: Run) -> list[Finding]:
-    """The preflight of a run, with its optimizer and its feature cache; on the main process, nothing on the others."""
-    if not run.accelerator.is_main_process:
-        return []
-    flight = preflight(run.prepared, run.vlm, progress=lambda total: progress_bar(total, "preflight", "row"))
-    found = [*flight.findings, *optimizer_findings(run.vlm, run.optimizer), *order_findings(run)]
-    if flight.pairing is not None:
-        found += diagnose_pairing(flight.pairing, ignored=False)  # nothing is trained yet that could ignore pictures
-    if run.train_set is not run.prepared.train and flight.batch:
-        found += cache_findings(run.vlm, run.train_set, run.prepared.train)
-    if isinstance(run.train_set, CachedDataset) and isinstance(run.eval_set, CachedDataset):
-        leaked = cached_twins(run.train_set.hashes, run.eval_set.hashes, run.config.data.max_rejected)
-        found += leaked if not any(f.code == "split-leak" for f in found) else []
-    return rank(found)
-
-
-def look_behind(run: Run) -> list[Finding]:
-    """`end_findings` of a run; on the main process, nothing on the others."""
-    if not run.accelerator.is_main_process:
-        return []
-    return end_findings(run.vlm, run.eval_set, run.prepared.inputs.pad_id, read_looks(run.folder))
-
-
-def note(run: Run, found: Sequence[Finding], force: bool) -> None:
-    """Write findings down with the run, and say the errors and warnings among them."""
-    if run.accelerator.is_main_process:
-        write_findings(run.folder, found, run.step, force)
-        for f in found:
-            if f.severity != "note":
-                say(f"{f.severity} {f.code}: {f.message}. Mend: {f.fix} ({page_of(f.code)})")
-
-
-def note_non_finite(run: Run, error: NonFiniteError, step: int) -> None:
-    """Write down which value was not finite; the run stops."""
-    message, _, fix = str(error).partition("The optimizer was not called; ")
-    if run.accelerator.is_main_process:
-        write_findings(run.folder, [finding("non-finite", message.rstrip(". "), fix, step=step)], step)
-
-
-def watch_update(run: Run, grad_norm: float, learning_rate: float) -> None:
-    """After an update.
-
-    Raises:
-        FaultsFoundError: see `Watch.after_update`.
-    """
-    if run.watch is not None:
-        _act(run, run.watch.after_update(grad_norm, learning_rate), run.watch.force)
-
-
-def watch_epoch(run: Run) -> None:
-    """After an epoch.
-
-    Raises:
-        FaultsFoundError: see `Watch.after_epoch`.
-    """
-    if run.watch is not None:
-        _act(run, run.watch.after_epoch(), run.watch.force)
-
-
-def watch_look(run: Run) -> None:
-    """After a look in the second half of a run: say at once that no gap has opened, with hours still to go.
-
-    It is not written down, for the gap may open yet; `look_behind` judges at the end.
-    """
-    if run.looking is None or not run.looking.steps[-1] / 2 <= run.step < run.looking.steps[-1]:
-        return
-    for f in _never_opened(read_looks(run.folder)):
-        say(f"so far {f.severity} {f.code}: {f.message}. Mend: {f.fix} ({page_of(f.code)})")
-
-
-def _act(run: Run, found: list[Finding], force: bool) -> None:
-    if found:
-        if force or not any(f.severity == "error" for f in found):
-            note(run, found, force)
-        elif run.accelerator.is_main_process:
-            write_findings(run.folder, found, run.step)
-        stop_on_errors(found, force)
-
-
-def stop_on_errors(findings: Sequence[Finding], force: bool) -> None:
-    """End a run on errors.
-
-    Raises:
-        FaultsFoundError: an error among `findings`, unless `force` is set.
-    """
-    errors = [f for f in findings if f.severity == "error"]
-    if errors and not force:
-        raise FaultsFoundError(explain(errors, "Mend it, or go on with --force"), list(findings))

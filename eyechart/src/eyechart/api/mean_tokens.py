@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from eyechart.api.source import Asked, Source
 from eyechart.data.dataset import judge_rejects
 from eyechart.progress import progress_bar
-from eyechart.scoring.contract import encode
+from eyechart.scoring.mean_tokens import mean_tokens
 from eyechart.seam import Reject, Row, ScorerOfBatches
 from eyechart.settings import ScoreSettings
 
@@ -30,8 +29,7 @@ def shared_images(wanted: Asked, averaged: Sequence[Row], train_file: Path) -> s
     )
 
 
-@torch.no_grad()
-def mean_tokens(
+def mean_over_rows(
     scorer: ScorerOfBatches, rows: tuple[Sequence[Row], Sequence[Reject]], settings: ScoreSettings
 ) -> Tensor:
     """Mean visual tokens [Q,E] over the first images of `rows`.
@@ -42,16 +40,10 @@ def mean_tokens(
     usable, rejects = rows
     chosen, size = usable[: settings.ablation.mean_token_images], settings.ablation.batch_size
     source = Source(scorer, Asked(tuple(chosen), None, (), len(chosen), None, None), size)
-    total_QE, seen, unread = torch.zeros(()), 0, list(rejects)
+    batches = (source.read(chosen[start : start + size]) for start in range(0, len(chosen), size))
     with progress_bar(len(chosen), "mean visual tokens", "image") as bar:
-        for start in range(0, len(chosen), size):
-            batch = source.read(chosen[start : start + size])
-            unread += batch.rejects
-            if len(batch):
-                visual_BQE = encode(scorer, batch).layers[0].float()
-                total_QE, seen = total_QE + visual_BQE.sum(0), seen + len(batch)
-            bar.update(size)
-    judge_rejects(unread, len(chosen) + len(rejects), settings.max_rejected, "training", "--max_rejected")
-    if not seen:
+        mean_QE, unread = mean_tokens(scorer, batches, bar)
+    judge_rejects([*rejects, *unread], len(chosen) + len(rejects), settings.max_rejected, "training", "--max_rejected")
+    if mean_QE is None:
         raise ValueError("--train_data: no image can be read; leave it out, or fix the file")
-    return total_QE / seen
+    return mean_QE

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from eyechart.api.mean_tokens import mean_tokens, shared_images
+from eyechart.api.mean_tokens import mean_over_rows, shared_images
 from eyechart.api.source import Asked, Source, asked, require_file
 from eyechart.data.choice import even_choice
 from eyechart.data.dataset import count_rejects, judge_rejects
@@ -112,7 +112,7 @@ def measure(
         wording |= {"mean-token": warning} if warning else {}
         if warning and ranks.index == 0:
             sys.stderr.write(f"warning: {warning}\n")
-        mean = mean_tokens(scorer, lenders, settings)
+        mean = mean_over_rows(scorer, lenders, settings)
     plan = Plan(
         names,
         settings.ablation,

@@ -6,8 +6,6 @@ with their number.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from eyechart.files import atomic
 
 if TYPE_CHECKING:
     from eyechart.scoring.summary import SampleScore
@@ -77,19 +77,7 @@ class SampleRows:
 
 
 def write_samples(rows: SampleRows, path: Path) -> None:
-    """Write the file so that a reader, or a kill at any moment, sees the old content or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            with pq.ParquetWriter(file, rows.schema, compression="zstd") as writer:
-                for batch in rows.batches():
-                    writer.write_batch(batch)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Write the file, whole or not at all."""
+    with atomic(path) as file, pq.ParquetWriter(file, rows.schema, compression="zstd") as writer:
+        for batch in rows.batches():
+            writer.write_batch(batch)

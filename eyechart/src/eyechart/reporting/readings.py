@@ -18,6 +18,7 @@ from eyechart.results import (
     Results,
     Training,
 )
+from eyechart.verdict.onset import onset
 
 GATES = ("shuffled", "zero", "noise")
 
@@ -120,17 +121,17 @@ def training_loss(training: Training) -> str:
 
 def training_gaps(looks: Sequence[Look], margin: float) -> str:
     """When the gap of shuffled opened."""
-    opened = next((look for i, look in enumerate(looks) if all(x.gap_shuffled > margin for x in looks[i:])), None)
-    last = looks[-1]
+    first, last = onset(looks, margin), looks[-1]
     end = f"At step {last.step:,} it is {signed(last.gap_shuffled)}, that of zero {signed(last.gap_zero)}."
-    if opened is None:
+    if first == len(looks):
         return f"The gap of shuffled does not stay above {margin:g}: the connector never begins to look. {end}"
-    if opened is looks[0]:
+    if first == 0:
         return (
-            f"The gap of shuffled is above {margin:g} from the first look on, at step {opened.step:,}: the connector "
+            f"The gap of shuffled is above {margin:g} from the first look on, at step {looks[0].step:,}: the connector "
             f"began to look before that. {end}"
         )
-    return f"From step {opened.step:,} on the gap of shuffled stays above {margin:g}: there it begins to look. {end}"
+    since = f"From step {looks[first].step:,} on the gap of shuffled stays above {margin:g}"
+    return f"{since}: there it begins to look. {end}"
 
 
 def coverage(counted: Coverage) -> str:

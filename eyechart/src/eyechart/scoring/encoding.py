@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from eyechart.data.images import content_hash
+from eyechart.progress import Bar
 from eyechart.scoring import contract
 from eyechart.scoring.conditions import CONDITIONS
 from eyechart.scoring.pixels import PIXEL_CHANGES
-from eyechart.scoring.plan import Bar, Execution, Plan
+from eyechart.scoring.plan import Execution, Plan
 from eyechart.scoring.spool import release_freed_memory
 from eyechart.scoring.storage import BatchFile, StoredBatch, VisualFile, VisualSet
 from eyechart.seam import Batch, Reject, Sample, ScorerOfBatches, VisualTokens

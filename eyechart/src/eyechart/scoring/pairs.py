@@ -14,9 +14,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from eyechart.progress import Bar, SilentBar
 from eyechart.scoring.batching import collate
 from eyechart.scoring.contract import pair_nll
-from eyechart.scoring.plan import Bar, NoBar
 from eyechart.scoring.ranks import Ranks
 from eyechart.seam import IntArray, PairScorer, Sample, ScorerOfBatches, VisualTokens
 from eyechart.verdict.statistics import FloatArray
@@ -181,7 +181,7 @@ def score_pairs(
         bar: counts pairs.
         ranks: processes that share the work.
     """
-    bar, ranks = bar or NoBar(), ranks or Ranks()
+    bar, ranks = bar or SilentBar(), ranks or Ranks()
     scored: dict[int, FloatArray] = {}
     most = _MOST_ROWS if isinstance(scorer, PairScorer) else batch_size
     packs = list(_packs(pairs_P2[:, 1], batch_size, most))

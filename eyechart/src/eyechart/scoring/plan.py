@@ -5,36 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from torch import Tensor
 
+from eyechart.progress import Bar, SilentBar
 from eyechart.scoring.decomposition import Blind
 from eyechart.scoring.ranks import Ranks
 from eyechart.seam import Reject, Vocabulary
 from eyechart.settings import AblationSettings
-
-
-class Bar(Protocol):
-    """The two methods of a tqdm bar that are used."""
-
-    def update(self, n: int) -> object:
-        """Count `n` more."""
-        ...
-
-    def close(self) -> object:
-        """End the bar."""
-        ...
-
-
-class NoBar:
-    """Where nobody watches."""
-
-    def update(self, n: int) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +41,7 @@ class Execution:
 
     ranks: Ranks = Ranks()
     """The processes that share the work, each called with the same arguments."""
-    progress: Callable[[int], Bar] = lambda total: NoBar()
+    progress: Callable[[int], Bar] = lambda total: SilentBar()
     """Makes a progress bar for a total of batches, each counted once per encoding and once per scoring."""
     scratch: Path | None = None
     """Folder for temporary files; None takes the system's."""

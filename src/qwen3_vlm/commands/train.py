@@ -1,4 +1,4 @@
-"""The arguments of training, apart from the training itself: reading them must not load PyTorch."""
+"""`qwen3-vlm train`."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ class Train:
     """Delete what an earlier run left in output_dir."""
     force: bool = False
     """Train although a fault was found; the results then say so."""
-
     dry_run: bool = False
     """Stop after a few updates, write nothing, and say what the run would take: steps, disk, memory, time."""
 
     def run(self, overrides: Sequence[str]) -> int:
         """Train; returns the exit code."""
         from qwen3_vlm.config import load_config
-        from qwen3_vlm.train.stage1_align import rehearse, train
+        from qwen3_vlm.train.stage1 import rehearse, train
 
         config = load_config(self.config, overrides)
         if self.dry_run:

@@ -1,0 +1,35 @@
+"""Mean visual tokens over many images: what `mean-token` shows in the place of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from eyechart.progress import Bar
+from eyechart.scoring.contract import encode
+from eyechart.seam import Batch, Reject, ScorerOfBatches
+
+
+@torch.no_grad()
+def mean_tokens(scorer: ScorerOfBatches, batches: Iterable[Batch], bar: Bar) -> tuple[Tensor | None, list[Reject]]:
+    """Average the visual tokens of all images that can be read.
+
+    Args:
+        scorer: encodes them; its first layer is averaged.
+        batches: the images.
+        bar: counts images.
+
+    Returns:
+        The mean [Q,E], float32 on the CPU, None without an image; and what could not be read.
+    """
+    total_QE, seen = torch.zeros(()), 0
+    unread: list[Reject] = []
+    for batch in batches:
+        unread += batch.rejects
+        if len(batch):
+            visual_BQE = encode(scorer, batch).layers[0].float().cpu()
+            total_QE, seen = total_QE + visual_BQE.sum(0), seen + len(batch)
+        bar.update(len(batch) + len(batch.rejects))
+    return (total_QE / seen if seen else None), unread

@@ -1,0 +1,37 @@
+"""`qwen3-vlm export`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a trained connector as a folder that transformers' from_pretrained loads (docs/api.md).
+
+    Example: qwen3-vlm export --checkpoint outputs/stage1_align_tiny/checkpoint_3675.pt --output exported
+    """
+
+    checkpoint: Path
+    """A checkpoint_<step>.pt."""
+    output: Path
+    """A new folder."""
+    config: Path | None = None
+    """The run's config; by default the one stored in the checkpoint."""
+    include_backbones: bool = False
+    """Copy both backbones into the folder, so that it can go to another machine; otherwise it refers to them."""
+
+    def run(self, overrides: Sequence[str]) -> int:
+        """Load, write, and say what was written."""
+        from qwen3_vlm.commands.loaded import load, run_config
+
+        if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
+            raise ValueError(f"--output: expected a new or empty folder, {self.output} is not; name another")
+        config = run_config(self.config, self.checkpoint, overrides)
+        load(self.checkpoint, config).save_pretrained(self.output, self.include_backbones)
+        names = ", ".join(sorted(path.name for path in self.output.iterdir()))
+        sys.stdout.write(f"written: {self.output} ({names})\n")
+        return 0

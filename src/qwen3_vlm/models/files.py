@@ -1,0 +1,20 @@
+"""config.json of a backbone, whichever it is: read before anything large is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from eyechart.hub import hub_bounded
+from qwen3_vlm.shipped import locate
+
+
+def load_config_only(name: str) -> dict[str, Any]:
+    """A backbone's config.json as a dictionary, from a folder, the hub cache or the hub."""
+    place = locate(name)
+    with hub_bounded(place):
+        found, _ = PreTrainedConfig.get_config_dict(place)
+    if not found:
+        raise OSError(f"no config.json in {name}")
+    return dict(found)

@@ -1,0 +1,118 @@
+"""What a run does about faults: looks before the first update, between updates and at the end; says them; stops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eyechart.exits import FaultsFoundError, NonFiniteError
+from eyechart.faults.pairing import diagnose_pairing
+from eyechart.faults.table import finding, page_of, rank
+from eyechart.progress import progress_bar, say
+from eyechart.results import Finding
+from qwen3_vlm.preflight import preflight
+from qwen3_vlm.preflight.twins import cached_twins
+from qwen3_vlm.train.features import CachedDataset
+from qwen3_vlm.train.findings_log import write_findings
+from qwen3_vlm.train.looks import read_looks
+from qwen3_vlm.train.readiness import cache_findings, optimizer_findings, order_findings
+from qwen3_vlm.train.run import Run
+from qwen3_vlm.train.watch import end_findings, never_opened
+
+
+def look_before(run: Run) -> list[Finding]:
+    """The preflight of a run, with its optimizer and its feature cache; on the main process, nothing on the others."""
+    if not run.accelerator.is_main_process:
+        return []
+    flight = preflight(run.prepared, run.vlm, progress=lambda total: progress_bar(total, "preflight", "row"))
+    found = [
+        *flight.findings,
+        *optimizer_findings(run.vlm, run.optimizer),
+        *order_findings(len(run.train_set), run.plan(0)),
+    ]
+    if flight.pairing is not None:
+        found += diagnose_pairing(flight.pairing, ignored=False)  # nothing is trained yet that could ignore pictures
+    if run.train_set is not run.prepared.train and flight.batch:
+        found += cache_findings(run.vlm, run.train_set, run.prepared.train)
+    if isinstance(run.train_set, CachedDataset) and isinstance(run.eval_set, CachedDataset):
+        leaked = cached_twins(run.train_set.hashes, run.eval_set.hashes, run.config.data.max_rejected)
+        found += leaked if not any(f.code == "split-leak" for f in found) else []
+    return rank(found)
+
+
+def look_after(run: Run) -> list[Finding]:
+    """`end_findings` of a run; on the main process, nothing on the others."""
+    if not run.accelerator.is_main_process:
+        return []
+    return end_findings(run.vlm, run.eval_set, run.prepared.inputs.pad_id, read_looks(run.folder))
+
+
+def note(run: Run, found: Sequence[Finding], force: bool) -> None:
+    """Write findings down with the run, and say the errors and warnings among them."""
+    if run.accelerator.is_main_process:
+        write_findings(run.folder, found, run.step, force)
+        for f in found:
+            if f.severity != "note":
+                say(f"{f.severity} {_said(f)}")
+
+
+def note_non_finite(run: Run, error: NonFiniteError, step: int) -> None:
+    """Write down which value was not finite; the run stops."""
+    message, _, fix = str(error).partition("The optimizer was not called; ")
+    if run.accelerator.is_main_process:
+        write_findings(run.folder, [finding("non-finite", message.rstrip(". "), fix, step=step)], step)
+
+
+def watch_update(run: Run, grad_norm: float, learning_rate: float) -> None:
+    """After an update.
+
+    Raises:
+        FaultsFoundError: see `Watch.after_update`.
+    """
+    if run.watch is not None:
+        _act(run, run.watch.after_update(grad_norm, learning_rate), run.watch.force)
+
+
+def watch_epoch(run: Run) -> None:
+    """After an epoch.
+
+    Raises:
+        FaultsFoundError: see `Watch.after_epoch`.
+    """
+    if run.watch is not None:
+        _act(run, run.watch.after_epoch(), run.watch.force)
+
+
+def watch_look(run: Run) -> None:
+    """After a look in the second half of a run: say at once that no gap has opened, with hours still to go.
+
+    It is not written down, for the gap may open yet; `look_after` judges at the end.
+    """
+    if run.looking is None or not run.looking.steps[-1] / 2 <= run.step < run.looking.steps[-1]:
+        return
+    for f in never_opened(read_looks(run.folder)):
+        say(f"so far {f.severity} {_said(f)}")
+
+
+def _act(run: Run, found: list[Finding], force: bool) -> None:
+    if found:
+        if force or not any(f.severity == "error" for f in found):
+            note(run, found, force)
+        elif run.accelerator.is_main_process:
+            write_findings(run.folder, found, run.step)
+        stop_on_errors(found, force)
+
+
+def stop_on_errors(findings: Sequence[Finding], force: bool) -> None:
+    """End a run on errors.
+
+    Raises:
+        FaultsFoundError: an error among `findings`, unless `force` is set.
+    """
+    errors = [f for f in findings if f.severity == "error"]
+    if errors and not force:
+        listed = " | ".join(_said(f) for f in errors)
+        raise FaultsFoundError(f"{listed}. Fix it, or go on with --force", list(findings))
+
+
+def _said(found: Finding) -> str:
+    return f"{found.code}: {found.message}. Fix: {found.fix} ({page_of(found.code)})"

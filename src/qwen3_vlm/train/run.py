@@ -1,0 +1,84 @@
+"""A training run between two updates: all that the loop, the looks and the checkpoints share."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from eyechart.seam import Reject
+from qwen3_vlm.build import Prepared
+from qwen3_vlm.config import Config
+from qwen3_vlm.models.vlm import VLM
+from qwen3_vlm.train.checkpoint import checkpoint_path
+from qwen3_vlm.train.guards import Interrupt, Sizes
+from qwen3_vlm.train.looks import Looking
+from qwen3_vlm.train.schedule import Window, plan_epoch
+from qwen3_vlm.train.train_utils import EpochProgress
+from qwen3_vlm.train.update import SampleSource
+from qwen3_vlm.train.watch import Watch
+
+
+@dataclass
+class Run:
+    """A training run between two updates."""
+
+    config: Config
+    prepared: Prepared
+    vlm: VLM
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
+    train_set: SampleSource
+    eval_set: SampleSource
+    progress: EpochProgress
+    step: int = 0
+    updates: int = 0
+    interrupt: Interrupt = field(default_factory=Interrupt)
+    looking: Looking | None = None
+    """What the main process looks at on the way; None on the others, or without looks."""
+    watch: Watch | None = None
+    """What every process watches for while training; None in a rehearsal."""
+    unread: dict[int, Reject] = field(default_factory=dict)
+    """Training rows whose image could not be read so far, by row."""
+
+    @property
+    def sizes(self) -> Sizes:
+        """What decides how much memory it takes."""
+        return sizes_of(self.config)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint of this step, written or not."""
+        return checkpoint_path(self.folder, self.step)
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of this run is written."""
+        return Path(self.config.output_dir)
+
+    def plan(self, epoch: int) -> list[Window]:
+        """The order of an epoch, the same whenever and wherever it is asked for."""
+        train = self.config.train
+        return plan_epoch(len(self.train_set), epoch, self.config.seed, train.batch_size, train.accumulation)
+
+    def data_identity(self) -> dict[str, str]:
+        """What a resumed run must read in the same order: the data files, the usable rows, the order of this epoch."""
+
+        def digest(value: object) -> str:
+            return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
+
+        return {
+            "files": digest([file.sha256 if file else None for file in self.prepared.files]),
+            "training rows": digest(self.prepared.train.rows),
+            "held-out rows": digest(self.prepared.eval.rows),
+            "order of the epoch": digest(self.plan(self.progress.epoch)),
+        }
+
+
+def sizes_of(config: Config) -> Sizes:
+    """The settings that decide how much memory a run takes."""
+    micro = config.train.micro_batch_size or config.train.batch_size
+    return Sizes(config.model.precision, micro, config.ablation.batch_size, config.data.max_seq_len)

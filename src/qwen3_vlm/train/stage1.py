@@ -1,0 +1,163 @@
+"""Stage 1 alignment: train the connector between two frozen backbones.
+
+Ends with `checkpoint_<step>.pt` in `output_dir`, where a step is one batch of `train.batch_size` samples over all
+ranks.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from eyechart.files import write_atomic
+from eyechart.models.device import choose_device
+from qwen3_vlm.build import build_model, prepare_data
+from qwen3_vlm.config import Config
+from qwen3_vlm.data.splits import save_split
+from qwen3_vlm.train.disk import require_space
+from qwen3_vlm.train.estimate import shape_lines, time_line
+from qwen3_vlm.train.features import cache_features, wants_cache
+from qwen3_vlm.train.guards import memory_explained, ranks_watched
+from qwen3_vlm.train.judging import look_after, look_before, note, stop_on_errors
+from qwen3_vlm.train.looks import look_steps, plan_line, read_looks, read_onset, start_looking
+from qwen3_vlm.train.loop import judge_held_out, name_unread, run_epoch
+from qwen3_vlm.train.resuming import Resumption, clear_folder, find_resumption, restore, verify
+from qwen3_vlm.train.run import Run, sizes_of
+from qwen3_vlm.train.tracking import start_accelerator, start_tracker
+from qwen3_vlm.train.train_utils import EpochProgress
+from qwen3_vlm.train.update import over_ranks
+from qwen3_vlm.train.watch import Watch
+
+
+def train(config: Config, resume: bool = False, overwrite: bool = False, force: bool = False) -> Path:
+    """As `train_run`; returns the last checkpoint alone."""
+    return train_run(config, resume, overwrite, force).checkpoint
+
+
+def train_run(config: Config, resume: bool = False, overwrite: bool = False, force: bool = False) -> Run:
+    """Train the connector as `config` says, after a preflight that looks for faults.
+
+    Args:
+        config: the run.
+        resume: go on from the newest checkpoint in `output_dir`, if there is one.
+        overwrite: delete what an earlier run left in `output_dir`.
+        force: train although a fault was found; that is written down with the run.
+
+    Returns:
+        The finished run, with data and model as they were opened for it.
+
+    Raises:
+        ValueError: bad input, or `output_dir` holds a run and neither `resume` nor `overwrite` is set.
+        FaultsFoundError: the preflight or the watch found an error, and `force` is not set.
+        NonFiniteError: a loss or gradient is NaN or infinite.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the update in progress has been finished and saved.
+        RankLostError: another process of the job is gone.
+    """
+    accelerator = start_accelerator(config.train.tracker, config.model.device, config.output_dir)
+    with ranks_watched(accelerator):
+        resumption = find_resumption(config, resume, overwrite)
+        run = _start(config, accelerator, resumption, overwrite)
+        # A run that goes on has been looked at before it began.
+        found = [] if resumption else over_ranks(accelerator, look_before(run))[0]
+        stop_on_errors(found, force)
+        _claim_folder(run, resumption, overwrite)
+        note(run, found, force)
+        run.watch = Watch(run.vlm, config.train.lr, force)
+        start_tracker(accelerator, run.folder, config.model_dump(mode="json"))
+        _say(run, shape_lines(run))
+        _prepare_looks(run)
+        with run.interrupt.watched():
+            while run.progress.epoch < config.train.epochs:
+                run_epoch(run)
+        note(run, look_after(run), force)
+        accelerator.end_training()
+    if run.looking is not None:
+        _say(run, [read_onset(read_looks(run.folder), config.ablation.margin_shuffled)])
+    return run
+
+
+def rehearse(config: Config) -> None:
+    """`--dry-run`: read, load, cache, run a few updates, say what the whole run would take; nothing is written.
+
+    Raises:
+        ValueError: as `train`.
+    """
+    accelerator = start_accelerator(config.train.tracker, config.model.device, config.output_dir)
+    with ranks_watched(accelerator):
+        run = _start(config, accelerator, None, overwrite=True)
+        _say(run, [*shape_lines(run), time_line(run)])
+
+
+def _say(run: Run, lines: list[str]) -> None:
+    if run.accelerator.is_main_process:
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        sys.stdout.flush()
+
+
+def _start(config: Config, accelerator: Accelerator, resumption: Resumption | None, overwrite: bool) -> Run:
+    """Everything before the first update, short of touching `output_dir`."""
+    choose_device(config.model, config.threads)
+    # One rank after the other: the first may have to draw a world's images.
+    with accelerator.main_process_first():
+        prepared = prepare_data(config, Path(config.output_dir) / "split.json" if resumption else None)
+    if not len(prepared.train):
+        raise ValueError(f"{config.data.json_file}: no training row is left of {len(prepared.split.train)}")
+    with memory_explained(sizes_of(config), "loading"):
+        vlm = build_model(config, prepared.inputs)
+    trained = sum(part.parameters for part in vlm.sizes() if part.trained)
+    require_space(Path(config.output_dir), config.train, len(prepared.train), trained, overwrite)
+    settings = config.train
+    optimizer = torch.optim.AdamW(
+        vlm.connector.parameters(),
+        lr=settings.lr,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+        fused=True,  # one kernel instead of twelve per tensor: on small connectors a tenth of the training time
+    )
+    run = Run(config, prepared, vlm, optimizer, accelerator, prepared.train, prepared.eval, EpochProgress())
+    if resumption is not None:
+        restore(run, resumption)
+        verify(run, resumption)
+    else:
+        # Nothing draws from the global generator today; if something ever does, a run still is its seed's.
+        torch.manual_seed(config.seed)
+    if wants_cache(config.data, vlm, len(prepared.train) + len(prepared.eval), run.folder):
+        hidden = not accelerator.is_main_process
+        with memory_explained(run.sizes, "caching"):
+            cached = cache_features(vlm, prepared.train, "training", run.folder, hidden)
+            held_out = cache_features(vlm, prepared.eval, "held-out", run.folder, hidden)
+        run.train_set, run.eval_set = cached, held_out
+        name_unread(run, cached.rejects.values())
+        judge_held_out(run, held_out.rejects.values())
+    return run
+
+
+def _prepare_looks(run: Run) -> None:
+    """Only the main process looks: nothing in a look waits for the others."""
+    if not run.accelerator.is_main_process:
+        return
+    settings, samples = run.config.train, len(run.train_set)
+    total_steps = settings.epochs * math.ceil(samples / settings.batch_size)
+    steps = look_steps(settings.ablate_every, total_steps, settings.epochs * samples)
+    with memory_explained(run.sizes, "evaluating"):
+        run.looking = start_looking(steps, run.vlm, run.eval_set, run.config.seed)
+    _say(run, plan_line(run.looking, settings.ablate_every))
+
+
+def _claim_folder(run: Run, resumption: Resumption | None, overwrite: bool) -> None:
+    """From here on the folder is this run's. Only now, with all input read, is anything of an earlier run deleted."""
+    run.accelerator.wait_for_everyone()
+    if run.accelerator.is_main_process:
+        clear_folder(run.folder, resumption, overwrite)
+        write_atomic(run.folder / "config.yaml", run.config.to_yaml())
+        save_split(run.folder / "split.json", run.prepared.split, *run.prepared.files)
+        if resumption is not None:
+            sys.stdout.write(f"resuming from {resumption.path}\n")
+        for part in run.vlm.sizes():
+            state = "trained" if part.trained else "frozen"
+            sys.stdout.write(f"{state:>8} {part.name}: {part.parameters:,} parameters\n")
+    run.accelerator.wait_for_everyone()
