@@ -157,7 +157,7 @@ def make_for_file(options: Options, data: Path, image_root: Path, output: Path) 
             f"model has positions for: a run cuts them, and stops above {CoverageSettings().truncated_fail:g}%; "
             "shorten their captions"
         )
-    _say(f"next: python -m qwen3_vlm.train.stage1_align --config {config}")
+    _say(f"next: qwen3-vlm train --config {config}")
 
 
 def _texts(pool: Iterator[documents.Document] | list[documents.Document]) -> Iterator[str]:
