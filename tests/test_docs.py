@@ -105,7 +105,7 @@ def test_every_room_is_in_the_table_of_the_house_and_on_one_page() -> None:
     house, page = (path.read_text(encoding="utf-8") for path in (OF_THE_HOUSE[2], OF_THE_HOUSE[1]))
     for package in (ROOT / "eyechart/src/eyechart", ROOT / "src/qwen3_vlm"):
         rooms = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
-        (arrows,) = re.findall(rf"^{package.name} +(cli >[^`]+?)(?:\nqwen3_vlm|\n```)", page, flags=re.MULTILINE)
+        (arrows,) = re.findall(rf"^{package.name} +([a-z_]+ >[^`]+?)(?:\nqwen3_vlm|\n```)", page, flags=re.MULTILINE)
         for room in rooms - {"__init__"}:
             assert re.search(rf"^\|.*`{room}/?`", house, flags=re.MULTILINE), f"architecture.md: {package.name}.{room}"
             assert re.search(rf"\b{room}\b", arrows), f"CONTRIBUTING.md: {package.name}.{room}"
