@@ -70,8 +70,9 @@ def random_like(visual: VisualTokens, generator: torch.Generator) -> VisualToken
     """Gaussian tokens of the same spread: a connector that says little must not hide where its tokens go."""
     layers = []
     for layer in visual.layers:
-        spread = float(layer[torch.isfinite(layer)].square().mean().sqrt())
-        layers.append(torch.randn(layer.shape, generator=generator) * (spread if 0 < spread < float("inf") else 1.0))
+        spread = float(layer[torch.isfinite(layer)].float().square().mean().sqrt())
+        drawn = torch.randn(layer.shape, generator=generator) * (spread if 0 < spread < float("inf") else 1.0)
+        layers.append(drawn.to(layer.dtype))
     return VisualTokens(tuple(layers))
 
 

@@ -68,7 +68,7 @@ def refuse_unfit(scorer: TransformersScorer, batch: Batch) -> None:
         )
 
     def route() -> LossRoute:
-        return LossRoute(scorer, without_images(batch), scorer.encode(batch).map(lambda layer: layer.float().cpu()))
+        return LossRoute(scorer, without_images(batch), scorer.encode(batch))
 
     for name, test in (("own features", own_features), ("sentinel", sentinel), ("leak", leak), ("causal", causal)):
         try:
