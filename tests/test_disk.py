@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from qwen3_vlm.config import TrainConfig
-from qwen3_vlm.train.disk import checkpoint_bytes, checkpoint_steps, kept_steps, require_space
+from qwen3_vlm.train.checkpoint import kept_steps
+from qwen3_vlm.train.disk import checkpoint_bytes, checkpoint_steps, require_space
 from tiny_runs import TinyWorld, make_world
 
 Usage = namedtuple("Usage", "total used free")
@@ -32,7 +33,7 @@ def test_the_steps_and_sizes_are_those_of_a_run(world: TinyWorld, settings: dict
     folder = world.train(name, **changes).parent
     train = world.config(name, **changes).train
     found = {int(path.stem.split("_")[1]): path.stat().st_size for path in folder.glob("checkpoint_*.pt")}
-    assert kept_steps(train, checkpoint_steps(train, 18)) == sorted(found)
+    assert kept_steps(checkpoint_steps(train, 18), train.keep_last, train.keep_every) == sorted(found)
     payload = torch.load(folder / f"checkpoint_{max(found)}.pt", weights_only=True)
     parameters = sum(value.numel() for part in ("resampler", "projector") for value in payload[part].values())
     assert all(0 < size - checkpoint_bytes(parameters) < 60_000 for size in found.values()), found

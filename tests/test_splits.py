@@ -111,7 +111,7 @@ def test_row_indices_must_be_whole_numbers(tmp_path: Path, data_file: Path) -> N
     path = tmp_path / "split.json"
     save_split(path, Split(train=(0, 1, 2), eval=(3,)), describe(data_file, 4))
     path.write_text(path.read_text().replace("[3]", "[3.0]"))
-    with pytest.raises(ValueError, match="whole numbers"):
+    with pytest.raises(ValueError, match="eval.0: Input should be a valid integer"):
         load_split(path, describe(data_file, 4))
 
 

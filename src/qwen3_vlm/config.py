@@ -4,6 +4,8 @@
 
 Relative paths in a config are relative to the working directory, as in the runbook (`cd qwen3-vlm`, then run); configs
 and backbones that come with the package are found from anywhere (`shipped`).
+
+Over 300 lines, because every setting stands here with its sentence, and docs/config.md is made from this one file.
 """
 
 from __future__ import annotations
@@ -244,7 +246,6 @@ def parse_config(tree: dict[str, Any], where: str) -> Config:
     Raises:
         ValueError: unknown key, wrong type or range.
     """
-    _reject_unknown_keys(Config, tree, where, "")
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
@@ -291,24 +292,27 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _reject_unknown_keys(section: type[BaseModel], tree: dict[str, Any], where: str, prefix: str) -> None:
-    known = section.model_fields
-    for key, value in tree.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean `{prefix}{near[0]}`?" if near else f"known: {', '.join(known)}"
-            raise ValueError(f"{where}: unknown key `{prefix}{key}`; {hint}")
-        annotation = known[key].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            if not isinstance(value, dict):
-                raise ValueError(f"{where}: `{prefix}{key}` is a section of settings, got {value!r}")
-            _reject_unknown_keys(annotation, value, where, f"{prefix}{key}.")
-
-
 def _explain(error: ValidationError, where: str) -> str:
     parts = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
-        parts.append(f"{name}: {message}, got {item['input']!r}" if name else message)
+        if item["type"] in ("extra_forbidden", "invalid_key"):
+            parts.append(f"unknown key `{name}`; {_nearest(item['loc'])}")
+        elif item["type"] == "model_type":
+            parts.append(f"`{name}` is a section of settings, got {item['input']!r}")
+        else:
+            parts.append(f"{name}: {message}, got {item['input']!r}" if name else message)
     return f"{where}: " + "; ".join(parts)
+
+
+def _nearest(place: tuple[int | str, ...]) -> str:
+    """What an unknown key may have been meant to be."""
+    *sections, key = map(str, place)
+    known = Config.model_fields
+    for name in sections:
+        section = known[name].annotation
+        assert isinstance(section, type) and issubclass(section, BaseModel)
+        known = section.model_fields
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean `{'.'.join([*sections, *near])}`?" if near else f"known: {', '.join(known)}"

@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Generic, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 T = TypeVar("T")
 
@@ -59,10 +62,7 @@ class Log(Generic[T]):
         Raises:
             ValueError: a line is of another kind.
         """
-        # Imported here: everybody writes files, and few read logs.
-        from pydantic import TypeAdapter
-
-        path, adapter, found = folder / self.name, TypeAdapter(self.kind), []
+        path, adapter, found = folder / self.name, self._adapter(), []
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         for number, line in enumerate(lines, start=1):
             try:
@@ -86,8 +86,12 @@ class Log(Generic[T]):
             self._write(folder, kept)
 
     def _write(self, folder: Path, items: list[T]) -> None:
-        from pydantic import TypeAdapter
-
-        adapter = TypeAdapter(self.kind)
+        adapter = self._adapter()
         lines = [json.dumps(adapter.dump_python(item, mode="json")) + "\n" for item in items]
         write_atomic(folder / self.name, "".join(lines))
+
+    def _adapter(self) -> TypeAdapter[T]:
+        # Imported here: everybody writes files, and few read logs.
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(self.kind)

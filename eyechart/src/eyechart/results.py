@@ -1,5 +1,7 @@
 """The schema of results.json: what every command that measures writes, and what every page and table is rendered from.
 
+Over 300 lines, because the whole schema stands in one file, each figure with its unit and its sentence.
+
 Losses and gaps are in nats per label token unless a name says otherwise. Versioned: a reader refuses another `schema`.
 """
 

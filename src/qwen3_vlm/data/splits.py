@@ -10,12 +10,14 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from eyechart.data.choice import draw_rows
 from eyechart.files import write_atomic
 
-_SCHEMA = 1
+_SCHEMA: Literal[1] = 1
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,17 @@ class DataFile:
     """File name without folders: a data set may be moved."""
     rows: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What split.json holds."""
+
+    schema: Literal[1]
+    data: DataFile
+    eval_data: DataFile | None
+    train: tuple[int, ...]
+    eval: tuple[int, ...]
 
 
 def describe(path: Path, rows: int) -> DataFile:
@@ -77,14 +90,8 @@ def draw_split(num_rows: int, max_samples: int | None, eval_ratio: float, seed: 
 
 def save_split(path: Path, split: Split, data: DataFile, eval_data: DataFile | None = None) -> None:
     """Write a split and the data file(s) it belongs to as JSON, whole or not at all."""
-    tree = {
-        "schema": _SCHEMA,
-        "data": asdict(data),
-        "eval_data": asdict(eval_data) if eval_data else None,
-        "train": split.train,
-        "eval": split.eval,
-    }
-    write_atomic(path, json.dumps(tree) + "\n")
+    saved = _Saved(_SCHEMA, data, eval_data, split.train, split.eval)
+    write_atomic(path, json.dumps(asdict(saved)) + "\n")
 
 
 def load_split(path: Path, data: DataFile, eval_data: DataFile | None = None) -> Split:
@@ -93,41 +100,21 @@ def load_split(path: Path, data: DataFile, eval_data: DataFile | None = None) ->
     Raises:
         ValueError: missing or broken split file, or a data file that is not the one it was drawn from.
     """
-    tree = _read(path)
     try:
-        saved, saved_eval = _data_file(tree["data"]), _data_file(tree["eval_data"])
-        split = Split(_rows(tree["train"]), _rows(tree["eval"]))
-        assert saved is not None
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
-        raise ValueError(f"{path}: not a split file ({error!r}); delete it to draw the split again") from error
-    _require_same(path, "data.json_file", saved, data)
-    _require_same(path, "data.eval_json", saved_eval, eval_data)
-    _check_rows(path, split, saved.rows, saved_eval.rows if saved_eval else None)
-    return split
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        saved = TypeAdapter(_Saved).validate_json(path.read_bytes(), strict=True)
     except OSError as error:
         raise ValueError(f"{path}: cannot read the split ({error.strerror}); it is saved when a run starts") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: not a split file ({error}); delete it to draw the split again") from error
-    if not isinstance(tree, dict) or tree.get("schema") != _SCHEMA:
-        raise ValueError(f"{path}: not a split file of schema {_SCHEMA}; delete it to draw the split again")
-    return tree
-
-
-def _data_file(tree: dict[str, Any] | None) -> DataFile | None:
-    if tree is None:
-        return None
-    return DataFile(name=str(tree["name"]), rows=int(tree["rows"]), sha256=str(tree["sha256"]))
-
-
-def _rows(values: list[Any]) -> tuple[int, ...]:
-    if not all(type(value) is int for value in values):
-        raise TypeError("row indices must be whole numbers")
-    return tuple(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise ValueError(
+            f"{path}: not a split file of schema {_SCHEMA} ({what}); delete it to draw the split again"
+        ) from error
+    split = Split(saved.train, saved.eval)
+    _require_same(path, "data.json_file", saved.data, data)
+    _require_same(path, "data.eval_json", saved.eval_data, eval_data)
+    _check_rows(path, split, saved.data.rows, saved.eval_data.rows if saved.eval_data else None)
+    return split
 
 
 def _require_same(path: Path, setting: str, saved: DataFile | None, now: DataFile | None) -> None:

@@ -76,24 +76,27 @@ def save_checkpoint(path: Path, payload: Payload) -> None:
         ) from error
 
 
-def prune_checkpoints(folder: Path, keep_last: int | None, keep_every: int | None) -> None:
-    """Delete checkpoints that need not be kept; the newest always stays.
+def kept_steps(steps: list[int], keep_last: int | None, keep_every: int | None) -> list[int]:
+    """Those of rising `steps` whose checkpoints are kept.
 
     Args:
-        folder: the run's.
+        steps: of all checkpoints.
         keep_last: so many of the newest stay; None keeps all.
-        keep_every: the first checkpoint at or behind each multiple of so many steps stays too.
+        keep_every: the first checkpoint at or after each multiple of so many steps stays too.
     """
-    found = find_checkpoints(folder)
     if keep_last is None:
-        return
-    milestones: dict[int, Path] = {}
-    for path in found:
-        if keep_every is not None and (multiple := step_of(path) // keep_every) > 0:
-            milestones.setdefault(multiple, path)
-    for path in found[:-keep_last]:
-        if path not in milestones.values():
-            path.unlink()
+        return steps
+    milestones: dict[int, int] = {}
+    for step in steps if keep_every else []:
+        milestones.setdefault(step // (keep_every or 1), step)
+    return sorted({*steps[-keep_last:], *(step for multiple, step in milestones.items() if multiple)})
+
+
+def prune_checkpoints(folder: Path, keep_last: int | None, keep_every: int | None) -> None:
+    """Delete checkpoints that need not be kept (see `kept_steps`); the newest always stays."""
+    found = {step_of(path): path for path in find_checkpoints(folder)}
+    for step in found.keys() - set(kept_steps(list(found), keep_last, keep_every)):
+        found[step].unlink()
 
 
 def load_checkpoint(path: Path) -> Payload:

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from qwen3_vlm.config import TrainConfig
-from qwen3_vlm.train.checkpoint import find_checkpoints, step_of
+from qwen3_vlm.train.checkpoint import find_checkpoints, kept_steps, step_of
 
 _BYTES_PER_PARAMETER = 4 * (1 + 2)
 
@@ -35,19 +35,6 @@ def checkpoint_steps(train: TrainConfig, samples: int) -> list[int]:
     return sorted(steps)
 
 
-def kept_steps(train: TrainConfig, steps: list[int]) -> list[int]:
-    """Those of `steps` that are still there when all of them have been saved: see `train.keep_last`."""
-    if train.keep_last is None:
-        return steps
-    kept = set(steps[-train.keep_last :])
-    if train.keep_every:
-        milestones: dict[int, int] = {}
-        for step in steps:
-            milestones.setdefault(step // train.keep_every, step)
-        kept |= {step for multiple, step in milestones.items() if multiple}
-    return sorted(kept)
-
-
 def require_space(folder: Path, train: TrainConfig, samples: int, trained_parameters: int, overwrite: bool) -> None:
     """Compare the checkpoints that are still to come with the free space.
 
@@ -62,7 +49,7 @@ def require_space(folder: Path, train: TrainConfig, samples: int, trained_parame
         ValueError: they do not fit.
     """
     there = find_checkpoints(folder)
-    wanted = kept_steps(train, checkpoint_steps(train, samples))
+    wanted = kept_steps(checkpoint_steps(train, samples), train.keep_last, train.keep_every)
     coming = wanted if overwrite else sorted(set(wanted) - {step_of(path) for path in there})
     # Where old ones are deleted, the new one is written first.
     count = len(coming) + (train.keep_last is not None and len(coming) > 0)

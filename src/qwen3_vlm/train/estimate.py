@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from eyechart.progress import duration
-from qwen3_vlm.train.disk import checkpoint_bytes, checkpoint_steps, kept_steps, size_text
+from qwen3_vlm.train.checkpoint import kept_steps
+from qwen3_vlm.train.disk import checkpoint_bytes, checkpoint_steps, size_text
 from qwen3_vlm.train.features import CachedDataset
 from qwen3_vlm.train.loop import first_updates, peak_memory_gb
 from qwen3_vlm.train.run import Run
@@ -19,7 +20,7 @@ def shape_lines(run: Run) -> list[str]:
     """Steps, disk and memory as lines for people, known before the first update."""
     settings, samples = run.config.train, len(run.train_set)
     steps = checkpoint_steps(settings, samples)
-    kept = kept_steps(settings, steps)
+    kept = kept_steps(steps, settings.keep_last, settings.keep_every)
     trained = sum(p.numel() for p in run.vlm.connector.parameters())
     frozen = sum(p.numel() * p.element_size() for part in (run.vlm.tower, run.vlm.llm) for p in part.parameters())
     learning = trained * _FLOATS_PER_TRAINED * 4

@@ -140,16 +140,14 @@ def make_for_file(options: Options, data: Path, image_root: Path, output: Path) 
     _report(f"words of the caption recognised by the tower ({len(words)} learnt)", seen)
     language.save(model, tokenizer, output / "llm")
     tower.save(eye, output / "vision")
-    text = card.for_file(data, rows=len(pool), words=len(words), steps=options.steps, loss=loss, read=read, seen=seen)
+    text = card.for_file(data, rows=len(pool), words=len(words), steps=options.steps, loss=loss, marks=read | seen)
     (output / "README.md").write_text(text, encoding="utf-8")
     config = output / "config.yaml"
-    config.write_text(
-        card.config_for_file(
-            output, data, image_root, max_samples=options.max_samples, eval_ratio=options.eval_ratio,
-            seed=options.seed, max_seq_len=card.room_for(lengths),
-        ),
-        encoding="utf-8",
-    )  # fmt: skip
+    section = {
+        "json_file": str(data), "image_root": str(image_root), "max_samples": options.max_samples,
+        "eval_ratio": options.eval_ratio, "max_seq_len": card.room_for(lengths),
+    }  # fmt: skip
+    config.write_text(card.config_for_file(output, options.seed, section), encoding="utf-8")
     _say(f"wrote {output} ({card.size_of(output) / 1e6:.2f} MB)")
     if too_long := sum(length > language.POSITIONS for length in lengths):
         _say(

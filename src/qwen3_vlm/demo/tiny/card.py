@@ -81,9 +81,7 @@ Reading: how often its greedy caption agrees with plain notes, over 1,000 docume
 """
 
 
-def for_file(
-    data: Path, *, rows: int, words: int, steps: int, loss: float, read: Mapping[str, float], seen: Mapping[str, float]
-) -> str:
+def for_file(data: Path, *, rows: int, words: int, steps: int, loss: float, marks: Mapping[str, float]) -> str:
     """The model card of backbones made for a user's own file, in Markdown."""
     return f"""# Tiny backbones for {data.name}
 
@@ -98,7 +96,7 @@ Examined on training rows that were kept apart where there were enough (50): `wo
 that the language model writes when its notes name them, `word_precision` the mean average precision of the tower's
 words, `chance` what guessing reaches.
 
-{_table({**read, **seen})}
+{_table(marks)}
 
 If `words` is low, the language model does not read, and no connector can make it see: raise `--steps`. If
 `word_precision` is near `chance`, the captions do not describe the pictures in words a tower of this size can learn.
@@ -117,29 +115,17 @@ def room_for(lengths: Sequence[int]) -> int:
     return min(max(LEAST_ROOM, needed), language.POSITIONS)
 
 
-def config_for_file(
-    output: Path,
-    data: Path,
-    image_root: Path,
-    *,
-    max_samples: int | None,
-    eval_ratio: float,
-    seed: int,
-    max_seq_len: int,
-) -> str:
-    """A run on these backbones and this file, as YAML."""
+def config_for_file(output: Path, seed: int, data: Mapping[str, object]) -> str:
+    """A run on these backbones and this file, as YAML; `data` is its section of that name."""
     settings = {
         "output_dir": f"outputs/stage1_align_{output.name}",
         "seed": seed,
         "threads": 1,
         "model": {"vision": str(output / "vision"), "llm": str(output / "llm")},
         "connector": CONNECTOR,
-        "data": {
-            "json_file": str(data), "image_root": str(image_root), "max_samples": max_samples,
-            "eval_ratio": eval_ratio, "max_seq_len": max_seq_len,
-        },
+        "data": dict(data),
         "train": TRAIN,
-    }  # fmt: skip
+    }
     head = "# Made by `python -m qwen3_vlm.demo.tiny`. seed, max_samples and eval_ratio select the rows that the\n"
     head += "# backbones were NOT trained on: change them and the held-out rows are no longer unseen.\n"
     return head + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
