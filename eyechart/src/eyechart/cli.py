@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from eyechart.exits import guarded
 from eyechart.results import EXIT_CODES
@@ -146,7 +146,7 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> object:
     """A setting as typed: JSON where it is JSON, else text."""
     try:
         return json.loads(text)

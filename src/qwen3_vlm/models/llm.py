@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoTokenizer, DynamicCache, Qwen3ForCausalLM
+from transformers import AutoTokenizer, DynamicCache, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from eyechart.hub import explain_absence, hub_bounded, unreadable
 from eyechart.models.weights import load_complete
@@ -107,7 +105,7 @@ def _before(ids: list[int], stop: int) -> list[int]:
     return ids[: ids.index(stop)] if stop in ids else ids
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     """The language model's own tokenizer.
 
     Raises:

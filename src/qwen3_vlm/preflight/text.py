@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+
+from transformers import PreTrainedTokenizerFast
 
 from eyechart.seam import IGNORE_INDEX, Batch, Sample
 from qwen3_vlm.data.prompt import END, PATCH, START
@@ -55,7 +56,7 @@ class Row:
 class Tokens:
     """The tokenizer used by itself, and the ids of the image block as it gives them."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         """Look the block's ids up; `ids` has more than one where a string is not one token."""
         self.tokenizer = tokenizer
         self.eos = int(tokenizer.eos_token_id)

@@ -7,7 +7,6 @@ import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -150,7 +149,7 @@ def verify(run: Run, resumption: Resumption) -> None:
         )
 
 
-def _same(now: Any, then: Any) -> bool:
+def _same(now: object, then: object) -> bool:
     """Bit for bit, whatever device it lies on; parts that neither has are equal."""
     if isinstance(then, torch.Tensor):
         return isinstance(now, torch.Tensor) and torch.equal(now.detach().cpu(), then.cpu().to(now.dtype))

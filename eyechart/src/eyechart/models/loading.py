@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 from torch import nn
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, ProcessorMixin
 
 from eyechart.data.dataset import Dataset
 from eyechart.data.encoded import Encoded
@@ -37,7 +36,7 @@ class NamedModel:
     """A loaded image-text-to-text model of transformers; implements `eyechart.Scorer`."""
 
     name: str
-    processor: Any
+    processor: ProcessorMixin
     prompts: PromptWriter
     scorer: TransformersScorer
     spec: ImageSpec

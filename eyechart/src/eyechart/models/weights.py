@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from eyechart.exits import NamedInputError
 from eyechart.hub import explain_absence, hub_bounded, unreadable
 
 
-def load_complete(kind: Any, name: str, setting: str, dtype: torch.dtype, attention: str) -> Any:
+def load_complete(
+    kind: type[PreTrainedModel], name: str, setting: str, dtype: torch.dtype, attention: str
+) -> PreTrainedModel:
     """`kind.from_pretrained(name)` that refuses newly initialised weights.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import GenerationConfig
@@ -11,9 +11,14 @@ from transformers import GenerationConfig
 from eyechart.models.scorer import TransformersScorer
 from eyechart.seam import IGNORE_INDEX, Batch
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 @torch.no_grad()
-def write_captions(scorer: TransformersScorer, tokenizer: Any, batch: Batch, max_new_tokens: int = 64) -> list[str]:
+def write_captions(
+    scorer: TransformersScorer, tokenizer: PreTrainedTokenizerBase, batch: Batch, max_new_tokens: int = 64
+) -> list[str]:
     """Captions of a batch with pixels, in its order.
 
     Samples with equally long prompts go together, so that nothing is padded: models differ in what padding does to
@@ -28,7 +33,9 @@ def write_captions(scorer: TransformersScorer, tokenizer: Any, batch: Batch, max
     return [written[index] for index in range(len(batch))]
 
 
-def _write(scorer: TransformersScorer, tokenizer: Any, batch: Batch, max_new_tokens: int) -> list[str]:
+def _write(
+    scorer: TransformersScorer, tokenizer: PreTrainedTokenizerBase, batch: Batch, max_new_tokens: int
+) -> list[str]:
     assert batch.pixels_BCHW is not None, "a text-only batch has no images to write about"
     end_id = scorer.prompts.ending.end_id
     prompts = [torch.from_numpy(sample.ids_T[sample.labels_T == IGNORE_INDEX]) for sample in batch.samples]

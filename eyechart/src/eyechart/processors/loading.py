@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import transformers  # its parts are taken where they are used: the first of them loads PyTorch
 
 from eyechart.data.images import ImageSpec
 from eyechart.hub import explain_absence, hub_bounded, unreadable
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
+    from transformers.image_processing_base import ImageProcessingMixin
 
 SETTING = "MODEL"
 """What the command line calls the model that is scored."""
@@ -28,7 +32,7 @@ LEAST_SIDE, MOST_SIDE = 8, 4096
 gigabytes before the model's own processor has seen one."""
 
 
-def load_processor(name: str) -> Any:
+def load_processor(name: str) -> ProcessorMixin:
     """The processor of a checkpoint: tokenizer, chat template, and the Pillow image processor.
 
     Raises:
@@ -53,7 +57,7 @@ def load_processor(name: str) -> Any:
         raise ValueError(unreadable(name, SETTING, "processor", error)) from error
 
 
-def _processor_class(name: str, model_type: str) -> Any:
+def _processor_class(name: str, model_type: str) -> type[ProcessorMixin]:
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
     class_name = PROCESSOR_MAPPING_NAMES.get(model_type)
@@ -68,7 +72,7 @@ def _processor_class(name: str, model_type: str) -> Any:
         """The processor, its parts loaded one by one."""
 
         @classmethod
-        def _get_arguments_from_pretrained(cls, folder: str, *_: Any, **__: Any) -> list[Any]:
+        def _get_arguments_from_pretrained(cls, folder: str, *_: object, **__: object) -> list[Any]:
             loaders = {"tokenizer": transformers.AutoTokenizer.from_pretrained, "image_processor": _image_processor}
             attributes = cls.get_attributes()
             if not {"tokenizer", "image_processor"} <= set(attributes):
@@ -78,7 +82,7 @@ def _processor_class(name: str, model_type: str) -> Any:
                 )
             return [loaders[part](folder) if part in loaders else _Absent() for part in attributes]
 
-        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+        def check_argument_for_proper_class(self, argument_name: str, argument: object) -> object:
             if isinstance(argument, _Absent):
                 return type(argument)
             return super().check_argument_for_proper_class(argument_name, argument)
@@ -98,7 +102,7 @@ class _Absent(dict[str, Any]):
             raise AttributeError(name)
 
 
-def _image_processor(name: str) -> Any:
+def _image_processor(name: str) -> ImageProcessingMixin:
     from transformers.image_processing_base import ImageProcessingMixin
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
@@ -119,7 +123,7 @@ def _image_processor(name: str) -> Any:
     return kind.from_pretrained(name)
 
 
-def one_view(image_processor: Any) -> dict[str, bool]:
+def one_view(image_processor: ImageProcessingMixin) -> dict[str, bool]:
     """The settings of this image processor that have to be switched off, for its call."""
     known = getattr(image_processor, "valid_kwargs", None)
     accepted = set(getattr(known, "__annotations__", ())) | set(vars(image_processor))
@@ -140,7 +144,7 @@ def require_side(side: int | None, max_pixels: int) -> None:
         )
 
 
-def common_size(image_processor: Any, side: int | None) -> ImageSpec:
+def common_size(image_processor: ImageProcessingMixin, side: int | None) -> ImageSpec:
     """The size to which all images are brought before the model's own processor sees them.
 
     Equal size gives equal numbers of visual tokens, without which no image can stand in for another. By default it is
@@ -164,7 +168,7 @@ def common_size(image_processor: Any, side: int | None) -> ImageSpec:
     )
 
 
-def _own_size(image_processor: Any) -> tuple[int, int]:
+def _own_size(image_processor: ImageProcessingMixin) -> tuple[int, int]:
     size = _plain(getattr(image_processor, "size", None))
     crop = _plain(getattr(image_processor, "crop_size", None)) if _on(image_processor, "do_center_crop") else {}
     largest = _plain(getattr(image_processor, "max_image_size", None))
@@ -180,7 +184,7 @@ def _own_size(image_processor: Any) -> tuple[int, int]:
     return (_DEFAULT_SIDE,) * 2
 
 
-def _patched_side(image_processor: Any, size: Mapping[str, Any]) -> int:
+def _patched_side(image_processor: ImageProcessingMixin, size: Mapping[str, Any]) -> int:
     """Qwen's processors: any size in whole merged patches, with limits on the area in pixels."""
     unit = int(image_processor.patch_size) * int(image_processor.merge_size)
     least, most = size.get("shortest_edge") or 0, size.get("longest_edge") or math.inf
@@ -192,14 +196,14 @@ def _patched_side(image_processor: Any, size: Mapping[str, Any]) -> int:
     return side
 
 
-def _plain(value: Any) -> dict[str, Any]:
+def _plain(value: object) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {key: getattr(value, key, None) for key in _KEYS}
 
 
 _KEYS = ("height", "width", "shortest_edge", "longest_edge")
 
 
-def _on(image_processor: Any, setting: str) -> bool:
+def _on(image_processor: ImageProcessingMixin, setting: str) -> bool:
     return bool(getattr(image_processor, setting, False))
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from tokenizers import Tokenizer
 from eyechart.data.encoded import IMAGE_CUT, Encoded, Prompt
 from eyechart.data.llava import PLACEHOLDER
 from eyechart.seam import IntArray, Reject, Row
+
+if TYPE_CHECKING:
+    from transformers import BatchFeature, ProcessorMixin
 
 _PROBE = "zebra"
 """Stands for the caption where the template is asked what it puts around one."""
@@ -47,7 +50,13 @@ class PromptWriter:
     """Turns records into ids for one processor."""
 
     def __init__(
-        self, name: str, processor: Any, options: dict[str, bool], image: Image.Image, image_id: int, max_seq_len: int
+        self,
+        name: str,
+        processor: ProcessorMixin,
+        options: dict[str, bool],
+        image: Image.Image,
+        image_id: int,
+        max_seq_len: int,
     ) -> None:
         """Ask the template what it does.
 
@@ -120,7 +129,7 @@ class PromptWriter:
             return f"{placeholder}{' '.join(part for part in (before, behind) if part)}"
         return self._render([self._turn(before, behind, image)], True)
 
-    def inputs(self, texts: Sequence[str], images: Sequence[Image.Image]) -> Any:
+    def inputs(self, texts: Sequence[str], images: Sequence[Image.Image]) -> BatchFeature:
         """The processor's output for prompts with one image each, padded on the right."""
         return self._processor(
             text=list(texts),

@@ -119,7 +119,7 @@ def _image_root(config: Mapping[str, Any]) -> Path | None:
     return Path(root) if isinstance(root, str) else None
 
 
-def _written(value: Any) -> str:
+def _written(value: object) -> str:
     return text.without_folders(text.one_line("none" if value is None else str(value)))
 
 
@@ -142,7 +142,7 @@ def _findings(diagnosis: list[Finding], docs: str | None) -> list[FindingView]:
     return views
 
 
-def _evidence(value: Any) -> str:
+def _evidence(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

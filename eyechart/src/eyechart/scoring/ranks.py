@@ -46,7 +46,7 @@ def ranks_of_job() -> Ranks:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         dist.init_process_group("gloo")  # what is exchanged are objects, which lie on the CPU
 
-    def gather(value: Any) -> list[Any]:
+    def gather(value: object) -> list[Any]:
         found: list[Any] = [None] * dist.get_world_size()
         try:
             dist.all_gather_object(found, value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,11 +13,14 @@ from eyechart.scoring.summary import SampleScore
 from eyechart.scoring.word_pieces import Decode, pieces_of
 from eyechart.seam import Vocabulary
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 LISTED = 500
 """Samples listed in results.json at most; samples.parquet (`parquet`) has them all."""
 
 
-def decoder(tokenizer: Any) -> Decode:
+def decoder(tokenizer: PreTrainedTokenizerBase) -> Decode:
     """Token ids to text as they are: special tokens kept, no spaces cleaned up."""
     return lambda ids: str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 
-def save_half(model: Any, folder: Path) -> None:
+def save_half(model: PreTrainedModel, folder: Path) -> None:
     """`save_pretrained` with fp16 weights, but a config that says float32.
 
     `from_pretrained` takes the compute type from the config, so the backbones compute in fp32 on a CPU while the files
