@@ -17,7 +17,7 @@ from eyechart.scoring.donors import draw_donors
 from eyechart.verdict import statistics
 from eyechart.verdict.statistics import Estimate
 
-BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "coverage.py"
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
 
 
 def draw(seed: int, samples: int, rounds: int, images: int | None = None):
