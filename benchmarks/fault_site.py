@@ -151,7 +151,7 @@ class Case:
 
     name: str
     code: str
-    """The injected fault's code in `faults.FAULTS`; empty for healthy set-ups."""
+    """The injected fault's code in `faults.table.FAULTS`; empty for healthy set-ups."""
     how: str
     """What is changed, in one line."""
     where: Where = "both"

@@ -24,7 +24,7 @@ from collections import Counter
 from contextlib import redirect_stdout
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("tests", "eyechart/tests")]
 
 import torch  # noqa: E402
 

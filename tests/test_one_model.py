@@ -37,12 +37,12 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         original = getattr(build, name)
         monkeypatch.setattr(build, name, lambda *given: names.append(name) or original(*given))
 
-    for name in ("load_llm", "load_tower", "load_tokenizer", "load_image_spec", "read_records"):
+    for name in ("load_llm", "load_tower", "load_tokenizer", "load_image_spec", "read_rows"):
         counted(name)
     yield names
 
 
-ONCE = ["load_image_spec", "load_llm", "load_tokenizer", "load_tower", "read_records", "read_records"]
+ONCE = ["load_image_spec", "load_llm", "load_tokenizer", "load_tower", "read_rows", "read_rows"]
 """Rows are read once for training and once for the held-out side."""
 
 

@@ -237,5 +237,5 @@ def test_an_image_with_another_number_of_positions_is_rejected_by_name(
 
 def test_all_ways_through_a_sound_model_are_found_sound(model: NamedModel, data: Path) -> None:
     probes = probe(model, batch_of(model, data))
-    assert probes.horizon == 1 and probes.nan_share == 1
+    assert probes.text.horizon == 1 and probes.tokens.nan_share == 1
     assert diagnose_probes(probes) == []

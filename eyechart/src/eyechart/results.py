@@ -272,7 +272,7 @@ class Finding(_Model):
     """One diagnosed fault, warning or note."""
 
     code: str
-    """A code of `faults.FAULTS`; its page is docs/faults/<code>.md."""
+    """A code of `faults.table.FAULTS`; its page is docs/faults/<code>.md."""
     severity: Literal["error", "warning", "note"]
     message: str
     evidence: dict[str, Any] = Field(default_factory=dict)

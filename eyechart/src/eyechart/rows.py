@@ -97,7 +97,7 @@ class Sample:
         block: tuple[int, int] = (0, 0),
         pixels_CHW: Tensor | None = None,
     ) -> Sample:
-        """A sample of a row.
+        """A sample of a row: `answer` is labelled and the prompt is not, as in `data.encoded.Encoded.labels_T`.
 
         Args:
             row: what it is made of.

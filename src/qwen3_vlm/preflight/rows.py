@@ -1,4 +1,8 @@
-"""The data file read a second time, plainly: what a row says before any code of the pipeline has touched it."""
+"""The data file read a second time, plainly: what a row says before any code of the pipeline has touched it.
+
+This reader is independent of `eyechart.data.llava` on purpose: it is what that one is compared with. A layout that is
+read there has to be read here too.
+"""
 
 from __future__ import annotations
 

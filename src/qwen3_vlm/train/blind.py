@@ -1,7 +1,7 @@
 """The blind prompt: one constant visual prompt, trained on the captions alone, that stands in for every picture.
 
 Same training captions and same loss as the connector's, language model frozen, no image anywhere. What is left between
-its loss and that of the true pictures is information (checks/decomposition.py says how the gaps are split).
+its loss and that of the true pictures is information (eyechart.scoring.decomposition says how the gaps are split).
 
 The prompt [Q,E] is scaled as the connector's output: where that is normed to the RMS of the text embeddings, each of
 its tokens is too. Its learning rate is far above the connector's, of which it is a few rows, and is chosen on training

@@ -42,7 +42,7 @@ _NOT_HERE = {
 """What no model gets that was not trained here, and why."""
 _PASSED = (
     "Passed before scoring: its own features, put back, give the model's own loss; features that are not a "
-    "number reach every label; no pixel passes zeroed features; no label depends on what stands behind it."
+    "number reach every label; no pixel passes zeroed features; no label depends on what stands after it."
 )
 
 

@@ -5,7 +5,8 @@ r"""A file in LLaVA-Pretrain layout to rows: each becomes a Row or a typed rejec
 
 Read are a JSON list and JSON Lines, either of them gzipped, with or without a byte order mark, with LF or CRLF.
 Two kinds of trouble are kept apart: a file that is no data file raises ValueError; a row that cannot be used is
-returned as a Reject with a countable reason, and the rows around it keep their indices.
+returned as a Reject with a countable reason, and the rows around it keep their indices. Stage 1's preflight reads the
+file a second time on its own (`qwen3_vlm/preflight/rows.py`), so that a fault of this reader shows.
 """
 
 from __future__ import annotations

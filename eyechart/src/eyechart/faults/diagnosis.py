@@ -10,7 +10,7 @@ Evidence is gathered by the caller and may be partial. What each part can show, 
     ablation    the pattern of check 1                                                pattern
 
 The first four are about mechanisms and need no loss to be good; the pattern is about consequences, so a mechanism
-found explains it (`faults.EXPLAINS`).
+found explains it (`faults.table.EXPLAINS`).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class RunEvidence:
 
 
 def diagnose_run(evidence: RunEvidence) -> list[Finding]:
-    """Every fault that the evidence shows, the most likely cause first (`faults.rank`)."""
+    """Every fault that the evidence shows, the most likely cause first (`faults.table.rank`)."""
     found = list(evidence.findings)
     ablation, probes = evidence.ablation, evidence.probes
     if evidence.connector is not None:

@@ -78,4 +78,4 @@ def refuse_unfit(scorer: TransformersScorer, batch: Batch) -> None:
         except Exception as error:  # whatever a model of unknown making raises
             outcome = f"it ended in {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         if outcome:
-            raise ValueError(f"--model: {scorer.name} fails the self-test `{name}`: {outcome}. {_MEANINGS[name]}")
+            raise ValueError(f"MODEL: {scorer.name} fails the self-test `{name}`: {outcome}. {_MEANINGS[name]}")
