@@ -22,7 +22,8 @@ import time
 from contextlib import redirect_stdout
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("tests", "eyechart/tests")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "eyechart" / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402

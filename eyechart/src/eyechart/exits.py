@@ -38,7 +38,7 @@ class FaultsFoundError(RuntimeError):
 
 
 class NamedInputError(ValueError):
-    """Bad input whose fault has a name in `faults.table.FAULTS`: an error line for a command, a finding for `diagnose`."""
+    """Bad input that is a fault of `faults.table.FAULTS`: an error line for a command, a finding for `diagnose`."""
 
     def __init__(self, code: str, message: str) -> None:
         """Keep the fault's `code` beside the message."""
