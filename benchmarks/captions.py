@@ -19,8 +19,8 @@ from eyechart.data.images import load_image
 from eyechart.results import Results, read
 from qwen3_vlm import load, trial
 from qwen3_vlm.build import prepare_data
+from qwen3_vlm.commands.captions import write_captions
 from qwen3_vlm.commands.loaded import Loaded
-from qwen3_vlm.commands.trial import write_captions
 from qwen3_vlm.config import load_config
 from qwen3_vlm.demo.worlds import digits, scenes
 from qwen3_vlm.train.checkpoint import find_checkpoints

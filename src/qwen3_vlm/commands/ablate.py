@@ -103,38 +103,13 @@ def measure(
     conditions: str = "standard",
 ) -> Measured:
     """As `ablate`, with every sample's per-token losses."""
-    from eyechart.api.score import Measured
-    from eyechart.reporting.output import Parts, assemble
-    from eyechart.reporting.parquet import SampleRows
     from eyechart.scoring.conditions import parse_conditions
-    from eyechart.scoring.samples import scored_samples
-    from qwen3_vlm.commands.captions import with_captions
-    from qwen3_vlm.commands.coverage import coverage_of_run
-    from qwen3_vlm.commands.diagnosis import findings_of_score
     from qwen3_vlm.commands.loaded import open_with_data
-    from qwen3_vlm.commands.scoring import score, training_of_run, vocabulary
-    from qwen3_vlm.train.findings_log import read_findings
+    from qwen3_vlm.commands.measuring import measure_run
 
-    path = Path(checkpoint)
-    names = parse_conditions(conditions)
+    path, names = Path(checkpoint), parse_conditions(conditions)
     loaded, prepared = open_with_data(path, config)
-    ablation, scores = score(loaded, prepared, num_samples or loaded.config.ablation.num_samples, names, path)
-    words = vocabulary(loaded)
-    listed = scored_samples(scores, words)
-    training = training_of_run(loaded, prepared, path.parent)
-    known = [*loaded.findings, *read_findings(path.parent)]
-    results = assemble(
-        loaded.config.model_dump(mode="json"),
-        path,
-        Parts(
-            training,
-            ablation,
-            coverage_of_run(prepared, path.parent, loaded.step),
-            diagnosis=findings_of_score(loaded, prepared, path, ablation, training, known),
-            scored=with_captions(listed, loaded, prepared, loaded.config.ablation.gallery),
-        ),
-    )
-    return Measured(results, SampleRows(scores, words.decode))
+    return measure_run(loaded, prepared, path, names, num_samples)
 
 
 def ablate_model(

@@ -65,16 +65,10 @@ def trial(
         NonFiniteError: training stopped on a non-finite value.
     """
     from eyechart.reporting.contact_sheet import contact_sheet
-    from eyechart.reporting.output import Parts, assemble, write_results
-    from eyechart.reporting.parquet import SampleRows
+    from eyechart.reporting.output import write_results
     from eyechart.scoring.conditions import parse_conditions
-    from eyechart.scoring.samples import scored_samples
-    from qwen3_vlm.commands.captions import with_captions, write_captions
-    from qwen3_vlm.commands.coverage import coverage_of_run
-    from qwen3_vlm.commands.diagnosis import findings_of_score
     from qwen3_vlm.commands.loaded import trained
-    from qwen3_vlm.commands.scoring import score, training_of_run, vocabulary
-    from qwen3_vlm.train.findings_log import read_findings
+    from qwen3_vlm.commands.measuring import measure_run
     from qwen3_vlm.train.stage1 import train_run
 
     names = parse_conditions(conditions)
@@ -83,26 +77,10 @@ def trial(
         run = train_run(config, resume, overwrite, force)
     checkpoint, prepared, loaded = run.checkpoint, run.prepared, trained(run)
     del run  # and with it the optimizer and the cached features
-    ablation, scores = score(loaded, prepared, num_samples or config.ablation.num_samples, names, checkpoint)
-    written = write_captions(loaded, prepared, _SHEET_IMAGES)
-    folder = Path(config.output_dir)
-    words = vocabulary(loaded)
-    listed = scored_samples(scores, words)
-    training = training_of_run(loaded, prepared, folder)
-    results = assemble(
-        config.model_dump(mode="json"),
-        checkpoint,
-        Parts(
-            training,
-            ablation,
-            coverage_of_run(prepared, folder, loaded.step),
-            written,
-            findings_of_score(loaded, prepared, checkpoint, ablation, training, read_findings(folder)),
-            with_captions(listed, loaded, prepared, config.ablation.gallery),
-        ),
-    )
-    root = Path(config.data.image_root)
-    contact_sheet([(root / w.image, w) for w in written], folder / "samples.png", f"{checkpoint}: {results.verdict}")
-    write_results(results, folder, as_json, SampleRows(scores, words.decode))
+    measured = measure_run(loaded, prepared, checkpoint, names, num_samples, _SHEET_IMAGES)
+    results, folder, root = measured.results, checkpoint.parent, Path(config.data.image_root)
+    pictures = [(root / w.image, w) for w in results.samples]
+    contact_sheet(pictures, folder / "samples.png", f"{checkpoint}: {results.verdict}")
+    write_results(results, folder, as_json, measured.samples)
     sys.stderr.write(f"look at {folder / 'samples.png'}\n")
     return results

@@ -1,0 +1,51 @@
+"""Everything that is measured of a checkpoint, put together: what `trial` and `ablate` write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from eyechart.api.score import Measured
+from eyechart.reporting.output import Parts, assemble
+from eyechart.reporting.parquet import SampleRows
+from eyechart.scoring.samples import scored_samples
+from qwen3_vlm.build import Prepared
+from qwen3_vlm.commands.captions import with_captions, write_captions
+from qwen3_vlm.commands.coverage import coverage_of_run
+from qwen3_vlm.commands.diagnosis import findings_of_score
+from qwen3_vlm.commands.loaded import Loaded
+from qwen3_vlm.commands.scoring import score, training_of_run, vocabulary
+from qwen3_vlm.train.findings_log import read_findings
+
+
+def measure_run(
+    loaded: Loaded,
+    prepared: Prepared,
+    checkpoint: Path,
+    names: tuple[str, ...],
+    num_samples: int | None,
+    sheet: int = 0,
+) -> Measured:
+    """Check 1, check 2 from the training log, the diagnosis, and captions.
+
+    Args:
+        loaded: the checkpoint.
+        prepared: the data of its run.
+        checkpoint: its path; the logs are beside it.
+        names: conditions, as `parse_conditions` gives them.
+        num_samples: held-out samples to score; the config's `ablation.num_samples` if None.
+        sheet: held-out images whose captions are written for the contact sheet.
+    """
+    config, folder = loaded.config, checkpoint.parent
+    ablation, scores = score(loaded, prepared, num_samples or config.ablation.num_samples, names, checkpoint)
+    written = write_captions(loaded, prepared, sheet) if sheet else []
+    words, training = vocabulary(loaded), training_of_run(loaded, prepared, folder)
+    known = [*loaded.findings, *read_findings(folder)]
+    parts = Parts(
+        training,
+        ablation,
+        coverage_of_run(prepared, folder, loaded.step),
+        written,
+        findings_of_score(loaded, prepared, checkpoint, ablation, training, known),
+        with_captions(scored_samples(scores, words), loaded, prepared, config.ablation.gallery),
+    )
+    return Measured(assemble(config.model_dump(mode="json"), checkpoint, parts), SampleRows(scores, words.decode))
