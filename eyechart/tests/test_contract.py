@@ -34,6 +34,7 @@ class Stranger(torch.nn.Module):
         self.encoder, self.embed = torch.nn.Linear(3, 2 * WIDTH), torch.nn.Embedding(128, WIDTH)
         self.decoder = torch.nn.GRU(WIDTH, 32, batch_first=True)
         self.head = torch.nn.Linear(32, 128)
+        self.eval()
 
     def batch(self, rows: Sequence[Row]) -> Batch:
         return collate([self.sample(row) for row in rows])
@@ -281,7 +282,10 @@ def rolled(batch: Batch) -> Batch:
             broken("batch", lambda s, out, rows: collate([Sample.of(r, [], [5, 6]) for r in rows])),
             "expected something before the first label",
         ),
-        (broken("encode", lambda s, out, batch: out.layers[0]), "Scorer.encode: expected VisualTokens, got Tensor"),
+        (
+            broken("encode", lambda s, out, batch: out.layers[0]),
+            "Scorer.encode: expected VisualTokens of a tuple of layers, got Tensor",
+        ),
         (
             broken("encode", lambda s, out, batch: out.rows([0])),
             r"Scorer.encode: expected floating-point visual tokens \[B,Q,E\] of 2 images",
@@ -291,7 +295,7 @@ def rolled(batch: Batch) -> Batch:
             broken("encode", lambda s, out, batch: out.map(lambda v: v.flip(0))),
             "Scorer.encode: row . has other visual tokens in a batch than alone; samples must come out in the order",
         ),
-        (broken("nll", lambda s, out, batch, v: out.nll_N), "Scorer.nll: expected TokenNLL, got Tensor"),
+        (broken("nll", lambda s, out, batch, v: out.nll_N), "Scorer.nll: expected TokenNLL of two tensors, got Tensor"),
         (
             broken("nll", lambda s, out, batch, v: TokenNLL(out.nll_N[1:], out.counts_B)),
             r"Scorer.nll: expected one loss for each of the \[",

@@ -185,7 +185,7 @@ def test_a_model_that_cannot_write_is_scored_all_the_same(
     results = score(saved.folder("llava"), data / "data.json", "runbook", 5, data, settings(ablation__gallery=100))
     assert results.ablation is not None and results.ablation.samples == 5
     assert (
-        results.ablation.wording["written"] == "Nothing written: generate ended in RuntimeError: no cache of this kind"
+        results.ablation.wording["written"] == "Nothing written: `write` ended in RuntimeError: no cache of this kind"
     )
     assert all(sample.written is None for sample in results.scored)
 

@@ -65,6 +65,6 @@ def test_the_example_in_the_docstring_is_short_and_scores_rows(llava: LlavaFolde
     exec(code, names)
     rows, rejects = eyechart.read_rows(llava.json_file, image_root=llava.image_root)
     assert len(rows) == 6 and rejects == []
-    results = eyechart.score(names["Toy"](), rows, "runbook,no-image")
+    results = eyechart.score(names["Toy"]().eval(), rows, "runbook,no-image")
     assert results.ablation is not None and results.ablation.samples == 6
     assert set(results.ablation.conditions) == {"correct", "shuffled", "zero", "noise", "no-image"}

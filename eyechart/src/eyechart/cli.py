@@ -125,6 +125,7 @@ def _score(options: argparse.Namespace) -> int:
     given = {field: getattr(options, field) for _, field, *_ in _FLAGS} | {"train_data": options.train_data}
     given = {field: value for field, value in given.items() if value is not None}
     flags = {field: f"--{name}" for name, field, *_ in _FLAGS}
+    given |= {"distributed": int(os.environ.get("WORLD_SIZE", "1")) > 1}
     settings = settings_of(given | {field: _value(text) for field, text in options.set}, flags)
     # Imported where they are used: PyTorch takes seconds to load, and `--help` should not.
     from eyechart.api.score import measure

@@ -19,7 +19,8 @@ from pathlib import Path
 
 # What the machine, not this package, got wrong: no room, no permission, a folder where a file should be.
 _ENVIRONMENT = {
-    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EISDIR")
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EISDIR", "EEXIST")
 }
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 

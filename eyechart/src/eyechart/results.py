@@ -360,7 +360,9 @@ def read(path: Path) -> Results:
     try:
         return Results.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"{path}: cannot read results ({error.strerror}); run `qwen3-vlm ablate` first") from error
+        raise ValueError(
+            f"{path}: cannot read results ({error.strerror}); expected the folder of a run or of a score"
+        ) from error
     except ValueError as error:
         # In our words, without the address of pydantic's documentation.
         said = " ".join(str(error).splitlines()[:3]).partition(" For further information visit ")[0]

@@ -293,6 +293,16 @@ class Writer(Protocol):
 
 
 def description_of(scorer: object) -> Description:
-    """What a scorer says of itself; the name of its class where it says nothing."""
-    describe: Callable[[], Description] | None = getattr(scorer, "describe", None)
-    return describe() if describe else Description(type(scorer).__name__)
+    """What a scorer says of itself; the name of its class where it says nothing.
+
+    Raises:
+        ValueError: it says something else than a Description of texts.
+    """
+    describe = getattr(scorer, "describe", None)
+    found = describe() if callable(describe) else Description(type(scorer).__name__)
+    if not isinstance(found, Description):
+        raise ValueError(f"Scorer.describe: expected a Description, got {type(found).__name__}")
+    texts = [found.name, *found.parts, *found.parts.values(), *found.notes, *found.notes.values()]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("Scorer.describe: expected text as name, and text by text as parts and notes")
+    return found

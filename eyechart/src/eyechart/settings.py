@@ -87,6 +87,9 @@ class ScoreSettings(Section):
     """Human turn with one `<image>` for every row; null takes each row's own."""
     train_data: str | None = None
     """Data file of other rows, whose images make the mean of `mean-token`; null leaves that condition out."""
+    distributed: bool = False
+    """Share the work among the processes that torchrun started, all of which must then call. Off, each call works
+    alone: one rank of a training can score while the others wait elsewhere."""
     ablation: AblationSettings = AblationSettings()
     coverage: CoverageSettings = CoverageSettings()
 

@@ -26,7 +26,7 @@ from eyechart.scoring.conditions import named_conditions
 from eyechart.scoring.contract import encode, require_contract
 from eyechart.scoring.measures import with_measures
 from eyechart.scoring.plan import Execution, Plan
-from eyechart.scoring.ranks import ranks_of_job
+from eyechart.scoring.ranks import Ranks, ranks_of_job
 from eyechart.scoring.samples import scored_samples
 from eyechart.seam import Batch, Description, Row, ScorerOfBatches, Writer, description_of
 from eyechart.settings import ScoreSettings
@@ -84,6 +84,7 @@ def score(
     return measure(model, rows, conditions, num_samples, image_root, settings).results
 
 
+@torch.no_grad()
 def measure(
     model: str | Path | ScorerOfBatches,
     rows: str | Path | Sequence[Row] | Sequence[Batch],
@@ -93,7 +94,8 @@ def measure(
     settings: ScoreSettings | None = None,
 ) -> Measured:
     """As `score`, with every sample's per-token losses."""
-    settings, ranks = settings or ScoreSettings(), ranks_of_job()
+    settings = settings or ScoreSettings()
+    ranks = ranks_of_job() if settings.distributed else Ranks()
     names = named_conditions(conditions)
     wanted = asked(rows, num_samples, image_root, settings)
     train_file = None if settings.train_data is None else require_file("--train_data", settings.train_data)
@@ -102,7 +104,7 @@ def measure(
     scorer = _load(model, settings) if isinstance(model, str | Path) else model
     about = description_of(scorer)
     source = Source(scorer, wanted, settings.ablation.batch_size)
-    tested = _tested(scorer, source)
+    tested = _tested(scorer, source, by_name)
     left_out = _left_out(names, train_file, tested.layers)
     names = tuple(name for name in names if name not in left_out)
     wording, mean = {**about.notes, **tested.note, **left_out}, None
@@ -193,7 +195,7 @@ class _Tested:
 
 
 @torch.no_grad()
-def _tested(scorer: ScorerOfBatches, source: Source) -> _Tested:
+def _tested(scorer: ScorerOfBatches, source: Source, by_name: bool) -> _Tested:
     """Run the self-tests of a model by name, or hold any other scorer against its contract.
 
     Raises:
@@ -203,7 +205,8 @@ def _tested(scorer: ScorerOfBatches, source: Source) -> _Tested:
     if batch is None:
         return _Tested(1, {})
     note = {}
-    if isinstance(scorer, SelfTesting):
+    if by_name:
+        assert isinstance(scorer, SelfTesting), "what is loaded by name has self-tests"
         scorer.self_test(batch)
         note = {"self-tests": _PASSED}
     else:
@@ -220,6 +223,7 @@ def _as_requested(ablation: Ablation, wanted: Asked) -> Ablation:
     return ablation.model_copy(update={"requested": wanted.requested, "reasons": [*ablation.reasons, *short]})
 
 
+@torch.no_grad()
 def _with_captions(
     scored: list[ScoredSample], scorer: ScorerOfBatches, source: Source, settings: ScoreSettings
 ) -> tuple[list[ScoredSample], dict[str, str]]:
@@ -235,7 +239,7 @@ def _with_captions(
                 written |= dict(zip((s.row for s in batch.samples), scorer.write(batch), strict=True))
     except Exception as error:  # noqa: BLE001 - whatever an unknown model's `generate` raises; all scores are there
         reason = " ".join(str(error).split())[:200]
-        return scored, {"written": f"Nothing written: generate ended in {type(error).__name__}: {reason}"}
+        return scored, {"written": f"Nothing written: `write` ended in {type(error).__name__}: {reason}"}
     return [s.model_copy(update={"written": written.get(s.row)}) for s in scored], {}
 
 

@@ -63,14 +63,18 @@ def asked(
         root = str(file.parent) if root is None else root
         found, rejects = read_rows(file, chosen, root)
         return Asked(tuple(found), None, tuple(rejects), requested, file, root)
-    given = [row for row in rows if isinstance(row, Row)]
-    if given and len(given) == len(rows):
+    items = list(rows)
+    given = [item for item in items if isinstance(item, Row)]
+    if given and len(given) == len(items):
         requested = num_samples or len(given)
         found = [given[place] for place in sorted(draw_rows(len(given), settings.seed)[:requested])]
         found = found if root is None else [replace(row, image_root=root) for row in found]
+        if root is None and len({row.image_root for row in found}) > 1:
+            # One folder is recorded for the page; images of several are named by their whole path.
+            found = [replace(row, image=str(row.path), image_root="") for row in found]
         return Asked(tuple(found), None, (), requested, None, root or found[0].image_root)
-    batches = [batch for batch in rows if isinstance(batch, Batch)]
-    if not batches or len(batches) < len(rows):
+    batches = [item for item in items if isinstance(item, Batch)]
+    if not batches or len(batches) < len(items):
         raise ValueError("rows: expected the path of a data file, a sequence of Row, or a sequence of Batch, not empty")
     if num_samples is not None:
         raise ValueError("num_samples: goes with rows; batches are scored as they are")

@@ -16,6 +16,8 @@ from eyechart.faults.experiments import SlotRoutes, TextRoutes, TokenRoutes, cha
 from eyechart.faults.label_text import alignment_of
 from eyechart.seam import IGNORE_INDEX, Batch, ScorerOfBatches, VisualTokens
 
+_CERTAIN = 1e-3
+"""Nats: a token this likely has a loss that may not move although what it depends on does."""
 _SLOTS = 16
 
 
@@ -98,7 +100,7 @@ class LossRoute:
 
     def text(self) -> TextRoutes:
         """Change the second half of each caption as input, then the label in its middle."""
-        middle = self._middle()
+        middle = self._middle() if all(bool(nll_T.isfinite().all()) for nll_T in self._base) else {}
         inputs = {row: self._outside(row)[self._outside(row).index(m) :] for row, m in middle.items()}
         other = self._nll(self._with_ids({row: [self._labels[row][m] for m in ms] for row, ms in inputs.items()}))
         labels_BT = self._text.labels_BT.clone()
@@ -127,8 +129,17 @@ class LossRoute:
 
     def _first_change(self, middle: dict[int, int], after: list[Tensor]) -> int | None:
         """Losses from the middle one to the first that changed, as most rows have it."""
-        found = Counter(where[0] - m for row, m in middle.items() if (where := changed(self._base[row], after[row])))
+        found = Counter(
+            where[0] - m
+            for row, m in middle.items()
+            if (where := changed(self._base[row], after[row]))
+            and not self._saturated(row, after, range(m + 1, where[0]))
+        )
         return found.most_common(1)[0][0] if found else None
+
+    def _saturated(self, row: int, after: list[Tensor], skipped: range) -> bool:
+        """Whether a loss that should have changed is next to 0 before and after: it shows no change that is there."""
+        return any(float(max(self._base[row][i], after[row][i])) < _CERTAIN for i in skipped)
 
     def _unread(self, edge: int, step: int) -> bool:
         """Whether no loss changes with the token at this end of the block (0 or 1), so many positions outwards."""

@@ -100,6 +100,8 @@ def _require_sample(batch: Batch, b: int, sample: Sample) -> None:
         raise ValueError(f"{where}: expected no label behind its {length} tokens, in the padding")
     if length and int(batch.labels_BT[b, 0]) != IGNORE_INDEX:
         raise ValueError(f"{where}: expected something before the first label to predict it from, got a label first")
+    if bool((batch.labels_BT[b][batch.block_BT[b]] != IGNORE_INDEX).any()):
+        raise ValueError(f"{where}: expected no label on the image block, whose positions hold no text to predict")
     if int(batch.block_BT[b].sum()) != max(0, sample.block[1] - sample.block[0]):
         raise ValueError(f"{where}: expected block_BT to mark the sample's image block {sample.block}")
 
@@ -111,10 +113,10 @@ def encode(scorer: ScorerOfBatches, batch: Batch) -> VisualTokens:
         ValueError: a broken contract.
     """
     visual = scorer.encode(batch)
-    if not isinstance(visual, VisualTokens) or not visual.layers:
+    if not isinstance(visual, VisualTokens) or not isinstance(visual.layers, tuple) or not visual.layers:
         raise ValueError(
-            f"Scorer.encode: expected VisualTokens, got {type(visual).__name__}; wrap a tensor [B,Q,E] as "
-            "VisualTokens((tensor,))"
+            "Scorer.encode: expected VisualTokens of a tuple of layers, got "
+            f"{type(getattr(visual, 'layers', visual)).__name__}; wrap a tensor [B,Q,E] as VisualTokens((tensor,))"
         )
     for layer in visual.layers:
         if layer.dim() != 3 or not layer.is_floating_point() or len(layer) != len(batch):
@@ -153,8 +155,10 @@ def pair_nll(
 
 
 def _losses(what: str, batch: Batch, result: TokenNLL) -> list[torch.Tensor]:
-    if not isinstance(result, TokenNLL):
-        raise ValueError(f"{what}: expected TokenNLL, got {type(result).__name__}; `TokenNLL.of` makes it of logits")
+    if not (isinstance(result, TokenNLL) and all(isinstance(t, torch.Tensor) for t in (result.nll_N, result.counts_B))):
+        raise ValueError(
+            f"{what}: expected TokenNLL of two tensors, got {type(result).__name__}; `TokenNLL.of` makes it of logits"
+        )
     expected = (batch.labels_BT != IGNORE_INDEX).sum(dim=1).tolist()
     counts = result.counts_B.tolist()
     if result.nll_N.dim() != 1 or len(result.nll_N) != sum(expected) or counts != expected:
@@ -172,11 +176,13 @@ def require_contract(scorer: ScorerOfBatches, batch: Batch) -> None:
     Raises:
         ValueError: a broken contract.
     """
+    if getattr(scorer, "training", False):
+        raise ValueError("Scorer: the model is in training mode; call `model.eval()` before it is scored")
     visual = encode(scorer, batch)
     together = nll(scorer, batch.text(), visual)
     share = _TOLERANCE if visual.layers[0].dtype in (torch.float32, torch.float64) else _COARSE
     for b, sample in enumerate(batch.samples):
-        single = batch.rows([b])
+        single = _unpadded(batch.rows([b]))
         alone = encode(scorer, single)
         slots = alone.counts()[0]
         if slots != visual.counts()[b] or len(alone.layers) != len(visual.layers):
@@ -195,6 +201,17 @@ def require_contract(scorer: ScorerOfBatches, batch: Batch) -> None:
                 f"Scorer.nll: expected negative log-likelihoods, at least 0, got {float(nll_T.min()):.4g} in row "
                 f"{sample.row}; are they log-likelihoods?"
             )
+
+
+def _unpadded(batch: Batch) -> Batch:
+    """A batch of one sample, as wide as the sample."""
+    width = int(batch.lengths_B.max())
+    return replace(
+        batch,
+        ids_BT=batch.ids_BT[:, :width],
+        labels_BT=batch.labels_BT[:, :width],
+        block_BT=batch.block_BT[:, :width],
+    )
 
 
 _CAUSES = (
