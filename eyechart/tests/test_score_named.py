@@ -21,6 +21,7 @@ from eyechart.models.writing import write_captions
 from eyechart.reporting.runbook import render_runbook
 from eyechart.seam import IGNORE_INDEX
 from saved_models import CPU, ROWS, Saved, batch_of, data, saved, settings
+from tiny_backbones import save_backbones
 
 __all__ = ["data", "saved"]
 
@@ -284,8 +285,6 @@ def test_bad_usage_ends_in_one_line(
 
 
 def test_a_text_model_is_refused_in_one_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tiny_runs import save_backbones
-
     save_backbones(tmp_path)
     for part in ("llm", "vision"):
         code = main(["score", str(tmp_path / part), "--data", str(data / "data.json"), "--image_root", str(data)])

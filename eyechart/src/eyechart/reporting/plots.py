@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
 from eyechart.reporting.drawing import BLUE, FAINT, GREEN, INK, ORANGE, as_svg, drawing
@@ -243,8 +244,8 @@ def _labelled(axes: Axes, steps: Sequence[int]) -> list[int]:
 def _legend(axes: Axes) -> None:
     """Above the axes, in as many rows as it takes not to be wider than the figure, which grows by the further ones."""
     handles, labels = axes.get_legend_handles_labels()
-    figure = axes.get_figure(root=True)
-    assert figure is not None, "axes are drawn in a figure"
+    figure = axes.figure
+    assert isinstance(figure, Figure), "axes are drawn in a figure"
     for columns in range(len(labels), 0, -1):
         legend = figure.legend(
             handles, labels, loc="outside upper left", ncols=columns, fontsize=9, handlelength=1.4, columnspacing=1.2
