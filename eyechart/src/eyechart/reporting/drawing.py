@@ -76,6 +76,7 @@ def as_svg(figure: Figure, alt: str, name: str) -> Markup:
     for colour, variable in _VARIABLES.items():
         body = body.replace(colour, f"var(--{variable})")
     body = re.sub(r"font-family: [^;\"]+", "font-family: var(--sans)", body)
+    body = re.sub(r"font: ((?:\w+ )*[\d.]+px) [^;\"]+", r"font: \1 var(--sans)", body)  # as matplotlib 3.9 writes it
     # Coordinates to a hundredth of a point; text between the tags stays as it is.
     body = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\.\d{2})\d+", r"\1", tag[0]), body)
     body = re.sub(r"\n\s*", "\n", body).strip()
