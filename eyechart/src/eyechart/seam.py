@@ -6,7 +6,8 @@ Dimension legend, used as name suffixes everywhere in this package:
     T  positions of a sequence       P  patch features per image             E  width of the LLM's embeddings
     N  label tokens of a batch       D  width of the resampler               C,H,W  channels, height, width
 
-This module knows nothing of models, files or configs; every other room may import it.
+Over 300 lines, because the whole contract stands in one file with its example. This module imports nothing of models,
+files or configs; every other room may import it.
 """
 
 from __future__ import annotations
