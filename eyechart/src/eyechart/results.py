@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 SCHEMA: Literal[1] = 1
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+Standing = Literal["costs", "ruled out", "open"]
+"""Where a claim stands: its lower bound is above its margin, its upper bound is at or below it, or neither."""
 EXIT_CODES: dict[str, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
 """Exit code of a command that judges. 2 is bad input, 4 a bug of ours, 130 an interrupt: none reads as a verdict."""
 
@@ -241,6 +243,15 @@ class Look(_Model):
     """Loss in nats per label token."""
     gap_shuffled: float
     gap_zero: float
+    se_shuffled: float | None = None
+    """Standard error of `gap_shuffled`, dyadic; None where it is undefined."""
+    se_zero: float | None = None
+    shuffled: Standing = "open"
+    """Whether a wrong picture costs more than the margin of check 1, at the level that all looks of a run share."""
+    zero: Standing = "open"
+    """The same of zeros."""
+    lower_shuffled: float | None = None
+    upper_shuffled: float | None = None
     r_at_1: float | None = None
     """Of `k` images; chance is 1/k."""
     k: int = 0

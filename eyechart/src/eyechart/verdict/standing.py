@@ -1,0 +1,75 @@
+"""Where one claim stands: `costs`, `ruled out` or `open`. The only place that decides it.
+
+A claim says that a figure exceeds its margin. With a one-sided lower and a one-sided upper confidence bound:
+
+    costs       the lower bound lies above the margin
+    ruled out   the upper bound lies at or below the margin
+    open        neither, or there are no bounds
+
+Levels: 99% both ways, except for the gates of check 1. One ruled-out gate is enough for a FAIL, so the upper bounds of
+all gates share an error of 1%: each is taken at 1 - 0.01/(number of gates) (Bonferroni). A difference that rounding
+explains is no difference: it is ruled out at any margin of 0 or more.
+
+Verdict, findings, looks, advice on sample size, pages and exit codes read the standing that is stored in the results.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from eyechart.results import Standing
+from eyechart.verdict.statistics import Estimate
+
+LEVEL = 0.99
+"""One-sided confidence of both bounds."""
+SHARED_ERROR = 0.01
+"""Chance that any of several claims is decided wrongly, where one of them decides for all."""
+ROUNDING = 1e-7
+"""A gap and a standard error below this, in nats per token, are no difference at all."""
+
+
+@dataclass(frozen=True)
+class Stand:
+    """A standing with the bounds it was read from."""
+
+    standing: Standing
+    margin: float
+    lower: float | None
+    """At `LEVEL` unless another level was asked for."""
+    upper: float | None
+    upper_level: float
+
+
+def stand(lower: float | None, upper: float | None, margin: float) -> Standing:
+    """Where a claim stands, by its bounds; in the unit of the margin."""
+    if lower is None or upper is None:
+        return "open"
+    return "costs" if lower > margin else "ruled out" if upper <= margin else "open"
+
+
+def stand_gap(
+    estimate: Estimate, margin: float = 0.0, upper_level: float = LEVEL, lower_level: float = LEVEL
+) -> Stand:
+    """Where the claim "this gap exceeds its margin" stands.
+
+    Args:
+        estimate: the gap, in nats per label token.
+        margin: what it must exceed.
+        upper_level: one-sided confidence of the upper bound; `shared_level` where one of several claims is enough.
+        lower_level: one-sided confidence of the lower bound.
+    """
+    lower, upper = estimate.lower(lower_level), estimate.upper(upper_level)
+    standing = stand(lower, upper, margin)
+    if unmoved(estimate.gap, estimate.se) and margin >= 0:
+        standing = "ruled out"
+    return Stand(standing, margin, lower, upper, upper_level)
+
+
+def unmoved(gap: float | None, se: float | None) -> bool:
+    """Whether a difference is none but for rounding; without a standard error (one image) that is not known."""
+    return gap is not None and se is not None and abs(gap) < ROUNDING and se < ROUNDING
+
+
+def shared_level(claims: int) -> float:
+    """Level of each of several bounds, so that together they err no more often than `SHARED_ERROR` (Bonferroni)."""
+    return 1 - SHARED_ERROR / max(1, claims)
