@@ -130,7 +130,7 @@ def _four_conditions(site: Site) -> tuple[str, str]:
     except Exception as error:  # noqa: BLE001
         return "could not run", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     assert ablation is not None
-    return ablation.verdict, ablation.reasons[0] if ablation.reasons else ""
+    return ablation.verdict, ablation.reasons[0].code if ablation.reasons else ""
 
 
 def _diagnose(site: Site) -> _Said:

@@ -1,6 +1,9 @@
 """The schema of results.json: what every command that measures writes, and what every page and table is rendered from.
 
-Over 300 lines, because the whole schema stands in one file, each figure with its unit and its sentence.
+Figures, codes and enumerations; the only sentences are a finding's own message and fix, which its detector writes, and
+the notes of a scorer that is not ours. `reporting` writes all others, from a code and its figures.
+
+Over 300 lines, because the whole schema stands in one file, each figure with its unit and its meaning.
 
 Losses and gaps are in nats per label token unless a name says otherwise. Versioned: a reader refuses another `schema`.
 """
@@ -13,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA: Literal[1] = 1
+SCHEMA: Literal[2] = 2
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 Standing = Literal["costs", "ruled out", "open"]
@@ -26,6 +29,134 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True)
 
 
+ReasonCode = Literal[
+    "gap-costs",
+    "gap-ruled-out",
+    "gap-unmoved",
+    "gap-open",
+    "one-distinct-image",
+    "not-finite",
+    "nothing-scored",
+    "gates-not-scored",
+    "too-few-donors",
+    "samples-not-scored",
+    "fewer-than-requested",
+    "one-image-carries",
+    "one-image-decides",
+    "truncated-too-many",
+    "truncated-some",
+    "unlabelled-too-many",
+    "unlabelled-some",
+    "image-cut",
+    "nothing-counted",
+    "raise-max-seq-len",
+    "rows-rejected",
+    "within-limits",
+]
+"""Why a check ended as it did; `reporting.reasons` has a sentence for each."""
+RemarkCode = Literal[
+    "donors-from-all-samples",
+    "noise-of-scalar-moments",
+    "slot-of-another-image",
+    "slots-share-images",
+    "pixels-left-in-place",
+    "mean-has-seen-scored-images",
+    "no-mean",
+    "mean-needs-train-data",
+    "mean-of-several-depths",
+    "no-blind-prompt",
+    "blind-not-trained-here",
+    "donors-need-tower-features",
+    "no-pixels",
+    "slot-mix-of-one-image",
+    "image-alone-in-prompt",
+    "self-tests-passed",
+    "writing-failed",
+    "probes-failed",
+]
+"""How something was made, or why it was left out; `reporting.remarks` has a sentence for each."""
+
+
+Topic = Literal["headline", "pattern", "order", "information", "matching", "twins", "likeness", "words", "coverage"]
+ConclusionCode = Literal[
+    "check-1-not-run",
+    "picture-used",
+    "picture-used-check-2-not-passed",
+    "nothing-scored",
+    "content-used-rest-undecided",
+    "undecided",
+    "loss-not-finite",
+    "content-not-used",
+    "content-used-but-gate-fails",
+    "gate-fails",
+    "content-and-presence",
+    "content-without-presence",
+    "presence-without-content",
+    "nothing-costs",
+    "no-content-rest-open",
+    "presence-content-open",
+    "content-open",
+    "wrong-picture-costs-more",
+    "wrong-picture-costs-no-more",
+    "wrong-picture-open",
+    "blind-prompt-under-trained",
+    "information-shown",
+    "information-ruled-out",
+    "information-open",
+    "matching-not-measured",
+    "own-picture-found",
+    "own-picture-not-found",
+    "own-picture-open",
+    "found-among-alike",
+    "not-found-among-alike",
+    "among-alike-open",
+    "alike-pictures-cost",
+    "only-unlike-pictures-cost",
+    "likeness-not-shown",
+    "words-rest-on-picture",
+    "words-not-shown",
+    "check-2-not-run",
+    "captions-damaged",
+    "no-captions-counted",
+    "captions-within-limits-with-warnings",
+    "captions-within-limits",
+    "captions-whole",
+]
+"""What a run allows to say; `verdict.conclusions` chooses, `reporting.conclusions` has a sentence for each."""
+
+
+class Conclusion(_Model):
+    """One thing that may be said, with what it rests on."""
+
+    topic: Topic
+    code: ConclusionCode
+    asserts: dict[str, Standing] = Field(default_factory=dict)
+    """The claims that it states, by name, and where each stands."""
+
+
+class Reason(_Model):
+    """One reason of a verdict."""
+
+    code: ReasonCode
+    effect: Literal["fails", "undecided", "passes", "warns"]
+    """What it does to the verdict; a warning leaves it as it is."""
+    about: str = ""
+    """The condition, where it is about one: that has the figures."""
+    figures: dict[str, Any] = Field(default_factory=dict)
+    """What the sentence needs beside the condition's own figures."""
+
+
+class Remark(_Model):
+    """What a reader has to know about how a condition, or the whole score, was made."""
+
+    code: RemarkCode
+    about: str
+    """A condition, or what else it is about."""
+    left_out: bool = False
+    """Whether this is why it was not scored."""
+    figures: dict[str, Any] = Field(default_factory=dict)
+
+
 class Condition(_Model):
     """One condition of check 1 over all scored samples."""
 
@@ -35,21 +166,29 @@ class Condition(_Model):
     """Mean over captions of the summed NLL, in nats per caption."""
     gate: bool = False
     """Whether the verdict depends on this condition."""
-    margin: float | None = None
-    """What the lower bound must exceed, for gates."""
     gap: float | None = None
     """Paired loss difference to `correct`; None for `correct` itself."""
     se: float | None = None
     """Standard error of `gap`, clustered by image; dyadic for donor conditions."""
     ci95: tuple[float, float] | None = None
+    margin: float | None = None
+    """What the gap is held against: of a gate its margin, else 0."""
     lower99: float | None = None
     """One-sided 99% lower bound of `gap`."""
+    upper: float | None = None
+    """One-sided upper bound of `gap`, at `upper_level`."""
+    upper_level: float | None = None
+    """0.99, and for gates 1 - 0.01/(number of gates): one of them is enough for a FAIL."""
+    standing: Standing | None = None
+    """Whether the gap exceeds `margin` (`verdict.standing`); None without a gap."""
+    above_zero: bool = False
+    """Whether `lower99` is above 0: this costs something, be it less than the margin."""
+    needed_samples: int | None = None
+    """How many samples would decide an open gate if the gap stays as it is; None where no number does."""
     win_rate: float | None = None
     """Share of captions whose summed NLL is lower with the correct image."""
     gap_without_eos: float | None = None
     """The gap over label tokens other than EOS."""
-    meaning: str = ""
-    """One line: what this gap says."""
 
 
 class Estimated(_Model):
@@ -59,6 +198,12 @@ class Estimated(_Model):
     """None where it could not be estimated."""
     se: float | None = None
     ci95: tuple[float, float] | None = None
+    margin: float | None = None
+    """What it is held against, where something is claimed of it."""
+    lower99: float | None = None
+    upper99: float | None = None
+    standing: Standing | None = None
+    """Whether it exceeds `margin`, at 99% both ways; None without a margin."""
 
 
 class Decomposition(_Model):
@@ -70,16 +215,21 @@ class Decomposition(_Model):
     """zero - blind: what zeros cost only because the model never saw zeros."""
     misdirection: Estimated
     """shuffled - blind: what a wrong picture costs beyond no picture."""
-    blind_under_trained: bool = False
-    """The blind prompt is worse than zero, no-image or mean-token: the three figures are then None."""
+    blind_rival: str | None = None
+    """The best of zero, no-image and mean-token, which the best constant prompt cannot be worse than."""
+    blind_deficit: Estimated | None = None
+    """blind - the rival; where it `costs`, the prompt is under-trained and the three figures above are None."""
     blind_captions: int | None = None
     """Training captions the blind prompt has seen, repeats counted; None where that is not known."""
     blind_learning_rate: float | None = None
     """Of the blind prompt, chosen on training captions held aside."""
     blind_still_falling: bool | None = None
     """Whether the blind prompt's loss was still falling when its budget ended: information is then too large."""
-    sentences: list[str] = Field(default_factory=list)
-    """The split in words."""
+
+    @property
+    def blind_under_trained(self) -> bool:
+        """Whether the blind prompt is surely worse than its rival."""
+        return self.blind_deficit is not None and self.blind_deficit.standing == "costs"
 
 
 class Decile(_Model):
@@ -97,7 +247,11 @@ class Matching(_Model):
 
     k: int
     """Candidate images per caption, the own one included; chance of image R@1 is 1/k."""
+    wanted_k: int = 0
+    """As many as were asked for."""
     captions: int
+    problem: Literal["no-two-samples-differ", "not-finite"] | None = None
+    """Why nothing could be measured, where that is so."""
     r_at_1: Estimated
     """Share of captions that are likeliest with their own image; ties share the point."""
     mrr: Estimated
@@ -116,8 +270,6 @@ class Matching(_Model):
     """Of the InfoNCE scores, chosen on other pairs than those it is reported on."""
     deciles: list[Decile] = Field(default_factory=list)
     """The shuffled gap from the most unlike donors to the most alike."""
-    reading: str = ""
-    """What these figures say, in a sentence or two."""
 
 
 class WordGap(_Model):
@@ -128,7 +280,7 @@ class WordGap(_Model):
     gap: float
     """Mean nats per occurrence by which a wrong picture makes the word less likely."""
     share: float | None = None
-    """Of the sum of all gaps; None where that sum is not surely above 0 (95%), so that there is nothing to share."""
+    """Of the sum of all gaps; None where the gap of shuffled is not surely above 0: there is nothing to share."""
 
 
 class Words(_Model):
@@ -149,7 +301,11 @@ class Words(_Model):
     gap_with_eos: float
     """Nats per label token."""
     gap_without_eos: float | None
-    reading: str = ""
+    captions: int = 0
+    without_content_word: int = 0
+    """Captions that have no content word at all."""
+    half_of_gap: int | None = None
+    """How few different words carry half of the whole gap; None where there is nothing to share."""
 
 
 class Internals(_Model):
@@ -166,20 +322,26 @@ class Internals(_Model):
     effective_rank_of: int
     """The most it can be."""
     knn_overlap: float | None = None
-    """Share of the 10 nearest images by tower features that still are the nearest behind the connector."""
+    """Share of the 10 nearest images by tower features that still are the nearest after the connector."""
+    neighbours: int = 10
+    compared: int = 0
+    """Images among which neighbours were sought."""
     images: int = 0
-    reading: str = ""
+    stages: list[str] = []
+    """Every stage in order, those without a share included."""
 
 
 class Ablation(_Model):
     """Check 1: does the loss rise when the picture is taken away?"""
 
     verdict: Verdict
-    reasons: list[str]
+    reasons: list[Reason]
     samples: int
     """Samples scored."""
     requested: int
     """Samples asked for (`--num_samples`)."""
+    available: int | None = None
+    """Samples that there are to score, unusable ones included; None where that is not known."""
     label_tokens: int
     clusters: int
     """Distinct images among the scored samples."""
@@ -190,14 +352,17 @@ class Ablation(_Model):
     """By name, in the order in which they were scored; `correct` first."""
     order: list[str]
     """Condition names by rising loss."""
-    order_reading: str
-    """Which known pattern the order resembles, in one sentence."""
+    shuffled_beyond: dict[str, Estimated] = Field(default_factory=dict)
+    """Loss under `shuffled` minus that under no-image, mean-token and blind, paired: whether a wrong picture is worse
+    than none. Empty where `shuffled` or all of them were not scored."""
     needed_samples: int | None = None
-    """How many samples would decide an inconclusive gate."""
+    """How many samples would decide an inconclusive verdict, whether so many exist or not."""
     rejected: dict[str, int] = Field(default_factory=dict)
     """Held-out rows that could not be scored, by reason."""
-    wording: dict[str, str] = Field(default_factory=dict)
-    """Sentences about how the conditions were made that a reader of another runbook needs."""
+    remarks: list[Remark] = Field(default_factory=list)
+    """How conditions were made where a reader of another runbook would assume something else, and what was left out."""
+    notes: dict[str, str] = Field(default_factory=dict)
+    """What the scorer says about how it scores, by keyword (`seam.Description.notes`)."""
     decomposition: Decomposition | None = None
     matching: Matching | None = None
     words: Words | None = None
@@ -208,10 +373,18 @@ class Coverage(_Model):
     """Check 2: how much of the captions survives max_seq_len, and does every row teach something?"""
 
     verdict: Verdict
-    reasons: list[str]
-    source: str
-    """Where the counts come from, such as `training epoch 3` or `audit of train`."""
+    reasons: list[Reason]
+    source: Literal["training", "audit", "score"]
+    """Where the counts come from: the log of training, `audit`, or the rows that were scored."""
+    split: Literal["train", "eval"] | None = None
+    """The side of the split; None where there is none."""
+    images_opened: bool = True
+    """Whether images were opened; else unreadable ones count as samples."""
+    epoch: int | None = None
+    """Of training."""
     samples: int
+    truncated: int
+    zero_label: int
     truncated_pct: float
     zero_label_pct: float
     avg_label_tokens: float
@@ -221,6 +394,8 @@ class Coverage(_Model):
     wrapper_tokens: float
     """Average tokens of the prompt around the image block: what shortening the wrapper could save."""
     image_block_tokens: int
+    image_cut: int = 0
+    """Samples whose image block lost a token to max_seq_len."""
     rejected: dict[str, int] = Field(default_factory=dict)
     """Rows that could not be used, by reason."""
     lengths: dict[int, int] = Field(default_factory=dict)
@@ -328,10 +503,11 @@ class ScoredSample(_Model):
 class Results(_Model):
     """Everything one run measured."""
 
-    schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
+    schema_: Literal[2] = Field(default=SCHEMA, alias="schema")
     verdict: Verdict
     """The worst of the checks' verdicts."""
-    reasons: list[str]
+    conclusions: list[Conclusion] = Field(default_factory=list)
+    """What these results allow to say, one code per topic, the headline first."""
     checkpoint: str | None = None
     command: str = ""
     """The command line that made this file."""
@@ -349,14 +525,6 @@ class Results(_Model):
     config: dict[str, Any] = Field(default_factory=dict)
 
 
-def worst(verdicts: list[Verdict]) -> Verdict:
-    """The overall verdict: FAIL before INCONCLUSIVE before PASS. Nothing judged is INCONCLUSIVE."""
-    for verdict in ("FAIL", "INCONCLUSIVE", "PASS"):
-        if verdict in verdicts:
-            return verdict
-    return "INCONCLUSIVE"
-
-
 def to_json(results: Results) -> str:
     """Serialise, with the schema's own key names and no NaN or infinity."""
     return json.dumps(results.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False, allow_nan=False)
@@ -368,13 +536,32 @@ def read(path: Path) -> Results:
     Raises:
         ValueError: missing, not JSON, or of another schema; the message names the file.
     """
+    text = ""
     try:
-        return Results.model_validate_json(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return Results.model_validate_json(text)
     except OSError as error:
         raise ValueError(
             f"{path}: cannot read results ({error.strerror}); expected the folder of a run or of a score"
         ) from error
     except ValueError as error:
-        # In our words, without the address of pydantic's documentation.
-        said = " ".join(str(error).splitlines()[:3]).partition(" For further information visit ")[0]
-        raise ValueError(f"{path}: not a results file of schema {SCHEMA}: {said}") from error
+        raise ValueError(f"{path}: {_why_not(text, error)}") from error
+
+
+def _why_not(text: str, error: ValueError) -> str:
+    """What is wrong with a results file, and what to do, in one line."""
+    try:
+        tree = json.loads(text)
+    except (ValueError, RecursionError):
+        tree = None
+    found = tree.get("schema") if isinstance(tree, dict) else None
+    if isinstance(found, int) and found < SCHEMA:
+        return (
+            f"results of schema {found}, written by an earlier version, and this one reads schema {SCHEMA}; score "
+            "again with this version (the pages beside the file stay as they are)"
+        )
+    if isinstance(found, int) and found > SCHEMA:
+        return f"results of schema {found}, and this version reads schema {SCHEMA}; use the version that wrote them"
+    # In our words, without the address of pydantic's documentation.
+    said = " ".join(str(error).splitlines()[:3]).partition(" For further information visit ")[0]
+    return f"not a results file of schema {SCHEMA}: {said}"

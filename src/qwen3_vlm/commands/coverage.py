@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -31,8 +32,8 @@ def audit_prepared(prepared: Prepared, split: Literal["train", "eval"], text_onl
             bar.update(len(items))
     rows, label = getattr(prepared.split, split), "training" if split == "train" else "held-out"
     judge_rejects(rejects, len(rows), prepared.config.data.max_rejected, label)
-    source = f"audit of {split}" + (", images not opened" if text_only else "")
-    return _judge(prepared, dataset, stats, source, count_rejects(tuple(rejects)))
+    counted = _counted(prepared, dataset, stats, count_rejects(tuple(rejects)))
+    return _judge(prepared, replace(counted, split=split, images_opened=not text_only))
 
 
 def coverage_of_run(prepared: Prepared, folder: Path, step: int) -> Coverage:
@@ -48,14 +49,13 @@ def coverage_of_run(prepared: Prepared, folder: Path, step: int) -> Coverage:
         label_tokens=last.label_tokens,
         lengths=Counter(last.lengths),
     )
-    return _judge(prepared, prepared.train, stats, f"training epoch {last.epoch}", last.rejected)
+    counted = _counted(prepared, prepared.train, stats, last.rejected)
+    return _judge(prepared, replace(counted, source="training", split="train", epoch=last.epoch))
 
 
-def _judge(
-    prepared: Prepared, dataset: Dataset, stats: CollateStats, source: str, rejected: dict[str, int]
-) -> Coverage:
-    counted = Counted(
-        source=source,
+def _counted(prepared: Prepared, dataset: Dataset, stats: CollateStats, rejected: dict[str, int]) -> Counted:
+    return Counted(
+        source="audit",
         stats=stats,
         max_seq_len=prepared.config.data.max_seq_len,
         block_tokens=prepared.config.image_block_tokens,
@@ -63,4 +63,7 @@ def _judge(
         rejected=rejected,
         image_cut=rejected.get(IMAGE_CUT, 0),
     )
+
+
+def _judge(prepared: Prepared, counted: Counted) -> Coverage:
     return judge_coverage(counted, prepared.config.coverage)

@@ -48,8 +48,9 @@ def score(
         config.ablation,
         config.seed,
         requested,
-        count_rejects(tuple(unusable)),
-        vocabulary(loaded),
+        available=len(prepared.split.eval),
+        rejected=count_rejects(tuple(unusable)),
+        vocabulary=vocabulary(loaded),
         mean_tokens=mean_tokens(loaded, prepared, checkpoint) if "mean-token" in names else None,
         blind=trained_blind(loaded, prepared, checkpoint) if "blind" in names else None,
     )

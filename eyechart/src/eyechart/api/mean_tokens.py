@@ -10,23 +10,25 @@ from torch import Tensor
 from eyechart.api.source import Asked, Source
 from eyechart.data.dataset import judge_rejects
 from eyechart.progress import progress_bar
+from eyechart.results import Remark
 from eyechart.scoring.mean_tokens import mean_tokens
 from eyechart.seam import Reject, Row, ScorerOfBatches
 from eyechart.settings import ScoreSettings
 
 
-def shared_images(wanted: Asked, averaged: Sequence[Row], train_file: Path) -> str:
-    """What is wrong with training rows whose images are scored too: their mean has then seen what it is to miss."""
+def shared_images(wanted: Asked, averaged: Sequence[Row], train_file: Path) -> list[Remark]:
+    """A remark where training rows' images are scored too: their mean has then seen what it is to miss."""
     images = {row.image for row in averaged}
     shared = len(images & {row.image for row in wanted.rows})
     same_file = wanted.file is not None and train_file.samefile(wanted.file)
     if not shared and not same_file:
-        return ""
-    file = "is the file of --data" if same_file else "has images of --data"
-    return (
-        f"--train_data {file}: {shared} of the {len(images)} images that mean-token averages are scored too; name "
-        "rows that are not scored"
-    )
+        return []
+    figures = {
+        "file": "is the file of --data" if same_file else "has images of --data",
+        "shared": shared,
+        "images": len(images),
+    }
+    return [Remark(code="mean-has-seen-scored-images", about="mean-token", figures=figures)]
 
 
 def mean_over_rows(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -20,7 +20,8 @@ from eyechart.faults.probes import probe
 from eyechart.progress import progress_bar
 from eyechart.reporting.output import Parts, assemble
 from eyechart.reporting.parquet import SampleRows
-from eyechart.results import Ablation, Finding, Results, ScoredSample
+from eyechart.reporting.remarks import sentence
+from eyechart.results import Ablation, Finding, Remark, RemarkCode, Results, ScoredSample
 from eyechart.scoring.ablation import ablate
 from eyechart.scoring.conditions import named_conditions
 from eyechart.scoring.contract import encode, require_contract
@@ -35,15 +36,8 @@ _TESTED = 2
 """Samples on which the self-tests run: with two, mixed-up rows show."""
 _PROBED = 4
 """Samples that are tried where a model does not pass."""
-_NOT_HERE = {
-    "blind": "it needs a prompt trained through a model of our own",
-    "donors": "donors by likeness need the features of our own vision tower; matching goes without",
-}
+_NOT_HERE: dict[str, RemarkCode] = {"blind": "blind-not-trained-here", "donors": "donors-need-tower-features"}
 """What no model gets that was not trained here, and why."""
-_PASSED = (
-    "Passed before scoring: its own features, put back, give the model's own loss; features that are not a "
-    "number reach every label; no pixel passes zeroed features; no label depends on what stands after it."
-)
 
 
 @dataclass(frozen=True)
@@ -69,7 +63,7 @@ def score(
         model: an image-text-to-text model of transformers, by folder or hub id; or a `Scorer`.
         rows: what the model has not been trained on: the path of a data file, rows, or batches.
         conditions: `runbook`, `standard`, `full`, or names separated by commas. What cannot be had is left out, with
-            the reason in `ablation.wording`; a list of which nothing can be had is refused.
+            the reason in `ablation.remarks`; a list of which nothing can be had is refused.
         num_samples: rows to score, drawn by seed; None takes `settings.ablation.num_samples` rows of a file, and all
             of those that are handed over.
         image_root: folder that the rows' image paths are relative to; None takes the data file's, or the rows' own.
@@ -106,20 +100,22 @@ def measure(
     source = Source(scorer, wanted, settings.ablation.batch_size)
     tested = _tested(scorer, source, by_name)
     left_out = _left_out(names, train_file, tested.layers)
-    names = tuple(name for name in names if name not in left_out)
-    wording, mean = {**about.notes, **tested.note, **left_out}, None
+    absent = {remark.about for remark in left_out}
+    names = tuple(name for name in names if name not in absent)
+    remarks, mean = [*tested.remarks, *left_out], None
     if "mean-token" in names and train_file is not None:
         lenders = read_rows(train_file, image_root=wanted.image_root or train_file.parent)
-        warning = shared_images(wanted, lenders[0][: settings.ablation.mean_token_images], train_file)
-        wording |= {"mean-token": warning} if warning else {}
-        if warning and ranks.index == 0:
-            sys.stderr.write(f"warning: {warning}\n")
+        shared = shared_images(wanted, lenders[0][: settings.ablation.mean_token_images], train_file)
+        remarks += shared
+        for remark in shared if ranks.index == 0 else []:
+            sys.stderr.write(f"warning: {sentence(remark)}\n")
         mean = mean_over_rows(scorer, lenders, settings)
     plan = Plan(
         names,
         settings.ablation,
         settings.seed,
-        requested=wanted.available,  # what the file lacks beside them is said by `_as_requested`
+        requested=wanted.requested,
+        available=wanted.available,
         rejected=count_rejects(wanted.rejects),
         vocabulary=about.vocabulary,
         mean_tokens=mean,
@@ -136,8 +132,8 @@ def measure(
     coverage = source.coverage(settings, settings.max_seq_len if by_name else None, ranks)
     listed, unwritten = _with_captions(scored_samples(scores, about.vocabulary), scorer, source, settings)
     diagnosis, untried = _diagnosis(scorer, source, ablation, settings)
-    wording |= {**unwritten, **untried}
-    ablation = _as_requested(ablation, wanted).model_copy(update={"wording": {**ablation.wording, **wording}})
+    remarks = [*ablation.remarks, *remarks, *unwritten, *untried]
+    ablation = ablation.model_copy(update={"remarks": remarks, "notes": dict(about.notes)})
     results = assemble(
         _recorded(settings, about, wanted, by_name),
         about.name,
@@ -162,27 +158,24 @@ class SelfTesting(Protocol):
         ...
 
 
-def _left_out(names: Sequence[str], train_data: Path | None, layers: int = 1) -> dict[str, str]:
+def _left_out(names: Sequence[str], train_data: Path | None, layers: int = 1) -> list[Remark]:
     """Of what was asked for, what this model cannot be scored with, and why.
 
     Raises:
         ValueError: nothing else but `correct` was asked for.
     """
-    reasons = dict(_NOT_HERE)
+    codes = dict(_NOT_HERE)
     if train_data is None:
-        reasons["mean-token"] = "it needs --train_data, rows whose images make the mean"
+        codes["mean-token"] = "mean-needs-train-data"
     elif layers > 1:
-        reasons["mean-token"] = "this model takes visual tokens at several depths; no mean is defined there"
-    found = {name: reason for name, reason in reasons.items() if name in names}
-    if found and not set(names) - {"correct", *found}:
+        codes["mean-token"] = "mean-of-several-depths"
+    found = [Remark(code=code, about=name, left_out=True) for name, code in codes.items() if name in names]
+    if found and not set(names) - {"correct", *(remark.about for remark in found)}:
+        listed = " ".join(f"{remark.about}: {sentence(remark)}" for remark in found)
         raise ValueError(
-            f"--conditions: nothing but `correct` can be had here ({_listed(found)}); name others, such as runbook"
+            f"--conditions: nothing but `correct` can be scored here ({listed}) Name others, such as runbook"
         )
-    return {name: f"Left out: {reason}." for name, reason in found.items()}
-
-
-def _listed(reasons: Mapping[str, str]) -> str:
-    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    return found
 
 
 @dataclass(frozen=True)
@@ -191,7 +184,7 @@ class _Tested:
 
     layers: int
     """Depths at which the language model takes visual tokens."""
-    note: Mapping[str, str]
+    remarks: Sequence[Remark] = ()
 
 
 @torch.no_grad()
@@ -203,34 +196,25 @@ def _tested(scorer: ScorerOfBatches, source: Source, by_name: bool) -> _Tested:
     """
     batch = source.first(_TESTED)
     if batch is None:
-        return _Tested(1, {})
-    note = {}
+        return _Tested(1)
+    remarks = []
     if by_name:
         assert isinstance(scorer, SelfTesting), "what is loaded by name has self-tests"
         scorer.self_test(batch)
-        note = {"self-tests": _PASSED}
+        remarks = [Remark(code="self-tests-passed", about="self-tests")]
     else:
         require_contract(scorer, batch)
-    return _Tested(len(encode(scorer, batch).layers), note)
-
-
-def _as_requested(ablation: Ablation, wanted: Asked) -> Ablation:
-    """How many were asked for and why there are fewer: here no split has an end, but the data."""
-    short = []
-    if wanted.available < wanted.requested:
-        what = "the data file has" if wanted.file is not None else "there are"
-        short = [f"warning: {wanted.requested} samples were requested: {what} no more than {wanted.available} rows"]
-    return ablation.model_copy(update={"requested": wanted.requested, "reasons": [*ablation.reasons, *short]})
+    return _Tested(len(encode(scorer, batch).layers), remarks)
 
 
 @torch.no_grad()
 def _with_captions(
     scored: list[ScoredSample], scorer: ScorerOfBatches, source: Source, settings: ScoreSettings
-) -> tuple[list[ScoredSample], dict[str, str]]:
-    """What the model writes for those that the page shows; the sentence that says so where it cannot write."""
+) -> tuple[list[ScoredSample], list[Remark]]:
+    """What the model writes for those that the page shows; a remark where it cannot write."""
     places = even_choice(len(scored), settings.ablation.gallery)
     if not isinstance(scorer, Writer) or not places:
-        return scored, {}
+        return scored, []
     size, written = settings.ablation.batch_size, dict[int, str]()
     try:
         for start in range(0, len(places), size):
@@ -238,25 +222,27 @@ def _with_captions(
             if len(batch):
                 written |= dict(zip((s.row for s in batch.samples), scorer.write(batch), strict=True))
     except Exception as error:  # noqa: BLE001 - whatever an unknown model's `generate` raises; all scores are there
-        reason = " ".join(str(error).split())[:200]
-        return scored, {"written": f"Nothing written: `write` ended in {type(error).__name__}: {reason}"}
-    return [s.model_copy(update={"written": written.get(s.row)}) for s in scored], {}
+        return scored, [Remark(code="writing-failed", about="written captions", figures=_of_error(error))]
+    return [s.model_copy(update={"written": written.get(s.row)}) for s in scored], []
 
 
 def _diagnosis(
     scorer: ScorerOfBatches, source: Source, ablation: Ablation, settings: ScoreSettings
-) -> tuple[list[Finding], dict[str, str]]:
+) -> tuple[list[Finding], list[Remark]]:
     """What the pattern of check 1 means; where it did not pass, with what reaches the model."""
-    evidence, note = RunEvidence(ablation=ablation), dict[str, str]()
+    evidence, remarks = RunEvidence(ablation=ablation), list[Remark]()
     batch = source.first(_PROBED) if ablation.verdict != "PASS" else None
     if batch is not None:
         try:
             probes = probe(scorer, batch, settings.seed)
             evidence = replace(evidence, probes=probes, vocabulary=description_of(scorer).vocabulary.size)
         except Exception as error:  # noqa: BLE001 - a stranger's scorer may raise anything; all scores are there
-            reason = " ".join(str(error).split())[:200]
-            note = {"probes": f"Not tried what reaches the model: it ended in {type(error).__name__}: {reason}"}
-    return diagnose_run(evidence), note
+            remarks = [Remark(code="probes-failed", about="probes", figures=_of_error(error))]
+    return diagnose_run(evidence), remarks
+
+
+def _of_error(error: Exception) -> dict[str, str]:
+    return {"error": type(error).__name__, "message": " ".join(str(error).split())[:200]}
 
 
 def _recorded(settings: ScoreSettings, about: Description, wanted: Asked, by_name: bool) -> dict[str, Any]:

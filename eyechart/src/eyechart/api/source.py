@@ -201,7 +201,7 @@ class Source(Sequence[Batch]):
         stats = sum((c.stats for c in counted.values()), CollateStats())
         rejected = count_rejects(self.asked.rejects, *(c.rejects for c in counted.values()))
         split = Counted(
-            source="the rows asked for",
+            source="score",
             stats=stats,
             max_seq_len=limit or max((c.longest for c in counted.values()), default=0),
             block_tokens=max((c.block_tokens for c in counted.values()), default=0),

@@ -1,6 +1,7 @@
 """Which fault does the pattern of check 1 show?
 
-The verdict says whether the picture is used; this says what it looks like when it is not. Different faults can leave
+The verdict says whether the picture is used; this says what it looks like when it is not. What costs something and
+what is ruled out stands in the results (`verdict.standing`), and is read here. Different faults can leave
 one pattern, so every message names what else could have made it, and `probes` look at the paths themselves. Losses and
 gaps are in nats per label token.
 """
@@ -10,10 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from eyechart.faults.condition_words import listed, worded
 from eyechart.faults.pattern_of_training import RunContext, diagnose_training
 from eyechart.faults.table import agree, finding
 from eyechart.results import Ablation, Condition, Finding, Matching
-from eyechart.verdict.gaps import costs, costs_nothing, harmful, helps, listed, unchanged, worded
+from eyechart.verdict.gaps import costs, costs_nothing, harmful, helps, unchanged
 
 _COPIED = 0.05
 """Nats per label token below which no caption of a language is predicted: the answer is seen."""
@@ -117,11 +119,11 @@ def _content(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
         yield finding(
             "constant-prompt",
             f"taking the visual tokens away costs ({listed(by, costly)} nats/token), but another sample's image costs "
-            f"nothing ({told}){matching}: the visual tokens act as one fixed prompt, and what is in the image is "
-            "ignored",
+            f"nothing above the margin of {shuffled.margin:g} ({told}){matching}: the visual tokens act as one fixed "
+            "prompt, and what is in the image is ignored",
             "first check that training captions belong to their images (order, paths, off by one row), and that "
-            "different images give different tower features; only if both are right, train longer or at a higher "
-            "train.lr",
+            "different images give different tower features; if both are right, try a higher train.lr, and more "
+            "training only as long as the held-out loss falls",
             shuffled=shuffled.gap,
             se=shuffled.se,
             gaps=gaps,
@@ -215,24 +217,27 @@ def _level(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
 
 
 def _more_samples(ablation: Ablation) -> Iterator[Finding]:
-    needed = ablation.needed_samples
-    if ablation.verdict == "INCONCLUSIVE" and needed is not None and needed > ablation.samples:
-        yield finding(
-            "eval-too-small",
-            f"{ablation.samples} samples are too few to say whether the right image beats a wrong one or none; about "
-            f"{needed} would be enough if the differences stay as they are",
-            f"score more held-out samples (--num_samples {needed}); if the split has fewer, train again with a larger "
-            "data.eval_ratio",
-            samples=ablation.samples,
-            needed=needed,
-        )
+    needed, available = ablation.needed_samples, ablation.available
+    if ablation.verdict != "INCONCLUSIVE" or needed is None or needed <= ablation.samples:
+        return
+    exist = available is None or needed <= available
+    yield finding(
+        "eval-too-small",
+        f"{ablation.samples} samples are too few to say whether the right image beats a wrong one or none; about "
+        f"{needed} would be enough if the differences stay as they are"
+        + ("" if exist else f", and there are only {available}"),
+        f"score more samples (--num_samples {needed})"
+        if exist
+        else "hold out more rows (a larger data.eval_ratio and a new training run), or score rows from another file "
+        "that was not trained on",
+        samples=ablation.samples,
+        needed=needed,
+        available=available,
+    )
 
 
 def _matching(matching: Matching | None) -> str:
-    if matching is None or matching.r_at_1.value is None or matching.r_at_1.ci95 is None:
-        return ""
-    chance = 1 / matching.k
-    if matching.r_at_1.ci95[0] > chance:
+    if matching is None or matching.r_at_1.value is None or matching.r_at_1.standing == "costs":
         return ""
     found = f"{matching.r_at_1.value:.0%}"
-    return f", and among {matching.k} images captions find their own no better than by chance ({found})"
+    return f", and that captions find their own among {matching.k} images is not shown either ({found})"

@@ -89,47 +89,46 @@ def _stuck(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
 
 
 def _more_training(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
-    falling = _falling(known.training)
-    conditions = ablation.conditions
-    shuffled, zero, noise = (conditions.get(name) for name in ("shuffled", "zero", "noise"))
+    """Say that more training may help: where the curve still fell, or where there is no curve and little is read yet.
+
+    Where the curve is level or rises, more of the same training is no advice, whatever the losses are.
+    """
+    conditions, passed = ablation.conditions, ablation.verdict == "PASS"
+    shuffled = conditions.get("shuffled")
     if shuffled is None or shuffled.gap is None:
         return
-    little = ablation.verdict != "PASS" and costs(shuffled)
-    worse = ablation.verdict != "PASS" and harmful(conditions)
-    others = [c.gap for c in (zero, noise) if c is not None and c.gap is not None]
-    runbook_order = costs(shuffled) and bool(others) and shuffled.gap < min(others)
-    if not (little or worse or (falling is not None and (runbook_order or ablation.verdict != "PASS"))):
+    curve, fallen = _curve(known.training), _fallen(known.training)
+    falling = fallen is not None and fallen > _STILL_FALLING
+    beyond = ablation.shuffled_beyond.get("no-image")
+    below_none = costs(shuffled) and beyond is not None and beyond.standing == "ruled out"
+    little, worse = not passed and costs(shuffled), not passed and harmful(conditions)
+    if not (falling and (below_none or not passed)) and not (fallen is None and (little or worse)):
         return
     signs = []
     if little:
-        signs.append(
-            f"another sample's image costs {shuffled.gap:+.4f} nats/token, so the image is read, but not enough for a "
-            f"PASS ({ablation.reasons[0] if ablation.reasons else ablation.verdict})"
-        )
-    if runbook_order:
-        signs.append("a wrong image costs less than none, as early in training")
+        signs.append(f"another sample's image costs {shuffled.gap:+.4f} nats/token, so something of the image is read")
+    if falling and below_none:
+        signs.append("a wrong image costs less than no image")
     if worse:
         assert conditions["no-image"].gap is not None
-        signs.append(f"the right image is still worse than none, by {-conditions['no-image'].gap:.3f} nats/token")
-    if falling is not None:
-        signs.append(f"the loss was still falling, by {falling:.0%} from the second-last to the last logged point")
-    sure = "had not finished learning" if falling is not None else "has probably not finished learning"
+        signs.append(f"the right image is worse than none, by {-conditions['no-image'].gap:.3f} nats/token")
+    if falling:
+        told = f"the {_which(known.training)} loss was still falling at the end ({curve[-2]:.3f}, then {curve[-1]:.3f})"
+    else:
+        told = "training may have ended too early; with one logged point it is not known whether the loss still fell"
     yield finding(
         "under-trained",
-        f"the connector {sure}: {'; '.join(signs)}",
-        "train longer (more epochs or rows), or at a higher learning rate",
+        f"{told}{': ' if signs else ''}{'; '.join(signs)}",
+        "train longer (more epochs or rows), as long as the held-out loss falls",
         gap_shuffled=shuffled.gap,
-        falling=falling,
+        falling=fallen if falling else None,
     )
 
 
-def _falling(training: Training | None) -> float | None:
-    """Part of the loss that the last stretch of training took off, if that is more than little."""
+def _fallen(training: Training | None) -> float | None:
+    """Part of the loss that the last stretch of training took off; None where fewer than two points are logged."""
     curve = _curve(training)
-    if len(curve) < 2 or not curve[-2] > 0:
-        return None
-    fallen = 1 - curve[-1] / curve[-2]
-    return fallen if fallen > _STILL_FALLING else None
+    return 1 - curve[-1] / curve[-2] if len(curve) > 1 and curve[-2] > 0 else None
 
 
 def _curve(training: Training | None) -> list[float]:

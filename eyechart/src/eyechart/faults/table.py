@@ -91,7 +91,7 @@ FAULTS: dict[str, Fault] = {
     "picture-harmful": Fault("error", "the right picture makes captions less likely than none"),
     "slots-dead": Fault("warning", "most visual tokens carry nothing"),
     "eval-too-small": Fault("note", "too few samples to decide"),
-    "under-trained": Fault("note", "the connector was still improving"),
+    "under-trained": Fault("note", "training may have ended too early"),
 }
 
 _BLIND = ("constant-prompt", "collapsed", "pairs-mismatched", "picture-harmful", "slots-dead", "under-trained")

@@ -1,55 +1,331 @@
-"""Verdicts in sentences. A sentence follows the verdict and never the figures: a FAIL cannot read like a PASS."""
+"""What a run allows to say, as sentences: one function per code of `results.ConclusionCode`.
+
+`verdict.conclusions` chose the code from standings; here it only gets words and figures.
+"""
 
 from __future__ import annotations
 
-from eyechart.results import Ablation, Coverage
+from collections.abc import Callable, Mapping
 
-WARNING = "warning: "
-"""Reasons that begin so leave the verdict as it is (the checks write them)."""
+from eyechart.reporting.conditions import IN_PLACE, listed
+from eyechart.reporting.wording import between, percent, signed
+from eyechart.results import Ablation, Conclusion, ConclusionCode, Coverage, Matching, Results, Standing, Topic
 
 
-def ablation_conclusion(ablation: Ablation | None) -> str:
-    """What check 1 allows to say about the connector, in one or two sentences."""
-    if ablation is None:
-        return "Check 1 was not run: nothing is known about whether the picture is used."
-    if ablation.verdict == "PASS":
+def said(results: Results, topic: Topic) -> str:
+    """All sentences about one topic; empty where nothing may be said."""
+    chosen = [conclusion for conclusion in results.conclusions if conclusion.topic == topic]
+    if topic == "order":
+        return _order(chosen)
+    return " ".join(_SENTENCES[conclusion.code](conclusion, results) for conclusion in chosen)
+
+
+def _order(chosen: list[Conclusion]) -> str:
+    """The comparisons of a wrong picture with inputs without content, grouped by where they stand."""
+    groups: dict[Standing, list[str]] = {}
+    for conclusion in chosen:
+        for claim, standing in conclusion.asserts.items():
+            groups.setdefault(standing, []).append(claim.removeprefix("shuffled - "))
+    told = {
+        "costs": "more than {}: it misleads",
+        "ruled out": "no more than {}",
+    }
+    sentences = [
+        f"A wrong picture costs {told[standing].format(listed(names, 'or'))}."
+        for standing, names in groups.items()
+        if standing != "open"
+    ]
+    if undecided := groups.get("open"):
+        sentences.append(f"Whether a wrong picture costs more than {listed(undecided, 'or')} is not decided.")
+    return " ".join(sentences)
+
+
+def _plain(text: str) -> Callable[[Conclusion, Results], str]:
+    return lambda conclusion, results: text
+
+
+def _named(conclusion: Conclusion, standing: Standing, but: str = "") -> list[str]:
+    """Gates that a conclusion asserts to stand there."""
+    return [name for name, found in conclusion.asserts.items() if found == standing and name != but]
+
+
+def _ablation(results: Results) -> Ablation:
+    assert results.ablation is not None, "these codes are chosen from check 1"
+    return results.ablation
+
+
+def _matched(results: Results) -> Matching:
+    matching = _ablation(results).matching
+    assert matching is not None, "these codes are chosen from matching"
+    return matching
+
+
+def _covered(results: Results) -> Coverage:
+    assert results.coverage is not None, "these codes are chosen from check 2"
+    return results.coverage
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _wrong_picture(results: Results) -> str:
+    """What another sample's picture costs, in numbers."""
+    shuffled = _ablation(results).conditions["shuffled"]
+    assert shuffled.gap is not None
+    return f"another sample's picture costs {signed(shuffled.gap)} nats per token{between(shuffled.ci95)}"
+
+
+def _margin(results: Results) -> str:
+    return f"{_ablation(results).conditions['shuffled'].margin or 0.0:g}"
+
+
+def _used_but_gate_fails(conclusion: Conclusion, _: Results) -> str:
+    return (
+        "Check 1 fails: which picture it is matters, but "
+        f"{listed(_named(conclusion, 'ruled out'))} in its place cost nothing above the margin."
+    )
+
+
+def _gate_fails(conclusion: Conclusion, _: Results) -> str:
+    return (
+        f"Check 1 fails: {listed(_named(conclusion, 'ruled out'))} in place of the picture cost nothing above the "
+        "margin. Whether it matters which picture it is, is not decided."
+    )
+
+
+def _content_without_presence(conclusion: Conclusion, results: Results) -> str:
+    parts = []
+    if none := _named(conclusion, "ruled out"):
+        parts.append(f"{listed(none)} in its place cost nothing above the margin")
+    if undecided := _named(conclusion, "open"):
+        parts.append(f"whether {listed(undecided, 'or')} in its place cost anything is not decided")
+    return f"It matters which picture it is: {_wrong_picture(results)}. {_capital('; '.join(parts))}."
+
+
+def _presence_without_content(conclusion: Conclusion, results: Results) -> str:
+    return (
+        f"{_capital(listed(_named(conclusion, 'costs')))} in place of the picture raise the loss, but "
+        f"{_wrong_picture(results)}, which is not above the margin {_margin(results)}: that there are visual tokens "
+        "helps, and from which picture they come does not."
+    )
+
+
+def _nothing_costs(_: Conclusion, results: Results) -> str:
+    return (
+        f"Nothing is lost without the picture: {_wrong_picture(results)}, and neither that nor zeros nor noise cost "
+        "more than their margins."
+    )
+
+
+def _no_content_rest_open(conclusion: Conclusion, results: Results) -> str:
+    return (
+        f"{_capital(_wrong_picture(results))}, which is not above the margin {_margin(results)}. Whether "
+        f"{listed(_named(conclusion, 'open'), 'or')} in place of the picture cost anything is not decided."
+    )
+
+
+def _presence_content_open(conclusion: Conclusion, results: Results) -> str:
+    return (
+        f"{_capital(listed(_named(conclusion, 'costs')))} in place of the picture raise the loss. Whether it matters "
+        f"which picture it is, is not decided: {_wrong_picture(results)}."
+    )
+
+
+def _content_open(_: Conclusion, results: Results) -> str:
+    return f"Whether it matters which picture it is, is not decided: {_wrong_picture(results)}."
+
+
+def _picture_used_but(_: Conclusion, results: Results) -> str:
+    return (
+        "The picture is used: a wrong picture, zeros and noise each raise the loss. Check 2 does not pass: "
+        f"{said(results, 'coverage')}"
+    )
+
+
+def _information(verb: str) -> Callable[[Conclusion, Results], str]:
+    def sentence(_: Conclusion, results: Results) -> str:
+        blind = _ablation(results).conditions["blind"]
+        assert blind.gap is not None
+        told = f"The difference is {signed(blind.gap)} nats per token{between(blind.ci95)}."
+        return f"{verb} {told}{_still_falling(results)}"
+
+    return sentence
+
+
+def _still_falling(results: Results) -> str:
+    split = _ablation(results).decomposition
+    if split is None or not split.blind_still_falling:
+        return ""
+    return (
+        f" The loss of the blind prompt was still falling when its budget of {split.blind_captions:,} captions ended: "
+        "with a larger ablation.blind_captions the information may be smaller, and the rest larger."
+    )
+
+
+def _blind_under_trained(_: Conclusion, results: Results) -> str:
+    split = _ablation(results).decomposition
+    assert split is not None and split.blind_deficit is not None and split.blind_deficit.value is not None
+    return (
+        f"The gaps are not split: the blind prompt is under-trained. It is {signed(split.blind_deficit.value)} nats "
+        f"per token worse than {IN_PLACE.get(split.blind_rival or '', '')}, and the best constant prompt cannot be; "
+        "raise ablation.blind_captions."
+    )
+
+
+def _r_at_1(verb: str) -> Callable[[Conclusion, Results], str]:
+    def sentence(_: Conclusion, results: Results) -> str:
+        found = _matched(results)
+        assert found.r_at_1.value is not None
+        ends, chance = found.r_at_1.ci95, 1 / found.k
+        interval = f" (95% interval {percent(ends[0])} to {percent(ends[1])})" if ends else ""
+        fewer = ""
+        if found.wanted_k > found.k:
+            fewer = (
+                f" {found.wanted_k} images per caption were asked for and {found.k} used: some caption has no more "
+                "wrong images that differ from its own in content and caption."
+            )
         return (
-            "The connector carries the picture into the language model: a wrong picture, zeros and noise each raise "
-            "the loss by more than chance and the margins explain."
+            f"Among {found.k} images (its own and {found.k - 1} random others) {percent(found.r_at_1.value)} of the "
+            f"captions are likeliest with their own{interval}; guessing gives {percent(chance)}: {verb}.{fewer}"
         )
-    if ablation.verdict == "FAIL":
-        return f"NOT shown: this run fails check 1. Do not rely on this connector. {_first(ablation.reasons)}"
-    advice = f" About {ablation.needed_samples:,} samples would decide." if ablation.needed_samples else ""
-    first = _first(ablation.reasons)
-    return f"UNDECIDED: this run neither shows nor rules out that the picture is used. {first}{advice}"
+
+    return sentence
 
 
-def coverage_conclusion(coverage: Coverage | None) -> str:
-    """What check 2 allows to say about max_seq_len, in one or two sentences."""
-    if coverage is None:
-        return "Check 2 was not run: nothing is known about truncation."
-    if coverage.verdict == "FAIL":
-        return f"FAILS at max_seq_len {coverage.max_seq_len}. {' '.join(map(_sentence, coverage.reasons))}"
-    if coverage.verdict == "INCONCLUSIVE":
-        return f"UNDECIDED at max_seq_len {coverage.max_seq_len}. {_first(coverage.reasons)}"
-    warnings = [reason for reason in coverage.reasons if reason.startswith(WARNING)]
-    if warnings:
-        return f"Within the limits at max_seq_len {coverage.max_seq_len}, but: {' '.join(map(_sentence, warnings))}"
-    if coverage.truncated_pct:
-        return f"Little is cut at max_seq_len {coverage.max_seq_len}, and within the limits."
-    return f"Nothing is cut at max_seq_len {coverage.max_seq_len}."
+def _hard(verb: str) -> Callable[[Conclusion, Results], str]:
+    def sentence(_: Conclusion, results: Results) -> str:
+        found = _matched(results)
+        assert found.hard_r_at_1.value is not None
+        return (
+            f"Against the {found.k - 1} images that look most like it, {percent(found.hard_r_at_1.value)} find their "
+            f"own: {verb}."
+        )
+
+    return sentence
 
 
-def summary(check: Ablation | Coverage | None) -> str:
-    """Verdict and reasons on one line, for the pass/fail summary."""
-    if check is None:
-        return "NOT RUN"
-    return f"{check.verdict} ({'; '.join(check.reasons) or 'no reason was recorded'})"
+def _likeness(verb: str) -> Callable[[Conclusion, Results], str]:
+    def sentence(_: Conclusion, results: Results) -> str:
+        groups = _matched(results).deciles
+        far, near = groups[0].gap, groups[-1].gap
+        assert far.value is not None and near.value is not None
+        return (
+            f"The most unlike tenth of wrong pictures costs {signed(far.value)}{between(far.ci95)}, the most alike "
+            f"{signed(near.value)}{between(near.ci95)} nats per token{verb}."
+        )
+
+    return sentence
 
 
-def _first(reasons: list[str]) -> str:
-    return _sentence(reasons[0]) if reasons else "No reason was recorded."
+def _not_matched(_: Conclusion, results: Results) -> str:
+    why = {
+        "no-two-samples-differ": "there are no two samples that differ in image and in caption",
+        "not-finite": "some captions have a loss that is not finite",
+    }
+    problem = _matched(results).problem
+    assert problem is not None
+    return f"Matching was not measured: {why[problem]}."
 
 
-def _sentence(reason: str) -> str:
-    return reason[:1].upper() + reason[1:] + ("" if reason.endswith((".", "!", "?")) else ".")
+def _words(_: Conclusion, results: Results) -> str:
+    words = _ablation(results).words
+    assert words is not None
+    sentences = []
+    if words.most_reliant:
+        named = words.most_reliant[:3]
+        most = ", ".join(f"'{w.word}' ({signed(w.gap)}, {w.count:,} times)" for w in named)
+        others = [w for w in words.least_reliant[:3] if w.word not in {n.word for n in named}]
+        least = ", ".join(f"'{w.word}' ({signed(w.gap)})" for w in others)
+        sentences.append(
+            f"Of the words that occur at least {words.min_count} times, a wrong picture costs most at {most}"
+            f"{f', and least at {least}' if least else ''}; in nats per occurrence."
+        )
+    else:
+        sentences.append(f"No word occurs {words.min_count} times, so none is listed by its mean.")
+    if words.half_of_gap is not None:
+        sentences.append(
+            f"{words.half_of_gap:,} of {words.distinct_words:,} different words make up half of the whole gap."
+        )
+    if words.first_content_word.value is not None:
+        left = (
+            f" ({words.without_content_word:,} of {words.captions:,} captions have none)"
+            if words.without_content_word
+            else ""
+        )
+        sentences.append(
+            f"The first content word of a caption, which no earlier one gives away, loses "
+            f"{signed(words.first_content_word.value)} nats with a wrong picture{left}."
+        )
+    return " ".join(sentences)
+
+
+def _no_words(_: Conclusion, results: Results) -> str:
+    words = _ablation(results).words
+    assert words is not None
+    return (
+        f"A wrong picture does not surely make words less likely ({signed(words.gap_with_eos)} nats per token), so no "
+        "word is said to rest on the picture."
+    )
+
+
+def _limit(text: str) -> Callable[[Conclusion, Results], str]:
+    return lambda conclusion, results: text.format(limit=_covered(results).max_seq_len)
+
+
+_SENTENCES: Mapping[ConclusionCode, Callable[[Conclusion, Results], str]] = {
+    "check-1-not-run": _plain("Check 1 was not run: nothing is known about whether the picture is used."),
+    "picture-used": _plain("The picture is used: a wrong picture, zeros and noise each raise the loss."),
+    "picture-used-check-2-not-passed": _picture_used_but,
+    "nothing-scored": _plain("Undecided: no sample was scored."),
+    "content-used-rest-undecided": _plain(
+        "Undecided as a whole: another sample's picture raises the loss, so the picture is used, but not everything "
+        "that a PASS needs is shown."
+    ),
+    "undecided": _plain("Undecided: this run neither shows nor rules out that the picture is used."),
+    "loss-not-finite": _plain("Check 1 fails: a loss is not finite."),
+    "content-not-used": _plain(
+        "What is in the picture is not used: another sample's picture costs nothing above the margin."
+    ),
+    "content-used-but-gate-fails": _used_but_gate_fails,
+    "gate-fails": _gate_fails,
+    "content-and-presence": lambda _, results: (
+        f"It matters which picture it is: {_wrong_picture(results)}, and zeros and noise in its place cost too."
+    ),
+    "content-without-presence": _content_without_presence,
+    "presence-without-content": _presence_without_content,
+    "nothing-costs": _nothing_costs,
+    "no-content-rest-open": _no_content_rest_open,
+    "presence-content-open": _presence_content_open,
+    "content-open": _content_open,
+    "blind-prompt-under-trained": _blind_under_trained,
+    "information-shown": _information("The pictures tell more than the best constant prompt."),
+    "information-ruled-out": _information("The pictures tell no more than the best constant prompt."),
+    "information-open": _information("It is not decided whether the pictures tell more than the best constant prompt."),
+    "matching-not-measured": _not_matched,
+    "own-picture-found": _r_at_1("better than guessing"),
+    "own-picture-not-found": _r_at_1("no better than guessing"),
+    "own-picture-open": _r_at_1("whether that is better than guessing is not decided"),
+    "found-among-alike": _hard("better than guessing"),
+    "not-found-among-alike": _hard("no better than guessing"),
+    "among-alike-open": _hard("whether that is better than guessing is not decided"),
+    "alike-pictures-cost": _likeness(", so even a picture that looks alike raises the loss"),
+    "only-unlike-pictures-cost": _likeness(
+        ", so pictures that look unlike raise the loss, and for alike ones it is not shown"
+    ),
+    "likeness-not-shown": _likeness(""),
+    "words-rest-on-picture": _words,
+    "words-not-shown": _no_words,
+    "check-2-not-run": _plain("Check 2 was not run: nothing is known about truncation."),
+    "captions-damaged": _limit("More is lost at max_seq_len {limit} than the limits allow."),
+    "no-captions-counted": _plain("No usable sample was counted."),
+    "captions-within-limits-with-warnings": _limit("Within the limits at max_seq_len {limit}, with warnings."),
+    "captions-within-limits": _limit("Little is cut at max_seq_len {limit}, and within the limits."),
+    "captions-whole": _limit("Nothing is cut at max_seq_len {limit}."),
+}
+ORDER_CODES: tuple[ConclusionCode, ...] = (
+    "wrong-picture-costs-more",
+    "wrong-picture-costs-no-more",
+    "wrong-picture-open",
+)
+"""Written together, in one sentence per standing (`said`)."""

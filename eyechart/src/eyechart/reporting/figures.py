@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from eyechart.reporting import plots, readings
+from eyechart.reporting.conclusions import said
 from eyechart.reporting.gallery import gap_of
 from eyechart.reporting.plots import Bar
 from eyechart.reporting.tiles import counted
@@ -29,7 +30,7 @@ class Figure:
 def figures(results: Results) -> Iterator[tuple[str, Figure]]:
     """Every figure that the results have the figures for, by name."""
     if results.ablation:
-        yield from _ablation_figures(results.ablation)
+        yield from _ablation_figures(results, results.ablation)
         yield from _sample_figures(results)
     training = results.training
     if training and training.curve:
@@ -43,12 +44,12 @@ def figures(results: Results) -> Iterator[tuple[str, Figure]]:
         yield "training-gaps", Figure("Gaps at the looks", svg, reading, ("looks", "gap"))
     coverage = results.coverage
     if coverage:
-        reading = readings.coverage(coverage)
+        reading = f"{said(results, 'coverage')} {readings.coverage(coverage)}"
         drawn = plots.lengths(coverage, reading, "lengths") if coverage.lengths else Markup()
         yield "lengths", Figure(f"Lengths of the {counted(coverage)}samples", drawn, reading, ("coverage",))
 
 
-def _ablation_figures(ablation: Ablation) -> Iterator[tuple[str, Figure]]:
+def _ablation_figures(results: Results, ablation: Ablation) -> Iterator[tuple[str, Figure]]:
     gates = [(name, ablation.conditions[name]) for name in readings.GATES if name in ablation.conditions]
     if gates:
         bars = [Bar(name, c.gap, c.ci95, c.margin) for name, c in gates]
@@ -60,11 +61,11 @@ def _ablation_figures(ablation: Ablation) -> Iterator[tuple[str, Figure]]:
         reading = "Only the first line depends on what is in the picture; a constant prompt passes the others."
         yield "gates", Figure("What taking the picture away costs", svg, reading, ("gap", "interval"))
     if ablation.order and "correct" in ablation.order:
-        reading = readings.losses(ablation)
+        reading = readings.losses(results, ablation)
         svg = plots.losses(ablation.conditions, ablation.order, reading, "losses")
         yield "losses", Figure("Loss per condition", svg, reading, ("loss", "interval"))
     if ablation.decomposition:
-        yield "decomposition", _decomposition(ablation.decomposition, ablation)
+        yield "decomposition", _decomposition(results, ablation.decomposition, ablation)
     matching = ablation.matching
     if matching:
         bars = [
@@ -72,11 +73,11 @@ def _ablation_figures(ablation: Ablation) -> Iterator[tuple[str, Figure]]:
             Bar("hard R@1", matching.hard_r_at_1.value, matching.hard_r_at_1.ci95, 1 / matching.k),
             Bar("MRR", matching.mrr.value, matching.mrr.ci95),
         ]
-        reading = readings.matching(matching)
+        reading = said(results, "matching") + _then(said(results, "twins"))
         svg = plots.intervals(bars, "share of captions (MRR: mean)", "chance", reading, "matching", signs=False)
         yield "matching", Figure("Own picture among others", svg, reading, ("matching",))
         if matching.deciles:
-            reading = readings.deciles(matching.deciles)
+            reading = said(results, "likeness")
             svg = plots.deciles(matching.deciles, reading, "deciles")
             yield "deciles", Figure("Gap by likeness of the wrong picture", svg, reading, ("deciles",))
     inside = ablation.connector
@@ -86,20 +87,22 @@ def _ablation_figures(ablation: Ablation) -> Iterator[tuple[str, Figure]]:
         yield "internals", Figure("What is left of the differences between images", svg, reading, ("internals",))
 
 
-def _decomposition(split: Decomposition, ablation: Ablation) -> Figure:
+def _then(sentence: str) -> str:
+    return f" {sentence}" if sentence else ""
+
+
+def _decomposition(results: Results, split: Decomposition, ablation: Ablation) -> Figure:
     """The parts that were measured: without zero there is no shock, without shuffled no misdirection."""
     parts = {"information": split.information, "shock": split.shock, "misdirection": split.misdirection}
     measured = {name: part for name, part in parts.items() if part.value is not None}
     bars = [Bar(name, part.value, part.ci95) for name, part in measured.items()]
     alt = "; ".join(f"{name} {estimated(part)}" for name, part in measured.items())
     svg = plots.intervals(bars, "nats per token", "", alt, "decomposition") if bars else Markup()
-    reading = readings.decomposition(split)
+    reading = said(results, "information") + _then(readings.decomposition(split, ablation))
     absent = [name for name in ("zero", "shuffled") if name not in ablation.conditions]
     if not split.blind_under_trained and absent:
-        told = reading if split.sentences else "Information is what the picture tells beyond the best constant prompt."
-        what = " and ".join(absent)
         rest = "were not scored: their gaps are" if len(absent) > 1 else "was not scored: its gap is"
-        reading = f"{told} {what.capitalize()} {rest} not split."
+        reading = f"{reading} {' and '.join(absent).capitalize()} {rest} not split."
     return Figure("The parts", svg, reading, ("decomposition",))
 
 

@@ -16,10 +16,14 @@ import jinja2
 
 from eyechart.faults.table import FAULTS
 from eyechart.reporting import readings, text
+from eyechart.reporting.conclusions import said
+from eyechart.reporting.conditions import MEANINGS
 from eyechart.reporting.definitions import DEFINITIONS
 from eyechart.reporting.figures import figures
 from eyechart.reporting.gallery import FULL_COLOUR, make_gallery
-from eyechart.reporting.tiles import tiles
+from eyechart.reporting.reasons import reasons_of
+from eyechart.reporting.remarks import made
+from eyechart.reporting.tiles import source, tiles
 from eyechart.reporting.wording import estimated, percent, plain, signed
 from eyechart.results import Ablation, Finding, Results
 from eyechart.settings import flatten, setting
@@ -68,12 +72,18 @@ def render_html(results: Results, image_root: Path | None = None, docs: str | No
             ablation=ablation,
             mark=_MARKS[results.verdict],
             marks=_STATES,
-            headline=readings.headline(results),
-            pattern=readings.pattern(ablation),
+            headline=said(results, "headline"),
+            pattern=said(results, "pattern"),
+            words_reading=said(results, "words"),
+            connector_reading=readings.connector(ablation.connector) if ablation and ablation.connector else "",
+            reasons=[sentence for check in (ablation, results.coverage) if check for _, sentence in reasons_of(check)],
+            made=made(ablation) if ablation else [],
+            meanings=MEANINGS,
+            counted_in=source(results.coverage) if results.coverage else "",
             tiles=list(tiles(results)),
             figures=dict(figures(results)),
             conditions=list(ablation.conditions.items()) if ablation else [],
-            standard_errors=any("+-" in reason for reason in results.reasons),
+            standard_errors=ablation is not None and any(c.se is not None for c in ablation.conditions.values()),
             gallery=gallery,
             unordered=_unordered(ablation),
             ablation_samples=ablation.samples if ablation else len(results.scored),

@@ -25,8 +25,9 @@ from eyechart.results import (
     WrittenCaption,
     read,
     to_json,
-    worst,
 )
+from eyechart.verdict.conclusions import conclude
+from eyechart.verdict.overall import overall
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,9 @@ def assemble(config: Mapping[str, Any], checkpoint: str | Path | None, parts: Pa
         checkpoint: the name of what was scored.
         parts: what was measured.
     """
-    checks = [check for check in (parts.ablation, parts.coverage) if check is not None]
     return Results(
-        verdict=worst([check.verdict for check in checks]),
-        reasons=[reason for check in checks for reason in check.reasons],
+        verdict=overall(parts.ablation, parts.coverage),
+        conclusions=conclude(parts.ablation, parts.coverage),
         checkpoint=str(checkpoint) if checkpoint else None,
         command=command_line(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

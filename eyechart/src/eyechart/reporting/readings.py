@@ -1,100 +1,23 @@
-"""One sentence per figure of report.html: what a reader should see in it. Sentences follow the figures' bounds."""
+"""One sentence per figure of report.html: what a reader should see in it.
+
+Whatever is claimed comes from `conclusions`; here stand descriptions of what a drawing shows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eyechart.reporting.conclusions import ablation_conclusion, coverage_conclusion
+from eyechart.reporting.conclusions import said
 from eyechart.reporting.wording import between, percent, plain, signed
-from eyechart.results import (
-    Ablation,
-    Condition,
-    Coverage,
-    Decile,
-    Decomposition,
-    Internals,
-    Look,
-    Matching,
-    Results,
-    Training,
-)
+from eyechart.results import Ablation, Coverage, Decomposition, Internals, Look, Results, Training
 from eyechart.verdict.onset import onset
 
 GATES = ("shuffled", "zero", "noise")
 
 
-def met(condition: Condition | None) -> bool:
-    """Whether a gate's 99% lower bound lies above its margin."""
-    return (
-        condition is not None
-        and condition.lower99 is not None
-        and condition.margin is not None
-        and condition.lower99 > condition.margin
-    )
-
-
-def headline(results: Results) -> str:
-    """The verdict in one sentence. It follows the verdict, never the figures."""
-    ablation, coverage = results.ablation, results.coverage
-    if ablation is None:
-        return f"{ablation_conclusion(None)} Check 2: {coverage_conclusion(coverage)}"
-    if ablation.verdict == "FAIL":
-        return "This connector is not shown to carry the picture: do not rely on it."
-    if ablation.verdict == "INCONCLUSIVE":
-        more = f"; about {ablation.needed_samples:,} samples would decide" if ablation.needed_samples else ""
-        return f"Undecided: this run neither shows nor rules out that the picture is used{more}."
-    if results.verdict != "PASS":
-        return f"The picture is used, but check 2 does not pass: {coverage_conclusion(coverage)}"
-    return "The connector carries the picture: a wrong picture, zeros and noise each raise the loss."
-
-
-def pattern(ablation: Ablation | None) -> str:
-    """What tells a connector that sees from one that has only learnt how captions sound; else the first reason."""
-    if ablation is None:
-        return ""
-    shuffled, zero, noise = (ablation.conditions.get(name) for name in GATES)
-    if shuffled is None or zero is None or noise is None or shuffled.gap is None or shuffled.margin is None:
-        return _sentence(ablation.reasons[0]) if ablation.reasons else ""
-    size = f"{signed(shuffled.gap)} nats per token"
-    blind = [name for name, condition in (("zeros", zero), ("noise", noise)) if met(condition)]
-    if met(shuffled):
-        both = "" if len(blind) == 2 else " Yet zeros or noise do not clearly cost anything: see the reasons."
-        return (
-            f"It matters which picture it is: another sample's picture costs {size}, which takes a connector that "
-            f"carries what is in the picture.{both}"
-        )
-    if blind and _ruled_out(shuffled):
-        raised = f"{' and '.join(blind).capitalize()} in place of the picture raise{'s' if blind == ['noise'] else ''}"
-        if shuffled.lower99 is not None and shuffled.lower99 > 0:
-            return (
-                f"{raised} the loss, another sample's picture hardly does ({size}, above 0 and below the margin "
-                f"{shuffled.margin:g}): the visual tokens serve mostly as a prompt that fits every picture."
-            )
-        return (
-            f"{raised} the loss, another sample's picture does not ({size}, margin {shuffled.margin:g}): the visual "
-            "tokens serve as a prompt that fits every picture. What was learnt is how captions sound, not what the "
-            "pictures show."
-        )
-    if blind:
-        return f"Whether it matters which picture it is, is not settled: another sample's picture costs {size}."
-    if all(_ruled_out(condition) for condition in (shuffled, zero, noise)):
-        return f"Neither another picture ({size}) nor zeros nor noise cost anything: the pictures are not read."
-    return (
-        f"Another sample's picture costs {size}{between(shuffled.ci95)}: nothing is settled, neither for it nor for "
-        "zeros and noise."
-    )
-
-
-def _ruled_out(condition: Condition) -> bool:
-    """Whether a gate's gap surely does not exceed its margin."""
-    if condition.gap is None or condition.margin is None:
-        return False
-    return (condition.gap if condition.ci95 is None else condition.ci95[1]) <= condition.margin
-
-
-def losses(ablation: Ablation) -> str:
+def losses(results: Results, ablation: Ablation) -> str:
     """The order of the conditions."""
-    return f"From lowest to highest: {', '.join(ablation.order)}. {_sentence(ablation.order_reading)}"
+    return f"From lowest to highest: {', '.join(ablation.order)}. {said(results, 'order')}".rstrip()
 
 
 def sample_gaps(gaps: Sequence[float], total: int) -> str:
@@ -135,55 +58,52 @@ def training_gaps(looks: Sequence[Look], margin: float) -> str:
 
 
 def coverage(counted: Coverage) -> str:
-    """Check 2."""
+    """How much is cut, and how long max_seq_len would have to be."""
     return (
-        f"{plain(counted.truncated_pct)}% of {counted.samples:,} samples are cut at max_seq_len {counted.max_seq_len}; "
-        f"{counted.smallest_max_seq_len} would do. {coverage_conclusion(counted)}"
+        f"{plain(counted.truncated_pct)}% of {counted.samples:,} samples are cut at max_seq_len {counted.max_seq_len} "
+        f"({counted.smallest_max_seq_len} is enough)."
     )
 
 
-def matching(found: Matching) -> str:
-    """R@1 beside chance."""
-    if found.r_at_1.value is None:
-        return "R@1 could not be measured."
-    ends = found.r_at_1.ci95
-    interval = f" (95% interval {percent(ends[0])} to {percent(ends[1])})" if ends else ""
-    chance = 1 / found.k
-    if ends and ends[0] <= chance <= ends[1]:
-        verdict = "no better than chance"
-    else:
-        verdict = "better than chance" if found.r_at_1.value > chance else "worse than chance"
-    return (
-        f"Among {found.k} images {percent(found.r_at_1.value)} of the captions prefer their own{interval}; "
-        f"chance is {percent(chance)}: {verdict}."
-    )
-
-
-def deciles(groups: Sequence[Decile]) -> str:
-    """The two ends."""
-    far, near = groups[0].gap, groups[-1].gap
-    if far.value is None or near.value is None:
-        return "Not every group could be measured."
-    return (
-        f"The most unlike tenth of wrong pictures costs {signed(far.value)}{between(far.ci95)}, the most alike "
-        f"{signed(near.value)}{between(near.ci95)} nats per token."
-    )
-
-
-def decomposition(split: Decomposition) -> str:
-    """The split in words."""
-    if split.sentences:
-        return " ".join(map(_sentence, split.sentences))
-    if split.blind_under_trained:
-        return "The blind prompt is under-trained (an untrained stand-in does better), so there is no split."
-    return "What the gaps of zero and of shuffled are made of."
+def decomposition(split: Decomposition, ablation: Ablation) -> str:
+    """What the gaps of zero and shuffled are made of, in numbers; empty where nothing is split."""
+    parts = []
+    for name, rest, word in (("zero", split.shock, "shock"), ("shuffled", split.misdirection, "misdirection")):
+        condition = ablation.conditions.get(name)
+        if rest.value is not None and split.information.value is not None and condition is not None:
+            assert condition.gap is not None
+            parts.append(
+                f"gap({name}) {signed(condition.gap)} = information {signed(split.information.value)} + {word} "
+                f"{signed(rest.value)}{between(rest.ci95)}"
+            )
+    return f"In nats per token, {'; '.join(parts)}." if parts else ""
 
 
 def internals(inside: Internals) -> str:
-    """Collapse by stage."""
-    stages = ", ".join(f"{stage} {value:.2f}" for stage, value in inside.variance_share.items())
-    return f"Share of the variance that lies between images, by stage: {stages}."
+    """What is left of the differences between images, by stage, and the size and spread of the visual tokens."""
+    shares = inside.variance_share
+    text = ", ".join(f"{name} {percent(shares[name])}" for name in inside.stages if name in shares)
+    if not text:
+        return "With one visual token per image there is no share of variance between images to report."
+    missing = [name for name in inside.stages if name not in shares]
+    told = f" ({', '.join(missing)}: one slot, or no variance at all)" if missing else ""
+    return f"Share of the variance that lies between images: {text}{told}."
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+def connector(inside: Internals) -> str:
+    """Scale, directions and neighbours of the visual tokens."""
+    sentences = [
+        f"Visual tokens are {inside.rms_ratio:.2g} times as large as text embeddings (RMS).",
+        f"Those of one image fill about {inside.effective_rank:.1f} of {inside.effective_rank_of} possible directions "
+        "(effective rank).",
+    ]
+    if inside.knn_overlap is None:
+        sentences.append(f"{inside.images} images are too few to compare neighbours before and after the connector.")
+    else:
+        among = f"Among the first {inside.compared:,} images, of" if inside.compared < inside.images else "Of"
+        sentences.append(
+            f"{among} the {inside.neighbours} images most like an image before the connector, "
+            f"{percent(inside.knn_overlap)} still are after it (unrelated features would give "
+            f"{percent(inside.neighbours / (inside.compared - 1))})."
+        )
+    return " ".join(sentences)

@@ -1,7 +1,7 @@
 """The runbook document of one run: the project's founding page, filled in with this run's spec, commands and figures.
 
 Lines stand in the same order in every run, so that `diff a/runbook.md b/runbook.md` shows what differs. The template
-only places and formats; figures come from `Results`, sentences from `conclusions`.
+only places and formats; figures come from `Results`, sentences from `conclusions`, `reasons` and `remarks`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ import jinja2
 from markupsafe import Markup
 
 from eyechart.reporting import text
-from eyechart.reporting.conclusions import ablation_conclusion, coverage_conclusion, summary
-from eyechart.results import Condition, Results
+from eyechart.reporting.conclusions import said
+from eyechart.reporting.reasons import counted, reasons_of
+from eyechart.reporting.remarks import made
+from eyechart.reporting.tiles import source
+from eyechart.results import Ablation, Condition, Coverage, Results
 
 _RUNBOOK_CONDITIONS = ("correct", "shuffled", "zero", "noise")
 _SAMPLES = 8
@@ -53,10 +56,14 @@ def render_runbook(results: Results) -> str:
             audit_command=f"qwen3-vlm audit --config {config_file}" if trained_here else results.command,
             conditions=[*_RUNBOOK_CONDITIONS, *(name for name in scored if name not in _RUNBOOK_CONDITIONS)],
             shown_samples=results.samples[:_SAMPLES],
-            ablation_conclusion=ablation_conclusion(results.ablation),
-            coverage_conclusion=coverage_conclusion(results.coverage),
-            ablation_summary=summary(results.ablation),
-            coverage_summary=summary(results.coverage),
+            headline=said(results, "headline"),
+            pattern=said(results, "pattern"),
+            order=said(results, "order"),
+            coverage_conclusion=said(results, "coverage"),
+            ablation_reasons=_reasons(results.ablation),
+            coverage_reasons=_reasons(results.coverage),
+            made=made(results.ablation) if results.ablation else [],
+            counted_in=source(results.coverage) if results.coverage else "not counted",
         )
     )
 
@@ -99,12 +106,16 @@ def _delta(condition: Condition) -> Markup:
         return Markup("none, a loss is not finite")
     interval = "none" if condition.ci95 is None else f"[{condition.ci95[0]:+.4f}, {condition.ci95[1]:+.4f}]"
     lower = "none" if condition.lower99 is None else f"{condition.lower99:+.4f}"
-    role = f"gate, must exceed {condition.margin:g}" if condition.margin is not None else "reported, not judged"
+    role = f"gate, must exceed {condition.margin:g}" if condition.gate else "reported for context"
     return Markup(f"{condition.gap:+.4f} (95% {interval}; lower99 {lower}; {role})")
 
 
 def _tally(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(counts.items())) or "none"
+    return counted(dict(counts)) or "none"
+
+
+def _reasons(check: Ablation | Coverage | None) -> list[str]:
+    return [sentence for _, sentence in reasons_of(check)] if check else []
 
 
 def _setting(config: Mapping[str, Any], key: str) -> Any:

@@ -1,4 +1,4 @@
-"""The verdict in the terminal: a table, what each line means, and the reasons. Legible without colour and when piped.
+"""Results in the terminal: verdict and reasons first, then tables. Legible without colour and when piped.
 
 Text from data files is never read as markup, nor sent to the terminal as control codes.
 """
@@ -14,26 +14,38 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eyechart.reporting.conclusions import WARNING, ablation_conclusion, coverage_conclusion
+from eyechart.reporting import readings
+from eyechart.reporting.conclusions import said
+from eyechart.reporting.conditions import MEANINGS
+from eyechart.reporting.reasons import reasons_of
+from eyechart.reporting.remarks import sentence as sentence_of
 from eyechart.reporting.text import one_line
-from eyechart.results import Ablation, Condition, Coverage, Results
+from eyechart.reporting.tiles import source
+from eyechart.results import Ablation, Condition, Coverage, Results, Topic
 
-_LEFT_OUT = "Left out: "
-"""How the checks begin the reason why a condition that was asked for was not scored."""
+_MATCHING: tuple[Topic, ...] = ("matching", "twins", "likeness")
 _COLOURS = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}
 
 
 def print_results(results: Results, stream: TextIO) -> None:
-    """Print tables, conclusions and the verdict line; colour only where `stream` is a terminal."""
+    """Print the verdict, why, what was found, and then the tables; colour only where `stream` is a terminal."""
     page = _Page(stream)
+    page.line(f"VERDICT: {results.verdict}", _COLOURS[results.verdict])
+    page.line(said(results, "headline"), indent=2)
+    for name, check in (("check 1", results.ablation), ("check 2", results.coverage)):
+        if check is not None:
+            page.line(f"{name}: {check.verdict}", _COLOURS[check.verdict])
+            for reason, sentence in reasons_of(check):
+                warns = reason.effect == "warns"
+                page.line(f"- {'warning: ' if warns else ''}{sentence}", "yellow" if warns else "", indent=2)
+    for finding in results.diagnosis:
+        fix = f" Fix: {finding.fix}" if finding.fix else ""
+        page.line(f"{finding.severity} {finding.code}: {finding.message}{fix}")
+    page.gap()
     if results.ablation:
-        _ablation(page, results.ablation)
+        _ablation(page, results, results.ablation)
     if results.coverage:
         _coverage(page, results.coverage)
-    for finding in results.diagnosis:
-        fix = f" Mend: {finding.fix}" if finding.fix else ""
-        page.line(f"{finding.severity} {finding.code}: {finding.message}{fix}")
-    page.line(_verdict_line(results), _COLOURS[results.verdict])
 
 
 def absent_images(results: Results, image_root: Path | None = None) -> str:
@@ -55,22 +67,6 @@ def absent_images(results: Results, image_root: Path | None = None) -> str:
     return (
         f"{absent} of {len(images)} images not found below {one_line(str(root))}; give --image_root" if absent else ""
     )
-
-
-def _verdict_line(results: Results) -> str:
-    """The verdict, and what it hangs on where it is not a PASS: the last line is the one that is read."""
-    checks = [("check 1", results.ablation), ("check 2", results.coverage)]
-    judged = [(name, check) for name, check in checks if check is not None]
-    if not judged:
-        return f"VERDICT: {results.verdict}: neither check was run"
-    if results.verdict == "PASS":
-        return "VERDICT: PASS"
-    causes = [
-        f"{name}, {check.reasons[0] if check.reasons else 'no reason was recorded'}"
-        for name, check in judged
-        if check.verdict == results.verdict
-    ]
-    return f"VERDICT: {results.verdict}: {'; '.join(causes)}"
 
 
 class _Page:
@@ -96,33 +92,36 @@ class _Page:
         self.console.print()
 
 
-def _ablation(page: _Page, ablation: Ablation) -> None:
+def _ablation(page: _Page, results: Results, ablation: Ablation) -> None:
     page.line("Check 1: ablation (teacher-forced loss, nats per label token)", "bold")
     page.line(
         f"samples {ablation.samples:,} of {ablation.requested:,} requested, {ablation.clusters:,} distinct images, "
         f"{ablation.label_tokens:,} label tokens, {ablation.derangements} derangements"
     )
     page.console.print(_table(page, ablation))
-    for name, condition in ablation.conditions.items():
-        if condition.meaning:
-            page.line(f"{name}: {condition.meaning}", indent=2)
-    for name, sentence in ablation.wording.items():
-        if name not in ablation.conditions and sentence.startswith(_LEFT_OUT):
-            page.line(f"{name}: {sentence[:1].lower()}{sentence[1:]}", indent=2)
+    for name in ablation.conditions:
+        page.line(f"{name}: {MEANINGS[name]}", indent=2)
+    for remark in ablation.remarks:
+        if remark.left_out:
+            page.line(f"{remark.about}: {sentence_of(remark)}", indent=2)
     page.line(f"order: {' < '.join(ablation.order) or 'none'}")
-    page.line(f"reading: {ablation.order_reading}")
-    for name, sentence in _readings(ablation):
+    for name, sentence in _details(results, ablation):
         page.line(f"{name}: {sentence}")
-    _judgement(page, "check 1", ablation, ablation_conclusion(ablation))
+    page.gap()
 
 
-def _readings(ablation: Ablation) -> Iterator[tuple[str, str]]:
-    """What was measured beside the conditions, in its own words; report.html has the figures."""
-    if ablation.decomposition:
-        yield "decomposition", "; ".join(ablation.decomposition.sentences)
-    for name, part in (("matching", ablation.matching), ("words", ablation.words), ("connector", ablation.connector)):
-        if part is not None and part.reading:
-            yield name, part.reading
+def _details(results: Results, ablation: Ablation) -> Iterator[tuple[str, str]]:
+    """What was measured beside the gates, in words; report.html has the figures."""
+    split = readings.decomposition(ablation.decomposition, ablation) if ablation.decomposition else ""
+    sentences = {
+        "pattern": said(results, "pattern"),
+        "reading of the order": said(results, "order"),
+        "information": f"{said(results, 'information')} {split}",
+        "matching": " ".join(said(results, topic) for topic in _MATCHING),
+        "words": said(results, "words"),
+        "connector": readings.connector(ablation.connector) if ablation.connector else "",
+    }
+    yield from ((name, sentence) for name, sentence in sentences.items() if sentence.strip())
 
 
 def _table(page: _Page, ablation: Ablation) -> Table:
@@ -145,29 +144,20 @@ def _signed(value: float | None) -> str:
 
 
 def _gate(condition: Condition) -> str:
-    """What lower99 must exceed, and whether it does. Not met is not yet a FAIL: the verdict line tells."""
-    if not condition.gate or condition.margin is None:
+    """What lower99 must exceed, and where the gate stands."""
+    if not condition.gate or condition.standing is None:
         return "-"
-    met = condition.lower99 is not None and condition.lower99 > condition.margin
-    return f"> {condition.margin:g} {'met' if met else 'NOT MET'}"
+    state = {"costs": "met", "ruled out": "NOT MET", "open": "open"}[condition.standing]
+    return f"> {condition.margin:g} {state}"
 
 
 def _coverage(page: _Page, coverage: Coverage) -> None:
-    page.line(f"Check 2: truncation and label coverage ({coverage.source})", "bold")
+    page.line(f"Check 2: truncation and label coverage ({source(coverage)})", "bold")
     page.line(
-        f"samples {coverage.samples:,}, truncated {coverage.truncated_pct:.2f}%, zero-label "
+        f"samples {coverage.samples:,}, truncated {coverage.truncated_pct:.2f}%, without a label "
         f"{coverage.zero_label_pct:.2f}%, label tokens {coverage.avg_label_tokens:.1f} on average"
     )
     page.line(
-        f"max_seq_len {coverage.max_seq_len}, {coverage.smallest_max_seq_len} would do; image block "
+        f"max_seq_len {coverage.max_seq_len} ({coverage.smallest_max_seq_len} is enough); image block "
         f"{coverage.image_block_tokens} tokens, prompt around it {coverage.wrapper_tokens:.1f}"
     )
-    _judgement(page, "check 2", coverage, coverage_conclusion(coverage))
-
-
-def _judgement(page: _Page, name: str, check: Ablation | Coverage, conclusion: str) -> None:
-    page.line(f"{name}: {check.verdict}", _COLOURS[check.verdict])
-    page.line(conclusion, indent=2)
-    for reason in check.reasons:
-        page.line(f"- {reason}", "yellow" if reason.startswith(WARNING) else "", indent=2)
-    page.gap()

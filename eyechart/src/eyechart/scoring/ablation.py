@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from eyechart.results import Ablation
+from eyechart.results import Ablation, Remark, RemarkCode
 from eyechart.scoring import contract
 from eyechart.scoring.batching import without_block
 from eyechart.scoring.conditions import CONDITIONS, MEASUREMENTS, Scene, check_fixed
@@ -80,29 +80,26 @@ def ablate(
         bar.close()
     scores = Scores(samples, donors.table_SR, losses.read(table), encoded.visual.get("correct"))
     release_freed_memory()
-    notes = left_out | {name: note for name in names if (note := _note(name, encoded, images_S))}
+    remarks = [*left_out.values(), *(remark for name in names for remark in _remarks(name, encoded, images_S))]
     unscored = Counter(plan.rejected) + Counter(r.reason for r in encoded.unread) + encoded.unscored
-    return summarise(scores, plan, donors, unscored, notes), scores
+    return summarise(scores, plan, donors, unscored, remarks), scores
 
 
-def _left_out(run: Run, encoded: Encoded, images: int) -> dict[str, str]:
+def _left_out(run: Run, encoded: Encoded, images: int) -> dict[str, Remark]:
     """Conditions that cannot be made here, and why."""
-    reasons = {}
+    codes: dict[str, RemarkCode] = {}
     for name in run.conditions:
         if name == "mean-token" and name not in run.fixed:
-            reasons[name] = "Left out: no mean over training images was given."
+            codes[name] = "no-mean"
         elif name == "blind" and name not in run.fixed:
-            reasons[name] = "Left out: no trained blind prompt was given."
+            codes[name] = "no-blind-prompt"
         elif name in PIXEL_CHANGES and None in encoded.sizes:
-            reasons[name] = "Left out: the pictures came without pixels that could be changed."
+            codes[name] = "no-pixels"
         elif name == "slot-mix" and images < 2:
-            reasons[name] = "Left out: all scored samples show one image, so that no other can lend a slot."
+            codes[name] = "slot-mix-of-one-image"
         elif name == "no-image" and run.plan.vocabulary.begin_id is None and _image_alone(encoded.samples):
-            reasons[name] = (
-                "Left out: a prompt is nothing but the image, and the scorer names no token (Vocabulary.begin_id) that "
-                "could stand before the caption instead."
-            )
-    return reasons
+            codes[name] = "image-alone-in-prompt"
+    return {name: Remark(code=code, about=name, left_out=True) for name, code in codes.items()}
 
 
 def _image_alone(samples: Sequence[Sample]) -> bool:
@@ -110,15 +107,15 @@ def _image_alone(samples: Sequence[Sample]) -> bool:
     return any(s.block[0] == 0 and s.labels_T[s.block[1]] != IGNORE_INDEX for s in samples)
 
 
-def _note(name: str, encoded: Encoded, images_S: IntArray) -> str:
+def _remarks(name: str, encoded: Encoded, images_S: IntArray) -> Iterator[Remark]:
     """What a reader has to know about how a condition came out here; mostly nothing."""
     if name in PIXEL_CHANGES and len(encoded.sizes) == 1:
         (size,) = encoded.sizes
-        return remainder(name, *size) if size else ""
+        if size and (left := remainder(name, *size)):
+            yield Remark(code="pixels-left-in-place", about=name, figures=left)
     others, slots = int(images_S.max()), encoded.visual["correct"].slots
     if name == "slot-mix" and others < slots:
-        return f"There are {others} other images for {slots} slots, so that some lend more than one slot."
-    return ""
+        yield Remark(code="slots-share-images", about=name, figures={"others": others, "slots": slots})
 
 
 def _score(run: Run, encoded: Encoded, scene: Scene, name: str, rounds: int) -> Iterator[Tensor]:

@@ -1,8 +1,9 @@
 """What the language model sees in the image positions: visual tokens in, visual tokens out.
 
-Each condition is a name, a role, a sentence and a function in `CONDITIONS`. It works on the whole scored set (`Scene`),
-in canonical order (by row), so that nothing it makes depends on how the samples were batched. A new condition is one
-more entry. Those that change the picture before the tower are in `pixels`; here they only hand out what came of it.
+Each condition is a name, a role and a function in `CONDITIONS`; `reporting.conditions` has its sentence. It works on
+the whole scored set (`Scene`), in canonical order (by row), so that nothing it makes depends on how the samples were
+batched. A new condition is one more entry in both. Those that change the picture before the tower are in `pixels`; here
+they only hand out what came of it.
 
 Dimension suffixes: S samples, B positions asked for, R derangements, Q visual tokens per image, E embedding width.
 """
@@ -34,6 +35,9 @@ MEASUREMENTS = ("matching", "donors")
 by how alike the donor's image is. `ablate` passes over them; who called it makes them."""
 FULL = (*STANDARD, "blind", "tiles-2", "tiles-8", *MEASUREMENTS)
 LADDERS = {"runbook": RUNBOOK, "standard": STANDARD, "full": FULL}
+CONTENT_FREE = ("no-image", "mean-token", "blind")
+"""Conditions without any picture's content that the order of the losses is read by. Not zero and noise: on real weights
+any tokens can beat a bare prompt, and random ones need not hurt."""
 RIVALS = ("zero", "no-image", "mean-token")
 """What a trained blind prompt is held against. One that is worse than the best of them is under-trained and splits
 nothing; without them nobody would know."""
@@ -81,8 +85,7 @@ class ConditionKind:
     """One entry of the table."""
 
     role: Literal["baseline", "gate", "report"]
-    """gate: the verdict depends on it. report: it is shown and never judged."""
-    meaning: str
+    """gate: the verdict depends on it. report: reported for context, does not affect the verdict."""
     change: Change
     uses_donors: bool = False
     """Scored once per derangement."""
@@ -162,39 +165,17 @@ def _pixels(name: str, scene: Scene, positions: Sequence[int], _: int) -> Visual
     return scene.changed[name].rows(positions)
 
 
-def _of_pixels(name: str, meaning: str) -> ConditionKind:
-    return ConditionKind("report", meaning, partial(_pixels, name))
-
-
 CONDITIONS: dict[str, ConditionKind] = {
-    "correct": ConditionKind("baseline", "the image's own visual tokens", _correct),
-    "shuffled": ConditionKind(
-        "gate", "what a wrong picture costs: the one gate that tests content", _shuffled, uses_donors=True
-    ),
-    "zero": ConditionKind("gate", "what it costs to blank the visual tokens to zeros", _zero),
-    "noise": ConditionKind("gate", "what it costs to see noise of the same overall mean and spread", _noise),
-    "no-image": ConditionKind(
-        "report", "what it costs to leave the image out of the prompt: the text alone", _no_image
-    ),
-    "mean-token": ConditionKind(
-        "report", "what it costs to see the average training image", partial(_fixed, "mean-token")
-    ),
-    "noise-per-dim": ConditionKind(
-        "report", "what it costs to see noise with the mean and spread of every slot and dimension", _noise_per_dim
-    ),
-    "slot-mix": ConditionKind(
-        "report", "what it costs when every slot comes from another picture: each one real, together none", _slot_mix
-    ),
-    "grey": _of_pixels("grey", "what a blank (mid grey) picture costs, seen through tower and connector"),
-    "blurred": _of_pixels("blurred", "what the fine detail is worth: the picture blurred by 1/16 of its side"),
-    "tiles-2": _of_pixels("tiles-2", "what the coarse layout is worth: the picture's 2x2 tiles moved about"),
-    "tiles-4": _of_pixels("tiles-4", "what layout and whole objects are worth: the picture's 4x4 tiles moved about"),
-    "tiles-8": _of_pixels("tiles-8", "what all but small texture and colour is worth: 8x8 tiles moved about"),
-    "blind": ConditionKind(
-        "report",
-        "what the picture tells beyond the best constant prompt, trained to fit all captions at once",
-        partial(_fixed, "blind"),
-    ),
+    "correct": ConditionKind("baseline", _correct),
+    "shuffled": ConditionKind("gate", _shuffled, uses_donors=True),
+    "zero": ConditionKind("gate", _zero),
+    "noise": ConditionKind("gate", _noise),
+    "no-image": ConditionKind("report", _no_image),
+    "mean-token": ConditionKind("report", partial(_fixed, "mean-token")),
+    "noise-per-dim": ConditionKind("report", _noise_per_dim),
+    "slot-mix": ConditionKind("report", _slot_mix),
+    **{name: ConditionKind("report", partial(_pixels, name)) for name in PIXEL_CHANGES},
+    "blind": ConditionKind("report", partial(_fixed, "blind")),
 }
 
 GATES = tuple(name for name, kind in CONDITIONS.items() if kind.role == "gate")
@@ -269,6 +250,3 @@ def _moments_per_dim(visual: VisualSet, layer: int) -> tuple[Tensor, Tensor]:
     for image_QE in visual.images(layer):
         square_QE += (image_QE.double() - mean_QE).square()
     return mean_QE.float(), (square_QE / len(visual)).sqrt().float()
-
-
-assert set(PIXEL_CHANGES) <= set(CONDITIONS), "every change of pixels is a condition"

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -24,10 +23,8 @@ from eyechart.results import Decomposition, Estimated
 from eyechart.scoring.conditions import RIVALS
 from eyechart.seam import IntArray
 from eyechart.verdict import statistics
+from eyechart.verdict.pair_statistics import as_result
 from eyechart.verdict.statistics import Estimate, FloatArray
-
-_SMALL = 0.1
-"""Nats per label token below which a gap is told with four decimals."""
 
 
 @dataclass(frozen=True)
@@ -73,90 +70,25 @@ def decompose(
         table_SR = sums[name] - sums[other]
         return statistics.estimate(table_SR, tokens_S, clusters_S, donors_SR if name == "shuffled" else None)
 
-    nothing = Estimated(value=None)
     rivals = {name: float(np.sum(sums[name])) for name in RIVALS if name in sums}
-    if rivals:
-        best = min(rivals, key=lambda name: rivals[name])
-        behind = difference("blind", best)
-        assert behind is not None
-        lower = behind.interval(0.95)
-        if behind.gap > 0 and (lower is None or lower[0] > 0):
-            sentence = (
-                f"no split: the blind prompt is under-trained, {behind.gap:.3f} nats/token worse than {best}, and the "
-                "best constant prompt cannot be; raise ablation.blind_captions"
-            )
-            return Decomposition(
-                information=nothing,
-                shock=nothing,
-                misdirection=nothing,
-                blind_under_trained=True,
-                **_training(blind),
-                sentences=[sentence],
-            )
-    information, shock = difference("blind", "correct"), difference("zero", "blind")
-    misdirection = difference("shuffled", "blind")
-    assert information is not None
-    return Decomposition(
-        information=_estimated(information),
-        shock=_estimated(shock) if shock else nothing,
-        misdirection=_estimated(misdirection) if misdirection else nothing,
-        **_training(blind),
-        sentences=_sentences(information, shock, misdirection, blind),
+    best = min(rivals, key=lambda name: rivals[name], default=None)
+    deficit = _estimated(difference("blind", best)) if best else None
+    nothing = Estimated(value=None)
+    found = Decomposition(
+        information=nothing,
+        shock=nothing,
+        misdirection=nothing,
+        blind_rival=best,
+        blind_deficit=deficit,
+        blind_captions=blind.captions if blind else None,
+        blind_learning_rate=blind.learning_rate if blind else None,
+        blind_still_falling=blind.still_falling if blind else None,
     )
+    if found.blind_under_trained:
+        return found
+    parts = {"information": ("blind", "correct"), "shock": ("zero", "blind"), "misdirection": ("shuffled", "blind")}
+    return found.model_copy(update={name: _estimated(difference(*pair)) for name, pair in parts.items()})
 
 
-def _training(blind: Blind | None) -> dict[str, Any]:
-    if blind is None:
-        return {}
-    return {
-        "blind_captions": blind.captions,
-        "blind_learning_rate": blind.learning_rate,
-        "blind_still_falling": blind.still_falling,
-    }
-
-
-def _estimated(found: Estimate) -> Estimated:
-    return Estimated(value=found.gap, se=found.se, ci95=found.interval(0.95))
-
-
-def _between(found: Estimate, digits: int = 2) -> str:
-    """The 95% interval, for a sentence."""
-    interval = found.interval(0.95)
-    return "" if interval is None else f" ({interval[0]:+.{digits}f} to {interval[1]:+.{digits}f})"
-
-
-def _sentences(
-    information: Estimate, shock: Estimate | None, misdirection: Estimate | None, blind: Blind | None
-) -> list[str]:
-    interval = information.interval(0.95)
-    shown = interval is not None and interval[0] > 0
-    told = []
-    if not shown:
-        told.append(
-            f"no information is shown: the pictures tell {information.gap:+.3f}{_between(information, 3)} nats/token "
-            "beyond the best constant prompt"
-        )
-    elif shock is None and misdirection is None:
-        told.append(
-            f"the pictures tell {information.gap:.2f}{_between(information)} nats/token beyond the best constant prompt"
-        )
-    for name, rest, word in (("zero", shock, "shock"), ("a wrong picture", misdirection, "misdirection")):
-        if rest is None:
-            continue
-        whole = information.gap + rest.gap
-        digits = 2 if abs(whole) >= _SMALL else 4
-        if shown:
-            # The second part is what the rounded first one leaves, so that the sentence adds up to the gap's figure.
-            left = round(whole, digits) - round(information.gap, digits) + 0.0
-            told.append(
-                f"of the {whole:.{digits}f} nats/token by which {name} is worse, {information.gap:.{digits}f}"
-                f"{_between(information, digits)} is information and {left:.{digits}f}{_between(rest, digits)} {word}"
-            )
-        else:
-            told.append(f"the {whole:.{digits}f} nats/token by which {name} is worse are {word} as far as is shown")
-    if blind is not None and blind.still_falling:
-        told.append(
-            f"the blind prompt's loss was still falling when its budget of {blind.captions:,} captions ended: "
-            "information may be smaller, the rest larger; raise ablation.blind_captions"
-        )
-    return told
+def _estimated(found: Estimate | None) -> Estimated:
+    return Estimated(value=None) if found is None else as_result(found)

@@ -10,8 +10,8 @@ Dimension suffixes: S samples, R derangements.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -38,8 +38,8 @@ class Donors:
     table_SR: IntArray
     """Column r is a permutation: sample i sees the image of sample table_SR[i, r]."""
     requested: int
-    shortage: str
-    """One sentence where fewer than requested exist, else empty."""
+    shortage: Mapping[str, int] = field(default_factory=dict)
+    """Where fewer than requested exist, the figures that say why (`_shortage`); else empty."""
 
     @property
     def found(self) -> int:
@@ -64,7 +64,7 @@ def draw_donors(hashes: Sequence[str], captions: Sequence[str], requested: int, 
     if len(columns) < requested:
         columns, searched = _draw_by_flow(kinds, requested, generator)
     table_SR = np.stack(columns, axis=1) if columns else np.empty((len(hashes), 0), dtype=np.int64)
-    shortage = "" if len(columns) == requested else _explain(hashes, captions, requested, len(columns), searched)
+    shortage = {} if len(columns) == requested else _shortage(hashes, captions, requested, len(columns), searched)
     return Donors(table_SR, requested, shortage)
 
 
@@ -184,13 +184,15 @@ def _regular_part(allowed_SS: csr_array, count: int) -> csr_array | None:
     return chosen
 
 
-def _explain(hashes: Sequence[str], captions: Sequence[str], requested: int, found: int, searched: int) -> str:
-    size = len(hashes)
-    image = max(Counter(hashes).values(), default=0)
-    caption = max(Counter(captions).values(), default=0)
-    exist = f"were found (among {searched} random donors for each sample)" if searched else "exist"
-    return (
-        f"only {found} of {requested} disjoint sets of wrong pictures {exist} for {size} samples: a donor must differ "
-        f"in image and caption, and {image} of them share the most common image, {caption} the most common caption; "
-        "score more, or more varied, samples"
-    )
+def _shortage(
+    hashes: Sequence[str], captions: Sequence[str], requested: int, found: int, searched: int
+) -> dict[str, int]:
+    """Why there are fewer derangements: how often the most common image and caption occur, and how far was sought."""
+    return {
+        "found": found,
+        "requested": requested,
+        "samples": len(hashes),
+        "same_image": max(Counter(hashes).values(), default=0),
+        "same_caption": max(Counter(captions).values(), default=0),
+        "searched": searched,
+    }

@@ -37,8 +37,6 @@ _COMPARED = 2000
 """Images whose neighbours are compared at most: the time grows with the square."""
 AT_ONCE = 1000
 """Images whose pooled vectors are copied or sent at once."""
-_LOST = 0.1
-"""A stage that keeps less than this share of the one before it is named."""
 
 
 @dataclass
@@ -240,58 +238,20 @@ def internals(seen: Inside, text_rms: float) -> Internals | None:
     overlap, compared = seen.overlap()
     shares = {name: share for name, spread in seen.spreads.items() if (share := spread.share()) is not None}
     parts = {name: part for name, spread in seen.spreads.items() if (part := spread.part()) is not None}
-    result = Internals(
+    return Internals(
         variance_share={name: _steady(share) for name, share in shares.items()},
         rms_ratio=_steady(math.sqrt(seen.squares / seen.values) / text_rms),
         image_share={name: _steady(part) for name, part in parts.items()},
         effective_rank=_steady(math.fsum(seen.ranks) / len(seen.ranks)),
         effective_rank_of=seen.rank_of,
         knn_overlap=overlap,
+        neighbours=NEIGHBOURS,
+        compared=compared,
         images=len(seen.ranks),
+        stages=list(seen.spreads),
     )
-    return result.model_copy(update={"reading": _read(result, list(seen.spreads), compared)})
 
 
 def _steady(value: float) -> float:
     """Nine digits: the last ones of a sum depend on the order in which processes added it up."""
     return float(f"{value:.9g}")
-
-
-def _read(found: Internals, stages: list[str], compared: int) -> str:
-    sentences = [_shares(found, stages)]
-    if not 0.1 <= found.rms_ratio <= 10:
-        sentences.append(
-            f"Visual tokens are {found.rms_ratio:.3g} times as large as text embeddings, a scale the language model "
-            "never saw: set connector.output_norm."
-        )
-    else:
-        size = "" if round(found.rms_ratio, 1) == 1 else f"{found.rms_ratio:.2g} times "
-        sentences.append(f"Visual tokens are {size}as large as text embeddings (RMS ratio {found.rms_ratio:.2f}).")
-    sentences.append(
-        f"The visual tokens of one image fill about {found.effective_rank:.1f} of {found.effective_rank_of} possible "
-        "directions (effective rank)."
-    )
-    if found.knn_overlap is None:
-        sentences.append(f"{found.images} images are too few to compare neighbours before and behind the connector.")
-    else:
-        among = f"Among the first {compared} images, of" if compared < found.images else "Of"
-        sentences.append(
-            f"{among} the {NEIGHBOURS} most like an image before the connector, {found.knn_overlap:.0%} still are "
-            f"behind it (unrelated features would give {NEIGHBOURS / (compared - 1):.0%})."
-        )
-    return " ".join(sentences)
-
-
-def _shares(found: Internals, stages: list[str]) -> str:
-    shares = found.variance_share
-    text = ", ".join(f"{name} {shares[name]:.1%}" for name in stages if name in shares)
-    if not text:
-        return "With one visual token per image there is no share of variance between images to report."
-    missing = [name for name in stages if name not in shares]
-    behind = f" ({', '.join(missing)}: one slot, or no variance at all)" if missing else ""
-    sentence = f"Share of the variance that lies between images: {text}{behind}."
-    measured = [name for name in stages if name in shares]
-    for before, after in zip(measured, measured[1:], strict=False):
-        if shares[after] < _LOST * shares[before]:
-            return f"{sentence} The {after} loses the differences between images: it makes nearly the same of all."
-    return sentence

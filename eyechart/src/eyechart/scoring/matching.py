@@ -19,13 +19,13 @@ Dimension suffixes: S captions, K donors of each, M captions of the full block.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from eyechart.results import Decile, Estimated, Matching
-from eyechart.scoring.matching_reading import read_matching
 from eyechart.scoring.pairs import STREAM, Captions, Likeness, PairScores, draw_candidates, score_pairs
 from eyechart.scoring.plan import Execution
 from eyechart.seam import IntArray, ScorerOfBatches
@@ -59,14 +59,14 @@ def match(
         execution: its processes and its progress bar, for a total of pairs.
 
     Returns:
-        The figures. Those that cannot be estimated are None, and the reading says why.
+        The figures. Those that cannot be estimated are None; `problem` says why where that is all of them.
     """
     samples, features_SV, execution = captions.samples, captions.features_SV, execution or Execution()
     images_S = clusters_of([sample.image_hash for sample in samples])
     texts_S = clusters_of([sample.caption for sample in samples])
     found = draw_candidates(images_S, texts_S, features_SV, settings.matching_k, BLOCK, seed) if samples else None
     if found is None or found.k < 2:
-        return _nothing(len(samples), "there are no two samples that differ in image and in caption")
+        return _nothing(len(samples), settings.matching_k, "no-two-samples-differ")
     pairs_P2 = found.pairs()
     bar = execution.progress(len(pairs_P2))
     try:
@@ -74,22 +74,23 @@ def match(
     finally:
         bar.close()
     if not np.isfinite(scores.scores_P).all():
-        return _nothing(len(samples), "some captions have a loss that is not finite")
+        return _nothing(len(samples), settings.matching_k, "not-finite")
     captions_S = np.arange(len(samples))
     own_S = scores.of(captions_S, captions_S)
     random_SK = scores.of(captions_S[:, None], found.random_SK)
     generator = np.random.default_rng([seed, STREAM, 1])
-    hard = _none()
+    hard, chance = _none(), 1 / found.k
     if found.hard_SK is not None:
         hard_SK = scores.of(captions_S[:, None], found.hard_SK)
-        hard = bootstrap_mean(recall_at_1(own_S, hard_SK), images_S, generator)
+        hard = bootstrap_mean(recall_at_1(own_S, hard_SK), images_S, generator, chance)
     information, temperature = _infonce(own_S, random_SK, images_S, generator)
     bound = math.log(found.k)
     tokens_S = np.array([sample.label_tokens for sample in samples], dtype=np.int64)
-    result = Matching(
+    return Matching(
         k=found.k,
+        wanted_k=settings.matching_k,
         captions=len(samples),
-        r_at_1=bootstrap_mean(recall_at_1(own_S, random_SK), images_S, generator),
+        r_at_1=bootstrap_mean(recall_at_1(own_S, random_SK), images_S, generator, chance),
         mrr=bootstrap_mean(reciprocal_rank(own_S, random_SK), images_S, generator),
         hard_r_at_1=hard,
         image_specific_gain=_gain(own_S, random_SK, images_S, found.random_SK),
@@ -99,7 +100,6 @@ def match(
         temperature=temperature,
         deciles=graded(own_S, random_SK, tokens_S, images_S, found.random_SK, features_SV),
     )
-    return result.model_copy(update={"reading": read_matching(result, settings.matching_k)})
 
 
 def recall_at_1(own_S: FloatArray, others_SK: FloatArray) -> FloatArray:
@@ -209,15 +209,16 @@ def _none() -> Estimated:
     return Estimated(value=None)
 
 
-def _nothing(captions: int, why: str) -> Matching:
+def _nothing(captions: int, wanted_k: int, why: Literal["no-two-samples-differ", "not-finite"]) -> Matching:
     none = _none()
     return Matching(
         k=1,
+        wanted_k=wanted_k,
+        problem=why,
         captions=captions,
         r_at_1=none,
         mrr=none,
         hard_r_at_1=none,
         image_specific_gain=none,
         infonce=none,
-        reading=f"Nothing can be said about matching: {why}.",
     )

@@ -15,6 +15,7 @@ from eyechart.scoring.ranks import Ranks
 from eyechart.scoring.summary import Scores
 from eyechart.scoring.words import words_of
 from eyechart.seam import ScorerOfBatches
+from eyechart.verdict.gaps import costs
 
 
 def with_measures(
@@ -42,5 +43,6 @@ def with_measures(
         bar = partial(progress_bar, what="matching", unit="pair")
         found = match(scorer, captions, plan.settings, plan.seed, Execution(ranks, bar))
     if vocabulary.decode is not None:
-        words = words_of(scores, vocabulary.decode, vocabulary.end_id, plan.settings)
+        sure = costs(ablation.conditions.get("shuffled"))
+        words = words_of(scores, vocabulary.decode, vocabulary.end_id, plan.settings, sure)
     return ablation.model_copy(update={"matching": found, "words": words})

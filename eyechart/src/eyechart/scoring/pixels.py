@@ -15,7 +15,6 @@ Dimension suffixes: C channels, H height, W width.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import numpy as np
@@ -88,22 +87,17 @@ def derangement(size: int, row: int, seed: int) -> np.ndarray[tuple[int], np.dty
             return drawn.astype(np.int64)
 
 
+_GRIDS = {"tiles-2": 2, "tiles-4": 4, "tiles-8": 8}
 PIXEL_CHANGES: dict[str, PixelChange] = {
     "grey": grey,
     "blurred": blurred,
-    "tiles-2": tiles(2),
-    "tiles-4": tiles(4),
-    "tiles-8": tiles(8),
+    **{name: tiles(grid) for name, grid in _GRIDS.items()},
 }
 
 
-def remainder(name: str, height: int, width: int) -> str:
-    """A sentence about the pixels that a tiling leaves in place; empty where it leaves none."""
-    match = re.fullmatch(r"tiles-(\d+)", name)
-    if not match or not (height % int(match[1]) or width % int(match[1])):
-        return ""
-    grid = int(match[1])
-    return (
-        f"{height}x{width} pixels do not divide into {grid}x{grid} tiles: the last {height % grid} rows and "
-        f"{width % grid} columns of pixels stay in place."
-    )
+def remainder(name: str, height: int, width: int) -> dict[str, int]:
+    """How many pixels a tiling leaves in place, at the bottom and on the right; empty where it leaves none."""
+    grid = _GRIDS.get(name)
+    if grid is None or not (height % grid or width % grid):
+        return {}
+    return {"height": height, "width": width, "grid": grid, "rows": height % grid, "columns": width % grid}

@@ -26,6 +26,8 @@ class Plan:
     """Draws donors, noise and candidates."""
     requested: int | None = None
     """Samples asked for; None are those that came, scored or not."""
+    available: int | None = None
+    """Samples that there are to score, unusable ones included; None where that is not known."""
     rejected: Mapping[str, int] = field(default_factory=dict)
     """Rows among those asked for that were rejected before any image was read, by reason."""
     vocabulary: Vocabulary = Vocabulary()

@@ -1,27 +1,29 @@
-"""From per-token losses to the figures of check 1: losses, gaps, the order and how to read it, and the verdict.
+"""From per-token losses to the figures of check 1: losses, gaps with their standings, the order, and the verdict.
 
 Kept apart from the scoring, so that saved per-token losses give the same figures again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
 
-from eyechart.results import Ablation, Condition
-from eyechart.scoring.conditions import CONDITIONS, GATES
+from eyechart.results import Ablation, Condition, Estimated, Reason, Remark, RemarkCode
+from eyechart.scoring.conditions import CONDITIONS, CONTENT_FREE, GATES
 from eyechart.scoring.decomposition import decompose
 from eyechart.scoring.donors import Donors
 from eyechart.scoring.plan import Plan
 from eyechart.scoring.storage import LossTable, VisualSet
 from eyechart.seam import IGNORE_INDEX, IntArray, Sample
 from eyechart.verdict import statistics
-from eyechart.verdict.influence import one_image, warn
+from eyechart.verdict.influence import one_image, warning
+from eyechart.verdict.pair_statistics import as_result
+from eyechart.verdict.standing import stand_gap, unmoved
 from eyechart.verdict.statistics import Estimate, FloatArray, Pairs
-from eyechart.verdict.verdict import PASS_LEVEL, Gate, Missing, judge, level_of_fail
+from eyechart.verdict.verdict import Counts, Gate, Missing, judge
 
 _NO_ID = -1
 """No token: where a vocabulary has none that ends a caption."""
@@ -84,7 +86,7 @@ class Scores(Sequence[SampleScore]):
 
 
 def summarise(
-    scores: Sequence[SampleScore], plan: Plan, donors: Donors, unscored: Mapping[str, int], notes: Mapping[str, str]
+    scores: Sequence[SampleScore], plan: Plan, donors: Donors, unscored: Mapping[str, int], remarks: Sequence[Remark]
 ) -> Ablation:
     """Turn scores into judged results. Non-finite losses become None there, never NaN.
 
@@ -93,7 +95,7 @@ def summarise(
         plan: what was asked for.
         donors: of `shuffled`.
         unscored: held-out samples that could not be scored, by reason.
-        notes: by condition, what is peculiar to how it was made here, or why it was left out.
+        remarks: what is peculiar to how the conditions were made here, and what was left out.
     """
     settings, requested = plan.settings, plan.requested
     if requested is None:
@@ -102,96 +104,65 @@ def summarise(
     names = [name for name in asked if scores and name in scores[0].nll]
     margins = {"shuffled": settings.margin_shuffled, "zero": settings.margin_zero, "noise": settings.margin_noise}
     table = _Table.of(scores, names, plan.vocabulary.end_id)
+    donors_of = {name: donors.table_SR if CONDITIONS[name].uses_donors else None for name in names}
     estimates = {
-        name: table.estimate(name, donors.table_SR if CONDITIONS[name].uses_donors else None) for name in names
+        name: found for name in names if (found := table.estimate(name, "correct", donors_of[name])) is not None
     }
-    conditions = {name: _condition(table, name, estimates[name], margins.get(name)) for name in names}
-    gates = [Gate(name, margins[name], estimate) for name in GATES if (estimate := estimates.get(name)) is not None]
+    measured = [name for name in GATES if name in estimates]
+    gates = {name: Gate.of(name, margins[name], estimates[name], len(measured)) for name in measured}
+    conditions = {name: _condition(table, name, estimates.get(name), gates.get(name)) for name in names}
     uses_donors = any(CONDITIONS[name].uses_donors for name in asked)
     judgement = judge(
-        gates,
+        list(gates.values()),
         non_finite=[name for name in names if not table.finite(name)],
         missing=Missing(
             left_out=tuple(name for name in GATES if name not in asked),
-            donor_shortage=donors.shortage if uses_donors and scores else "",
+            donor_shortage=donors.shortage if uses_donors and scores else {},
             unscored=unscored,
         ),
-        samples=len(scores),
-        requested=requested,
+        counts=Counts(len(scores), requested, plan.available),
     )
     losses = {name: condition.loss for name, condition in conditions.items() if condition.loss is not None}
-    warnings = [
-        warning
-        for gate in gates
-        if gate.name == "shuffled" and (warning := _carried(scores, table, gate, donors, level_of_fail(len(gates))))
-    ]
     finite = {name: sums_SR for name, sums_SR in table.sums.items() if table.finite(name)}
+    carried = _carried(scores, table, gates["shuffled"], donors) if "shuffled" in gates else []
     return Ablation(
         verdict=judgement.verdict,
-        reasons=judgement.reasons + warnings,
+        reasons=[*judgement.reasons, *carried],
         samples=len(scores),
         requested=requested,
+        available=plan.available,
         label_tokens=int(table.tokens_S.sum()),
         clusters=len({score.image_hash for score in scores}),
         seed=plan.seed,
         derangements=donors.found if "shuffled" in names else 0,
         conditions=conditions,
         order=sorted(losses, key=lambda name: losses[name]),
-        order_reading=read_order(losses, {name for name in GATES if _surely_costs(conditions.get(name))}),
+        shuffled_beyond=_shuffled_beyond(table, donors),
         needed_samples=judgement.needed_samples,
         rejected=dict(unscored),
-        wording=_wording(donors.found, names, notes),
+        remarks=[*_made(donors.found, names), *remarks],
         decomposition=decompose(finite, table.tokens_S, table.clusters_S, donors.table_SR, plan.blind),
     )
 
 
-def _carried(scores: Sequence[SampleScore], table: _Table, gate: Gate, donors: Donors, fail_level: float) -> str:
-    """The warning that one image carries a gate's gap; empty where none does."""
-    pairs = Pairs.of(table.differences(gate.name), table.tokens_S, table.clusters_S, donors.table_SR)
-    found = one_image(pairs, gate, fail_level)
+def _shuffled_beyond(table: _Table, donors: Donors) -> dict[str, Estimated]:
+    """What a wrong picture costs beyond inputs without any content, paired: the order of the losses with intervals."""
+    return {
+        name: as_result(found)
+        for name in CONTENT_FREE
+        if "shuffled" in table.sums and name in table.sums
+        if (found := table.estimate("shuffled", name, donors.table_SR)) is not None
+    }
+
+
+def _carried(scores: Sequence[SampleScore], table: _Table, gate: Gate, donors: Donors) -> list[Reason]:
+    """The warning that one image carries a gate's gap, where one does."""
+    pairs = Pairs.of(table.differences(gate.name, "correct"), table.tokens_S, table.clusters_S, donors.table_SR)
+    found = one_image(pairs, gate)
     if found is None:
-        return ""
+        return []
     first = scores[int(np.flatnonzero(table.clusters_S == found.image)[0])]
-    return warn(found, gate, first.row, first.image)
-
-
-def _surely_costs(condition: Condition | None) -> bool:
-    return condition is not None and condition.lower99 is not None and condition.lower99 > 0
-
-
-def read_order(losses: Mapping[str, float], sure: Collection[str]) -> str:
-    """Say which known pattern the order of the losses resembles. It is told, never judged.
-
-    Args:
-        losses: finite losses by condition.
-        sure: of shuffled, zero and noise those that surely cost something (99% lower bound above 0).
-    """
-    needed = ("correct", "shuffled", "zero", "noise")
-    if any(name not in losses for name in needed):
-        return "not all of correct, shuffled, zero and noise have a loss, so the order is not read"
-    correct, shuffled, zero, noise = (losses[name] for name in needed)
-    if correct == shuffled == zero == noise:
-        return "all losses are equal: the language model does not notice what stands in the image positions"
-    if correct >= min(shuffled, zero, noise):
-        return "correct is not the lowest: no pattern of a connector that carries the picture"
-    if "shuffled" not in sure and not {"zero", "noise"} <= set(sure):
-        return "neither another sample's picture nor both of zeros and noise surely cost anything: no order is read"
-    if "shuffled" not in sure:
-        return (
-            "another sample's picture costs nothing that is sure, while zeros and noise do: the order of visual tokens "
-            "that act as one prompt for all pictures"
-        )
-    if shuffled > max(zero, noise):
-        return (
-            "a wrong picture misleads more than none (shuffled above zero and noise), the order of a connector whose "
-            "content the language model reads"
-        )
-    if shuffled < min(zero, noise):
-        return (
-            "a wrong picture costs less than none (shuffled below zero and noise), the order in the runbook and of an "
-            "under-trained connector: longer training usually turns it round"
-        )
-    return "shuffled lies between zero and noise: between the orders of an under-trained and a well-trained connector"
+    return [warning(found, gate, first.row, first.image)]
 
 
 @dataclass(frozen=True)
@@ -228,60 +199,63 @@ class _Table:
     def finite(self, name: str) -> bool:
         return bool(np.isfinite(self.sums[name]).all())
 
-    def comparable(self, name: str) -> bool:
-        return name != "correct" and self.finite("correct") and self.finite(name)
+    def comparable(self, name: str, other: str) -> bool:
+        return name != other and self.finite(name) and self.finite(other)
 
-    def differences(self, name: str) -> FloatArray:
+    def differences(self, name: str, other: str) -> FloatArray:
         """D_ir [S, R], nats per caption."""
-        return self.sums[name] - self.sums["correct"]
+        return self.sums[name] - self.sums[other]
 
-    def estimate(self, name: str, donors_SR: IntArray | None) -> Estimate | None:
-        if not self.comparable(name):
+    def estimate(self, name: str, other: str, donors_SR: IntArray | None) -> Estimate | None:
+        """What `name` costs beyond `other`, which has no donors; None where a loss is not finite."""
+        if not self.comparable(name, other):
             return None
-        return statistics.estimate(self.differences(name), self.tokens_S, self.clusters_S, donors_SR)
+        return statistics.estimate(self.differences(name, other), self.tokens_S, self.clusters_S, donors_SR)
 
     def gap_without_eos(self, name: str) -> float | None:
-        if not self.has_end or not self.comparable(name) or not self.tokens_without_eos_S.any():
+        if not self.has_end or not self.comparable(name, "correct") or not self.tokens_without_eos_S.any():
             return None
         differences_SR = self.sums_without_eos[name] - self.sums_without_eos["correct"]
         return statistics.weighted_mean(differences_SR.mean(axis=1), self.tokens_without_eos_S)
 
 
-def _condition(table: _Table, name: str, estimate: Estimate | None, margin: float | None) -> Condition:
+def _condition(table: _Table, name: str, estimate: Estimate | None, gate: Gate | None) -> Condition:
     kind = CONDITIONS[name]
     average_S = table.sums[name].mean(axis=1)
     finite = table.finite(name)
+    shared = {
+        "loss": statistics.weighted_mean(average_S, table.tokens_S) if finite else None,
+        "loss_per_caption": float(average_S.mean()) if finite else None,
+        "gate": kind.role == "gate",
+    }
+    if estimate is None:
+        return Condition(**shared)
+    held = gate.stand if gate else stand_gap(estimate)
     return Condition(
-        loss=statistics.weighted_mean(average_S, table.tokens_S) if finite else None,
-        loss_per_caption=float(average_S.mean()) if finite else None,
-        gate=kind.role == "gate",
-        margin=margin if kind.role == "gate" else None,
-        gap=estimate.gap if estimate else None,
-        se=estimate.se if estimate else None,
-        ci95=estimate.interval(0.95) if estimate else None,
-        lower99=estimate.lower(PASS_LEVEL) if estimate else None,
-        win_rate=statistics.win_rate(table.differences(name)) if estimate else None,
+        **shared,
+        gap=estimate.gap,
+        se=estimate.se,
+        ci95=estimate.interval(0.95),
+        margin=held.margin,
+        lower99=held.lower,
+        upper=held.upper,
+        upper_level=held.upper_level,
+        standing=held.standing,
+        above_zero=held.lower is not None and held.lower > 0 and not unmoved(estimate.gap, estimate.se),
+        needed_samples=gate.needed if gate else None,
+        win_rate=statistics.win_rate(table.differences(name, "correct")),
         gap_without_eos=table.gap_without_eos(name),
-        meaning=kind.meaning,
     )
 
 
-def _wording(derangements: int, names: Sequence[str], notes: Mapping[str, str]) -> dict[str, str]:
+def _made(derangements: int, names: Sequence[str]) -> list[Remark]:
     """How the conditions were made, where a reader of another runbook would assume something else."""
-    wording = {}
-    if "shuffled" in names:
-        wording["shuffled"] = (
-            "The runbook takes the wrong image from the same batch; here it comes from any scored sample with another "
-            f"image and another caption, {derangements} different ones per caption, so that the figure does not "
-            "depend on the batch size."
-        )
-    if "noise" in names:
-        wording["noise"] = (
-            "Mean and standard deviation are one number each over the visual tokens of all scored images; every sample "
-            "has its own draw."
-        )
-    if "slot-mix" in names:
-        wording["slot-mix"] = "Every slot comes from another image than the caption's own, drawn anew for every sample."
-    for name, note in notes.items():
-        wording[name] = f"{wording[name]} {note}" if name in wording else note
-    return wording
+    codes: dict[str, RemarkCode] = {
+        "shuffled": "donors-from-all-samples",
+        "noise": "noise-of-scalar-moments",
+        "slot-mix": "slot-of-another-image",
+    }
+    figures = {"shuffled": {"derangements": derangements}}
+    return [
+        Remark(code=code, about=name, figures=figures.get(name, {})) for name, code in codes.items() if name in names
+    ]

@@ -31,7 +31,6 @@ from eyechart.verdict.statistics import FloatArray, Pairs, clusters_of
 GLUE_SHARE = 1 / 3
 """Of all words of the scored captions: what the most frequent ones together make up that count as glue."""
 _LISTED = 20
-_NAMED = 3
 
 
 @dataclass
@@ -65,7 +64,7 @@ class _Tally:
 
 
 def words_of(
-    scores: Sequence[SampleScore], decode: Decode, eos_id: int | None, settings: AblationSettings
+    scores: Sequence[SampleScore], decode: Decode, eos_id: int | None, settings: AblationSettings, sure: bool
 ) -> Words | None:
     """Sum the gaps of tokens up to words, over all scored captions.
 
@@ -74,6 +73,7 @@ def words_of(
         decode: token ids to text, special tokens kept and no spaces cleaned up.
         eos_id: the token that ends a caption.
         settings: `words_min_count`.
+        sure: whether the gap of `shuffled` is surely above 0; otherwise there is nothing to share among words.
 
     Returns:
         The tables, or None where `shuffled` was not scored or a loss is not finite (the verdict then says so).
@@ -82,7 +82,6 @@ def words_of(
         return None
     tally = _Tally()
     hashes, donors = [], []
-    wholes_SR = np.zeros((len(scores), len(scores[0].donors)))
     ends_SR = np.full((len(scores), len(scores[0].donors)), np.nan)
     firsts_SR = np.full_like(ends_SR, np.nan)
     for i, score in enumerate(scores):
@@ -91,7 +90,6 @@ def words_of(
         if not np.isfinite(gaps_TR).all():
             return None
         tally.add(spans, gaps_TR)
-        wholes_SR[i] = gaps_TR.sum(axis=0)
         if has_end:
             ends_SR[i] = gaps_TR[-1]
         hashes.append(score.image_hash)
@@ -101,13 +99,11 @@ def words_of(
         if span is not None:
             firsts_SR[i] = gaps_of(scores[i])[span.first : span.stop].sum(axis=0)
     clusters_S, donors_SR = clusters_of(hashes), np.array(donors, dtype=np.int64)
-    ends = _mean(wholes_SR, clusters_S, donors_SR).ci95
-    sure = tally.total > 0 and (ends is None or ends[0] > 0)
     table = tally.table(sure)
     listed = [word for word in table if word.count >= settings.words_min_count]
     closing_SR = ends_SR[np.isfinite(ends_SR).all(axis=1)]
     others = tally.tokens - len(closing_SR)
-    result = Words(
+    return Words(
         most_reliant=sorted(listed, key=lambda word: (-word.gap, word.word))[:_LISTED],
         least_reliant=sorted(listed, key=lambda word: (word.gap, word.word))[:_LISTED],
         largest_share=sorted(table, key=lambda word: (-word.gap * word.count, word.word))[:_LISTED],
@@ -117,9 +113,10 @@ def words_of(
         eos=_mean(ends_SR, clusters_S, donors_SR),
         gap_with_eos=tally.total / tally.tokens,
         gap_without_eos=(tally.total - float(closing_SR.mean(axis=1).sum())) / others if others else None,
+        captions=len(contents),
+        without_content_word=sum(span is None for span in contents),
+        half_of_gap=_smallest_half(table),
     )
-    without = sum(span is None for span in contents)
-    return result.model_copy(update={"reading": _read_words(result, table, sure, without, len(contents))})
 
 
 def first_content_words(captions: Sequence[Sequence[Span]]) -> list[Span | None]:
@@ -142,41 +139,6 @@ def _mean(gaps_SR: FloatArray, clusters_S: IntArray, donors_SR: IntArray) -> Est
     own_P = np.repeat(clusters_S[chosen], donors_SR.shape[1])
     donor_P = clusters_S[donors_SR[chosen]].ravel()
     return as_result(Pairs(gaps_SR[chosen].ravel(), np.ones_like(own_P), own_P, donor_P).estimate())
-
-
-def _read_words(found: Words, table: Sequence[WordGap], sure: bool, without: int, captions: int) -> str:
-    if not sure:
-        return (
-            f"A wrong picture does not surely make words less likely ({found.gap_with_eos:+.3f} nats per token), so no "
-            "word can be said to rest on the picture."
-        )
-    sentences = []
-    if found.most_reliant:
-        named = found.most_reliant[:_NAMED]
-        most = ", ".join(f"'{w.word}' ({_nats(w.gap)}, {w.count} times)" for w in named)
-        others = [w for w in found.least_reliant[:_NAMED] if w.word not in {n.word for n in named}]
-        least = ", ".join(f"'{w.word}' ({_nats(w.gap)})" for w in others)
-        sentences.append(
-            f"Of the words that occur at least {found.min_count} times, a wrong picture costs most at {most}"
-            f"{f', and least at {least}' if least else ''}; in nats per occurrence."
-        )
-    else:
-        sentences.append(f"No word occurs {found.min_count} times, so none is listed by its mean.")
-    half = _smallest_half(table)
-    if half is not None:
-        sentences.append(f"{half} of {len(table)} different words carry half of all that the picture tells.")
-    first = found.first_content_word
-    if first.value is not None:
-        left = f" ({without} of {captions} captions have none)" if without else ""
-        sentences.append(
-            f"The first content word of a caption, with none before it to give it away, loses {first.value:.2f} nats "
-            f"to a wrong picture{left}."
-        )
-    return " ".join(sentences)
-
-
-def _nats(value: float) -> str:
-    return f"{value:+.1f}" if abs(value) >= 1 else f"{value:+.3f}"
 
 
 def _smallest_half(table: Sequence[WordGap]) -> int | None:

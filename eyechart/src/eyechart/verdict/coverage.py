@@ -1,27 +1,26 @@
 """Check 2: how much of the captions survives max_seq_len, judged from the collator's own counts.
 
-The counting itself is `seam.CollateStats`; here stand the verdict and, where it is not a clean pass, the cure in
-numbers: the smallest max_seq_len that would do, and what the prompt around the image block costs.
+The counting itself is `seam.CollateStats`; here stand the verdict and the figures of the fix: the
+smallest max_seq_len that is enough, and what the prompt around the image block costs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
-from eyechart.results import Coverage, Verdict
+from eyechart.results import Coverage, Reason, ReasonCode, Verdict
 from eyechart.seam import CollateStats
 from eyechart.settings import CoverageSettings
-
-_EOS_LOST = "the truncated ones lost the end of their caption and its EOS"
 
 
 @dataclass(frozen=True)
 class Counted:
     """One split as the collator counted it."""
 
-    source: str
-    """Where the counts come from, for people."""
+    source: Literal["training", "audit", "score"]
+    """Where the counts come from."""
     stats: CollateStats
     """Over all usable samples."""
     max_seq_len: int
@@ -34,6 +33,10 @@ class Counted:
     """Unusable rows by reason. They are reported; `data.max_rejected` decides whether a run goes on."""
     image_cut: int
     """Samples whose image block lost a token to max_seq_len."""
+    split: Literal["train", "eval"] | None = None
+    epoch: int | None = None
+    """Of training."""
+    images_opened: bool = True
 
 
 def judge_coverage(counted: Counted, thresholds: CoverageSettings) -> Coverage:
@@ -41,40 +44,41 @@ def judge_coverage(counted: Counted, thresholds: CoverageSettings) -> Coverage:
 
     Returns:
         FAIL if any limit is broken, INCONCLUSIVE if there was nothing to count, else PASS; every reason that is not
-        clean says what to change.
+        clean can be written with what to change.
     """
     stats, max_seq_len, block_tokens = counted.stats, counted.max_seq_len, counted.block_tokens
-    wrapper_tokens, source, rejected = counted.wrapper_tokens, counted.source, counted.rejected
     smallest = smallest_max_seq_len(stats, thresholds.truncated_warn, block_tokens) if stats.samples else max_seq_len
-    failures, notes = _faults(stats, thresholds, counted.image_cut)
-    verdict: Verdict = "FAIL" if failures else "PASS"
+    reasons = _reasons(stats, thresholds, counted.image_cut)
+    verdict: Verdict = "FAIL" if any(reason.effect == "fails" for reason in reasons) else "PASS"
     if not stats.samples:
         verdict = "INCONCLUSIVE"
-        notes.append(f"no usable sample in {source}: nothing to judge; see the rejected rows or the split")
-    reasons = failures + notes
+        reasons.append(Reason(code="nothing-counted", effect="undecided"))
     if reasons and stats.samples and smallest > max_seq_len:
-        reasons.append(_cure(smallest, max_seq_len, block_tokens, wrapper_tokens, thresholds.truncated_warn))
-    if rejected:
-        named = ", ".join(f"{count} {reason}" for reason, count in sorted(rejected.items()))
-        reasons.append(f"warning: rows that could not be used and are in none of these figures: {named}")
+        figures = {"allowed": thresholds.truncated_warn}
+        reasons.append(Reason(code="raise-max-seq-len", effect="warns", figures=figures))
+    if counted.rejected:
+        reasons.append(Reason(code="rows-rejected", effect="warns"))
     if not reasons:
-        reasons.append(
-            f"{stats.truncated_pct:.2f}% of {stats.samples} samples truncated at max_seq_len {max_seq_len}, "
-            f"{stats.zero_label_pct:.2f}% without label tokens" + (f"; {_EOS_LOST}" if stats.truncated else "")
-        )
+        reasons.append(Reason(code="within-limits", effect="passes"))
     return Coverage(
         verdict=verdict,
         reasons=reasons,
-        source=source,
+        source=counted.source,
+        split=counted.split,
+        epoch=counted.epoch,
+        images_opened=counted.images_opened,
         samples=stats.samples,
+        truncated=stats.truncated,
+        zero_label=stats.zero_label,
         truncated_pct=stats.truncated_pct,
         zero_label_pct=stats.zero_label_pct,
         avg_label_tokens=stats.avg_label_tokens,
         max_seq_len=max_seq_len,
         smallest_max_seq_len=smallest,
-        wrapper_tokens=wrapper_tokens,
+        wrapper_tokens=counted.wrapper_tokens,
         image_block_tokens=block_tokens,
-        rejected=dict(rejected),
+        image_cut=counted.image_cut,
+        rejected=dict(counted.rejected),
         lengths=dict(sorted(stats.lengths.items())),
     )
 
@@ -82,7 +86,7 @@ def judge_coverage(counted: Counted, thresholds: CoverageSettings) -> Coverage:
 def smallest_max_seq_len(stats: CollateStats, allowed_pct: float, block_tokens: int) -> int:
     """The smallest limit that truncates at most `allowed_pct` percent of the samples, in tokens.
 
-    It is never so small that it cuts the image block or leaves no token behind it, whatever percentage is allowed.
+    It is never so small that it cuts the image block or leaves no token after it, whatever percentage is allowed.
     """
     assert stats.samples > 0
     needed = block_tokens + 1
@@ -95,36 +99,21 @@ def smallest_max_seq_len(stats: CollateStats, allowed_pct: float, block_tokens: 
     return needed
 
 
-def _faults(stats: CollateStats, thresholds: CoverageSettings, image_cut: int) -> tuple[list[str], list[str]]:
-    """Sentences for what fails and for what is only worth a warning."""
-    failures, notes = [], []
-    truncated = f"{stats.truncated_pct:.2f}% of {stats.samples} samples ({stats.truncated}) are truncated"
-    lost = f"; {_EOS_LOST}"
+def _reasons(stats: CollateStats, thresholds: CoverageSettings, image_cut: int) -> list[Reason]:
+    """What fails, then what is only worth a warning."""
+    found: list[Reason] = []
     if stats.truncated_pct > thresholds.truncated_fail:
-        failures.append(f"{truncated}, more than the {thresholds.truncated_fail:g}% that fail{lost}")
+        found.append(_over("truncated-too-many", "fails", thresholds.truncated_fail))
     elif stats.truncated_pct > thresholds.truncated_warn:
-        notes.append(f"warning: {truncated}, more than the {thresholds.truncated_warn:g}% that pass unremarked{lost}")
-    unlabelled = f"{stats.zero_label_pct:.2f}% of {stats.samples} samples ({stats.zero_label}) have no label token"
+        found.append(_over("truncated-some", "warns", thresholds.truncated_warn))
     if stats.zero_label_pct > thresholds.zero_label_fail:
-        failures.append(f"{unlabelled}, more than the {thresholds.zero_label_fail:g}% allowed: they teach nothing")
+        found.append(_over("unlabelled-too-many", "fails", thresholds.zero_label_fail))
     elif stats.zero_label:
-        notes.append(f"warning: {unlabelled}: they teach nothing")
+        found.append(Reason(code="unlabelled-some", effect="warns"))
     if image_cut:
-        failures.append(
-            f"the image block of {image_cut} samples is cut by max_seq_len: they lose a part of the picture"
-        )
-    return failures, notes
+        found.append(Reason(code="image-cut", effect="fails"))
+    return sorted(found, key=lambda reason: reason.effect != "fails")
 
 
-def _cure(smallest: int, max_seq_len: int, block_tokens: int, wrapper_tokens: float, allowed_pct: float) -> str:
-    sentence = f"to truncate at most {allowed_pct:g}%, raise data.max_seq_len from {max_seq_len} to {smallest}"
-    excess = smallest - max_seq_len
-    if wrapper_tokens >= excess:
-        return (
-            f"{sentence}, or shorten prompt.template by {excess} of the {wrapper_tokens:.1f} tokens that the wrapper "
-            f"around the image block ({block_tokens}) costs on average"
-        )
-    return (
-        f"{sentence}; the wrapper around the image block ({block_tokens}) costs {wrapper_tokens:.1f} tokens on "
-        f"average, so shortening it alone cannot save the {excess} needed"
-    )
+def _over(code: ReasonCode, effect: Literal["fails", "warns"], limit: float) -> Reason:
+    return Reason(code=code, effect=effect, figures={"limit": limit})

@@ -6,13 +6,14 @@ left out in both parts. This is the delete-one jackknife over images, read for i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from eyechart.results import Verdict
+from eyechart.results import Reason, Standing
+from eyechart.verdict.standing import stand_gap
 from eyechart.verdict.statistics import Estimate, Pairs
-from eyechart.verdict.verdict import Gate, stand
+from eyechart.verdict.verdict import Gate
 
 _MOST = 0.5
 """Share of the gap from which on one image carries it."""
@@ -26,8 +27,8 @@ class Influence:
     """Its number."""
     without: Estimate
     """The gap over the pairs in which it has no part."""
-    before: Verdict
-    after: Verdict
+    before: Standing
+    after: Standing
     """Where the gate stands with all images, and without this one."""
     share: float
     """Share of the gap that goes with it."""
@@ -38,7 +39,7 @@ class Influence:
         return self.before != self.after
 
 
-def one_image(pairs: Pairs, gate: Gate, fail_level: float) -> Influence | None:
+def one_image(pairs: Pairs, gate: Gate) -> Influence | None:
     """The image that carries the gap or decides where its gate stands; None where none does.
 
     A gap within the margin is noise or next to it, and a share of that says nothing: there only a gate that stands
@@ -47,28 +48,33 @@ def one_image(pairs: Pairs, gate: Gate, fail_level: float) -> Influence | None:
     Args:
         pairs: differences of `shuffled` to `correct`.
         gate: its gate, with the estimate over all pairs.
-        fail_level: of the verdict.
     """
     gaps_G = pairs.gaps_without_each()
     if len(gaps_G) < 3 or not np.isfinite(gaps_G).all():
         return None
-    gap = gate.estimate.gap
+    gap, margin = gate.estimate.gap, gate.stand.margin
     image = int(np.abs(gap - gaps_G).argmax())
     if gaps_G[image] == gap:
         return None
     without = pairs.without(image).estimate()
-    share = (gap - without.gap) / gap if gap > gate.margin else 0.0
-    after = stand(replace(gate, estimate=without), fail_level)
-    found = Influence(image, without, stand(gate, fail_level), after, share)
+    share = (gap - without.gap) / gap if gap > margin else 0.0
+    after = stand_gap(without, margin, gate.stand.upper_level).standing
+    found = Influence(image, without, gate.stand.standing, after, share)
     return found if found.decides or share > _MOST else None
 
 
-def warn(found: Influence, gate: Gate, row: int, image: str) -> str:
+def warning(found: Influence, gate: Gate, row: int, image: str) -> Reason:
     """The warning, naming the image by the row and path of its first caption."""
-    what = "carries" if found.share > _MOST else "decides"
-    then = f", and the gate is {found.after} instead of {found.before}" if found.decides else ""
-    return (
-        f"warning: one image {what} gap({gate.name}): without that of row {row} ({image}), as own and as wrong "
-        f"picture, it is {found.without.gap:+.4f} instead of {gate.estimate.gap:+.4f} nats/token{then}; look at it, "
-        "and score more samples"
+    return Reason(
+        code="one-image-carries" if found.share > _MOST else "one-image-decides",
+        effect="warns",
+        about=gate.name,
+        figures={
+            "row": row,
+            "image": image,
+            "gap": gate.estimate.gap,
+            "gap_without": found.without.gap,
+            "standing": found.before,
+            "standing_without": found.after,
+        },
     )

@@ -9,20 +9,34 @@ import numpy as np
 
 from eyechart.results import Estimated
 from eyechart.seam import IntArray
+from eyechart.verdict.standing import LEVEL, stand, stand_gap
 from eyechart.verdict.statistics import Estimate, FloatArray
 
 _RESAMPLES = 2000
 _LEVEL = 0.95
+_BOTH_WAYS = 2 * LEVEL - 1
+"""Confidence of the two-sided interval whose ends are one-sided bounds at `LEVEL`."""
 _DRAWN_AT_ONCE = 100_000
 """Images drawn in one go: 2.4 MB with what is looked up for them, however many images there are."""
 
 
-def as_result(found: Estimate) -> Estimated:
-    """A gap with its 95% interval as results hold it."""
-    return Estimated(value=found.gap, se=found.se, ci95=found.interval(_LEVEL))
+def as_result(found: Estimate, margin: float = 0.0) -> Estimated:
+    """A gap with its 95% interval as results hold it, and whether it exceeds a margin."""
+    held = stand_gap(found, margin)
+    return Estimated(
+        value=found.gap,
+        se=found.se,
+        ci95=found.interval(_LEVEL),
+        margin=margin,
+        lower99=held.lower,
+        upper99=held.upper,
+        standing=held.standing,
+    )
 
 
-def bootstrap_mean(values_S: FloatArray, clusters_S: IntArray, generator: np.random.Generator) -> Estimated:
+def bootstrap_mean(
+    values_S: FloatArray, clusters_S: IntArray, generator: np.random.Generator, margin: float | None = None
+) -> Estimated:
     """Mean over captions with a percentile bootstrap interval; captions of one image are drawn together.
 
     Where every caption has the same value the bootstrap sees no spread at all. For values of 0 or 1 the exact binomial
@@ -33,19 +47,23 @@ def bootstrap_mean(values_S: FloatArray, clusters_S: IntArray, generator: np.ran
         values_S: one figure per caption.
         clusters_S: cluster ids of their images.
         generator: draws the resamples.
+        margin: what the mean is held against, such as chance; None claims nothing.
     """
     from scipy import stats  # takes a second, which only who asks for matching should wait for
 
     value = float(values_S.mean())
     ids, place_S = np.unique(clusters_S, return_inverse=True)
     if len(ids) < 2:
-        return Estimated(value=value)
+        return _held(Estimated(value=value), None, margin)
     if np.ptp(values_S) == 0:
         value = float(values_S[0])  # the mean of equal numbers can be off in its last digit, and chance is exact
         if value not in (0.0, 1.0):
-            return Estimated(value=value, se=0.0, ci95=(value, value))
-        exact = stats.binomtest(round(value * len(ids)), len(ids)).proportion_ci(_LEVEL)
-        return Estimated(value=value, ci95=(float(exact.low), float(exact.high)))
+            return _held(Estimated(value=value, se=0.0, ci95=(value, value)), (value, value), margin)
+        exact = stats.binomtest(round(value * len(ids)), len(ids))
+        low, high = exact.proportion_ci(_LEVEL)
+        ends = exact.proportion_ci(_BOTH_WAYS)
+        found = Estimated(value=value, ci95=(float(low), float(high)))
+        return _held(found, (float(ends.low), float(ends.high)), margin)
     sums_G, counts_G = np.bincount(place_S, values_S), np.bincount(place_S).astype(np.float64)
     drawn = stats.bootstrap(
         (sums_G, counts_G),
@@ -59,4 +77,13 @@ def bootstrap_mean(values_S: FloatArray, clusters_S: IntArray, generator: np.ran
         rng=generator,
     )
     low, high = drawn.confidence_interval
-    return Estimated(value=value, se=float(drawn.standard_error), ci95=(float(low), float(high)))
+    lower, upper = np.percentile(drawn.bootstrap_distribution, [100 * (1 - LEVEL), 100 * LEVEL])
+    found = Estimated(value=value, se=float(drawn.standard_error), ci95=(float(low), float(high)))
+    return _held(found, (float(lower), float(upper)), margin)
+
+
+def _held(found: Estimated, bounds: tuple[float, float] | None, margin: float | None) -> Estimated:
+    """With its 99% bounds, and where it stands against the margin."""
+    lower, upper = bounds or (None, None)
+    standing = None if margin is None else stand(lower, upper, margin)
+    return found.model_copy(update={"lower99": lower, "upper99": upper, "margin": margin, "standing": standing})

@@ -47,9 +47,7 @@ def stand(lower: float | None, upper: float | None, margin: float) -> Standing:
     return "costs" if lower > margin else "ruled out" if upper <= margin else "open"
 
 
-def stand_gap(
-    estimate: Estimate, margin: float = 0.0, upper_level: float = LEVEL, lower_level: float = LEVEL
-) -> Stand:
+def stand_gap(estimate: Estimate, margin: float = 0.0, upper_level: float = LEVEL, lower_level: float = LEVEL) -> Stand:
     """Where the claim "this gap exceeds its margin" stands.
 
     Args:

@@ -1,13 +1,15 @@
-"""Verdict of check 1: gaps and margins in, PASS, FAIL or INCONCLUSIVE with reasons out.
+"""Verdict of check 1: claims and margins in, PASS, FAIL or INCONCLUSIVE with reasons out.
 
-PASS: every gate's one-sided 99% lower bound lies above its margin. All must hold, so no correction is needed.
-FAIL: some gate's one-sided upper bound at level 1 - 0.01/(number of gates) lies at or below its margin, or any scored
-loss is not finite. A gap of exactly 0 with no spread fails.
+PASS: every gate stands at `costs`. All must hold, so no correction is needed.
+FAIL: some gate is `ruled out` (its upper bound is taken at 1 - 0.01/(number of gates); a gap of exactly 0 with no
+spread is ruled out), or any scored loss is not finite.
 INCONCLUSIVE: neither; or PASS but for something that was not measured: a gate left out of `--conditions`, too few
 donors, or a held-out sample among those asked for that could not be scored (unreadable image, no label token). Such a
 sample is not part of the evidence, and rows break for reasons that may go with their content, so that a PASS on the
 rest would claim more than was seen. A held-out split that is smaller than asked for is only a warning: every sample
 there is was scored. What was measured can still FAIL, whatever is missing.
+
+Where each gate stands is decided by `standing`; the verdict counts standings and looks at no bound itself.
 """
 
 from __future__ import annotations
@@ -15,12 +17,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from eyechart.results import Verdict
+from eyechart.results import Reason, Verdict
+from eyechart.verdict.standing import LEVEL, Stand, shared_level, stand_gap, unmoved
 from eyechart.verdict.statistics import Estimate, needed_samples
 
-PASS_LEVEL = 0.99
-_FAIL_ERROR = 0.01
-"""Chance of a wrong FAIL over all gates together."""
 SMALLEST_SET = 64
 """The runbook's smallest held-out set. The sample-size formula takes normal quantiles, too small for less."""
 
@@ -30,19 +30,33 @@ class Gate:
     """A measured gate."""
 
     name: str
-    margin: float
-    """Nats per token that the gap must exceed."""
     estimate: Estimate
+    stand: Stand
+
+    @classmethod
+    def of(cls, name: str, margin: float, estimate: Estimate, gates: int) -> Gate:
+        """Decide where one of so many gates stands; `margin` in nats per token."""
+        return cls(name, estimate, stand_gap(estimate, margin, shared_level(gates)))
+
+    @property
+    def needed(self) -> int | None:
+        """Samples that would part an open gap from its margin, on the side where it lies now."""
+        estimate, margin = self.estimate, self.stand.margin
+        if self.stand.standing != "open" or estimate.sd is None:
+            return None
+        level = LEVEL if estimate.gap > margin else self.stand.upper_level
+        size = needed_samples(estimate.sd, estimate.gap, margin, level)
+        return None if size is None else max(size, estimate.samples + 1, SMALLEST_SET)
 
 
 @dataclass(frozen=True)
 class Missing:
-    """What is missing from the evidence, each with its own sentence in the reasons."""
+    """What is missing from the evidence."""
 
     left_out: Sequence[str] = ()
     """Gates that were not asked for."""
-    donor_shortage: str = ""
-    """Why there are fewer derangements than asked for, or empty."""
+    donor_shortage: Mapping[str, int] = field(default_factory=dict)
+    """Figures of why there are fewer derangements than asked for (`Donors.shortage`), or nothing."""
     unscored: Mapping[str, int] = field(default_factory=dict)
     """Held-out samples that could not be scored, by reason."""
 
@@ -52,115 +66,76 @@ class Judgement:
     """The verdict of check 1 and why."""
 
     verdict: Verdict
-    reasons: list[str]
+    reasons: list[Reason]
     needed_samples: int | None
-    """Samples that would decide, where more of them can."""
+    """Samples that would decide an INCONCLUSIVE, where more of them can."""
 
 
-def judge(
-    gates: Sequence[Gate], non_finite: Sequence[str], missing: Missing, samples: int, requested: int
-) -> Judgement:
+@dataclass(frozen=True)
+class Counts:
+    """How many samples."""
+
+    scored: int
+    requested: int
+    available: int | None = None
+    """As many as there are; None where that is not known."""
+
+
+def judge(gates: Sequence[Gate], non_finite: Sequence[str], missing: Missing, counts: Counts) -> Judgement:
     """Judge check 1 by the rules at the top of this file.
 
     Args:
         gates: the measured gates; a gate with a non-finite loss is not among them.
         non_finite: conditions with a loss that is NaN or infinite.
         missing: what was not measured.
-        samples: samples scored.
-        requested: samples asked for.
+        counts: how many samples.
     """
-    failures = [
-        f"loss({name}) is not finite for at least one label token: look for NaN or infinite weights or features"
-        for name in non_finite
+    failures = [Reason(code="not-finite", effect="fails", about=name) for name in non_finite]
+    failures += [_failed(gate) for gate in gates if gate.stand.standing == "ruled out"]
+    open_gates = [gate for gate in gates if gate.stand.standing == "open"]
+    undecided = [*map(_undecided, open_gates), *_unmeasured(missing, counts.scored)]
+    passes = [
+        Reason(code="gap-costs", effect="passes", about=gate.name) for gate in gates if gate.stand.standing == "costs"
     ]
-    undecided, passes, needed = [], [], []
-    fail_level = level_of_fail(len(gates))
-    for gate in gates:
-        lower, upper = gate.estimate.lower(PASS_LEVEL), gate.estimate.upper(fail_level)
-        standing = stand(gate, fail_level)
-        if lower is None or upper is None:
-            undecided.append(
-                f"gap({gate.name}) {gate.estimate.gap:+.4f} has no standard error: {gate.estimate.samples} samples "
-                f"show {gate.estimate.clusters} distinct images, at least 2 are needed"
-            )
-        elif standing == "PASS":
-            passes.append(_sentence(gate, f"its 99% lower bound {lower:+.4f} is above the margin {gate.margin:g}"))
-        elif standing == "FAIL":
-            failures.append(_failure(gate, upper))
-        else:
-            size = _decisive(gate, fail_level)
-            needed.append((gate, size))
-            undecided.append(_sentence(gate, _undecided(gate, lower, upper, size)))
-    undecided += _unmeasured(missing, samples)
     warnings = []
-    if requested > samples:
-        reason = "the rest could not be scored" if missing.unscored else "the held-out split has no more"
-        warnings.append(f"warning: {requested} samples were requested and {samples} scored: {reason}")
+    if counts.requested > counts.scored:
+        figures = {"requested": counts.requested, "scored": counts.scored, "unscored": sum(missing.unscored.values())}
+        warnings.append(Reason(code="fewer-than-requested", effect="warns", figures=figures))
     verdict: Verdict = "FAIL" if failures else "INCONCLUSIVE" if undecided or not gates else "PASS"
-    size = _overall(needed) if verdict == "INCONCLUSIVE" else None
+    size = _overall(open_gates) if verdict == "INCONCLUSIVE" else None
     return Judgement(verdict, failures + undecided + passes + warnings, size)
 
 
-def level_of_fail(gates: int) -> float:
-    """Level of the upper bound by which one of so many gates fails, so that all together err as rarely as intended."""
-    return 1 - _FAIL_ERROR / max(1, gates)
+def _failed(gate: Gate) -> Reason:
+    unchanged = unmoved(gate.estimate.gap, gate.estimate.se)
+    return Reason(code="gap-unmoved" if unchanged else "gap-ruled-out", effect="fails", about=gate.name)
 
 
-def stand(gate: Gate, fail_level: float) -> Verdict:
-    """Where one gate stands, by the rules at the top of this file."""
-    lower, upper = gate.estimate.lower(PASS_LEVEL), gate.estimate.upper(fail_level)
-    if lower is None or upper is None:
-        return "INCONCLUSIVE"
-    return "PASS" if lower > gate.margin else "FAIL" if upper <= gate.margin else "INCONCLUSIVE"
+def _undecided(gate: Gate) -> Reason:
+    if gate.estimate.se is not None:
+        return Reason(code="gap-open", effect="undecided", about=gate.name)
+    figures = {"samples": gate.estimate.samples, "images": gate.estimate.clusters}
+    return Reason(code="one-distinct-image", effect="undecided", about=gate.name, figures=figures)
 
 
-def _sentence(gate: Gate, finding: str) -> str:
-    return f"gap({gate.name}) {gate.estimate.gap:+.4f} +- {gate.estimate.se:.4f} nats/token: {finding}"
-
-
-def _failure(gate: Gate, upper: float) -> str:
-    if gate.estimate.gap == 0 and gate.estimate.se == 0:
-        blind = "the content of the picture is" if gate.name == "shuffled" else "the visual tokens are"
-        return f"gap({gate.name}) is exactly 0: the change moves no loss at all, so {blind} not used"
-    return _sentence(gate, f"its upper bound {upper:+.4f} is not above the margin {gate.margin:g}")
-
-
-def _undecided(gate: Gate, lower: float, upper: float, size: int | None) -> str:
-    advice = f"about {size:,} samples would decide" if size else "no number of samples decides a gap on its margin"
-    return f"the margin {gate.margin:g} lies between its bounds {lower:+.4f} and {upper:+.4f}; {advice}"
-
-
-def _decisive(gate: Gate, fail_level: float) -> int | None:
-    """Samples that would part the gap from its margin, on the side where it lies now."""
-    assert gate.estimate.sd is not None
-    level = PASS_LEVEL if gate.estimate.gap > gate.margin else fail_level
-    size = needed_samples(gate.estimate.sd, gate.estimate.gap, gate.margin, level)
-    return None if size is None else max(size, gate.estimate.samples + 1, SMALLEST_SET)
-
-
-def _overall(needed: Sequence[tuple[Gate, int | None]]) -> int | None:
+def _overall(gates: Sequence[Gate]) -> int | None:
     """One gate below its margin decides alone (FAIL); otherwise the slowest gate does (PASS)."""
+    needed = [(gate, gate.needed) for gate in gates]
     if any(size is None for _, size in needed):
         return None
-    failing = [size for gate, size in needed if size is not None and gate.estimate.gap < gate.margin]
+    failing = [size for gate, size in needed if size is not None and gate.estimate.gap < gate.stand.margin]
     return min(failing) if failing else max((size for _, size in needed if size is not None), default=None)
 
 
-def _unmeasured(missing: Missing, samples: int) -> list[str]:
+def _unmeasured(missing: Missing, samples: int) -> list[Reason]:
     reasons = []
     if samples == 0:
-        reasons.append("no held-out sample could be scored, so there is no evidence for or against the connector")
+        reasons.append(Reason(code="nothing-scored", effect="undecided"))
     if missing.left_out:
-        reasons.append(
-            f"the gates {', '.join(missing.left_out)} were not scored, and without all of them there is no PASS; "
-            "use --conditions runbook or standard"
-        )
+        reasons.append(Reason(code="gates-not-scored", effect="undecided", figures={"gates": [*missing.left_out]}))
     if missing.donor_shortage:
-        reasons.append(missing.donor_shortage)
+        reasons.append(Reason(code="too-few-donors", effect="undecided", figures=dict(missing.donor_shortage)))
     if missing.unscored:
-        counted = ", ".join(f"{count} {reason}" for reason, count in sorted(missing.unscored.items()))
-        reasons.append(
-            f"{sum(missing.unscored.values())} held-out samples could not be scored ({counted}), and a PASS needs "
-            "every one; mend these rows or take them out of the data file"
-        )
+        counted = dict(sorted(missing.unscored.items()))
+        reasons.append(Reason(code="samples-not-scored", effect="undecided", figures={"by_reason": counted}))
     return reasons

@@ -1,0 +1,32 @@
+"""Conditions of check 1 in words, for the messages of findings: their readers have nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from eyechart.results import Condition
+
+_PLAIN = {
+    "correct": "the right image",
+    "shuffled": "another sample's image",
+    "zero": "zeroed visual tokens",
+    "noise": "noise in place of the visual tokens",
+    "noise-per-dim": "noise of each dimension's own size",
+    "no-image": "no image positions at all",
+    "mean-token": "the mean of all images' visual tokens",
+    "blind": "a trained constant prompt",
+    "slot-mix": "visual tokens mixed from many images",
+    "grey": "a grey image",
+    "blurred": "a blurred image",
+}
+
+
+def listed(conditions: Mapping[str, Condition], names: Sequence[str]) -> str:
+    """Conditions with their gaps, in words."""
+    return ", ".join(f"{_PLAIN.get(name, name)} {conditions[name].gap:+.3f}" for name in names)
+
+
+def worded(names: Sequence[str], join: str = "and") -> str:
+    """Conditions in words, as a list in a sentence."""
+    words = [_PLAIN.get(name, name) for name in names]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {join} {words[-1]}"

@@ -1,0 +1,38 @@
+"""Conditions of check 1 in words: what stands in the image positions, and what the gap measures."""
+
+from __future__ import annotations
+
+MEANINGS = {
+    "correct": "the image's own visual tokens",
+    "shuffled": "what a wrong picture costs; the only gate that tests content",
+    "zero": "what it costs to set the visual tokens to zero",
+    "noise": "what it costs to replace the visual tokens by noise of the same overall mean and spread",
+    "no-image": "what it costs to leave the image out of the prompt: the text alone",
+    "mean-token": "what it costs to replace the image by the average training image",
+    "noise-per-dim": "what it costs to replace the visual tokens by noise with the mean and spread of every slot and "
+    "dimension",
+    "slot-mix": "what it costs to take every slot from another picture: each slot is real, together they belong to no "
+    "picture",
+    "grey": "what it costs to show a uniform mid-grey picture",
+    "blurred": "what fine detail is worth: the picture blurred by 1/16 of its side",
+    "tiles-2": "what the coarse layout is worth: the 2x2 tiles of the picture in another order",
+    "tiles-4": "what layout and whole objects are worth: the 4x4 tiles of the picture in another order",
+    "tiles-8": "what everything but small texture and colour is worth: the 8x8 tiles in another order",
+    "blind": "what the picture tells beyond the best constant prompt, trained to fit all captions at once",
+}
+"""By name: one line about what the gap says."""
+IN_PLACE = {
+    "shuffled": "another sample's picture",
+    "zero": "zeros",
+    "noise": "noise",
+    "no-image": "no image",
+    "mean-token": "the average training image",
+    "blind": "the trained constant prompt",
+}
+"""What stands in the picture's place, inside a sentence."""
+
+
+def listed(names: list[str], join: str = "and") -> str:
+    """Conditions in words, as a list in a sentence."""
+    words = [IN_PLACE.get(name, name) for name in names]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {join} {words[-1]}"

@@ -1,0 +1,50 @@
+"""How conditions and scores were made, and why something was left out, as sentences: one per code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eyechart.results import Ablation, Remark, RemarkCode
+
+_SENTENCES: dict[RemarkCode, str] = {
+    "donors-from-all-samples": "The runbook takes the wrong image from the same batch; here it comes from any scored "
+    "sample with another image and another caption, {derangements} different ones per caption, so that the figure does "
+    "not depend on the batch size.",
+    "noise-of-scalar-moments": "Mean and standard deviation are one number each over the visual tokens of all scored "
+    "images; every sample has its own draw.",
+    "slot-of-another-image": "Every slot comes from a different image, never from the caption's own, drawn anew for "
+    "every sample.",
+    "slots-share-images": "There are {others} other images for {slots} slots, so that some provide more than one slot.",
+    "pixels-left-in-place": "{height}x{width} pixels do not divide into {grid}x{grid} tiles: the last {rows} rows and "
+    "{columns} columns of pixels stay in place.",
+    "mean-has-seen-scored-images": "--train_data {file}: {shared} of the {images} images that mean-token averages are "
+    "scored too; name rows that are not scored.",
+    "no-mean": "No mean over training images was given.",
+    "mean-needs-train-data": "It needs --train_data, rows whose images are averaged.",
+    "mean-of-several-depths": "This model takes visual tokens at several depths; no mean is defined there.",
+    "no-blind-prompt": "No trained blind prompt was given.",
+    "blind-not-trained-here": "It needs a constant prompt that is trained together with the model, which only our own "
+    "trainer does.",
+    "donors-need-tower-features": "Donors by likeness need the features of our own vision tower; matching uses random "
+    "donors only.",
+    "no-pixels": "The pictures came without pixels that could be changed.",
+    "slot-mix-of-one-image": "All scored samples show one image, so that no other image can provide a slot.",
+    "image-alone-in-prompt": "A prompt holds nothing but the image, and the scorer names no token "
+    "(Vocabulary.begin_id) that could stand before the caption instead.",
+    "self-tests-passed": "Passed before scoring: its own features, put back, give the model's own loss; features that "
+    "are not a number reach every label; no pixel passes zeroed features; no label depends on the tokens after it.",
+    "writing-failed": "No captions were written: `write` ended in {error}: {message}",
+    "probes-failed": "The probes of what reaches the model were not run: they ended in {error}: {message}",
+}
+
+
+def sentence(remark: Remark) -> str:
+    """One remark in words."""
+    figures: dict[str, Any] = remark.figures
+    text = _SENTENCES[remark.code].format(**figures)
+    return f"Left out: {text[:1].lower()}{text[1:]}" if remark.left_out else text
+
+
+def made(ablation: Ablation) -> list[tuple[str, str]]:
+    """Everything a reader has to know about how this was made: what it is about, and a sentence."""
+    return [*((remark.about, sentence(remark)) for remark in ablation.remarks), *ablation.notes.items()]
