@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from eyechart import exits
-from eyechart.exits import NonFiniteError, RankLostError, guarded
+from eyechart.exits import InputError, NamedInputError, NonFiniteError, RankLostError, guarded
 from qwen3_vlm.config import load_config
 
 
@@ -51,6 +51,24 @@ def test_each_error_has_its_code_and_one_line(
 ) -> None:
     assert guarded(raising(error)) == code
     assert capsys.readouterr() == ("", line)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (InputError("cut; 9 bytes", "take another; or stop"), "cut; 9 bytes; take another; or stop"),
+        (NamedInputError("leak", "cut; 9 bytes", "take another; or stop"), "cut; 9 bytes; take another; or stop"),
+        (NonFiniteError("cut; 9 bytes", "take another; or stop"), "cut; 9 bytes; take another; or stop"),
+        (
+            NonFiniteError("cut; 9 bytes", "take another; or stop", spared="Nothing moved"),
+            "cut; 9 bytes. Nothing moved; take another; or stop",
+        ),
+    ],
+)
+def test_an_error_says_one_line_and_keeps_what_is_wrong_and_what_to_do_apart(
+    error: InputError | NonFiniteError, line: str
+) -> None:
+    assert (str(error), error.message, error.fix) == (line, "cut; 9 bytes", "take another; or stop")
 
 
 def test_a_value_error_of_ours_is_bad_input_and_takes_one_line(

@@ -12,11 +12,35 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eyechart.exits import NamedInputError
+from eyechart.faults.table import FAULTS
+from eyechart.seam import Reject, RejectKind
 from preflight_world import World, bad, caption_of, copy_world, first, human
 from qwen3_vlm.build import prepare_data
+from qwen3_vlm.config import Config
+from qwen3_vlm.preflight.rows import _FAULT_OF, _SAYS, findings_of_error, reject_findings
 from qwen3_vlm.preflight.twins import cached_twins
 
 Patch = pytest.MonkeyPatch
+
+
+def test_every_kind_of_reject_is_a_fault_of_the_table_or_none() -> None:
+    assert set(_FAULT_OF) == set(RejectKind)
+    assert {fault for fault in _FAULT_OF.values() if fault} == set(_SAYS) <= set(FAULTS)
+
+
+def test_how_a_reason_is_worded_decides_nothing() -> None:
+    def codes(kind: RejectKind) -> list[str]:
+        return [f.code for f in reject_findings([Reject(0, "image missing", "no such file", kind)], 9, Config())]
+
+    assert codes(RejectKind.NO_FILE) == ["images-unreadable"]
+    assert codes(RejectKind.NO_CAPTION) == ["no-labels"]
+    assert codes(RejectKind.OTHER) == codes(RejectKind.SEVERAL_EXCHANGES) == []
+
+
+def test_a_finding_of_refused_input_has_all_of_its_message_and_all_of_its_fix() -> None:
+    (found,) = findings_of_error(NamedInputError("no-labels", "no room; at all", "raise it; or shorten"), Config())
+    assert (found.code, found.message, found.fix) == ("no-labels", "no room; at all", "raise it; or shorten")
 
 
 def test_rows_without_a_placeholder_are_named(world: World) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import SiglipImageProcessorPil
 
 from eyechart.data.images import ImageError, ImageSpec, content_hash, image_spec, load_image, normalise
+from eyechart.seam import RejectKind
 
 HALF = (0.5, 0.5, 0.5)
 SPEC = ImageSpec(height=16, width=16, mean=HALF, std=HALF, resample=2, rescale=1 / 255)
@@ -203,7 +204,9 @@ def test_the_content_and_not_the_name_tells_the_format(tmp_path: Path) -> None:
 
 def test_a_missing_image_and_a_folder_are_rejected(tmp_path: Path) -> None:
     assert reject(tmp_path / "none.png").reason == "image missing"
+    assert reject(tmp_path / "none.png").kind is RejectKind.NO_FILE
     assert reject(tmp_path).reason == "not an image"
+    assert reject(tmp_path).kind is RejectKind.UNUSABLE_FILE
     assert reject(tmp_path / ("x" * 300)).reason == "image unreadable"
 
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from eyechart.data.llava import count_rows, read_rows
-from eyechart.seam import Reject, Row
+from eyechart.seam import Reject, RejectKind, Row
 from tiny_rows import llava_row
 
 ROWS = [llava_row(0), llava_row(1, caption="ein grünes Kreuz 🟩 十字"), llava_row(2)]
@@ -155,6 +155,23 @@ def test_an_unusable_row_is_rejected_with_its_own_reason(tmp_path: Path, case: s
     assert isinstance(reject, Reject)
     assert reject.reason == reason
     assert reject.detail and "\n" not in reject.detail and len(reject.detail) < 250
+
+
+def test_every_reason_has_one_kind(tmp_path: Path) -> None:
+    kinds = {
+        "image outside the image root": RejectKind.UNUSABLE_FILE,
+        "image not a path": RejectKind.UNUSABLE_FILE,
+        "several images": RejectKind.IMAGE_COUNT,
+        "more <image> than images": RejectKind.IMAGE_COUNT,
+        "no image": RejectKind.IMAGE_COUNT,
+        "no <image> in the human turn": RejectKind.NO_PLACEHOLDER,
+        "image token in caption": RejectKind.IMAGE_IN_CAPTION,
+        "several exchanges": RejectKind.SEVERAL_EXCHANGES,
+        **dict.fromkeys(("caption null", "caption blank", "caption not text"), RejectKind.NO_CAPTION),
+    }
+    for row, reason in BAD_ROWS.values():
+        reject = read_one(tmp_path, row)
+        assert isinstance(reject, Reject) and reject.kind is kinds.get(reason, RejectKind.LAYOUT), reason
 
 
 def test_a_number_out_of_range_and_a_byte_that_is_not_utf8_reject_their_row_alone(tmp_path: Path) -> None:

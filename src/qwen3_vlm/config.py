@@ -181,11 +181,12 @@ class Config(Section):
             raise ValueError(f"prompt.caption_request: expected one `<image>`, got {self.prompt.caption_request!r}")
         block = self.image_block_tokens
         if self.data.max_seq_len <= block:
-            said = (
-                f"data.max_seq_len: {self.data.max_seq_len} leaves no room for text behind an image block of {block} "
-                f"tokens (connector.latents {self.connector.latents}); raise max_seq_len or lower latents"
-            )
-            raise PydanticCustomError("image-truncated", "{said}", {"said": said})
+            parts = {
+                "message": f"data.max_seq_len: {self.data.max_seq_len} leaves no room for text behind an image block "
+                f"of {block} tokens (connector.latents {self.connector.latents})",
+                "fix": "raise max_seq_len or lower latents",
+            }
+            raise PydanticCustomError("image-truncated", "{message}; {fix}", parts)
         if self.coverage.truncated_fail < self.coverage.truncated_warn:
             raise ValueError(
                 f"coverage.truncated_fail ({self.coverage.truncated_fail}) is below coverage.truncated_warn "
@@ -249,10 +250,11 @@ def parse_config(tree: dict[str, Any], where: str) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        said = _explain(error, where)
-        if any(item["type"] == "image-truncated" for item in error.errors()):
-            raise NamedInputError("image-truncated", said) from error
-        raise ValueError(said) from error
+        # A check of the whole config, which is only made once all fields are sound: it comes alone.
+        parts = next((item["ctx"] for item in error.errors() if item["type"] == "image-truncated"), None)
+        if parts is not None:
+            raise NamedInputError("image-truncated", f"{where}: {parts['message']}", parts["fix"]) from error
+        raise ValueError(_explain(error, where)) from error
 
 
 def _read_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
@@ -296,7 +298,7 @@ def _explain(error: ValidationError, where: str) -> str:
     parts = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
+        message = item["msg"].removeprefix("Value error, ")  # pydantic's own words before a validator's
         if item["type"] in ("extra_forbidden", "invalid_key"):
             parts.append(f"unknown key `{name}`; {_nearest(item['loc'])}")
         elif item["type"] == "model_type":

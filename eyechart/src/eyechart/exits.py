@@ -28,6 +28,18 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 class NonFiniteError(RuntimeError):
     """A loss or gradient is NaN or infinite; raised before the optimizer touches it."""
 
+    def __init__(self, message: str, fix: str = "", spared: str = "") -> None:
+        """Keep the parts of the line.
+
+        Args:
+            message: what is not finite, and where.
+            fix: what to do.
+            spared: a sentence without its full stop on what the value has not reached; it stands between the two.
+        """
+        said = f"{message}. {spared}" if spared else message
+        super().__init__(f"{said}; {fix}" if fix else said)
+        self.message, self.fix = message, fix
+
 
 class FaultsFoundError(RuntimeError):
     """A run was stopped because of faults with a name: the preflight's errors, or one that showed while training."""
@@ -38,12 +50,21 @@ class FaultsFoundError(RuntimeError):
         self.findings = list(findings)
 
 
-class NamedInputError(ValueError):
+class InputError(ValueError):
+    """Bad input: `message; fix` is the error line of a command, and the two are a finding's where one is made of it."""
+
+    def __init__(self, message: str, fix: str) -> None:
+        """Keep what is wrong (`message`) and what to do about it (`fix`) apart."""
+        super().__init__(f"{message}; {fix}")
+        self.message, self.fix = message, fix
+
+
+class NamedInputError(InputError):
     """Bad input that is a fault of `faults.table.FAULTS`: an error line for a command, a finding for `diagnose`."""
 
-    def __init__(self, code: str, message: str) -> None:
-        """Keep the fault's `code` beside the message."""
-        super().__init__(message)
+    def __init__(self, code: str, message: str, fix: str) -> None:
+        """Keep the fault's `code` beside message and fix."""
+        super().__init__(message, fix)
         self.code = code
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 
 from huggingface_hub import constants, get_session
@@ -37,13 +38,21 @@ def hub_bounded(name: str) -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def hub_state() -> str:
+class HubState(StrEnum):
     """Why the hub could not give a model, in half a sentence."""
+
+    FORBIDDEN = "HF_HUB_OFFLINE forbids asking the hub"
+    SILENT = "the hub cannot be reached"
+    REFUSES = "the hub does not give it out"
+
+
+def hub_state() -> HubState:
+    """Why the hub could not give a model."""
     if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE forbids asking the hub"
+        return HubState.FORBIDDEN
     if not _answers(constants.ENDPOINT, int(time.monotonic() / _REMEMBERED)):
-        return "the hub cannot be reached"
-    return "the hub does not give it out"
+        return HubState.SILENT
+    return HubState.REFUSES
 
 
 @functools.lru_cache(maxsize=1)
@@ -68,7 +77,7 @@ def _answers(endpoint: str, now: int) -> bool:
 def explain_absence(name: str, setting: str, error: Exception) -> str:
     """One line for a backbone that cannot be loaded: what is missing and how to get it."""
     first = first_line(error)
-    if "flash" in first.lower():
+    if "flash" in first.lower():  # transformers has no class of its own for an attention that is not there
         attention = "model.attention" if setting.startswith("model.") else "--attention"
         return f"{attention}: flash_attention_2 cannot be used here ({first}); set {attention} to sdpa"
     looks_local = Path(name).is_dir() or name.startswith((".", "/")) or name.count("/") != 1
@@ -77,7 +86,7 @@ def explain_absence(name: str, setting: str, error: Exception) -> str:
         state = there if Path(name).exists() else "does not exist"
         return f"{setting}: the folder {name} {state}; run from the repository root, or name a model folder"
     state = hub_state()
-    if "does not give" in state:
+    if state is HubState.REFUSES:
         return f"{setting}: {name} is no folder here, not in the local hub cache, and {state} ({first})"
     return (
         f"{setting}: {name} is neither a folder here nor in the local hub cache, and {state}; on a machine with "

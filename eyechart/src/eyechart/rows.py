@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,35 @@ class Row:
         return Path(self.image_root) / self.image
 
 
+class RejectKind(StrEnum):
+    """What is wrong with a rejected row, for programs: they never read its `reason`."""
+
+    OTHER = "other"
+    """Not said."""
+    LAYOUT = "layout"
+    """The row is not in the layout that was expected: no object, no UTF-8, a turn or a type that is not there."""
+    NO_CAPTION = "no-caption"
+    """The caption is blank or no text."""
+    SEVERAL_EXCHANGES = "several-exchanges"
+    """A sound row with more than one question and answer, which is not supported."""
+    NO_PLACEHOLDER = "no-placeholder"
+    """An image without a place in the text."""
+    IMAGE_COUNT = "image-count"
+    """No image, several of them, or more places for images than images."""
+    SPECIAL_TOKEN = "special-token"
+    """The human turn holds the string of a special token."""
+    IMAGE_IN_CAPTION = "image-in-caption"
+    """The caption holds a string or an id that stands for an image."""
+    IMAGE_CUT = "image-cut"
+    """The limit on tokens cuts into the image block."""
+    NO_FILE = "no-file"
+    """The image file is missing or has 0 bytes."""
+    UNUSABLE_FILE = "unusable-file"
+    """The image file is outside the image root, cannot be read, is damaged, of a size out of range, or no image."""
+    VISUAL_TOKENS = "visual-tokens"
+    """The image takes another number of visual tokens than all others."""
+
+
 @dataclass(frozen=True)
 class Reject:
     """A row of the data file that cannot be used, and why. It is counted and named, never replaced by another row."""
@@ -56,6 +86,8 @@ class Reject:
     """Short and countable, such as `image missing` or `caption blank`."""
     detail: str
     """One line for people: file, expected, got."""
+    kind: RejectKind = RejectKind.OTHER
+    """For programs."""
 
 
 @dataclass(frozen=True)

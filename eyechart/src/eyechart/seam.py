@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from eyechart.rows import IGNORE_INDEX, CollateStats, IntArray, Reject, Row, Sample
+from eyechart.rows import IGNORE_INDEX, CollateStats, IntArray, Reject, RejectKind, Row, Sample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +29,7 @@ __all__ = [
     "IntArray",
     "PairScorer",
     "Reject",
+    "RejectKind",
     "Row",
     "Sample",
     "Scorer",

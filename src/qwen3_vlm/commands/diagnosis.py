@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from eyechart.exits import InputError
 from eyechart.faults.diagnosis import RunEvidence, diagnose_run
 from eyechart.faults.probes import probe
 from eyechart.faults.slots import measure_slots
@@ -86,11 +87,10 @@ def diagnose(config: Config, checkpoint: str | Path | None = None, rows: int = R
     initial = connector_state(vlm.connector)
     try:
         loaded = restored(config, prepared.inputs, vlm, payload, path)
-    except ValueError as error:
+    except InputError as error:
         found = diagnose_run(RunEvidence(read_findings(path.parent), _of_weights(initial, None, payload, path)))
         if not any(f.severity == "error" for f in found):
-            message, _, fix = str(error).rpartition("; ")
-            found.append(finding("connector-not-loaded", message, fix))
+            found.append(finding("connector-not-loaded", error.message, error.fix))
         flight = preflight(prepared, vlm, rows, _bar)  # a backbone that is not training's may be at fault itself
         looked_at = f"{_words(flight)} and the weights of {path.name}"
         return Diagnosis(rank([*found, *flight.findings]), flight.view, looked_at)

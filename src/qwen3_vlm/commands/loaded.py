@@ -151,7 +151,7 @@ def restored(config: Config, inputs: Inputs, vlm: VLM, payload: Payload, path: P
     """Put a checkpoint's connector into a model; every command that uses a checkpoint comes through here.
 
     Raises:
-        ValueError: trained on other backbones, of another shape, or not finite.
+        InputError: trained on other backbones, of another shape, or not finite.
     """
     refuse_other_backbones(payload, backbone_identities(config.model, vlm), path)
     restore_connector(vlm.connector, payload, path)

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from eyechart.data.encoded import IMAGE_CUT, Encoded, Prompt
 from eyechart.data.llava import IMAGE_STRINGS, PLACEHOLDER
 from eyechart.exits import NamedInputError
-from eyechart.seam import Reject, Row
+from eyechart.seam import Reject, RejectKind, Row
 from qwen3_vlm.config import PromptConfig
 
 START, PATCH, END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
@@ -120,10 +120,11 @@ class PromptBuilder:
             found = special[record.human]
             if found:
                 detail = f"{found} stands in {record.human[:80]!r}: remove it"
-                encoded.append(Reject(record.row, "special token in the human turn", detail))
+                reason = "special token in the human turn"
+                encoded.append(Reject(record.row, reason, detail, RejectKind.SPECIAL_TOKEN))
             elif prompts[record.human].block[1] > self._max_seq_len:
                 detail = f"the block ends at token {prompts[record.human].block[1]}, max_seq_len is {self._max_seq_len}"
-                encoded.append(Reject(record.row, IMAGE_CUT, detail))
+                encoded.append(Reject(record.row, IMAGE_CUT, detail, RejectKind.IMAGE_CUT))
             else:
                 encoded.append(Encoded(prompts[record.human], answer_N, self._max_seq_len))
         return encoded
@@ -150,8 +151,9 @@ class PromptBuilder:
             raise NamedInputError(
                 "placeholder-split",
                 f"{self._name}: this tokenizer encodes {text!r} as {len(ids)} ids, beginning {ids[:3]}, "
-                "where it must be one; set model.llm to a model with the tokenizer of Qwen3, whose vocabulary has the "
-                "image block's tokens, and all files of that tokenizer",
+                "where it must be one",
+                "set model.llm to a model with the tokenizer of Qwen3, whose vocabulary has the image block's tokens, "
+                "and all files of that tokenizer",
             )
         return ids[0]
 
@@ -164,9 +166,9 @@ class PromptBuilder:
             raise NamedInputError(
                 "image-truncated" if cut else "no-labels",
                 f"data.max_seq_len {self._max_seq_len} {what}: the shortest prompt takes {shortest} tokens, "
-                f"{len(self._block)} of them the image block, so no row keeps {keeps}; set data.max_seq_len to at "
-                f"least {self._roomy(records, prompts)}, which leaves 99% of captions whole; a shorter prompt.template "
-                "and fewer connector.latents need less",
+                f"{len(self._block)} of them the image block, so no row keeps {keeps}",
+                f"set data.max_seq_len to at least {self._roomy(records, prompts)}, which leaves 99% of captions "
+                "whole; a shorter prompt.template and fewer connector.latents need less",
             )
 
     def _roomy(self, records: Sequence[Row], prompts: Mapping[str, Prompt]) -> int:

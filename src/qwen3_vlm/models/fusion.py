@@ -34,7 +34,7 @@ def place(embeds_BTE: Tensor, ids_BT: Tensor, visual_BQE: Tensor, patch_id: int)
         row = int((counts_B != latents).nonzero()[0])
         raise NamedInputError(
             "placeholder-count",
-            f"sample {row} of the batch has {int(counts_B[row])} image positions for {latents} visual tokens; "
+            f"sample {row} of the batch has {int(counts_B[row])} image positions for {latents} visual tokens",
             "prompt and connector must agree on connector.latents",
         )
     return embeds_BTE.masked_scatter(patch_BT[..., None], visual_BQE.to(embeds_BTE.dtype))

@@ -18,28 +18,31 @@ import msgspec
 from scipy.special import betaincinv
 
 from eyechart.data.dataset import TooManyRejectedError
-from eyechart.data.encoded import IMAGE_CUT
 from eyechart.data.llava import PLACEHOLDER
 from eyechart.exits import NamedInputError
 from eyechart.faults.table import FAULTS, Severity, agree, finding
 from eyechart.results import Finding
-from eyechart.seam import Reject
+from eyechart.seam import Reject, RejectKind
 from qwen3_vlm.config import Config
 
 SHOWN = 3
 """Rows that a finding names."""
-_UNREADABLE = "images-unreadable"
-_NOT_SUPPORTED = "several exchanges"
-_OF_REASON = {
-    "no <image> in the human turn": "no-placeholder",
-    "more <image> than images": "placeholder-count",
-    "several images": "placeholder-count",
-    "no image": "placeholder-count",
-    "special token in the human turn": "placeholder-count",
-    "image token in caption": "placeholder-in-caption",
-    IMAGE_CUT: "image-truncated",
+_FAULT_OF = {
+    RejectKind.LAYOUT: "no-labels",
+    RejectKind.NO_CAPTION: "no-labels",
+    RejectKind.NO_PLACEHOLDER: "no-placeholder",
+    RejectKind.IMAGE_COUNT: "placeholder-count",
+    RejectKind.SPECIAL_TOKEN: "placeholder-count",
+    RejectKind.IMAGE_IN_CAPTION: "placeholder-in-caption",
+    RejectKind.IMAGE_CUT: "image-truncated",
+    RejectKind.NO_FILE: "images-unreadable",
+    RejectKind.UNUSABLE_FILE: "images-unreadable",
+    RejectKind.SEVERAL_EXCHANGES: None,
+    RejectKind.VISUAL_TOKENS: None,
+    RejectKind.OTHER: None,
 }
-"""Reasons of rejected rows that are faults of their own; the other text reasons mean a row without a caption."""
+"""What fault a rejected row is; None: none of the table, such as sound rows that this package does not train on. They
+are counted and named as such."""
 _SAYS = {
     "no-placeholder": (
         f"an image but no {PLACEHOLDER} in the human turn, so the image would have no place in the text",
@@ -57,7 +60,7 @@ _SAYS = {
         "an image block that data.max_seq_len cuts, so image tokens are lost",
         "raise data.max_seq_len, shorten prompt.template, or lower connector.latents",
     ),
-    _UNREADABLE: (
+    "images-unreadable": (
         "an image file that is missing, damaged or no image",
         "restore these files below data.image_root, or take the rows out of the data file",
     ),
@@ -128,10 +131,9 @@ def reject_findings(rejects: Sequence[Reject], total: int, config: Config, sampl
     """Rejected rows as named faults, with counts, rows and what they would take to fix."""
     groups: dict[str, list[Reject]] = defaultdict(list)
     for reject in rejects:
-        if reject.reason == _NOT_SUPPORTED:
-            continue  # sound rows that this package does not train on: they are counted and named as such
-        image = reject.reason.startswith(("image ", "not an image")) and reject.reason not in _OF_REASON
-        groups[_OF_REASON.get(reject.reason, _UNREADABLE if image else "no-labels")].append(reject)
+        fault = _FAULT_OF[reject.kind]
+        if fault is not None:
+            groups[fault].append(reject)
     found = []
     for code, group in sorted(groups.items(), key=lambda item: -len(item[1])):
         what, fix = _SAYS[code]
@@ -173,8 +175,7 @@ def findings_of_error(error: ValueError, config: Config) -> list[Finding]:
         # Together they stop a run, even where each reason alone is below the share.
         return [f.model_copy(update={"severity": "error"}) for f in found]
     if isinstance(error, NamedInputError):
-        message, _, fix = str(error).rpartition("; ")
-        return [finding(error.code, message or fix, fix, "error")] if error.code in FAULTS else []
+        return [finding(error.code, error.message, error.fix, "error")] if error.code in FAULTS else []
     return []
 
 

@@ -17,7 +17,7 @@ from eyechart.faults.pairing import Pairing
 from eyechart.faults.table import rank
 from eyechart.results import Finding
 from eyechart.scoring.batching import collate
-from eyechart.seam import Batch, Reject, Sample
+from eyechart.seam import Batch, Reject, RejectKind, Sample
 from qwen3_vlm.build import Prepared
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight.content import content_findings, length_findings, padding_findings, pixel_findings
@@ -131,7 +131,7 @@ class _Flight:
         found += blocks
         flow = flow_findings(walk) if walk and not blocks else []
         # Labels that are moved in the data and moved back in the loss are sound: the loss decides.
-        if walk and not blocks and (not flow or flow[0].code.startswith("labels-")):
+        if walk and not blocks and (not flow or flow[0].code in ("labels-shifted", "labels-unshifted")):
             labels = [f for f in labels if f.code != "labels-shifted"]
         found += [*labels, *(f for f in flow if f.code not in {other.code for other in found + labels})]
         if not any(f.code in ("wrong-preprocessing", "image-order", "pixels-unused") for f in found):
@@ -197,7 +197,7 @@ class _Flight:
     def _unreadable(self, unread: list[Reject], found: list[Finding]) -> list[Finding]:
         """Images that did not open; files that are not there at all have been counted over more rows."""
         counted = any(f.code == "images-unreadable" for f in found)
-        rest = [r for r in unread if r.reason not in ("image missing", "image empty")] if counted else unread
+        rest = [r for r in unread if r.kind is not RejectKind.NO_FILE] if counted else unread
         total = sum(len(spread(self.rows, len(dataset))) for _, dataset in self.sides)
         return reject_findings(rest, total, self.config, sampled=True)
 

@@ -91,8 +91,8 @@ def blind_prompt(vlm: VLM, training: Dataset, plan: BlindPlan, pad_id: int, path
     if not np.isfinite(trained.after_S).all() or not bool(torch.isfinite(trained.prompt_QE).all()):
         raise NonFiniteError(
             f"blind: the loss of the constant prompt is not finite at learning rate {rate:g}, the best of "
-            f"{', '.join(f'{r:g}' for r in LEARNING_RATES)}; leave blind out of --conditions, or look at the language "
-            "model with `qwen3-vlm diagnose`"
+            f"{', '.join(f'{r:g}' for r in LEARNING_RATES)}",
+            "leave blind out of --conditions, or look at the language model with `qwen3-vlm diagnose`",
         )
     blind = Blind(trained.prompt_QE, trained.captions, rate, trained.still_falling(task.aside_tokens_S))
     save_checkpoint(

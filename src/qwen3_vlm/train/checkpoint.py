@@ -21,6 +21,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from eyechart.exits import InputError
 from eyechart.files import atomic
 from qwen3_vlm.config import Config, apply_overrides
 from qwen3_vlm.models.connector import Connector
@@ -167,15 +168,15 @@ def restore_connector(connector: Connector, payload: Payload, path: Path) -> Non
     """Copy a checkpoint's tensors into a connector, all of them or none.
 
     Raises:
-        ValueError: a part or tensor is missing, extra, of another shape, or not finite.
+        InputError: a part or tensor is missing, extra, of another shape, or not finite.
     """
     for part in PARTS:
         module, state = getattr(connector, part), payload.get(part)
         if (module is None) != (state is None):
             has, lacks = ("checkpoint", "config") if module is None else ("config", "checkpoint")
-            raise ValueError(
-                f"{path}: the {has} has `{part}`, the {lacks} does not; use the config that the checkpoint was "
-                f"trained with (connector.{part})"
+            raise InputError(
+                f"{path}: the {has} has `{part}`, the {lacks} does not",
+                f"use the config that the checkpoint was trained with (connector.{part})",
             )
         if module is not None and isinstance(state, dict):
             _compare(module.state_dict(), state, part, path)
@@ -188,31 +189,33 @@ def refuse_other_backbones(payload: Payload, now: dict[str, dict[str, Any]], pat
     """Refuse a checkpoint that was trained between other backbones; the older form does not say which they were.
 
     Raises:
-        ValueError: another fingerprint; the message shows both identities.
+        InputError: another fingerprint; the message shows both identities.
     """
     for part, then in payload.get("backbones", {}).items():
         if then["fingerprint"] != now[part]["fingerprint"]:
             shown = " against ".join(f"{i['name']} (width {i['width']}, {i['fingerprint']})" for i in (then, now[part]))
-            raise ValueError(
-                f"{path}: trained with another model.{part}: {shown}; name the backbone it was trained with"
+            raise InputError(
+                f"{path}: trained with another model.{part}: {shown}", "name the backbone it was trained with"
             )
 
 
 def _compare(expected: dict[str, Tensor], got: dict[str, Any], part: str, path: Path) -> None:
     for name in sorted(expected.keys() ^ got.keys()):
         where = "lacks" if name in expected else "has an unexpected"
-        raise ValueError(f"{path}: the checkpoint {where} `{part}.{name}`; it belongs to another connector config")
+        raise InputError(f"{path}: the checkpoint {where} `{part}.{name}`", "it belongs to another connector config")
     for name, tensor in expected.items():
         value = got[name]
         if not isinstance(value, Tensor) or value.shape != tensor.shape:
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(
-                f"{path}: `{part}.{name}` has shape {shape} in the checkpoint, {tuple(tensor.shape)} by the config; "
-                "use the config (connector and backbones) that the checkpoint was trained with"
+            raise InputError(
+                f"{path}: `{part}.{name}` has shape {shape} in the checkpoint, {tuple(tensor.shape)} by the config",
+                "use the config (connector and backbones) that the checkpoint was trained with",
             )
         if not bool(torch.isfinite(value).all()):
             bad = int((~torch.isfinite(value)).sum())
-            raise ValueError(f"{path}: `{part}.{name}` holds {bad} values that are NaN or infinite; take an older one")
+            raise InputError(
+                f"{path}: `{part}.{name}` holds {bad} values that are NaN or infinite", "take an older one"
+            )
 
 
 def _free_gb(folder: Path) -> float:

@@ -113,5 +113,6 @@ def ranks_watched(accelerator: Accelerator) -> Iterator[None]:
 
 
 def _is_communication(error: RuntimeError) -> bool:
+    # Backends raise plain RuntimeErrors: the words are theirs.
     named = any(word in str(error).lower() for word in ("gloo", "nccl", "connection", "process group", "socket"))
     return isinstance(error, torch.distributed.DistError) or named

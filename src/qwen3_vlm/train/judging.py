@@ -57,9 +57,8 @@ def note(run: Run, found: Sequence[Finding], force: bool) -> None:
 
 def note_non_finite(run: Run, error: NonFiniteError, step: int) -> None:
     """Write down which value was not finite; the run stops."""
-    message, _, fix = str(error).partition("The optimizer was not called; ")
     if run.accelerator.is_main_process:
-        write_findings(run.folder, [finding("non-finite", message.rstrip(". "), fix, step=step)], step)
+        write_findings(run.folder, [finding("non-finite", error.message, error.fix, step=step)], step)
 
 
 def watch_update(run: Run, grad_norm: float, learning_rate: float) -> None:

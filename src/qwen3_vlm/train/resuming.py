@@ -144,8 +144,8 @@ def verify(run: Run, resumption: Resumption) -> None:
         raise NamedInputError(
             "resume-drift",
             f"{resumption.path}: going on would not be the run that was interrupted: {', '.join(differ)} "
-            f"{'is' if len(differ) == 1 else 'are'} not as in the checkpoint; restore the data files as they were, "
-            "take an older checkpoint, or start again with --overwrite",
+            f"{'is' if len(differ) == 1 else 'are'} not as in the checkpoint",
+            "restore the data files as they were, take an older checkpoint, or start again with --overwrite",
         )
 
 

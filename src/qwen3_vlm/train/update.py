@@ -26,7 +26,6 @@ from qwen3_vlm.models.vlm import VLM
 
 T = TypeVar("T")
 _ROWS_SHOWN = 16
-_FEATURES = "tower features"
 
 
 class SampleSource(Protocol):
@@ -56,6 +55,16 @@ class UpdateResult:
     """Before clipping."""
     stats: CollateStats
     rejects: tuple[Reject, ...]
+
+
+@dataclass(frozen=True)
+class _BadTensor:
+    """A tensor that is not finite."""
+
+    name: str
+    """In words, with its row where it belongs to one."""
+    before_connector: bool
+    """It is made of frozen weights and an image alone: training cannot have brought it about."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,7 @@ def update(
     _sum_gradients(accelerator, parameters)
     norm = float(clip_grad_norm_(parameters, clip)) if tokens else 0.0
     if not (math.isfinite(nll) and math.isfinite(norm)):
-        raise NonFiniteError(_explain_non_finite(vlm, batches, accelerator, step, nll))
+        raise _explained(vlm, batches, accelerator, step, nll)
     if tokens:
         optimizer.step()
     seen = over_ranks(accelerator, (sum((b.stats for b in batches), CollateStats()), [b.rejects for b in batches]))
@@ -143,44 +152,48 @@ def _sum_gradients(accelerator: Accelerator, parameters: list[nn.Parameter]) -> 
         parameter.grad = part.view_as(parameter)
 
 
-def _explain_non_finite(vlm: VLM, batches: Sequence[Batch], accelerator: Accelerator, step: int, nll: float) -> str:
+def _explained(vlm: VLM, batches: Sequence[Batch], accelerator: Accelerator, step: int, nll: float) -> NonFiniteError:
     """Name the step, the rows of all ranks, and the first tensor that is not finite."""
     # Gathered, not told by each rank for itself: the bad sample may be another rank's.
     seen = over_ranks(accelerator, ([s.row for b in batches for s in b.samples], _first_bad(vlm, batches)))
     rows = sorted(row for part, _ in seen for row in part)
     shown = ", ".join(map(str, rows[:_ROWS_SHOWN])) + (", ..." if len(rows) > _ROWS_SHOWN else "")
-    first = next((bad for _, bad in seen if bad), "none of the forward pass, so a gradient")
+    first = next((bad for _, bad in seen if bad), _BadTensor("none of the forward pass, so a gradient", False))
     what = "loss" if not math.isfinite(nll) else "gradient"
-    return (
-        f"{what} is not finite in the update ending at step {step}, rows {shown}; first bad tensor: {first}. The "
-        f"optimizer was not called; {_mend_non_finite(first)}"
+    # Training moves the connector alone: what stands before it is no matter of the learning rate.
+    fix = (
+        "look at that row's image; if it is sound, look for NaN in model.vision, then try model.precision fp32"
+        if first.before_connector
+        else "lower train.lr; if it comes back at the same rows, look at these"
+    )
+    return NonFiniteError(
+        f"{what} is not finite in the update ending at step {step}, rows {shown}; first bad tensor: {first.name}",
+        fix,
+        spared="The optimizer was not called",
     )
 
 
-def _mend_non_finite(first: str) -> str:
-    """Training moves the connector alone: what stands before it is no matter of the learning rate."""
-    if first.startswith(_FEATURES):
-        return "look at that row's image; if it is sound, look for NaN in model.vision, then try model.precision fp32"
-    return "lower train.lr; if it comes back at the same rows, look at these"
-
-
 @torch.no_grad()
-def _first_bad(vlm: VLM, batches: Sequence[Batch]) -> str | None:
+def _first_bad(vlm: VLM, batches: Sequence[Batch]) -> _BadTensor | None:
     """Walk the forward pass again, from the weights to the losses; None if all of it is finite."""
     for name, parameter in vlm.connector.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
-            return f"the connector's parameter {name}"
+            return _BadTensor(f"the connector's parameter {name}", before_connector=False)
     for batch in batches:
         if not batch.stats.label_tokens:
             continue
         features_BPV = vlm.features(batch)
         visual_BQE = vlm.visual(features_BPV)
         per_sample = vlm.nll(batch, VisualTokens((visual_BQE,))).per_sample()
-        stages = ((_FEATURES, features_BPV), ("visual tokens", visual_BQE), ("token losses", per_sample))
-        for name, rows in stages:
+        stages = (
+            ("tower features", features_BPV, True),
+            ("visual tokens", visual_BQE, False),
+            ("token losses", per_sample, False),
+        )
+        for name, rows, before_connector in stages:
             for sample, values in zip(batch.samples, rows, strict=True):
                 if not bool(torch.isfinite(values).all()):
-                    return f"{name} of row {sample.row}"
+                    return _BadTensor(f"{name} of row {sample.row}", before_connector)
     return None
 
 

@@ -48,7 +48,7 @@ class Dataset:
         try:
             pixels_CHW = load_image(path, self._spec, self._max_pixels)
         except ImageError as error:
-            return Reject(record.row, error.reason, f"{path}: {error.detail}")
+            return Reject(record.row, error.reason, f"{path}: {error.detail}", error.kind)
         return replace(self.text(index), image_hash=content_hash(pixels_CHW), pixels_CHW=pixels_CHW)
 
     def text(self, index: int) -> Sample:

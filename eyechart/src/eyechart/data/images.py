@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from eyechart.seam import RejectKind
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -50,11 +52,12 @@ class ImageSpec:
 class ImageError(Exception):
     """An image that cannot be used; becomes a Reject."""
 
-    def __init__(self, reason: str, detail: str) -> None:
-        """Keep the countable `reason` and the one-line `detail`."""
+    def __init__(self, reason: str, detail: str, kind: RejectKind = RejectKind.UNUSABLE_FILE) -> None:
+        """Keep the countable `reason`, the one-line `detail`, and the `kind` for programs."""
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.kind = kind
 
 
 def image_spec(preprocessor_config: Mapping[str, Any], vision_config_image_size: int) -> ImageSpec:
@@ -204,13 +207,13 @@ def _require_file(path: Path) -> None:
     try:
         facts = path.stat()
     except FileNotFoundError as error:
-        raise ImageError("image missing", "no such file below image_root") from error
+        raise ImageError("image missing", "no such file below image_root", RejectKind.NO_FILE) from error
     except OSError as error:
         raise ImageError("image unreadable", str(error.strerror)) from error
     if not stat.S_ISREG(facts.st_mode):
         raise ImageError("not an image", "expected a file, got a folder or a device")
     if facts.st_size == 0:
-        raise ImageError("image empty", "the file has 0 bytes")
+        raise ImageError("image empty", "the file has 0 bytes", RejectKind.NO_FILE)
 
 
 @functools.cache
@@ -232,7 +235,7 @@ def _damaged(error: Exception) -> ImageError:
     summary = " ".join(f"{type(error).__name__}: {error}".split())[:160]
     if isinstance(error, PermissionError):
         return ImageError("image unreadable", summary)
-    cut = isinstance(error, EOFError) or "truncated" in summary.lower()
+    cut = isinstance(error, EOFError) or "truncated" in summary.lower()  # Pillow says it in words alone
     return ImageError("image truncated" if cut else "image damaged", summary)
 
 

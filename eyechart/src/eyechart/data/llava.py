@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from eyechart.seam import Reject, Row
+from eyechart.seam import Reject, RejectKind, Row
 
 PLACEHOLDER = "<image>"
 """Where the image goes in a human turn."""
@@ -38,7 +38,11 @@ _LAYOUT = "expected a JSON list of rows, or one JSON row per line"
 
 
 class _UnusableError(Exception):
-    """Reason and detail of a row that cannot be used."""
+    """A row that cannot be used."""
+
+    def __init__(self, reason: str, detail: str, kind: RejectKind = RejectKind.LAYOUT) -> None:
+        """As for `Reject`."""
+        super().__init__(reason, detail, kind)
 
 
 def count_rows(path: Path) -> int:
@@ -84,8 +88,7 @@ def read_rows(
         try:
             record, has_id = _record(row, raw_rows[row], root, shared)
         except _UnusableError as unusable:
-            reason, detail = unusable.args
-            rejects.append(Reject(row, reason, detail))
+            rejects.append(Reject(row, *unusable.args))
         else:
             records.append(record)
             missing_ids += not has_id
@@ -133,10 +136,12 @@ def _record(row: int, raw: msgspec.Raw, root: str, shared: dict[str, str]) -> tu
     human, caption = _turns(value.conversations)
     image = _image(value.image, human.count(PLACEHOLDER))
     if not caption:
-        raise _UnusableError("caption blank", "expected text in the gpt turn, got only white space")
+        detail = "expected text in the gpt turn, got only white space"
+        raise _UnusableError("caption blank", detail, RejectKind.NO_CAPTION)
     inside = _IMAGE_STRING.search(caption)
     if inside:
-        raise _UnusableError("image token in caption", f"remove {inside[0]} from {_short(caption)}")
+        detail = f"remove {inside[0]} from {_short(caption)}"
+        raise _UnusableError("image token in caption", detail, RejectKind.IMAGE_IN_CAPTION)
     has_id = value.id is not None and value.id != ""
     text = str(value.id) if has_id else str(row)
     return Row(row, text, image, shared.setdefault(human, human), caption, root), has_id
@@ -150,9 +155,8 @@ def _turns(conversations: list[_Turn]) -> tuple[str, str]:
             raise _UnusableError(f"no {role} turn", f"expected the turns human and gpt, got {_short(roles)}")
     if roles != ["human", "gpt"]:
         # Taking the first two would drop the others without a word.
-        raise _UnusableError(
-            "several exchanges", f"not supported yet: expected human and gpt once, got {_short(roles)}"
-        )
+        detail = f"not supported yet: expected human and gpt once, got {_short(roles)}"
+        raise _UnusableError("several exchanges", detail, RejectKind.SEVERAL_EXCHANGES)
     return conversations[0].value, conversations[1].value.strip()
 
 
@@ -160,15 +164,17 @@ def _image(given: str | list[str] | None, placeholders: int) -> str:
     """The one image of a row, if the human turn names it once and it lies inside the image root."""
     images = [] if given is None else [given] if isinstance(given, str) else given
     if len(images) > 1:
-        raise _UnusableError("several images", f"not supported yet: one image a row, got {len(images)}")
+        detail = f"not supported yet: one image a row, got {len(images)}"
+        raise _UnusableError("several images", detail, RejectKind.IMAGE_COUNT)
     if placeholders > len(images):
-        raise _UnusableError(
-            "more <image> than images", f"{placeholders} {PLACEHOLDER} in the human turn for {len(images)}"
-        )
+        detail = f"{placeholders} {PLACEHOLDER} in the human turn for {len(images)}"
+        raise _UnusableError("more <image> than images", detail, RejectKind.IMAGE_COUNT)
     if not images or not images[0].strip():
-        raise _UnusableError("no image", "expected the key `image` with a path relative to the image root")
+        detail = "expected the key `image` with a path relative to the image root"
+        raise _UnusableError("no image", detail, RejectKind.IMAGE_COUNT)
     if placeholders == 0:
-        raise _UnusableError("no <image> in the human turn", f"expected {PLACEHOLDER} once, got none")
+        detail = f"expected {PLACEHOLDER} once, got none"
+        raise _UnusableError("no <image> in the human turn", detail, RejectKind.NO_PLACEHOLDER)
     return _inside_root(images[0])
 
 
@@ -194,23 +200,21 @@ def _wrong_layout(raw: msgspec.Raw, error: msgspec.ValidationError) -> _Unusable
             return _UnusableError("turn not an object", f"expected {{from, value}}, got {_short(turn)}")
         if turn.get("from") == "gpt" and not isinstance(turn.get("value"), str):
             reason = "caption null" if turn.get("value") is None else "caption not text"
-            return _UnusableError(reason, f"expected text in the gpt turn, got {_short(turn.get('value'))}")
-    for key, reason in (
-        ("id", "id not text or number"),
-        ("image", "image not a path"),
-        ("conversations", "turn not text"),
-    ):
-        if f"$.{key}" in str(error):
-            return _UnusableError(reason, f"{error}; got {_short(value[key])}")
+            detail = f"expected text in the gpt turn, got {_short(turn.get('value'))}"
+            return _UnusableError(reason, detail, RejectKind.NO_CAPTION)
+    wrong = {"id": "id not text or number", "image": "image not a path", "conversations": "turn not text"}
+    for key, reason in wrong.items():
+        if f"$.{key}" in str(error):  # msgspec gives the place of the error in its message alone
+            kind = RejectKind.UNUSABLE_FILE if key == "image" else RejectKind.LAYOUT
+            return _UnusableError(reason, f"{error}; got {_short(value[key])}", kind)
     return _UnusableError("row not readable", str(error))
 
 
 def _inside_root(image: str) -> str:
     parts = image.replace("\\", "/").split("/") if "\\" in image or ".." in image else ()
     if image[0] in "/\\" or image[1:2] == ":" or ".." in parts or "\0" in image:
-        raise _UnusableError(
-            "image outside the image root", f"expected a path below the image root, got {_short(image)}"
-        )
+        detail = f"expected a path below the image root, got {_short(image)}"
+        raise _UnusableError("image outside the image root", detail, RejectKind.UNUSABLE_FILE)
     return image
 
 
@@ -287,7 +291,7 @@ def _refuse_object(path: Path, text: bytes) -> None:
 
 
 def _syntax(error: Exception, size: int) -> str:
-    if "truncated" in str(error):
+    if "truncated" in str(error):  # msgspec has one class for all broken JSON, and says which in words
         return f"the JSON breaks off at byte {size}, in the middle of a value (is the file complete?)"
     return f"not valid JSON: {str(error).removeprefix('JSON is malformed: ')}"
 

@@ -24,7 +24,7 @@ from eyechart.processors.prompts import PromptWriter
 from eyechart.scoring.batching import collate
 from eyechart.scoring.encoding import OTHER_TOKENS
 from eyechart.scoring.samples import decoder
-from eyechart.seam import Batch, Description, Reject, Row, Sample, TokenNLL, VisualTokens, Vocabulary
+from eyechart.seam import Batch, Description, Reject, RejectKind, Row, Sample, TokenNLL, VisualTokens, Vocabulary
 from eyechart.settings import ScoreSettings
 
 _ANY_REQUEST = "<image>\nDescribe the picture."
@@ -106,7 +106,8 @@ class NamedModel:
         (found,) = self.scorer.image_positions(item.pixels_CHW[None])
         if found == expected:
             return item
-        return Reject(row.row, OTHER_TOKENS, f"{row.image}: {found} image positions, all others have {expected}")
+        detail = f"{row.image}: {found} image positions, all others have {expected}"
+        return Reject(row.row, OTHER_TOKENS, detail, RejectKind.VISUAL_TOKENS)
 
 
 def load_model(name: str, settings: ScoreSettings) -> NamedModel:

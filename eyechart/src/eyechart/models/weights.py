@@ -50,7 +50,8 @@ def load_complete(
         raise NamedInputError(
             "tower-uninitialised",
             f"{setting}: {name} lacks {len(missing)} of the model's weight tensors (first: {missing[0]}), which would "
-            f"be random; use a complete checkpoint of {kind.__name__}, or download this one again",
+            "be random",
+            f"use a complete checkpoint of {kind.__name__}, or download this one again",
         )
     return model
 

@@ -32,6 +32,10 @@ LEAST_SIDE, MOST_SIDE = 8, 4096
 gigabytes before the model's own processor has seen one."""
 
 
+class _UnfitProcessorError(ValueError):
+    """A processor that can be read and is of no use here; what transformers raises about one is another ValueError."""
+
+
 def load_processor(name: str) -> ProcessorMixin:
     """The processor of a checkpoint: tokenizer, chat template, and the Pillow image processor.
 
@@ -49,9 +53,9 @@ def load_processor(name: str) -> ProcessorMixin:
             f"{SETTING}: the processor of {name} needs a package that is not here ({_first(error)}); install it, or "
             "use a transformers whose Pillow processors do without"
         ) from error
+    except _UnfitProcessorError:
+        raise
     except ValueError as error:
-        if str(error).startswith(SETTING):
-            raise
         raise ValueError(unreadable(name, SETTING, "processor", error)) from error
     except Exception as error:  # the tokenizers library raises bare Exceptions on a damaged tokenizer.json
         raise ValueError(unreadable(name, SETTING, "processor", error)) from error
@@ -62,7 +66,7 @@ def _processor_class(name: str, model_type: str) -> type[ProcessorMixin]:
 
     class_name = PROCESSOR_MAPPING_NAMES.get(model_type)
     if class_name is None:
-        raise ValueError(
+        raise _UnfitProcessorError(
             f"{SETTING}: {name} is a model of type {model_type!r}, for which transformers "
             f"{transformers.__version__} has no processor; expected an image-text-to-text model"
         )
@@ -76,7 +80,7 @@ def _processor_class(name: str, model_type: str) -> type[ProcessorMixin]:
             loaders = {"tokenizer": transformers.AutoTokenizer.from_pretrained, "image_processor": _image_processor}
             attributes = cls.get_attributes()
             if not {"tokenizer", "image_processor"} <= set(attributes):
-                raise ValueError(
+                raise _UnfitProcessorError(
                     f"{SETTING}: {name} has a processor of {', '.join(attributes)}; expected an image processor and a "
                     "tokenizer"
                 )
@@ -112,11 +116,13 @@ def _image_processor(name: str) -> ImageProcessingMixin:
         model_type = transformers.AutoConfig.from_pretrained(name).model_type
         given = (IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or {}).get("pil")
     if not given:
-        raise ValueError(f"{SETTING}: {name} does not say which image processor it takes (preprocessor_config.json)")
+        raise _UnfitProcessorError(
+            f"{SETTING}: {name} does not say which image processor it takes (preprocessor_config.json)"
+        )
     base = str(given).replace("FeatureExtractor", "ImageProcessor").removesuffix("Pil").removesuffix("Fast")
     kind = getattr(transformers, f"{base}Pil", None)
     if kind is None:
-        raise ValueError(
+        raise _UnfitProcessorError(
             f"{SETTING}: {name} takes the image processor {given}, of which transformers {transformers.__version__} "
             "has no Pillow variant"
         )

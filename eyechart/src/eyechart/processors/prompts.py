@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 
 from eyechart.data.encoded import IMAGE_CUT, Encoded, Prompt
 from eyechart.data.llava import PLACEHOLDER
-from eyechart.seam import IntArray, Reject, Row
+from eyechart.seam import IntArray, Reject, RejectKind, Row
 
 if TYPE_CHECKING:
     from transformers import BatchFeature, ProcessorMixin
@@ -144,13 +144,15 @@ class PromptWriter:
     def _encode(self, record: Row, human: str, answer_N: npt.NDArray[np.int32]) -> Encoded | Reject:
         found = self._special.search(human.replace(PLACEHOLDER, "")) if self._special else None
         if found:
-            return Reject(record.row, SPECIAL_IN_HUMAN, f"{found[0]} stands in {human[:80]!r}: remove it")
+            detail = f"{found[0]} stands in {human[:80]!r}: remove it"
+            return Reject(record.row, SPECIAL_IN_HUMAN, detail, RejectKind.SPECIAL_TOKEN)
         if (answer_N == self.image_id).any():
-            return Reject(record.row, IMAGE_IN_CAPTION, f"the caption {record.caption[:80]!r} holds an image position")
+            detail = f"the caption {record.caption[:80]!r} holds an image position"
+            return Reject(record.row, IMAGE_IN_CAPTION, detail, RejectKind.IMAGE_IN_CAPTION)
         prompt = self.prompt(human)
         if len(prompt.ids_T) >= self._max_seq_len:
             detail = f"the prompt takes {len(prompt.ids_T)} tokens, max_seq_len is {self._max_seq_len}"
-            return Reject(record.row, IMAGE_CUT, detail)
+            return Reject(record.row, IMAGE_CUT, detail, RejectKind.IMAGE_CUT)
         return Encoded(prompt, answer_N, self._max_seq_len)
 
     def _answers(self, captions: Sequence[str]) -> list[npt.NDArray[np.int32]]:

@@ -57,7 +57,7 @@ def load_training_rows(
                 pixels.append(load_image(image_root / record.image, spec, MOST_PIXELS))
                 kept.append(record)
             except ImageError as problem:
-                rejects.append(Reject(record.row, problem.reason, f"{record.image}: {problem.detail}"))
+                rejects.append(Reject(record.row, problem.reason, f"{record.image}: {problem.detail}", problem.kind))
             bar.update()
     _report(len(kept), len(split.train), rejects)
     if len(kept) < 2:
