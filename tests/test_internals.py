@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eyechart.reporting import readings
 from eyechart.scoring.batching import collate
 from eyechart.scoring.internals import Inside, Spread, effective_ranks, internals, knn_overlap
 from eyechart.scoring.ranks import Ranks
@@ -66,24 +67,19 @@ def test_batches_of_any_size_and_several_processes_add_up(sizes: list[int], seed
     assert parts[0].squares_SC == pytest.approx(((values - values.mean(axis=0)) ** 2).sum(axis=0), abs=1e-7)
 
 
-def test_an_output_that_is_the_same_for_all_images_has_no_share_and_is_named(
+def test_an_output_that_is_the_same_for_all_images_has_no_share(
     values_NSC: np.ndarray,
 ) -> None:
     same = np.repeat(values_NSC[:1], 40, axis=0)
     found = internals(seen({"tower": values_NSC, "resampler": values_NSC, "projector": same}), 1.0)
     assert found.variance_share["projector"] < 1e-30 < found.variance_share["resampler"]
-    assert "The projector loses the differences between images" in found.reading
     earlier = internals(seen({"tower": values_NSC, "resampler": same, "projector": same}), 1.0)
-    assert "The resampler loses the differences between images" in earlier.reading
-
-
-def test_a_healthy_connector_has_no_stage_that_loses_anything(values_NSC: np.ndarray) -> None:
-    assert "loses" not in internals(seen(stages(values_NSC)), 1.0).reading
+    assert earlier.variance_share["resampler"] < 1e-30 < earlier.variance_share["tower"]
 
 
 def test_with_one_slot_or_no_variance_there_is_no_share_and_it_is_said(values_NSC: np.ndarray) -> None:
     one = internals(seen({"tower": values_NSC, "resampler": values_NSC[:, :1], "projector": values_NSC[:, :1]}), 1.0)
-    assert set(one.variance_share) == {"tower"} and "(resampler, projector: one slot" in one.reading
+    assert set(one.variance_share) == {"tower"} and "(resampler, projector: one slot" in readings.internals(one)
     flat = internals(seen({"tower": values_NSC, "projector": np.ones((40, 6, 9))}), 1.0)
     assert set(flat.variance_share) == {"tower"}
 
@@ -91,8 +87,6 @@ def test_with_one_slot_or_no_variance_there_is_no_share_and_it_is_said(values_NS
 def test_the_rms_ratio_is_one_number_over_all_values(values_NSC: np.ndarray) -> None:
     found = internals(seen(stages(values_NSC)), 2.0)
     assert found.rms_ratio == pytest.approx(math.sqrt((values_NSC**2).mean()) / 2.0)
-    huge = internals(seen(stages(values_NSC)), 0.01)
-    assert "set connector.output_norm" in huge.reading and "output_norm" not in found.reading
 
 
 @pytest.mark.parametrize(
@@ -152,12 +146,12 @@ def test_knn_overlap_compares_the_pooled_features_of_both_ends(values_NSC: np.nd
     found = internals(seen(stages(values_NSC, tower)), 1.0)
     expected = brute_overlap(tower.mean(axis=1), values_NSC.mean(axis=1), 10)
     assert found.knn_overlap == pytest.approx(expected)
-    assert f"{expected:.0%} still are" in found.reading and "would give 26%" in found.reading
+    assert f"{expected:.0%} still are" in readings.connector(found) and "would give 26%" in readings.connector(found)
 
 
 def test_too_few_images_have_no_neighbours_to_compare(values_NSC: np.ndarray) -> None:
     found = internals(seen(stages(values_NSC[:20])), 1.0)
-    assert found.knn_overlap is None and "20 images are too few" in found.reading
+    assert found.knn_overlap is None and "20 images are too few" in readings.connector(found)
 
 
 def test_of_very_many_images_the_first_are_compared_and_it_is_said(
@@ -165,7 +159,7 @@ def test_of_very_many_images_the_first_are_compared_and_it_is_said(
 ) -> None:
     monkeypatch.setattr("eyechart.scoring.internals._COMPARED", 30)
     found = internals(seen(stages(values_NSC)), 1.0)
-    assert found.images == 40 and "Among the first 30 images" in found.reading
+    assert found.images == 40 and "Among the first 30 images" in readings.connector(found)
     assert found.knn_overlap == internals(seen(stages(values_NSC[:30])), 1.0).knn_overlap
 
 

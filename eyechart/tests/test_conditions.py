@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from eyechart.reporting.conditions import MEANINGS
 from eyechart.scoring.conditions import (
     CONDITIONS,
     FULL,
@@ -205,6 +206,7 @@ def test_unknown_names_get_a_hint(text, hint):
 
 
 def test_every_condition_says_what_it_means_in_one_line():
-    for kind in CONDITIONS.values():
-        assert kind.meaning and "\n" not in kind.meaning
+    assert MEANINGS.keys() == CONDITIONS.keys()
+    for name in CONDITIONS:
+        assert MEANINGS[name] and "\n" not in MEANINGS[name]
     assert [name for name, kind in CONDITIONS.items() if kind.role == "baseline"] == ["correct"]

@@ -1,4 +1,4 @@
-"""Information, shock and misdirection: against brute force, in words, and none behind an under-trained prompt."""
+"""Information, shock and misdirection: against brute force, and none for an under-trained prompt."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from eyechart.reporting.readings import decomposition
+from eyechart.results import Decomposition, Estimated
 from eyechart.scoring.decomposition import Blind, decompose
 from eyechart.scoring.donors import draw_donors
+from standings import checked, codes_of, estimated
 
 N, ROUNDS = 40, 3
 
@@ -69,48 +72,28 @@ def test_their_standard_errors_are_clustered_by_image_and_for_misdirection_dyadi
         assert part.ci95[0] < part.value < part.ci95[1]
 
 
-def test_the_split_is_told_in_words_that_add_up():
-    tokens, images = np.full(4, 100), np.arange(4)
-    donors = draw_donors(list("abcd"), list("abcd"), 1, 0).table_SR
-    wobble = np.array([[1.0], [-1.0], [1.0], [-1.0]])
-    base = np.zeros((4, 1))
-    sums = {"correct": base, "blind": base + 63 + wobble, "zero": base + 66, "shuffled": base + 224}
-    got = decompose(sums, tokens, images, donors, None)
-    assert got.sentences == [
-        "of the 0.66 nats/token by which zero is worse, 0.63 (+0.61 to +0.65) is information and 0.03 (+0.01 to +0.05) "
-        "shock",
-        "of the 2.24 nats/token by which a wrong picture is worse, 0.63 (+0.61 to +0.65) is information and 1.61 "
-        "(+1.59 to +1.63) misdirection",
-    ]
-    assert got.blind_captions is got.blind_still_falling is None
+def test_the_parts_of_a_gap_add_up_to_it_in_the_sentence_too():
+    gaps = {"shuffled": (2.24, 0.02), "zero": (0.66, 0.02), "noise": (1.0, 0.02), "blind": (0.63, 0.01)}
+    split = Decomposition(
+        information=estimated(0.63, 0.01), shock=estimated(0.03, 0.01), misdirection=estimated(1.61, 0.02)
+    )
+    assert decomposition(split, checked(gaps)) == (
+        "In nats per token, gap(zero) +0.66 = information +0.63 + shock +0.030 (95% interval +0.010 to +0.050); "
+        "gap(shuffled) +2.24 = information +0.63 + misdirection +1.61 (95% interval +1.57 to +1.65)."
+    )
+    alone = split.model_copy(update={"shock": Estimated(value=None), "misdirection": Estimated(value=None)})
+    assert decomposition(alone, checked(gaps)) == "", "no part, no sentence"
 
 
-def test_a_rounded_part_never_makes_another_gap_than_the_table_has():
-    tokens, images, donors = np.full(4, 100), np.arange(4), draw_donors(list("abcd"), list("abcd"), 1, 0).table_SR
-    wobble = np.array([[0.1], [-0.1], [0.1], [-0.1]])
-    sums = {"correct": np.zeros((4, 1)), "blind": np.full((4, 1), 88.6) + wobble, "zero": np.full((4, 1), 180.2)}
-    (sentence,) = decompose(sums, tokens, images, donors, None).sentences
-    assert sentence.startswith("of the 1.80 nats/token") and "0.89 (" in sentence and "0.91 (" in sentence
-
-
-def test_without_information_nothing_is_called_information():
-    tokens, images, donors = np.full(4, 100), np.arange(4), draw_donors(list("abcd"), list("abcd"), 1, 0).table_SR
-    wobble = np.array([[1.0], [-1.0], [1.0], [-1.0]])
-    base = np.zeros((4, 1))
-    sums = {"correct": base, "blind": base - 0.6 + wobble, "zero": base + 34, "shuffled": base + 0.17}
-    told = decompose(sums, tokens, images, donors, None).sentences
-    assert told[0].startswith("no information is shown: the pictures tell -0.006 (")
-    assert told[1:] == [
-        "the 0.34 nats/token by which zero is worse are shock as far as is shown",
-        "the 0.0017 nats/token by which a wrong picture is worse are misdirection as far as is shown",
-    ]
-
-
-def test_information_alone_is_told_where_neither_zero_nor_shuffled_was_scored():
-    sums, tokens, images, donors = world(**LEVELS)
-    got = decompose({name: sums[name] for name in ("correct", "blind")}, tokens, images, donors, None)
-    (sentence,) = got.sentences
-    assert "nats/token beyond the best constant prompt" in sentence
+@pytest.mark.parametrize(
+    ("blind", "code"),
+    [((0.6, 0.01), "information-shown"), ((0.001, 0.1), "information-open"), ((-0.4, 0.1), "information-ruled-out")],
+)
+def test_information_is_where_the_blind_condition_stands(blind, code):
+    gaps = {"shuffled": (2.0, 0.1), "zero": (0.9, 0.1), "noise": (0.9, 0.1), "blind": blind}
+    none = Estimated(value=None)
+    split = Decomposition(information=estimated(*blind), shock=none, misdirection=none)
+    assert codes_of(checked(gaps, decomposition=split))["information"] == code
 
 
 @pytest.mark.parametrize("rival", ["zero", "no_image", "mean_token"])
@@ -119,8 +102,7 @@ def test_a_blind_prompt_worse_than_what_it_could_imitate_gives_no_split(rival):
     got = decompose(*world(**levels), trained())
     assert got.blind_under_trained
     assert got.information.value is got.shock.value is got.misdirection.value is None
-    (sentence,) = got.sentences
-    assert "no split: the blind prompt is under-trained" in sentence and rival.replace("_", "-") in sentence
+    assert (got.blind_rival, got.blind_deficit.standing) == (rival.replace("_", "-"), "costs")
     assert got.blind_captions == 4096 and got.blind_learning_rate == 0.05
 
 
@@ -134,23 +116,15 @@ def test_noise_and_changed_pictures_do_not_judge_the_blind_prompt():
     assert not decompose(sums, tokens, images, donors, trained()).blind_under_trained
 
 
-def test_no_information_is_said():
-    got = decompose(*world(**(LEVELS | {"blind": 0.0, "no_image": 0.3})), trained())
-    assert got.sentences[0].startswith("no information is shown: the pictures tell ")
-    assert not any("no information" in s for s in decompose(*world(**LEVELS), trained()).sentences)
-
-
-def test_a_loss_that_was_still_falling_is_said_and_recorded():
-    got = decompose(*world(**LEVELS), trained(still_falling=True))
-    assert got.blind_still_falling
-    assert "still falling when its budget of 4,096 captions ended" in got.sentences[-1]
-    assert not any("falling" in s for s in decompose(*world(**LEVELS), trained()).sentences)
+def test_a_loss_that_was_still_falling_is_recorded():
+    assert decompose(*world(**LEVELS), trained(still_falling=True)).blind_still_falling
+    assert not decompose(*world(**LEVELS), trained()).blind_still_falling
 
 
 def test_what_was_not_scored_has_no_part():
     sums, tokens, images, donors = world(blind=0.6, zero=0.9)
     got = decompose(sums, tokens, images, donors, trained())
-    assert got.misdirection.value is None and got.shock.value is not None and len(got.sentences) == 1
+    assert got.misdirection.value is None and got.shock.value is not None
     assert decompose({"correct": sums["correct"]}, tokens, images, donors, trained()) is None
     assert decompose({"blind": sums["blind"]}, tokens, images, donors, trained()) is None
 

@@ -9,11 +9,9 @@ from hypothesis import strategies as st
 
 from eyechart.scoring.donors import draw_donors
 from eyechart.verdict import statistics
-from eyechart.verdict.influence import one_image, warn
+from eyechart.verdict.influence import one_image, warning
 from eyechart.verdict.statistics import Pairs
-from eyechart.verdict.verdict import Gate, level_of_fail
-
-LEVEL = level_of_fail(3)
+from eyechart.verdict.verdict import Gate
 
 
 def draw(seed=0, samples=40, rounds=4, images=None, mean=0.6, sd=2.0):
@@ -26,8 +24,8 @@ def draw(seed=0, samples=40, rounds=4, images=None, mean=0.6, sd=2.0):
 
 
 def judged(differences, tokens, clusters, donors, margin=0.05):
-    gate = Gate("shuffled", margin, statistics.estimate(differences, tokens, clusters, donors))
-    return one_image(Pairs.of(differences, tokens, clusters, donors), gate, LEVEL), gate
+    gate = Gate.of("shuffled", margin, statistics.estimate(differences, tokens, clusters, donors), 3)
+    return one_image(Pairs.of(differences, tokens, clusters, donors), gate), gate
 
 
 @given(st.integers(0, 10**6), st.integers(2, 5), st.integers(1, 3))
@@ -71,7 +69,7 @@ def test_a_gap_that_all_images_share_raises_no_warning(seed):
 
 
 def vivid(size=400.0, samples=100):
-    """Nobody else has a gap; one image tells its own captions a lot and misleads those that it is lent to."""
+    """Nobody else has a gap; one image tells its own captions a lot and misleads those that it is shown to."""
     differences, tokens, clusters, donors = draw(3, samples, mean=0.0, sd=0.5)
     differences = differences + size * ((np.arange(samples) == 17)[:, None] | (donors == 17))
     return differences, tokens, clusters, donors
@@ -81,9 +79,10 @@ def test_one_vivid_image_in_a_hundred_is_named_with_what_is_left_without_it():
     found, gate = judged(*vivid())
     assert found.image == 17 and found.share > 0.9
     assert abs(found.without.gap) < 0.05 < gate.estimate.gap
-    sentence = warn(found, gate, row=170, image="images/17.png")
-    assert sentence.startswith("warning: one image carries gap(shuffled): without that of row 170 (images/17.png)")
-    assert f"{found.without.gap:+.4f} instead of {gate.estimate.gap:+.4f}" in sentence
+    reason = warning(found, gate, row=170, image="images/17.png")
+    assert (reason.code, reason.effect, reason.about) == ("one-image-carries", "warns", "shuffled")
+    assert (reason.figures["row"], reason.figures["image"]) == (170, "images/17.png")
+    assert (reason.figures["gap_without"], reason.figures["gap"]) == (found.without.gap, gate.estimate.gap)
 
 
 def test_an_image_that_decides_where_the_gate_stands_is_named_whichever_way():
@@ -91,9 +90,10 @@ def test_an_image_that_decides_where_the_gate_stands_is_named_whichever_way():
     assert judged(differences, tokens, clusters, donors)[0] is None
     differences[5] -= 400.0  # one caption that any wrong picture helps: the rest would pass
     found, gate = judged(differences, tokens, clusters, donors)
-    assert found.image == 5 and (found.before, found.after) == ("INCONCLUSIVE", "PASS") and found.decides
-    assert "the gate is PASS instead of INCONCLUSIVE" in warn(found, gate, 5, "5.png")
-    assert "one image decides gap(shuffled)" in warn(found, gate, 5, "5.png")
+    assert found.image == 5 and (found.before, found.after) == ("open", "costs") and found.decides
+    reason = warning(found, gate, 5, "5.png")
+    assert reason.code == "one-image-decides"
+    assert (reason.figures["standing"], reason.figures["standing_without"]) == ("open", "costs")
 
 
 def test_a_share_of_a_gap_within_the_margin_says_nothing():

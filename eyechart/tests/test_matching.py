@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eyechart.progress import SilentBar
+from eyechart.reporting.readings import amounts
 from eyechart.results import Matching
 from eyechart.scoring.matching import (
     best_temperature,
@@ -158,7 +159,7 @@ def test_bit_equal_scores_give_chance_and_not_certainty() -> None:
     assert got.r_at_1.value == pytest.approx(1 / 6) and got.r_at_1.ci95 == pytest.approx((1 / 6, 1 / 6))
     assert got.mrr.value == pytest.approx(1 / 3.5)
     assert got.image_specific_gain.value == 0 and got.infonce.value == pytest.approx(0)
-    assert "not to be told from guessing" in got.reading and "No information" in got.reading
+    assert got.r_at_1.standing == "ruled out" and got.infonce.standing == "ruled out"
 
 
 @given(st.lists(st.integers(-2, 2), min_size=1, max_size=6), st.integers(-2, 2))
@@ -228,7 +229,6 @@ def test_the_temperature_comes_from_other_captions_than_those_it_is_reported_on(
 def test_the_bound_says_when_it_is_saturated() -> None:
     got = run(Table(1000 * np.eye(30)), 30)
     assert got.infonce.value == pytest.approx(math.log(6)) and got.infonce_saturated
-    assert "it may be much more" in got.reading
     weak = run(Table(2.0 * np.eye(30) + np.random.default_rng(0).normal(size=(30, 30))), 30)
     assert not weak.infonce_saturated and 0 < weak.infonce.value < 0.9 * math.log(6)
 
@@ -257,14 +257,14 @@ def test_random_donors_are_drawn_evenly() -> None:
 def test_too_few_donors_lower_k_for_all_and_it_is_said() -> None:
     samples = [make_sample(row, picture=row, image_hash="same" if row < 27 else None) for row in range(30)]
     got = match(Table(np.eye(30)), Captions(samples, numbered(30)), SETTINGS, seed=3)
-    assert got.k == 4 and "6 images per caption were asked for and 4 used" in got.reading
+    assert (got.k, got.wanted_k) == (4, 6)
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_without_another_image_nothing_is_estimated_and_it_is_said(count: int) -> None:
     got = run(Table(np.eye(2)), count)
     assert got.r_at_1.value is None and got.captions == count
-    assert got.reading.startswith("Nothing can be said about matching: there are no two samples")
+    assert got.problem == "no-two-samples-differ"
 
 
 def test_two_samples_are_enough_for_figures() -> None:
@@ -276,13 +276,13 @@ def test_a_loss_that_is_not_finite_gives_no_figure(scores_SS: np.ndarray) -> Non
     bad = scores_SS.copy()
     bad[4, 4] = np.nan
     got = run(Table(bad), 30)
-    assert got.r_at_1.value is None and "not finite" in got.reading
+    assert got.r_at_1.value is None and got.problem == "not-finite"
 
 
 def test_without_features_hard_and_graded_donors_are_left_out_and_it_is_said(scores_SS: np.ndarray) -> None:
     got = run(Table(scores_SS), 30)
     assert got.hard_r_at_1.value is None and got.deciles == []
-    assert "How alike the images look was not measured" in got.reading
+    assert "How alike the images look was not measured" in amounts(got)
 
 
 def test_deciles_are_the_gaps_of_tenths_of_the_pairs_by_likeness(
@@ -308,8 +308,8 @@ def test_use_of_the_kind_alone_shows_in_the_far_deciles_only() -> None:
     scores = np.where(kinds[:, None] == kinds[None, :], 0.0, -5.0) + noise
     got = run(Table(scores), 40, features, AblationSettings(matching_k=20, batch_size=64))
     assert got.deciles[0].gap.value > 0.5 and abs(got.deciles[-1].gap.value) < 0.01
-    assert "details do not show" in got.reading
-    assert "does not tell similar pictures apart" in got.reading
+    assert got.deciles[0].gap.standing == "costs"
+    assert "costs" not in (got.deciles[-1].gap.standing, got.hard_r_at_1.standing)
 
 
 @pytest.mark.parametrize(("scorer", "seen"), [(Healthy(), True), (Constant(), False), (NotInjected(), False)])
@@ -317,20 +317,31 @@ def test_only_a_connector_that_carries_content_beats_chance(scorer: Healthy, see
     samples = samples_of(40)
     visual = VisualTokens((torch.stack([scorer.code(s.row) for s in samples]),))
     got = match(scorer, Captions(samples, visual), SETTINGS, seed=3)
-    assert (got.r_at_1.value > 0.9) == seen == ("reads the content of the picture" in got.reading)
+    assert (got.r_at_1.value > 0.9) == seen == (got.r_at_1.standing == "costs")
     if not seen:
         assert got.r_at_1.value == pytest.approx(1 / 6)
 
 
 def test_pairs_rolled_by_one_are_at_chance() -> None:
     got = run(Table(np.roll(9.0 * np.eye(30), 1, axis=1) + np.random.default_rng(0).normal(size=(30, 30))), 30)
-    assert got.r_at_1.value < 0.35 and "not to be told from guessing" in got.reading
+    assert got.r_at_1.value < 0.35 and got.r_at_1.standing != "costs"
 
 
-def test_captions_that_prefer_other_images_are_called_worse_than_guessing() -> None:
+def test_captions_that_prefer_other_images_are_no_better_than_guessing() -> None:
     got = run(Table(-9.0 * np.eye(60)), 60)
-    assert got.r_at_1.value == 0 and "worse than guessing" in got.reading
-    assert "less likely than another image" in got.reading
+    assert got.r_at_1.value == 0 and got.r_at_1.standing == "ruled out"
+    assert "less likely than another image" in amounts(got)
+
+
+def test_a_share_is_above_chance_only_where_its_99_percent_bound_is() -> None:
+    values = np.array([1.0] * 14 + [0.0] * 46)
+    got = bootstrap_mean(values, np.arange(60), np.random.default_rng(0), margin=1 / 6)
+    assert got.lower99 < got.ci95[0] < got.ci95[1] < got.upper99
+    assert got.lower99 < 1 / 6 < got.upper99 and got.standing == "open"
+    assert bootstrap_mean(values, np.arange(60), np.random.default_rng(0), margin=0.1).standing == "costs"
+    assert bootstrap_mean(values, np.arange(60), np.random.default_rng(0), margin=0.4).standing == "ruled out"
+    exact = bootstrap_mean(np.zeros(20), np.arange(20), np.random.default_rng(0), margin=0.2)
+    assert exact.upper99 == pytest.approx(1 - 0.01 ** (1 / 20)) and exact.standing == "open"
 
 
 def test_images_that_come_twice_are_one_cluster() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from eyechart.reporting.conclusions import said
 from eyechart.reporting.wording import between, percent, plain, signed
-from eyechart.results import Ablation, Coverage, Decomposition, Internals, Look, Results, Training
+from eyechart.results import Ablation, Coverage, Decomposition, Internals, Look, Matching, Results, Training
 from eyechart.verdict.onset import onset
 
 GATES = ("shuffled", "zero", "noise")
@@ -63,6 +63,30 @@ def coverage(counted: Coverage) -> str:
         f"{plain(counted.truncated_pct)}% of {counted.samples:,} samples are cut at max_seq_len {counted.max_seq_len} "
         f"({counted.smallest_max_seq_len} is enough)."
     )
+
+
+def amounts(found: Matching) -> str:
+    """How much the own image tells: the gain over another image, and the information that both share at least."""
+    if found.problem is not None:
+        return ""
+    sentences, gain, bound = [], found.image_specific_gain, found.infonce
+    if gain.value is not None:
+        direction = "likelier" if gain.value >= 0 else "less likely"
+        size = plain(abs(gain.value))
+        sentences.append(
+            f"Its own image makes a caption {size} nats {direction} than another image does{between(gain.ci95)}."
+        )
+    if bound.standing == "costs" and bound.value is not None and bound.lower99 is not None:
+        ceiling = ", close to the most that so many images can show: it may be much more" * found.infonce_saturated
+        sentences.append(
+            f"Caption and image share at least {plain(bound.lower99)} nats of information (estimate "
+            f"{plain(bound.value)}{ceiling})."
+        )
+    if found.hard_r_at_1.value is None:
+        sentences.append(
+            "How alike the images look was not measured, so there are no figures for the most similar wrong images."
+        )
+    return " ".join(sentences)
 
 
 def decomposition(split: Decomposition, ablation: Ablation) -> str:

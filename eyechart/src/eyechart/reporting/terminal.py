@@ -117,11 +117,15 @@ def _details(results: Results, ablation: Ablation) -> Iterator[tuple[str, str]]:
         "pattern": said(results, "pattern"),
         "reading of the order": said(results, "order"),
         "information": f"{said(results, 'information')} {split}",
-        "matching": " ".join(said(results, topic) for topic in _MATCHING),
+        "matching": " ".join([*(said(results, topic) for topic in _MATCHING), _amounts(ablation)]),
         "words": said(results, "words"),
         "connector": readings.connector(ablation.connector) if ablation.connector else "",
     }
     yield from ((name, sentence) for name, sentence in sentences.items() if sentence.strip())
+
+
+def _amounts(ablation: Ablation) -> str:
+    return readings.amounts(ablation.matching) if ablation.matching else ""
 
 
 def _table(page: _Page, ablation: Ablation) -> Table:

@@ -155,7 +155,7 @@ def _infonce(
     for fitted_S, reported_S in ((first_S, ~first_S), (~first_S, first_S)):
         temperatures.append(best_temperature(own_S[fitted_S], others_SK[fitted_S]))
         terms_S[reported_S] = infonce_terms(own_S[reported_S], others_SK[reported_S], temperatures[-1])
-    return bootstrap_mean(terms_S, images_S, generator), math.sqrt(temperatures[0] * temperatures[1])
+    return bootstrap_mean(terms_S, images_S, generator, 0.0, share=False), math.sqrt(temperatures[0] * temperatures[1])
 
 
 def _gain(own_S: FloatArray, others_SK: FloatArray, images_S: IntArray, donors_SK: IntArray) -> Estimated:

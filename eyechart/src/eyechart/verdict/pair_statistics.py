@@ -35,7 +35,11 @@ def as_result(found: Estimate, margin: float = 0.0) -> Estimated:
 
 
 def bootstrap_mean(
-    values_S: FloatArray, clusters_S: IntArray, generator: np.random.Generator, margin: float | None = None
+    values_S: FloatArray,
+    clusters_S: IntArray,
+    generator: np.random.Generator,
+    margin: float | None = None,
+    share: bool = True,
 ) -> Estimated:
     """Mean over captions with a percentile bootstrap interval; captions of one image are drawn together.
 
@@ -48,6 +52,7 @@ def bootstrap_mean(
         clusters_S: cluster ids of their images.
         generator: draws the resamples.
         margin: what the mean is held against, such as chance; None claims nothing.
+        share: whether values of 0 and 1 are misses and hits.
     """
     from scipy import stats  # takes a second, which only who asks for matching should wait for
 
@@ -57,7 +62,7 @@ def bootstrap_mean(
         return _held(Estimated(value=value), None, margin)
     if np.ptp(values_S) == 0:
         value = float(values_S[0])  # the mean of equal numbers can be off in its last digit, and chance is exact
-        if value not in (0.0, 1.0):
+        if not share or value not in (0.0, 1.0):
             return _held(Estimated(value=value, se=0.0, ci95=(value, value)), (value, value), margin)
         exact = stats.binomtest(round(value * len(ids)), len(ids))
         low, high = exact.proportion_ci(_LEVEL)
