@@ -13,12 +13,10 @@ from eyechart.results import (
     Decile,
     Decomposition,
     Internals,
-    Look,
     Matching,
     Results,
     Training,
 )
-from eyechart.verdict.onset import onset
 
 GATES = ("shuffled", "zero", "noise")
 
@@ -117,21 +115,6 @@ def training_loss(training: Training) -> str:
         f"Training loss {plain(first.train)} in the first epoch, {plain(last.train)} in the last{held_out}. "
         "That it falls does not show that pictures are read."
     )
-
-
-def training_gaps(looks: Sequence[Look], margin: float) -> str:
-    """When the gap of shuffled opened."""
-    first, last = onset(looks, margin), looks[-1]
-    end = f"At step {last.step:,} it is {signed(last.gap_shuffled)}, that of zero {signed(last.gap_zero)}."
-    if first == len(looks):
-        return f"The gap of shuffled does not stay above {margin:g}: the connector never begins to look. {end}"
-    if first == 0:
-        return (
-            f"The gap of shuffled is above {margin:g} from the first look on, at step {looks[0].step:,}: the connector "
-            f"began to look before that. {end}"
-        )
-    since = f"From step {looks[first].step:,} on the gap of shuffled stays above {margin:g}"
-    return f"{since}: there it begins to look. {end}"
 
 
 def coverage(counted: Coverage) -> str:
