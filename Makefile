@@ -11,7 +11,7 @@ PYTHON = $(shell for candidate in python3.11 python3.12 python3 python; do \
 	>/dev/null 2>&1 && { command -v "$$candidate"; break; }; done)
 
 .PHONY: help trial test lint wheels test-wheels \
-	bench bench-coverage bench-memory bench-kill bench-fuzz bench-faults bench-golden bench-stacks
+	bench bench-coverage bench-looks bench-memory bench-kill bench-fuzz bench-faults bench-golden bench-stacks
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ bench: $(VENV)/.run-ready ## how well the trained connectors write, 20 seeds and
 
 bench-coverage: $(VENV)/.run-ready ## do the 95% intervals hold the truth 95% of the time: 2,000 simulated runs
 	$(BIN)/python benchmarks/coverage.py --runs 2000
+
+bench-looks: $(VENV)/.run-ready ## how often does a run say falsely that it begins to look: 5,000 simulated runs
+	$(BIN)/python benchmarks/looks_error.py --runs 5000
 
 bench-memory: $(VENV)/.dev-ready ## anonymous memory at 500 and at 10,000 samples, training and check 1
 	$(BIN)/python benchmarks/memory.py

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+import looks_error
 from eyechart.results import Look
 from eyechart.seam import IGNORE_INDEX, VisualTokens
+from eyechart.verdict.standing import shared_level, stand_gap
+from eyechart.verdict.statistics import clusters_of, estimate
 from qwen3_vlm.build import build_model, prepare_data
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.train.looks import (
@@ -23,10 +26,12 @@ from qwen3_vlm.train.looks import (
     forget_looks,
     look_steps,
     read_looks,
-    read_onset,
+    shuffled_gap,
     start_looking,
 )
 from tiny_runs import LAST_STEP, TinyWorld, log_of, make_world, same, weights_of
+
+MARGIN = 0.05
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +112,7 @@ def fresh(world: TinyWorld) -> tuple[VLM, Looking]:
     config = world.config("fresh", train__ablate_every=3)
     prepared = prepare_data(config)
     vlm = build_model(config, prepared.inputs)
-    looking = start_looking(look_steps(3, LAST_STEP, 36), vlm, prepared.train, config.seed)
+    looking = start_looking(look_steps(3, LAST_STEP, 36), vlm, prepared.train, MARGIN, config.seed)
     assert looking is not None
     return vlm, looking
 
@@ -130,6 +135,96 @@ def test_a_look_is_the_plain_scoring_of_its_samples(world: TinyWorld) -> None:
     zero_S = sums(visual.map(torch.zeros_like))
     assert look.gap_zero == pytest.approx((zero_S - correct_S).sum() / tokens, abs=1e-5)
     assert look.r_at_1 == pytest.approx((wrong_KS > correct_S).all(axis=0).mean())
+    tokens_S = np.array([int((labels_T != IGNORE_INDEX).sum()) for labels_T in batch.labels_BT])
+    images_S = clusters_of([sample.image_hash for sample in batch.samples])
+    wrong = estimate((wrong_KS - correct_S).T, tokens_S, images_S, looking.donors_SK)
+    zeroed = estimate((zero_S - correct_S)[:, None], tokens_S, images_S)
+    level = shared_level(3)
+    assert look.se_shuffled == pytest.approx(wrong.se, rel=1e-2) and look.se_zero == pytest.approx(zeroed.se, rel=1e-2)
+    assert look.lower_shuffled == pytest.approx(wrong.lower(level), rel=1e-2)
+    assert look.upper_shuffled == pytest.approx(wrong.upper(level), rel=1e-2)
+    assert look.shuffled == stand_gap(wrong, MARGIN, level, level).standing
+    assert look.zero == stand_gap(zeroed, 0.0, level, level).standing
+
+
+def test_zeros_that_differ_from_the_own_pictures_in_their_last_digits_only_are_ruled_out(
+    world: TinyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vlm, looking = fresh(world)
+    encode = VLM.encode
+    monkeypatch.setattr(VLM, "encode", lambda self, batch: encode(self, batch).map(torch.zeros_like))
+    look = looking.look(vlm, 5)
+    assert look is not None and abs(look.gap_zero) < 1e-6
+    assert (look.shuffled, look.zero, look.se_zero) == ("ruled out", "ruled out", 0.0)
+
+
+def test_a_look_scores_each_pair_and_each_caption_with_zeros_once(
+    world: TinyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vlm, looking = fresh(world)
+    scored: list[int] = []
+    nll, pair_nll = VLM.nll, VLM.pair_nll
+    monkeypatch.setattr(VLM, "nll", lambda *given: scored.append(len(given[1])) or nll(*given))
+    monkeypatch.setattr(VLM, "pair_nll", lambda *given: scored.append(len(given[1])) or pair_nll(*given))
+    looking.look(vlm, 5)
+    assert sum(scored) == len(looking.pairs_P2) + SAMPLES
+
+
+def others(size: int) -> np.ndarray:
+    """Everybody else's picture, [S,S-1]."""
+    return np.array([[donor for donor in range(size) if donor != own] for own in range(size)])
+
+
+@pytest.mark.parametrize(
+    ("differences", "variance"),
+    [
+        # Deviations from the gap of 1 sum to 2, -1, -1 by own picture and to 4, -2, -2 by both roles, 12 over pairs:
+        # plain 3/2 * 6/36, dyadic 3/2 * (24 - 12)/36.
+        ([[2, 2], [2, -1], [2, -1]], 0.5),
+        # 1, -1, 0 by own picture and 0 by both roles, 2 over pairs: plain 3/2 * 2/36, dyadic below 0.
+        ([[2, 1], [0, 1], [1, 1]], 1 / 12),
+    ],
+    ids=["one vivid picture", "own and donor cancel"],
+)
+def test_the_error_of_a_wrong_picture_is_the_larger_of_dyadic_and_plain(
+    differences: list[list[float]], variance: float
+) -> None:
+    found, _ = shuffled_gap(np.array(differences, float), np.ones(3, int), np.arange(3), others(3), MARGIN, 1)
+    assert found.gap == pytest.approx(1) and found.se == pytest.approx(math.sqrt(variance)) and found.clusters == 3
+
+
+@pytest.mark.parametrize(
+    ("differences", "looks", "standing"),
+    [
+        ([[1.1, 1.1], [1.1, 0.8], [1.1, 0.8]], 1, "costs"),
+        ([[1.1, 1.1], [1.1, 0.8], [1.1, 0.8]], 7, "open"),
+        ([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]], 7, "ruled out"),
+        ([[0.04, 0.04], [0.04, 0.04], [0.04, 0.04]], 7, "ruled out"),
+    ],
+    ids=["one look", "seven looks share the error", "no difference", "surely below the margin"],
+)
+def test_a_look_stands_by_bounds_at_the_level_that_all_looks_share(
+    differences: list[list[float]], looks: int, standing: str
+) -> None:
+    found, stood = shuffled_gap(np.array(differences), np.ones(3, int), np.arange(3), others(3), MARGIN, looks)
+    level = 1 - 0.01 / looks
+    quantile = (2 * level - 1) / math.sqrt(2 * level * (1 - level))  # Student's t with 2 degrees of freedom
+    assert stood.standing == standing and found.se is not None
+    assert stood.lower == pytest.approx(found.gap - quantile * found.se)
+    assert stood.upper == pytest.approx(found.gap + quantile * found.se)
+
+
+def test_captions_of_one_picture_alone_leave_a_look_open() -> None:
+    differences, donors = np.ones((2, 1)), np.array([[1], [0]])
+    found, stood = shuffled_gap(differences, np.ones(2, int), np.zeros(2, int), donors, MARGIN, 7)
+    assert found.se is None and stood.standing == "open" and stood.lower is None
+
+
+def test_false_onsets_stay_at_one_run_in_a_hundred_for_normal_noise_and_not_for_a_few_harmed_captions() -> None:
+    assert looks_error.simulate("normal", looks_error.MARGIN, 200).independent <= 0.03
+    assert looks_error.simulate("normal", 0.0, 50).independent == 0
+    assert looks_error.simulate("harmed", looks_error.MARGIN, 200).independent > 0.1
+    assert not looks_error.acceptable("normal", 0.1, 200) and looks_error.acceptable("normal", 0.01, 200)
 
 
 def test_the_other_pictures_differ_from_the_own_one_in_image_and_caption(world: TinyWorld) -> None:
@@ -170,18 +265,12 @@ def look(step: int, gap: float) -> Look:
     return Look(step=step, correct=1.0, gap_shuffled=gap, gap_zero=0.5, r_at_1=0.75, k=8)
 
 
-def test_the_onset_lies_between_the_last_look_without_a_gap_and_the_next() -> None:
-    looks = [look(58, 0.0), look(115, 0.2), look(230, 0.04), look(460, 0.3), look(919, 2.0)]
-    assert read_onset(looks, 0.05) == (
-        "The connector began to look at the picture between step 230 and step 460; at step 919 a wrong picture costs "
-        "+2.000 nats per token, and a caption prefers its own among 8 pictures in 75% of cases (guessing: 12%)."
+def test_a_line_of_an_older_looks_file_is_read_and_both_its_gaps_are_open(tmp_path: Path) -> None:
+    (tmp_path / LOOKS_NAME).write_text(
+        '{"step": 58, "correct": 1.0, "gap_shuffled": 2.0, "gap_zero": 0.5, "r_at_1": 0.75, "k": 8, "seconds": 0.1}\n'
     )
-
-
-def test_a_gap_in_every_look_and_in_none() -> None:
-    assert "before the first look, at step 58;" in read_onset([look(58, 0.1), look(115, 0.2)], 0.05)
-    assert "had not begun" in read_onset([look(58, 0.1), look(115, 0.05)], 0.05)
-    assert read_onset([], 0.05) == ""
+    (older,) = read_looks(tmp_path)
+    assert (older.shuffled, older.zero, older.se_shuffled) == ("open", "open", None)
 
 
 def test_a_torn_line_is_named_with_its_file(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ import torch
 from eyechart.exits import FaultsFoundError, NamedInputError, NonFiniteError
 from eyechart.faults.pairing import Association, Pairing
 from eyechart.faults.table import finding
-from eyechart.results import Look
+from eyechart.results import Look, Standing
 from qwen3_vlm.build import build_model, prepare_data
 from qwen3_vlm.commands.loaded import load
 from qwen3_vlm.commands.scoring import training_of_run
+from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight import Preflight
 from qwen3_vlm.train import findings_log, judging, loop, readiness, watch
 from qwen3_vlm.train.checkpoint import load_checkpoint, save_checkpoint
@@ -235,64 +236,111 @@ def test_a_value_that_is_not_finite_is_written_down(world: TinyWorld, monkeypatc
 # --- the end of a run -----------------------------------------------------------------------------------------------
 
 
-def looks(*gaps: float, zero: float = 0.0) -> list[Look]:
+NO, YES, OPEN = "ruled out", "costs", "open"
+
+
+def looks(*shuffled: Standing, zero: Standing = NO, losses: tuple[float, ...] = ()) -> list[Look]:
+    """At steps 0, 10, 20 ..., with gaps of 1 that nobody may judge."""
     return [
-        Look(step=10 * i, correct=1.0, gap_shuffled=gap, gap_zero=zero, r_at_1=0.125, k=8) for i, gap in enumerate(gaps)
+        Look(step=10 * i, correct=losses[i] if losses else 1.0, gap_shuffled=1.0, gap_zero=1.0, shuffled=s, zero=zero)
+        for i, s in enumerate(shuffled)
     ]
 
 
 @pytest.mark.parametrize(
     ("seen", "expected"),
     [
-        (looks(0.0, 0.01, 0.4), []),
-        (looks(0.0, 0.0), []),
-        (looks(0.0, 0.001, 0.002), [("under-trained", "note")]),
-        (looks(0.0, 0.001, 0.002, zero=0.9), [("constant-prompt", "warning")]),
+        (looks(NO, NO, YES), []),
+        (looks(NO, NO), []),
+        (looks(NO, OPEN, NO), []),
+        (looks(NO, NO, OPEN), []),
+        (looks(NO, NO, NO, zero=OPEN), []),
+        ([*looks(NO, NO, zero=YES), *looks(NO, NO, NO)[2:]], []),
+        (looks(NO, NO, NO), [("under-trained", "note")]),
+        (looks(YES, NO, NO), [("under-trained", "note")]),
+        (looks(NO, NO, NO, zero=YES), [("constant-prompt", "warning")]),
     ],
-    ids=["opened", "too few looks", "never opened", "zeros are worse"],
+    ids=[
+        *("opened", "too few looks", "open before", "open at last", "zeros open", "zeros now so, now so"),
+        *("never opened", "closed again", "zeros cost"),
+    ],
 )
-def test_a_gap_that_never_opens_is_named(seen: list[Look], expected: list[tuple[str, str]]) -> None:
+def test_a_gap_that_never_opens_is_named_by_standings_alone(seen: list[Look], expected: list[tuple[str, str]]) -> None:
     found = watch.end_findings(make_vlm(), [], 0, seen)  # type: ignore[arg-type]
     assert [(f.code, f.severity) for f in found] == expected
 
 
+@pytest.mark.parametrize("zero", [NO, YES])
+def test_nobody_is_told_to_train_longer_where_the_held_out_loss_rises(zero: Standing) -> None:
+    falling, rising = (
+        watch.never_opened(looks(NO, NO, NO, zero=zero, losses=losses))[0].fix
+        for losses in ((3.0, 2.5, 2.4), (3.0, 2.4, 2.5))
+    )
+    assert falling.endswith("then train longer or with a higher train.lr")
+    assert rising.endswith("has risen from 2.400 at step 10 to 2.500 at step 20") and "train longer" not in rising
+
+
 @pytest.mark.parametrize(
-    ("gaps", "step", "said"),
+    ("shuffled", "step", "said"),
     [
-        ((0.0, 0.0, 0.001), 40, True),
-        ((0.0, 0.0, 0.001), 20, False),
-        ((0.0, 0.0, 0.001), 80, False),
-        ((0.0, 0.1, 0.4), 40, False),
+        ((NO, NO, NO), 40, True),
+        ((NO, NO, NO), 20, False),
+        ((NO, NO, NO), 80, False),
+        ((NO, NO, OPEN), 40, False),
+        ((NO, YES, YES), 40, False),
     ],
-    ids=["closed past half", "too early to tell", "the end has its own word", "open"],
+    ids=["closed past half", "too early to tell", "the end has its own word", "undecided", "open"],
 )
 def test_a_gap_that_is_still_closed_past_half_of_a_run_is_said_at_once(
-    gaps: tuple[float, ...], step: int, said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shuffled: tuple[Standing, ...], step: int, said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for look in looks(*gaps):
+    for look in looks(*shuffled):
         append_look(tmp_path, look)
     run = SimpleNamespace(folder=tmp_path, step=step, looking=SimpleNamespace(steps=[10, 20, 40, 80]))
     judging.watch_look(run)  # type: ignore[arg-type]
     assert ("so far note under-trained" in capsys.readouterr().err) == said
 
 
-def test_a_loss_above_that_of_the_text_alone_is_a_plateau(world: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    from qwen3_vlm.build import build_model
-    from qwen3_vlm.models.vlm import VLM
-
-    config = world.config("plateau")
-    prepared = prepare_data(config)
-    vlm = build_model(config, prepared.inputs)
+@pytest.mark.parametrize(
+    ("helped", "named"),
+    [
+        ((0.5, 0.4, 0.6, 0.5), False),
+        ((0.0, 0.0, 0.0, 0.0), True),
+        ((-0.5, -0.4, -0.6, -0.5), True),
+        ((-0.5, 0.4, -0.6, 0.5), False),
+        ((-0.1, 0.0, -0.2, 0.0), False),
+    ],
+    ids=["images help", "no difference at all", "images harm", "undecided", "a little worse, by chance"],
+)
+def test_images_that_surely_do_not_help_at_the_end_are_named(
+    world: TinyWorld, monkeypatch: pytest.MonkeyPatch, helped: tuple[float, ...], named: bool
+) -> None:
+    prepared = prepare_data(world.config("plateau"))
+    vlm = build_model(world.config("plateau"), prepared.inputs)
     nll = VLM.nll
 
-    def helped(self: Any, batch: Any, visual: Any, by: float) -> Any:
+    def made_up(self: Any, batch: Any, visual: Any) -> Any:
+        """A loss of 1 for every token of the text alone; each sample is helped by its own amount."""
         made = nll(self, batch, visual)
-        return replace(made, nll_N=made.nll_N * 0 + (1.0 if visual is None else 1.0 - by))
+        by_B = torch.zeros(len(batch)) if visual is None else torch.tensor(helped)
+        return replace(made, nll_N=1 - by_B.repeat_interleave(made.counts_B))
 
-    for by, codes in ((0.5, []), (0.0, ["under-trained"]), (-0.5, ["under-trained"])):
-        monkeypatch.setattr(VLM, "nll", lambda self, batch, visual, by=by: helped(self, batch, visual, by))
-        found = watch.end_findings(vlm, prepared.eval, prepared.inputs.pad_id, [])
-        assert [f.code for f in found] == codes
+    monkeypatch.setattr(VLM, "nll", made_up)
+    found = watch.end_findings(vlm, prepared.eval, prepared.inputs.pad_id, [])
+    assert [f.code for f in found] == (["under-trained"] if named else [])
+
+
+def test_a_loss_that_is_not_finite_at_the_end_is_no_plateau(world: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = prepare_data(world.config("plateau"))
+    vlm = build_model(world.config("plateau"), prepared.inputs)
+    nll = VLM.nll
+
+    def spoilt(self: Any, batch: Any, visual: Any) -> Any:
+        made = nll(self, batch, visual)
+        return made if visual is None else replace(made, nll_N=made.nll_N * float("nan"))
+
+    monkeypatch.setattr(VLM, "nll", spoilt)
+    assert watch.end_findings(vlm, prepared.eval, prepared.inputs.pad_id, []) == []
 
 
 # --- resuming -------------------------------------------------------------------------------------------------------

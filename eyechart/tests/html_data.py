@@ -237,7 +237,19 @@ def make_full_results(pictures: Path, count: int = 40, **changes: Any) -> Result
             for i, (t, e) in enumerate([(0.67, 0.3), (0.22, 0.2), (0.16, 0.17)])
         ],
         looks=[
-            Look(step=s, correct=4.0 / (1 + i), gap_shuffled=max(0.0, 0.6 * (i - 2)), gap_zero=0.2 * i, r_at_1=0.5, k=8)
+            Look(
+                step=s,
+                correct=4.0 / (1 + i),
+                gap_shuffled=(gap := max(0.0, 0.6 * (i - 2))),
+                gap_zero=0.2 * i,
+                se_shuffled=0.01,
+                shuffled="costs" if gap else "ruled out",
+                zero="costs" if i else "open",
+                lower_shuffled=gap - 0.04,
+                upper_shuffled=gap + 0.04,
+                r_at_1=0.5,
+                k=8,
+            )
             for i, s in enumerate(steps)
         ],
     )

@@ -23,6 +23,7 @@ from eyechart.data.choice import even_choice
 from eyechart.reporting import plots
 from eyechart.reporting.definitions import DEFINITIONS
 from eyechart.reporting.html import docs_link, render_html
+from eyechart.reporting.looks import read_onset
 from eyechart.reporting.output import command_line
 from eyechart.reporting.readings import GATES
 from eyechart.reporting.tiles import standing
@@ -535,6 +536,21 @@ def test_steps_are_labelled_plainly_at_looks(drawn: dict[str, Figure], first: in
     assert [label.get_text() for label in axes.get_xticklabels(minor=True) if label.get_text()] == []
     marked = {*axes.get_xticks(), *axes.get_xticks(minor=True)}
     assert {float(step) for step in steps} <= marked
+
+
+def test_the_gaps_at_looks_are_drawn_with_the_bounds_that_they_are_judged_by(drawn: dict[str, Figure]) -> None:
+    bare = Look(step=10, correct=1.0, gap_shuffled=0.1, gap_zero=0.2)
+    bounded = bare.model_copy(update={"step": 20, "lower_shuffled": 0.06, "upper_shuffled": 0.14})
+    plots.training_gaps([bare, bounded], "", "gaps")
+    zero_line, bounds, *gaps = drawn["gaps"].axes[0].lines
+    assert len(gaps) == 2 and list(bounds.get_xdata()) == [20, 20] and list(bounds.get_ydata()) == [0.06, 0.14]
+
+
+def test_the_page_says_of_the_looks_what_the_terminal_says(pictures: Path, page: Page) -> None:
+    training = make_full_results(pictures).training
+    assert training is not None
+    said = read_onset(training.looks)
+    assert "between step 20 and step 80;" in said and said in page.text
 
 
 def test_a_far_limit_does_not_squash_the_lengths(drawn: dict[str, Figure]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from eyechart.reporting.readings import pattern, training_gaps
-from eyechart.results import Ablation, Condition, Look
+from eyechart.reporting.readings import pattern
+from eyechart.results import Ablation, Condition
 from report_data import make_ablation
 
 MARGIN = 0.05
@@ -41,13 +41,3 @@ def test_the_pattern_is_named_only_as_far_as_the_intervals_go(
     gaps: tuple[tuple[float, float], tuple[float, float], tuple[float, float]], said: str
 ) -> None:
     assert said in pattern(ablation(*gaps))
-
-
-def look(step: int, gap: float) -> Look:
-    return Look(step=step, correct=1.0, gap_shuffled=gap, gap_zero=1.0)
-
-
-def test_a_gap_that_is_open_at_the_first_look_began_before_it() -> None:
-    assert "began to look before that" in training_gaps([look(10, 0.5), look(20, 0.6)], MARGIN)
-    assert "From step 20 on" in training_gaps([look(10, 0.0), look(20, 0.6)], MARGIN)
-    assert "never begins to look" in training_gaps([look(10, 0.5), look(20, 0.0)], MARGIN)

@@ -139,8 +139,9 @@ class TrainConfig(Section):
     ablate_every: Literal["off", "log"] | int = "log"
     """Look at 16 held-out samples while training, to see when the connector begins to read the picture. A number:
     every so many steps. log: seven times, each at twice the step of the one before, the last at the end; fewer in a
-    run so short that they would cost more than a twentieth of it. off: never. Written to looks.jsonl; no look changes
-    a weight or draws from a generator of the training."""
+    run so short that they would cost more than a twentieth of it. off: never. Written to looks.jsonl with where each
+    gap stands (costs, ruled out or open), by bounds that all looks of the run share; no look changes a weight or draws
+    from a generator of the training."""
 
     @field_validator("ablate_every", mode="before")
     @classmethod

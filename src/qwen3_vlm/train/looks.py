@@ -1,7 +1,9 @@
 """Looks while training: a fixed handful of held-out samples, scored with their own pictures, with others, with zeros.
 
 A look tells when the connector begins to carry the picture, long before the loss says so. It is an indication, not
-check 1: 16 samples, no interval, no verdict.
+check 1: 16 samples, and no verdict. Where its two gaps stand is decided here, once, when it is taken: that of shuffled
+against the margin of check 1, that of zeros against 0, with bounds at a level that all looks of the run share. What
+that bound on errors is worth on 16 samples: `onset`.
 
 No look changes a weight or draws from a generator of the training, so that a run with looks is bit for bit the run
 without. The main process takes them alone; the others wait at the next sum over processes.
@@ -15,7 +17,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,8 +28,8 @@ from eyechart.scoring.batching import collate
 from eyechart.scoring.matching import recall_at_1
 from eyechart.scoring.pairs import Captions, draw_candidates, score_pairs
 from eyechart.seam import Batch, IntArray, Sample, VisualTokens
-from eyechart.verdict.onset import onset
-from eyechart.verdict.statistics import clusters_of
+from eyechart.verdict.standing import Stand, shared_level, stand_gap
+from eyechart.verdict.statistics import Estimate, FloatArray, Pairs, clusters_of, estimate
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.train.update import SampleSource
 
@@ -38,6 +39,8 @@ TRAINED_PER_LOOK = 1000
 _SEARCHED = 64
 """Held-out samples among which 16 are sought whose image can be read."""
 _PAIRS_AT_ONCE = 64
+_LAST_DIGITS = 1e-5
+"""Of a caption's loss: less is what `pair_nll` and `nll` differ by in float32 (measured 3e-8), and no gap to zeros."""
 
 
 def look_steps(every: str | int, total_steps: int, samples: int) -> list[int]:
@@ -69,6 +72,10 @@ class Looking:
     donors_SK: IntArray
     """The other pictures that each caption is tried with."""
     pairs_P2: IntArray
+    images_S: IntArray
+    """A number for each distinct picture among the samples: the clusters of both gaps."""
+    margin: float
+    """What the gap to wrong pictures must exceed, nats per label token: that of check 1."""
 
     @property
     def k(self) -> int:
@@ -87,31 +94,69 @@ class Looking:
         samples = self.batch.samples
         scores = score_pairs(vlm, Captions(samples, visual), self.pairs_P2, _PAIRS_AT_ONCE)
         zeros = VisualTokens(tuple(torch.zeros_like(layer) for layer in visual.layers))
-        zero = float(vlm.nll(self.batch, zeros).nll_N.double().sum())
+        blind = vlm.nll(self.batch, zeros)
+        zero = float(blind.nll_N.double().sum())
         captions_S = np.arange(len(samples))
         own_S = scores.of(captions_S, captions_S)
         others_SK = scores.of(captions_S[:, None], self.donors_SK)
         if not (np.isfinite(scores.scores_P).all() and math.isfinite(zero)):
             return None
-        tokens = sum(sample.label_tokens for sample in samples)
+        tokens_S = np.array([sample.label_tokens for sample in samples], dtype=np.int64)
+        tokens = int(tokens_S.sum())
+        wrong_SK = own_S[:, None] - others_SK
+        wrong, stood = shuffled_gap(wrong_SK, tokens_S, self.images_S, self.donors_SK, self.margin, len(self.steps))
+        zero_S = np.array([float(nll_T.double().sum()) for nll_T in blind.per_sample()])
+        gained_S = np.where(np.abs(zero_S + own_S) < _LAST_DIGITS * np.abs(own_S), 0.0, zero_S + own_S)
+        zeroed = estimate(gained_S[:, None], tokens_S, self.images_S)
+        level = shared_level(len(self.steps))
         return Look(
             step=step,
             correct=-float(own_S.sum()) / tokens,
-            gap_shuffled=float((own_S[:, None] - others_SK).mean(axis=1).sum()) / tokens,
+            gap_shuffled=float(wrong_SK.mean(axis=1).sum()) / tokens,
             gap_zero=(zero + float(own_S.sum())) / tokens,
+            se_shuffled=wrong.se,
+            se_zero=zeroed.se,
+            shuffled=stood.standing,
+            zero=stand_gap(zeroed, 0.0, level, level).standing,
+            lower_shuffled=stood.lower,
+            upper_shuffled=stood.upper,
             r_at_1=float(recall_at_1(own_S, others_SK).mean()),
             k=self.k,
             seconds=time.monotonic() - began,
         )
 
 
-def start_looking(steps: list[int], vlm: VLM, source: SampleSource, seed: int) -> Looking | None:
+def shuffled_gap(
+    differences_SK: FloatArray,
+    tokens_S: IntArray,
+    images_S: IntArray,
+    donors_SK: IntArray,
+    margin: float,
+    looks: int,
+) -> tuple[Estimate, Stand]:
+    """The gap to wrong pictures at one look, and where it stands.
+
+    Args:
+        differences_SK: loss with each wrong picture minus that with the own one, nats per caption.
+        tokens_S: label tokens of each caption.
+        images_S: a number for each distinct picture.
+        donors_SK: whose pictures the wrong ones are.
+        margin: nats per label token.
+        looks: of the whole run; each bound is at the level that they share.
+    """
+    found = Pairs.of(differences_SK, tokens_S, images_S, donors_SK).estimate()
+    level = shared_level(looks)
+    return found, stand_gap(found, margin, level, level)
+
+
+def start_looking(steps: list[int], vlm: VLM, source: SampleSource, margin: float, seed: int) -> Looking | None:
     """Choose the samples of a run's looks; None where there is nothing to look at or no step to do it.
 
     Args:
         steps: after which to look.
         vlm: the model; its tower runs once over the samples.
         source: the held-out set.
+        margin: `ablation.margin_shuffled`.
         seed: draws the other pictures.
     """
     chosen = _choose(source) if steps else []
@@ -126,7 +171,7 @@ def start_looking(steps: list[int], vlm: VLM, source: SampleSource, seed: int) -
     with torch.no_grad():
         features_BPV = vlm.features(batch)
     batch = replace(batch, pixels_BCHW=None, features_BPV=features_BPV)
-    return Looking(steps, batch, found.random_SK, found.pairs())
+    return Looking(steps, batch, found.random_SK, found.pairs(), images_S, margin)
 
 
 def _choose(source: SampleSource) -> list[Sample]:
@@ -152,33 +197,6 @@ def plan_line(looking: Looking | None, every: str | int) -> list[str]:
         ]
     steps = ", ".join(map(str, looking.steps[:MOST_LOOKS])) + (", ..." if len(looking.steps) > MOST_LOOKS else "")
     return [f"looks: at {len(looking.batch)} held-out samples, {len(looking.steps)} times, at step {steps}"]
-
-
-def look_line(look: Look) -> str:
-    """One look for people."""
-    share = "" if look.r_at_1 is None else f" | own picture first of {look.k}: {look.r_at_1:.0%}"
-    return (
-        f"look at step {look.step} | loss {look.correct:.3f} | wrong picture {look.gap_shuffled:+.3f} | "
-        f"zeros {look.gap_zero:+.3f}{share}"
-    )
-
-
-def read_onset(looks: Sequence[Look], margin: float) -> str:
-    """At which step the connector began to look (see `onset`), in a sentence; empty without looks."""
-    if not looks:
-        return ""
-    last = looks[-1]
-    seen = f"at step {last.step} a wrong picture costs {last.gap_shuffled:+.3f} nats per token"
-    if last.r_at_1 is not None:
-        seen += f", and a caption prefers its own among {last.k} pictures in {last.r_at_1:.0%} of cases"
-        seen += f" (guessing: {1 / last.k:.0%})"
-    first = onset(looks, margin)
-    if first == len(looks):
-        return f"The connector had not begun to look at the picture: {seen}."
-    since = f"before the first look, at step {looks[0].step}"
-    if first:
-        since = f"between step {looks[first - 1].step} and step {looks[first].step}"
-    return f"The connector began to look at the picture {since}; {seen}."
 
 
 _LOG = Log(LOOKS_NAME, "a look", Look, lambda look: look.step)

@@ -16,13 +16,14 @@ from torch.utils.data import DataLoader
 from eyechart.data.dataset import count_rejects, judge_rejects, too_many_rejected
 from eyechart.exits import NonFiniteError
 from eyechart.progress import duration, progress_bar, say
+from eyechart.reporting.looks import look_line
 from eyechart.scoring.batching import collate
 from eyechart.seam import Batch, Reject
 from qwen3_vlm.build import backbone_identities
 from qwen3_vlm.train.checkpoint import Payload, connector_state, prune_checkpoints, save_checkpoint
 from qwen3_vlm.train.guards import memory_explained
 from qwen3_vlm.train.judging import note_non_finite, watch_epoch, watch_look, watch_update
-from qwen3_vlm.train.looks import append_look, look_line
+from qwen3_vlm.train.looks import append_look
 from qwen3_vlm.train.run import Run
 from qwen3_vlm.train.schedule import Window, learning_rate, micro_batches
 from qwen3_vlm.train.train_utils import LOG_NAME, EpochProgress, EpochRecord, append_record

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 
 from eyechart.files import write_atomic
 from eyechart.models.device import choose_device
+from eyechart.reporting.looks import read_onset
 from qwen3_vlm.build import build_model, prepare_data
 from qwen3_vlm.config import Config
 from qwen3_vlm.data.splits import save_split
@@ -23,7 +24,7 @@ from qwen3_vlm.train.estimate import shape_lines, time_line
 from qwen3_vlm.train.features import cache_features, wants_cache
 from qwen3_vlm.train.guards import memory_explained, ranks_watched
 from qwen3_vlm.train.judging import look_after, look_before, note, stop_on_errors
-from qwen3_vlm.train.looks import look_steps, plan_line, read_looks, read_onset, start_looking
+from qwen3_vlm.train.looks import look_steps, plan_line, read_looks, start_looking
 from qwen3_vlm.train.loop import judge_held_out, name_unread, run_epoch
 from qwen3_vlm.train.resuming import Resumption, clear_folder, find_resumption, restore, verify
 from qwen3_vlm.train.run import Run, sizes_of
@@ -76,7 +77,7 @@ def train_run(config: Config, resume: bool = False, overwrite: bool = False, for
         note(run, look_after(run), force)
         accelerator.end_training()
     if run.looking is not None:
-        _say(run, [read_onset(read_looks(run.folder), config.ablation.margin_shuffled)])
+        _say(run, [read_onset(read_looks(run.folder))])
     return run
 
 
@@ -140,11 +141,11 @@ def _prepare_looks(run: Run) -> None:
     """Only the main process looks: nothing in a look waits for the others."""
     if not run.accelerator.is_main_process:
         return
-    settings, samples = run.config.train, len(run.train_set)
+    settings, samples, margin = run.config.train, len(run.train_set), run.config.ablation.margin_shuffled
     total_steps = settings.epochs * math.ceil(samples / settings.batch_size)
     steps = look_steps(settings.ablate_every, total_steps, settings.epochs * samples)
     with memory_explained(run.sizes, "evaluating"):
-        run.looking = start_looking(steps, run.vlm, run.eval_set, run.config.seed)
+        run.looking = start_looking(steps, run.vlm, run.eval_set, margin, run.config.seed)
     _say(run, plan_line(run.looking, settings.ablate_every))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,9 @@ from eyechart.faults.weights import distance
 from eyechart.models.weights import fingerprint
 from eyechart.results import Finding, Look
 from eyechart.scoring.batching import collate
-from eyechart.seam import VisualTokens
+from eyechart.seam import Batch, TokenNLL, VisualTokens
+from eyechart.verdict.standing import stand_gap
+from eyechart.verdict.statistics import FloatArray, clusters_of, estimate
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.train.update import SampleSource
 
@@ -118,57 +122,92 @@ def end_findings(vlm: VLM, held_out: SampleSource, pad_id: int, looks: Sequence[
         pad_id: for batches.
         looks: what was seen of the gaps while training, if anything.
     """
-    found = []
-    items = [held_out[p] for p in range(min(_TEXT_SAMPLES, len(held_out)))]
-    batch = collate(items, pad_id)
-    if batch.stats.label_tokens:
-        visual = VisualTokens((vlm.visual(vlm.features(batch)),))
-        seeing = float(vlm.nll(batch, visual).nll_N.double().mean())
-        text_only = float(vlm.nll(batch, None).nll_N.double().mean())
-        if seeing >= text_only:
-            found.append(
-                finding(
-                    "under-trained",
-                    f"{len(batch)} held-out captions cost {seeing:.3f} nats/token with their images and "
-                    f"{text_only:.3f} without, so the connector does not help yet",
-                    "train longer or with a higher train.lr; if the loss has stopped falling, first check that "
-                    "visual tokens reach the language model and that captions belong to their images (`qwen3-vlm "
-                    "diagnose`)",
-                    loss=round(seeing, 4),
-                    text_only=round(text_only, 4),
-                    samples=len(batch),
-                )
-            )
-    return [*found, *never_opened(looks)]
+    batch = collate([held_out[p] for p in range(min(_TEXT_SAMPLES, len(held_out)))], pad_id)
+    return [*_no_better_than_text(vlm, batch, looks), *never_opened(looks)]
+
+
+def _no_better_than_text(vlm: VLM, batch: Batch, looks: Sequence[Look]) -> list[Finding]:
+    """Named only where it is ruled out that leaving the image out costs anything (margin 0, 99%)."""
+    if not batch.stats.label_tokens:
+        return []
+    seeing = vlm.nll(batch, VisualTokens((vlm.visual(vlm.features(batch)),)))
+    text_only = vlm.nll(batch, None)
+    means = [float(made.nll_N.double().mean()) for made in (seeing, text_only)]
+    if not all(map(math.isfinite, means)):
+        return []
+    scored = [place for place, sample in enumerate(batch.samples) if sample.label_tokens]
+    tokens_S = np.array([batch.samples[place].label_tokens for place in scored], dtype=np.int64)
+    images_S = clusters_of([batch.samples[place].image_hash for place in scored])
+    gap = estimate((_sums(text_only, scored) - _sums(seeing, scored))[:, None], tokens_S, images_S)
+    if stand_gap(gap).standing != "ruled out":
+        return []
+    return [
+        finding(
+            "under-trained",
+            f"{len(scored)} held-out captions cost {means[0]:.3f} nats/token with their images and {means[1]:.3f} "
+            "without, which rules out (99%) that the images help: the connector adds nothing to the text alone yet",
+            "check that visual tokens reach the language model and that captions belong to their images (`qwen3-vlm "
+            f"diagnose`), then {_next_run(looks)}",
+            loss=round(means[0], 4),
+            text_only=round(means[1], 4),
+            gap=round(gap.gap, 4),
+            se=None if gap.se is None else round(gap.se, 4),
+            samples=len(scored),
+        )
+    ]
+
+
+def _sums(made: TokenNLL, places: Sequence[int]) -> FloatArray:
+    """Summed loss of some samples of a batch, in nats."""
+    nlls = made.per_sample()
+    return np.array([float(nlls[place].double().sum()) for place in places])
 
 
 def never_opened(looks: Sequence[Look]) -> list[Finding]:
-    """Three looks and more without a gap to wrong pictures, while pictures as such are read."""
+    """Three looks and more, of which the last two rule out that wrong pictures cost more than the margin of check 1.
+
+    What it is, the gap to zeros says: it costs at both looks, or at both it is ruled out that it does. Nothing is named
+    where a standing is open.
+    """
     if len(looks) < 3:
         return []
-    last = looks[-1]
-    gaps = [round(look.gap_shuffled, 4) for look in looks]
-    if max(gaps[-2:]) >= 0.02 or (last.r_at_1 is not None and last.k and last.r_at_1 > 2 / last.k):
+    before, last = looks[-2:]
+    closed = before.shuffled == last.shuffled == "ruled out"
+    if not closed or before.zero != last.zero or last.zero == "open":
         return []
-    constant = last.gap_zero > 0.1
+    constant = last.zero == "costs"
     return [
         finding(
             "constant-prompt" if constant else "under-trained",
-            f"up to step {last.step} another sample's image costs no more than the right one ({gaps[-1]:+.4f} "
-            "nats/token), "
+            f"at steps {before.step} and {last.step} it is ruled out that another sample's image costs more than the "
+            f"margin of check 1 ({last.gap_shuffled:+.4f} nats/token at the last), "
             + (
-                f"though zeroed visual tokens cost {last.gap_zero:+.4f}: the visual tokens act as one fixed prompt"
+                f"though zeroed visual tokens cost {last.gap_zero:+.4f}: the visual tokens act nearly as one fixed "
+                "prompt"
                 if constant
-                else f"and zeroed visual tokens cost {last.gap_zero:+.4f}: the visual tokens are not used yet"
+                else f"and that zeroed visual tokens cost anything ({last.gap_zero:+.4f}): the visual tokens are not "
+                "used yet"
             ),
-            "check that captions belong to their images and that different images give different tower features, then "
-            "train longer or with a higher train.lr"
-            if constant
-            else "check that visual tokens reach the language model and get a gradient (`qwen3-vlm diagnose`), then "
-            "train longer or with a higher train.lr",
+            (
+                "check that captions belong to their images and that different images give different tower features"
+                if constant
+                else "check that visual tokens reach the language model and get a gradient (`qwen3-vlm diagnose`)"
+            )
+            + f", then {_next_run(looks)}",
             "warning" if constant else "note",
-            gaps_shuffled=gaps,
+            gaps_shuffled=[round(look.gap_shuffled, 4) for look in looks],
             gap_zero=last.gap_zero,
             step=last.step,
         )
     ]
+
+
+def _next_run(looks: Sequence[Look]) -> str:
+    """Advice for the next run: not to train longer where the held-out loss of the looks has begun to rise."""
+    best = min(looks, key=lambda look: look.correct, default=None)
+    if best is None or round(looks[-1].correct, 3) <= round(best.correct, 3):
+        return "train longer or with a higher train.lr"
+    return (
+        "train on more rows or with a lower train.lr; not longer, for the held-out loss of the looks has risen from "
+        f"{best.correct:.3f} at step {best.step} to {looks[-1].correct:.3f} at step {looks[-1].step}"
+    )

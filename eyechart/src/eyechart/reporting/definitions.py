@@ -54,9 +54,13 @@ DEFINITIONS: dict[str, Definition] = {
     ),
     "looks": Definition(
         "Looks while training",
-        "A fixed handful of held-out samples is scored at a few steps, evenly spaced in log time. The step at which "
-        "the gap of shuffled leaves zero is where the connector begins to carry the picture. The training loss "
-        "alone does not show it: it also falls while the style of the captions is learnt.",
+        "A fixed handful of held-out samples is scored at a few steps, evenly spaced in log time. Each look says "
+        "where its two gaps stand, shuffled against the margin of check 1 and zero against 0: it costs, it is ruled "
+        "out that it does, or it is open. The connector began to look at the picture between the last look that rules "
+        "it out and the first after it that costs. Lines through the points of shuffled are the bounds that this is "
+        "read from; all looks of a run share their error, so that nominally one run in a hundred is said to look "
+        "although no gap exceeds the margin. The training loss alone does not show when: it also falls while the "
+        "style of the captions is learnt.",
     ),
     "coverage": Definition(
         "Truncation and label coverage",

@@ -10,11 +10,11 @@ from markupsafe import Markup
 from eyechart.reporting import plots, readings
 from eyechart.reporting.conclusions import said
 from eyechart.reporting.gallery import gap_of
+from eyechart.reporting.looks import read_onset
 from eyechart.reporting.plots import Bar
 from eyechart.reporting.tiles import counted
 from eyechart.reporting.wording import between, estimated, signed
 from eyechart.results import Ablation, Decomposition, Results
-from eyechart.settings import setting
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,7 @@ def figures(results: Results) -> Iterator[tuple[str, Figure]]:
         svg = plots.training_loss(training.curve, training.looks, reading, "training-loss")
         yield "training-loss", Figure("Loss", svg, reading, ("loss", "looks"))
     if training and training.looks:
-        margin = setting(results.config, "ablation", "margin_shuffled") or 0.0
-        reading = readings.training_gaps(training.looks, margin)
+        reading = read_onset(training.looks)
         svg = plots.training_gaps(training.looks, reading, "training-gaps")
         yield "training-gaps", Figure("Gaps at the looks", svg, reading, ("looks", "gap"))
     coverage = results.coverage

@@ -145,10 +145,13 @@ def training_loss(curve: Sequence[LossPoint], looks: Sequence[Look], alt: str, n
 
 
 def training_gaps(looks: Sequence[Look], alt: str, name: str) -> Markup:
-    """Gaps of shuffled and zero over steps."""
+    """Gaps of shuffled and zero over steps; lines at shuffled go from its lower to its upper bound."""
     with drawing(2.1) as (figure, axes):
         steps = [look.step for look in looks]
         axes.axhline(0, color=FAINT, lw=0.8)
+        for look in looks:
+            if look.lower_shuffled is not None and look.upper_shuffled is not None:
+                axes.plot([look.step] * 2, [look.lower_shuffled, look.upper_shuffled], color=BLUE, lw=1.6, alpha=0.5)
         axes.plot(steps, [look.gap_shuffled for look in looks], "o-", color=BLUE, ms=4, label="shuffled")
         axes.plot(steps, [look.gap_zero for look in looks], "s--", color=ORANGE, ms=4, label="zero")
         _over_steps(axes, looks)

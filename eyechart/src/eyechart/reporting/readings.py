@@ -9,8 +9,7 @@ from collections.abc import Sequence
 
 from eyechart.reporting.conclusions import said
 from eyechart.reporting.wording import between, percent, plain, signed
-from eyechart.results import Ablation, Coverage, Decomposition, Internals, Look, Matching, Results, Training
-from eyechart.verdict.onset import onset
+from eyechart.results import Ablation, Coverage, Decomposition, Internals, Matching, Results, Training
 
 GATES = ("shuffled", "zero", "noise")
 
@@ -40,21 +39,6 @@ def training_loss(training: Training) -> str:
         f"Training loss {plain(first.train)} in the first epoch, {plain(last.train)} in the last{held_out}. "
         "That it falls does not show that pictures are read."
     )
-
-
-def training_gaps(looks: Sequence[Look], margin: float) -> str:
-    """When the gap of shuffled opened."""
-    first, last = onset(looks, margin), looks[-1]
-    end = f"At step {last.step:,} it is {signed(last.gap_shuffled)}, that of zero {signed(last.gap_zero)}."
-    if first == len(looks):
-        return f"The gap of shuffled does not stay above {margin:g}: the connector never begins to look. {end}"
-    if first == 0:
-        return (
-            f"The gap of shuffled is above {margin:g} from the first look on, at step {looks[0].step:,}: the connector "
-            f"began to look before that. {end}"
-        )
-    since = f"From step {looks[first].step:,} on the gap of shuffled stays above {margin:g}"
-    return f"{since}: there it begins to look. {end}"
 
 
 def coverage(counted: Coverage) -> str:
