@@ -100,7 +100,7 @@ def test_a_prompt_that_is_nothing_but_the_image_gets_something_to_begin_with(row
 
     results = score(ImageAlone(), rows)
     assert results.ablation is not None and "no-image" not in results.ablation.conditions
-    assert "Vocabulary.begin_id" in results.ablation.wording["no-image"]
+    assert "image-alone-in-prompt" in [remark.code for remark in results.ablation.remarks if remark.left_out]
 
     class WithBegin(ImageAlone):
         def describe(self) -> Description:
@@ -238,7 +238,7 @@ def test_what_was_scored_is_what_the_scorer_says(rows: list[Row]) -> None:
 
     results = score(Named(), rows)
     assert results.ablation is not None
-    assert results.checkpoint == "my model" and results.ablation.wording["images"] == "As they are."
+    assert results.checkpoint == "my model" and results.ablation.notes == {"images": "As they are."}
     assert results.config["model"] == {"name": "my model", "vision": "a linear layer"}
     assert {"max_seq_len", "json_file"}.isdisjoint(results.config["data"])
 
@@ -347,7 +347,8 @@ def test_a_contract_that_breaks_later_is_named_too(rows: list[Row]) -> None:
 
 def test_a_loss_that_is_not_finite_is_a_fail_and_no_broken_contract(rows: list[Row]) -> None:
     results = score(broken("nll", lambda s, out, batch, v: TokenNLL(out.nll_N * torch.nan, out.counts_B)), rows)
-    assert results.verdict == "FAIL" and results.reasons[0].startswith("loss(correct) is not finite")
+    assert results.verdict == "FAIL" and results.ablation is not None
+    assert (results.ablation.reasons[0].code, results.ablation.reasons[0].about) == ("not-finite", "correct")
 
 
 def test_a_scorer_that_breaks_under_probes_keeps_its_scores(rows: list[Row]) -> None:
@@ -358,7 +359,8 @@ def test_a_scorer_that_breaks_under_probes_keeps_its_scores(rows: list[Row]) -> 
 
     results = score(broken("nll", fragile), rows)
     assert results.ablation is not None and results.ablation.samples == COUNT
-    assert results.ablation.wording["probes"].endswith("it ended in RuntimeError: NaN here")
+    (remark,) = [remark for remark in results.ablation.remarks if remark.code == "probes-failed"]
+    assert remark.figures == {"error": "RuntimeError", "message": "NaN here"}
 
 
 def test_what_is_given_has_to_be_rows_or_batches_and_numbers_make_sense(rows: list[Row]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,44 +14,25 @@ from eyechart.faults.pattern import diagnose_ablation
 from eyechart.faults.pattern_of_training import RunContext
 from eyechart.faults.table import finding
 from eyechart.results import Ablation, Condition, Estimated, LossPoint, Matching, Training, Verdict
+from standings import checked, estimated
 
-MARGINS = {"shuffled": 0.05, "zero": 0.0, "noise": 0.0}
 VOCABULARY = 700
 
 
-def condition(name: str, correct: float, gap: float, se: float) -> Condition:
-    return Condition(
-        loss=correct + gap,
-        gap=gap,
-        se=se,
-        lower99=gap - 2.36 * se,
-        ci95=(gap - 1.98 * se, gap + 1.98 * se),
-        margin=MARGINS.get(name),
-        gate=name in MARGINS,
-    )
-
-
 def ablation(
-    correct: float = 0.8, verdict: Verdict = "FAIL", needed: int | None = None, **gaps: tuple[float, float]
+    correct: float = 0.8,
+    verdict: Verdict | None = None,
+    needed: int | None = None,
+    beyond: tuple[float, float] | None = None,
+    **gaps: tuple[float, float],
 ) -> Ablation:
-    """Gaps and their standard errors by condition; `no_image` stands for no-image."""
+    """Gaps and their standard errors by condition; `no_image` stands for no-image, `beyond` is shuffled over it."""
     named = {name.replace("_", "-"): value for name, value in gaps.items()}
-    conditions = {"correct": Condition(loss=correct)}
-    conditions |= {name: condition(name, correct, *value) for name, value in named.items()}
-    return Ablation(
-        verdict=verdict,
-        reasons=[],
-        samples=100,
-        requested=100,
-        label_tokens=1400,
-        clusters=100,
-        seed=0,
-        derangements=4,
-        conditions=conditions,
-        order=[],
-        order_reading="",
-        needed_samples=needed,
-    )
+    changes: dict[str, Any] = {} if verdict is None else {"verdict": verdict, "needed_samples": needed}
+    if beyond is None and {"shuffled", "no-image"} <= named.keys():
+        difference = named["shuffled"][0] - named["no-image"][0]
+        beyond = difference, math.hypot(named["shuffled"][1], named["no-image"][1])
+    return checked(named, correct, beyond={"no-image": beyond} if beyond else {}, **changes)
 
 
 def training(*curve: float, step: int = 300, train_loss: float | None = None) -> Training:
@@ -109,14 +91,14 @@ def test_a_wrong_picture_that_costs_nothing_while_none_does_is_a_constant_prompt
 
 
 def test_the_message_of_a_constant_prompt_tells_that_matching_is_at_chance() -> None:
-    chance = Estimated(value=0.03, ci95=(0.0, 0.08))
+    chance = Estimated(value=0.03, ci95=(0.0, 0.08), margin=1 / 32, standing="open")
     matching = Matching(
         k=32, captions=100, r_at_1=chance, mrr=chance, hard_r_at_1=chance, image_specific_gain=chance, infonce=chance
     )
     seen = ablation(0.946, **ROLLED).model_copy(update={"matching": matching})
-    assert "no better than by chance (3%)" in diagnose_ablation(seen)[0].message
-    sees = matching.model_copy(update={"r_at_1": Estimated(value=0.2, ci95=(0.12, 0.28))})
-    assert "chance" not in diagnose_ablation(seen.model_copy(update={"matching": sees}))[0].message
+    assert "find their own among 32 images is not shown either (3%)" in diagnose_ablation(seen)[0].message
+    sees = matching.model_copy(update={"r_at_1": estimated(0.2, 0.04, 1 / 32)})
+    assert "not shown either" not in diagnose_ablation(seen.model_copy(update={"matching": sees}))[0].message
 
 
 def test_a_connector_that_reads_pictures_and_gets_strangers_is_shown_wrong_pairs() -> None:
@@ -194,7 +176,7 @@ def test_captions_predicted_almost_surely_mean_copying_or_an_answer_in_the_promp
 
 def test_a_loss_above_blind_guessing_means_shifted_labels_or_an_untrained_language_model() -> None:
     guess = math.log(VOCABULARY)
-    bad = {"shuffled": (0.2, 0.02), "zero": (0.4, 0.05), "noise": (0.3, 0.05)}
+    bad = {"shuffled": (0.2, 0.02), "zero": (-0.4, 0.05), "noise": (0.3, 0.05)}
     assert ("labels-shifted", "error") in codes(ablation(guess + 1, **bad), vocabulary=VOCABULARY)
     assert ("labels-shifted", "error") not in codes(ablation(guess - 1, **bad), vocabulary=VOCABULARY)
     random_model = ablation(guess + 1, **bad, no_image=(0.1, 0.02))
@@ -232,7 +214,7 @@ def test_a_loss_that_is_not_what_training_logged_is_named() -> None:
 
 
 def test_a_picture_that_harms_is_an_error_only_once_training_has_stopped_helping() -> None:
-    harmful = ablation(2.0, shuffled=(0.3, 0.02), zero=(0.1, 0.02), noise=(0.2, 0.03), no_image=(-0.5, 0.03))
+    harmful = ablation(2.0, shuffled=(0.3, 0.02), zero=(-0.1, 0.02), noise=(0.2, 0.03), no_image=(-0.5, 0.03))
     assert ("picture-harmful", "error") in codes(harmful, training=training(2.1, 2.0, 1.999, 1.998))
     assert codes(harmful, training=training(3.0, 2.4, 2.0)) == [("under-trained", "note")]
     assert codes(harmful) == [("under-trained", "note")]
@@ -249,6 +231,32 @@ def test_an_undecided_check_says_how_many_samples_it_needs() -> None:
     seen = ablation(0.8, "INCONCLUSIVE", 420, shuffled=(0.06, 0.04), zero=(0.5, 0.05), noise=(0.5, 0.05))
     (found,) = diagnose_ablation(seen)
     assert (found.code, found.severity) == ("eval-too-small", "note") and "420" in found.message
+
+
+def test_advice_on_more_samples_fits_what_there_is() -> None:
+    gaps = {"shuffled": (0.25, 0.1), "zero": (0.5, 0.05), "noise": (0.5, 0.05)}
+    (few,) = diagnose_ablation(checked(gaps, available=300))
+    assert "326" in few.message and "there are only 300" in few.message and "--num_samples" not in few.fix
+    (enough,) = diagnose_ablation(checked(gaps, available=5000))
+    assert "only" not in enough.message and "--num_samples 326" in enough.fix
+
+
+def test_no_longer_training_is_advised_where_the_held_out_loss_rises_or_is_level() -> None:
+    little = ablation(1.2, shuffled=(0.08, 0.02), zero=(-0.2, 0.06), noise=(1.44, 0.06), no_image=(-0.24, 0.03))
+    assert "under-trained" in dict(codes(little, training=training(1.6, 1.4, 1.2)))
+    assert "under-trained" not in dict(codes(little, training=training(0.54, 0.7, 0.907))), "rising"
+    assert "under-trained" not in dict(codes(little, training=training(1.3, 1.2, 1.19))), "level"
+    (found,) = diagnose_ablation(little, RunContext(training=training(1.2)))
+    assert found.code == "under-trained" and "not known whether the loss still fell" in found.message
+
+
+def test_a_healthy_run_in_the_runbooks_order_is_told_nothing_about_its_training() -> None:
+    # SmolLM2-135M and an EfficientNet on 3,366 pictures, one epoch: correct < shuffled < zero, noise < no-image.
+    sees = ablation(4.06, shuffled=(0.48, 0.05), zero=(0.7, 0.06), noise=(0.9, 0.06), no_image=(2.4, 0.08))
+    assert codes(sees, training=training(4.06)) == []
+    assert codes(sees, training=training(4.12, 4.06)) == []
+    (found,) = diagnose_ablation(sees, RunContext(training=training(4.6, 4.06)))
+    assert "was still falling at the end (4.600, then 4.060)" in found.message, "read from the curve"
 
 
 def test_without_a_scored_sample_nothing_is_said() -> None:

@@ -18,6 +18,8 @@ import transformers
 from eyechart.api.score import score
 from eyechart.cli import main
 from eyechart.models.writing import write_captions
+from eyechart.reporting.reasons import reasons_of
+from eyechart.reporting.remarks import sentence
 from eyechart.reporting.runbook import render_runbook
 from eyechart.seam import IGNORE_INDEX
 from saved_models import CPU, ROWS, Saved, batch_of, data, saved, settings
@@ -46,9 +48,9 @@ def test_an_untrained_model_gets_a_verdict_and_the_page_of_our_own(
     ablation = results["ablation"]
     assert (ablation["samples"], ablation["requested"], ablation["seed"]) == (ROWS, 20, 3)
     assert {"correct", "shuffled", "zero", "noise", "no-image", "mean-token", "grey"} <= set(ablation["conditions"])
-    assert "28x28 pixels" in ablation["wording"]["images"] and "4 visual tokens" in ablation["wording"]["images"]
-    assert "</s>" in ablation["wording"]["labels"]
-    assert ablation["wording"]["self-tests"].startswith("Passed before scoring")
+    assert "28x28 pixels" in ablation["notes"]["images"] and "4 visual tokens" in ablation["notes"]["images"]
+    assert "</s>" in ablation["notes"]["labels"]
+    assert "self-tests-passed" in [remark["code"] for remark in ablation["remarks"]]
     assert results["config"]["model"]["llm"].endswith("llava") and "connector" not in results["config"]
     assert results["checkpoint"].endswith("llava") and results["coverage"]["samples"] == ROWS
     assert {path.name for path in tmp_path.iterdir()} >= {
@@ -113,14 +115,13 @@ def test_a_mean_over_scored_images_is_warned_about(
         results = score(saved.folder("llava"), file, "runbook,mean-token", 8, data, how)
         assert results.ablation is not None and "mean-token" in results.ablation.conditions
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: --train_data")]
-        noted = results.ablation.wording.get("mean-token")
-        assert lines == ([f"warning: {noted}"] if noted else [])
+        assert lines == [f"warning: {sentence(r)}" for r in results.ablation.remarks if r.about == "mean-token"]
         return lines
 
     assert warned("other") == []
     assert warned("half", ablation__mean_token_images=5) == [
         "warning: --train_data has images of --data: 4 of the 5 images that mean-token averages are scored too; name "
-        "rows that are not scored"
+        "rows that are not scored."
     ]
     (line,) = warned("scored")
     assert line.startswith("warning: --train_data is the file of --data: 8 of the 8 images")
@@ -130,8 +131,8 @@ def test_a_short_data_file_is_no_short_held_out_split(saved: Saved, data: Path) 
     for wanted in (20, ROWS):
         got = score(saved.folder("llava"), data / "data.json", "runbook", wanted, data, settings()).ablation
         assert got is not None and (got.requested, got.samples) == (wanted, ROWS)
-        warnings = [reason for reason in got.reasons if reason.startswith("warning: ") and "requested" in reason]
-        told = f"warning: 20 samples were requested: the data file has no more than {ROWS} rows"
+        warnings = [said for reason, said in reasons_of(got) if reason.code == "fewer-than-requested"]
+        told = f"20 samples were requested and {ROWS} scored: there are only {ROWS}"
         assert warnings == ([told] if wanted > ROWS else [])
 
 
@@ -185,9 +186,8 @@ def test_a_model_that_cannot_write_is_scored_all_the_same(
     monkeypatch.setattr(transformers.LlavaForConditionalGeneration, "generate", broken)
     results = score(saved.folder("llava"), data / "data.json", "runbook", 5, data, settings(ablation__gallery=100))
     assert results.ablation is not None and results.ablation.samples == 5
-    assert (
-        results.ablation.wording["written"] == "Nothing written: `write` ended in RuntimeError: no cache of this kind"
-    )
+    (remark,) = [remark for remark in results.ablation.remarks if remark.code == "writing-failed"]
+    assert remark.figures == {"error": "RuntimeError", "message": "no cache of this kind"}
     assert all(sample.written is None for sample in results.scored)
 
 
@@ -199,9 +199,8 @@ def test_results_do_not_depend_on_the_batch_size(saved: Saved, data: Path) -> No
         results = score(folder, data / "data.json", "runbook,no-image,mean-token", 4, data, how)
         assert results.ablation is not None
         losses.append([c.loss for c in results.ablation.conditions.values()])
-    assert results.ablation.wording["mean-token"].startswith(
-        "Left out: this model takes visual tokens at several depths"
-    )
+    (remark,) = [remark for remark in results.ablation.remarks if remark.about == "mean-token"]
+    assert (remark.code, remark.left_out) == ("mean-of-several-depths", True)
     assert len(losses[0]) == 5
     np.testing.assert_allclose(losses[0], losses[1], atol=1e-4)
 

@@ -32,7 +32,7 @@ def test_every_block_of_the_page_runs_and_the_toy_is_seen_to_see(
         exec(compile(code, "your-model.md", "exec"), names)
         assert "print(" not in code or capsys.readouterr().out.strip(), f"prints nothing:\n{code}"
     results = names["results"]
-    assert results.verdict == "PASS", results.reasons
+    assert results.verdict == "PASS", results.ablation.reasons
     assert results.checkpoint == "colour-reader" and results.config["model"]["vision"] == "mean colour"
     assert results.ablation.words is not None and sum(s.written is not None for s in results.scored) == 24
     assert results.coverage.verdict == "PASS" and results.coverage.samples == 24

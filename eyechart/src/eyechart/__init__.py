@@ -4,6 +4,7 @@
 
     rows, rejects = eyechart.read_rows("rows.json", image_root="images")
     results = eyechart.score(my_scorer, rows)  # or the name of a model of transformers
+    print(eyechart.explain(results))
     eyechart.write_results(results, "outputs/mine")
 
 Everything is loaded when it is first used: importing this changes nothing in the host process, and loads no torch.
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eyechart.api.score import score
     from eyechart.data.llava import read_rows
+    from eyechart.reporting.explanation import explain
     from eyechart.reporting.output import write_results
     from eyechart.results import Results
     from eyechart.scoring.batching import collate
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "score": "api.score",
     "read_rows": "data.llava",
+    "explain": "reporting.explanation",
     "write_results": "reporting.output",
     "Results": "results",
     "collate": "scoring.batching",
@@ -49,6 +52,7 @@ __all__ = [
     "Vocabulary",
     "__version__",
     "collate",
+    "explain",
     "read_rows",
     "score",
     "write_results",

@@ -89,19 +89,21 @@ def _stuck(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
 
 
 def _more_training(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
-    """Say that more training may help: where the curve still fell, or where there is no curve and little is read yet.
+    """Say that more training may help: where the curve still fell, or where a log of one point shows no curve.
 
-    Where the curve is level or rises, more of the same training is no advice, whatever the losses are.
+    Where the curve is level or rises, more of the same training is no advice, whatever the losses are; nor is it where
+    nothing is known of the training.
     """
     conditions, passed = ablation.conditions, ablation.verdict == "PASS"
     shuffled = conditions.get("shuffled")
-    if shuffled is None or shuffled.gap is None:
+    if known.training is None or shuffled is None or shuffled.gap is None:
         return
     curve, fallen = _curve(known.training), _fallen(known.training)
     falling = fallen is not None and fallen > _STILL_FALLING
     beyond = ablation.shuffled_beyond.get("no-image")
     below_none = costs(shuffled) and beyond is not None and beyond.standing == "ruled out"
-    little, worse = not passed and costs(shuffled), not passed and harmful(conditions)
+    failed = ablation.verdict == "FAIL"
+    little, worse = failed and costs(shuffled), failed and harmful(conditions)
     if not (falling and (below_none or not passed)) and not (fallen is None and (little or worse)):
         return
     signs = []

@@ -17,27 +17,21 @@ from rich.text import Text
 from eyechart.reporting import readings
 from eyechart.reporting.conclusions import said
 from eyechart.reporting.conditions import MEANINGS
-from eyechart.reporting.reasons import reasons_of
+from eyechart.reporting.explanation import explanation
 from eyechart.reporting.remarks import sentence as sentence_of
 from eyechart.reporting.text import one_line
 from eyechart.reporting.tiles import source
 from eyechart.results import Ablation, Condition, Coverage, Results, Topic
 
 _MATCHING: tuple[Topic, ...] = ("matching", "twins", "likeness")
-_COLOURS = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}
+_COLOURS = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow", "warning": "yellow", "": ""}
 
 
 def print_results(results: Results, stream: TextIO) -> None:
     """Print the verdict, why, what was found, and then the tables; colour only where `stream` is a terminal."""
     page = _Page(stream)
-    page.line(f"VERDICT: {results.verdict}", _COLOURS[results.verdict])
-    page.line(said(results, "headline"), indent=2)
-    for name, check in (("check 1", results.ablation), ("check 2", results.coverage)):
-        if check is not None:
-            page.line(f"{name}: {check.verdict}", _COLOURS[check.verdict])
-            for reason, sentence in reasons_of(check):
-                warns = reason.effect == "warns"
-                page.line(f"- {'warning: ' if warns else ''}{sentence}", "yellow" if warns else "", indent=2)
+    for text, indent, kind in explanation(results):
+        page.line(text, _COLOURS[kind], indent)
     for finding in results.diagnosis:
         fix = f" Fix: {finding.fix}" if finding.fix else ""
         page.line(f"{finding.severity} {finding.code}: {finding.message}{fix}")

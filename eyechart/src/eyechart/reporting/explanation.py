@@ -1,0 +1,37 @@
+"""The verdict with its reasons, as lines: what is read first, in the terminal and in a program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from eyechart.reporting.conclusions import said
+from eyechart.reporting.reasons import reasons_of
+from eyechart.results import Results, Verdict
+
+
+class Line(NamedTuple):
+    """One line and how it stands on the page."""
+
+    text: str
+    indent: int = 0
+    kind: Verdict | Literal["warning", ""] = ""
+
+
+def explain(results: Results) -> str:
+    """The verdict, the headline, and every check with its reasons, one a line."""
+    return "\n".join(" " * line.indent + line.text for line in explanation(results))
+
+
+def explanation(results: Results) -> Iterator[Line]:
+    """As `explain`, line by line."""
+    yield Line(f"VERDICT: {results.verdict}", 0, results.verdict)
+    if headline := said(results, "headline"):
+        yield Line(headline, 2)
+    for name, check in (("check 1", results.ablation), ("check 2", results.coverage)):
+        if check is None:
+            continue
+        yield Line(f"{name}: {check.verdict}", 0, check.verdict)
+        for reason, sentence in reasons_of(check):
+            warns = reason.effect == "warns"
+            yield Line(f"- {'warning: ' if warns else ''}{sentence}", 2, "warning" if warns else "")
