@@ -7,6 +7,8 @@ a message apart breaks where somebody words it better. Found are, in one module,
 - text methods, `in` and `==` on a message: `str(error)`, `reject.reason`, a name that was made of an error;
 - tables that are looked up by a message.
 
+Values of the results' enumerations, such as `ruled out`, are codes and no sentences.
+
 Not found: `"; ".join`, `.split()` without arguments, which evens out white space, and a look at the last character.
 """
 
@@ -16,6 +18,9 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args, get_origin
+
+from eyechart import results
 
 METHODS = {
     *("partition", "rpartition", "split", "rsplit", "startswith", "endswith", "removeprefix", "removesuffix"),
@@ -25,6 +30,13 @@ PATTERNS = {"match", "search", "fullmatch", "compile", "findall", "finditer", "s
 """Functions of `re` whose first argument is a pattern."""
 SENTENCES = {"message", "reason", "sentence", "detail", "fix", "source", "said"}
 """Names and attributes that hold text for people."""
+ENUMERATIONS = {
+    value
+    for name, kind in vars(results).items()
+    if get_origin(kind) is Literal and not name.startswith("_")
+    for value in get_args(kind)
+} | {"training", "audit", "score"}
+"""Values of the results' enumerations, of which some are two words; the last are those of `Coverage.source`."""
 _UNCHANGED = {"lower", "upper", "casefold", "strip", "lstrip", "rstrip"}
 _WORDS = re.compile(r"\w\S* \S*\w|[;:,.] ")
 
@@ -161,7 +173,7 @@ def _bare(node: ast.expr) -> ast.expr:
 def _strings(node: ast.expr, known: Mapping[str, list[str]]) -> list[str]:
     """The strings that stand in an expression, or behind a constant's name in it."""
     if isinstance(node, ast.Constant):
-        return [node.value] if isinstance(node.value, str) else []
+        return [node.value] if isinstance(node.value, str) and node.value not in ENUMERATIONS else []
     if isinstance(node, ast.Name):
         return known.get(node.id, [])
     if isinstance(node, ast.Tuple | ast.List | ast.Set):

@@ -10,6 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eyechart.reporting.remarks import sentence
+from eyechart.results import Remark
 from eyechart.scoring.pixels import BLUR_SHARE, PIXEL_CHANGES, blurred, derangement, grey, remainder, tiles
 
 
@@ -102,8 +104,11 @@ def test_images_that_are_too_small_for_their_tiles_are_refused():
 
 
 def test_pixels_that_tiles_leave_in_place_are_said():
-    assert remainder("tiles-4", 64, 64) == remainder("blurred", 62, 62) == ""
-    assert "the last 2 rows and 3 columns of pixels stay" in remainder("tiles-4", 62, 63)
+    assert remainder("tiles-4", 64, 64) == remainder("blurred", 62, 62) == {}
+    left = remainder("tiles-4", 62, 63)
+    assert (left["rows"], left["columns"]) == (2, 3)
+    said = sentence(Remark(code="pixels-left-in-place", about="tiles-4", figures=left))
+    assert "the last 2 rows and 3 columns of pixels stay" in said
 
 
 def test_every_change_keeps_shape_and_type():

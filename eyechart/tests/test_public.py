@@ -68,7 +68,7 @@ def test_every_public_name_is_there_and_others_are_not() -> None:
 
 @pytest.mark.parametrize("command", ["eyechart.cli", "qwen3_vlm.cli"])
 def test_a_page_is_made_again_without_torch(command: str, tmp_path: Path) -> None:
-    results = Results(verdict="INCONCLUSIVE", reasons=["nothing was scored"])
+    results = Results(verdict="INCONCLUSIVE")
     (tmp_path / "results.json").write_text(to_json(results), encoding="utf-8")
     code = f"{NO_TORCH}\nfrom {command} import main\nsys.exit(main(['report', sys.argv[1]]))"
     assert "report.html" in python(code, str(tmp_path))

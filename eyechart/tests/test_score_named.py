@@ -64,9 +64,9 @@ def test_an_untrained_model_gets_a_verdict_and_the_page_of_our_own(
 
 
 LEFT_OUT = {
-    "blind": "left out: it needs a prompt trained through a model of our own.",
-    "donors": "left out: donors by likeness need the features of our own vision tower; matching goes without.",
-    "mean-token": "left out: it needs --train_data, rows whose images make the mean.",
+    "blind": "left out. It needs a constant prompt trained with the model, which only our own trainer makes.",
+    "donors": "left out. Donors by likeness need the features of our own vision tower; matching uses random donors.",
+    "mean-token": "left out. It needs --train_data, rows whose images are averaged.",
 }
 
 
@@ -83,7 +83,7 @@ def test_what_was_asked_for_and_left_out_is_said_on_the_terminal(
         assert results["ablation"]["matching"] is None and not set(LEFT_OUT) & set(results["ablation"]["conditions"])
     train = ["--train_data", str(data / "data.json"), "--conditions", "zero,mean-token"]
     run(saved, data, "qwen3_vl", tmp_path, "--num_samples", "6", *train)
-    told = "  mean-token: left out: this model takes visual tokens at several depths; no mean is defined there."
+    told = "  mean-token: left out. This model takes visual tokens at several depths; no mean is defined there."
     assert told in capsys.readouterr().out.splitlines()
 
 
@@ -94,9 +94,9 @@ def test_a_list_of_which_nothing_can_be_had_is_refused_once_the_model_is_known(
     where = [str(saved.folder("qwen3_vl")), "--data", str(data / "data.json"), "--image_root", str(data)]
     assert main(["score", *where, *train, *CPU, "--conditions", "mean-token,blind"]) == 2
     assert capsys.readouterr().err == (
-        "error: --conditions: nothing but `correct` can be had here (blind: it needs a prompt trained through a model "
-        "of our own; mean-token: this model takes visual tokens at several depths; no mean is defined there); name "
-        "others, such as runbook\n"
+        "error: --conditions: nothing but `correct` can be scored here (blind: It needs a constant prompt "
+        "trained with the model, which only our own trainer makes. mean-token: This model takes visual tokens at "
+        "several depths; no mean is defined there.) Name other conditions, such as runbook\n"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -261,12 +261,12 @@ def test_unreadable_images_are_counted_and_there_is_no_pass(saved: Saved, data: 
         *(
             (
                 ["m", "--data", "{rows}", "--conditions", conditions],
-                "--conditions: nothing but `correct` can be had here (" + message,
+                "--conditions: nothing but `correct` can be scored here (" + message,
             )
             for conditions, message in (
-                ("blind", "blind: it needs a prompt trained through a model of our own)"),
-                ("correct,donors", "donors: donors by likeness need"),
-                ("mean-token", "mean-token: it needs --train_data"),
+                ("blind", "blind: It needs a constant prompt trained with the model"),
+                ("correct,donors", "donors: Donors by likeness need"),
+                ("mean-token", "mean-token: It needs --train_data"),
             )
         ),
     ],

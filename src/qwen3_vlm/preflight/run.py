@@ -24,6 +24,7 @@ from qwen3_vlm.preflight.content import content_findings, length_findings, paddi
 from qwen3_vlm.preflight.corpus import corpus_findings, read_corpus
 from qwen3_vlm.preflight.corpus_captions import caption_findings
 from qwen3_vlm.preflight.flow import flow_findings
+from qwen3_vlm.preflight.frozen import Frozen
 from qwen3_vlm.preflight.pairing import pairing_of
 from qwen3_vlm.preflight.pixels import processor_settings, references, settings_findings
 from qwen3_vlm.preflight.rows import RawRow, findings_of_error, read_plainly, reject_findings, spread
@@ -126,10 +127,12 @@ class _Flight:
             captions = [row.raw.caption for row in rows[:_READ_ALONE]]
             weights = reading_findings(self.config.model.llm, self.vlm, self.tokens, captions)
         found += weights
-        broken = {f.code for f in (*tokens, *weights) if f.severity == "error"}
+        broken, frozen = {f.code for f in (*tokens, *weights) if f.severity == "error"}, Frozen(self.vlm)
         walk, blocks = (None, []) if broken or self.moved else self._walk(rows, settings)
         found += blocks
         flow = flow_findings(walk) if walk and not blocks else []
+        # What changes from call to call looks like a loss that depends on its neighbours, and like much else.
+        flow = frozen.findings("between the calls of the preflight") or flow
         # Labels that are moved in the data and moved back in the loss are sound: the loss decides.
         if walk and not blocks and (not flow or flow[0].code in ("labels-shifted", "labels-unshifted")):
             labels = [f for f in labels if f.code != "labels-shifted"]

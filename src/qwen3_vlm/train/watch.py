@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from eyechart.faults.table import agree, finding
 from eyechart.faults.weights import distance
-from eyechart.models.weights import fingerprint
 from eyechart.results import Finding, Look
 from eyechart.scoring.batching import collate
 from eyechart.seam import Batch, TokenNLL, VisualTokens
 from eyechart.verdict.standing import stand_gap
 from eyechart.verdict.statistics import FloatArray, clusters_of, estimate
 from qwen3_vlm.models.vlm import VLM
+from qwen3_vlm.preflight.frozen import Frozen
 from qwen3_vlm.train.update import SampleSource
 
 FIRST_UPDATES = 3
@@ -40,17 +40,14 @@ class Watch:
     force: bool = False
     """Write errors down and go on."""
     start: dict[str, Tensor] = field(init=False)
-    frozen: dict[str, str] = field(init=False)
+    frozen: Frozen = field(init=False)
     largest_norm: float = 0.0
     updates: int = 0
 
     def __post_init__(self) -> None:
         """Remember where everything stood."""
         self.start = {name: p.detach().clone() for name, p in self.vlm.connector.named_parameters()}
-        self.frozen = self._hashes()
-
-    def _hashes(self) -> dict[str, str]:
-        return {"vision tower": fingerprint(self.vlm.tower.model), "language model": fingerprint(self.vlm.llm.model)}
+        self.frozen = Frozen(self.vlm)
 
     def after_update(self, grad_norm: float, learning_rate: float) -> list[Finding]:
         """Once, after the first few updates: has every trained parameter moved?
@@ -92,19 +89,7 @@ class Watch:
 
     def after_epoch(self) -> list[Finding]:
         """Have the frozen parts stayed what they were?"""
-        now = self._hashes()
-        moved = [name for name, value in now.items() if value != self.frozen[name]]
-        self.frozen = now
-        return [
-            finding(
-                "frozen-moved",
-                f"the {name} has changed while training, although it is frozen, so the loss no longer measures the "
-                "connector alone",
-                f"give the optimizer the connector's parameters only, and set requires_grad_(False) on the {name}",
-                part=name,
-            )
-            for name in moved
-        ]
+        return self.frozen.findings("while training")
 
 
 def unmoved(connector: nn.Module, start: dict[str, Tensor]) -> list[str]:

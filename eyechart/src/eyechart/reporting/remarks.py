@@ -23,10 +23,9 @@ _SENTENCES: dict[RemarkCode, str] = {
     "mean-needs-train-data": "It needs --train_data, rows whose images are averaged.",
     "mean-of-several-depths": "This model takes visual tokens at several depths; no mean is defined there.",
     "no-blind-prompt": "No trained blind prompt was given.",
-    "blind-not-trained-here": "It needs a constant prompt that is trained together with the model, which only our own "
-    "trainer does.",
+    "blind-not-trained-here": "It needs a constant prompt trained with the model, which only our own trainer makes.",
     "donors-need-tower-features": "Donors by likeness need the features of our own vision tower; matching uses random "
-    "donors only.",
+    "donors.",
     "no-pixels": "The pictures came without pixels that could be changed.",
     "slot-mix-of-one-image": "All scored samples show one image, so that no other image can provide a slot.",
     "image-alone-in-prompt": "A prompt holds nothing but the image, and the scorer names no token "
@@ -41,10 +40,10 @@ _SENTENCES: dict[RemarkCode, str] = {
 def sentence(remark: Remark) -> str:
     """One remark in words."""
     figures: dict[str, Any] = remark.figures
-    text = _SENTENCES[remark.code].format(**figures)
-    return f"Left out: {text[:1].lower()}{text[1:]}" if remark.left_out else text
+    return _SENTENCES[remark.code].format(**figures)
 
 
 def made(ablation: Ablation) -> list[tuple[str, str]]:
     """Everything a reader has to know about how this was made: what it is about, and a sentence."""
-    return [*((remark.about, sentence(remark)) for remark in ablation.remarks), *ablation.notes.items()]
+    remarks = [(r.about, f"{'Left out. ' if r.left_out else ''}{sentence(r)}") for r in ablation.remarks]
+    return [*remarks, *ablation.notes.items()]

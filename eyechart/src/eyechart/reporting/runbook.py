@@ -19,6 +19,7 @@ from eyechart.reporting.reasons import counted, reasons_of
 from eyechart.reporting.remarks import made
 from eyechart.reporting.tiles import source
 from eyechart.results import Ablation, Condition, Coverage, Results
+from eyechart.settings import setting
 
 _RUNBOOK_CONDITIONS = ("correct", "shuffled", "zero", "noise")
 _SAMPLES = 8
@@ -143,7 +144,7 @@ def _subset(config: Mapping[str, Any]) -> str:
 
 
 def _held_out(config: Mapping[str, Any]) -> str:
-    file, ratio = _setting(config, "data.eval_json"), _setting(config, "data.eval_ratio")
-    if file not in (None, "not recorded"):
+    file, ratio = setting(config, "data", "eval_json"), _setting(config, "data.eval_ratio")
+    if file is not None:
         return f"all rows of {file}"
     return f"eval ratio {100 * ratio:g}%" if isinstance(ratio, int | float) else str(ratio)

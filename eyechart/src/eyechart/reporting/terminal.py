@@ -97,7 +97,7 @@ def _ablation(page: _Page, results: Results, ablation: Ablation) -> None:
         page.line(f"{name}: {MEANINGS[name]}", indent=2)
     for remark in ablation.remarks:
         if remark.left_out:
-            page.line(f"{remark.about}: {sentence_of(remark)}", indent=2)
+            page.line(f"{remark.about}: left out. {sentence_of(remark)}", indent=2)
     page.line(f"order: {' < '.join(ablation.order) or 'none'}")
     for name, sentence in _details(results, ablation):
         page.line(f"{name}: {sentence}")

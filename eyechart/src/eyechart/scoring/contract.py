@@ -18,6 +18,7 @@ from eyechart.seam import (
     Batch,
     PairScorer,
     Reject,
+    RejectKind,
     Row,
     Sample,
     Scorer,
@@ -36,7 +37,8 @@ def read_batch(scorer: Scorer, rows: Sequence[Row]) -> Batch:
     Raises:
         ValueError: a broken contract.
     """
-    rejects = [Reject(row.row, "no image", "the row names none") for row in rows if not row.image]
+    none = RejectKind.IMAGE_COUNT
+    rejects = [Reject(row.row, "no image", "the row names none", none) for row in rows if not row.image]
     usable = [row for row in rows if row.image]
     try:
         batch = scorer.batch(usable) if usable else collate([])
@@ -46,8 +48,10 @@ def read_batch(scorer: Scorer, rows: Sequence[Row]) -> Batch:
             try:
                 scorer.batch([row])
             except (OSError, ImageError) as error:
-                reason = error.reason if isinstance(error, ImageError) else "image unreadable"
-                rejects.append(Reject(row.row, reason, f"{row.path}: {error}"))
+                reason, kind = "image unreadable", RejectKind.UNUSABLE_FILE
+                if isinstance(error, ImageError):
+                    reason, kind = error.reason, error.kind
+                rejects.append(Reject(row.row, reason, f"{row.path}: {error}", kind))
             else:
                 kept.append(row)
         batch = scorer.batch(kept) if kept else collate([])

@@ -25,6 +25,8 @@ from scipy.special import stdtrit
 from eyechart.seam import IntArray
 
 FloatArray = npt.NDArray[np.float64]
+MOST_SAMPLES = 10**8
+"""More samples than this are no advice."""
 
 
 @dataclass(frozen=True)
@@ -225,9 +227,9 @@ def needed_samples(sd: float, gap: float, margin: float, level: float = 0.99, po
         power: chance to reach it.
 
     Returns:
-        n rounded up, or None where the gap sits on the margin and no number of samples decides.
+        n rounded up, or None where the gap is on the margin: no number of samples below `MOST_SAMPLES` decides.
     """
-    if gap == margin:
+    spread, distance = math.sqrt(sample_size_factor(level, power)) * sd, abs(gap - margin)
+    if not spread < math.sqrt(MOST_SAMPLES) * distance:
         return None
-    size = sample_size_factor(level, power) * (sd / (gap - margin)) ** 2
-    return math.ceil(size) if math.isfinite(size) else None
+    return math.ceil((spread / distance) ** 2)
