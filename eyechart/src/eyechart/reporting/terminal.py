@@ -36,11 +36,11 @@ def print_results(results: Results, stream: TextIO) -> None:
         if check is not None:
             page.line(f"{name}: {check.verdict}", _COLOURS[check.verdict])
             for reason, sentence in reasons_of(check):
-                warns = reason.effect == "warns"
-                page.line(f"- {'warning: ' if warns else ''}{sentence}", "yellow" if warns else "", indent=2)
+                page.line(f"- {sentence}", "yellow" if reason.effect == "warns" else "", indent=2)
     for finding in results.diagnosis:
-        fix = f" Fix: {finding.fix}" if finding.fix else ""
-        page.line(f"{finding.severity} {finding.code}: {finding.message}{fix}")
+        page.line(f"{finding.severity} {finding.code}: {finding.message}")
+        if finding.fix:
+            page.line(f"Fix: {finding.fix}", indent=2)
     page.gap()
     if results.ablation:
         _ablation(page, results, results.ablation)
