@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
+from markupsafe import Markup
 
+from eyechart.reporting import plots
 from eyechart.reporting.conclusions import said
 from eyechart.reporting.conditions import MEANINGS
+from eyechart.reporting.html import render_html
 from eyechart.reporting.reasons import reasons_of
 from eyechart.reporting.remarks import made, sentence
+from eyechart.reporting.runbook import render_runbook
+from eyechart.reporting.terminal import print_results
 from eyechart.results import (
     Ablation,
     ConclusionCode,
@@ -274,7 +280,20 @@ def test_a_gate_whose_picture_surely_costs_something_is_not_said_to_cost_nothing
     assert "does not" in said(results_of(checked(gates(NEITHER, YES, YES)), None), "pattern")
 
 
-def test_no_reason_without_its_code_is_passed_over() -> None:
+def test_every_run_makes_every_page_and_every_drawing_says_what_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    alts: list[str] = []
+    monkeypatch.setattr(plots, "as_svg", lambda figure, alt, name: alts.append(alt) or Markup("<svg></svg>"))
+    for results in runs():
+        stream = io.StringIO()
+        print_results(results, stream)
+        styled = re.sub(r"<style>.*?</style>", "", render_html(results), flags=re.DOTALL)
+        for page in (stream.getvalue(), render_runbook(results), styled):
+            assert results.verdict in page
+            assert not re.search(r"\bNone\b|\bnan\b|\{\{", page)
+    assert len(alts) > 50 and all(alts)
+
+
+def test_a_reason_that_has_no_sentence_is_not_passed_over() -> None:
     made_up = checked(gates(YES, YES, YES)).model_copy(
         update={
             "reasons": [Reason(code="within-limits", effect="passes")],
