@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,23 @@ from eyechart.results import (
     Ablation,
     Condition,
     Decile,
-    Decomposition,
-    Estimated,
     Finding,
     Internals,
     Look,
     LossPoint,
     Matching,
     Piece,
+    Remark,
     Results,
     ScoredSample,
     Training,
     WordGap,
     Words,
 )
+from eyechart.verdict.standing import shared_level, stand_gap
+from eyechart.verdict.statistics import Estimate
 from report_data import RUN_SETTINGS, make_coverage, make_results
+from standings import Gap, checked, estimated, share, split_of
 
 SCRIPT = "<script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">"
 HOSTILE = [
@@ -47,103 +50,83 @@ HOSTILE = [
 ]
 RIGHT_TO_LEFT = (1, 2, 10)
 """Places in HOSTILE."""
-CONDITIONS = {
-    "correct": (0.22, None),
-    "shuffled": (2.47, 2.25),
-    "zero": (0.88, 0.66),
-    "noise": (1.35, 1.13),
-    "no-image": (0.86, 0.64),
-    "mean-token": (1.32, 1.10),
-    "slot-mix": (1.61, 1.39),
-    "blind": (0.85, 0.63),
+CORRECT = 0.22
+GAPS: dict[str, Gap] = {
+    "shuffled": (2.25, 0.03),
+    "zero": (0.66, 0.03),
+    "noise": (1.13, 0.03),
+    "no-image": (0.64, 0.03),
+    "mean-token": (1.10, 0.03),
+    "slot-mix": (1.39, 0.03),
+    "blind": (0.63, 0.03),
 }
-MARGINS = {"shuffled": 0.05, "zero": 0.0, "noise": 0.0}
+"""Of a connector that carries the picture: gaps with their standard errors, in nats per token."""
+RTL_WORDS = ("\u05d0\u05d3\u05d5\u05dd", "\u05ea\u05e8\u05e9\u05d9\u05dd")
+"""The words that rely most on the picture."""
 
 
-def estimate(value: float, half: float = 0.05) -> Estimated:
-    return Estimated(value=value, se=half / 2, ci95=(value - half, value + half))
+def words(scale: float = 1.0, shared: bool = True) -> Words:
+    """Reliance of words; `shared` where the gap of shuffled is surely above 0, so that there is something to share."""
 
-
-def condition(name: str, loss: float, gap: float | None, half: float = 0.06) -> Condition:
-    if gap is None:
-        return Condition(loss=loss, loss_per_caption=14 * loss, meaning="the image that belongs to the caption")
-    return Condition(
-        loss=loss,
-        loss_per_caption=14 * loss,
-        gate=name in MARGINS,
-        margin=MARGINS.get(name),
-        gap=gap,
-        se=half / 2,
-        ci95=(gap - half, gap + half),
-        lower99=gap - 1.2 * half,
-        win_rate=0.97 if gap > 0.1 else 0.5,
-        gap_without_eos=1.05 * gap,
-        meaning="what another picture, or none, costs in its place",
-    )
-
-
-def words(scale: float = 1.0) -> Words:
-    def table(*names: str) -> list[WordGap]:
+    def table(*names: str, most: float = 4.0) -> list[WordGap]:
+        gaps = [scale * (most - 0.7 * i) for i in range(len(names))]
         return [
-            WordGap(word=name, count=60 - 7 * i, gap=scale * (4.0 - 0.7 * i), share=0.3 / (i + 1))
-            for i, name in enumerate(names)
+            WordGap(word=name, count=60 - 7 * i, gap=gap, share=0.3 / (i + 1) if shared else None)
+            for i, (name, gap) in enumerate(zip(names, gaps, strict=True))
         ]
 
     return Words(
-        most_reliant=table("purple", "triangle", "striped", "x" * 150),
-        least_reliant=table("a", "on", "and"),
-        largest_share=table("purple", "small", "<script>alert(1)</script>", "\u05d0\u05d3\u05d5\u05dd"),
+        most_reliant=table(*RTL_WORDS, "striped", "x" * 150),
+        least_reliant=table("a", "on", "and", most=0.1),
+        largest_share=table("purple", "small", "<script>alert(1)</script>", RTL_WORDS[0]) if shared else [],
         min_count=5,
         distinct_words=48,
-        first_content_word=estimate(2.1 * scale),
-        eos=estimate(0.02),
+        first_content_word=estimated(2.1 * scale, 0.02),
+        eos=estimated(0.02, 0.02),
         gap_with_eos=2.25 * scale,
         gap_without_eos=2.41 * scale,
-        reading="Most at '\u05d0\u05d3\u05d5\u05dd' (+3.0, 6 times), '\u05ea\u05e8\u05e9\u05d9\u05dd' (+1.0, 4 times).",
+        captions=100,
+        half_of_gap=4 if shared else None,
     )
 
 
-def matching(value: float = 0.97, k: int = 12) -> Matching:
+def matching(r_at_1: float = 0.97, k: int = 12, scale: float = 1.0) -> Matching:
+    """Captions that find their own among `k` images so often; `scale` of everything in nats."""
     return Matching(
         k=k,
+        wanted_k=k,
         captions=100,
-        r_at_1=Estimated(value=value, se=0.02, ci95=(value - 0.03, min(1.0, value + 0.03))),
-        mrr=estimate(0.98, 0.02),
-        hard_r_at_1=estimate(0.71, 0.08),
-        image_specific_gain=estimate(31.4, 2.0),
-        emap_gain=estimate(15.2, 1.0),
-        infonce=estimate(2.3, 0.06),
-        infonce_saturated=True,
+        r_at_1=share(r_at_1, 0.015, 1 / k),
+        mrr=share(min(0.98, r_at_1 + 0.2)),
+        hard_r_at_1=share(0.75 * r_at_1, 0.03, 1 / k),
+        image_specific_gain=estimated(31.4 * scale, 1.0),
+        emap_gain=estimated(15.2 * scale, 0.5),
+        infonce=estimated(2.3 * scale, 0.03),
+        infonce_saturated=scale > 0.9,
         temperature=1.4,
         deciles=[
-            Decile(similarity=(i / 10 - 0.2, i / 10 - 0.1), pairs=40, gap=estimate(2.9 - 0.18 * i, 0.3))
+            Decile(similarity=(i / 10 - 0.2, i / 10 - 0.1), pairs=40, gap=estimated(scale * (2.9 - 0.18 * i), 0.15))
             for i in range(10)
         ],
     )
 
 
-def make_full_ablation(**changes: Any) -> Ablation:
-    conditions = {name: condition(name, loss, gap) for name, (loss, gap) in CONDITIONS.items()}
+def make_full_ablation(gaps: dict[str, Gap] | None = None, correct: float = CORRECT, **changes: Any) -> Ablation:
+    """Check 1 with every part measured; what `gaps` say, everything else is consistent with."""
+    gaps = gaps or GAPS
+    rivals = [name for name in ("no-image", "mean-token", "blind") if name in gaps and "shuffled" in gaps]
     fields: dict[str, Any] = {
-        "verdict": "PASS",
-        "reasons": ["gap(shuffled) +2.2500 +- 0.0300 nats/token: its 99% lower bound +2.18 is above the margin 0.05"],
-        "samples": 100,
         "requested": 128,
         "label_tokens": 1420,
         "clusters": 99,
         "seed": 42,
-        "derangements": 4,
-        "conditions": conditions,
-        "order": sorted(CONDITIONS, key=lambda name: CONDITIONS[name][0]),
-        "order_reading": "a wrong picture misleads more than none",
-        "rejected": {"image missing": 2},
-        "wording": {"shuffled": "From any scored sample with another image and another caption."},
-        "decomposition": Decomposition(
-            information=estimate(0.63),
-            shock=estimate(0.03),
-            misdirection=estimate(1.62),
-            sentences=["Of the 0.66 nats by which zero is worse, 0.63 is information and 0.03 shock."],
-        ),
+        "beyond": {name: (gaps["shuffled"][0] - gaps[name][0], 0.03) for name in rivals},
+        "remarks": [
+            Remark(code="donors-from-all-samples", about="shuffled", figures={"derangements": 4}),
+            Remark(code="noise-of-scalar-moments", about="noise"),
+            Remark(code="no-pixels", about="grey", left_out=True),
+        ],
+        "decomposition": split_of(gaps) if "blind" in gaps else None,
         "matching": matching(),
         "words": words(),
         "connector": Internals(
@@ -152,10 +135,26 @@ def make_full_ablation(**changes: Any) -> Ablation:
             effective_rank=5.1,
             effective_rank_of=8,
             knn_overlap=0.42,
+            compared=100,
             images=100,
+            stages=["tower", "resampler", "projector"],
         ),
     }
-    return Ablation(**{**fields, **changes})
+    made = checked(gaps, correct, **{**fields, **changes})
+    return made.model_copy(
+        update={
+            "conditions": {
+                name: condition.model_copy(
+                    update={
+                        "loss_per_caption": None if condition.loss is None else 14 * condition.loss,
+                        "win_rate": None if condition.gap is None else 0.97 if condition.gap > 0.1 else 0.5,
+                        "gap_without_eos": None if condition.gap is None else 1.05 * condition.gap,
+                    }
+                )
+                for name, condition in made.conditions.items()
+            }
+        }
+    )
 
 
 def save_pictures(folder: Path, count: int) -> None:
@@ -215,11 +214,40 @@ FINDINGS = [
 ]
 
 
+def look(step: int, shuffled: float, zero: float, looks: int = 1) -> Look:
+    """A look at one of so many steps; gaps in nats per token."""
+    level, se = shared_level(looks), 0.05
+    found = [stand_gap(Estimate(gap, se, 8, 8), margin, level, level) for gap, margin in ((shuffled, 0.05), (zero, 0))]
+    return Look(
+        step=step,
+        correct=4.0 / (1 + shuffled),
+        gap_shuffled=shuffled,
+        gap_zero=zero,
+        se_shuffled=se,
+        se_zero=se,
+        shuffled=found[0].standing,
+        zero=found[1].standing,
+        lower_shuffled=found[0].lower,
+        upper_shuffled=found[0].upper,
+        r_at_1=0.5,
+        k=8,
+    )
+
+
+def looks_towards(conditions: Mapping[str, Condition]) -> list[Look]:
+    """Looks of a run that ends near these gaps; where they were not scored, near those of a connector that sees."""
+    steps = [0, 5, 20, 80, 320, 1225, 3675]
+    ends = [conditions[name].gap or 0.0 if name in conditions else GAPS[name][0] for name in ("shuffled", "zero")]
+    return [
+        look(step, ends[0] * max(0, place - 2) / 4, ends[1] * place / 6, len(steps)) for place, step in enumerate(steps)
+    ]
+
+
 def make_full_results(pictures: Path, count: int = 40, **changes: Any) -> Results:
     """Every section filled; pictures under `pictures`."""
     config = copy.deepcopy(RUN_SETTINGS)
     config["data"]["image_root"] = str(pictures)
-    steps = [0, 5, 20, 80, 320, 1225, 3675]
+    ablation: Ablation | None = changes.get("ablation", make_full_ablation())
     training = Training(
         step=3675,
         updates=921,
@@ -236,29 +264,14 @@ def make_full_results(pictures: Path, count: int = 40, **changes: Any) -> Result
             LossPoint(step=1225 * (i + 1), train=t, eval=e)
             for i, (t, e) in enumerate([(0.67, 0.3), (0.22, 0.2), (0.16, 0.17)])
         ],
-        looks=[
-            Look(
-                step=s,
-                correct=4.0 / (1 + i),
-                gap_shuffled=(gap := max(0.0, 0.6 * (i - 2))),
-                gap_zero=0.2 * i,
-                se_shuffled=0.01,
-                shuffled="costs" if gap else "ruled out",
-                zero="costs" if i else "open",
-                lower_shuffled=gap - 0.04,
-                upper_shuffled=gap + 0.04,
-                r_at_1=0.5,
-                k=8,
-            )
-            for i, s in enumerate(steps)
-        ],
+        looks=looks_towards(ablation.conditions if ablation else {}),
     )
-    lengths = {length: int(900 * math.exp(-(((length - 24) / 4) ** 2))) + 1 for length in range(14, 60)}
+    lengths = {length: int(680 * math.exp(-(((length - 24) / 4) ** 2))) + 1 for length in range(14, 60)}
+    lengths[24] += training.train_samples - sum(lengths.values())
     fields: dict[str, Any] = {
-        "reasons": ["gap(shuffled) is above the margin", "see /home/someone/secret/results.json"],
         "training": training,
-        "ablation": make_full_ablation(),
-        "coverage": make_coverage(lengths=lengths, max_seq_len=48, truncated_pct=0.4, rejected={"caption blank": 3}),
+        "ablation": ablation,
+        "coverage": make_coverage(lengths=lengths, max_seq_len=48, block=10, rejected={"caption blank": 3}),
         "scored": make_scored(count),
         "diagnosis": FINDINGS,
         "config": config,
@@ -272,24 +285,16 @@ def sees(pictures: Path, count: int = 20) -> Results:
 
 
 def undecided(**changes: Any) -> Ablation:
-    """Every gate's interval lies around its margin."""
-    conditions = {
-        name: condition(name, loss, None if gap is None else 0.03, half=0.2) for name, (loss, gap) in CONDITIONS.items()
-    }
-    return make_full_ablation(**{"verdict": "INCONCLUSIVE", "conditions": conditions, **changes})
+    """Every gate's bounds lie around its margin."""
+    return make_full_ablation(
+        dict.fromkeys(GAPS, (0.03, 0.1)),
+        **{"matching": matching(0.09, scale=0.01), "words": words(0.01, False), **changes},
+    )
 
 
 def without_shuffled(pictures: Path, **changes: Any) -> Results:
     """As `--conditions blind` of an older version leaves it: no gap of shuffled, rows in no order of their own."""
-    nothing = Estimated(value=None)
-    ablation = make_full_ablation(
-        verdict="INCONCLUSIVE",
-        conditions={name: condition(name, *CONDITIONS[name]) for name in ("correct", "blind")},
-        order=["correct", "blind"],
-        words=None,
-        matching=None,
-        decomposition=Decomposition(information=estimate(0.63), shock=nothing, misdirection=nothing),
-    )
+    ablation = make_full_ablation({"blind": GAPS["blind"]}, words=None, matching=None)
     scored = [
         sample(number, f"a small red cross number {number}", 0.0).model_copy(
             update={"losses": {"correct": 3.0, "blind": 12.0}, "pieces": []}
@@ -300,23 +305,12 @@ def without_shuffled(pictures: Path, **changes: Any) -> Results:
     return make_full_results(pictures, **{**fields, **changes})
 
 
+STYLE: dict[str, Gap] = {"shuffled": (-0.001, 0.001), "zero": (0.032, 0.0045), "noise": (0.009, 0.0015)}
+"""Of one trained on mismatched pairs: zero and noise surely cost something, another picture nothing."""
+
+
 def style_only(pictures: Path, count: int = 20) -> Results:
-    """One trained on mismatched pairs: zero and noise significant, shuffled nothing, R@1 at chance."""
-    gaps = {"shuffled": (-0.001, 0.002), "zero": (0.032, 0.009), "noise": (0.009, 0.003)}
-    conditions = {"correct": condition("correct", 0.9, None)} | {
-        name: condition(name, 0.9 + gap, gap, half) for name, (gap, half) in gaps.items()
-    }
-    reason = "gap(shuffled) -0.0010 +- 0.0005 nats/token: its upper bound +0.0010 is not above the margin 0.05"
-    ablation = make_full_ablation(
-        verdict="FAIL",
-        reasons=[reason],
-        conditions=conditions,
-        order=["shuffled", "correct", "noise", "zero"],
-        matching=matching(0.08),
-        words=words(0.001),
-        decomposition=None,
-    )
+    """One trained on mismatched pairs, R@1 at chance."""
+    ablation = make_full_ablation(STYLE, 0.9, matching=matching(0.08, scale=0.0), words=words(0.001, False))
     scored = [sample(number, f"a small red cross number {number}", 0.02 - 0.002 * number) for number in range(count)]
-    return make_full_results(
-        pictures, count, verdict="FAIL", reasons=[reason], ablation=ablation, scored=scored, diagnosis=[]
-    )
+    return make_full_results(pictures, count, ablation=ablation, scored=scored, diagnosis=[])

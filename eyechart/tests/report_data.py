@@ -3,13 +3,18 @@
 import copy
 from typing import Any
 
-from eyechart.results import Ablation, Condition, Coverage, Results, Training, WrittenCaption
+from eyechart.results import Ablation, Coverage, Finding, Reason, Remark, Results, Training, WrittenCaption
+from eyechart.verdict.verdict import Missing
+from standings import Gap, checked, covered, results_of
 
-REASONS = {
-    "PASS": ["gap(shuffled) +0.8872 +- 0.03 nats/token: its 99% lower bound +0.81 is above the margin 0.05"],
-    "FAIL": ["gap(shuffled) +0.0001 +- 0.01 nats/token: its upper bound +0.02 is not above the margin 0.05"],
-    "INCONCLUSIVE": ["gap(shuffled) +0.0600 +- 0.03 nats/token: the margin 0.05 lies between its bounds"],
+GAPS: dict[str, dict[str, Gap]] = {
+    "PASS": {"shuffled": (0.8872, 0.01), "zero": (1.7735, 0.01), "noise": (2.1502, 0.01), "no-image": (1.385, 0.01)},
+    "FAIL": {"shuffled": (0.0001, 0.01), "zero": (1.7735, 0.01), "noise": (2.1502, 0.01), "no-image": (1.385, 0.01)},
+    "INCONCLUSIVE": {"shuffled": (0.06, 0.03), "zero": (1.7735, 0.01), "noise": (2.1502, 0.01)},
 }
+"""Gaps of check 1 with their standard errors, in nats per token, by the verdict that they lead to."""
+LENGTHS = {"PASS": {64: 2400, 96: 2500}, "WARNS": {96: 4830, 600: 70}, "FAIL": {96: 4753, 600: 147}}
+"""Lengths of 4,900 samples by what check 2 says of them at max_seq_len 512."""
 
 RUN_SETTINGS: dict[str, Any] = {
     "output_dir": "outputs/stage1_align",
@@ -82,66 +87,20 @@ RUN_SETTINGS: dict[str, Any] = {
 """The settings of a run of Stage 1, as its results record them."""
 
 
-def condition(loss: float | None, gap: float | None = None, margin: float | None = None) -> Condition:
-    measured = gap is not None
-    return Condition(
-        loss=loss,
-        gap=gap,
-        se=0.01 if measured else None,
-        ci95=(gap - 0.02, gap + 0.02) if gap is not None else None,
-        lower99=gap - 0.03 if gap is not None else None,
-        gate=margin is not None,
-        margin=margin,
-        meaning="what it costs",
-    )
-
-
 def make_ablation(verdict: str = "PASS", **changes: Any) -> Ablation:
-    conditions = {
-        "correct": condition(3.5150),
-        "shuffled": condition(4.4022, 0.8872, 0.05),
-        "zero": condition(5.2885, 1.7735, 0.0),
-        "noise": condition(5.6652, 2.1502, 0.0),
-        "no-image": condition(4.9, 1.385),
-    }
-    fields: dict[str, Any] = {
-        "verdict": verdict,
-        "reasons": REASONS[verdict],
-        "samples": 100,
-        "requested": 128,
-        "label_tokens": 1310,
-        "clusters": 99,
-        "seed": 42,
-        "derangements": 4,
-        "conditions": conditions,
-        "order": ["correct", "shuffled", "no-image", "zero", "noise"],
-        "order_reading": "a wrong picture costs less than none",
-        "needed_samples": 1234 if verdict == "INCONCLUSIVE" else None,
-    }
-    return Ablation(**{**fields, **changes})
+    """Check 1 that ends so, of 100 samples with 99 distinct images; other `changes` as in `checked`."""
+    fields: dict[str, Any] = {"correct": 3.515, "requested": 128, "clusters": 99, "label_tokens": 1310, "seed": 42}
+    return checked(**{"gaps": GAPS[verdict], **fields, **changes})
 
 
 def make_coverage(verdict: str = "PASS", **changes: Any) -> Coverage:
-    fields: dict[str, Any] = {
-        "verdict": verdict,
-        "reasons": ["3.00% of 4900 samples are truncated, more than 2%" if verdict == "FAIL" else "fine"],
-        "source": "training epoch 3",
-        "samples": 4900,
-        "truncated_pct": 3.0 if verdict == "FAIL" else 0.0,
-        "zero_label_pct": 0.0,
-        "avg_label_tokens": 13.1,
-        "max_seq_len": 512,
-        "smallest_max_seq_len": 96,
-        "wrapper_tokens": 7.5,
-        "image_block_tokens": 66,
-    }
-    return Coverage(**{**fields, **changes})
+    """Check 2 that ends so, or in a PASS that WARNS; other `changes` as in `covered`."""
+    return covered(**{"lengths": LENGTHS[verdict], **changes})
 
 
-def make_results(verdict: str = "PASS", **changes: Any) -> Results:
+def make_results(check_1: str = "PASS", **changes: Any) -> Results:
+    """A run whose check 1 ends so; the verdict and the conclusions follow from both checks."""
     fields: dict[str, Any] = {
-        "verdict": verdict,
-        "reasons": REASONS[verdict],
         "checkpoint": "outputs/run/checkpoint_3675.pt",
         "command": "qwen3-vlm trial --config configs/run.yaml",
         "created": "2026-11-22T19:00:00+00:00",
@@ -158,14 +117,70 @@ def make_results(verdict: str = "PASS", **changes: Any) -> Results:
             samples_per_second=294.0,
             peak_memory_gb=1.1,
         ),
-        "ablation": make_ablation(verdict),
+        "ablation": make_ablation(check_1),
         "coverage": make_coverage(),
         "environment": {"python": "3.12.1", "gpu": "none"},
         "config": copy.deepcopy(RUN_SETTINGS),
         "samples": [WrittenCaption(row=7, image="a.png", true="a red circle", written="a red square")],
     }
-    return Results(**{**fields, **changes})
+    return results_of(**{**fields, **changes})
 
+
+def everywhere(text: str) -> Results:
+    """Results with this text in every field that takes free text, each time after the name of its place.
+
+    `PLACES` has the names. Captions, words and images of samples are tested on their own.
+    """
+
+    def at(place: str) -> str:
+        assert place in PLACES
+        return f"{place} {text}"
+
+    made = make_ablation(missing=Missing(unscored={at("unscored"): 1}))
+    carried = {"row": 3, "image": at("carrier"), "gap": 0.9, "gap_without": 0.1}
+    carried |= {"standing": "costs", "standing_without": "open"}
+    failed = {"error": at("errortype"), "message": at("errormessage")}
+    shared = {"file": at("trainfile"), "shared": 2, "images": 9}
+    ablation = made.model_copy(
+        update={
+            "reasons": [
+                *made.reasons,
+                Reason(code="one-image-carries", effect="warns", about="shuffled", figures=carried),
+            ],
+            "remarks": [
+                Remark(code="writing-failed", about="written captions", figures=failed),
+                Remark(code="mean-has-seen-scored-images", about="mean-token", figures=shared),
+            ],
+            "notes": {at("notename"): at("notetext")},
+        }
+    )
+    finding = Finding(
+        code=at("findingcode"),
+        severity="note",
+        message=at("findingmessage"),
+        fix=at("findingfix"),
+        evidence={at("evidencename"): at("evidencevalue")},
+    )
+    return make_results(
+        ablation=ablation,
+        coverage=make_coverage(rejected={at("rejected"): 2}),
+        diagnosis=[finding],
+        checkpoint=at("checkpoint"),
+        command=at("command"),
+        environment={at("environmentname"): at("environmentvalue")},
+        config={at("configname"): at("configvalue")},
+    )
+
+
+PLACES = {
+    **dict.fromkeys(["unscored", "carrier", "rejected"], ("runbook", "terminal", "html")),
+    **dict.fromkeys(["errortype", "errormessage", "trainfile", "notename", "notetext"], ("runbook", "html")),
+    **dict.fromkeys(["findingcode", "findingmessage", "findingfix"], ("runbook", "terminal", "html")),
+    **dict.fromkeys(["evidencename", "evidencevalue"], ("html",)),
+    **dict.fromkeys(["checkpoint", "command", "environmentname", "environmentvalue"], ("runbook", "html")),
+    **dict.fromkeys(["configname", "configvalue"], ("runbook", "html")),
+}
+"""Places of `everywhere`, and which pages show them."""
 
 INJECTIONS = [
     "</code><script>alert(1)</script>",

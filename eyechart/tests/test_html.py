@@ -26,13 +26,13 @@ from eyechart.reporting.html import docs_link, render_html
 from eyechart.reporting.looks import read_onset
 from eyechart.reporting.output import command_line
 from eyechart.reporting.readings import GATES
-from eyechart.reporting.tiles import standing
+from eyechart.reporting.tiles import tiles
 from eyechart.reporting.wording import percent, plain
-from eyechart.results import END, Condition, Look, LossPoint, Piece, Results, ScoredSample, to_json
-from eyechart.verdict.statistics import Estimate
-from eyechart.verdict.verdict import PASS_LEVEL, Gate, level_of_fail, stand
-from html_data import FINDINGS, HOSTILE, make_full_results, save_pictures, sees, style_only, undecided, without_shuffled
-from report_data import INJECTIONS, make_ablation, make_results
+from eyechart.results import END, LossPoint, Piece, Results, ScoredSample, to_json
+from eyechart.verdict.verdict import Missing
+from html_data import HOSTILE, look, make_full_results, save_pictures, sees, style_only, undecided, without_shuffled
+from report_data import GAPS, INJECTIONS, PLACES, everywhere, make_ablation, make_coverage, make_results
+from standings import checked, covered, results_of
 
 ROOT = Path(__file__).parents[2]
 VOID = {"meta", "link", "img", "br", "hr", "input", "use", "path"}
@@ -196,15 +196,11 @@ def test_a_hostile_caption_stays_text(page: Page, caption: str) -> None:
 @pytest.mark.parametrize("text", INJECTIONS)
 @pytest.mark.usefixtures("undrawn")
 def test_text_from_anywhere_in_the_results_is_escaped(text: str) -> None:
-    ablation = make_ablation(reasons=[text], rejected={text: 1}, order_reading=text, wording={"zero": text})
-    coverage = html_data.make_coverage(reasons=[text], source=text, rejected={text: 2})
-    finding = FINDINGS[0].model_copy(update={"code": text, "message": text, "fix": text, "evidence": {text: text}})
-    changes: dict[str, Any] = {"command": text, "environment": {text: text}, "config": {text: text}}
-    results = make_results(
-        ablation=ablation, coverage=coverage, diagnosis=[finding], reasons=[text], checkpoint=text, **changes
-    )
-    page = Page(render_html(results))
+    page = Page(render_html(everywhere(text)))
     assert page.all("script") == [] and page.all("b") == []
+    first = text.split()[0].partition("/")[0]
+    for place, pages in PLACES.items():
+        assert (f"{place} {first}" in page.text) == ("html" in pages), place
 
 
 def test_right_to_left_captions_choose_their_own_direction(full: str) -> None:
@@ -294,34 +290,62 @@ def test_two_connectors_are_told_apart_on_the_first_screen(pictures: Path) -> No
     assert "(shuffled) +2.25 nats per token lost; 99% sure of +2.18, must exceed 0.05 ✓ exceeds its margin" in good
     assert "(shuffled) \u22120.0010 nats per token lost; 99% sure of \u22120.0034, must exceed 0.05 ✗ does not" in bad
     assert "97% of 100 captions prefer their own among 12 images; chance 8% ✓ above chance" in good
-    assert "8% of 100 captions prefer their own among 12 images; chance 8% ✗ not above chance" in bad
-    assert "The connector carries the picture" in good and "PASS" in good
-    assert "not shown to carry the picture" in bad and "a prompt that fits every picture" in bad and "FAIL" in bad
+    assert "8% of 100 captions prefer their own among 12 images; chance 8% ? not decided" in bad
+    assert "The picture is used" in good and "PASS" in good and "FAIL" not in good
+    assert "what is in the picture makes no difference above the margin" in bad and "FAIL" in bad and "PASS" not in bad
+    assert "that there are visual tokens matters, and from which picture they come does not" in bad
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_gate_whose_margin_lies_within_its_bounds_is_not_decided(pictures: Path) -> None:
-    results = make_full_results(pictures, 2, verdict="INCONCLUSIVE", ablation=undecided(matching=None))
+    results = make_full_results(pictures, 2, ablation=undecided(matching=None))
+    assert results.verdict == "INCONCLUSIVE"
     text = first_screen(render_html(results))
     assert text.count("? not decided") == 3
     assert "\u2717" not in text and "exceed its margin" not in text and "does not exceed it" not in text
 
 
-@given(st.floats(-1, 1), st.floats(0, 1), st.integers(2, 300), st.sampled_from([0.0, 0.05]), st.integers(1, len(GATES)))
+@given(st.integers(-999, 999), st.floats(0, 1), st.integers(2, 300), st.integers(1, len(GATES)))
 def test_a_gate_stands_on_the_page_where_it_stands_in_the_verdict(
-    gap: float, se: float, clusters: int, margin: float, gates: int
+    thousandths: int, se: float, clusters: int, gates: int
 ) -> None:
-    estimate = Estimate(gap, se, clusters, clusters)
-    condition = Condition(loss=1.0, gap=gap, se=se, lower99=estimate.lower(PASS_LEVEL), gate=True, margin=margin)
-    ablation = make_ablation(conditions=dict.fromkeys(GATES[:gates], condition), clusters=clusters)
-    verdict = stand(Gate("zero", margin, estimate), level_of_fail(gates))
-    assert standing(condition, ablation) == {"PASS": "good", "FAIL": "bad", "INCONCLUSIVE": "open"}[verdict]
+    """The reason that the verdict gives and the tile say the same."""
+    ablation = checked(dict.fromkeys(GATES[:gates], (thousandths / 1000, se)), clusters=clusters, missing=Missing())
+    shown = {tile.label.split("(")[1][:-1]: tile.state for tile in tiles(results_of(ablation))}
+    effects = {"passes": "good", "fails": "bad", "undecided": "open"}
+    assert shown == {reason.about: effects[reason.effect] for reason in ablation.reasons}
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_gate_without_a_standard_error_is_not_decided() -> None:
-    condition = Condition(loss=1.0, gap=0.4, gate=True, margin=0.05)
-    assert standing(condition, make_ablation(conditions={"shuffled": condition}, clusters=1)) == "open"
+    (tile,) = tiles(results_of(checked({"shuffled": (0.4, None)}, clusters=1)))
+    assert (tile.state, tile.state_text) == ("open", "not decided")
+    assert tile.note == "nats per token lost; must exceed 0.05"
+
+
+@pytest.mark.parametrize(
+    ("found", "state", "words"),
+    [(0.97, "good", "above chance"), (0.09, "open", "not decided"), (0.02, "bad", "not above chance")],
+)
+def test_matching_stands_on_its_tile_where_it_stands_in_the_results(found: float, state: str, words: str) -> None:
+    ablation = make_ablation(matching=html_data.matching(found))
+    (tile,) = (tile for tile in tiles(results_of(ablation)) if tile.definition == "matching")
+    assert (tile.state, tile.state_text) == (state, words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "state", "words"),
+    [
+        ({"lengths": {64: 100}}, "good", "within the limits"),
+        ({"lengths": {64: 50, 600: 50}}, "bad", "too many"),
+        ({"lengths": {64: 100}, "zero_label": 50}, "bad", "check 2 fails for another reason"),
+        ({"lengths": {}}, "open", "not decided"),
+    ],
+)
+def test_cut_captions_are_too_many_only_where_they_are_what_fails(
+    changes: dict[str, Any], state: str, words: str
+) -> None:
+    (tile,) = tiles(results_of(None, covered(**changes)))
+    assert (tile.state, tile.state_text) == (state, words)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -344,35 +368,60 @@ def test_gaps_that_were_not_scored_are_not_said_to_be_split(pictures: Path, draw
 
 
 @pytest.mark.parametrize(
-    ("source", "title"),
+    ("counted", "title", "source"),
     [
-        ("training epoch 3", "training samples"),
-        ("audit of train, images not opened", "training samples"),
-        ("audit of eval", "held-out samples"),
-        ("the rows asked for", "samples"),
+        ({"source": "training", "split": "train", "epoch": 3}, "training samples", "training epoch 3"),
+        (
+            {"source": "audit", "split": "train", "images_opened": False},
+            "training samples",
+            "audit of the training rows, images not opened",
+        ),
+        ({"source": "audit", "split": "eval"}, "held-out samples", "audit of the held-out rows"),
+        ({"source": "score"}, "samples", "the rows asked for"),
     ],
 )
 @pytest.mark.usefixtures("undrawn")
-def test_samples_are_called_after_where_they_were_counted(source: str, title: str) -> None:
-    html = render_html(make_results(coverage=html_data.make_coverage(source=source, lengths={20: 4900})))
+def test_samples_are_called_after_where_they_were_counted(counted: dict[str, Any], title: str, source: str) -> None:
+    html = render_html(make_results(coverage=covered({20: 4900}, **counted)))
     assert f"<h3>Lengths of the {title}</h3>" in html
+    assert f"Counted in: {source}" in Page(html).text
     assert f"of 4,900 {title.removesuffix('samples')}captions at max_seq_len" in first_screen(html)
 
 
 @pytest.mark.parametrize("verdict", ["FAIL", "INCONCLUSIVE"])
 @pytest.mark.usefixtures("undrawn")
 def test_what_did_not_pass_never_reads_like_a_pass(verdict: str) -> None:
-    text = first_screen(render_html(make_results(verdict)))
-    assert "The connector carries the picture" not in text
+    results = make_results(verdict)
+    text = first_screen(render_html(results))
+    assert "The picture is used" not in text and "PASS" not in text and "\u2713 PASS" not in text
     assert verdict in text
+    assert ("Check 1 fails" in text) == (verdict == "FAIL") and ("ndecided" in text) == (verdict == "INCONCLUSIVE")
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_failed_second_check_is_the_headline_of_a_run_that_sees() -> None:
-    results = make_results("FAIL", ablation=make_ablation("PASS"), coverage=html_data.make_coverage("FAIL"))
-    assert "The picture is used, but check 2 does not pass: FAILS at max_seq_len 512" in first_screen(
-        render_html(results)
-    )
+    text = first_screen(render_html(make_results(coverage=make_coverage("FAIL"))))
+    assert "The picture is used, and it matters which picture it is. Check 2 does not pass: More is lost at" in text
+    assert "\u2717FAIL" in text and "PASS" not in text
+
+
+@pytest.mark.parametrize("verdict", GAPS)
+@pytest.mark.usefixtures("undrawn")
+def test_no_sentence_stands_on_the_page_twice(verdict: str, pictures: Path) -> None:
+    results = make_full_results(pictures, 0, ablation=make_ablation(verdict), diagnosis=[])
+    html = render_html(results)
+    blocks = re.findall(r"<(?:h1|p|li|figcaption)\b[^>]*>(.*?)</(?:h1|p|li|figcaption)>", html, flags=re.DOTALL)
+    told = [Markup(block).striptags().partition(" Defined below:")[0] for block in blocks]
+    sentences = [part for text in told for part in re.split(r"(?<=[.:;]) ", text) if len(part.split()) > 4]
+    assert len(sentences) > 15 and sorted(sentences) == sorted(set(sentences))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_only_a_gate_has_something_to_exceed() -> None:
+    html = render_html(make_results())
+    rows = re.findall(r'<tr><th scope="row">([\w-]+)</th>((?:<td[^>]*>[^<]*</td>){9})</tr>', html)
+    exceed = {name: re.findall(r"<td[^>]*>([^<]*)</td>", cells)[4] for name, cells in rows}
+    assert exceed == {"correct": "\u2013", "shuffled": "0.05", "zero": "0", "noise": "0", "no-image": "\u2013"}
 
 
 SECTIONS = ["training", "ablation", "coverage"]
@@ -400,35 +449,30 @@ def test_a_part_of_check_1_that_was_not_measured_is_left_out(pictures: Path, abs
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_decomposition_without_figures_is_said_and_not_drawn(pictures: Path) -> None:
-    none = html_data.Estimated(value=None)
-    said = "no split: the blind prompt is under-trained"
-    split = html_data.Decomposition(
-        information=none, shock=none, misdirection=none, blind_under_trained=True, sentences=[said]
-    )
-    ablation = html_data.make_full_ablation(decomposition=split)
+    gaps = {**html_data.GAPS, "no-image": (0.2, 0.03)}
+    ablation = html_data.make_full_ablation(gaps)
+    assert ablation.decomposition is not None and ablation.decomposition.blind_under_trained
     html = render_html(make_full_results(pictures, 2, ablation=ablation))
     section = html[html.index('<h2 id="decomposition">') : html.index('<h2 id="connector">')]
-    assert "No split: the blind prompt is under-trained." in section and "<svg" not in section
+    assert "The gaps are not split: the blind prompt is under-trained." in section and "<svg" not in section
+    assert "per token worse than no image" in section and "information +" not in section
 
 
 def test_results_without_any_measurement_make_a_page() -> None:
-    text = Page(render_html(Results(verdict="INCONCLUSIVE", reasons=[]))).text
-    assert "Check 1 was not run" in text and "No reason was recorded" in text
+    text = Page(render_html(Results(verdict="INCONCLUSIVE"))).text
+    assert "INCONCLUSIVE" in text and "No reason was recorded" in text
+    named = Page(render_html(results_of())).text
+    assert "Check 1 was not run" in named and "Check 2 was not run" in named
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_losses_that_are_not_finite_are_said() -> None:
-    conditions = {**make_ablation().conditions, "shuffled": html_data.Condition(loss=None, gate=True, margin=0.05)}
-    order = ["correct", "no-image", "zero", "noise"]
-    text = Page(
-        render_html(make_results("FAIL", ablation=make_ablation("FAIL", conditions=conditions, order=order)))
-    ).text
-    assert "no gap a loss is not finite" in text
+    text = Page(render_html(make_results(ablation=make_ablation(not_finite=["shuffled"])))).text
+    assert "no gap a loss is not finite" in text and "Check 1 fails: a loss is not finite." in text
 
 
 def test_a_correct_loss_that_is_not_finite_leaves_out_the_drawing() -> None:
-    conditions = {name: html_data.Condition(loss=None) for name in ("correct", "shuffled", "zero", "noise")}
-    page = Page(render_html(make_results("FAIL", ablation=make_ablation("FAIL", conditions=conditions, order=[]))))
+    page = Page(render_html(make_results(ablation=make_ablation(not_finite=["correct", "shuffled", "zero", "noise"]))))
     assert "Loss per condition" not in page.text
 
 
@@ -441,7 +485,7 @@ def test_findings_come_by_severity_with_evidence_fix_and_their_page(full: str, p
         ("note", "made-up"),
     ]
     assert "<dt>rms_ratio</dt><dd>14.23</dd>" in full and "<dt>range</dt><dd>0.1, 10</dd>" in full
-    assert "Mend: set connector.output_norm to true and train again" in page.text
+    assert "Fix: set connector.output_norm to true and train again" in page.text
     assert {"../docs/faults/scale-mismatch.md"} <= {a["href"] for a in page.all("a")}
     assert "../docs/faults/made-up.md" not in {a["href"] for a in page.all("a")}
 
@@ -483,6 +527,19 @@ def test_no_folder_of_anybody_is_on_the_page(full: str, pictures: Path) -> None:
     assert str(pictures) not in full
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_no_folder_of_anybody_comes_with_a_reason_or_a_remark() -> None:
+    sections = render_html(everywhere("at /home/someone/a.png")).split("<section ")
+    for name, places in {
+        "why": ["unscored", "carrier", "rejected"],
+        "conditions": ["errortype", "errormessage", "trainfile", "notename", "notetext"],
+        "coverage": ["rejected"],
+    }.items():
+        (section,) = (part for part in sections if part.startswith(f'aria-labelledby="{name}"'))
+        assert "someone" not in section
+        assert all(f"{place} at .../a.png" in section for place in places)
+
+
 def test_links_to_documents_only_where_page_and_documents_are_in_one_tree(tmp_path: Path) -> None:
     assert docs_link(tmp_path) is None
     if (ROOT / "docs" / "faults").is_dir():
@@ -509,7 +566,7 @@ def test_a_figure_behind_plus_and_minus_is_called_a_standard_error() -> None:
         return Page(render_html(results).split('<main id="main">')[1].split("</section>")[0] + "</section>").text
 
     assert "The figure behind +- is the standard error" in why(make_results())
-    assert "standard error" not in why(make_results(reasons=["not scored"]))
+    assert "standard error" not in why(make_results(ablation=checked({}, samples=0)))
 
 
 def test_no_dot_stands_on_the_wrong_side_of_zero(drawn: dict[str, Figure]) -> None:
@@ -525,7 +582,7 @@ def test_no_dot_stands_on_the_wrong_side_of_zero(drawn: dict[str, Figure]) -> No
 @pytest.mark.parametrize("first", [0, 5])
 def test_steps_are_labelled_plainly_at_looks(drawn: dict[str, Figure], first: int) -> None:
     steps = [first, 19, 38, 75, 150, 300, 600, 1200]
-    looks = [Look(step=step, correct=1.0, gap_shuffled=0.1, gap_zero=0.2) for step in steps]
+    looks = [look(step, 0.1, 0.2, len(steps)) for step in steps]
     plots.training_loss([LossPoint(step=1225, train=1.0, eval=None)], looks, "", "loss")
     (axes,) = drawn["loss"].axes
     drawn["loss"].canvas.draw()
@@ -555,7 +612,7 @@ def test_the_page_says_of_the_looks_what_the_terminal_says(pictures: Path, page:
 
 def test_a_far_limit_does_not_squash_the_lengths(drawn: dict[str, Figure]) -> None:
     for limit in (130, 4096):
-        coverage = html_data.make_coverage(lengths={64: 3, 80: 5, 126: 1}, max_seq_len=limit)
+        coverage = covered({64: 3, 80: 5, 126: 1}, limit)
         plots.lengths(coverage, "", f"to {limit}")
     (near,), (far,) = drawn["to 130"].axes, drawn["to 4096"].axes
     assert near.get_xlim()[0] == 0 and near.get_xlim()[1] > 130
@@ -593,7 +650,7 @@ def test_report_command_finds_images_that_have_moved(tmp_path: Path, pictures: P
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "cannot read results"), ("{", "not a results file"), ('{"schema": 9}', "not a results file of schema 1")],
+    [(None, "cannot read results"), ("{", "not a results file"), ('{"schema": 9}', "use the version that wrote them")],
 )
 def test_report_command_refuses_what_is_not_a_result(
     tmp_path: Path, content: str | None, message: str, capsys: pytest.CaptureFixture[str]
@@ -621,6 +678,7 @@ def test_only_all_is_written_as_100_percent_and_only_none_as_0(share: float) -> 
     assert (text == "100%") == (share == 1)
     assert (text == "0%") == (share == 0)
     assert text.startswith("\u2212") == (share <= -0.0005)
+    assert "100.0" not in text
 
 
 @pytest.mark.parametrize(

@@ -103,8 +103,8 @@ def test_a_long_word_leaves_its_figures_in_sight(browser: Browser, page: Path, w
 def test_right_to_left_words_do_not_reorder_what_stands_beside_them(browser: Browser, page: Path) -> None:
     browser.open(page)
     starts = browser.evaluate("""(() => {
-      const line = [...document.querySelectorAll('.reading')].find(p => p.textContent.includes('(+3.0, 6 times)'));
-      return ['3.0', '6 times', '1.0', '4 times'].map(words => {
+      const line = [...document.querySelectorAll('.reading')].find(p => p.textContent.includes('(+4.00, 60 times)'));
+      return ['4.00', '60 times', '3.30', '53 times'].map(words => {
         const nodes = document.createTreeWalker(line, NodeFilter.SHOW_TEXT), range = document.createRange();
         let node;
         while ((node = nodes.nextNode()) && !node.data.includes(words));
@@ -218,4 +218,4 @@ def test_two_connectors_are_told_apart_without_scrolling(browser: Browser, page:
             bottom = browser.evaluate("document.querySelector('.tile.primary .state').getBoundingClientRect().bottom")
             assert bottom <= height
         wide = browser.evaluate("document.querySelector('.verdict').innerText")
-        assert ("The connector carries the picture" in wide) == (name == "sees")
+        assert ("The picture is used" in wide) == (name == "sees")

@@ -4,40 +4,57 @@ from __future__ import annotations
 
 import pytest
 
-from eyechart.reporting.readings import pattern
-from eyechart.results import Ablation, Condition
-from report_data import make_ablation
+from eyechart.reporting.conclusions import said
+from eyechart.reporting.readings import connector, coverage
+from html_data import make_full_ablation
+from report_data import make_coverage
+from standings import Gap, checked, covered, results_of
 
-MARGIN = 0.05
-
-
-def gate(gap: float, half: float, margin: float = 0.0) -> Condition:
-    """A gap with a 95% interval of gap -+ half."""
-    ends = (gap - half, gap + half)
-    return Condition(
-        loss=1 + gap, gate=True, margin=margin, gap=gap, se=half / 2, ci95=ends, lower99=gap - 1.2 * half, meaning=""
-    )
-
-
-def ablation(shuffled: tuple[float, float], zero: tuple[float, float], noise: tuple[float, float]) -> Ablation:
-    made: Ablation = make_ablation()
-    gates = {"shuffled": gate(*shuffled, MARGIN), "zero": gate(*zero), "noise": gate(*noise)}
-    return made.model_copy(update={"conditions": {**made.conditions, **gates}})
+YES, NO, OPEN = (1.0, 0.05), (-0.1, 0.02), (0.05, 0.1)
 
 
 @pytest.mark.parametrize(
-    ("gaps", "said"),
+    ("gaps", "told", "not_told"),
     [
-        (((2.0, 0.1), (1.0, 0.1), (1.0, 0.1)), "It matters which picture it is"),
-        (((0.0, 0.01), (1.0, 0.1), (1.0, 0.1)), "how captions sound"),
-        (((0.002, 0.001), (1.0, 0.1), (1.0, 0.1)), "hardly does"),
-        (((0.1, 0.2), (1.0, 0.1), (1.0, 0.1)), "is not settled"),
-        (((0.99, 0.82), (2.0, 2.5), (2.0, 2.5)), "nothing is settled"),
-        (((0.0, 0.01), (-0.1, 0.05), (-0.1, 0.05)), "the pictures are not read"),
+        ((YES, YES, YES), "costs +1.00 nats per token (95% interval", "decided"),
+        ((NO, YES, YES), "from which picture they come does not", "hardly"),
+        (((0.02, 0.001), YES, YES), "from which picture they come hardly matters", "does not"),
+        ((OPEN, YES, YES), "Whether it matters which picture it is, is not decided", "does not"),
+        ((OPEN, OPEN, OPEN), "Whether it matters which picture it is, is not decided", "raise"),
+        ((NO, NO, NO), "hardly anything is lost without the picture", "raise"),
+        ((NO, OPEN, NO), "Whether zeros in place of the picture cost anything is not decided", "nothing"),
+        ((YES, OPEN, YES), "Whether zeros in its place cost anything is not decided", "noise"),
+        ((YES, YES, NO), "Another sample's picture costs +1.00", "zeros"),
     ],
-    ids=["sees", "style only", "reads a little", "shuffled undecided", "all undecided", "nothing"],
+    ids=["sees", "style only", "a little", "content open", "open", "nothing", "rest open", "zeros open", "noise fails"],
 )
-def test_the_pattern_is_named_only_as_far_as_the_intervals_go(
-    gaps: tuple[tuple[float, float], tuple[float, float], tuple[float, float]], said: str
+def test_the_pattern_is_named_only_as_far_as_the_bounds_go(
+    gaps: tuple[Gap, Gap, Gap], told: str, not_told: str
 ) -> None:
-    assert said in pattern(ablation(*gaps))
+    names = ("shuffled", "zero", "noise")
+    pattern = said(results_of(checked(dict(zip(names, gaps, strict=True)))), "pattern")
+    assert told in pattern and not_told not in pattern
+
+
+def test_without_all_three_gates_no_pattern_is_named() -> None:
+    assert said(results_of(checked({"shuffled": YES, "zero": YES})), "pattern") == ""
+    lone = results_of(checked({"shuffled": OPEN, "zero": NO}))
+    assert "Whether it matters which picture it is, is not decided" in said(lone, "headline")
+
+
+def test_what_is_cut_is_said_once_and_only_where_something_is() -> None:
+    for counted, times in ((make_coverage(), 0), (make_coverage("WARNS"), 1), (make_coverage("FAIL"), 1)):
+        told = f"{said(results_of(None, counted), 'coverage')} {coverage(counted)}"
+        assert told.count(" are cut") == times and told.count("max_seq_len 512") == 1
+        assert f"a max_seq_len of {counted.smallest_max_seq_len} is enough to stay within the limit." in told.lower()
+    assert coverage(covered({})) == ""
+
+
+def test_the_connector_is_described_by_what_was_measured() -> None:
+    inside = make_full_ablation().connector
+    assert inside is not None
+    assert "is 1.02 times that of text embeddings" in connector(inside)
+    assert "Of the 10 images most like an image" in connector(inside) and "42% still are after it" in connector(inside)
+    fewer = inside.model_copy(update={"knn_overlap": None, "images": 9})
+    assert "9 images are too few to compare neighbours" in connector(fewer)
+    assert "Among the first 50 images, of the 10" in connector(inside.model_copy(update={"compared": 50}))

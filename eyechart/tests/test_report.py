@@ -1,18 +1,24 @@
 """Results to pages: what failed reads as failed, and nobody's text becomes markup."""
 
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from eyechart.cli import main
+from eyechart.faults.diagnosis import RunEvidence, diagnose_run
 from eyechart.reporting.runbook import render_runbook
 from eyechart.reporting.terminal import print_results
-from eyechart.results import Finding, Results, ScoredSample, WrittenCaption, to_json
-from report_data import INJECTIONS, RUN_SETTINGS, condition, make_ablation, make_coverage, make_results
+from eyechart.results import Finding, Remark, Results, ScoredSample, WrittenCaption, to_json
+from eyechart.verdict.verdict import Missing
+from report_data import GAPS, INJECTIONS, PLACES, RUN_SETTINGS, everywhere, make_ablation, make_coverage, make_results
+from standings import Gap, checked, covered, results_of
 
 
 def shown(results: Results) -> str:
@@ -21,8 +27,10 @@ def shown(results: Results) -> str:
     return stream.getvalue()
 
 
-def last_paragraph(page: str) -> str:
-    return " ".join(page[page.rindex("VERDICT:") :].split())
+def verdicts(page: str) -> list[str]:
+    """What stands after each name of a verdict, on the terminal or in the runbook."""
+    names = "VERDICT|check [12]|Verdict|Ablation test|Truncation/coverage|Overall"
+    return re.findall(rf"^(?:- )?(?:{names}): \W*(\w+(?: \w+)?)", page, flags=re.MULTILINE)
 
 
 # The runbook
@@ -34,8 +42,9 @@ def test_runbook_has_the_figures_of_the_founding_document() -> None:
         "- Samples: 100 (requested 128; 99 distinct images, 1,310 label tokens)",
         "  - correct: 3.5150",
         "  - shuffled: 4.4022",
-        "  - shuffled: +0.8872 (95% [+0.8672, +0.9072]; lower99 +0.8572; gate, must exceed 0.05)",
-        "  - noise: +2.1502 (95% [+2.1302, +2.1702]; lower99 +2.1202; gate, must exceed 0)",
+        "  - shuffled: +0.8872 (95% [+0.8674, +0.9070]; lower99 +0.8635; gate, must exceed 0.05)",
+        "  - noise: +2.1502 (95% [+2.1304, +2.1700]; lower99 +2.1265; gate, must exceed 0)",
+        "  - no-image: +1.3850 (95% [+1.3652, +1.4048]; lower99 +1.3613; reported for context)",
         "- subset_train: 4,900",
         "- subset_eval: 100",
         "- truncated: 0.00%",
@@ -63,74 +72,104 @@ def test_runbook_keeps_the_sections_in_the_founding_order() -> None:
     ]
 
 
-@pytest.mark.parametrize("verdict", ["FAIL", "INCONCLUSIVE"])
-def test_what_did_not_pass_never_reads_like_a_pass(verdict: str) -> None:
-    """Whatever the figures: these are the figures of a healthy run."""
-    results = make_results(verdict, coverage=None)
-    document = render_runbook(results)
-    assert f"- Verdict: **{verdict}**" in document
-    assert f"- Ablation test: {verdict} (gap(shuffled)" in document
-    assert f"- Overall: {verdict}" in document
-    for page in (document, shown(results)):
-        assert "PASS" not in page
-        assert "carries the picture into the language model" not in page
-        assert ("NOT shown" in page) == (verdict == "FAIL")
-        assert ("UNDECIDED" in page) == (verdict == "INCONCLUSIVE")
-        assert ("About 1,234 samples would decide" in " ".join(page.split())) == (verdict == "INCONCLUSIVE")
+GATE = st.sampled_from([(1.0, 0.05), (0.02, 0.002), (0.0, 0.0), (-0.1, 0.01), (0.03, 0.1), (0.4, None)])
+"""Gaps that surely exceed the margins, lie between them, are none, are below 0, are open, and have no error."""
+DAMAGE = {"PASS": {64: 100}, "FAIL": {64: 50, 600: 50}, "INCONCLUSIVE": {}}
+
+
+@given(st.tuples(GATE, GATE, GATE), st.sampled_from([*DAMAGE, None]), st.booleans(), st.booleans())
+def test_what_did_not_pass_never_reads_like_a_pass(
+    gaps: tuple[Gap, Gap, Gap], check_2: str | None, all_scored: bool, finite: bool
+) -> None:
+    """Whatever the figures: the pages say the verdicts of the checks, and claim that the picture is used for a PASS."""
+    missing = Missing() if all_scored else Missing(unscored={"image missing": 1})
+    not_finite = () if finite else ("noise",)
+    ablation = checked(
+        dict(zip(("shuffled", "zero", "noise"), gaps, strict=True)), missing=missing, not_finite=not_finite
+    )
+    coverage = None if check_2 is None else covered(DAMAGE[check_2])
+    results = make_results(ablation=ablation, coverage=coverage)
+    second = [] if check_2 is None else [check_2]
+    terminal, document = shown(results), render_runbook(results)
+    assert verdicts(terminal) == [results.verdict, ablation.verdict, *second]
+    assert verdicts(document) == [results.verdict, ablation.verdict, check_2 or "NOT RUN", results.verdict]
+    for page in (terminal, document):
+        assert ("The picture is used" in " ".join(page.split())) == (ablation.verdict == "PASS")
+    headline = " ".join(terminal.split("check 1:")[0].split())
+    assert ("Check 1 fails" in headline) == (ablation.verdict == "FAIL")
+    assert ("Undecided" in headline) == (ablation.verdict == "INCONCLUSIVE")
+    if "FAIL" in second and ablation.verdict != "FAIL":
+        assert "More is lost at max_seq_len 512 than the limits allow" in headline
+
+
+def test_how_many_samples_would_decide_is_said_once_and_only_of_what_is_undecided() -> None:
+    gaps = {**GAPS["INCONCLUSIVE"], "shuffled": (0.08, 0.03)}
+    undecided = make_ablation(gaps=gaps)
+    assert undecided.needed_samples is not None and undecided.needed_samples > undecided.samples
+    for ablation, times in ((undecided, 1), (make_ablation(), 0)):
+        results = make_results(ablation=ablation, diagnosis=diagnose_run(RunEvidence(ablation=ablation)))
+        for page in (render_runbook(results), shown(results)):
+            assert " ".join(page.split()).count(f"about {undecided.needed_samples} would be enough") == times
 
 
 def test_a_failed_second_check_reads_as_failed() -> None:
-    results = make_results("FAIL", ablation=make_ablation("PASS"), coverage=make_coverage("FAIL"))
-    document = render_runbook(results)
-    assert "Conclusion: FAILS at max_seq_len 512. 3.00% of 4900 samples are truncated" in document
-    assert "- Truncation/coverage: FAIL (3.00% of 4900 samples" in document
-    assert "Nothing is cut" not in document
-    assert last_paragraph(shown(results)) == "VERDICT: FAIL: check 2, 3.00% of 4900 samples are truncated, more than 2%"
+    results = make_results(coverage=make_coverage("FAIL"))
+    document, terminal = render_runbook(results), shown(results)
+    assert verdicts(document) == ["FAIL", "PASS", "FAIL", "FAIL"] and verdicts(terminal) == ["FAIL", "PASS", "FAIL"]
+    assert "Conclusion: More is lost at max_seq_len 512 than the limits allow." in document
+    said = "3.00% of 4,900 samples (147) are truncated, more than the 2% that fail"
+    for page in (document, terminal):
+        assert said in " ".join(page.split()) and "Nothing is cut" not in page
+    headline = " ".join(terminal.split("check 1:")[0].split())
+    assert "Check 2 does not pass: More is lost at max_seq_len 512" in headline
 
 
 def test_a_warning_is_part_of_the_conclusion() -> None:
-    coverage = make_coverage(reasons=["warning: 1.50% of 4900 samples are truncated"], truncated_pct=1.5)
-    document = render_runbook(make_results(coverage=coverage))
-    assert "Conclusion: Within the limits at max_seq_len 512, but: Warning: 1.50% of 4900" in document
+    results = make_results(coverage=make_coverage("WARNS"))
+    document = render_runbook(results)
+    assert "Conclusion: Within the limits at max_seq_len 512, with warnings." in document
+    assert "  - Warning: 1.43% of 4,900 samples (70) are truncated" in document
+    assert "- Warning: 1.43% of 4,900 samples" in shown(results)
     assert "Nothing is cut" not in document
+    assert "Conclusion: Nothing is cut at max_seq_len 512." in render_runbook(make_results())
 
 
 def test_checks_that_were_not_run_are_named() -> None:
-    results = make_results("INCONCLUSIVE", ablation=None, coverage=None, training=None, checkpoint=None)
+    results = make_results(ablation=None, coverage=None, training=None, checkpoint=None)
     document = render_runbook(results)
-    assert "- Ablation test: NOT RUN" in document
-    assert "- Truncation/coverage: NOT RUN" in document
-    assert "VERDICT: INCONCLUSIVE: neither check was run" in shown(results)
+    assert verdicts(document) == ["INCONCLUSIVE", "NOT RUN", "NOT RUN", "INCONCLUSIVE"]
+    assert " ".join(shown(results).split()) == (
+        "VERDICT: INCONCLUSIVE Check 1 was not run: nothing is known about whether the picture is used. "
+        "Check 2 was not run: nothing is known about truncation."
+    )
 
 
 def test_a_loss_that_is_not_finite_is_shown_as_such() -> None:
-    conditions = {
-        "correct": condition(None),
-        "shuffled": condition(4.4),
-        "zero": condition(None),
-        "noise": condition(5.7),
-    }
-    results = make_results("FAIL", ablation=make_ablation("FAIL", conditions=conditions, order=[]))
+    results = make_results(ablation=make_ablation(not_finite=["correct", "zero"]))
     document = render_runbook(results)
+    assert results.verdict == "FAIL"
     assert "  - correct: not finite" in document
     assert "  - zero: none, a loss is not finite" in document
-    assert "not finite" in shown(results)
+    for page in (document, shown(results)):
+        assert "loss(zero) is not finite for at least one label token" in " ".join(page.split())
 
 
 def test_runbooks_of_two_runs_differ_only_in_figures() -> None:
-    changed = make_ablation()
-    conditions = dict(changed.conditions) | {"shuffled": condition(4.0, 0.4850, 0.05)}
+    other = {**GAPS["PASS"], "shuffled": (0.485, 0.01)}
     first = render_runbook(make_results()).splitlines()
-    second = render_runbook(make_results(ablation=changed.model_copy(update={"conditions": conditions}))).splitlines()
+    second = render_runbook(make_results(ablation=make_ablation(gaps=other))).splitlines()
     assert len(first) == len(second)
     different = [(a, b) for a, b in zip(first, second, strict=True) if a != b]
-    assert [a.split(":")[0] for a, _ in different] == ["  - shuffled", "  - shuffled"]
+    starts = ["  - shuffled", "  - shuffled", "  - gap(shuffled) +0.8872 +- 0.0100 nats/token", "Conclusion"]
+    assert [a.split(":")[0] for a, _ in different] == starts
+    assert all(re.sub(r"[+\d.]+", "", a) == re.sub(r"[+\d.]+", "", b) for a, b in different)
 
 
 def test_a_run_without_some_condition_still_has_its_line() -> None:
-    fewer = {name: make_ablation().conditions[name] for name in ("correct", "shuffled")}
-    document = render_runbook(make_results(ablation=make_ablation(conditions=fewer)))
+    fewer = {name: GAPS["PASS"][name] for name in ("shuffled", "zero")}
+    document = render_runbook(make_results(ablation=make_ablation(gaps=fewer)))
     assert document.count("  - noise: not scored") == 2
+    assert "  - The gate noise was not scored, and a PASS needs all of them" in document
 
 
 def test_nothing_the_config_did_not_record_is_claimed() -> None:
@@ -142,20 +181,26 @@ def test_nothing_the_config_did_not_record_is_claimed() -> None:
 def test_no_absolute_path_reaches_the_runbook() -> None:
     places = {"image_root": "/home/me/pictures", "json_file": "C:\\me\\rows.json"}
     config = RUN_SETTINGS | {"data": RUN_SETTINGS["data"] | places}
-    ablation = make_ablation(reasons=["row 3 of '/home/me/my data/rows.json' is missing"])
+    failed = {"error": "OSError", "message": "row 3 of '/home/me/my data/rows.json' is missing"}
+    ablation = make_ablation(
+        missing=Missing(unscored={"no file /home/me/pictures/a.png": 1}),
+        remarks=[Remark(code="writing-failed", about="written captions", figures=failed)],
+        notes={"template": "read from /home/me/template.jinja"},
+    )
     results = make_results(
         config=config,
         checkpoint="/home/me/out/checkpoint_1.pt",
         command="qwen3-vlm ablate --checkpoint=/home/me/out/checkpoint_1.pt --output ~me/x",
         ablation=ablation,
         environment={"python": "/home/me/.venv"},
-        diagnosis=[Finding(code="c", severity="note", message="see /home/me/a", fix="mend /home/me/b")],
+        diagnosis=[Finding(code="c", severity="note", message="see /home/me/a", fix="replace /home/me/b")],
     )
     document = render_runbook(results)
     assert "me/" not in document
     assert "me\\" not in document
     assert "my data" not in document
-    assert ".../checkpoint_1.pt" in document
+    for place in ("checkpoint_1.pt", "rows.json", "a.png", "template.jinja", "a", "b"):
+        assert f".../{place}" in document
 
 
 def test_hostile_captions_change_no_other_line_of_the_runbook() -> None:
@@ -171,57 +216,80 @@ def test_hostile_captions_change_no_other_line_of_the_runbook() -> None:
         assert all(re.match("  - (true|written): ", line) for line in changed)
 
 
+@pytest.mark.parametrize("text", INJECTIONS)
+def test_text_from_anywhere_in_the_results_changes_no_other_line_of_the_runbook(text: str) -> None:
+    pages = (render_runbook(everywhere(t)).splitlines() for t in (text, "plain"))
+    changed = [hostile for hostile, plain in zip(*pages, strict=True) if hostile != plain]
+    for place, shown_on in PLACES.items():
+        assert any(place in line for line in changed) == ("runbook" in shown_on), place
+    others = [line for line in changed if not any(place in line for place in PLACES)]
+    assert all(re.fullmatch("`{4,}(bash)?", line) for line in others), "a block's fence is longer than what it holds"
+
+
 # The terminal
 
 
 def test_terminal_is_legible_at_80_columns_without_colour() -> None:
-    conditions = dict(make_ablation().conditions) | {
-        "mean-token": condition(None),
-        "zero": condition(12.3, 10.1234, 0.0),
-    }
-    page = shown(make_results(ablation=make_ablation(conditions=conditions)))
+    gaps: dict[str, Gap] = {**GAPS["PASS"], "zero": (10.1234, 0.01), "mean-token": (1.0, 0.01)}
+    page = shown(make_results(ablation=make_ablation(gaps=gaps, not_finite=["mean-token"])))
     assert "\x1b" not in page
     assert max(len(line) for line in page.splitlines()) <= 80
     assert "..." not in page
     assert "\u2026" not in page
     row = next(line for line in page.splitlines() if line.startswith("shuffled "))
-    assert row.split() == ["shuffled", "4.4022", "+0.8872", "+0.867", "+0.907", "+0.8572", ">", "0.05", "met"]
-    assert "shuffled: what it costs" in page
-    assert "order: correct < shuffled < no-image < zero < noise" in page
-    assert page.splitlines()[-1] == "VERDICT: PASS"
+    assert row.split() == ["shuffled", "4.4022", "+0.8872", "+0.867", "+0.907", "+0.8635", ">", "0.05", "met"]
+    assert "  shuffled: what a wrong picture costs" in page
+    assert "order: correct < shuffled < no-image < noise < zero" in page
+
+
+@pytest.mark.parametrize("verdict", GAPS)
+def test_the_verdict_is_the_first_line_and_its_reasons_come_before_every_table(verdict: str) -> None:
+    page = shown(make_results(verdict))
+    assert page.splitlines()[0] == f"VERDICT: {verdict}"
+    assert page.index(f"check 1: {verdict}") < page.index("- gap(shuffled)") < page.index("condition ")
+
+
+@pytest.mark.parametrize("verdict", GAPS)
+def test_no_sentence_stands_on_the_terminal_twice(verdict: str) -> None:
+    text = " ".join(shown(make_results(verdict)).split())
+    sentences = [part for part in re.split(r"(?<=[.:;]) | - ", text) if len(part.split()) > 4]
+    assert len(sentences) > 10 and len(sentences) == len(set(sentences))
 
 
 def test_a_condition_that_was_left_out_has_its_line_and_reason() -> None:
-    wording = {
-        "mean-token": "Left out: it needs rows.",
-        "shuffled": "Left out: no, it was scored.",
-        "prompt": "Each row's own.",
-    }
-    page = shown(make_results(ablation=make_ablation(wording=wording)))
-    assert "  mean-token: left out: it needs rows." in page.splitlines()
-    assert page.count("left out:") == 1
-    assert "Each row's own" not in page
+    remarks = [
+        Remark(code="mean-needs-train-data", about="mean-token", left_out=True),
+        Remark(code="donors-from-all-samples", about="shuffled", figures={"derangements": 4}),
+    ]
+    page = shown(make_results(ablation=make_ablation(remarks=remarks, notes={"prompt": "Each row's own."})))
+    assert "  mean-token: Left out: it needs --train_data, rows whose images are averaged." in page.splitlines()
+    assert page.count("Left out:") == 1
+    assert "Each row's own" not in page and "the same batch" not in page
 
 
-def test_a_gate_that_is_not_met_says_so() -> None:
-    conditions = dict(make_ablation().conditions) | {"shuffled": condition(3.53, 0.015, 0.05)}
-    page = shown(make_results("FAIL", ablation=make_ablation("FAIL", conditions=conditions)))
-    assert "> 0.05 NOT MET" in page
-    assert last_paragraph(page).startswith("VERDICT: FAIL: check 1, gap(shuffled) +0.0001")
+@pytest.mark.parametrize(
+    ("gap", "state"), [((0.8, 0.01), "met"), ((0.015, 0.01), "NOT MET"), ((0.06, 0.03), "open"), ((0.4, None), "open")]
+)
+def test_the_table_says_where_a_gate_stands(gap: Gap, state: str) -> None:
+    ablation = make_ablation(gaps={**GAPS["PASS"], "shuffled": gap})
+    row = next(line for line in shown(make_results(ablation=ablation)).splitlines() if line.startswith("shuffled "))
+    assert row.rstrip().endswith(f"> 0.05 {state}")
 
 
 def test_terminal_takes_no_markup_and_no_control_codes() -> None:
-    reasons = ["[red]x[/red] [/] :smile: \x1b[31mred\x07"]
-    page = shown(make_results("FAIL", ablation=make_ablation("FAIL", reasons=reasons)))
-    assert "- [red]x[/red] [/] :smile: <U+001B>[31mred<U+0007>" in page
+    page = shown(everywhere("[red]x[/red] [/] :smile: \x1b[31mred\x07"))
+    words = " ".join(page.split())
+    for place, pages in PLACES.items():
+        assert (f"{place} [red]x[/red] [/] :smile: <U+001B>[31mred<U+0007>" in words) == ("terminal" in pages), place
     assert "\x1b" not in page
 
 
 def test_terminal_survives_a_stream_that_knows_only_ascii() -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    print_results(make_results("FAIL", ablation=make_ablation("FAIL", reasons=["Bild \u732b.png"])), stream)
+    print_results(everywhere("Bild_\u732b.png"), stream)
     stream.flush()
-    assert b"Bild \\u732b.png" in stream.buffer.getvalue()  # type: ignore[attr-defined]
+    written = stream.buffer.getvalue()  # type: ignore[attr-defined]
+    assert written.count(b"Bild_\\u732b.png") == sum("terminal" in pages for pages in PLACES.values())
 
 
 def test_console_of_rich_would_have_read_the_markup() -> None:
@@ -237,7 +305,7 @@ def test_console_of_rich_would_have_read_the_markup() -> None:
 def folder_with(tmp_path: Path, images: list[str], config: dict[str, Any]) -> Path:
     """A results.json whose samples show these images."""
     scored = [ScoredSample(row=i, image=name, caption="a", label_tokens=1, losses={}) for i, name in enumerate(images)]
-    results = make_results(ablation=None, coverage=None, training=None, scored=scored, config=config)
+    results = results_of(None, None, scored=scored, config=config)
     (tmp_path / "results.json").write_text(to_json(results), encoding="utf-8")
     return tmp_path
 
@@ -282,12 +350,39 @@ def test_report_leaves_a_page_alone_where_the_given_image_root_is_none(
     assert (folder / "report.html").read_text(encoding="utf-8") == "a good page"
 
 
-@pytest.mark.parametrize("content", ['{"a"', '{"verdict": "PASS"}', '{"verdict": 1, "reasons": [], "x": 2}', "[]", ""])
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"a"',
+        pytest.param(
+            '{"verdict": "PASS"}', marks=pytest.mark.xfail(reason="a missing schema counts as 2", strict=True)
+        ),
+        '{"schema": 2, "verdict": 1, "x": 2}',
+        '{"schema": "2"}',
+        "[]",
+        "",
+    ],
+)
 def test_report_names_no_website_where_results_are_broken(
     tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "results.json").write_text(content, encoding="utf-8")
     assert main(["report", str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"error: {tmp_path / 'results.json'}: not a results file of schema 1: ")
+    assert said.startswith(f"error: {tmp_path / 'results.json'}: not a results file of schema 2: ")
     assert "://" not in said and "For further" not in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("schema", "advice"), [(1, "score again with this version"), (3, "use the version that wrote them")]
+)
+def test_report_refuses_results_of_another_schema_and_says_what_to_do(
+    tmp_path: Path, schema: int, advice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = {**json.loads(to_json(make_results())), "schema": schema, "reasons": ["of an older version"]}
+    (tmp_path / "results.json").write_text(json.dumps(tree), encoding="utf-8")
+    assert main(["report", str(tmp_path)]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: {tmp_path / 'results.json'}: results of schema {schema}, ")
+    assert "reads schema 2; " in said and advice in said
+    assert not (tmp_path / "report.html").exists()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from eyechart.reporting.conditions import IN_PLACE, listed
-from eyechart.reporting.wording import between, percent, signed
+from eyechart.reporting.wording import between, capital, percent, signed
 from eyechart.results import Ablation, Conclusion, ConclusionCode, Coverage, Matching, Results, Standing, Topic
 
 
@@ -17,7 +17,17 @@ def said(results: Results, topic: Topic) -> str:
     chosen = [conclusion for conclusion in results.conclusions if conclusion.topic == topic]
     if topic == "order":
         return _order(chosen)
-    return " ".join(_SENTENCES[conclusion.code](conclusion, results) for conclusion in chosen)
+    sentences = [_SENTENCES[conclusion.code](conclusion, results) for conclusion in chosen]
+    if topic == "headline" and any(conclusion.code in _WITHOUT_VERDICT for conclusion in chosen):
+        sentences.append(_of_check_2(results))
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _of_check_2(results: Results) -> str:
+    """What check 2 adds to a headline that leaves the verdict of the page to it."""
+    if results.coverage is not None and results.coverage.verdict == "FAIL":
+        return f"Check 2 fails: {said(results, 'coverage')}"
+    return said(results, "coverage") if results.ablation is None else ""
 
 
 def _order(chosen: list[Conclusion]) -> str:
@@ -65,10 +75,6 @@ def _covered(results: Results) -> Coverage:
     return results.coverage
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
 def _wrong_picture(results: Results) -> str:
     """What another sample's picture costs, in numbers."""
     shuffled = _ablation(results).conditions["shuffled"]
@@ -80,55 +86,64 @@ def _margin(results: Results) -> str:
     return f"{_ablation(results).conditions['shuffled'].margin or 0.0:g}"
 
 
+def _of(names: list[str], verb: str, join: str = "and", place: str = "in its place") -> str:
+    """Conditions in words with their verb: `zeros and noise in its place cost`, but `noise in its place costs`."""
+    return f"{listed(names, join)} {place} {verb}{'s' if names == ['noise'] else ''}"
+
+
 def _used_but_gate_fails(conclusion: Conclusion, _: Results) -> str:
     return (
-        "Check 1 fails: which picture it is matters, but "
-        f"{listed(_named(conclusion, 'ruled out'))} in its place cost nothing above the margin."
+        "Check 1 fails, although it matters which picture it is: "
+        f"{_of(_named(conclusion, 'ruled out'), 'cost')} nothing above the margin."
     )
 
 
-def _gate_fails(conclusion: Conclusion, _: Results) -> str:
-    return (
-        f"Check 1 fails: {listed(_named(conclusion, 'ruled out'))} in place of the picture cost nothing above the "
-        "margin. Whether it matters which picture it is, is not decided."
-    )
+def _gate_fails(conclusion: Conclusion, results: Results) -> str:
+    none = _of(_named(conclusion, "ruled out"), "cost", place="in place of the picture")
+    # Where there is a pattern, it says so with figures.
+    rest = "" if said(results, "pattern") else " Whether it matters which picture it is, is not decided."
+    return f"Check 1 fails: {none} nothing above the margin.{rest}"
 
 
 def _content_without_presence(conclusion: Conclusion, results: Results) -> str:
-    parts = []
-    if none := _named(conclusion, "ruled out"):
-        parts.append(f"{listed(none)} in its place cost nothing above the margin")
+    sentences = [f"{_wrong_picture(results)}."]
+    in_headline = any(other.code == "content-used-but-gate-fails" for other in results.conclusions)
+    if (none := _named(conclusion, "ruled out")) and not in_headline:
+        sentences.append(f"{_of(none, 'cost')} nothing above the margin.")
     if undecided := _named(conclusion, "open"):
-        parts.append(f"whether {listed(undecided, 'or')} in its place cost anything is not decided")
-    return f"It matters which picture it is: {_wrong_picture(results)}. {_capital('; '.join(parts))}."
+        sentences.append(f"whether {_of(undecided, 'cost', 'or')} anything is not decided.")
+    return " ".join(map(capital, sentences))
 
 
 def _presence_without_content(conclusion: Conclusion, results: Results) -> str:
+    raised = _of(_named(conclusion, "costs"), "raise", place="in place of the picture")
+    hardly = "hardly matters" if _ablation(results).conditions["shuffled"].above_zero else "does not"
     return (
-        f"{_capital(listed(_named(conclusion, 'costs')))} in place of the picture raise the loss, but "
-        f"{_wrong_picture(results)}, which is not above the margin {_margin(results)}: that there are visual tokens "
-        "helps, and from which picture they come does not."
+        f"{capital(raised)} the loss, but {_wrong_picture(results)}, which is not above the margin "
+        f"{_margin(results)}: that there are visual tokens matters, and from which picture they come {hardly}."
     )
 
 
 def _nothing_costs(_: Conclusion, results: Results) -> str:
     return (
-        f"Nothing is lost without the picture: {_wrong_picture(results)}, and neither that nor zeros nor noise cost "
-        "more than their margins."
+        f"{capital(_wrong_picture(results))}; neither that nor zeros nor noise cost more than their margins, so that "
+        "hardly anything is lost without the picture."
     )
 
 
 def _no_content_rest_open(conclusion: Conclusion, results: Results) -> str:
+    undecided = _of(_named(conclusion, "open"), "cost", "or", "in place of the picture")
     return (
-        f"{_capital(_wrong_picture(results))}, which is not above the margin {_margin(results)}. Whether "
-        f"{listed(_named(conclusion, 'open'), 'or')} in place of the picture cost anything is not decided."
+        f"{capital(_wrong_picture(results))}, which is not above the margin {_margin(results)}. Whether {undecided} "
+        "anything is not decided."
     )
 
 
 def _presence_content_open(conclusion: Conclusion, results: Results) -> str:
+    raised = _of(_named(conclusion, "costs"), "raise", place="in place of the picture")
     return (
-        f"{_capital(listed(_named(conclusion, 'costs')))} in place of the picture raise the loss. Whether it matters "
-        f"which picture it is, is not decided: {_wrong_picture(results)}."
+        f"{capital(raised)} the loss. Whether it matters which picture it is, is not decided: "
+        f"{_wrong_picture(results)}."
     )
 
 
@@ -138,8 +153,7 @@ def _content_open(_: Conclusion, results: Results) -> str:
 
 def _picture_used_but(_: Conclusion, results: Results) -> str:
     return (
-        "The picture is used: a wrong picture, zeros and noise each raise the loss. Check 2 does not pass: "
-        f"{said(results, 'coverage')}"
+        f"The picture is used, and it matters which picture it is. Check 2 does not pass: {said(results, 'coverage')}"
     )
 
 
@@ -275,22 +289,19 @@ def _limit(text: str) -> Callable[[Conclusion, Results], str]:
 
 _SENTENCES: Mapping[ConclusionCode, Callable[[Conclusion, Results], str]] = {
     "check-1-not-run": _plain("Check 1 was not run: nothing is known about whether the picture is used."),
-    "picture-used": _plain("The picture is used: a wrong picture, zeros and noise each raise the loss."),
+    "picture-used": _plain("The picture is used, and it matters which picture it is."),
     "picture-used-check-2-not-passed": _picture_used_but,
     "nothing-scored": _plain("Undecided: no sample was scored."),
     "content-used-rest-undecided": _plain(
-        "Undecided as a whole: another sample's picture raises the loss, so the picture is used, but not everything "
-        "that a PASS needs is shown."
+        "Undecided as a whole: it matters which picture it is, but not everything that a PASS needs is shown."
     ),
     "undecided": _plain("Undecided: this run neither shows nor rules out that the picture is used."),
     "loss-not-finite": _plain("Check 1 fails: a loss is not finite."),
-    "content-not-used": _plain(
-        "What is in the picture is not used: another sample's picture costs nothing above the margin."
-    ),
+    "content-not-used": _plain("Check 1 fails: what is in the picture makes no difference above the margin."),
     "content-used-but-gate-fails": _used_but_gate_fails,
     "gate-fails": _gate_fails,
     "content-and-presence": lambda _, results: (
-        f"It matters which picture it is: {_wrong_picture(results)}, and zeros and noise in its place cost too."
+        f"{capital(_wrong_picture(results))}, and zeros and noise in its place cost too."
     ),
     "content-without-presence": _content_without_presence,
     "presence-without-content": _presence_without_content,
@@ -323,6 +334,10 @@ _SENTENCES: Mapping[ConclusionCode, Callable[[Conclusion, Results], str]] = {
     "captions-within-limits": _limit("Little is cut at max_seq_len {limit}, and within the limits."),
     "captions-whole": _limit("Nothing is cut at max_seq_len {limit}."),
 }
+_WITHOUT_VERDICT: frozenset[ConclusionCode] = frozenset(
+    ("check-1-not-run", "nothing-scored", "content-used-rest-undecided", "undecided")
+)
+"""Headlines that leave room for a FAIL of the whole by check 2, or for a PASS by check 2 alone."""
 ORDER_CODES: tuple[ConclusionCode, ...] = (
     "wrong-picture-costs-more",
     "wrong-picture-costs-no-more",

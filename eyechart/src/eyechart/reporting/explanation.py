@@ -33,5 +33,4 @@ def explanation(results: Results) -> Iterator[Line]:
             continue
         yield Line(f"{name}: {check.verdict}", 0, check.verdict)
         for reason, sentence in reasons_of(check):
-            warns = reason.effect == "warns"
-            yield Line(f"- {'warning: ' if warns else ''}{sentence}", 2, "warning" if warns else "")
+            yield Line(f"- {sentence}", 2, "warning" if reason.effect == "warns" else "")

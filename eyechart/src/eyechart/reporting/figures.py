@@ -43,7 +43,7 @@ def figures(results: Results) -> Iterator[tuple[str, Figure]]:
         yield "training-gaps", Figure("Gaps at the looks", svg, reading, ("looks", "gap"))
     coverage = results.coverage
     if coverage:
-        reading = f"{said(results, 'coverage')} {readings.coverage(coverage)}"
+        reading = said(results, "coverage") + _then(readings.coverage(coverage))
         drawn = plots.lengths(coverage, reading, "lengths") if coverage.lengths else Markup()
         yield "lengths", Figure(f"Lengths of the {counted(coverage)}samples", drawn, reading, ("coverage",))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eyechart.reporting.conclusions import said
-from eyechart.reporting.wording import between, percent, plain, signed
+from eyechart.reporting.wording import between, capital, percent, plain, signed
 from eyechart.results import Ablation, Coverage, Decomposition, Internals, Matching, Results, Training
 
 GATES = ("shuffled", "zero", "noise")
@@ -42,11 +42,11 @@ def training_loss(training: Training) -> str:
 
 
 def coverage(counted: Coverage) -> str:
-    """How much is cut, and how long max_seq_len would have to be."""
-    return (
-        f"{plain(counted.truncated_pct)}% of {counted.samples:,} samples are cut at max_seq_len {counted.max_seq_len} "
-        f"({counted.smallest_max_seq_len} is enough)."
-    )
+    """How much is cut, and how long max_seq_len has to be; added to what check 2 allows to say."""
+    if not counted.samples:
+        return ""
+    cut = f"{plain(counted.truncated_pct)}% of {counted.samples:,} samples are cut; " if counted.truncated else ""
+    return capital(f"{cut}a max_seq_len of {counted.smallest_max_seq_len} is enough to stay within the limit.")
 
 
 def amounts(found: Matching) -> str:
@@ -101,7 +101,7 @@ def internals(inside: Internals) -> str:
 def connector(inside: Internals) -> str:
     """Scale, directions and neighbours of the visual tokens."""
     sentences = [
-        f"Visual tokens are {inside.rms_ratio:.2g} times as large as text embeddings (RMS).",
+        f"The RMS of the visual tokens is {inside.rms_ratio:.3g} times that of text embeddings.",
         f"Those of one image fill about {inside.effective_rank:.1f} of {inside.effective_rank_of} possible directions "
         "(effective rank).",
     ]

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from eyechart.results import Ablation, Coverage, Reason, ReasonCode
+from eyechart.reporting.wording import capital, number
+from eyechart.results import Ablation, Coverage, Reason, ReasonCode, Standing
+
+_FIGURES = ("gap(", "loss(", "max_seq_len")
+"""Names that a sentence may start with as they are written."""
+_MET: dict[Standing, str] = {"costs": "met", "ruled out": "not met", "open": "open"}
+"""Where a gate stands."""
 
 
 def reasons_of(check: Ablation | Coverage) -> Iterator[tuple[Reason, str]]:
-    """Every reason of a check with its sentence, without a full stop."""
+    """Every reason of a check with its sentence, without a full stop; a warning says that it is one."""
     for reason in check.reasons:
         if isinstance(check, Ablation):
-            yield reason, _OF_ABLATION[reason.code](reason, check)
+            sentence = _OF_ABLATION[reason.code](reason, check)
         else:
-            yield reason, _OF_COVERAGE[reason.code](reason, check)
+            sentence = _OF_COVERAGE[reason.code](reason, check)
+        if reason.effect == "warns":
+            yield reason, f"Warning: {sentence}"
+        else:
+            yield reason, sentence if sentence.startswith(_FIGURES) else capital(sentence)
 
 
 def counted(by_reason: dict[str, int]) -> str:
@@ -57,8 +67,8 @@ def _open(reason: Reason, ablation: Ablation) -> str:
 def _one_image(reason: Reason, ablation: Ablation) -> str:
     figures = reason.figures
     return (
-        f"{_gap(reason, ablation)} has no standard error: {figures['samples']:,} samples show {figures['images']} "
-        "distinct images, and at least 2 are needed"
+        f"{_gap(reason, ablation)} has no standard error: {number(figures['samples'], 'sample')} with "
+        f"{number(figures['images'], 'distinct image')}, and at least 2 are needed"
     )
 
 
@@ -83,7 +93,8 @@ def _too_few_donors(reason: Reason, _: Ablation) -> str:
     f = reason.figures
     exist = f"were found (among {f['searched']} random donors for each sample)" if f["searched"] else "exist"
     return (
-        f"only {f['found']} of {f['requested']} disjoint sets of wrong pictures {exist} for {f['samples']} samples: a "
+        f"only {f['found']} of {f['requested']} disjoint sets of wrong pictures {exist} for "
+        f"{number(f['samples'], 'sample')}: a "
         f"donor must differ in image and caption, and {f['same_image']} of them share the most common image, "
         f"{f['same_caption']} the most common caption; score more, or more varied, samples"
     )
@@ -92,8 +103,8 @@ def _too_few_donors(reason: Reason, _: Ablation) -> str:
 def _samples_not_scored(reason: Reason, _: Ablation) -> str:
     by_reason = reason.figures["by_reason"]
     return (
-        f"{sum(by_reason.values()):,} samples could not be scored ({counted(by_reason)}), and a PASS needs every one; "
-        "fix these rows or take them out of the data file"
+        f"{number(sum(by_reason.values()), 'sample')} could not be scored ({counted(by_reason)}), and a PASS needs "
+        "every one; fix these rows or take them out of the data file"
     )
 
 
@@ -104,15 +115,15 @@ def _fewer(reason: Reason, ablation: Ablation) -> str:
         why.append(f"there are only {available:,}")
     if f["unscored"]:
         why.append(f"{f['unscored']:,} could not be scored")
-    told = " and ".join(why) or "there are no more"
-    return f"{f['requested']:,} samples were requested and {f['scored']:,} scored: {told}"
+    told = f": {' and '.join(why)}" if why else ""
+    return f"{f['requested']:,} samples were requested and {f['scored']:,} scored{told}"
 
 
 def _one_image_matters(reason: Reason, _: Ablation) -> str:
     f = reason.figures
     what = "carries" if reason.code == "one-image-carries" else "decides"
     moved = f["standing"] != f["standing_without"]
-    then = f", and the gate stands at `{f['standing_without']}` instead of `{f['standing']}`" if moved else ""
+    then = f", and the gate would be {_MET[f['standing_without']]} instead of {_MET[f['standing']]}" if moved else ""
     return (
         f"one image {what} gap({reason.about}): without the image of row {f['row']} ({f['image']}), as its own and as "
         f"a wrong picture, the gap is {f['gap_without']:+.4f} instead of {f['gap']:+.4f} nats/token{then}; look at "
@@ -138,7 +149,7 @@ def _unlabelled(reason: Reason, coverage: Coverage) -> str:
 
 
 def _image_cut(_: Reason, coverage: Coverage) -> str:
-    return f"max_seq_len cuts the image block of {coverage.image_cut:,} samples: they lose a part of the picture"
+    return f"max_seq_len cuts the image block of {number(coverage.image_cut, 'sample')}: a part of the picture is lost"
 
 
 def _nothing_counted(*_: object) -> str:

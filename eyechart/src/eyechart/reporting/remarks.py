@@ -15,8 +15,8 @@ _SENTENCES: dict[RemarkCode, str] = {
     "slot-of-another-image": "Every slot comes from a different image, never from the caption's own, drawn anew for "
     "every sample.",
     "slots-share-images": "There are {others} other images for {slots} slots, so that some provide more than one slot.",
-    "pixels-left-in-place": "{height}x{width} pixels do not divide into {grid}x{grid} tiles: the last {rows} rows and "
-    "{columns} columns of pixels stay in place.",
+    "pixels-left-in-place": "{height}x{width} pixels do not divide into {grid}x{grid} tiles: what is left over, "
+    "{rows} high at the bottom and {columns} wide on the right, stays in place.",
     "mean-has-seen-scored-images": "--train_data {file}: {shared} of the {images} images that mean-token averages are "
     "scored too; name rows that are not scored.",
     "no-mean": "No mean over training images was given.",

@@ -33,8 +33,9 @@ def print_results(results: Results, stream: TextIO) -> None:
     for text, indent, kind in explanation(results):
         page.line(text, _COLOURS[kind], indent)
     for finding in results.diagnosis:
-        fix = f" Fix: {finding.fix}" if finding.fix else ""
-        page.line(f"{finding.severity} {finding.code}: {finding.message}{fix}")
+        page.line(f"{finding.severity} {finding.code}: {finding.message}")
+        if finding.fix:
+            page.line(f"Fix: {finding.fix}", indent=2)
     page.gap()
     if results.ablation:
         _ablation(page, results, results.ablation)

@@ -63,7 +63,9 @@ def _matching_tile(matching: Matching, value: float) -> Tile:
 
 
 def _coverage_tile(coverage: Coverage) -> Tile:
-    states = {"PASS": ("good", "within the limits"), "FAIL": ("bad", "too many")}
+    too_many = any(reason.code == "truncated-too-many" for reason in coverage.reasons)
+    failed = "too many" if too_many else "check 2 fails for another reason"
+    states = {"PASS": ("good", "within the limits"), "FAIL": ("bad", failed)}
     state, words = states.get(coverage.verdict, ("open", "not decided"))
     note = f"of {coverage.samples:,} {counted(coverage)}captions at max_seq_len {coverage.max_seq_len}"
     return Tile("Cut captions", f"{plain(coverage.truncated_pct)}%", note, state, words, "coverage")

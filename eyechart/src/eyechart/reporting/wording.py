@@ -5,6 +5,16 @@ from __future__ import annotations
 from eyechart.results import Estimated
 
 
+def capital(text: str) -> str:
+    """With a capital letter at the start."""
+    return text[:1].upper() + text[1:]
+
+
+def number(count: int, word: str) -> str:
+    """A count with its noun: `1 sample`, `2 samples`."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
 def plain(value: float) -> str:
     """Two decimals, more for small values, with a real minus sign."""
     digits = 2 if abs(value) >= 0.1 or value == 0 else 3 if abs(value) >= 0.01 else 4
@@ -32,6 +42,6 @@ def percent(value: float) -> str:
     """A share as a percentage; only all is 100, and what is nearly nothing keeps a decimal."""
     text = f"{100 * value:.0f}"
     if (text == "100" and value < 1) or (text in ("0", "-0") and value != 0):
-        text = f"{100 * value:.1f}"
+        text = f"{min(100 * value, 99.9):.1f}"
     text = text.lstrip("-") if float(text) == 0 else text.replace("-", "\u2212")
     return f"{text}%"
