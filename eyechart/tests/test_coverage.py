@@ -67,7 +67,7 @@ def test_zero_label_threshold_of_1000_samples(unlabelled, verdict):
 def test_one_cut_image_block_fails_whatever_else():
     got = judge(counts({80: 1000}, 100), image_cut=1)
     assert got.verdict == "FAIL"
-    assert "cuts the image block of 1 samples" in said(got)[0]
+    assert "cuts the image block of 1 sample:" in said(got)[0]
 
 
 def test_thresholds_come_from_the_config():
@@ -80,7 +80,7 @@ def test_thresholds_come_from_the_config():
 def test_nothing_to_count_is_inconclusive():
     got = judge(CollateStats(), rejected={"image missing": 7})
     assert got.verdict == "INCONCLUSIVE"
-    assert "no usable sample" in said(got)[0]
+    assert "No usable sample" in said(got)[0]
     assert got.smallest_max_seq_len == got.max_seq_len == 100
 
 

@@ -596,7 +596,7 @@ def test_steps_are_labelled_plainly_at_looks(drawn: dict[str, Figure], first: in
 
 
 def test_the_gaps_at_looks_are_drawn_with_the_bounds_that_they_are_judged_by(drawn: dict[str, Figure]) -> None:
-    bare = Look(step=10, correct=1.0, gap_shuffled=0.1, gap_zero=0.2)
+    bare = look(10, 0.1, 0.2).model_copy(update={"lower_shuffled": None, "upper_shuffled": None})
     bounded = bare.model_copy(update={"step": 20, "lower_shuffled": 0.06, "upper_shuffled": 0.14})
     plots.training_gaps([bare, bounded], "", "gaps")
     zero_line, bounds, *gaps = drawn["gaps"].axes[0].lines
@@ -607,7 +607,7 @@ def test_the_page_says_of_the_looks_what_the_terminal_says(pictures: Path, page:
     training = make_full_results(pictures).training
     assert training is not None
     said = read_onset(training.looks)
-    assert "between step 20 and step 80;" in said and said in page.text
+    assert "began to look at the picture by step 80;" in said and said in page.text
 
 
 def test_a_far_limit_does_not_squash_the_lengths(drawn: dict[str, Figure]) -> None:

@@ -18,12 +18,11 @@ from eyechart.faults.pattern import diagnose_ablation
 from eyechart.faults.pattern_of_training import RunContext
 from eyechart.reporting.conclusions import said
 from eyechart.reporting.explanation import explain
-from eyechart.reporting.output import Parts, assemble
 from eyechart.reporting.runbook import render_runbook
 from eyechart.reporting.terminal import print_results
 from eyechart.reporting.tiles import tiles
 from eyechart.results import EXIT_CODES, Finding, LossPoint, Matching, Results, Topic, Training
-from standings import MARGINS, Gap, checked, estimated
+from standings import MARGINS, Gap, checked, estimated, results_of
 
 DRAWS, PAGES = 10_000, 150
 CONDITIONS = (*MARGINS, "no-image", "mean-token", "blind")
@@ -110,22 +109,23 @@ def made(draw: Draw) -> tuple[Results, list[Finding], dict[str, str]]:
             curve=[LossPoint(step=i + 1, train=loss, eval=loss) for i, loss in enumerate(draw.curve)],
         )  # fmt: skip
     findings = diagnose_ablation(ablation, RunContext(training=training, step=9 if draw.step_known else None))
-    results = assemble({}, None, Parts(ablation=ablation, training=training, diagnosis=findings))
+    results = results_of(ablation, training=training, diagnosis=findings)
     return results, findings, expected
 
 
 # What a sentence claims, by words that no other sentence uses: standing that it needs, by claim.
 CLAIMS: dict[str, dict[str, str]] = {
-    "The picture is used: a wrong picture, zeros and noise each raise the loss": dict.fromkeys(MARGINS, "costs"),
-    "another sample's picture raises the loss, so the picture is used": {"shuffled": "costs"},
-    "What is in the picture is not used": {"shuffled": "ruled out"},
-    "which picture it is matters": {"shuffled": "costs"},
-    "It matters which picture it is": {"shuffled": "costs"},
-    "from which picture they come does not": {"shuffled": "ruled out"},
-    "Nothing is lost without the picture": dict.fromkeys(MARGINS, "ruled out"),
+    "The picture is used, and it matters which picture it is": dict.fromkeys(MARGINS, "costs"),
+    "it matters which picture it is, but not everything that a PASS needs": {"shuffled": "costs"},
+    "what is in the picture makes no difference above the margin": {"shuffled": "ruled out"},
+    "although it matters which picture it is": {"shuffled": "costs"},
+    "and zeros and noise in its place cost too": dict.fromkeys(MARGINS, "costs"),
+    "from which picture they come": {"shuffled": "ruled out"},
+    "hardly anything is lost without the picture": dict.fromkeys(MARGINS, "ruled out"),
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=DRAWS, deadline=None)
 @given(draws())
 def test_no_sentence_finding_headline_or_exit_code_contradicts_a_standing_or_another(draw: Draw) -> None:
@@ -199,10 +199,12 @@ def no_contradiction(page: str, verdict: str, expected: dict[str, str]) -> None:
         and expected.get("shuffled") in ("open", None)
     )
     excluded = [
-        ("neither shows nor rules out", "from which picture they come does not"),
-        ("neither shows nor rules out", "It matters which picture it is:"),
-        ("What is in the picture is not used", "It matters which picture it is:"),
-        ("Whether it matters which picture it is, is not decided", "What is in the picture is not used"),
+        ("neither shows nor rules out", "from which picture they come"),
+        ("neither shows nor rules out", "and it matters which picture it is"),
+        ("makes no difference above the margin", "and it matters which picture it is"),
+        ("makes no difference above the margin", "although it matters which picture it is"),
+        ("Whether it matters which picture it is, is not decided", "makes no difference above the margin"),
+        ("Whether it matters which picture it is, is not decided", "and it matters which picture it is"),
         ("no better than guessing", ": better than guessing"),
     ]
     for one, other in excluded:
@@ -244,7 +246,7 @@ def test_the_claims_of_this_test_are_sentences_that_exist() -> None:
     seen = ""
     for gaps in (
         {"shuffled": good, "zero": good, "noise": good},
-        {"shuffled": good, "zero": none, "noise": good},
+        {"shuffled": good, "zero": (-0.1, 0.01), "noise": good},
         {"shuffled": good, "zero": (0.0, 0.1), "noise": good},
         {"shuffled": none, "zero": good, "noise": good},
         {"shuffled": none, "zero": (-0.1, 0.01), "noise": (-0.1, 0.01)},

@@ -262,8 +262,8 @@ def test_a_condition_that_was_left_out_has_its_line_and_reason() -> None:
         Remark(code="donors-from-all-samples", about="shuffled", figures={"derangements": 4}),
     ]
     page = shown(make_results(ablation=make_ablation(remarks=remarks, notes={"prompt": "Each row's own."})))
-    assert "  mean-token: Left out: it needs --train_data, rows whose images are averaged." in page.splitlines()
-    assert page.count("Left out:") == 1
+    assert "  mean-token: left out. It needs --train_data, rows whose images are averaged." in page.splitlines()
+    assert page.count("left out.") == 1
     assert "Each row's own" not in page and "the same batch" not in page
 
 

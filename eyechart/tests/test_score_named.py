@@ -132,7 +132,7 @@ def test_a_short_data_file_is_no_short_held_out_split(saved: Saved, data: Path) 
         got = score(saved.folder("llava"), data / "data.json", "runbook", wanted, data, settings()).ablation
         assert got is not None and (got.requested, got.samples) == (wanted, ROWS)
         warnings = [said for reason, said in reasons_of(got) if reason.code == "fewer-than-requested"]
-        told = f"20 samples were requested and {ROWS} scored: there are only {ROWS}"
+        told = f"Warning: 20 samples were requested and {ROWS} scored: there are only {ROWS}"
         assert warnings == ([told] if wanted > ROWS else [])
 
 
