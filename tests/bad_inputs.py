@@ -25,6 +25,8 @@ import yaml
 
 from eyechart import hub
 from eyechart.data import dataset
+from eyechart.reporting.reasons import reasons_of
+from eyechart.results import Results
 from qwen3_vlm import cli, eval_ablation
 from qwen3_vlm.data.splits import draw_split
 from qwen3_vlm.train import stage1_align
@@ -203,15 +205,19 @@ def shown(case: Case, outcome: Outcome) -> str:
     """What the table shows of an outcome."""
     if case.kind != "accepted":
         return outcome.message
-    # Notes come first, then the tables that `--json` moves to standard error.
-    notes = itertools.takewhile(lambda line: not line.startswith("Check"), outcome.err.splitlines())
+    # Notes come first, then the verdict and the tables that `--json` moves to standard error.
+    notes = itertools.takewhile(lambda line: not line.startswith("VERDICT"), outcome.err.splitlines())
     verdict = ["INCONCLUSIVE"] if outcome.code == 3 else []
     return "; ".join([*verdict, *notes, *reasons(outcome)])
 
 
 def reasons(outcome: Outcome) -> list[str]:
     """The reasons in a results.json on standard output."""
-    return list(json.loads(outcome.out)["reasons"]) if outcome.out.startswith("{") else []
+    if not outcome.out.startswith("{"):
+        return []
+    results = Results.model_validate_json(outcome.out)
+    checks = [check for check in (results.ablation, results.coverage) if check is not None]
+    return [sentence for check in checks for _, sentence in reasons_of(check)]
 
 
 def escaped(text: str) -> str:

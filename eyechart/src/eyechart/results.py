@@ -138,8 +138,8 @@ class Reason(_Model):
     """One reason of a verdict."""
 
     code: ReasonCode
-    effect: Literal["fails", "undecided", "passes", "warns"]
-    """What it does to the verdict; a warning leaves it as it is."""
+    effect: Literal["fails", "undecided", "passes", "warns", "advises"]
+    """What it does to the verdict; a warning and advice leave it as it is."""
     about: str = ""
     """The condition, where it is about one: that has the figures."""
     figures: dict[str, Any] = Field(default_factory=dict)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from eyechart.reporting.wording import capital, number
+from eyechart.reporting.wording import number
 from eyechart.results import Ablation, Coverage, Reason, ReasonCode, Standing
 
-_FIGURES = ("gap(", "loss(", "max_seq_len")
-"""Names that a sentence may start with as they are written."""
 _MET: dict[Standing, str] = {"costs": "met", "ruled out": "not met", "open": "open"}
 """Where a gate stands."""
 
@@ -20,10 +18,7 @@ def reasons_of(check: Ablation | Coverage) -> Iterator[tuple[Reason, str]]:
             sentence = _OF_ABLATION[reason.code](reason, check)
         else:
             sentence = _OF_COVERAGE[reason.code](reason, check)
-        if reason.effect == "warns":
-            yield reason, f"Warning: {sentence}"
-        else:
-            yield reason, sentence if sentence.startswith(_FIGURES) else capital(sentence)
+        yield reason, f"Warning: {sentence}" if reason.effect == "warns" else sentence
 
 
 def counted(by_reason: dict[str, int]) -> str:
@@ -77,14 +72,14 @@ def _not_finite(reason: Reason, _: Ablation) -> str:
 
 
 def _nothing_scored(*_: object) -> str:
-    return "no sample could be scored, so there is no evidence for or against the model"
+    return "No sample could be scored, so there is no evidence for or against the model"
 
 
 def _gates_not_scored(reason: Reason, _: Ablation) -> str:
     gates = reason.figures["gates"]
     one = len(gates) == 1
     return (
-        f"the {'gate' if one else 'gates'} {', '.join(gates)} {'was' if one else 'were'} not scored, and a PASS needs "
+        f"The {'gate' if one else 'gates'} {', '.join(gates)} {'was' if one else 'were'} not scored, and a PASS needs "
         "all of them; use --conditions runbook or standard"
     )
 
@@ -93,7 +88,7 @@ def _too_few_donors(reason: Reason, _: Ablation) -> str:
     f = reason.figures
     exist = f"were found (among {f['searched']} random donors for each sample)" if f["searched"] else "exist"
     return (
-        f"only {f['found']} of {f['requested']} disjoint sets of wrong pictures {exist} for "
+        f"Only {f['found']} of {f['requested']} disjoint sets of wrong pictures {exist} for "
         f"{number(f['samples'], 'sample')}: a "
         f"donor must differ in image and caption, and {f['same_image']} of them share the most common image, "
         f"{f['same_caption']} the most common caption; score more, or more varied, samples"
@@ -112,7 +107,7 @@ def _fewer(reason: Reason, ablation: Ablation) -> str:
     f, available = reason.figures, ablation.available
     why = []
     if available is not None and available < f["requested"]:
-        why.append(f"there are only {available:,}")
+        why.append(f"there {'is' if available == 1 else 'are'} only {available:,}")
     if f["unscored"]:
         why.append(f"{f['unscored']:,} could not be scored")
     told = f": {' and '.join(why)}" if why else ""
@@ -125,7 +120,7 @@ def _one_image_matters(reason: Reason, _: Ablation) -> str:
     moved = f["standing"] != f["standing_without"]
     then = f", and the gate would be {_MET[f['standing_without']]} instead of {_MET[f['standing']]}" if moved else ""
     return (
-        f"one image {what} gap({reason.about}): without the image of row {f['row']} ({f['image']}), as its own and as "
+        f"One image {what} gap({reason.about}): without the image of row {f['row']} ({f['image']}), as its own and as "
         f"a wrong picture, the gap is {f['gap_without']:+.4f} instead of {f['gap']:+.4f} nats/token{then}; look at "
         "that image, and score more samples"
     )
@@ -153,12 +148,12 @@ def _image_cut(_: Reason, coverage: Coverage) -> str:
 
 
 def _nothing_counted(*_: object) -> str:
-    return "no usable sample was found, so there is nothing to judge; see the rejected rows or the split"
+    return "No usable sample was found, so there is nothing to judge; see the rejected rows or the split"
 
 
 def _raise(reason: Reason, coverage: Coverage) -> str:
     smallest, now, wrapper = coverage.smallest_max_seq_len, coverage.max_seq_len, coverage.wrapper_tokens
-    told = f"to truncate at most {reason.figures['allowed']:g}%, raise data.max_seq_len from {now} to {smallest}"
+    told = f"To truncate at most {reason.figures['allowed']:g}%, raise data.max_seq_len from {now} to {smallest}"
     block, excess = coverage.image_block_tokens, smallest - now
     if wrapper >= excess:
         return (
@@ -172,7 +167,7 @@ def _raise(reason: Reason, coverage: Coverage) -> str:
 
 
 def _rejected(_: Reason, coverage: Coverage) -> str:
-    return f"rows that could not be used and are in none of these figures: {counted(coverage.rejected)}"
+    return f"Rows that could not be used and are in none of these figures: {counted(coverage.rejected)}"
 
 
 def _within(_: Reason, coverage: Coverage) -> str:

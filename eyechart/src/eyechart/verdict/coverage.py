@@ -55,7 +55,7 @@ def judge_coverage(counted: Counted, thresholds: CoverageSettings) -> Coverage:
         reasons.append(Reason(code="nothing-counted", effect="undecided"))
     if reasons and stats.samples and smallest > max_seq_len:
         figures = {"allowed": thresholds.truncated_warn}
-        reasons.append(Reason(code="raise-max-seq-len", effect="warns", figures=figures))
+        reasons.append(Reason(code="raise-max-seq-len", effect="advises", figures=figures))
     if counted.rejected:
         reasons.append(Reason(code="rows-rejected", effect="warns"))
     if not reasons:
