@@ -10,7 +10,7 @@ PYTHON = $(shell for candidate in python3.11 python3.12 python3 python; do \
 	"$$candidate" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
 	>/dev/null 2>&1 && { command -v "$$candidate"; break; }; done)
 
-.PHONY: help trial test lint wheels test-wheels \
+.PHONY: help trial test lint wheels test-wheels pages \
 	bench bench-coverage bench-looks bench-memory bench-kill bench-fuzz bench-faults bench-golden bench-stacks
 
 help: ## this list
@@ -36,6 +36,9 @@ wheels: $(VENV)/.run-ready ## dist/: the wheels of eyechart and qwen3-vlm
 
 test-wheels: wheels ## the wheels in a clean environment and an empty folder: the trial ends in PASS
 	.ci/wheels "$(PYTHON)"
+
+pages: $(VENV)/.run-ready ## what people are shown of a run, made again: README, docs/*.html, docs/*.png; look at it
+	$(BIN)/python benchmarks/pages.py
 
 bench: $(VENV)/.run-ready ## how well the trained connectors write, 20 seeds and the controls, speed: tables
 	$(BIN)/python benchmarks/captions.py

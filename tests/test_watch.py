@@ -277,7 +277,9 @@ def test_nobody_is_told_to_train_longer_where_the_held_out_loss_rises(zero: Stan
         for losses in ((3.0, 2.5, 2.4), (3.0, 2.4, 2.5))
     )
     assert falling.endswith("then train longer or with a higher train.lr")
-    assert rising.endswith("has risen from 2.400 at step 10 to 2.500 at step 20") and "train longer" not in rising
+    assert (
+        rising.endswith("has not fallen since step 10 (2.400 there, 2.500 at step 20)") and "train longer" not in rising
+    )
 
 
 @pytest.mark.parametrize(

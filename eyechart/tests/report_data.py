@@ -140,7 +140,7 @@ def everywhere(text: str) -> Results:
     carried = {"row": 3, "image": at("carrier"), "gap": 0.9, "gap_without": 0.1}
     carried |= {"standing": "costs", "standing_without": "open"}
     failed = {"error": at("errortype"), "message": at("errormessage")}
-    shared = {"file": at("trainfile"), "shared": 2, "images": 9}
+    shared = {"shared": 2, "images": 9}
     ablation = made.model_copy(
         update={
             "reasons": [
@@ -174,7 +174,7 @@ def everywhere(text: str) -> Results:
 
 PLACES = {
     **dict.fromkeys(["unscored", "carrier", "rejected"], ("runbook", "terminal", "html")),
-    **dict.fromkeys(["errortype", "errormessage", "trainfile", "notename", "notetext"], ("runbook", "html")),
+    **dict.fromkeys(["errortype", "errormessage", "notename", "notetext"], ("runbook", "html")),
     **dict.fromkeys(["findingcode", "findingmessage", "findingfix"], ("runbook", "terminal", "html")),
     **dict.fromkeys(["evidencename", "evidencevalue"], ("html",)),
     **dict.fromkeys(["checkpoint", "command", "environmentname", "environmentvalue"], ("runbook", "html")),

@@ -532,7 +532,7 @@ def test_no_folder_of_anybody_comes_with_a_reason_or_a_remark() -> None:
     sections = render_html(everywhere("at /home/someone/a.png")).split("<section ")
     for name, places in {
         "why": ["unscored", "carrier", "rejected"],
-        "conditions": ["errortype", "errormessage", "trainfile", "notename", "notetext"],
+        "conditions": ["errortype", "errormessage", "notename", "notetext"],
         "coverage": ["rejected"],
     }.items():
         (section,) = (part for part in sections if part.startswith(f'aria-labelledby="{name}"'))

@@ -110,15 +110,16 @@ def test_right_to_left_words_do_not_reorder_what_stands_beside_them(browser: Bro
         while ((node = nodes.nextNode()) && !node.data.includes(words));
         range.setStart(node, node.data.indexOf(words));
         range.setEnd(node, node.data.indexOf(words) + words.length);
-        return range.getBoundingClientRect().left; }); })()""")
-    assert starts == sorted(starts) and len(set(starts)) == 4
+        const box = range.getBoundingClientRect();
+        return [Math.round(box.top), box.left]; }); })()""")
+    assert starts == sorted(starts) and len({tuple(start) for start in starts}) == 4, "line by line, left to right"
     last, end = browser.evaluate("""(() => {
       const card = [...document.querySelectorAll('.card')].find(c => c.innerText.includes('4 bars'));
       return [...card.querySelectorAll('.true span')].slice(-2).map(e => {
         const box = e.getBoundingClientRect();
         return [e.textContent, box.left, box.right, e.getClientRects().length]; }); })()""")
     assert (last[0], end[0]) == ("bars", "<end>")
-    assert end[2] < last[1] and end[3] == 1, "the end mark stands behind the last word, to its left"
+    assert end[2] < last[1] and end[3] == 1, "the end mark follows the last word, to its left"
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

@@ -166,7 +166,8 @@ REMARK_FIGURES: dict[str, dict[str, Any]] = {
     "donors-from-all-samples": {"derangements": 4},
     "slots-share-images": {"others": 3, "slots": 8},
     "pixels-left-in-place": {"height": 65, "width": 67, "grid": 2, "rows": 1, "columns": 1},
-    "mean-has-seen-scored-images": {"file": "has images of --data", "shared": 2, "images": 9},
+    "mean-has-seen-scored-images": {"shared": 2, "images": 9},
+    "mean-of-the-scored-file": {"shared": 2, "images": 9},
     "writing-failed": {"error": "ValueError", "message": "no {generate} here: {0}"},
     "probes-failed": {"error": "ValueError", "message": "no probes here"},
 }

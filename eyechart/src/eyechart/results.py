@@ -61,6 +61,7 @@ RemarkCode = Literal[
     "slots-share-images",
     "pixels-left-in-place",
     "mean-has-seen-scored-images",
+    "mean-of-the-scored-file",
     "no-mean",
     "mean-needs-train-data",
     "mean-of-several-depths",
@@ -539,13 +540,16 @@ def read(path: Path) -> Results:
     text = ""
     try:
         text = path.read_text(encoding="utf-8")
-        return Results.model_validate_json(text)
+        results = Results.model_validate_json(text)
+        if "schema_" not in results.model_fields_set:
+            raise ValueError("schema: expected the number of a schema, there is none")
     except OSError as error:
         raise ValueError(
             f"{path}: cannot read results ({error.strerror}); expected the folder of a run or of a score"
         ) from error
     except ValueError as error:
         raise ValueError(f"{path}: {_why_not(text, error)}") from error
+    return results
 
 
 def _why_not(text: str, error: ValueError) -> str:

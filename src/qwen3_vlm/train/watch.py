@@ -188,11 +188,11 @@ def never_opened(looks: Sequence[Look]) -> list[Finding]:
 
 
 def _next_run(looks: Sequence[Look]) -> str:
-    """Advice for the next run: not to train longer where the held-out loss of the looks has begun to rise."""
+    """Advice for the next run: not to train longer where the held-out loss of the looks no longer falls."""
     best = min(looks, key=lambda look: look.correct, default=None)
     if best is None or round(looks[-1].correct, 3) <= round(best.correct, 3):
         return "train longer or with a higher train.lr"
     return (
-        "train on more rows or with a lower train.lr; not longer, for the held-out loss of the looks has risen from "
-        f"{best.correct:.3f} at step {best.step} to {looks[-1].correct:.3f} at step {looks[-1].step}"
+        "train on more rows or with a lower train.lr; not longer, for the held-out loss of the looks has not fallen "
+        f"since step {best.step} ({best.correct:.3f} there, {looks[-1].correct:.3f} at step {looks[-1].step})"
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 from eyechart.api.source import Asked, Source
 from eyechart.data.dataset import judge_rejects
 from eyechart.progress import progress_bar
-from eyechart.results import Remark
+from eyechart.results import Remark, RemarkCode
 from eyechart.scoring.mean_tokens import mean_tokens
 from eyechart.seam import Reject, Row, ScorerOfBatches
 from eyechart.settings import ScoreSettings
@@ -23,12 +23,8 @@ def shared_images(wanted: Asked, averaged: Sequence[Row], train_file: Path) -> l
     same_file = wanted.file is not None and train_file.samefile(wanted.file)
     if not shared and not same_file:
         return []
-    figures = {
-        "file": "is the file of --data" if same_file else "has images of --data",
-        "shared": shared,
-        "images": len(images),
-    }
-    return [Remark(code="mean-has-seen-scored-images", about="mean-token", figures=figures)]
+    code: RemarkCode = "mean-of-the-scored-file" if same_file else "mean-has-seen-scored-images"
+    return [Remark(code=code, about="mean-token", figures={"shared": shared, "images": len(images)})]
 
 
 def mean_over_rows(

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from eyechart.reporting.conditions import IN_PLACE, listed
-from eyechart.reporting.wording import between, capital, percent, signed
-from eyechart.results import Ablation, Conclusion, ConclusionCode, Coverage, Matching, Results, Standing, Topic
+from eyechart.reporting.conclusions_of_measures import SENTENCES_OF_MEASURES
+from eyechart.reporting.conditions import listed
+from eyechart.reporting.wording import between, capital, signed
+from eyechart.results import Ablation, Conclusion, ConclusionCode, Coverage, Results, Standing, Topic
 
 
 def said(results: Results, topic: Topic) -> str:
@@ -62,12 +63,6 @@ def _named(conclusion: Conclusion, standing: Standing, but: str = "") -> list[st
 def _ablation(results: Results) -> Ablation:
     assert results.ablation is not None, "these codes are chosen from check 1"
     return results.ablation
-
-
-def _matched(results: Results) -> Matching:
-    matching = _ablation(results).matching
-    assert matching is not None, "these codes are chosen from matching"
-    return matching
 
 
 def _covered(results: Results) -> Coverage:
@@ -157,132 +152,6 @@ def _picture_used_but(_: Conclusion, results: Results) -> str:
     )
 
 
-def _information(verb: str) -> Callable[[Conclusion, Results], str]:
-    def sentence(_: Conclusion, results: Results) -> str:
-        blind = _ablation(results).conditions["blind"]
-        assert blind.gap is not None
-        told = f"The difference is {signed(blind.gap)} nats per token{between(blind.ci95)}."
-        return f"{verb} {told}{_still_falling(results)}"
-
-    return sentence
-
-
-def _still_falling(results: Results) -> str:
-    split = _ablation(results).decomposition
-    if split is None or not split.blind_still_falling:
-        return ""
-    return (
-        f" The loss of the blind prompt was still falling when its budget of {split.blind_captions:,} captions ended: "
-        "with a larger ablation.blind_captions the information may be smaller, and the rest larger."
-    )
-
-
-def _blind_under_trained(_: Conclusion, results: Results) -> str:
-    split = _ablation(results).decomposition
-    assert split is not None and split.blind_deficit is not None and split.blind_deficit.value is not None
-    return (
-        f"The gaps are not split: the blind prompt is under-trained. It is {signed(split.blind_deficit.value)} nats "
-        f"per token worse than {IN_PLACE.get(split.blind_rival or '', '')}, and the best constant prompt cannot be; "
-        "raise ablation.blind_captions."
-    )
-
-
-def _r_at_1(verb: str) -> Callable[[Conclusion, Results], str]:
-    def sentence(_: Conclusion, results: Results) -> str:
-        found = _matched(results)
-        assert found.r_at_1.value is not None
-        ends, chance = found.r_at_1.ci95, 1 / found.k
-        interval = f" (95% interval {percent(ends[0])} to {percent(ends[1])})" if ends else ""
-        fewer = ""
-        if found.wanted_k > found.k:
-            fewer = (
-                f" {found.wanted_k} images per caption were asked for and {found.k} used: some caption has no more "
-                "wrong images that differ from its own in content and caption."
-            )
-        return (
-            f"Among {found.k} images (its own and {found.k - 1} random others) {percent(found.r_at_1.value)} of the "
-            f"captions are likeliest with their own{interval}; guessing gives {percent(chance)}: {verb}.{fewer}"
-        )
-
-    return sentence
-
-
-def _hard(verb: str) -> Callable[[Conclusion, Results], str]:
-    def sentence(_: Conclusion, results: Results) -> str:
-        found = _matched(results)
-        assert found.hard_r_at_1.value is not None
-        return (
-            f"Against the {found.k - 1} images that look most like it, {percent(found.hard_r_at_1.value)} find their "
-            f"own: {verb}."
-        )
-
-    return sentence
-
-
-def _likeness(verb: str) -> Callable[[Conclusion, Results], str]:
-    def sentence(_: Conclusion, results: Results) -> str:
-        groups = _matched(results).deciles
-        far, near = groups[0].gap, groups[-1].gap
-        assert far.value is not None and near.value is not None
-        return (
-            f"The most unlike tenth of wrong pictures costs {signed(far.value)}{between(far.ci95)}, the most alike "
-            f"{signed(near.value)}{between(near.ci95)} nats per token{verb}."
-        )
-
-    return sentence
-
-
-def _not_matched(_: Conclusion, results: Results) -> str:
-    why = {
-        "no-two-samples-differ": "there are no two samples that differ in image and in caption",
-        "not-finite": "some captions have a loss that is not finite",
-    }
-    problem = _matched(results).problem
-    assert problem is not None
-    return f"Matching was not measured: {why[problem]}."
-
-
-def _words(_: Conclusion, results: Results) -> str:
-    words = _ablation(results).words
-    assert words is not None
-    sentences = []
-    if words.most_reliant:
-        named = words.most_reliant[:3]
-        most = ", ".join(f"'{w.word}' ({signed(w.gap)}, {w.count:,} times)" for w in named)
-        others = [w for w in words.least_reliant[:3] if w.word not in {n.word for n in named}]
-        least = ", ".join(f"'{w.word}' ({signed(w.gap)})" for w in others)
-        sentences.append(
-            f"Of the words that occur at least {words.min_count} times, a wrong picture costs most at {most}"
-            f"{f', and least at {least}' if least else ''}; in nats per occurrence."
-        )
-    else:
-        sentences.append(f"No word occurs {words.min_count} times, so none is listed by its mean.")
-    if words.half_of_gap is not None:
-        sentences.append(
-            f"{words.half_of_gap:,} of {words.distinct_words:,} different words make up half of the whole gap."
-        )
-    if words.first_content_word.value is not None:
-        left = (
-            f" ({words.without_content_word:,} of {words.captions:,} captions have none)"
-            if words.without_content_word
-            else ""
-        )
-        sentences.append(
-            f"The first content word of a caption, which no earlier one gives away, loses "
-            f"{signed(words.first_content_word.value)} nats with a wrong picture{left}."
-        )
-    return " ".join(sentences)
-
-
-def _no_words(_: Conclusion, results: Results) -> str:
-    words = _ablation(results).words
-    assert words is not None
-    return (
-        f"A wrong picture does not surely make words less likely ({signed(words.gap_with_eos)} nats per token), so no "
-        "word is said to rest on the picture."
-    )
-
-
 def _limit(text: str) -> Callable[[Conclusion, Results], str]:
     return lambda conclusion, results: text.format(limit=_covered(results).max_seq_len)
 
@@ -309,24 +178,7 @@ _SENTENCES: Mapping[ConclusionCode, Callable[[Conclusion, Results], str]] = {
     "no-content-rest-open": _no_content_rest_open,
     "presence-content-open": _presence_content_open,
     "content-open": _content_open,
-    "blind-prompt-under-trained": _blind_under_trained,
-    "information-shown": _information("The pictures tell more than the best constant prompt."),
-    "information-ruled-out": _information("The pictures tell no more than the best constant prompt."),
-    "information-open": _information("It is not decided whether the pictures tell more than the best constant prompt."),
-    "matching-not-measured": _not_matched,
-    "own-picture-found": _r_at_1("better than guessing"),
-    "own-picture-not-found": _r_at_1("no better than guessing"),
-    "own-picture-open": _r_at_1("whether that is better than guessing is not decided"),
-    "found-among-alike": _hard("better than guessing"),
-    "not-found-among-alike": _hard("no better than guessing"),
-    "among-alike-open": _hard("whether that is better than guessing is not decided"),
-    "alike-pictures-cost": _likeness(", so even a picture that looks alike raises the loss"),
-    "only-unlike-pictures-cost": _likeness(
-        ", so pictures that look unlike raise the loss, and for alike ones it is not shown"
-    ),
-    "likeness-not-shown": _likeness(""),
-    "words-rest-on-picture": _words,
-    "words-not-shown": _no_words,
+    **SENTENCES_OF_MEASURES,
     "check-2-not-run": _plain("Check 2 was not run: nothing is known about truncation."),
     "captions-damaged": _limit("More is lost at max_seq_len {limit} than the limits allow."),
     "no-captions-counted": _plain("No usable sample was counted."),

@@ -17,8 +17,10 @@ _SENTENCES: dict[RemarkCode, str] = {
     "slots-share-images": "There are {others} other images for {slots} slots, so that some provide more than one slot.",
     "pixels-left-in-place": "{height}x{width} pixels do not divide into {grid}x{grid} tiles: what is left over, "
     "{rows} high at the bottom and {columns} wide on the right, stays in place.",
-    "mean-has-seen-scored-images": "--train_data {file}: {shared} of the {images} images that mean-token averages are "
-    "scored too; name rows that are not scored.",
+    "mean-has-seen-scored-images": "--train_data has images of --data: {shared} of the {images} images that mean-token "
+    "averages are scored too; name rows that are not scored.",
+    "mean-of-the-scored-file": "--train_data is the file of --data: {shared} of the {images} images that mean-token "
+    "averages are scored too; name rows that are not scored.",
     "no-mean": "No mean over training images was given.",
     "mean-needs-train-data": "It needs --train_data, rows whose images are averaged.",
     "mean-of-several-depths": "This model takes visual tokens at several depths; no mean is defined there.",
