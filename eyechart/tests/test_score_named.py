@@ -48,9 +48,9 @@ def test_an_untrained_model_gets_a_verdict_and_the_page_of_our_own(
     ablation = results["ablation"]
     assert (ablation["samples"], ablation["requested"], ablation["seed"]) == (ROWS, 20, 3)
     assert {"correct", "shuffled", "zero", "noise", "no-image", "mean-token", "grey"} <= set(ablation["conditions"])
-    assert "28x28 pixels" in ablation["notes"]["images"] and "4 visual tokens" in ablation["notes"]["images"]
-    assert "</s>" in ablation["notes"]["labels"]
-    assert "self-tests-passed" in [remark["code"] for remark in ablation["remarks"]]
+    remarks = {remark["about"]: remark for remark in ablation["remarks"]}
+    assert remarks["images"]["figures"] == {"width": 28, "height": 28, "tokens": 4}
+    assert remarks["labels"]["figures"] == {"end": "</s>"} and "self-tests" in remarks
     assert results["config"]["model"]["llm"].endswith("llava") and "connector" not in results["config"]
     assert results["checkpoint"].endswith("llava") and results["coverage"]["samples"] == ROWS
     assert {path.name for path in tmp_path.iterdir()} >= {

@@ -72,6 +72,13 @@ RemarkCode = Literal[
     "slot-mix-of-one-image",
     "image-alone-in-prompt",
     "self-tests-passed",
+    "own-chat-template",
+    "no-chat-template",
+    "labels-to-template-end",
+    "labels-to-eos",
+    "images-resized",
+    "images-resized-untiled",
+    "attention-both-ways-in-prompt",
     "writing-failed",
     "probes-failed",
 ]

@@ -21,6 +21,8 @@ from eyechart.rows import IGNORE_INDEX, CollateStats, IntArray, Reject, RejectKi
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from eyechart.results import Remark
+
 __all__ = [
     "IGNORE_INDEX",
     "Batch",
@@ -199,6 +201,8 @@ class Description:
     notes: Mapping[str, str] = field(default_factory=dict)
     """Sentences about how it is scored, by keyword, for the page."""
     vocabulary: Vocabulary = Vocabulary()
+    remarks: Sequence[Remark] = ()
+    """The same by code, from scorers of eyechart's own; `reporting.remarks` writes their sentences."""
 
 
 class ScorerOfBatches(Protocol):

@@ -102,7 +102,7 @@ def measure(
     left_out = _left_out(names, train_file, tested.layers)
     absent = {remark.about for remark in left_out}
     names = tuple(name for name in names if name not in absent)
-    remarks, mean = [*tested.remarks, *left_out], None
+    remarks, mean = [*about.remarks, *tested.remarks, *left_out], None
     if "mean-token" in names and train_file is not None:
         lenders = read_rows(train_file, image_root=wanted.image_root or train_file.parent)
         shared = shared_images(wanted, lenders[0][: settings.ablation.mean_token_images], train_file)

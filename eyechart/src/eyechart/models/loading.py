@@ -21,6 +21,7 @@ from eyechart.models.weights import load_complete
 from eyechart.models.writing import write_captions
 from eyechart.processors.loading import SETTING, common_size, load_processor, one_view, require_side
 from eyechart.processors.prompts import PromptWriter
+from eyechart.results import Remark
 from eyechart.scoring.batching import collate
 from eyechart.scoring.encoding import OTHER_TOKENS
 from eyechart.scoring.samples import decoder
@@ -70,30 +71,28 @@ class NamedModel:
         refuse_unfit(self.scorer, batch)
 
     def describe(self) -> Description:
-        """The scoring seam: sentences about how this model was scored, for the page."""
-        ending = self.prompts.ending
-        writer = "which its chat template writes after an answer" if self.prompts.has_template else "its EOS"
-        notes = {
-            "prompt": (
-                "Each row's text goes through the model's own chat template."
-                if self.prompts.has_template
-                else "The processor has no chat template: the prompt is the image, the row's text and a line break."
+        """The scoring seam: what this model is, and how it was scored."""
+        ending, template = self.prompts.ending, self.prompts.has_template
+        size = {"width": self.spec.width, "height": self.spec.height, "tokens": self.scorer.tokens}
+        remarks = [
+            Remark(code="own-chat-template" if template else "no-chat-template", about="prompt"),
+            Remark(
+                code="labels-to-template-end" if template else "labels-to-eos",
+                about="labels",
+                figures={"end": str(ending.end)},
             ),
-            "labels": f"Labelled are the tokens of the caption and {ending.end}, {writer}.",
-            "images": (
-                f"Every image is brought to {self.spec.width}x{self.spec.height} pixels before the model's own "
-                f"processor sees it{', with tiling switched off' if self.prompts.options else ''}: "
-                f"{self.scorer.tokens} visual tokens each."
+            Remark(
+                code="images-resized-untiled" if self.prompts.options else "images-resized",
+                about="images",
+                figures=size,
             ),
-        }
+        ]
         if self.scorer.prefix_attention:
-            notes["attention"] = (
-                "Attention goes both ways within the prompt, as the model was trained; captions are causal."
-            )
+            remarks.append(Remark(code="attention-both-ways-in-prompt", about="attention"))
         vocabulary = Vocabulary(
             decoder(self.processor.tokenizer), ending.end_id, self.prompts.begin_id, self.scorer.vocabulary
         )
-        return Description(self.name, {"vision": self.name, "llm": self.name}, notes, vocabulary)
+        return Description(self.name, {"vision": self.name, "llm": self.name}, {}, vocabulary, remarks)
 
     def _item(self, row: Row, text: Encoded | Reject) -> Sample | Reject:
         if isinstance(text, Reject):
