@@ -36,15 +36,15 @@ _SENTENCES: dict[RemarkCode, str] = {
     "are not a number reach every label; no pixel passes zeroed features; no label depends on the tokens after it.",
     "own-chat-template": "Each row's text goes through the model's own chat template.",
     "no-chat-template": "The processor has no chat template: the prompt is the image, the row's text and a line break.",
-    "labels-to-template-end": "The tokens of the caption and {end}, which the chat template writes after an answer, are "
-    "labelled.",
+    "labels-to-template-end": "The tokens of the caption and {end}, which the chat template writes after an answer, "
+    "are labelled.",
     "labels-to-eos": "The tokens of the caption and {end}, the EOS token, are labelled.",
     "images-resized": "Every image is resized to {width}x{height} pixels before the model's own processor reads it: "
     "{tokens} visual tokens each.",
-    "images-resized-untiled": "Every image is resized to {width}x{height} pixels before the model's own processor reads "
-    "it, with tiling switched off: {tokens} visual tokens each.",
-    "attention-both-ways-in-prompt": "Attention goes both ways within the prompt, as the model was trained; captions are "
-    "causal.",
+    "images-resized-untiled": "Every image is resized to {width}x{height} pixels before the model's own processor "
+    "reads it, with tiling switched off: {tokens} visual tokens each.",
+    "attention-both-ways-in-prompt": "Attention goes both ways within the prompt, as the model was trained; captions "
+    "are causal.",
     "writing-failed": "No captions were written: `write` ended in {error}: {message}",
     "probes-failed": "The probes of what reaches the model were not run: they ended in {error}: {message}",
 }
