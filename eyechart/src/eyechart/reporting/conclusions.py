@@ -1,6 +1,6 @@
-"""What a run allows to say, as sentences: one function per code of `results.ConclusionCode`.
+"""The conclusions of a run as sentences: one function per code of `results.ConclusionCode`.
 
-`verdict.conclusions` chose the code from standings; here it only gets words and figures.
+`verdict.conclusions` chose the code from standings; this module only adds words and figures.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from eyechart.results import Ablation, Conclusion, ConclusionCode, Coverage, Mat
 
 
 def said(results: Results, topic: Topic) -> str:
-    """All sentences about one topic; empty where nothing may be said."""
+    """All sentences about one topic; empty if there is no conclusion."""
     chosen = [conclusion for conclusion in results.conclusions if conclusion.topic == topic]
     if topic == "order":
         return _order(chosen)
@@ -24,20 +24,20 @@ def said(results: Results, topic: Topic) -> str:
 
 
 def _of_check_2(results: Results) -> str:
-    """What check 2 adds to a headline that leaves the verdict of the page to it."""
+    """What check 2 adds to a headline that does not state the verdict of the page."""
     if results.coverage is not None and results.coverage.verdict == "FAIL":
         return f"Check 2 fails: {said(results, 'coverage')}"
     return said(results, "coverage") if results.ablation is None else ""
 
 
 def _order(chosen: list[Conclusion]) -> str:
-    """The comparisons of a wrong picture with inputs without content, grouped by where they stand."""
+    """The comparisons of a wrong picture with inputs without content, grouped by standing."""
     groups: dict[Standing, list[str]] = {}
     for conclusion in chosen:
         for claim, standing in conclusion.asserts.items():
             groups.setdefault(standing, []).append(claim.removeprefix("shuffled - "))
     told = {
-        "costs": "more than {}: it misleads",
+        "costs": "more than {}, so it misleads the model",
         "ruled out": "no more than {}",
     }
     sentences = [
@@ -55,7 +55,7 @@ def _plain(text: str) -> Callable[[Conclusion, Results], str]:
 
 
 def _named(conclusion: Conclusion, standing: Standing, but: str = "") -> list[str]:
-    """Gates that a conclusion asserts to stand there."""
+    """Gates for which a conclusion asserts this standing."""
     return [name for name, found in conclusion.asserts.items() if found == standing and name != but]
 
 
@@ -93,15 +93,15 @@ def _of(names: list[str], verb: str, join: str = "and", place: str = "in its pla
 
 def _used_but_gate_fails(conclusion: Conclusion, _: Results) -> str:
     return (
-        "Check 1 fails, although it matters which picture it is: "
+        "Check 1 fails, although the content of the picture matters: "
         f"{_of(_named(conclusion, 'ruled out'), 'cost')} nothing above the margin."
     )
 
 
 def _gate_fails(conclusion: Conclusion, results: Results) -> str:
     none = _of(_named(conclusion, "ruled out"), "cost", place="in place of the picture")
-    # Where there is a pattern, it says so with figures.
-    rest = "" if said(results, "pattern") else " Whether it matters which picture it is, is not decided."
+    # If there is a pattern, its sentence states this with figures.
+    rest = "" if said(results, "pattern") else " Whether the content of the picture matters is not decided."
     return f"Check 1 fails: {none} nothing above the margin.{rest}"
 
 
@@ -117,16 +117,16 @@ def _content_without_presence(conclusion: Conclusion, results: Results) -> str:
 
 def _presence_without_content(conclusion: Conclusion, results: Results) -> str:
     raised = _of(_named(conclusion, "costs"), "raise", place="in place of the picture")
-    hardly = "hardly matters" if _ablation(results).conditions["shuffled"].above_zero else "does not"
+    hardly = "it hardly matters" if _ablation(results).conditions["shuffled"].above_zero else "it does not matter"
     return (
         f"{capital(raised)} the loss, but {_wrong_picture(results)}, which is not above the margin "
-        f"{_margin(results)}: that there are visual tokens matters, and from which picture they come {hardly}."
+        f"{_margin(results)}: the presence of visual tokens matters, but {hardly} from which picture they come."
     )
 
 
 def _nothing_costs(_: Conclusion, results: Results) -> str:
     return (
-        f"{capital(_wrong_picture(results))}; neither that nor zeros nor noise cost more than their margins, so that "
+        f"{capital(_wrong_picture(results))}; neither this nor zeros nor noise cost more than their margins, so "
         "hardly anything is lost without the picture."
     )
 
@@ -142,19 +142,17 @@ def _no_content_rest_open(conclusion: Conclusion, results: Results) -> str:
 def _presence_content_open(conclusion: Conclusion, results: Results) -> str:
     raised = _of(_named(conclusion, "costs"), "raise", place="in place of the picture")
     return (
-        f"{capital(raised)} the loss. Whether it matters which picture it is, is not decided: "
+        f"{capital(raised)} the loss. Whether the content of the picture matters is not decided: "
         f"{_wrong_picture(results)}."
     )
 
 
 def _content_open(_: Conclusion, results: Results) -> str:
-    return f"Whether it matters which picture it is, is not decided: {_wrong_picture(results)}."
+    return f"Whether the content of the picture matters is not decided: {_wrong_picture(results)}."
 
 
 def _picture_used_but(_: Conclusion, results: Results) -> str:
-    return (
-        f"The picture is used, and it matters which picture it is. Check 2 does not pass: {said(results, 'coverage')}"
-    )
+    return f"The picture is used, and its content matters. Check 2 does not pass: {said(results, 'coverage')}"
 
 
 def _information(verb: str) -> Callable[[Conclusion, Results], str]:
@@ -173,7 +171,7 @@ def _still_falling(results: Results) -> str:
         return ""
     return (
         f" The loss of the blind prompt was still falling when its budget of {split.blind_captions:,} captions ended: "
-        "with a larger ablation.blind_captions the information may be smaller, and the rest larger."
+        "with a larger ablation.blind_captions the information may be smaller and the other parts larger."
     )
 
 
@@ -182,8 +180,8 @@ def _blind_under_trained(_: Conclusion, results: Results) -> str:
     assert split is not None and split.blind_deficit is not None and split.blind_deficit.value is not None
     return (
         f"The gaps are not split: the blind prompt is under-trained. It is {signed(split.blind_deficit.value)} nats "
-        f"per token worse than {IN_PLACE.get(split.blind_rival or '', '')}, and the best constant prompt cannot be; "
-        "raise ablation.blind_captions."
+        f"per token worse than {IN_PLACE.get(split.blind_rival or '', '')}, which cannot be true of the best constant "
+        "prompt; raise ablation.blind_captions."
     )
 
 
@@ -196,8 +194,8 @@ def _r_at_1(verb: str) -> Callable[[Conclusion, Results], str]:
         fewer = ""
         if found.wanted_k > found.k:
             fewer = (
-                f" {found.wanted_k} images per caption were asked for and {found.k} used: some caption has no more "
-                "wrong images that differ from its own in content and caption."
+                f" {found.wanted_k} images per caption were requested and {found.k} used: at least one caption has no "
+                "more wrong images that differ in content and caption."
             )
         return (
             f"Among {found.k} images (its own and {found.k - 1} random others) {percent(found.r_at_1.value)} of the "
@@ -212,8 +210,8 @@ def _hard(verb: str) -> Callable[[Conclusion, Results], str]:
         found = _matched(results)
         assert found.hard_r_at_1.value is not None
         return (
-            f"Against the {found.k - 1} images that look most like it, {percent(found.hard_r_at_1.value)} find their "
-            f"own: {verb}."
+            f"Against the {found.k - 1} most similar images, {percent(found.hard_r_at_1.value)} of the captions are "
+            f"likeliest with their own: {verb}."
         )
 
     return sentence
@@ -225,8 +223,8 @@ def _likeness(verb: str) -> Callable[[Conclusion, Results], str]:
         far, near = groups[0].gap, groups[-1].gap
         assert far.value is not None and near.value is not None
         return (
-            f"The most unlike tenth of wrong pictures costs {signed(far.value)}{between(far.ci95)}, the most alike "
-            f"{signed(near.value)}{between(near.ci95)} nats per token{verb}."
+            f"The least similar tenth of the wrong pictures costs {signed(far.value)}{between(far.ci95)}, the most "
+            f"similar tenth {signed(near.value)}{between(near.ci95)} nats per token{verb}."
         )
 
     return sentence
@@ -234,7 +232,7 @@ def _likeness(verb: str) -> Callable[[Conclusion, Results], str]:
 
 def _not_matched(_: Conclusion, results: Results) -> str:
     why = {
-        "no-two-samples-differ": "there are no two samples that differ in image and in caption",
+        "no-two-samples-differ": "no two samples differ in both image and caption",
         "not-finite": "some captions have a loss that is not finite",
     }
     problem = _matched(results).problem
@@ -252,14 +250,14 @@ def _words(_: Conclusion, results: Results) -> str:
         others = [w for w in words.least_reliant[:3] if w.word not in {n.word for n in named}]
         least = ", ".join(f"'{w.word}' ({signed(w.gap)})" for w in others)
         sentences.append(
-            f"Of the words that occur at least {words.min_count} times, a wrong picture costs most at {most}"
-            f"{f', and least at {least}' if least else ''}; in nats per occurrence."
+            f"Of the words that occur at least {words.min_count} times, a wrong picture costs the most for {most}"
+            f"{f', and the least for {least}' if least else ''}; in nats per occurrence."
         )
     else:
         sentences.append(f"No word occurs {words.min_count} times, so none is listed by its mean.")
     if words.half_of_gap is not None:
         sentences.append(
-            f"{words.half_of_gap:,} of {words.distinct_words:,} different words make up half of the whole gap."
+            f"{words.half_of_gap:,} of {words.distinct_words:,} different words account for half of the total gap."
         )
     if words.first_content_word.value is not None:
         left = (
@@ -268,7 +266,7 @@ def _words(_: Conclusion, results: Results) -> str:
             else ""
         )
         sentences.append(
-            f"The first content word of a caption, which no earlier one gives away, loses "
+            f"The first content word of a caption, which cannot be guessed from an earlier one, loses "
             f"{signed(words.first_content_word.value)} nats with a wrong picture{left}."
         )
     return " ".join(sentences)
@@ -278,8 +276,8 @@ def _no_words(_: Conclusion, results: Results) -> str:
     words = _ablation(results).words
     assert words is not None
     return (
-        f"A wrong picture does not surely make words less likely ({signed(words.gap_with_eos)} nats per token), so no "
-        "word is said to rest on the picture."
+        f"It is not shown that a wrong picture makes words less likely ({signed(words.gap_with_eos)} nats per token), "
+        "so no word is listed as relying on the picture."
     )
 
 
@@ -288,16 +286,16 @@ def _limit(text: str) -> Callable[[Conclusion, Results], str]:
 
 
 _SENTENCES: Mapping[ConclusionCode, Callable[[Conclusion, Results], str]] = {
-    "check-1-not-run": _plain("Check 1 was not run: nothing is known about whether the picture is used."),
-    "picture-used": _plain("The picture is used, and it matters which picture it is."),
+    "check-1-not-run": _plain("Check 1 was not run: it is not known whether the picture is used."),
+    "picture-used": _plain("The picture is used, and its content matters."),
     "picture-used-check-2-not-passed": _picture_used_but,
     "nothing-scored": _plain("Undecided: no sample was scored."),
     "content-used-rest-undecided": _plain(
-        "Undecided as a whole: it matters which picture it is, but not everything that a PASS needs is shown."
+        "Undecided overall: the content of the picture matters, but not all requirements of a PASS are shown."
     ),
     "undecided": _plain("Undecided: this run neither shows nor rules out that the picture is used."),
     "loss-not-finite": _plain("Check 1 fails: a loss is not finite."),
-    "content-not-used": _plain("Check 1 fails: what is in the picture makes no difference above the margin."),
+    "content-not-used": _plain("Check 1 fails: the content of the picture makes no difference above the margin."),
     "content-used-but-gate-fails": _used_but_gate_fails,
     "gate-fails": _gate_fails,
     "content-and-presence": lambda _, results: (
@@ -310,9 +308,11 @@ _SENTENCES: Mapping[ConclusionCode, Callable[[Conclusion, Results], str]] = {
     "presence-content-open": _presence_content_open,
     "content-open": _content_open,
     "blind-prompt-under-trained": _blind_under_trained,
-    "information-shown": _information("The pictures tell more than the best constant prompt."),
-    "information-ruled-out": _information("The pictures tell no more than the best constant prompt."),
-    "information-open": _information("It is not decided whether the pictures tell more than the best constant prompt."),
+    "information-shown": _information("The pictures provide more information than the best constant prompt."),
+    "information-ruled-out": _information("The pictures provide no more information than the best constant prompt."),
+    "information-open": _information(
+        "It is not decided whether the pictures provide more information than the best constant prompt."
+    ),
     "matching-not-measured": _not_matched,
     "own-picture-found": _r_at_1("better than guessing"),
     "own-picture-not-found": _r_at_1("no better than guessing"),
@@ -320,24 +320,24 @@ _SENTENCES: Mapping[ConclusionCode, Callable[[Conclusion, Results], str]] = {
     "found-among-alike": _hard("better than guessing"),
     "not-found-among-alike": _hard("no better than guessing"),
     "among-alike-open": _hard("whether that is better than guessing is not decided"),
-    "alike-pictures-cost": _likeness(", so even a picture that looks alike raises the loss"),
+    "alike-pictures-cost": _likeness(", so even a similar wrong picture raises the loss"),
     "only-unlike-pictures-cost": _likeness(
-        ", so pictures that look unlike raise the loss, and for alike ones it is not shown"
+        ", so dissimilar pictures raise the loss; for similar ones this is not shown"
     ),
     "likeness-not-shown": _likeness(""),
     "words-rest-on-picture": _words,
     "words-not-shown": _no_words,
-    "check-2-not-run": _plain("Check 2 was not run: nothing is known about truncation."),
-    "captions-damaged": _limit("More is lost at max_seq_len {limit} than the limits allow."),
+    "check-2-not-run": _plain("Check 2 was not run: truncation was not measured."),
+    "captions-damaged": _limit("At max_seq_len {limit} more is lost than the limits allow."),
     "no-captions-counted": _plain("No usable sample was counted."),
     "captions-within-limits-with-warnings": _limit("Within the limits at max_seq_len {limit}, with warnings."),
-    "captions-within-limits": _limit("Little is cut at max_seq_len {limit}, and within the limits."),
-    "captions-whole": _limit("Nothing is cut at max_seq_len {limit}."),
+    "captions-within-limits": _limit("A small share is cut off at max_seq_len {limit}, within the limits."),
+    "captions-whole": _limit("Nothing is cut off at max_seq_len {limit}."),
 }
 _WITHOUT_VERDICT: frozenset[ConclusionCode] = frozenset(
     ("check-1-not-run", "nothing-scored", "content-used-rest-undecided", "undecided")
 )
-"""Headlines that leave room for a FAIL of the whole by check 2, or for a PASS by check 2 alone."""
+"""Headlines after which the overall verdict can still be a FAIL because of check 2, or a PASS from check 2 alone."""
 ORDER_CODES: tuple[ConclusionCode, ...] = (
     "wrong-picture-costs-more",
     "wrong-picture-costs-no-more",
