@@ -116,7 +116,7 @@ def test_a_failed_second_check_reads_as_failed() -> None:
     results = make_results(coverage=make_coverage("FAIL"))
     document, terminal = render_runbook(results), shown(results)
     assert verdicts(document) == ["FAIL", "PASS", "FAIL", "FAIL"] and verdicts(terminal) == ["FAIL", "PASS", "FAIL"]
-    assert "Conclusion: More is lost at max_seq_len 512 than the limits allow." in document
+    assert "Conclusion: At max_seq_len 512 more is lost than the limits allow." in document
     said = "3.00% of 4,900 samples (147) are truncated, more than the 2% that fail"
     for page in (document, terminal):
         assert said in " ".join(page.split()) and "Nothing is cut" not in page
@@ -131,7 +131,7 @@ def test_a_warning_is_part_of_the_conclusion() -> None:
     assert "  - Warning: 1.43% of 4,900 samples (70) are truncated" in document
     assert "- Warning: 1.43% of 4,900 samples" in shown(results)
     assert "Nothing is cut" not in document
-    assert "Conclusion: Nothing is cut at max_seq_len 512." in render_runbook(make_results())
+    assert "Conclusion: Nothing is cut off at max_seq_len 512." in render_runbook(make_results())
 
 
 def test_checks_that_were_not_run_are_named() -> None:
@@ -139,8 +139,8 @@ def test_checks_that_were_not_run_are_named() -> None:
     document = render_runbook(results)
     assert verdicts(document) == ["INCONCLUSIVE", "NOT RUN", "NOT RUN", "INCONCLUSIVE"]
     assert " ".join(shown(results).split()) == (
-        "VERDICT: INCONCLUSIVE Check 1 was not run: nothing is known about whether the picture is used. "
-        "Check 2 was not run: nothing is known about truncation."
+        "VERDICT: INCONCLUSIVE Check 1 was not run: it is not known whether the picture is used. "
+        "Check 2 was not run: truncation was not measured."
     )
 
 
@@ -262,7 +262,8 @@ def test_a_condition_that_was_left_out_has_its_line_and_reason() -> None:
         Remark(code="donors-from-all-samples", about="shuffled", figures={"derangements": 4}),
     ]
     page = shown(make_results(ablation=make_ablation(remarks=remarks, notes={"prompt": "Each row's own."})))
-    assert "  mean-token: left out. It needs --train_data, rows whose images are averaged." in page.splitlines()
+    line = "  mean-token: left out. It needs --train_data: a file of rows whose images are averaged."
+    assert line in page.splitlines()
     assert page.count("left out.") == 1
     assert "Each row's own" not in page and "the same batch" not in page
 

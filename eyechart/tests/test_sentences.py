@@ -243,7 +243,7 @@ def test_what_a_remark_and_a_note_say_is_told_with_what_it_is_about() -> None:
     remark = Remark(code="no-mean", about="mean-token", left_out=True)
     told = made(checked(gates(YES, YES, YES), remarks=[remark], notes={"template": "as trained"}))
     assert told == [
-        ("mean-token", "Left out. No mean over training images was given."),
+        ("mean-token", "Left out. No mean of training images is available."),
         ("template", "as trained"),
     ]
 
@@ -272,7 +272,7 @@ def test_a_failed_second_check_is_told_where_the_first_leaves_the_verdict_to_it(
     for ablation in (checked(gates(OPEN, YES, YES)), checked({}, samples=0), None):
         results = results_of(ablation, damaged)
         assert results.verdict == "FAIL"
-        assert "More is lost at max_seq_len 512 than the limits allow." in said(results, "headline")
+        assert "At max_seq_len 512 more is lost than the limits allow." in said(results, "headline")
     without = results_of(checked(gates(OPEN, YES, YES)), covered({64: 100}))
     assert "max_seq_len" not in said(without, "headline")
 

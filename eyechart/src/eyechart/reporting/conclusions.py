@@ -1,6 +1,6 @@
-"""What a run allows to say, as sentences: one function per code of `results.ConclusionCode`.
+"""The conclusions of a run as sentences: one function per code of `results.ConclusionCode`.
 
-`verdict.conclusions` chose the code from standings; here it only gets words and figures.
+`verdict.conclusions` chose the code from standings; this module only adds words and figures.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from eyechart.results import Ablation, Conclusion, ConclusionCode, Coverage, Res
 
 
 def said(results: Results, topic: Topic) -> str:
-    """All sentences about one topic; empty where nothing may be said."""
+    """All sentences about one topic; empty if there is no conclusion."""
     chosen = [conclusion for conclusion in results.conclusions if conclusion.topic == topic]
     if topic == "order":
         return _order(chosen)
@@ -25,20 +25,20 @@ def said(results: Results, topic: Topic) -> str:
 
 
 def _of_check_2(results: Results) -> str:
-    """What check 2 adds to a headline that leaves the verdict of the page to it."""
+    """What check 2 adds to a headline that does not state the verdict of the page."""
     if results.coverage is not None and results.coverage.verdict == "FAIL":
         return f"Check 2 fails: {said(results, 'coverage')}"
     return said(results, "coverage") if results.ablation is None else ""
 
 
 def _order(chosen: list[Conclusion]) -> str:
-    """The comparisons of a wrong picture with inputs without content, grouped by where they stand."""
+    """The comparisons of a wrong picture with inputs without content, grouped by standing."""
     groups: dict[Standing, list[str]] = {}
     for conclusion in chosen:
         for claim, standing in conclusion.asserts.items():
             groups.setdefault(standing, []).append(claim.removeprefix("shuffled - "))
     told = {
-        "costs": "more than {}: it misleads",
+        "costs": "more than {}, so it misleads the model",
         "ruled out": "no more than {}",
     }
     sentences = [
@@ -56,7 +56,7 @@ def _plain(text: str) -> Callable[[Conclusion, Results], str]:
 
 
 def _named(conclusion: Conclusion, standing: Standing, but: str = "") -> list[str]:
-    """Gates that a conclusion asserts to stand there."""
+    """Gates for which a conclusion asserts this standing."""
     return [name for name, found in conclusion.asserts.items() if found == standing and name != but]
 
 
@@ -88,15 +88,15 @@ def _of(names: list[str], verb: str, join: str = "and", place: str = "in its pla
 
 def _used_but_gate_fails(conclusion: Conclusion, _: Results) -> str:
     return (
-        "Check 1 fails, although it matters which picture it is: "
+        "Check 1 fails, although the content of the picture matters: "
         f"{_of(_named(conclusion, 'ruled out'), 'cost')} nothing above the margin."
     )
 
 
 def _gate_fails(conclusion: Conclusion, results: Results) -> str:
     none = _of(_named(conclusion, "ruled out"), "cost", place="in place of the picture")
-    # Where there is a pattern, it says so with figures.
-    rest = "" if said(results, "pattern") else " Whether it matters which picture it is, is not decided."
+    # If there is a pattern, its sentence states this with figures.
+    rest = "" if said(results, "pattern") else " Whether the content of the picture matters is not decided."
     return f"Check 1 fails: {none} nothing above the margin.{rest}"
 
 
@@ -112,16 +112,16 @@ def _content_without_presence(conclusion: Conclusion, results: Results) -> str:
 
 def _presence_without_content(conclusion: Conclusion, results: Results) -> str:
     raised = _of(_named(conclusion, "costs"), "raise", place="in place of the picture")
-    hardly = "hardly matters" if _ablation(results).conditions["shuffled"].above_zero else "does not"
+    hardly = "it hardly matters" if _ablation(results).conditions["shuffled"].above_zero else "it does not matter"
     return (
         f"{capital(raised)} the loss, but {_wrong_picture(results)}, which is not above the margin "
-        f"{_margin(results)}: that there are visual tokens matters, and from which picture they come {hardly}."
+        f"{_margin(results)}: the presence of visual tokens matters, but {hardly} from which picture they come."
     )
 
 
 def _nothing_costs(_: Conclusion, results: Results) -> str:
     return (
-        f"{capital(_wrong_picture(results))}; neither that nor zeros nor noise cost more than their margins, so that "
+        f"{capital(_wrong_picture(results))}; neither this nor zeros nor noise cost more than their margins, so "
         "hardly anything is lost without the picture."
     )
 
@@ -137,19 +137,17 @@ def _no_content_rest_open(conclusion: Conclusion, results: Results) -> str:
 def _presence_content_open(conclusion: Conclusion, results: Results) -> str:
     raised = _of(_named(conclusion, "costs"), "raise", place="in place of the picture")
     return (
-        f"{capital(raised)} the loss. Whether it matters which picture it is, is not decided: "
+        f"{capital(raised)} the loss. Whether the content of the picture matters is not decided: "
         f"{_wrong_picture(results)}."
     )
 
 
 def _content_open(_: Conclusion, results: Results) -> str:
-    return f"Whether it matters which picture it is, is not decided: {_wrong_picture(results)}."
+    return f"Whether the content of the picture matters is not decided: {_wrong_picture(results)}."
 
 
 def _picture_used_but(_: Conclusion, results: Results) -> str:
-    return (
-        f"The picture is used, and it matters which picture it is. Check 2 does not pass: {said(results, 'coverage')}"
-    )
+    return f"The picture is used, and its content matters. Check 2 does not pass: {said(results, 'coverage')}"
 
 
 def _limit(text: str) -> Callable[[Conclusion, Results], str]:
@@ -157,16 +155,16 @@ def _limit(text: str) -> Callable[[Conclusion, Results], str]:
 
 
 _SENTENCES: Mapping[ConclusionCode, Callable[[Conclusion, Results], str]] = {
-    "check-1-not-run": _plain("Check 1 was not run: nothing is known about whether the picture is used."),
-    "picture-used": _plain("The picture is used, and it matters which picture it is."),
+    "check-1-not-run": _plain("Check 1 was not run: it is not known whether the picture is used."),
+    "picture-used": _plain("The picture is used, and its content matters."),
     "picture-used-check-2-not-passed": _picture_used_but,
     "nothing-scored": _plain("Undecided: no sample was scored."),
     "content-used-rest-undecided": _plain(
-        "Undecided as a whole: it matters which picture it is, but not everything that a PASS needs is shown."
+        "Undecided overall: the content of the picture matters, but not all requirements of a PASS are shown."
     ),
     "undecided": _plain("Undecided: this run neither shows nor rules out that the picture is used."),
     "loss-not-finite": _plain("Check 1 fails: a loss is not finite."),
-    "content-not-used": _plain("Check 1 fails: what is in the picture makes no difference above the margin."),
+    "content-not-used": _plain("Check 1 fails: the content of the picture makes no difference above the margin."),
     "content-used-but-gate-fails": _used_but_gate_fails,
     "gate-fails": _gate_fails,
     "content-and-presence": lambda _, results: (
@@ -179,17 +177,17 @@ _SENTENCES: Mapping[ConclusionCode, Callable[[Conclusion, Results], str]] = {
     "presence-content-open": _presence_content_open,
     "content-open": _content_open,
     **SENTENCES_OF_MEASURES,
-    "check-2-not-run": _plain("Check 2 was not run: nothing is known about truncation."),
-    "captions-damaged": _limit("More is lost at max_seq_len {limit} than the limits allow."),
+    "check-2-not-run": _plain("Check 2 was not run: truncation was not measured."),
+    "captions-damaged": _limit("At max_seq_len {limit} more is lost than the limits allow."),
     "no-captions-counted": _plain("No usable sample was counted."),
     "captions-within-limits-with-warnings": _limit("Within the limits at max_seq_len {limit}, with warnings."),
-    "captions-within-limits": _limit("Little is cut at max_seq_len {limit}, and within the limits."),
-    "captions-whole": _limit("Nothing is cut at max_seq_len {limit}."),
+    "captions-within-limits": _limit("A small share is cut off at max_seq_len {limit}, within the limits."),
+    "captions-whole": _limit("Nothing is cut off at max_seq_len {limit}."),
 }
 _WITHOUT_VERDICT: frozenset[ConclusionCode] = frozenset(
     ("check-1-not-run", "nothing-scored", "content-used-rest-undecided", "undecided")
 )
-"""Headlines that leave room for a FAIL of the whole by check 2, or for a PASS by check 2 alone."""
+"""Headlines after which the overall verdict can still be a FAIL because of check 2, or a PASS from check 2 alone."""
 ORDER_CODES: tuple[ConclusionCode, ...] = (
     "wrong-picture-costs-more",
     "wrong-picture-costs-no-more",

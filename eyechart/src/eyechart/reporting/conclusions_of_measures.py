@@ -39,7 +39,7 @@ def _still_falling(results: Results) -> str:
         return ""
     return (
         f" The loss of the blind prompt was still falling when its budget of {split.blind_captions:,} captions ended: "
-        "with a larger ablation.blind_captions the information may be smaller, and the rest larger."
+        "with a larger ablation.blind_captions the information may be smaller and the other parts larger."
     )
 
 
@@ -48,8 +48,8 @@ def _blind_under_trained(_: Conclusion, results: Results) -> str:
     assert split is not None and split.blind_deficit is not None and split.blind_deficit.value is not None
     return (
         f"The gaps are not split: the blind prompt is under-trained. It is {signed(split.blind_deficit.value)} nats "
-        f"per token worse than {IN_PLACE.get(split.blind_rival or '', '')}, and the best constant prompt cannot be; "
-        "raise ablation.blind_captions."
+        f"per token worse than {IN_PLACE.get(split.blind_rival or '', '')}, which cannot be true of the best constant "
+        "prompt; raise ablation.blind_captions."
     )
 
 
@@ -62,8 +62,8 @@ def _r_at_1(verb: str) -> Callable[[Conclusion, Results], str]:
         fewer = ""
         if found.wanted_k > found.k:
             fewer = (
-                f" {found.wanted_k} images per caption were asked for and {found.k} used: some caption has no more "
-                "wrong images that differ from its own in content and caption."
+                f" {found.wanted_k} images per caption were requested and {found.k} used: at least one caption has no "
+                "more wrong images that differ in content and caption."
             )
         return (
             f"Among {found.k} images (its own and {found.k - 1} random others) {percent(found.r_at_1.value)} of the "
@@ -78,8 +78,8 @@ def _hard(verb: str) -> Callable[[Conclusion, Results], str]:
         found = _matched(results)
         assert found.hard_r_at_1.value is not None
         return (
-            f"Against the {found.k - 1} images that look most like it, {percent(found.hard_r_at_1.value)} find their "
-            f"own: {verb}."
+            f"Against the {found.k - 1} most similar images, {percent(found.hard_r_at_1.value)} of the captions are "
+            f"likeliest with their own: {verb}."
         )
 
     return sentence
@@ -91,8 +91,8 @@ def _likeness(verb: str) -> Callable[[Conclusion, Results], str]:
         far, near = groups[0].gap, groups[-1].gap
         assert far.value is not None and near.value is not None
         return (
-            f"The most unlike tenth of wrong pictures costs {signed(far.value)}{between(far.ci95)}, the most alike "
-            f"{signed(near.value)}{between(near.ci95)} nats per token{verb}."
+            f"The least similar tenth of the wrong pictures costs {signed(far.value)}{between(far.ci95)}, the most "
+            f"similar tenth {signed(near.value)}{between(near.ci95)} nats per token{verb}."
         )
 
     return sentence
@@ -100,7 +100,7 @@ def _likeness(verb: str) -> Callable[[Conclusion, Results], str]:
 
 def _not_matched(_: Conclusion, results: Results) -> str:
     why = {
-        "no-two-samples-differ": "there are no two samples that differ in image and in caption",
+        "no-two-samples-differ": "no two samples differ in both image and caption",
         "not-finite": "some captions have a loss that is not finite",
     }
     problem = _matched(results).problem
@@ -118,14 +118,14 @@ def _words(_: Conclusion, results: Results) -> str:
         others = [w for w in words.least_reliant[:3] if w.word not in {n.word for n in named}]
         least = ", ".join(f"'{w.word}' ({signed(w.gap)})" for w in others)
         sentences.append(
-            f"Of the words that occur at least {words.min_count} times, a wrong picture costs most at {most}"
-            f"{f', and least at {least}' if least else ''}; in nats per occurrence."
+            f"Of the words that occur at least {words.min_count} times, a wrong picture costs the most for {most}"
+            f"{f', and the least for {least}' if least else ''}; in nats per occurrence."
         )
     else:
         sentences.append(f"No word occurs {words.min_count} times, so none is listed by its mean.")
     if words.half_of_gap is not None:
         sentences.append(
-            f"{words.half_of_gap:,} of {words.distinct_words:,} different words make up half of the whole gap."
+            f"{words.half_of_gap:,} of {words.distinct_words:,} different words account for half of the total gap."
         )
     if words.first_content_word.value is not None:
         left = (
@@ -134,7 +134,7 @@ def _words(_: Conclusion, results: Results) -> str:
             else ""
         )
         sentences.append(
-            f"The first content word of a caption, which no earlier one gives away, loses "
+            f"The first content word of a caption, which cannot be guessed from an earlier one, loses "
             f"{signed(words.first_content_word.value)} nats with a wrong picture{left}."
         )
     return " ".join(sentences)
@@ -144,16 +144,18 @@ def _no_words(_: Conclusion, results: Results) -> str:
     words = _ablation(results).words
     assert words is not None
     return (
-        f"A wrong picture does not surely make words less likely ({signed(words.gap_with_eos)} nats per token), so no "
-        "word is said to rest on the picture."
+        f"It is not shown that a wrong picture makes words less likely ({signed(words.gap_with_eos)} nats per token), "
+        "so no word is listed as relying on the picture."
     )
 
 
 SENTENCES_OF_MEASURES: Mapping[ConclusionCode, Callable[[Conclusion, Results], str]] = {
     "blind-prompt-under-trained": _blind_under_trained,
-    "information-shown": _information("The pictures tell more than the best constant prompt."),
-    "information-ruled-out": _information("The pictures tell no more than the best constant prompt."),
-    "information-open": _information("It is not decided whether the pictures tell more than the best constant prompt."),
+    "information-shown": _information("The pictures provide more information than the best constant prompt."),
+    "information-ruled-out": _information("The pictures provide no more information than the best constant prompt."),
+    "information-open": _information(
+        "It is not decided whether the pictures provide more information than the best constant prompt."
+    ),
     "matching-not-measured": _not_matched,
     "own-picture-found": _r_at_1("better than guessing"),
     "own-picture-not-found": _r_at_1("no better than guessing"),
@@ -161,9 +163,9 @@ SENTENCES_OF_MEASURES: Mapping[ConclusionCode, Callable[[Conclusion, Results], s
     "found-among-alike": _hard("better than guessing"),
     "not-found-among-alike": _hard("no better than guessing"),
     "among-alike-open": _hard("whether that is better than guessing is not decided"),
-    "alike-pictures-cost": _likeness(", so even a picture that looks alike raises the loss"),
+    "alike-pictures-cost": _likeness(", so even a similar wrong picture raises the loss"),
     "only-unlike-pictures-cost": _likeness(
-        ", so pictures that look unlike raise the loss, and for alike ones it is not shown"
+        ", so dissimilar pictures raise the loss; for similar ones this is not shown"
     ),
     "likeness-not-shown": _likeness(""),
     "words-rest-on-picture": _words,

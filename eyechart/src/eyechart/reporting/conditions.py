@@ -1,4 +1,4 @@
-"""Conditions of check 1 in words: what stands in the image positions, and what the gap measures."""
+"""Conditions of check 1 in words: what is in the image positions, and what the gap measures."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ MEANINGS = {
     "mean-token": "what it costs to replace the image by the average training image",
     "noise-per-dim": "what it costs to replace the visual tokens by noise with the mean and spread of every slot and "
     "dimension",
-    "slot-mix": "what it costs to take every slot from another picture: each slot is real, together they belong to no "
-    "picture",
+    "slot-mix": "what it costs to take every slot from another picture: each slot is real, but together they belong "
+    "to no picture",
     "grey": "what it costs to show a uniform mid-grey picture",
-    "blurred": "what fine detail is worth: the picture blurred by 1/16 of its side",
-    "tiles-2": "what the coarse layout is worth: the 2x2 tiles of the picture in another order",
-    "tiles-4": "what layout and whole objects are worth: the 4x4 tiles of the picture in another order",
-    "tiles-8": "what everything but small texture and colour is worth: the 8x8 tiles in another order",
-    "blind": "what the picture tells beyond the best constant prompt, trained to fit all captions at once",
+    "blurred": "what fine detail contributes: the picture blurred by 1/16 of its side",
+    "tiles-2": "what the coarse layout contributes: the 2x2 tiles of the picture in another order",
+    "tiles-4": "what layout and whole objects contribute: the 4x4 tiles of the picture in another order",
+    "tiles-8": "what everything except small texture and colour contributes: the 8x8 tiles in another order",
+    "blind": "what the picture contributes beyond the best constant prompt, trained to fit all captions at once",
 }
-"""By name: one line about what the gap says."""
+"""By name: one line about what the gap measures."""
 IN_PLACE = {
     "shuffled": "another sample's picture",
     "zero": "zeros",
@@ -29,7 +29,7 @@ IN_PLACE = {
     "mean-token": "the average training image",
     "blind": "the trained constant prompt",
 }
-"""What stands in the picture's place, inside a sentence."""
+"""What replaces the picture, inside a sentence."""
 
 
 def listed(names: list[str], join: str = "and") -> str:

@@ -1,4 +1,4 @@
-"""What a run stood on: enough to understand a difference between two runs, nothing that names a machine or a person."""
+"""Software and hardware of a run: enough to explain differences between runs, without names of machines or people."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ _GIT_SECONDS = 10
 def environment() -> dict[str, str]:
     """Versions and hardware of this process, always the same keys in the same order.
 
-    No host name, no user name, no absolute path. What cannot be found out is `unknown`, what is not there `none`.
+    No host name, no user name, no absolute path. A value that cannot be determined is `unknown`; a missing one is
+    `none`.
     """
     import torch
 
@@ -71,7 +72,7 @@ def _version(package: str) -> str:
 def _commit() -> str:
     """The commit of the source tree this package runs from, with `+changes` where tracked files differ from it."""
     root = Path(__file__).parents[4]
-    # Installed into site-packages, any repository further up would be someone else's.
+    # Installed into site-packages, any repository further up would be a different project.
     if not ((root / ".git").exists() and (root / "src" / "qwen3_vlm").is_dir()):
         return "none"
     try:

@@ -1,4 +1,4 @@
-"""The verdict with its reasons, as lines: what is read first, in the terminal and in a program."""
+"""The verdict with its reasons, as lines: the first output, in the terminal and in a program."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from eyechart.results import Results, Verdict
 
 
 class Line(NamedTuple):
-    """One line and how it stands on the page."""
+    """One line with its indentation and kind."""
 
     text: str
     indent: int = 0

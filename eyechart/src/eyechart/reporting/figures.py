@@ -1,4 +1,4 @@
-"""Every drawing that the results have the figures for: the drawing, its sentence, and where its terms are defined."""
+"""Every drawing for which the results contain data: the drawing, its sentence, and where its terms are defined."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Figure:
 
 
 def figures(results: Results) -> Iterator[tuple[str, Figure]]:
-    """Every figure that the results have the figures for, by name."""
+    """Every figure for which the results contain data, by name."""
     if results.ablation:
         yield from _ablation_figures(results, results.ablation)
         yield from _sample_figures(results)
@@ -57,8 +57,8 @@ def _ablation_figures(results: Results, ablation: Ablation) -> Iterator[tuple[st
         ]
         alt = f"Gaps in nats per token: {'; '.join(told)}."
         svg = plots.intervals(bars, "gap: nats per token lost without the right picture", "margin", alt, "gates")
-        reading = "Only the first line depends on what is in the picture; a constant prompt passes the others."
-        yield "gates", Figure("What taking the picture away costs", svg, reading, ("gap", "interval"))
+        reading = "Only the first gap depends on the content of the picture; a constant prompt can pass the other two."
+        yield "gates", Figure("Cost of removing the picture", svg, reading, ("gap", "interval"))
     if ablation.order and "correct" in ablation.order:
         reading = readings.losses(results, ablation)
         svg = plots.losses(ablation.conditions, ablation.order, reading, "losses")
@@ -78,12 +78,12 @@ def _ablation_figures(results: Results, ablation: Ablation) -> Iterator[tuple[st
         if matching.deciles:
             reading = said(results, "likeness")
             svg = plots.deciles(matching.deciles, reading, "deciles")
-            yield "deciles", Figure("Gap by likeness of the wrong picture", svg, reading, ("deciles",))
+            yield "deciles", Figure("Gap by similarity of the wrong picture", svg, reading, ("deciles",))
     inside = ablation.connector
     if inside:
         reading = readings.internals(inside)
         svg = plots.shares(inside.variance_share, "share of variance between images", reading, "internals")
-        yield "internals", Figure("What is left of the differences between images", svg, reading, ("internals",))
+        yield "internals", Figure("Differences between images at each stage", svg, reading, ("internals",))
 
 
 def _then(sentence: str) -> str:
@@ -111,4 +111,4 @@ def _sample_figures(results: Results) -> Iterator[tuple[str, Figure]]:
         reading = readings.sample_gaps(gaps, results.ablation.samples)
         shuffled = results.ablation.conditions.get("shuffled")
         svg = plots.dots(gaps, shuffled.margin if shuffled else None, reading, "dots")
-        yield "dots", Figure("Every sample", svg, reading, ("sample-gap",))
+        yield "dots", Figure("Gap of each sample", svg, reading, ("sample-gap",))

@@ -1,4 +1,4 @@
-"""The gallery: each picture with its caption, words coloured by how much they rest on it, and what the model wrote."""
+"""The gallery: each picture with its caption, words coloured by how much they rely on it, and what the model wrote."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _TOTAL_BYTES, _EACH_BYTES = 1_000_000, 12_000
 _SHADES = 10
 """Steps of colour; report.css has a class for each."""
 _WORTH_A_MARK = 0.1
-"""Nats against the picture from which a word is marked by more than its colour."""
+"""A word that the picture makes less likely by at least this many nats gets a mark in addition to its colour."""
 _LONG = 280
-"""Characters from which a caption gets a box of its own to scroll."""
+"""Captions with at least this many characters get their own scrollable box."""
 _ALT = 120
-"""Characters of a caption that stand for its picture where that is not seen."""
+"""Characters of a caption used as the alternative text of its picture."""
 _OPEN = 12
-"""Cards shown unfolded at either end of the gallery."""
+"""Cards shown unfolded at each end of the gallery."""
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small picture in the page itself, or why there is none."""
+    """A small picture embedded in the page, or why there is none."""
 
     uri: str = ""
     width: int = 0
@@ -46,11 +46,11 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Word:
-    """A stretch of text with its look."""
+    """A piece of text with its style."""
 
     text: str
     gap: str = ""
-    """Nats by which it rests on the picture; empty where that is not measured."""
+    """Nats by which it relies on the picture; empty if not measured."""
     space: bool = False
     """A space comes before it."""
     kind: str = ""
@@ -72,13 +72,13 @@ class Card:
     written: list[Word] | None
     written_long: bool
     gap: str
-    """Empty where nobody measured one."""
+    """Empty if not measured."""
     losses: str
 
 
 @dataclass(frozen=True)
 class GalleryPart:
-    """A run of cards, shown at once or folded behind a line that says what is in it."""
+    """A series of cards, shown directly or folded under a summary line."""
 
     cards: list[Card]
     first: int
@@ -100,12 +100,12 @@ class Gallery:
 
 
 def make_gallery(scored: Sequence[ScoredSample], limit: int, image_root: Path | None, max_pixels: int) -> Gallery:
-    """The gallery of an even choice of at most `limit` samples.
+    """The gallery of at most `limit` samples, evenly spaced in their order.
 
     Args:
         scored: from the most to the least image-driven. Where none of them has a gap, their rows give the order.
         limit: cards.
-        image_root: where the images are; None where nobody knows.
+        image_root: where the images are; None if unknown.
         max_pixels: larger images are not opened.
     """
     by_gap = any(gap_of(sample) is not None for sample in scored)
@@ -121,13 +121,13 @@ def make_gallery(scored: Sequence[ScoredSample], limit: int, image_root: Path | 
 
 
 def _parts(cards: list[Card]) -> list[GalleryPart]:
-    """The two ends open, so that the worst is seen as well as the best; what lies between them folded."""
+    """The two ends open, so that the worst is seen as well as the best; the cards between them are folded."""
     if len(cards) <= 2 * _OPEN + 6:
         return [GalleryPart(cards, 1)] if cards else []
     between_ends = len(cards) - 2 * _OPEN
     return [
         GalleryPart(cards[:_OPEN], 1),
-        GalleryPart(cards[_OPEN:-_OPEN], _OPEN + 1, f"Show the {between_ends:,} between"),
+        GalleryPart(cards[_OPEN:-_OPEN], _OPEN + 1, f"Show the other {between_ends:,} cards"),
         GalleryPart(cards[-_OPEN:], len(cards) - _OPEN + 1),
     ]
 
@@ -194,7 +194,7 @@ def _written(written: str, true: str) -> list[Word]:
 
 def _thumbnail(image: str, root: Path | None, room: int, max_pixels: int) -> Thumbnail:
     if root is None:
-        return Thumbnail(problem="the results do not say where the images are")
+        return Thumbnail(problem="the results do not record where the images are")
     try:
         picture = load_thumbnail(root / image, _SIDES[0], max_pixels)
     except ImageError as error:
@@ -205,7 +205,7 @@ def _thumbnail(image: str, root: Path | None, room: int, max_pixels: int) -> Thu
         if len(data) <= room:
             uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
             return Thumbnail(uri, picture.width, picture.height)
-    return Thumbnail(problem="left out: with it the page would be too large")
+    return Thumbnail(problem="left out because the page would be too large")
 
 
 def _smaller(picture: Image.Image) -> tuple[bytes, str]:

@@ -9,7 +9,7 @@ from eyechart.verdict.onset import last_ruled_out, onset
 
 
 def look_line(look: Look) -> str:
-    """One look for people, as a run prints it."""
+    """One look as one line, as a run prints it."""
     share = "" if look.r_at_1 is None else f" | own picture first of {look.k}: {look.r_at_1:.0%}"
     return (
         f"look at step {look.step} | loss {look.correct:.3f} | wrong picture {look.gap_shuffled:+.3f}{_bounds(look)} "
@@ -18,7 +18,7 @@ def look_line(look: Look) -> str:
 
 
 def read_onset(looks: Sequence[Look]) -> str:
-    """At which step the connector began to look (see `onset`), in a sentence; empty without looks."""
+    """At which step the connector began to use the picture (see `onset`), in a sentence; empty without looks."""
     if not looks:
         return ""
     last = looks[-1]
@@ -27,18 +27,18 @@ def read_onset(looks: Sequence[Look]) -> str:
         f"cost {last.gap_zero:+.3f}"
     )
     if last.r_at_1 is not None:
-        seen += f", and a caption prefers its own among {last.k} pictures in {last.r_at_1:.0%} of cases"
+        seen += f", and {last.r_at_1:.0%} of captions are likeliest with their own among {last.k} pictures"
         seen += f" (guessing: {1 / last.k:.0%})"
     first, before = onset(looks), last_ruled_out(looks)
     if first is None:
         if last.shuffled == "ruled out":
-            return f"The connector had not begun to look at the picture: {seen}."
+            return f"The connector had not begun to use the picture: {seen}."
         since = "" if before is None else f"; at step {looks[before].step:,} it had not begun"
-        return f"Whether the connector looks at the picture is open: {seen}{since}."
+        return f"Whether the connector uses the picture is open: {seen}{since}."
     since = f"by step {looks[first].step:,}"
     if before is not None:
         since = f"between step {looks[before].step:,} and step {looks[first].step:,}"
-    return f"The connector began to look at the picture {since}; {seen}."
+    return f"The connector began to use the picture {since}; {seen}."
 
 
 def _bounds(look: Look) -> str:

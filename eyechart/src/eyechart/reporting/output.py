@@ -46,7 +46,7 @@ def assemble(config: Mapping[str, Any], checkpoint: str | Path | None, parts: Pa
     """Put the parts of a run together; the overall verdict is the worst of the checks'.
 
     Args:
-        config: what was scored and how, as whoever scored it says.
+        config: what was scored and how, as recorded by the code that scored it.
         checkpoint: the name of what was scored.
         parts: what was measured.
     """
@@ -68,7 +68,7 @@ def assemble(config: Mapping[str, Any], checkpoint: str | Path | None, parts: Pa
 
 
 def command_line() -> str:
-    """What was typed to start this process, so that it can be typed again; empty where nothing was (a notebook)."""
+    """The command line of this process, so that it can be run again; empty if there is none (a notebook)."""
     script, *arguments = sys.argv or [""]
     module = getattr(sys.modules["__main__"], "__spec__", None)
     if module is not None:
@@ -92,11 +92,11 @@ def show(results: Results, as_json: bool = False) -> None:
 def write_results(
     results: Results, folder: str | Path, as_json: bool = False, samples: SampleRows | None = None
 ) -> None:
-    """Write what a run leaves behind to `folder`, then print the results.
+    """Write the output files of a run to `folder`, then print the results.
 
     results.json first; then, all made from it, runbook.md and report.html; and samples.parquet from `samples`.
     """
-    # Imported where it is used: the page's plots take a second to load, and whoever only scores has no page.
+    # Imported where it is used: the page's plots take a second to load, and scoring alone needs no page.
     from eyechart.reporting.html import docs_link, render_html
 
     folder = Path(folder)

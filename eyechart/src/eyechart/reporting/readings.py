@@ -1,6 +1,6 @@
-"""One sentence per figure of report.html: what a reader should see in it.
+"""One sentence per figure of report.html that describes what it shows.
 
-Whatever is claimed comes from `conclusions`; here stand descriptions of what a drawing shows.
+All claims come from `conclusions`; this module only describes the drawings.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ def losses(results: Results, ablation: Ablation) -> str:
 
 
 def sample_gaps(gaps: Sequence[float], total: int) -> str:
-    """How many samples go which way, and how far apart the ends are."""
+    """How many samples have a positive gap, and the smallest and largest gap."""
     better = sum(gap > 0 for gap in gaps)
-    shown = "" if len(gaps) == total else f" An even choice of {len(gaps):,} out of {total:,} samples is shown."
+    shown = "" if len(gaps) == total else f" The figure shows {len(gaps):,} of {total:,} samples, evenly spaced."
     return (
-        f"{better:,} of {len(gaps):,} captions are likelier with their own picture than with wrong ones; the gaps go "
-        f"from {signed(min(gaps))} to {signed(max(gaps))} nats per token.{shown}"
+        f"{better:,} of {len(gaps):,} captions are likelier with their own picture than with wrong ones; the gaps "
+        f"range from {signed(min(gaps))} to {signed(max(gaps))} nats per token.{shown}"
     )
 
 
 def training_loss(training: Training) -> str:
-    """Where the loss went."""
+    """How the loss developed."""
     if not training.curve:
         return "No loss was logged."
     first, last = training.curve[0], training.curve[-1]
     held_out = "" if last.eval is None else f", held out {plain(last.eval)}"
     return (
         f"Training loss {plain(first.train)} in the first epoch, {plain(last.train)} in the last{held_out}. "
-        "That it falls does not show that pictures are read."
+        "A falling loss does not show that the pictures are used."
     )
 
 
 def coverage(counted: Coverage) -> str:
-    """How much is cut, and how long max_seq_len has to be; added to what check 2 allows to say."""
+    """How much is cut off, and how large max_seq_len has to be; added to the conclusion of check 2."""
     if not counted.samples:
         return ""
-    cut = f"{plain(counted.truncated_pct)}% of {counted.samples:,} samples are cut; " if counted.truncated else ""
+    cut = f"{plain(counted.truncated_pct)}% of {counted.samples:,} samples are truncated; " if counted.truncated else ""
     return capital(f"{cut}a max_seq_len of {counted.smallest_max_seq_len} is enough to stay within the limit.")
 
 
 def amounts(found: Matching) -> str:
-    """How much the own image tells: the gain over another image, and the information that both share at least."""
+    """How much the own image contributes: the gain over another image, and a lower bound of the shared information."""
     if found.problem is not None:
         return ""
     sentences, gain, bound = [], found.image_specific_gain, found.infonce
@@ -61,20 +61,21 @@ def amounts(found: Matching) -> str:
             f"Its own image makes a caption {size} nats {direction} than another image does{between(gain.ci95)}."
         )
     if bound.standing == "costs" and bound.value is not None and bound.lower99 is not None:
-        ceiling = ", close to the most that so many images can show: it may be much more" * found.infonce_saturated
+        near_maximum = ", close to the maximum for this number of images, so the true value may be much larger"
+        ceiling = near_maximum * found.infonce_saturated
         sentences.append(
             f"Caption and image share at least {plain(bound.lower99)} nats of information (estimate "
             f"{plain(bound.value)}{ceiling})."
         )
     if found.hard_r_at_1.value is None:
         sentences.append(
-            "How alike the images look was not measured, so there are no figures for the most similar wrong images."
+            "The similarity of images was not measured, so there are no figures for the most similar wrong images."
         )
     return " ".join(sentences)
 
 
 def decomposition(split: Decomposition, ablation: Ablation) -> str:
-    """What the gaps of zero and shuffled are made of, in numbers; empty where nothing is split."""
+    """What the gaps of zero and shuffled are made of, in numbers; empty if the gaps are not split."""
     parts = []
     for name, rest, word in (("zero", split.shock, "shock"), ("shuffled", split.misdirection, "misdirection")):
         condition = ablation.conditions.get(name)
@@ -88,21 +89,22 @@ def decomposition(split: Decomposition, ablation: Ablation) -> str:
 
 
 def internals(inside: Internals) -> str:
-    """What is left of the differences between images, by stage, and the size and spread of the visual tokens."""
+    """Share of the variance that is between images, by stage."""
     shares = inside.variance_share
     text = ", ".join(f"{name} {percent(shares[name])}" for name in inside.stages if name in shares)
     if not text:
         return "With one visual token per image there is no share of variance between images to report."
     missing = [name for name in inside.stages if name not in shares]
-    told = f" ({', '.join(missing)}: one slot, or no variance at all)" if missing else ""
-    return f"Share of the variance that lies between images: {text}{told}."
+    told = f" ({', '.join(missing)}: one slot, or no variance)" if missing else ""
+    return f"Share of the variance that is between images: {text}{told}."
 
 
 def connector(inside: Internals) -> str:
     """Scale, directions and neighbours of the visual tokens."""
     sentences = [
         f"The RMS of the visual tokens is {inside.rms_ratio:.3g} times that of text embeddings.",
-        f"Those of one image fill about {inside.effective_rank:.1f} of {inside.effective_rank_of} possible directions "
+        f"The visual tokens of one image span about {inside.effective_rank:.1f} of {inside.effective_rank_of} "
+        "possible directions "
         "(effective rank).",
     ]
     if inside.knn_overlap is None:
@@ -110,7 +112,7 @@ def connector(inside: Internals) -> str:
     else:
         among = f"Among the first {inside.compared:,} images, of" if inside.compared < inside.images else "Of"
         sentences.append(
-            f"{among} the {inside.neighbours} images most like an image before the connector, "
+            f"{among} the {inside.neighbours} images most similar to an image before the connector, "
             f"{percent(inside.knn_overlap)} still are after it (unrelated features would give "
             f"{percent(inside.neighbours / (inside.compared - 1))})."
         )

@@ -8,11 +8,11 @@ from eyechart.reporting.wording import number
 from eyechart.results import Ablation, Coverage, Reason, ReasonCode, Standing
 
 _MET: dict[Standing, str] = {"costs": "met", "ruled out": "not met", "open": "open"}
-"""Where a gate stands."""
+"""State of a gate, in words."""
 
 
 def reasons_of(check: Ablation | Coverage) -> Iterator[tuple[Reason, str]]:
-    """Every reason of a check with its sentence, without a full stop; a warning says that it is one."""
+    """Every reason of a check with its sentence, without a full stop; a warning begins with `Warning:`."""
     for reason in check.reasons:
         if isinstance(check, Ablation):
             sentence = _OF_ABLATION[reason.code](reason, check)
@@ -49,13 +49,13 @@ def _ruled_out(reason: Reason, ablation: Ablation) -> str:
 
 def _unmoved(reason: Reason, _: Ablation) -> str:
     unused = "the content of the picture is" if reason.about == "shuffled" else "the visual tokens are"
-    return f"gap({reason.about}) is exactly 0: the change moves no loss at all, so {unused} not used"
+    return f"gap({reason.about}) is exactly 0: the change has no effect on any loss, so {unused} not used"
 
 
 def _open(reason: Reason, ablation: Ablation) -> str:
     condition = ablation.conditions[reason.about]
     between = f"the margin {condition.margin:g} lies between its bounds {condition.lower99:+.4f} and "
-    on_margin = "" if condition.needed_samples else "; the gap is on its margin, so more samples do not decide it"
+    on_margin = "" if condition.needed_samples else "; the gap equals its margin, so more samples do not decide it"
     return f"{_gap(reason, ablation)}: {between}{condition.upper:+.4f}{on_margin}"
 
 
@@ -72,7 +72,7 @@ def _not_finite(reason: Reason, _: Ablation) -> str:
 
 
 def _nothing_scored(*_: object) -> str:
-    return "No sample could be scored, so there is no evidence for or against the model"
+    return "No sample could be scored, so there is no evidence in either direction"
 
 
 def _gates_not_scored(reason: Reason, _: Ablation) -> str:
@@ -131,7 +131,7 @@ def _truncated(reason: Reason, coverage: Coverage) -> str:
     limit = f"the {reason.figures['limit']:g}% {'that fail' if fails else 'that pass without a warning'}"
     return (
         f"{coverage.truncated_pct:.2f}% of {coverage.samples:,} samples ({coverage.truncated:,}) are truncated, more "
-        f"than {limit}; they lost the end of their caption and its EOS"
+        f"than {limit}; the end of their caption and its EOS are lost"
     )
 
 
@@ -144,7 +144,7 @@ def _unlabelled(reason: Reason, coverage: Coverage) -> str:
 
 
 def _image_cut(_: Reason, coverage: Coverage) -> str:
-    return f"max_seq_len cuts the image block of {number(coverage.image_cut, 'sample')}: a part of the picture is lost"
+    return f"max_seq_len cuts the image block of {number(coverage.image_cut, 'sample')}: part of the picture is lost"
 
 
 def _nothing_counted(*_: object) -> str:
@@ -167,11 +167,11 @@ def _raise(reason: Reason, coverage: Coverage) -> str:
 
 
 def _rejected(_: Reason, coverage: Coverage) -> str:
-    return f"Rows that could not be used and are in none of these figures: {counted(coverage.rejected)}"
+    return f"Rows that could not be used, not included in these figures: {counted(coverage.rejected)}"
 
 
 def _within(_: Reason, coverage: Coverage) -> str:
-    lost = "; the truncated ones lost the end of their caption and its EOS" if coverage.truncated else ""
+    lost = "; the end of the truncated captions and their EOS are lost" if coverage.truncated else ""
     return (
         f"{coverage.truncated_pct:.2f}% of {coverage.samples:,} samples truncated at max_seq_len "
         f"{coverage.max_seq_len}, {coverage.zero_label_pct:.2f}% without label tokens{lost}"

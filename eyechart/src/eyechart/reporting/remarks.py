@@ -8,32 +8,33 @@ from eyechart.results import Ablation, Remark, RemarkCode
 
 _SENTENCES: dict[RemarkCode, str] = {
     "donors-from-all-samples": "The runbook takes the wrong image from the same batch; here it comes from any scored "
-    "sample with another image and another caption, {derangements} different ones per caption, so that the figure does "
-    "not depend on the batch size.",
-    "noise-of-scalar-moments": "Mean and standard deviation are one number each over the visual tokens of all scored "
-    "images; every sample has its own draw.",
-    "slot-of-another-image": "Every slot comes from a different image, never from the caption's own, drawn anew for "
-    "every sample.",
-    "slots-share-images": "There are {others} other images for {slots} slots, so that some provide more than one slot.",
-    "pixels-left-in-place": "{height}x{width} pixels do not divide into {grid}x{grid} tiles: what is left over, "
-    "{rows} high at the bottom and {columns} wide on the right, stays in place.",
-    "mean-has-seen-scored-images": "--train_data has images of --data: {shared} of the {images} images that mean-token "
-    "averages are scored too; name rows that are not scored.",
-    "mean-of-the-scored-file": "--train_data is the file of --data: {shared} of the {images} images that mean-token "
-    "averages are scored too; name rows that are not scored.",
-    "no-mean": "No mean over training images was given.",
-    "mean-needs-train-data": "It needs --train_data, rows whose images are averaged.",
+    "sample with another image and another caption, {derangements} different ones per caption, so the figure does not "
+    "depend on the batch size.",
+    "noise-of-scalar-moments": "Mean and standard deviation are one number each, over the visual tokens of all scored "
+    "images; the noise is drawn separately for every sample.",
+    "slot-of-another-image": "Every slot comes from a different image, never from the caption's own; the images are "
+    "drawn again for every sample.",
+    "slots-share-images": "There are {others} other images for {slots} slots, so some provide more than one slot.",
+    "pixels-left-in-place": "{height}x{width} pixels do not divide evenly into {grid}x{grid} tiles: the remainder, "
+    "{rows} pixels high at the bottom and {columns} pixels wide on the right, stays in place.",
+    "mean-has-seen-scored-images": "--train_data has images of --data: {shared} of the {images} images averaged for "
+    "mean-token are also scored; use rows that are not scored.",
+    "mean-of-the-scored-file": "--train_data is the file of --data: {shared} of the {images} images averaged for "
+    "mean-token are also scored; use rows that are not scored.",
+    "no-mean": "No mean of training images is available.",
+    "mean-needs-train-data": "It needs --train_data: a file of rows whose images are averaged.",
     "mean-of-several-depths": "This model takes visual tokens at several depths; no mean is defined there.",
-    "no-blind-prompt": "No trained blind prompt was given.",
-    "blind-not-trained-here": "It needs a constant prompt trained with the model, which only our own trainer makes.",
-    "donors-need-tower-features": "Donors by likeness need the features of our own vision tower; matching uses random "
-    "donors.",
+    "no-blind-prompt": "No trained blind prompt is available.",
+    "blind-not-trained-here": "It needs a constant prompt trained with the model, which only the qwen3-vlm trainer "
+    "makes.",
+    "donors-need-tower-features": "Donors by similarity need the features of the qwen3-vlm vision tower; matching "
+    "uses random donors.",
     "no-pixels": "The pictures came without pixels that could be changed.",
-    "slot-mix-of-one-image": "All scored samples show one image, so that no other image can provide a slot.",
-    "image-alone-in-prompt": "A prompt holds nothing but the image, and the scorer names no token "
-    "(Vocabulary.begin_id) that could stand before the caption instead.",
-    "self-tests-passed": "Passed before scoring: its own features, put back, give the model's own loss; features that "
-    "are not a number reach every label; no pixel passes zeroed features; no label depends on the tokens after it.",
+    "slot-mix-of-one-image": "All scored samples show one image, so no other image can provide a slot.",
+    "image-alone-in-prompt": "A prompt contains only the image, and the scorer defines no token (Vocabulary.begin_id) "
+    "that could precede the caption instead.",
+    "self-tests-passed": "Passed before scoring: its own features, put back, give the model's own loss; features set "
+    "to NaN change every loss; with zeroed features, pixels change no loss; no label depends on the tokens after it.",
     "own-chat-template": "Each row's text goes through the model's own chat template.",
     "no-chat-template": "The processor has no chat template: the prompt is the image, the row's text and a line break.",
     "labels-to-template-end": "The tokens of the caption and {end}, which the chat template writes after an answer, "
@@ -45,8 +46,8 @@ _SENTENCES: dict[RemarkCode, str] = {
     "reads it, with tiling switched off: {tokens} visual tokens each.",
     "attention-both-ways-in-prompt": "Attention goes both ways within the prompt, as the model was trained; captions "
     "are causal.",
-    "writing-failed": "No captions were written: `write` ended in {error}: {message}",
-    "probes-failed": "The probes of what reaches the model were not run: they ended in {error}: {message}",
+    "writing-failed": "No captions were written: `write` raised {error}: {message}",
+    "probes-failed": "The tests of what reaches the model were not completed: they raised {error}: {message}",
 }
 
 
@@ -57,6 +58,6 @@ def sentence(remark: Remark) -> str:
 
 
 def made(ablation: Ablation) -> list[tuple[str, str]]:
-    """Everything a reader has to know about how this was made: what it is about, and a sentence."""
+    """How the conditions and scores were made: for each remark, its subject and a sentence."""
     remarks = [(r.about, f"{'Left out. ' if r.left_out else ''}{sentence(r)}") for r in ablation.remarks]
     return [*remarks, *ablation.notes.items()]

@@ -1,6 +1,6 @@
 """The runbook document of one run: the project's founding page, filled in with this run's spec, commands and figures.
 
-Lines stand in the same order in every run, so that `diff a/runbook.md b/runbook.md` shows what differs. The template
+The order of lines is the same in every run, so that `diff a/runbook.md b/runbook.md` shows what differs. The template
 only places and formats; figures come from `Results`, sentences from `conclusions`, `reasons` and `remarks`.
 """
 
@@ -29,7 +29,7 @@ _SAMPLES = 8
 def render_runbook(results: Results) -> str:
     """The document as Markdown, without any absolute path."""
     folder = (results.checkpoint or "none").replace("\\", "/").rpartition("/")[0] or "."
-    # A model of transformers, scored by `eyechart score`, has no connector, no config file and no checkpoint of ours.
+    # A transformers model, scored by `eyechart score`, has no connector, no config file and no qwen3-vlm checkpoint.
     trained_here = "connector" in results.config
     config_file = f"{folder}/config.yaml" if trained_here else "none"
     scored = results.ablation.conditions if results.ablation else {}
@@ -120,7 +120,7 @@ def _reasons(check: Ablation | Coverage | None) -> list[str]:
 
 
 def _setting(config: Mapping[str, Any], key: str) -> Any:
-    """A field of the recorded config; a default would claim what the run never said."""
+    """A field of the recorded config; a default could be a value that the run did not use."""
     node: Any = config
     for part in key.split("."):
         if not isinstance(node, Mapping) or part not in node:

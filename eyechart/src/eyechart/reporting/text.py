@@ -1,6 +1,6 @@
-"""Text from users and data files, made safe to stand in our pages: captions, file names, reasons, command lines.
+"""Text from users and data files, made safe for our pages: captions, file names, reasons, command lines.
 
-Nothing is dropped: what cannot be shown as it is, is shown as its code point.
+Nothing is dropped: a character that cannot be displayed is shown as its code point.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import unicodedata
 from markupsafe import Markup, escape
 
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Marks that turn the reading direction of all that follows on the line."""
+"""Characters that change the reading direction of the rest of the line."""
 _MARKDOWN = re.compile(r"([\\`*\[\]~$]|(?<![^\W_])_|_(?![^\W_]))")
 _LINE_START = re.compile(r"^([#>|]|[+\-=](?=[\s+\-=]|$)|\d+(?=[.)](?:\s|$)))")
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _ENTITY = re.compile(r"&(?=#?\w+;)")
 _ROOT = r"(?:file://)?(?:(?:~[\w.-]*)?/(?!/)|[A-Za-z]:(?:/|\\\\?))"
-# A path from the root, a home folder or a drive. Not what follows a word (`zero/noise`) or another end of a folder's
+# A path from the root, a home folder or a drive. Not after a word (`zero/noise`) or after other endings of a folder's
 # name (`run (2)/split.json`), nor the slashes of a URL.
 _QUOTED_PATH = re.compile(rf"(?<=['\"]){_ROOT}[^'\"]+(?=['\"])")
 _PATH = re.compile(rf"(?<![\w.~/\\)\]}}+\-@%!#$&^]){_ROOT}[^\s'\"`,;:()<>]+")
 _RTL = r"\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefe\U00010800-\U00010fff\U0001e800-\U0001efff"
-# Words written from right to left, with what joins them. A list (`'x', 'y'`) is several runs: its order is ours.
+# Words written from right to left, with what joins them. A list (`'x', 'y'`) is several runs, so its order is kept.
 _RTL_RUN = re.compile(rf"[{_RTL}](?:[\w{_RTL}\u200c\u200d]|[ '\"\-](?=[{_RTL}]))*")
 
 
@@ -37,7 +37,7 @@ def _hidden(character: str) -> bool:
 
 
 def isolated(text: str) -> Markup:
-    """HTML of a sentence, its right-to-left words in <bdi>: else they would reorder the figures behind them."""
+    """HTML of a sentence, its right-to-left words in <bdi>: otherwise they would reorder the figures after them."""
     parts, end = [], 0
     for run in _RTL_RUN.finditer(text):
         parts += [escape(text[end : run.start()]), Markup("<bdi>{}</bdi>").format(run[0])]
@@ -51,7 +51,7 @@ def shortened(text: str, most: int) -> str:
 
 
 def without_folders(text: str) -> str:
-    """Absolute paths as `.../<last part>`: a page that is passed around names no one's folders."""
+    """Absolute paths as `.../<last part>`: a page that is shared must not reveal folder names."""
     for pattern in (_QUOTED_PATH, _PATH):
         text = pattern.sub(_last_part, text)
     return text
@@ -62,7 +62,7 @@ def _last_part(match: re.Match[str]) -> str:
 
 
 def markdown(text: str) -> str:
-    """One line that reads as `text` in Markdown: no markup, no HTML, no link, no list or heading."""
+    """One line that Markdown renders as `text`: no markup, no HTML, no link, no list or heading."""
     escaped = _MARKDOWN.sub(r"\\\1", one_line(text))
     escaped = _TAG.sub("&lt;", _ENTITY.sub("&amp;", escaped))
     # GitHub makes links of bare addresses too.
@@ -71,7 +71,7 @@ def markdown(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """One line as a Markdown code span, whatever backticks it holds."""
+    """One line as a Markdown code span, even if it contains backticks."""
     line = one_line(text)
     fence = "`" * (_longest_run(line) + 1)
     pad = " " if line.startswith("`") or line.endswith("`") or not line else ""

@@ -34,12 +34,12 @@ def between(ends: tuple[float, float] | None) -> str:
 
 
 def estimated(figure: Estimated) -> str:
-    """Value and interval, or that there is none."""
+    """Value and interval, or `not measured`."""
     return "not measured" if figure.value is None else signed(figure.value) + between(figure.ci95)
 
 
 def percent(value: float) -> str:
-    """A share as a percentage; only all is 100, and what is nearly nothing keeps a decimal."""
+    """A share as a percentage; exactly 1 gives 100%, and values close to 0 keep one decimal."""
     text = f"{100 * value:.0f}"
     if (text == "100" and value < 1) or (text in ("0", "-0") and value != 0):
         text = f"{min(100 * value, 99.9):.1f}"
