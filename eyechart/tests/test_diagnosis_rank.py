@@ -47,19 +47,19 @@ def test_the_cause_comes_before_what_it_brings_about(seen: tuple[str, ...], firs
     for order in (found(*seen), found(*reversed(seen))):
         ranked = rank(order)
         assert ranked[0].code == first
-        assert "explained_by" not in ranked[0].evidence
+        assert ranked[0].explained_by == []
 
 
 def test_an_unexplained_error_comes_before_an_explained_one() -> None:
     ranked = rank(found("constant-prompt", "not-injected", "no-gradient", "resume-drift"))
     assert codes(ranked) == ["not-injected", "resume-drift", "no-gradient", "constant-prompt"]
-    assert ranked[3].evidence["explained_by"] == ["not-injected", "no-gradient"]
+    assert ranked[3].explained_by == ["not-injected", "no-gradient"]
 
 
 def test_a_warning_does_not_excuse_an_error() -> None:
     ranked = rank([*found("constant-prompt"), finding("not-injected", "perhaps", "", "warning")])
     assert codes(ranked) == ["constant-prompt", "not-injected"]
-    assert "explained_by" not in ranked[0].evidence
+    assert ranked[0].explained_by == []
 
 
 def test_two_findings_of_one_fault_become_one_that_keeps_both_messages() -> None:

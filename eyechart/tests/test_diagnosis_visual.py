@@ -277,6 +277,6 @@ def test_idle_slots_are_an_error_where_training_did_not_have_them() -> None:
     logged = training(0.5, 0.45, step=300)
     (first, second, *_) = diagnose_run(RunEvidence(slots=use, ablation=seen, training=logged, step=300))
     assert (first.code, first.severity) == ("slots-dead", "error")
-    assert second.code == "loss-not-reproduced" and second.evidence["explained_by"] == ["slots-dead"]
+    assert second.code == "loss-not-reproduced" and second.explained_by == ["slots-dead"]
     lived_with = diagnose_run(RunEvidence(slots=use, ablation=seen, training=training(1.0, 0.9, step=300), step=300))
     assert [(f.code, f.severity) for f in lived_with] == [("slots-dead", "warning")]

@@ -89,6 +89,7 @@ Topic = Literal["headline", "pattern", "order", "information", "matching", "twin
 ConclusionCode = Literal[
     "check-1-not-run",
     "picture-used",
+    "gates-met-with-error",
     "picture-used-check-2-not-passed",
     "nothing-scored",
     "content-used-rest-undecided",
@@ -471,6 +472,8 @@ class Finding(_Model):
     message: str
     evidence: dict[str, Any] = Field(default_factory=dict)
     fix: str = ""
+    explained_by: list[str] = Field(default_factory=list)
+    """Codes of findings beside this one that can have caused it, the most likely first."""
 
 
 class WrittenCaption(_Model):
@@ -513,7 +516,7 @@ class Results(_Model):
 
     schema_: Literal[2] = Field(default=SCHEMA, alias="schema")
     verdict: Verdict
-    """The worst of the checks' verdicts."""
+    """The worst of the checks' verdicts; INCONCLUSIVE instead of PASS where the diagnosis holds an error."""
     conclusions: list[Conclusion] = Field(default_factory=list)
     """What these results allow to say, one code per topic, the headline first."""
     checkpoint: str | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from eyechart.faults.slots import measure_slots
 from eyechart.faults.table import finding, rank
 from eyechart.faults.weights import ConnectorEvidence, flatten
 from eyechart.progress import progress_bar
-from eyechart.results import Ablation, Finding, Training
+from eyechart.results import Ablation, Finding
 from eyechart.scoring.batching import collate
 from eyechart.scoring.conditions import parse_conditions
 from qwen3_vlm.build import Prepared, build_model, prepare_data
@@ -97,40 +96,19 @@ def diagnose(config: Config, checkpoint: str | Path | None = None, rows: int = R
     return _of_checkpoint(loaded, prepared, path, initial, rows)
 
 
-def findings_of_score(
-    loaded: Loaded,
-    prepared: Prepared,
-    checkpoint: Path,
-    ablation: Ablation,
-    training: Training | None,
-    earlier: Sequence[Finding] = (),
-) -> list[Finding]:
-    """What a scored checkpoint's results should be read with; where check 1 did not pass, the fault is looked for too.
+def findings_of_score(loaded: Loaded, prepared: Prepared, checkpoint: Path, ablation: Ablation) -> list[Finding]:
+    """What a scored checkpoint's results should be read with: the same as `diagnose` finds, from the same evidence.
 
     Args:
         loaded: the checkpoint.
         prepared: the data of its run.
         checkpoint: its path.
         ablation: its check 1.
-        training: what its log says.
-        earlier: findings that are known already.
     """
-    cause: list[Finding] = []
-    if ablation.verdict != "PASS":
-        # The connector as it is before training: that is what the checkpoint is compared with.
-        connector = loaded.vlm.connector
-        initial = connector_state(fresh_connector(connector.shape, loaded.config.seed, connector.text_rms))
-        cause = _of_checkpoint(loaded, prepared, checkpoint, initial, ROWS, ablation).findings
-    return diagnose_run(
-        RunEvidence(
-            findings=[*earlier, *cause],
-            ablation=ablation,
-            training=training,
-            step=loaded.step,
-            vocabulary=loaded.vlm.llm.vocabulary,
-            exact=_exact(loaded.config, loaded.payload, checkpoint),
-        )
-    )
+    # The connector as it is before training: that is what the checkpoint is compared with.
+    connector = loaded.vlm.connector
+    initial = connector_state(fresh_connector(connector.shape, loaded.config.seed, connector.text_rms))
+    return _of_checkpoint(loaded, prepared, checkpoint, initial, ROWS, ablation).findings
 
 
 def refused(error: ValueError, config: Config) -> Diagnosis:

@@ -14,7 +14,6 @@ from qwen3_vlm.commands.coverage import coverage_of_run
 from qwen3_vlm.commands.diagnosis import findings_of_score
 from qwen3_vlm.commands.loaded import Loaded
 from qwen3_vlm.commands.scoring import score, training_of_run, vocabulary
-from qwen3_vlm.train.findings_log import read_findings
 
 
 def measure_run(
@@ -39,13 +38,12 @@ def measure_run(
     ablation, scores = score(loaded, prepared, num_samples or config.ablation.num_samples, names, checkpoint)
     written = write_captions(loaded, prepared, sheet) if sheet else []
     words, training = vocabulary(loaded), training_of_run(loaded, prepared, folder)
-    known = [*loaded.findings, *read_findings(folder)]
     parts = Parts(
         training,
         ablation,
         coverage_of_run(prepared, folder, loaded.step),
         written,
-        findings_of_score(loaded, prepared, checkpoint, ablation, training, known),
+        findings_of_score(loaded, prepared, checkpoint, ablation),
         with_captions(scored_samples(scores, words), loaded, prepared, config.ablation.gallery),
     )
     return Measured(assemble(config.model_dump(mode="json"), checkpoint, parts), SampleRows(scores, words.decode))

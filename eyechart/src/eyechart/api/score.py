@@ -35,7 +35,7 @@ from eyechart.settings import ScoreSettings
 _TESTED = 2
 """Samples on which the self-tests run: with two, mixed-up rows show."""
 _PROBED = 4
-"""Samples that are tried where a model does not pass."""
+"""Samples on which the probes of what reaches the model run."""
 _NOT_HERE: dict[str, RemarkCode] = {"blind": "blind-not-trained-here", "donors": "donors-need-tower-features"}
 """What no model gets that was not trained here, and why."""
 
@@ -229,9 +229,9 @@ def _with_captions(
 def _diagnosis(
     scorer: ScorerOfBatches, source: Source, ablation: Ablation, settings: ScoreSettings
 ) -> tuple[list[Finding], list[Remark]]:
-    """What the pattern of check 1 means; where it did not pass, with what reaches the model."""
+    """What reaches the model, and what the pattern of check 1 means."""
     evidence, remarks = RunEvidence(ablation=ablation), list[Remark]()
-    batch = source.first(_PROBED) if ablation.verdict != "PASS" else None
+    batch = source.first(_PROBED)
     if batch is not None:
         try:
             probes = probe(scorer, batch, settings.seed)

@@ -196,7 +196,7 @@ def rank(findings: Sequence[Finding]) -> list[Finding]:
     Errors come before warnings, warnings before notes. Within a severity, what no other finding of at least that
     severity explains comes before what one does, and then the order of `FAULTS` decides. Of several findings with
     one code the first of the worst severity stays; what the others said goes into its evidence as `also`. A finding
-    that another one explains carries that one's code in its evidence as `explained_by`.
+    that another one explains carries that one's code as `explained_by`.
     """
     assert all(f.code in FAULTS for f in findings), "a finding outside the table has no page and no place in the order"
     merged = [
@@ -208,7 +208,7 @@ def rank(findings: Sequence[Finding]) -> list[Finding]:
     }
     table = list(FAULTS)
     ordered = sorted(merged, key=lambda f: (_badness(f), bool(causes[f.code]), table.index(f.code)))
-    return [_with(f, explained_by=causes[f.code]) if causes[f.code] else f for f in ordered]
+    return [f.model_copy(update={"explained_by": causes[f.code]}) for f in ordered]
 
 
 def _before(cause: str, consequence: str) -> bool:

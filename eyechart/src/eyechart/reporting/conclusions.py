@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from eyechart.faults.table import FAULTS
 from eyechart.reporting.conclusions_of_measures import SENTENCES_OF_MEASURES
 from eyechart.reporting.conditions import listed
 from eyechart.reporting.wording import between, capital, signed
 from eyechart.results import Ablation, Conclusion, ConclusionCode, Coverage, Results, Standing, Topic
+from eyechart.verdict.overall import first_error
 
 
 def said(results: Results, topic: Topic) -> str:
@@ -146,6 +148,16 @@ def _content_open(_: Conclusion, results: Results) -> str:
     return f"Whether the content of the picture matters is not decided: {_wrong_picture(results)}."
 
 
+def _gates_met_with_error(_: Conclusion, results: Results) -> str:
+    found = first_error(results.diagnosis)
+    assert found is not None, "this code is chosen where there is one"
+    title = f" ({FAULTS[found.code].title})" if found.code in FAULTS else ""
+    return (
+        f"Undecided: all gates are met, but they were measured with a fault, {found.code}{title}. Fix it, and score "
+        "again."
+    )
+
+
 def _picture_used_but(_: Conclusion, results: Results) -> str:
     return f"The picture is used, and its content matters. Check 2 does not pass: {said(results, 'coverage')}"
 
@@ -157,6 +169,7 @@ def _limit(text: str) -> Callable[[Conclusion, Results], str]:
 _SENTENCES: Mapping[ConclusionCode, Callable[[Conclusion, Results], str]] = {
     "check-1-not-run": _plain("Check 1 was not run: it is not known whether the picture is used."),
     "picture-used": _plain("The picture is used, and its content matters."),
+    "gates-met-with-error": _gates_met_with_error,
     "picture-used-check-2-not-passed": _picture_used_but,
     "nothing-scored": _plain("Undecided: no sample was scored."),
     "content-used-rest-undecided": _plain(

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from eyechart.reporting.conclusions import said
 from eyechart.reporting.reasons import reasons_of
-from eyechart.results import Results, Verdict
+from eyechart.results import Finding, Results, Verdict
 
 
 class Line(NamedTuple):
@@ -34,3 +34,8 @@ def explanation(results: Results) -> Iterator[Line]:
         yield Line(f"{name}: {check.verdict}", 0, check.verdict)
         for reason, sentence in reasons_of(check):
             yield Line(f"- {sentence}", 2, "warning" if reason.effect == "warns" else "")
+
+
+def consequence(finding: Finding) -> str:
+    """That a finding can follow from others; empty where it stands alone."""
+    return f"Can be a consequence of {', '.join(finding.explained_by)}." if finding.explained_by else ""

@@ -19,6 +19,7 @@ from eyechart.reporting import readings, text
 from eyechart.reporting.conclusions import said
 from eyechart.reporting.conditions import MEANINGS
 from eyechart.reporting.definitions import DEFINITIONS
+from eyechart.reporting.explanation import consequence
 from eyechart.reporting.figures import figures
 from eyechart.reporting.gallery import FULL_COLOUR, make_gallery
 from eyechart.reporting.reasons import reasons_of
@@ -45,6 +46,7 @@ class FindingView:
     page: str
     link: str | None
     evidence: list[tuple[str, str]]
+    consequence: str
 
 
 def render_html(results: Results, image_root: Path | None = None, docs: str | None = None) -> str:
@@ -148,7 +150,9 @@ def _findings(diagnosis: list[Finding], docs: str | None) -> list[FindingView]:
         page = f"faults/{finding.code}.md"
         evidence = [(key, _evidence(value)) for key, value in finding.evidence.items()]
         link = f"{docs}/{page}" if docs and known else None
-        views.append(FindingView(finding, known.title if known else "", f"docs/{page}", link, evidence))
+        views.append(
+            FindingView(finding, known.title if known else "", f"docs/{page}", link, evidence, consequence(finding))
+        )
     return views
 
 

@@ -43,7 +43,7 @@ class Parts:
 
 
 def assemble(config: Mapping[str, Any], checkpoint: str | Path | None, parts: Parts) -> Results:
-    """Put the parts of a run together; the overall verdict is the worst of the checks'.
+    """Put the parts of a run together; the overall verdict follows from checks and findings.
 
     Args:
         config: what was scored and how, as recorded by the code that scored it.
@@ -51,8 +51,8 @@ def assemble(config: Mapping[str, Any], checkpoint: str | Path | None, parts: Pa
         parts: what was measured.
     """
     return Results(
-        verdict=overall(parts.ablation, parts.coverage),
-        conclusions=conclude(parts.ablation, parts.coverage),
+        verdict=overall(parts.ablation, parts.coverage, parts.diagnosis),
+        conclusions=conclude(parts.ablation, parts.coverage, parts.diagnosis),
         checkpoint=str(checkpoint) if checkpoint else None,
         command=command_line(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from eyechart.reporting import text
 from eyechart.reporting.conclusions import said
+from eyechart.reporting.explanation import consequence
 from eyechart.reporting.reasons import counted, reasons_of
 from eyechart.reporting.remarks import made
 from eyechart.reporting.tiles import source
@@ -58,6 +59,7 @@ def render_runbook(results: Results) -> str:
             conditions=[*_RUNBOOK_CONDITIONS, *(name for name in scored if name not in _RUNBOOK_CONDITIONS)],
             shown_samples=results.samples[:_SAMPLES],
             headline=said(results, "headline"),
+            consequence=consequence,
             pattern=said(results, "pattern"),
             order=said(results, "order"),
             coverage_conclusion=said(results, "coverage"),

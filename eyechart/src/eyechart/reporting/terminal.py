@@ -17,7 +17,7 @@ from rich.text import Text
 from eyechart.reporting import readings
 from eyechart.reporting.conclusions import said
 from eyechart.reporting.conditions import MEANINGS
-from eyechart.reporting.explanation import explanation
+from eyechart.reporting.explanation import consequence, explanation
 from eyechart.reporting.remarks import sentence as sentence_of
 from eyechart.reporting.text import one_line
 from eyechart.reporting.tiles import source
@@ -34,6 +34,8 @@ def print_results(results: Results, stream: TextIO) -> None:
         page.line(text, _COLOURS[kind], indent)
     for finding in results.diagnosis:
         page.line(f"{finding.severity} {finding.code}: {finding.message}")
+        if finding.explained_by:
+            page.line(consequence(finding), indent=2)
         if finding.fix:
             page.line(f"Fix: {finding.fix}", indent=2)
     page.gap()

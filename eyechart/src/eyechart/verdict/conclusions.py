@@ -6,16 +6,19 @@ one sentence for each code. So no sentence says more than the claims it names, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from eyechart.results import Ablation, Conclusion, ConclusionCode, Coverage, Matching, Standing, Topic
+from eyechart.results import Ablation, Conclusion, ConclusionCode, Coverage, Finding, Matching, Standing, Topic
+from eyechart.verdict.overall import first_error
 
 _GATES = ("shuffled", "zero", "noise")
 
 
-def conclude(ablation: Ablation | None, coverage: Coverage | None) -> list[Conclusion]:
+def conclude(
+    ablation: Ablation | None, coverage: Coverage | None, findings: Sequence[Finding] = ()
+) -> list[Conclusion]:
     """Everything that may be said about a run, one conclusion per topic (`order` has one per comparison)."""
-    found = [_headline(ablation, coverage)]
+    found = [_headline(ablation, coverage, faulty=first_error(findings) is not None)]
     if ablation is not None:
         found += [*_pattern(ablation), *_order(ablation), *_information(ablation)]
         if ablation.matching is not None:
@@ -37,13 +40,15 @@ def _said(topic: Topic, code: ConclusionCode, asserts: dict[str, Standing] | Non
     return Conclusion(topic=topic, code=code, asserts=asserts or {})
 
 
-def _headline(ablation: Ablation | None, coverage: Coverage | None) -> Conclusion:
+def _headline(ablation: Ablation | None, coverage: Coverage | None, faulty: bool) -> Conclusion:
     if ablation is None:
         return _said("headline", "check-1-not-run")
     stand = standings(ablation)
     content = stand.get("shuffled")
     if ablation.verdict == "PASS":
         whole = coverage is None or coverage.verdict == "PASS"
+        if whole and faulty:
+            return _said("headline", "gates-met-with-error", stand)
         return _said("headline", "picture-used" if whole else "picture-used-check-2-not-passed", stand)
     if ablation.verdict == "INCONCLUSIVE":
         if not ablation.samples:
