@@ -127,7 +127,7 @@ TRAINING = (
     ),
     Case(
         "gradients-kept",
-        "under-trained",
+        "gradients-kept",
         "gradients are never set to zero",
         "training",
         change=swap("torch.optim.Optimizer.zero_grad", _gradients_kept),

@@ -100,6 +100,16 @@ def test_an_optimizer_with_too_few_or_too_many_parameters_is_named() -> None:
     assert codes(own + llm[:1]) == ["frozen-moved"]
 
 
+def test_gradients_that_zero_grad_leaves_are_named_and_nothing_stays_behind() -> None:
+    vlm = make_vlm()
+    optimizer = torch.optim.SGD(vlm.connector.parameters(), lr=1.0)
+    assert readiness.optimizer_findings(vlm, optimizer) == []
+    optimizer.zero_grad = lambda set_to_none=True: None  # type: ignore[method-assign]
+    (found,) = readiness.optimizer_findings(vlm, optimizer)
+    assert (found.code, found.severity) == ("gradients-kept", "error")
+    assert all(parameter.grad is None for parameter in vlm.connector.parameters())
+
+
 def test_cached_features_of_other_images_are_named(world: TinyWorld, tmp_path: Path) -> None:
     config = world.config("cache")
     prepared = prepare_data(config)

@@ -70,7 +70,31 @@ def optimizer_findings(vlm: VLM, optimizer: torch.optim.Optimizer) -> list[Findi
                 count=len(foreign),
             )
         )
-    return found
+    return found + _kept_gradients(vlm, optimizer)
+
+
+def _kept_gradients(vlm: VLM, optimizer: torch.optim.Optimizer) -> list[Finding]:
+    """Does `zero_grad` take gradients away? Tried on gradients of zeros, so that nothing can be left behind."""
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    tried = [p for p in vlm.connector.parameters() if id(p) in held and p.grad is None]
+    for parameter in tried:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.zero_grad(set_to_none=True)
+    kept = sum(parameter.grad is not None for parameter in tried)
+    for parameter in tried:
+        parameter.grad = None
+    if not kept:
+        return []
+    return [
+        finding(
+            "gradients-kept",
+            f"`optimizer.zero_grad` leaves the gradients of {kept} of {len(tried)} parameter tensors, so every update "
+            "adds the gradients of all updates before it",
+            "call the optimizer's own `zero_grad` after every step, and look for code that replaces or skips it",
+            kept=kept,
+            of=len(tried),
+        )
+    ]
 
 
 @torch.no_grad()

@@ -79,6 +79,7 @@ FAULTS: dict[str, Fault] = {
     # What training did.
     "resume-drift": Fault("error", "the resumed run is not the run that was interrupted"),
     "no-gradient": Fault("error", "the connector does not move", synonyms=("connector-not-loaded",)),
+    "gradients-kept": Fault("error", "gradients of earlier updates are never cleared"),
     "scale-mismatch": Fault("error", "visual tokens are far larger or smaller than text embeddings"),
     "pairs-mismatched": Fault("error", "captions belong to other images", synonyms=("constant-prompt",)),
     "collapsed": Fault("error", "the connector's output hardly depends on the image", synonyms=("constant-prompt",)),
@@ -144,6 +145,7 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "batch-dependent": ("loss-not-reproduced", "picture-harmful"),
     "resume-drift": ("loss-not-reproduced",),
     "no-gradient": ("connector-not-loaded", *_BLIND),
+    "gradients-kept": ("non-finite", *_BLIND),
     "scale-mismatch": ("collapsed", "constant-prompt", "slots-dead", "picture-harmful", *_UNLIKE_TRAINING),
     "pairs-mismatched": ("constant-prompt", "collapsed", "picture-harmful", *_UNLIKE_TRAINING),
     "collapsed": ("constant-prompt", "slots-dead", "picture-harmful", *_UNLIKE_TRAINING),
