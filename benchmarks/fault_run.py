@@ -37,6 +37,17 @@ class _Said:
     crash: str = ""
 
 
+@dataclass
+class _Scored:
+    """What `ablate` answered."""
+
+    four: str = "could not run"
+    why: str = ""
+    verdict: str = ""
+    """Of the whole; empty where it could not run."""
+    findings: Findings = field(default_factory=list)
+
+
 def run_case(case: Case, site: Site, trained_before: Path | None = None) -> Row:
     """Set the case up, run it with its change in force where it belongs, and collect what was said.
 
@@ -58,11 +69,11 @@ def run_case(case: Case, site: Site, trained_before: Path | None = None) -> Row:
             trained = _train(site, resume=case.where == "resume")
     if case.where != "evaluation":
         site.checkpoint = next(iter(reversed(find_checkpoints(site.run))), None)
-    four, why, diagnosed, diagnosing = "could not run", trained.message or trained.crash, _Said(), 0.0
+    scored, diagnosed, diagnosing = _Scored(why=trained.message or trained.crash), _Said(), 0.0
     with _in_evaluation(case):
         if site.checkpoint is not None:
-            four, why = _four_conditions(site)
-        if not trained.findings and (site.checkpoint is not None or trained.message):
+            scored = _ablate(site)
+        if site.checkpoint is not None or trained.message:
             asked = time.process_time()
             diagnosed = _diagnose(site)
             diagnosing = time.process_time() - asked
@@ -75,8 +86,11 @@ def run_case(case: Case, site: Site, trained_before: Path | None = None) -> Row:
         where=case.where,
         world=case.world,
         also=list(case.also),
-        four=four,
-        four_why=why,
+        four=scored.four,
+        four_why=scored.why,
+        ablated=scored.verdict,
+        ablate_findings=scored.findings,
+        diagnose_findings=diagnosed.findings,
         ours=said.how,
         findings=said.findings,
         message=said.message,
@@ -121,16 +135,17 @@ def _broken(error: Exception) -> _Said:
     return _Said("stopped", [], "", line)
 
 
-def _four_conditions(site: Site) -> tuple[str, str]:
-    """The runbook's check 1 by itself: verdict and first reason."""
+def _ablate(site: Site) -> _Scored:
+    """`qwen3-vlm ablate`: the verdict of its gates alone, and of the whole with its findings."""
     assert site.checkpoint is not None
     try:
         with _quiet():
-            ablation = ablate(site.checkpoint, site.config(), conditions="runbook").ablation
+            results = ablate(site.checkpoint, site.config(), conditions="runbook,no-image")
     except Exception as error:  # noqa: BLE001
-        return "could not run", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    assert ablation is not None
-    return ablation.verdict, ablation.reasons[0].code if ablation.reasons else ""
+        return _Scored(why=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    assert results.ablation is not None
+    first = results.ablation.reasons[0].code if results.ablation.reasons else ""
+    return _Scored(results.ablation.verdict, first, results.verdict, _pairs(results.diagnosis))
 
 
 def _diagnose(site: Site) -> _Said:

@@ -25,6 +25,12 @@ class Row:
     """Verdict of the four runbook conditions alone: PASS, FAIL, INCONCLUSIVE, or `could not run`."""
     four_why: str = ""
     """Its first reason, or the error that kept it from running."""
+    ablated: str = ""
+    """Verdict of `ablate` as a whole, findings included; empty where it could not run."""
+    ablate_findings: list[tuple[str, str]] = field(default_factory=list)
+    """(code, severity) beside it."""
+    diagnose_findings: list[tuple[str, str]] = field(default_factory=list)
+    """(code, severity) by `diagnose` on the same checkpoint."""
     ours: str = ""
     """Where the tool spoke: `refused` (before training), `stopped` (while training), `diagnosed` (behind it)."""
     findings: list[tuple[str, str]] = field(default_factory=list)
@@ -47,6 +53,16 @@ class Row:
     def warnings(self) -> list[str]:
         """Codes of warnings."""
         return [code for code, severity in self.findings if severity == "warning"]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether `ablate` and `diagnose` say the same of a checkpoint that both could read."""
+        return not self.ablated or set(self.ablate_findings) == set(self.diagnose_findings)
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether `ablate` says PASS beside an error."""
+        return self.ablated == "PASS" and any(severity == "error" for _, severity in self.ablate_findings)
 
     @property
     def right(self) -> set[str]:
@@ -86,6 +102,10 @@ class Totals:
     healthy_warnings: int
     healthy_four: Counter[str]
     crashes: int
+    disagreeing: int
+    """Cases in which `ablate` and `diagnose` say different things of one checkpoint."""
+    contradicting: int
+    """Cases in which a PASS stands beside an error."""
     seconds: float
     """Of processor time, all cases."""
 
@@ -104,13 +124,23 @@ def totals(rows: Sequence[Row]) -> Totals:
         healthy_warnings=sum(len(r.warnings) for r in healthy),
         healthy_four=Counter(r.four for r in healthy),
         crashes=sum(bool(r.crash) for r in rows),
+        disagreeing=sum(not r.agrees for r in rows),
+        contradicting=sum(r.contradicts for r in rows),
         seconds=sum(r.seconds for r in rows),
     )
 
 
 def missed(rows: Sequence[Row]) -> list[Row]:
     """Injected faults that were not noticed or not named, healthy set-ups that were complained about, and crashes."""
-    return [r for r in rows if r.crash or (r.code and not r.named) or (not r.code and (r.errors or r.warnings))]
+    return [
+        r
+        for r in rows
+        if r.crash
+        or not r.agrees
+        or r.contradicts
+        or (r.code and not r.named)
+        or (not r.code and (r.errors or r.warnings))
+    ]
 
 
 def reached(total: Totals) -> bool:
@@ -120,7 +150,7 @@ def reached(total: Totals) -> bool:
         and total.named >= 0.95 * total.injected
         and total.healthy_errors == 0
         and total.healthy_warnings <= 1
-        and total.crashes == 0
+        and total.crashes == total.contradicting == total.disagreeing == 0
     )
 
 
@@ -142,6 +172,8 @@ it is no estimate for others. What was named of injections at first encounter st
 | half noticed by them (INCONCLUSIVE) | {four[INCONCLUSIVE]} |
 | missed by them (PASS) | {four[PASS]} |
 | they could not run | {not_run} |
+| `ablate` says PASS beside an error | {total.contradicting} |
+| `ablate` and `diagnose` say different things (of all cases) | {total.disagreeing} |
 
 | | {total.healthy} healthy set-ups |
 |---|---|
@@ -181,8 +213,8 @@ def render(rows: Sequence[Row], trained: int, held_out: int) -> str:
     )
     lines = [
         "\n## Injected faults\n",
-        "| case | fault | injected how | when | four conditions | the tool | named first | also said | s |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| case | fault | injected how | when | four conditions | ablate | the tool | named first | also said | s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
         *(_line(row) for row in rows if row.code),
         "\n## Healthy set-ups\n",
         "| set-up | what it is | four conditions | errors | warnings | notes | s |",
@@ -203,6 +235,7 @@ def _line(row: Row) -> str:
         f"{row.how} ({row.world})",
         row.where,
         row.four,
+        (row.ablated or "-") + ("" if row.agrees else " (not as diagnose)"),
         did,
         first + mark,
         ", ".join(others) or "-",

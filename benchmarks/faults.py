@@ -146,7 +146,8 @@ def _keep(folder: Path, row: Row) -> None:
 def read_row(text: str) -> Row:
     """Back from JSON."""
     tree = json.loads(text)
-    return Row(**{**tree, "findings": [(code, severity) for code, severity in tree["findings"]]})
+    kinds = ("findings", "ablate_findings", "diagnose_findings")
+    return Row(**{**tree, **{kind: [(code, severity) for code, severity in tree[kind]] for kind in kinds}})
 
 
 def read_rows(folder: Path) -> dict[str, Row]:
@@ -167,6 +168,8 @@ def line(row: Row) -> str:
         state = "named" if row.named else "noticed" if row.noticed else "MISSED"
     said = ", ".join(f"{code}({severity[0]})" for code, severity in row.findings) or row.message[:120] or "-"
     crash = f"  CRASH {row.crash[-200:]}" if row.crash else ""
+    differs = "" if row.agrees else f"  DIFFERS ablate {sorted(set(row.ablate_findings) ^ set(row.diagnose_findings))}"
+    crash += differs + ("  PASS BESIDE AN ERROR" if row.contradicts else "")
     return (
         f"{row.name:<32} {row.code:<22} four {row.four:<13} {state:<10} "
         f"{row.ours}: {said}  {row.seconds:.0f} s ({row.diagnosing:.0f}){crash}"
@@ -213,6 +216,7 @@ def main() -> int:
     total = totals(rows)
     print(f"\nnoticed {total.noticed} of {total.injected}, named {total.named}; four conditions: {dict(total.four)}")
     print(f"healthy {total.healthy}: errors {total.healthy_errors}, warnings {total.healthy_warnings}")
+    print(f"PASS beside an error: {total.contradicting}; ablate and diagnose differ: {total.disagreeing}")
     for row in missed(rows):
         print(f"  {line(row)}")
     return 0 if reached(total) else 1
