@@ -63,6 +63,23 @@ def test_what_counts_as_noticed_and_as_named(case: Row, noticed: bool, named: bo
     assert (case.noticed, case.named) == (noticed, named)
 
 
+def test_a_pass_beside_an_error_and_two_commands_that_differ_miss_the_target() -> None:
+    error, note = [("image-order", "error")], [("under-trained", "note")]
+    same = dataclasses.replace(NAMED, ablated="INCONCLUSIVE", ablate_findings=error, diagnose_findings=error)
+    beside = dataclasses.replace(same, ablated="PASS")
+    differ = dataclasses.replace(same, diagnose_findings=note)
+    assert same.agrees and not same.contradicts and missed([same]) == [] and reached(totals([same]))
+    assert beside.contradicts and missed([beside]) == [beside] and not reached(totals([beside]))
+    assert not differ.agrees and missed([differ]) == [differ] and not reached(totals([differ]))
+    assert dataclasses.replace(differ, ablated="").agrees, "what could not run says nothing"
+
+
+def test_the_page_of_the_benchmark_has_no_pass_beside_an_error() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "fault-benchmark.md").read_text(encoding="utf-8")
+    assert "| `ablate` says PASS beside an error | 0 |" in page
+    assert "| `ablate` and `diagnose` say different things (of all cases) | 0 |" in page
+
+
 def test_totals_count_faults_and_healthy_set_ups_apart() -> None:
     total = totals([NAMED, SYNONYM, ALSO, OTHER, REFUSED, WARNED, OVERLOOKED, HALF, HEALTHY, COMPLAINED])
     assert (total.injected, total.codes, total.noticed, total.named) == (8, 8, 7, 4)

@@ -136,7 +136,8 @@ def covered(
 
 def results_of(ablation: Ablation | None = None, coverage: Coverage | None = None, **changes: Any) -> Results:
     """Results of these checks: the verdict over both, and what it allows to say."""
-    fields = {"verdict": overall(ablation, coverage), "conclusions": conclude(ablation, coverage)}
+    found = changes.get("diagnosis", ())
+    fields = {"verdict": overall(ablation, coverage, found), "conclusions": conclude(ablation, coverage, found)}
     return Results(ablation=ablation, coverage=coverage, **fields, **changes)
 
 

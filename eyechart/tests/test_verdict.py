@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 from scipy import stats
 
+from eyechart.reporting.explanation import explain
+from eyechart.results import Finding
 from eyechart.verdict.statistics import Estimate, needed_samples
 from eyechart.verdict.verdict import Counts, Gate, Missing, judge
+from standings import checked, results_of
 
 MARGINS = {"shuffled": 0.05, "zero": 0.0, "noise": 0.0}
 
@@ -127,6 +130,18 @@ def test_no_evidence_at_all_is_inconclusive():
     assert judge([], (), Missing(), Counts(100, 100)).verdict == "INCONCLUSIVE", "no gate, no PASS"
     assert judge([], (), Missing(), Counts(0, 128)).verdict == "INCONCLUSIVE"
     assert judge([], (), Missing(left_out=tuple(MARGINS)), Counts(100, 100)).verdict == "INCONCLUSIVE"
+
+
+@pytest.mark.parametrize(("severity", "verdict"), [("error", "INCONCLUSIVE"), ("warning", "PASS"), ("note", "PASS")])
+def test_an_error_beside_met_gates_bars_a_pass_and_nothing_else_does(severity, verdict):
+    good = {"shuffled": (1.0, 0.01), "zero": (1.0, 0.01), "noise": (1.0, 0.01)}
+    found = [Finding(code="image-order", severity=severity, message="samples get each other's images")]
+    results = results_of(checked(good), diagnosis=found)
+    assert results.ablation.verdict == "PASS", "the gates stay as they are"
+    assert results.verdict == verdict
+    assert ("image-order" in explain(results)) == (severity == "error")
+    bad = results_of(checked(good | {"zero": (-1.0, 0.01)}), diagnosis=found)
+    assert bad.verdict == "FAIL"
 
 
 def test_failures_come_first():
