@@ -9,6 +9,7 @@ from fault_edits import caption, each, in_turn, repainted, settings, with_text
 from fault_pixels import TURNED, sixteen_bit, turned, with_palette
 from fault_resuming import half_a_run
 from fault_site import HELD_OUT, TRAINED, Case, Row, Site, World, edit_tensors
+from fault_splits import copies_drawn
 
 _CHATML = (
     "<|im_start|>system\nYou describe pictures.<|im_end|>\n<|im_start|>user\n{human}<|im_end|>\n<|im_start|>assistant\n"
@@ -114,6 +115,12 @@ HEALTHY = (
     ),
     _healthy("short-but-sound", "one epoch at half the learning rate", train__epochs=1, train__lr=1e-3),
     Case("few-rows", "", "160 training rows, 12 epochs, 64 held out", set_up=_few_rows),
+    Case(
+        "copies-drawn",
+        "",
+        "every third row again under another id and file name: copies of held-out images leave training",
+        set_up=copies_drawn,
+    ),
     Case("two-captions-each", "", "each training image under two captions", set_up=_two_captions_each),
     Case(
         "multi-turn",

@@ -14,17 +14,27 @@ from fault_site import HELD_OUT, TRAINED, Case, Row, Site, swap
 from qwen3_vlm.data.splits import Split
 
 
-def _leak_by_copies(site: Site) -> None:
-    """Every third row again, under another id and file name: copies fall on both sides of the split."""
+def copies_drawn(site: Site) -> None:
+    """Every third row again, under another id and file name, before the split is drawn."""
     rows, root = site.rows, site.own_images()
-    copies = []
-    for i, row in enumerate(rows[::3]):
-        name = f"copy/{i:06d}.png"
-        (root / name).parent.mkdir(exist_ok=True)
-        shutil.copy((root / row["image"]).resolve(), root / name)
-        copies.append({**row, "id": f"copy-{i}", "image": name})
+    copies = [_copy(root, row, i) for i, row in enumerate(rows[::3])]
     site.write_rows([*rows, *copies])
     site.set(data__eval_ratio=2 * HELD_OUT / (len(rows) + len(copies)))
+
+
+def _leak_by_copies(site: Site) -> None:
+    """Every third row of the held-out file is a training row under another id and file name."""
+    trained, held_out, root = site.rows[:TRAINED], site.rows[TRAINED:], site.own_images()
+    for i in range(0, len(held_out), 3):
+        held_out[i] = _copy(root, trained[i * 7], i)
+    site.write_rows(trained, held_out)
+
+
+def _copy(root: Path, row: Row, number: int) -> Row:
+    name = f"copy/{number:06d}.png"
+    (root / name).parent.mkdir(exist_ok=True)
+    shutil.copy((root / row["image"]).resolve(), root / name)
+    return {**row, "id": f"copy-{number}", "image": name}
 
 
 def _leak_by_file(site: Site) -> None:
@@ -77,7 +87,7 @@ SPLITS = (
     Case(
         "split-leak-copies",
         "split-leak",
-        "every third row again under another id and file name",
+        "every third row of data.eval_json is a training row under another id and file name",
         set_up=_leak_by_copies,
     ),
     Case("split-leak-file", "split-leak", "data.eval_json holds rows that are trained on", set_up=_leak_by_file),

@@ -178,8 +178,8 @@ HEADINGS: dict[Kind, str] = {
     "accepted": "Accepted and converted\n\nCounted where it changes data. The message is a note of the data room, or "
     "check 2's reason.",
     "rejected": "Row rejected\n\nThe row is left out and counted by its reason; no other row takes its place, and the "
-    "split stays.\nUp to `data.max_rejected` (1%) a warning says so, with three examples; above it the run stops, as "
-    "here.",
+    "split stays.\nUp to `data.max_rejected` (1%) a warning says so, with three examples; above it the run stops. One "
+    "row alone\nstops it only where none is allowed, as here.",
     "stops": "Stops before any work\n\nExit code 2, unless the table says otherwise.",
 }
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -147,6 +148,17 @@ def test_few_rejects_are_accepted_up_to_the_limit() -> None:
         ValueError, match=r"2 of 199 training rows are unusable \(1\.01%\).* more than data\.max_rejected 0\.01"
     ):
         too_many_rejected(rejects, 199, 0.01)
+
+
+def test_one_reject_of_few_stops_nothing_unless_none_is_allowed_or_it_is_the_only_row() -> None:
+    (one,) = rejects = [Reject(3, "image missing", "a.png")]
+    too_many_rejected(rejects, 2, 0.01)
+    with pytest.raises(ValueError, match="2 of 8 training rows"):
+        too_many_rejected([one, replace(one, row=4)], 8, 0.01)
+    with pytest.raises(ValueError, match="1 of 8 training rows"):
+        too_many_rejected(rejects, 8, 0.0)
+    with pytest.raises(ValueError, match="1 of 1 training rows"):
+        too_many_rejected(rejects, 1, 0.01)
 
 
 def test_too_many_rejects_stop_with_counts_by_reason_and_three_examples_of_different_reasons() -> None:

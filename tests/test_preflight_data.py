@@ -18,7 +18,7 @@ from eyechart.seam import Reject, RejectKind
 from preflight_world import World, bad, caption_of, copy_world, first, human
 from qwen3_vlm.build import prepare_data
 from qwen3_vlm.config import Config
-from qwen3_vlm.preflight.rows import _FAULT_OF, _SAYS, findings_of_error, reject_findings
+from qwen3_vlm.preflight.rows import _FAULT_OF, _SAYS, by_share, findings_of_error, reject_findings
 from qwen3_vlm.preflight.twins import cached_twins
 
 Patch = pytest.MonkeyPatch
@@ -121,14 +121,40 @@ def test_blank_images_are_a_warning(world: World) -> None:
     assert "images-degenerate" in bad(world.find())
 
 
-def test_held_out_images_under_another_name_in_training_are_a_leak(world: World) -> None:
-    config = world.config()
-    split = prepare_data(config).split
+def test_held_out_images_under_another_name_in_training_leave_it_and_are_a_note(world: World) -> None:
+    split = prepare_data(world.config()).split
     for held_out, trained in zip(split.eval, split.train, strict=False):
         shutil.copy(world.image(held_out), world.image(trained))
     found = world.find()
+    assert bad(found) == [] and first(found, "note") == "split-leak"
+    assert found[0].evidence["left_training"] == found[0].evidence["held_out_rows"] == len(split.eval)
+
+
+def test_images_of_a_fixed_held_out_file_under_another_name_in_training_are_a_leak(world: World) -> None:
+    for row in range(12):
+        shutil.copy(world.image(row), world.image(row + 20))
+    held_out = world.root / "held_out.json"
+    held_out.write_text(json.dumps(world.rows()[:12]), encoding="utf-8")
+    world.file.write_text(json.dumps(world.rows()[12:]), encoding="utf-8")
+    found = world.find(data__eval_json=str(held_out))
     assert first(found) == "split-leak"
-    assert found[0].evidence["same_bytes"] == len(split.eval)
+    assert found[0].evidence["same_bytes"] == 12
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+def test_a_single_row_is_never_a_share(sampled: bool) -> None:
+    assert by_share(1, 8, 0.01, sampled) == "warning"
+    assert by_share(2, 8, 0.01, sampled) == "error"
+    assert by_share(2, 8, 0.5, sampled) == "warning"
+    assert by_share(1, 8, 0.0, sampled) == "error", "none is allowed"
+    assert by_share(1, 1, 0.01, sampled) == "error", "there is no other row"
+
+
+def test_one_missing_image_of_few_is_a_warning_and_two_are_an_error(world: World) -> None:
+    world.image(0).unlink()
+    assert first(world.find(), "warning") == "images-unreadable"
+    world.image(1).unlink()
+    assert first(world.find()) == "images-unreadable"
 
 
 def test_a_split_with_rows_on_both_sides_is_a_leak(world: World, monkeypatch: Patch) -> None:

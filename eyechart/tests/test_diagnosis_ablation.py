@@ -13,7 +13,7 @@ from eyechart.faults.diagnosis import RunEvidence, diagnose_run
 from eyechart.faults.pattern import diagnose_ablation
 from eyechart.faults.pattern_of_training import RunContext
 from eyechart.faults.table import finding
-from eyechart.results import Ablation, Condition, Estimated, LossPoint, Matching, Training, Verdict
+from eyechart.results import Ablation, Condition, Estimated, EvalPart, LossPoint, Matching, Training, Verdict
 from standings import checked, estimated
 
 VOCABULARY = 700
@@ -208,9 +208,25 @@ def test_a_loss_that_is_not_what_training_logged_is_named() -> None:
         ("loss-not-reproduced", "error")
     ], "in float32 nothing but the order of sums may differ"
     assert codes(ablation(0.1671, "PASS", **gaps), training=run, step=300, exact=True) == []
-    part = run.model_copy(update={"eval_samples": 5000})
-    assert codes(ablation(0.35, "PASS", **gaps), training=part, step=300) == [], "a part of the split varies"
-    assert codes(ablation(0.9, "PASS", **gaps), training=part, step=300) == [("loss-not-reproduced", "error")]
+
+
+def test_the_loss_of_a_part_is_compared_with_that_of_the_same_part_alone() -> None:
+    gaps = HEALTHY["whole"][2]
+    scored = ablation(0.9, "PASS", **gaps)  # the first 100 rows are of a harder style than the other 4,900
+    run = training(0.3, 0.2, 0.167).model_copy(update={"eval_samples": 5000})
+    assert codes(scored, training=run, step=300) == [], "the log says nothing of the part"
+
+    def with_part(**part: Any) -> Training:
+        return run.model_copy(update={"eval_part": EvalPart(**{"rows": scored.requested, "samples": 100} | part)})
+
+    assert codes(scored, training=with_part(loss=0.91), step=300) == []
+    assert codes(scored, training=with_part(loss=0.167), step=300) == [("loss-not-reproduced", "error")]
+    assert codes(scored, training=with_part(loss=0.91), step=300, exact=True) == [("loss-not-reproduced", "error")]
+    assert codes(scored, training=with_part(loss=0.167, rows=64, samples=64), step=300) == [], "another part"
+    assert codes(scored, training=with_part(loss=0.167, samples=99), step=300) == [], "one of them was not read"
+    assert codes(scored, training=with_part(loss=0.9).model_copy(update={"eval_samples": 100}), step=300) == [
+        ("loss-not-reproduced", "error")
+    ], "the whole is compared with the whole"
 
 
 def test_a_picture_that_harms_is_an_error_only_once_training_has_stopped_helping() -> None:

@@ -13,9 +13,10 @@ from eyechart.data.llava import count_rows, read_rows
 from eyechart.hub import explain_absence
 from eyechart.models.device import DTYPES, choose_device
 from eyechart.models.weights import fingerprint
-from eyechart.seam import Reject
+from eyechart.seam import Reject, Row
 from qwen3_vlm.config import Config, ConnectorConfig, DataConfig, ModelConfig
 from qwen3_vlm.data.prompt import PromptBuilder
+from qwen3_vlm.data.repeats import without_repeats
 from qwen3_vlm.data.splits import DataFile, Split, describe, draw_split, load_split
 from qwen3_vlm.demo.worlds import ensure
 from qwen3_vlm.models.connector import ConnectorShape, fresh_connector
@@ -72,6 +73,9 @@ def prepare_inputs(config: Config) -> Inputs:
 def prepare_data(config: Config, saved_split: Path | None = None) -> Prepared:
     """Read the rows, draw the split, encode prompts and captions.
 
+    Training rows that show a held-out row's picture leave a split that is drawn here; a saved one is taken as it is,
+    and so is a fixed held-out file.
+
     Args:
         config: the run.
         saved_split: the split.json of an earlier run; if the file is there, it decides, and the data must be the same.
@@ -87,15 +91,19 @@ def prepare_data(config: Config, saved_split: Path | None = None) -> Prepared:
     eval_file = Path(config.data.eval_json) if config.data.eval_json else json_file
     held_out_file = _described(eval_file) if config.data.eval_json else None
     files = _described(json_file), held_out_file
-    if saved_split is not None and saved_split.is_file():
+    saved = saved_split is not None and saved_split.is_file()
+    if saved_split is not None and saved:
         split = load_split(saved_split, *files)
     elif files[1] is not None:
         drawn = draw_split(files[0].rows, config.data.max_samples, 0.0, config.seed)
         split = Split(train=drawn.train, eval=tuple(range(files[1].rows)))
     else:
         split = draw_split(files[0].rows, config.data.max_samples, config.data.eval_ratio, config.seed)
-    train, train_rejects = _dataset(config.data, inputs, json_file, split.train, "training")
-    held_out, eval_rejects = _dataset(config.data, inputs, eval_file, split.eval, "held-out")
+    of_train, of_eval = read_rows(json_file, split.train), read_rows(eval_file, split.eval)
+    if not saved and files[1] is None:
+        split = without_repeats(split, of_eval[0], of_train[0], Path(config.data.image_root))
+    train, train_rejects = _dataset(config.data, inputs, of_train, split.train, "training")
+    held_out, eval_rejects = _dataset(config.data, inputs, of_eval, split.eval, "held-out")
     if config.data.workers:
         # Behind the encoding, which may use all threads: from here on processes are forked that use none.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -108,11 +116,10 @@ def _described(file: Path) -> DataFile:
 
 
 def _dataset(
-    data: DataConfig, inputs: Inputs, file: Path, rows: tuple[int, ...], label: str
+    data: DataConfig, inputs: Inputs, read: tuple[list[Row], list[Reject]], rows: tuple[int, ...], label: str
 ) -> tuple[Dataset, tuple[Reject, ...]]:
-    found, rejects = read_rows(file, rows)
-    place = {row: i for i, row in enumerate(rows)}
-    found.sort(key=lambda record: place[record.row])
+    place, rejects = {row: i for i, row in enumerate(rows)}, list(read[1])
+    found = sorted((record for record in read[0] if record.row in place), key=lambda record: place[record.row])
     pairs = list(zip(found, inputs.prompts.encode(found), strict=True))
     rejects += [item for _, item in pairs if isinstance(item, Reject)]
     records = [record for record, item in pairs if not isinstance(item, Reject)]

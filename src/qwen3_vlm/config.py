@@ -83,11 +83,11 @@ class DataConfig(Section):
     max_samples: int | None = Field(None, ge=1)
     """Rows drawn by seed from the file, training and held-out together; null takes all."""
     eval_ratio: float = Field(0.02, ge=0, lt=1)
-    """Share of the drawn rows that is held out."""
+    """Share of the drawn rows that is held out. Training rows that show a held-out picture then leave training."""
     max_seq_len: int = Field(512, ge=4)
     """Tokens per sequence: image block, prompt, caption and EOS."""
     max_rejected: float = Field(0.01, ge=0, le=1)
-    """Share of unusable rows above which the run stops."""
+    """Share of unusable rows above which the run stops; a single one stops it only at 0."""
     max_pixels: int = Field(178_956_970, ge=1)
     """Images with more pixels are rejected before they are decoded (Pillow's own bomb limit)."""
     cache_features: Literal["auto", "on", "off"] = "auto"

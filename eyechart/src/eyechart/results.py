@@ -442,6 +442,17 @@ class Look(_Model):
     seconds: float = 0.0
 
 
+class EvalPart(_Model):
+    """The held-out loss of training over the rows that check 1 scores."""
+
+    rows: int
+    """The first so many held-out rows, unusable ones included."""
+    samples: int
+    """Usable ones among them."""
+    loss: float | None
+    """Nats per label token; None where none was usable."""
+
+
 class Training(_Model):
     """What the run did."""
 
@@ -454,6 +465,9 @@ class Training(_Model):
     trained_parameters: int
     train_loss: float
     eval_loss: float | None
+    """Over all of them."""
+    eval_part: EvalPart | None = None
+    """Over the first of them; None in logs of versions that did not record it."""
     seconds: float
     samples_per_second: float
     peak_memory_gb: float

@@ -78,7 +78,7 @@ class ScoreSettings(Section):
     max_seq_len: int = Field(4096, ge=4)
     """Tokens per sequence; a bound on memory, for nothing is trained."""
     max_rejected: float = Field(0.01, ge=0, le=1)
-    """Share of unusable rows above which scoring stops."""
+    """Share of unusable rows above which scoring stops; a single one stops it only at 0."""
     max_pixels: int = Field(178_956_970, ge=1)
     """Images with more pixels are rejected before they are decoded (Pillow's own bomb limit)."""
     image_size: int | None = None

@@ -9,11 +9,12 @@ from typing import Literal
 
 from eyechart.data.dataset import Dataset, count_rejects, judge_rejects
 from eyechart.data.encoded import IMAGE_CUT
-from eyechart.progress import progress_bar
+from eyechart.progress import progress_bar, say
 from eyechart.results import Coverage
 from eyechart.seam import CollateStats, Reject, Sample
 from eyechart.verdict.coverage import Counted, judge_coverage
 from qwen3_vlm.build import Prepared
+from qwen3_vlm.data.repeats import repeats_lines
 from qwen3_vlm.train.train_utils import read_records_of_run
 
 _CHUNK = 64
@@ -32,6 +33,8 @@ def audit_prepared(prepared: Prepared, split: Literal["train", "eval"], text_onl
             bar.update(len(items))
     rows, label = getattr(prepared.split, split), "training" if split == "train" else "held-out"
     judge_rejects(rejects, len(rows), prepared.config.data.max_rejected, label)
+    for line in repeats_lines(prepared.split) if split == "train" else ():
+        say(line)
     counted = _counted(prepared, dataset, stats, count_rejects(tuple(rejects)))
     return _judge(prepared, replace(counted, split=split, images_opened=not text_only))
 

@@ -88,6 +88,7 @@ def training_of_run(loaded: Loaded, prepared: Prepared, folder: Path) -> Trainin
         trained_parameters=sum(p.numel() for p in loaded.vlm.connector.parameters()),
         train_loss=last.train_loss,
         eval_loss=last.eval_loss,
+        eval_part=last.eval_part,
         seconds=seconds,
         samples_per_second=sum(r.samples for r in records) / max(seconds, 1e-9),
         peak_memory_gb=last.peak_memory_gb,

@@ -1,7 +1,7 @@
 """Which rows train and which are held out: drawn by seed, saved with the run, and refused on another data file.
 
 The draw is over row indices of the file and knows nothing of what is in the rows, so that a rejected row never moves
-another one from training to evaluation.
+another one from training to evaluation. Training rows that show a held-out picture leave after it (`data.repeats`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class Split:
     """Rising."""
     eval: tuple[int, ...]
     """In drawn order: the first n are a random subset."""
+    repeats: tuple[tuple[int, int], ...] = ()
+    """Rows that were drawn for training and left it, rising, each with a held-out row whose picture it shows."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class _Saved:
     eval_data: DataFile | None
     train: tuple[int, ...]
     eval: tuple[int, ...]
+    repeats: tuple[tuple[int, int], ...] = ()
+    """Not in files of versions that let such rows train: their split is what it was."""
 
 
 def describe(path: Path, rows: int) -> DataFile:
@@ -90,7 +94,7 @@ def draw_split(num_rows: int, max_samples: int | None, eval_ratio: float, seed: 
 
 def save_split(path: Path, split: Split, data: DataFile, eval_data: DataFile | None = None) -> None:
     """Write a split and the data file(s) it belongs to as JSON, whole or not at all."""
-    saved = _Saved(_SCHEMA, data, eval_data, split.train, split.eval)
+    saved = _Saved(_SCHEMA, data, eval_data, split.train, split.eval, split.repeats)
     write_atomic(path, json.dumps(asdict(saved)) + "\n")
 
 
@@ -110,7 +114,7 @@ def load_split(path: Path, data: DataFile, eval_data: DataFile | None = None) ->
         raise ValueError(
             f"{path}: not a split file of schema {_SCHEMA} ({what}); delete it to draw the split again"
         ) from error
-    split = Split(saved.train, saved.eval)
+    split = Split(saved.train, saved.eval, saved.repeats)
     _require_same(path, "data.json_file", saved.data, data)
     _require_same(path, "data.eval_json", saved.eval_data, eval_data)
     _check_rows(path, split, saved.data.rows, saved.eval_data.rows if saved.eval_data else None)
@@ -131,10 +135,11 @@ def _name(data: DataFile | None) -> str:
 
 
 def _check_rows(path: Path, split: Split, rows: int, eval_rows: int | None) -> None:
-    """[Contract] Every row exists, none is there twice, and none is both trained on and held out."""
-    parts = ((split.train, rows), (split.eval, rows if eval_rows is None else eval_rows))
+    """[Contract] Every row exists, none is there twice, and none is both trained on and held out, or left out."""
+    drawn = (*split.train, *(row for row, _ in split.repeats))
+    parts = ((drawn, rows), (split.eval, rows if eval_rows is None else eval_rows))
     broken = any(len(set(part)) != len(part) or (part and not 0 <= min(part) <= max(part) < n) for part, n in parts)
-    if broken or (eval_rows is None and set(split.train) & set(split.eval)):
+    if broken or (eval_rows is None and set(drawn) & set(split.eval)):
         raise ValueError(
             f"{path}: rows of the split are repeated, in both parts, or not in the data file; "
             "the file was changed by hand. Delete it to draw the split again"

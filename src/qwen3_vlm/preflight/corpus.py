@@ -11,14 +11,12 @@ from pathlib import Path, PurePosixPath
 from eyechart.faults.table import agree, finding
 from eyechart.results import Finding
 from qwen3_vlm.build import Prepared
+from qwen3_vlm.data.repeats import ENOUGH, is_placeholder
+from qwen3_vlm.data.splits import Split
 from qwen3_vlm.preflight.rows import SHOWN, RawRow, by_share
 
 _READ = 1 << 18
 """Bytes of an image file that tell it from another of the same size."""
-ENOUGH = 20
-"""Rows below which no share of a data set is judged."""
-_TOP_IMAGE = 0.05
-_CAPTIONS = 5
 _DISTINCT_IMAGES = 0.1
 """Several captions per image are sound (COCO has five), more than ten under every image are not."""
 
@@ -171,7 +169,33 @@ def shown_by_many(images: Iterable[str]) -> set[str]:
     """
     counts = Counter(images)
     total = counts.total()
-    return {image for image, count in counts.items() if total >= ENOUGH and count > max(_TOP_IMAGE * total, _CAPTIONS)}
+    return {image for image, count in counts.items() if is_placeholder(count, total)}
+
+
+def left_findings(split: Split) -> list[Finding]:
+    """Rows that left training because they show a held-out picture: counted and named, with nothing left to do."""
+    if not split.repeats:
+        return []
+    rows = len(split.repeats)
+    shown = ", ".join(f"row {row} (the picture of held-out row {other})" for row, other in split.repeats[:SHOWN])
+    return [
+        finding(
+            "split-leak",
+            f"{rows} training {agree(rows, 'row shows', 'rows show')} the picture of a held-out row, byte for byte, "
+            f"and {agree(rows, 'has', 'have')} left training: {shown}{', ...' if rows > SHOWN else ''}",
+            "nothing has to be done: held-out pictures are not trained on",
+            "note",
+            left_training=rows,
+            drawn=len(split.train) + rows,
+            held_out_rows=len({other for _, other in split.repeats}),
+            first_rows=[row for row, _ in split.repeats[:SHOWN]],
+        )
+    ]
+
+
+def leak_named(found: Iterable[Finding]) -> bool:
+    """Whether pictures on both sides were found to be trained on, or alike by nature: none need be looked for again."""
+    return any(f.code == "split-leak" and "left_training" not in f.evidence for f in found)
 
 
 def _images(corpus: Corpus) -> list[Finding]:

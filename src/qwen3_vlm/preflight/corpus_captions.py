@@ -11,7 +11,8 @@ from typing import Any
 from eyechart.faults.table import agree, finding
 from eyechart.results import Finding
 from qwen3_vlm.build import Prepared
-from qwen3_vlm.preflight.corpus import ENOUGH, Corpus
+from qwen3_vlm.data.repeats import ENOUGH
+from qwen3_vlm.preflight.corpus import Corpus
 from qwen3_vlm.preflight.rows import SHOWN, by_share
 
 _TOP_SHARE = 0.2

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 from scipy.special import betaincinv
 
-from eyechart.data.dataset import TooManyRejectedError
+from eyechart.data.dataset import TooManyRejectedError, above_share
 from eyechart.data.llava import PLACEHOLDER
 from eyechart.exits import NamedInputError
 from eyechart.faults.table import FAULTS, Severity, agree, finding
@@ -112,7 +112,7 @@ def _raw_row(row: int, text: bytes) -> RawRow | None:
 
 
 def by_share(count: int, total: int, allowed: float, sampled: bool = False) -> Severity:
-    """Error above the allowed share of rows, warning below.
+    """Error above the allowed share of rows, warning below; what is above it, `above_share` decides.
 
     Args:
         count: rows with the fault.
@@ -121,10 +121,10 @@ def by_share(count: int, total: int, allowed: float, sampled: bool = False) -> S
         sampled: only some rows were looked at: an error then needs a share that is above `allowed` with 95%
             confidence (Clopper-Pearson), because one bad row of 64 does not show that 1% are bad.
     """
-    if not total or not count:
+    if not total or not above_share(count, total, allowed):
         return "warning"
-    share = float(betaincinv(count, total - count + 1, 0.05)) if sampled else count / total
-    return "error" if share > allowed else "warning"
+    surely = float(betaincinv(count, total - count + 1, 0.05)) > allowed if sampled else True
+    return "error" if surely else "warning"
 
 
 def reject_findings(rejects: Sequence[Reject], total: int, config: Config, sampled: bool = False) -> list[Finding]:

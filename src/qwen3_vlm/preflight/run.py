@@ -21,7 +21,7 @@ from eyechart.seam import Batch, Reject, RejectKind, Sample
 from qwen3_vlm.build import Prepared
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight.content import content_findings, length_findings, padding_findings, pixel_findings
-from qwen3_vlm.preflight.corpus import corpus_findings, read_corpus
+from qwen3_vlm.preflight.corpus import corpus_findings, left_findings, read_corpus
 from qwen3_vlm.preflight.corpus_captions import caption_findings
 from qwen3_vlm.preflight.flow import flow_findings
 from qwen3_vlm.preflight.frozen import Frozen
@@ -141,6 +141,7 @@ class _Flight:
             found += pixel_findings(rows, self.prepared, settings)
         if not any(f.code == "wrong-preprocessing" for f in found):
             found += settings_findings(self.prepared, settings)
+        found += left_findings(self.prepared.split)
         shown = next((row for row in rows if row.targets), rows[0] if rows else None)
         view = view_of(shown, self.vlm.patch_id, self.tokens) if shown else None
         batch = len(walk.batch) if walk else 0

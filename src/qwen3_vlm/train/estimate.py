@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from eyechart.progress import duration
+from qwen3_vlm.data.repeats import repeats_lines
 from qwen3_vlm.train.checkpoint import kept_steps
 from qwen3_vlm.train.disk import checkpoint_bytes, checkpoint_steps, size_text
 from qwen3_vlm.train.features import CachedDataset
@@ -28,6 +29,7 @@ def shape_lines(run: Run) -> list[str]:
     cache = sum(f.numel() * f.element_size() for f in cached)
     total = f"{size_text(frozen)} of frozen weights + {size_text(learning)} for the connector, its gradient and AdamW"
     return [
+        *repeats_lines(run.prepared.split),
         f"steps: {steps[-1]:,} batches of {settings.batch_size} in {total_updates(run):,} updates, "
         f"ending in checkpoint_{steps[-1]}.pt",
         f"disk: {len(kept)} checkpoints of {size_text(checkpoint_bytes(trained))}",

@@ -10,6 +10,7 @@ from eyechart.faults.table import finding, page_of, rank
 from eyechart.progress import progress_bar, say
 from eyechart.results import Finding
 from qwen3_vlm.preflight import preflight
+from qwen3_vlm.preflight.corpus import leak_named
 from qwen3_vlm.preflight.twins import cached_twins
 from qwen3_vlm.train.features import CachedDataset
 from qwen3_vlm.train.findings_log import write_findings
@@ -35,7 +36,7 @@ def look_before(run: Run) -> list[Finding]:
         found += cache_findings(run.vlm, run.train_set, run.prepared.train)
     if isinstance(run.train_set, CachedDataset) and isinstance(run.eval_set, CachedDataset):
         leaked = cached_twins(run.train_set.hashes, run.eval_set.hashes, run.config.data.max_rejected)
-        found += leaked if not any(f.code == "split-leak" for f in found) else []
+        found += leaked if not leak_named(found) else []
     return rank(found)
 
 

@@ -202,7 +202,12 @@ def _close_epoch(run: Run, last_lr: float, grad_norm: float) -> tuple[Reject, ..
     config, progress, stats = run.config, run.progress, run.progress.stats
     with memory_explained(run.sizes, "evaluating"):
         held_out = evaluate(
-            run.vlm, run.eval_set, run.prepared.inputs.pad_id, config.ablation.batch_size, run.accelerator
+            run.vlm,
+            run.eval_set,
+            run.prepared.inputs.pad_id,
+            config.ablation.batch_size,
+            run.accelerator,
+            frozenset(run.prepared.split.eval[: config.ablation.num_samples]),
         )
     before = Counter(count_rejects(run.prepared.rejects["train"]))
     record = EpochRecord(
@@ -226,6 +231,7 @@ def _close_epoch(run: Run, last_lr: float, grad_norm: float) -> tuple[Reject, ..
         lengths=dict(sorted(stats.lengths.items())),
         rejected=dict(before + progress.rejected),
         eval_rejected=count_rejects(run.prepared.rejects["eval"], held_out.rejects),
+        eval_part=held_out.part,
     )
     if run.accelerator.is_main_process:
         append_record(run.folder, record)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from eyechart.files import Log
+from eyechart.results import EvalPart
 from eyechart.seam import CollateStats
 
 LOG_NAME = "log.jsonl"
@@ -48,6 +49,8 @@ class EpochRecord:
     """Planned rows that could not be read, by reason."""
     eval_rejected: dict[str, int] = field(default_factory=dict)
     """Held-out rows that could not be read, and so are not in `eval_loss`, by reason."""
+    eval_part: EvalPart | None = None
+    """The held-out loss over the first `ablation.num_samples` rows alone, which check 1 has to find again."""
 
     def line(self, epochs: int) -> str:
         """The one line that a person reads per epoch."""

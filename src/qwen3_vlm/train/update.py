@@ -9,7 +9,7 @@ divides by the accumulation) is used; Accelerate supplies devices, processes and
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from eyechart.exits import NonFiniteError
+from eyechart.results import EvalPart
 from eyechart.scoring.batching import batches_by_length, collate
 from eyechart.seam import Batch, CollateStats, Reject, Sample, VisualTokens
 from qwen3_vlm.models.vlm import VLM
@@ -73,6 +74,8 @@ class EvalResult:
 
     loss: float | None
     rejects: tuple[Reject, ...]
+    part: EvalPart
+    """The same over the rows that were named."""
 
 
 def update(
@@ -198,17 +201,37 @@ def _first_bad(vlm: VLM, batches: Sequence[Batch]) -> _BadTensor | None:
 
 
 @torch.no_grad()
-def evaluate(vlm: VLM, source: SampleSource, pad_id: int, batch_size: int, accelerator: Accelerator) -> EvalResult:
-    """Token-weighted loss over a held-out set, split over ranks."""
-    nll, tokens = 0.0, 0.0
+def evaluate(
+    vlm: VLM, source: SampleSource, pad_id: int, batch_size: int, accelerator: Accelerator, first: Collection[int] = ()
+) -> EvalResult:
+    """Token-weighted loss over a held-out set, split over ranks.
+
+    Args:
+        vlm: the model.
+        source: the held-out set.
+        pad_id: fills sequences on the right.
+        batch_size: samples per forward pass.
+        accelerator: sums over ranks.
+        first: rows whose loss is told by itself, too.
+    """
+    nll, tokens, part_nll, part_tokens, part_samples = 0.0, 0.0, 0.0, 0.0, 0.0
     rejects: list[Reject] = []
     groups = batches_by_length(source.lengths, batch_size)
     for positions in groups[accelerator.process_index :: accelerator.num_processes]:
         batch = collate([source[p] for p in positions], pad_id)
         rejects += batch.rejects
+        asked = [b for b, sample in enumerate(batch.samples) if sample.row in first]
+        part_samples += len(asked)
         if batch.stats.label_tokens:
-            nll += float(vlm.nll(batch, vlm.encode(batch)).nll_N.double().sum())
+            losses = vlm.nll(batch, vlm.encode(batch))
+            nll += float(losses.nll_N.double().sum())
             tokens += batch.stats.label_tokens
-    nll, tokens = sum_over_ranks(accelerator, [nll, tokens])
+            if asked:
+                by_sample = losses.per_sample()
+                part_N = torch.cat([by_sample[b] for b in asked])
+                part_nll, part_tokens = part_nll + float(part_N.double().sum()), part_tokens + len(part_N)
+    figures = sum_over_ranks(accelerator, [nll, tokens, part_nll, part_tokens, part_samples])
+    nll, tokens, part_nll, part_tokens, part_samples = figures
     unread = tuple(reject for part in over_ranks(accelerator, rejects) for reject in part)
-    return EvalResult(nll / tokens if tokens else None, unread)
+    told = EvalPart(rows=len(first), samples=int(part_samples), loss=part_nll / part_tokens if part_tokens else None)
+    return EvalResult(nll / tokens if tokens else None, unread, told)

@@ -90,15 +90,33 @@ class TooManyRejectedError(ValueError):
         self.rejects, self.total = tuple(rejects), total
 
 
+def above_share(count: int, total: int, allowed: float) -> bool:
+    """The one rule for rows that are counted against an allowed share of them, before training and in it.
+
+    A single row is never a share: of eight rows it is 12%, and says nothing about the ninth. It counts where `allowed`
+    is 0, which allows none, and where there is no other row.
+
+    Args:
+        count: rows that are not as they should be.
+        total: rows looked at.
+        allowed: share, 0 to 1.
+    """
+    return count > allowed * total and (count > 1 or allowed == 0 or total == 1)
+
+
 def judge_rejects(
     rejects: Sequence[Reject], total: int, max_rejected: float, label: str, setting: str = "data.max_rejected"
 ) -> None:
     """The one rule for unusable rows, be it their text or their image: say them, and stop where they are too many.
 
+    Too many is what `above_share` says, as in the check before training: that one would warn of a single broken file
+    for nothing, if the run ended at the same file a moment later. Who wants none at all sets `max_rejected` to 0.
+
     Args:
         rejects: unusable rows.
         total: rows that were asked for, usable or not.
-        max_rejected: accepted share of `total`; above it something else than the odd broken file is wrong.
+        max_rejected: accepted share of `total`; above it something else than the odd broken file is wrong. One row
+            is accepted of any number, unless it is 0.
         label: what the rows are, such as `training`, for the line that is written to standard error.
         setting: what `max_rejected` is called where it is set.
 
@@ -122,7 +140,7 @@ def too_many_rejected(
     Raises:
         TooManyRejectedError: more than `max_rejected` of `total`, with counts by reason and three examples.
     """
-    if len(rejects) > max_rejected * total:
+    if above_share(len(rejects), total, max_rejected):
         raise TooManyRejectedError(
             f"{_summary(rejects, total, label)}. That is more than {setting} {max_rejected:g}: mend the rows or "
             "raise it",

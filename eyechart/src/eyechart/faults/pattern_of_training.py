@@ -5,7 +5,6 @@ Losses and gaps are in nats per label token.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -45,25 +44,35 @@ def diagnose_training(ablation: Ablation, known: RunContext) -> list[Finding]:
 def _reproduced(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
     """The log of the very checkpoint says what its held-out loss is; scoring must find that again."""
     training, correct = known.training, ablation.conditions["correct"].loss
-    if training is None or training.eval_loss is None or correct is None or training.step != known.step:
+    logged = _logged(ablation, training) if training is not None and training.step == known.step else None
+    if correct is None or logged is None:
         return
-    whole = ablation.samples == training.eval_samples
-    # On the whole split only rounding may differ. On a part of it the mean of n captions does: one nat per caption.
-    rounding = 1e-3 if known.exact else 0.02
-    allowed = rounding * (1 + correct) if whole else 4 / math.sqrt(ablation.samples)
-    if abs(correct - training.eval_loss) > allowed:
-        part = f"the same {ablation.samples}" if whole else f"{ablation.samples} of the same {training.eval_samples}"
+    allowed = (1e-3 if known.exact else 0.02) * (1 + correct)  # on the same rows only rounding may differ
+    if abs(correct - logged) > allowed:
         yield finding(
             "loss-not-reproduced",
-            f"training logged a held-out loss of {training.eval_loss:.4f} at this checkpoint, and scoring finds "
-            f"{correct:.4f} on {part} held-out rows (nats/token): model, data or scoring differ from training's",
+            f"training logged a held-out loss of {logged:.4f} at this checkpoint, and scoring finds {correct:.4f} on "
+            f"the same {ablation.samples} held-out rows (nats/token): model, data or scoring differ from training's",
             "first score once in the training process, right after saving: if that gives the logged loss, what is "
             "loaded differs (connector, backbones, precision); if not, compare image preprocessing, the prompt with "
             "its image block, and how labels are shifted",
-            logged=training.eval_loss,
+            logged=logged,
             scored=correct,
             allowed=allowed,
         )
+
+
+def _logged(ablation: Ablation, training: Training) -> float | None:
+    """What training logged of the very rows that were scored; None where it logged only others.
+
+    The loss of a part says nothing of the whole, nor the other way round: one nat per caption between rows of one style
+    and any difference between styles.
+    """
+    if ablation.samples == training.eval_samples:
+        return training.eval_loss
+    part, asked = training.eval_part, min(ablation.requested, ablation.available or ablation.requested)
+    same = part is not None and (part.rows, part.samples) == (asked, ablation.samples)
+    return part.loss if part is not None and same else None
 
 
 def _stuck(ablation: Ablation, known: RunContext) -> Iterator[Finding]:

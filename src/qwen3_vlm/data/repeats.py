@@ -1,0 +1,129 @@
+"""Training rows that show the picture of a held-out row: found by the bytes of the image files, before training.
+
+Sizes are compared first; only files of equal size are read, and of these only the ones that begin alike are read to
+their end. Pictures that are equal in other bytes (saved again, resized) are looked for by `qwen3_vlm.preflight.twins`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias
+
+from eyechart.progress import progress_bar
+from eyechart.rows import Row
+from qwen3_vlm.data.splits import Split
+
+ENOUGH = 20
+"""Rows below which no share of a data set is judged."""
+_TOP_IMAGE = 0.05
+_CAPTIONS = 5
+_HEAD = 4096
+"""Bytes that are read of a file first: among half a million JPEGs, many have the size of one of 11,000 held out."""
+_NAMED = 3
+"""Rows that left training which are named; all of them are in split.json."""
+_LONG = 20_000
+"""Files from which on a progress bar is shown."""
+
+_Mark: TypeAlias = tuple[int | bytes, ...]
+
+
+def without_repeats(split: Split, held_out: Sequence[Row], train: Sequence[Row], root: Path) -> Split:
+    """Take the training rows that show a held-out row's picture out of training, and record them in the split.
+
+    The held-out side stays as drawn. Nothing leaves where
+
+    - rows themselves are on both sides: the draw is at fault then, and the check before training names it;
+    - so many training rows show a picture that it is a placeholder (`is_placeholder`), which is no leak;
+    - no training row would be left: the check before training then names the leak.
+
+    Args:
+        split: as drawn, both sides from one file.
+        held_out: usable held-out rows.
+        train: usable training rows, in the order of the file.
+        root: folder that the rows' image paths are relative to.
+    """
+    if set(split.train) & set(split.eval):
+        return split
+    held, trained = {row.image for row in held_out}, {row.image for row in train}
+    sizes = _sizes(held | trained, root)
+    shown = _on_both_sides(held & sizes.keys(), trained & sizes.keys(), sizes, root)
+    first: dict[_Mark | str, int] = {}
+    for row in held_out:
+        if row.image in shown:
+            first.setdefault(shown[row.image], row.row)
+    counts = Counter(shown[row.image] for row in train if row.image in shown)
+    total = sum(row.image in sizes for row in train)
+    leave = {picture for picture, count in counts.items() if not is_placeholder(count, total)}
+    repeats = tuple((row.row, first[shown[row.image]]) for row in train if shown.get(row.image) in leave)
+    if not repeats or len(repeats) == len(train):
+        return split
+    gone = {row for row, _ in repeats}
+    return replace(split, train=tuple(row for row in split.train if row not in gone), repeats=repeats)
+
+
+def repeats_lines(split: Split) -> list[str]:
+    """How many rows left training and the first of them, as a line for people; no line where none did."""
+    if not split.repeats:
+        return []
+    first = ", ".join(str(row) for row, _ in split.repeats[:_NAMED])
+    return [
+        f"data: {len(split.train):,} training rows and {len(split.eval):,} held out; {len(split.repeats):,} more drawn "
+        f"for training left it, because they show a held-out picture (first {first})"
+    ]
+
+
+def is_placeholder(count: int, total: int) -> bool:
+    """Whether a picture under `count` of `total` training rows stands for "no picture": one in twenty, above 5."""
+    return total >= ENOUGH and count > max(_TOP_IMAGE * total, _CAPTIONS)
+
+
+def _sizes(images: Collection[str], root: Path) -> dict[str, int]:
+    """Bytes of each image file; those that are missing or empty are left out, as they are counted elsewhere."""
+    sizes = {}
+    with progress_bar(len(images), "sizes of image files", "file", hidden=len(images) < _LONG) as bar:
+        for image in images:
+            try:
+                sizes[image] = (root / image).stat().st_size
+            except (OSError, ValueError):
+                sizes[image] = 0
+            bar.update(1)
+    return {image: size for image, size in sizes.items() if size}
+
+
+def _on_both_sides(
+    held: Collection[str], trained: Collection[str], sizes: dict[str, int], root: Path
+) -> dict[str, _Mark | str]:
+    """Which picture a file is, for every file whose picture both sides show: equal values mean equal bytes."""
+    both = set(held) & set(trained)
+    marks: dict[str, _Mark] = {image: (size,) for image, size in sizes.items()}
+    # A path that is on both sides needs no reading, unless the picture lies under another name as well.
+    one, other = _shared(set(held), set(trained) - both, marks)
+    for limit in (_HEAD, None):
+        files = one | other
+        with progress_bar(len(files), "image files of equal size", "file", hidden=len(files) < _LONG) as bar:
+            for image in files:
+                read = _digest(root / image, limit)
+                marks[image] = (*marks[image], *read) if read else ()
+                bar.update(1)
+        one, other = _shared(one, other, marks)
+    return {image: image for image in both} | {image: marks[image] for image in one | other}
+
+
+def _shared(one: set[str], other: set[str], marks: dict[str, _Mark]) -> tuple[set[str], set[str]]:
+    """The files of either side whose mark the other side has too; files that could not be read have an empty one."""
+    common = ({marks[image] for image in one} & {marks[image] for image in other}) - {()}
+    return {i for i in one if marks[i] in common}, {i for i in other if marks[i] in common}
+
+
+def _digest(path: Path, limit: int | None) -> tuple[bytes, ...]:
+    try:
+        with path.open("rb") as file:
+            if limit is not None:
+                return (hashlib.sha256(file.read(limit)).digest(),)
+            return (hashlib.file_digest(file, "sha256").digest(),)
+    except OSError:
+        return ()
