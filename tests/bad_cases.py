@@ -166,7 +166,7 @@ NO_DONOR = [
 
 
 def rejected(name: str, make: Change, reason: str = "", command: str = "audit", row: int = ROW) -> Case:
-    says = (f"1 of {18 if row == ROW else 4} ", f"row {row}: {reason or name} (", "mend the rows or raise it")
+    says = (f"1 of {18 if row == ROW else 4} ", f"row {row}: {reason or name} (", "fix the rows or raise it")
     return Case(name, "rejected", command, says, make)
 
 

@@ -51,7 +51,7 @@ def done(world: TinyWorld) -> Path:
 
 @pytest.fixture
 def broken_image(world: TinyWorld) -> Iterator[int]:
-    """A training row whose image is cut off; mended afterwards."""
+    """A training row whose image is cut off; repaired afterwards."""
     row = prepare_data(world.config("x")).split.train[3]
     path = world.image_root / "images" / f"{row:05d}.png"
     data = path.read_bytes()
@@ -96,7 +96,7 @@ def test_each_epoch_logs_the_figures_of_check_2_the_losses_and_what_was_done(don
 
 
 def test_truncated_and_label_less_samples_are_counted_while_training(world: TinyWorld) -> None:
-    # Sequences are 16, 20 or 24 tokens long; 13 end right behind the prompt of the shortest.
+    # Sequences are 16, 20 or 24 tokens long; 13 end directly after the prompt of the shortest.
     cut = log_of(world.train("cut", force=True, data__max_seq_len=18, train__epochs=1).parent)[0]
     assert cut["truncated"] == cut["samples"] - cut["lengths"]["16"] > 0
     assert cut["truncated_pct"] == pytest.approx(100 * cut["truncated"] / 18)

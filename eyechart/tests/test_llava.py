@@ -207,7 +207,7 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     "truncated list": (as_list(ROWS)[:200], r"breaks off at byte 200, in the middle of a value"),
     "truncated lines": (as_lines(ROWS)[:-30], r"line 3 \(from byte \d+\): the JSON breaks off"),
     "a syntax error": (b'[{"id": 1}, {id: 2}]', r"not valid JSON: .*\(byte 13\)"),
-    "a syntax error behind a BOM": (b'\xef\xbb\xbf[{"id": 1}, {id: 2}]', r"\(byte 13\), counted behind the byte order"),
+    "a syntax error after a BOM": (b'\xef\xbb\xbf[{"id": 1}, {id: 2}]', r"\(byte 13\), counted after the byte order"),
     "a syntax error in a line": (b'{"id": 1}\n{id: 2}\n', r"line 2 \(from byte 10\): not valid JSON"),
     "a NaN": (b"[NaN]", r"not valid JSON"),
     "an object": (b'{"data": []}', r"one object with the keys \['data'\]"),

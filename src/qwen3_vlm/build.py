@@ -97,7 +97,7 @@ def prepare_data(config: Config, saved_split: Path | None = None) -> Prepared:
     train, train_rejects = _dataset(config.data, inputs, json_file, split.train, "training")
     held_out, eval_rejects = _dataset(config.data, inputs, eval_file, split.eval, "held-out")
     if config.data.workers:
-        # Behind the encoding, which may use all threads: from here on processes are forked that use none.
+        # After the encoding, which may use all threads: from here on processes are forked that use none.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     rejects = {"train": train_rejects, "eval": eval_rejects}
     return Prepared(config, inputs, split, files, train, held_out, rejects)

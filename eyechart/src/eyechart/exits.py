@@ -1,10 +1,10 @@
-"""How a command ends: exit codes, and one clear line instead of a traceback.
+"""How a command ends: exit codes, and a one-line error instead of a traceback.
 
 The codes:
 
 0 pass    1 judged and failed, or stopped on a non-finite value or a named fault    2 bad input or usage
 3 inconclusive
-4 a bug of ours (short message, traceback in a file)               130 interrupted, or a process of the job was lost
+4 an internal error (message, traceback in a file)               130 interrupted, or a process of the job was lost
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class NonFiniteError(RuntimeError):
         Args:
             message: what is not finite, and where.
             fix: what to do.
-            spared: a sentence without its full stop on what the value has not reached; it stands between the two.
+            spared: a sentence, without a full stop, about what was not affected; it is placed between message and fix.
         """
         said = f"{message}. {spared}" if spared else message
         super().__init__(f"{said}; {fix}" if fix else said)
@@ -76,8 +76,8 @@ def guarded(command: Callable[[], int], package: str = "eyechart") -> int:
     """Run a command of `package` and turn what it raises into an exit code.
 
     A ValueError raised in that package or in this one is about what the user gave: one line, exit 2. A ValueError from
-    inside a library is not: it counts as a bug of ours, so that no crash reads as a usage error, and none as a verdict.
-    A full disk or a folder without permission is exit 2 wherever it is met.
+    inside a library is not: it counts as an internal error, so that a crash is never reported as a usage error or a
+    verdict. A full disk or a folder without permission is exit 2 wherever it is met.
     """
     try:
         code = command()
@@ -91,7 +91,7 @@ def guarded(command: Callable[[], int], package: str = "eyechart") -> int:
     except BrokenPipeError:
         # The reader of our output (`| head`) is gone. Whatever was still to come is not known, so this is no verdict.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _say("interrupted: nobody reads the output any more", 130)
+        return _say("interrupted: the output is no longer read", 130)
     except ValueError as error:
         return _say(f"error: {error}", 2) if _raised_here(error, package) else _bug(error, package)
     except OSError as error:

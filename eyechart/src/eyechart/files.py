@@ -1,4 +1,4 @@
-"""Files that nobody ever sees a part of, and the logs of a run, a line of JSON for each thing that happened."""
+"""Atomic writing of files, and the logs of a run with one line of JSON per event."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Log(Generic[T]):
         write_atomic(folder / self.name, "".join(lines))
 
     def _adapter(self) -> TypeAdapter[T]:
-        # Imported here: everybody writes files, and few read logs.
+        # Imported here because most callers write files and few read logs.
         from pydantic import TypeAdapter
 
         return TypeAdapter(self.kind)

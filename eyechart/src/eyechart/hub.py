@@ -57,7 +57,7 @@ def hub_state() -> HubState:
 
 @functools.lru_cache(maxsize=1)
 def _answers(endpoint: str, now: int) -> bool:
-    """Whether the hub answers at all, whatever it answers; `now` only makes the cache forget."""
+    """Whether the hub answers, with any response; `now` only invalidates the cache."""
     heard = threading.Event()
 
     def ask() -> None:

@@ -1,4 +1,4 @@
-"""Progress bars: one look everywhere, and quiet where nobody watches."""
+"""Progress bars with one style, and without output if there is no terminal."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def say(line: str) -> None:
     if sys.stderr.isatty():
         tqdm.write(line, file=sys.stderr)
     else:
-        # tqdm.write would draw the bar again behind it, on a line of its own.
+        # tqdm.write would draw the bar again after it, on a separate line.
         sys.stderr.write(f"{line}\n")
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: `1 h 5 min`, `2 min 10 s`, `9 s`."""
+    """Readable duration: `1 h 5 min`, `2 min 10 s`, `9 s`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

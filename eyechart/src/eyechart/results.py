@@ -3,7 +3,7 @@
 Figures, codes and enumerations; the only sentences are a finding's own message and fix, which its detector writes, and
 the notes of a scorer that is not ours. `reporting` writes all others, from a code and its figures.
 
-Over 300 lines, because the whole schema stands in one file, each figure with its unit and its meaning.
+Over 300 lines, because the whole schema is in one file, with the unit and meaning of each figure.
 
 Losses and gaps are in nats per label token unless a name says otherwise. Versioned: a reader refuses another `schema`.
 """
@@ -20,9 +20,10 @@ SCHEMA: Literal[2] = 2
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 Standing = Literal["costs", "ruled out", "open"]
-"""Where a claim stands: its lower bound is above its margin, its upper bound is at or below it, or neither."""
+"""The standing of a claim: its lower bound is above its margin, its upper bound is at or below it, or neither."""
 EXIT_CODES: dict[str, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
-"""Exit code of a command that judges. 2 is bad input, 4 a bug of ours, 130 an interrupt: none reads as a verdict."""
+"""Exit code of a command that judges. 2 is bad input, 4 an internal error, 130 an interrupt: none of them is a
+verdict."""
 
 
 class _Model(BaseModel):
@@ -131,7 +132,7 @@ class Conclusion(_Model):
     topic: Topic
     code: ConclusionCode
     asserts: dict[str, Standing] = Field(default_factory=dict)
-    """The claims that it states, by name, and where each stands."""
+    """The claims that it states, by name, with the standing of each."""
 
 
 class Reason(_Model):
@@ -192,7 +193,7 @@ class Condition(_Model):
 
 
 class Estimated(_Model):
-    """A figure with its uncertainty; what it measures and its unit stand where it is used."""
+    """A figure with its uncertainty; what it measures and its unit are documented where it is used."""
 
     value: float | None
     """None where it could not be estimated."""
@@ -210,7 +211,7 @@ class Decomposition(_Model):
     """What the gaps of zero and shuffled are made of, in nats per label token, by a trained blind prompt."""
 
     information: Estimated
-    """blind - correct: what the picture tells beyond the best constant prompt."""
+    """blind - correct: what the picture contributes beyond the best constant prompt."""
     shock: Estimated
     """zero - blind: what zeros cost only because the model never saw zeros."""
     misdirection: Estimated
@@ -303,7 +304,7 @@ class Words(_Model):
     gap_without_eos: float | None
     captions: int = 0
     without_content_word: int = 0
-    """Captions that have no content word at all."""
+    """Captions without a content word."""
     half_of_gap: int | None = None
     """How few different words carry half of the whole gap; None where there is nothing to share."""
 
@@ -356,7 +357,7 @@ class Ablation(_Model):
     """Loss under `shuffled` minus that under no-image, mean-token and blind, paired: whether a wrong picture is worse
     than none. Empty where `shuffled` or all of them were not scored."""
     needed_samples: int | None = None
-    """How many samples would decide an inconclusive verdict, whether so many exist or not."""
+    """How many samples would decide an inconclusive verdict, even if fewer exist."""
     rejected: dict[str, int] = Field(default_factory=dict)
     """Held-out rows that could not be scored, by reason."""
     remarks: list[Remark] = Field(default_factory=list)

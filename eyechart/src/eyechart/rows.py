@@ -1,4 +1,4 @@
-"""One row of a data set and what becomes of it: a sample, or the reason why there is none; and what is counted.
+"""One row of a data set and its result: a sample, or the reason why there is none; and the counts of check 2.
 
 Dimension suffixes: see `eyechart.seam`.
 """
@@ -65,7 +65,7 @@ class RejectKind(StrEnum):
     SPECIAL_TOKEN = "special-token"
     """The human turn holds the string of a special token."""
     IMAGE_IN_CAPTION = "image-in-caption"
-    """The caption holds a string or an id that stands for an image."""
+    """The caption contains a string or an id that represents an image."""
     IMAGE_CUT = "image-cut"
     """The limit on tokens cuts into the image block."""
     NO_FILE = "no-file"
@@ -85,7 +85,7 @@ class Reject:
     reason: str
     """Short and countable, such as `image missing` or `caption blank`."""
     detail: str
-    """One line for people: file, expected, got."""
+    """One readable line: file, expected, got."""
     kind: RejectKind = RejectKind.OTHER
     """For programs."""
 
@@ -113,8 +113,8 @@ class Sample:
     full_length: int
     """Tokens before the cut by max_seq_len."""
     image_hash: str = ""
-    """Hash of the decoded, resized pixels: equal hash means the tower cannot tell the images apart. Empty: it is made
-    from what is at hand when the sample is scored."""
+    """Hash of the decoded, resized pixels: equal hashes mean that the tower cannot distinguish the images. Empty: it is
+    made from what is at hand when the sample is scored."""
     pixels_CHW: Tensor | None = None
     """uint8 [3,H,W], not normalised: that happens on the device."""
     features_PV: Tensor | None = None

@@ -6,7 +6,7 @@ Dimension legend, used as name suffixes everywhere in this package:
     T  positions of a sequence       P  patch features per image             E  width of the LLM's embeddings
     N  label tokens of a batch       D  width of the resampler               C,H,W  channels, height, width
 
-Over 300 lines, because the whole contract stands in one file with its example. This module imports nothing of models,
+Over 300 lines, because the whole contract is in one file with its example. This module imports nothing of models,
 files or configs; every other room may import it.
 """
 
@@ -54,7 +54,7 @@ class Batch:
     labels_BT: Tensor
     """int64: the ids that are scored, IGNORE_INDEX elsewhere. Not shifted: position t is predicted from t-1."""
     lengths_B: Tensor
-    """int64: tokens of each sample; what is behind them is padding."""
+    """int64: tokens of each sample; what follows is padding."""
     block_BT: Tensor
     """bool: positions of the image block (start token, Q patch tokens, end token). A sample without any has no image:
     it is counted, and not scored."""
@@ -70,7 +70,7 @@ class Batch:
         return len(self.samples)
 
     def rows(self, places: Sequence[int]) -> Batch:
-        """Some of its samples, as wide as before; rejects stay behind."""
+        """Some of its samples, with the same width, without rejects."""
         index = list(places)
         samples = tuple(self.samples[place] for place in index)
         return Batch(
@@ -102,13 +102,13 @@ class Batch:
 class VisualTokens:
     """What an encoder hands to the language model for a batch of images; opaque to the checks.
 
-    `layers[0]` stands in the image positions; further layers are extra features a model feeds in deeper
+    `layers[0]` is placed at the image positions; further layers are extra features that a model adds in deeper layers
     (Qwen3-VL's deepstack). Each is [B, Q, E_layer]; a condition treats every layer alike.
     """
 
     layers: tuple[Tensor, ...]
     counts_B: Tensor | None = None
-    """int64: visual tokens of each image where they differ; what is behind them in the layers is padding."""
+    """int64: visual tokens of each image if the numbers differ; what follows in the layers is padding."""
 
     @classmethod
     def of(cls, images: Sequence[Tensor]) -> VisualTokens:
@@ -183,14 +183,14 @@ class Vocabulary:
     end_id: int | None = None
     """The token that ends a caption, for gaps without it."""
     begin_id: int | None = None
-    """A token that may stand before a caption whose prompt is nothing but the image, for `no-image`."""
+    """A token that may precede a caption if the prompt is only the image, for `no-image`."""
     size: int | None = None
     """Tokens to choose from: what guessing would cost."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What is scored, as its own scorer says it: nobody else knows."""
+    """What is scored, as described by the scorer itself."""
 
     name: str
     """For the page and for messages."""
@@ -255,7 +255,7 @@ class Scorer(ScorerOfBatches, Protocol):
       `Batch.rejects`. Rows without an image are not handed over. Where reading a row raises OSError, the rows are
       handed over one by one, and those that raise are counted and named.
     - `encode`: one row of visual tokens per sample, in its order, each [Q,E] of one width. Pixels are uint8. Q may
-      differ between images (`VisualTokens.of`); no image with another number can stand in for one, so all but the
+      differ between images (`VisualTokens.of`); no image with another number can replace one, so all but the
       commonest number are left out and counted. Bring images to one size to keep them all.
     - `nll`: one loss in nats, at least 0, for every label that is not IGNORE_INDEX, in reading order, sample by
       sample. Labels are not shifted: the label at position t is predicted from t-1. The batch comes without pixels,
@@ -275,10 +275,10 @@ class Scorer(ScorerOfBatches, Protocol):
 
 @runtime_checkable
 class PairScorer(Protocol):
-    """An optional further method: scores many captions behind few images without reading the image for each."""
+    """An optional further method: scores many captions with few images without reading the image for each."""
 
     def pair_nll(self, batch: Batch, visual: VisualTokens, images_B: Sequence[int]) -> TokenNLL:
-        """What `nll(batch, visual.rows(images_B))` returns, for batches in which few images stand before many captions.
+        """What `nll(batch, visual.rows(images_B))` returns, for batches with few images and many captions.
 
         A sample may occur in `batch` more than once. `images_B` holds its place in `visual` for every row of `batch`.
         """
@@ -290,7 +290,7 @@ class Writer(Protocol):
     """An optional further method: captions for the page."""
 
     def write(self, batch: Batch) -> Sequence[str]:
-        """What the model writes, greedily, for each image of `batch` behind the sample's own prompt."""
+        """What the model writes, greedily, for each image of `batch` after the sample's own prompt."""
         ...
 
 

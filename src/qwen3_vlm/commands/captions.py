@@ -27,13 +27,13 @@ def with_captions(scored: Sequence[ScoredSample], loaded: Loaded, prepared: Prep
 
 
 def captions_of(loaded: Loaded, samples: Sequence[Sample]) -> list[str]:
-    """Greedy captions of samples with pixels, each behind its own prompt, in order."""
+    """Greedy captions of samples with pixels, each after its own prompt, in order."""
     prompts = [torch.as_tensor(s.ids_T[s.labels_T == IGNORE_INDEX]) for s in samples]
     return loaded.write([s.pixels_CHW for s in samples if s.pixels_CHW is not None], prompts) if samples else []
 
 
 def write_captions(loaded: Loaded, prepared: Prepared, count: int) -> list[WrittenCaption]:
-    """Greedy captions of the first readable held-out images, each behind its own prompt."""
+    """Greedy captions of the first readable held-out images, each after its own prompt."""
     items = (prepared.eval[p] for p in range(len(prepared.eval)))
     samples: list[Sample] = []
     for item in items:

@@ -62,7 +62,7 @@ class Loaded:
         return self.write(pixels, [torch.as_tensor(ids_T)] * len(pixels), max_new_tokens)
 
     def write(self, pixels: Sequence[Tensor], prompts: Sequence[Tensor], max_new_tokens: int = 64) -> list[str]:
-        """Greedy captions of decoded images (uint8 [3,H,W]), each behind its own prompt ids [T_i]."""
+        """Greedy captions of decoded images (uint8 [3,H,W]), each after its own prompt ids [T_i]."""
         written: list[str] = []
         for start in range(0, len(pixels), _BATCH):
             stop = start + _BATCH

@@ -1,4 +1,4 @@
-"""Our model behind the scoring seam, with what its images look like on their way noted beside."""
+"""Adapts our model to the scoring seam and records what its images look like at each stage."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from eyechart.seam import Batch, TokenNLL, VisualTokens
 from qwen3_vlm.models.vlm import VLM
 
 _COMMON = 4096
-"""Token ids whose embeddings stand for text: a BPE vocabulary gives its lowest ids to the commonest pieces."""
+"""Token ids whose embeddings represent text: a BPE vocabulary gives its lowest ids to the most common pieces."""
 
 
 class Recorder:
-    """Our model behind the scoring seam, noting what each image looks like on its way through the connector.
+    """Our model, adapted to the scoring seam; records each image at the stages of the connector.
 
     An image is noted the first time it is encoded, and check 1 encodes it as it is before it changes its pixels.
     """

@@ -67,7 +67,7 @@ def score(
 
 
 def vocabulary(loaded: Loaded) -> Vocabulary:
-    """How the language model's tokens read. EOS stands between two texts in pretraining, so a caption may follow it."""
+    """The language model's tokens as text. In pretraining EOS separates two texts, so a caption may follow it."""
     eos_id = loaded.inputs.prompts.ids.eos
     size = len(loaded.vlm.llm.model.get_input_embeddings().weight)
     return Vocabulary(decoder(loaded.inputs.tokenizer), eos_id, eos_id, size)

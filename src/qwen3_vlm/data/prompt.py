@@ -1,10 +1,10 @@
 """Records to token ids and labels: text only, with the image block spliced in as ids.
 
-    text before the image | <|vision_start|> <|image_pad|> x Q <|vision_end|> | text behind it | caption | EOS
+    text before the image | <|vision_start|> <|image_pad|> x Q <|vision_end|> | text after it | caption | EOS
     `--------------------------- prompt, no label ----------------------------'   `----- labelled ----'
 
 The three pieces of text are tokenised separately, so that no token straddles a border: the block always costs Q + 2
-tokens, and the caption's tokens are the same whatever stands before them.
+tokens, and the caption's tokens are the same whatever precedes them.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ class PromptBuilder:
             raise ValueError(
                 f"expected a human turn with {PLACEHOLDER} once and no special token, got {got} in {human!r}"
             )
-        before, behind = self._tokenise(text.split(PLACEHOLDER), special=True)
-        ids_T = np.array([*before, *self._block, *behind], dtype=np.int64)
+        before, after = self._tokenise(text.split(PLACEHOLDER), special=True)
+        ids_T = np.array([*before, *self._block, *after], dtype=np.int64)
         return Prompt(ids_T, (len(before), len(before) + len(self._block)))
 
     def encode(self, records: Sequence[Row]) -> list[Encoded | Reject]:
@@ -119,7 +119,7 @@ class PromptBuilder:
         for record, answer_N in zip(records, self._answers([r.caption for r in records]), strict=True):
             found = special[record.human]
             if found:
-                detail = f"{found} stands in {record.human[:80]!r}: remove it"
+                detail = f"{found} found in {record.human[:80]!r}: remove it"
                 reason = "special token in the human turn"
                 encoded.append(Reject(record.row, reason, detail, RejectKind.SPECIAL_TOKEN))
             elif prompts[record.human].block[1] > self._max_seq_len:

@@ -89,7 +89,7 @@ def draw_split(num_rows: int, max_samples: int | None, eval_ratio: float, seed: 
 
 
 def save_split(path: Path, split: Split, data: DataFile, eval_data: DataFile | None = None) -> None:
-    """Write a split and the data file(s) it belongs to as JSON, whole or not at all."""
+    """Write a split and the data file(s) it belongs to as JSON, atomically."""
     saved = _Saved(_SCHEMA, data, eval_data, split.train, split.eval)
     write_atomic(path, json.dumps(asdict(saved)) + "\n")
 

@@ -6,7 +6,7 @@ D = heads * head_dim width of the resampler, E width of the language model's emb
     features_BPV -> [vision_ln] -> resampler (Perceiver-style cross-attention) -> [B,Q,D] -> projector -> visual_BQE
 
 Parameter names are the checkpoint format (`resampler.*`, `projector.*`, `vision_ln.*`): renaming one breaks every
-checkpoint on somebody's disk.
+existing checkpoint.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ConnectorShape:
         head_dim: width of one head; the resampler's width is heads * head_dim.
         mlp_ratio: hidden width of the projector over E.
         vision_ln: a trained LayerNorm on the tower's features.
-        key_positions: learned positions added to the projected patches (without them the resampler cannot tell
+        key_positions: learned positions added to the projected patches (without them the resampler cannot distinguish
             where a patch was, beyond what the tower wrote into its features).
         output_norm: scale every visual token to the RMS of the language model's text embeddings.
     """

@@ -117,11 +117,11 @@ def padding_findings(moved: list[int], total: int) -> list[Finding]:
 
 
 def length_findings(prepared: Prepared, mostly_empty: bool) -> list[Finding]:
-    """Rows longer than max_seq_len, over all rows and not only those looked at; and the length that would do.
+    """Rows longer than max_seq_len, over all rows and not only those looked at; and the length that is enough.
 
     Args:
         prepared: the run's data.
-        mostly_empty: most rows are known to have no label at all, which is not a matter of length.
+        mostly_empty: most rows are known to have no label, which does not depend on the length.
     """
     limit, coverage = prepared.config.data.max_seq_len, prepared.config.coverage
     lengths = sorted(length for dataset in (prepared.train, prepared.eval) for length in dataset.lengths)

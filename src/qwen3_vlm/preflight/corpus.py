@@ -14,7 +14,7 @@ from qwen3_vlm.build import Prepared
 from qwen3_vlm.preflight.rows import SHOWN, RawRow, by_share
 
 _READ = 1 << 18
-"""Bytes of an image file that tell it from another of the same size."""
+"""Bytes of an image file that distinguish it from another of the same size."""
 ENOUGH = 20
 """Rows below which no share of a data set is judged."""
 _TOP_IMAGE = 0.05
@@ -164,7 +164,7 @@ def _split(corpus: Corpus, prepared: Prepared) -> list[Finding]:
 
 
 def shown_by_many(images: Iterable[str]) -> set[str]:
-    """Images under so many training rows that they are a placeholder, and no leak where held-out rows show them too.
+    """Images used by so many training rows that they are a placeholder, and not a leak if held-out rows show them too.
 
     Args:
         images: one identity (of the file or of its pixels) for each training row.

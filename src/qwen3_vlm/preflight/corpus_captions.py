@@ -23,7 +23,7 @@ _UNHEARD = 0.5
 _WORDS = 50
 """Held-out words below which their share is not judged."""
 _PHRASE = 12
-"""Letters: shorter captions stand in a request by chance."""
+"""Letters: shorter captions can occur in a request by chance."""
 
 
 def caption_findings(corpus: Corpus, prepared: Prepared) -> list[Finding]:
@@ -84,7 +84,7 @@ def _how_few(counts: Counter[str]) -> str:
 
 
 def _answers(corpus: Corpus, prepared: Prepared) -> list[Finding]:
-    """Captions that stand in their own human turn, where that is part of the prompt, and not in the next row's."""
+    """Captions that occur in their own human turn, if that is part of the prompt, and not in the next row's."""
     if "{human}" not in prepared.config.prompt.template:
         return []
     rows = [*corpus.train, *corpus.eval]
@@ -100,7 +100,7 @@ def _answers(corpus: Corpus, prepared: Prepared) -> list[Finding]:
     return [
         finding(
             "leak",
-            f"the caption of {len(own)} of {len(rows)} rows stands in {agree(len(own), 'its', 'their')} own human "
+            f"the caption of {len(own)} of {len(rows)} rows is in {agree(len(own), 'its', 'their')} own human "
             f"turn, so it can be copied without looking at the picture: row {row.row} asks {row.human[:160]!r}",
             "take the answer out of the human turns of these rows, or set prompt.template to one without {human}",
             by_share(len(own), len(rows), prepared.config.data.max_rejected),

@@ -88,7 +88,8 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
     batch, positions, width = embeds_BTE.shape
     flat = F.normalize(embeds_BTE.reshape(-1, width), dim=-1)
     cosine = F.normalize(given_BQE.reshape(-1, width), dim=-1) @ flat.T
-    # Random directions: in 32 dimensions the best of a thousand strangers stays below .8, a rounded copy above .999.
+    # Random directions: in 32 dimensions the best of a thousand unrelated vectors stays below .8, a rounded copy above
+    # .999.
     best, where = cosine.max(dim=1)
     went: Counter[str] = Counter()
     shifts: Counter[int] = Counter()
@@ -121,7 +122,7 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
         return [
             finding(
                 "placeholder-offset",
-                f"{went['beside']} of {total} visual tokens stand beside their image position, "
+                f"{went['beside']} of {total} visual tokens are next to their image position, "
                 f"{many_of(count, went['beside'])} of them "
                 f"{abs(shift)} {agree(abs(shift), 'position', 'positions')} too far {'right' if shift > 0 else 'left'}",
                 "put visual token q at the q-th image position, in reading order",
@@ -133,7 +134,7 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
         return [
             finding(
                 "leak",
-                "what stands at the image positions changes with the caption that is to be predicted: the answer "
+                "the input at the image positions changes with the caption that is to be predicted: the answer "
                 "reaches the model through the visual tokens",
                 "compute visual tokens from the image alone (a prompt that is read with it must end before the answer)",
                 placed=went["own"],

@@ -97,8 +97,8 @@ def _constant(vlm: VLM, features_BPV: Tensor) -> list[Finding]:
                 "collapsed",
                 "the projector gives the same visual tokens whatever the resampler gives it: its hidden units are "
                 "always off or its weights are zero, and only a bias is left",
-                "look at how the projector's weights and biases are set at the start (PyTorch's own initialisation "
-                "will do); if they were sound then, training has shut it: lower train.lr",
+                "look at how the projector's weights and biases are set at the start (PyTorch's own initialisation is "
+                "suitable); if they were correct then, training has deactivated it: lower train.lr",
                 stage="projector",
             )
         ]

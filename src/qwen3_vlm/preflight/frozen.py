@@ -18,7 +18,7 @@ class Frozen:
     known: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Remember where everything stands."""
+        """Record all values."""
         self.known = self._hashes()
 
     def findings(self, when: str) -> list[Finding]:

@@ -23,7 +23,7 @@ from qwen3_vlm.shipped import locate
 
 References = Sequence[Tensor]
 """What the tower's own processor makes of one file, [3,H,W]: one for each way in which the file may be read (16 bits to
-8, what lies behind transparent pixels); none where it cannot be read plainly."""
+8, the colour under transparent pixels); none if it cannot be read unambiguously."""
 _SIGLIP = {"image_mean": 0.5, "image_std": 0.5, "rescale_factor": 1 / 255}
 """What every published SigLIP tower was trained with."""
 _FIX = (
@@ -61,7 +61,7 @@ def _reference(path: Path, processor: SiglipImageProcessorPil) -> References:
 
 
 def _readings(image: Image.Image) -> list[Image.Image]:
-    """As 8-bit RGB, in every way that is right; none where nobody can say (32 bits of an unknown range)."""
+    """As 8-bit RGB, in every valid way; none if it is undefined (32 bits of an unknown range)."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         values_HW = np.asarray(image).astype(np.int64)
         if values_HW.min() < 0 or values_HW.max() > 65535:
@@ -70,8 +70,8 @@ def _readings(image: Image.Image) -> list[Image.Image]:
         return [Image.fromarray(eight_HW.astype(np.uint8)).convert("RGB") for eight_HW in eights]
     if image.has_transparency_data:
         layer = image.convert("RGBA")
-        behind = [Image.new("RGBA", layer.size, colour) for colour in ("white", "black")]
-        return [layer.convert("RGB"), *(Image.alpha_composite(colour, layer).convert("RGB") for colour in behind)]
+        backgrounds = [Image.new("RGBA", layer.size, colour) for colour in ("white", "black")]
+        return [layer.convert("RGB"), *(Image.alpha_composite(colour, layer).convert("RGB") for colour in backgrounds)]
     return [image.convert("RGB")] if image.mode in ("RGB", "L", "P", "1", "CMYK", "YCbCr") else []
 
 
@@ -164,7 +164,7 @@ def explain(got_CHW: Tensor, want_CHW: Tensor) -> str:
     for name, turned in (
         ("red and blue are exchanged", want_CHW.flip(0)),
         ("they are mirrored", want_CHW.flip(2)),
-        ("they stand on their head", want_CHW.flip(1)),
+        ("they are upside down", want_CHW.flip(1)),
         ("height and width are exchanged", want_CHW.transpose(1, 2)),
     ):
         if turned.shape == got_CHW.shape and _equal(got_CHW, turned):

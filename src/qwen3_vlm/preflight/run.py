@@ -57,7 +57,7 @@ class Preflight:
     findings: list[Finding]
     """One per fault, the most likely cause first."""
     view: View | None
-    """One sample for people; None if no row could be read."""
+    """One sample as readable text; None if no row could be read."""
     rows: int
     """Rows that were read with their images."""
     batch: int
@@ -198,7 +198,7 @@ class _Flight:
         return pairing_of(train, held_out, self.vlm, self.prepared.inputs.pad_id, self.config.seed)
 
     def _unreadable(self, unread: list[Reject], found: list[Finding]) -> list[Finding]:
-        """Images that did not open; files that are not there at all have been counted over more rows."""
+        """Images that did not open; missing files have already been counted over more rows."""
         counted = any(f.code == "images-unreadable" for f in found)
         rest = [r for r in unread if r.kind is not RejectKind.NO_FILE] if counted else unread
         total = sum(len(spread(self.rows, len(dataset))) for _, dataset in self.sides)

@@ -24,7 +24,7 @@ class Row:
     ids: list[int]
     """Without padding."""
     labels: list[int]
-    """With padding: labels may stand there too, and should not."""
+    """With padding: there may wrongly be labels there."""
     block: tuple[int, int]
     """Where the batch says the image block is."""
     answer: list[int]
@@ -93,7 +93,7 @@ def rows_of(batch: Batch, raw: dict[int, RawRow], tokens: Tokens, limit: int) ->
 
 
 def not_in_front(batch: Batch) -> list[int]:
-    """Rows of the data file whose ids stand in the batch whole, but not at its left edge: padded on the left."""
+    """Rows of the data file whose ids are complete in the batch, but not at its left edge: padded on the left."""
     moved = []
     for b, sample in enumerate(batch.samples):
         ids, whole = [int(i) for i in sample.ids_T], batch.ids_BT[b].tolist()

@@ -42,7 +42,7 @@ def _judge_labels(row: Row, captions: dict[tuple[int, ...], int], tokens: Tokens
     shift = label_shift(row)
     if shift:
         return "labels-shifted", f"the label at each position is the token {abs(shift)} to the {_side(shift)} of it"
-    # Positions first: with truncation the targets alone would not tell a masked start from a cut end.
+    # Positions first: with truncation the targets alone would not distinguish a masked start from a cut end.
     inside = [t for t in row.labelled if row.block[0] <= t < row.block[1]]
     if inside:
         return "image-labelled", f"{len(inside)} labels on image positions {row.block[0]} to {row.block[1] - 1}"
@@ -84,7 +84,7 @@ def _judge_labels(row: Row, captions: dict[tuple[int, ...], int], tokens: Tokens
 
 
 def label_shift(row: Row) -> int:
-    """By how many positions labels stand beside their tokens; 0 where they stand at them, or nowhere near."""
+    """By how many positions labels are shifted from their tokens; 0 if they are not shifted, or nowhere near."""
 
     def agreement(shift: int) -> float:
         pairs = [(row.labels[t], row.ids[t + shift]) for t in row.labelled if 0 <= t + shift < len(row.ids)]
@@ -109,7 +109,7 @@ def _is_subsequence(part: Sequence[int], whole: Sequence[int]) -> bool:
 _LABELS_SAY = {
     "no-labels": (
         "{n} of {of} rows have no label, so they teach nothing",
-        "if captions are cut off, raise data.max_seq_len until they fit behind the prompt; if they are in the text, "
+        "if captions are cut off, raise data.max_seq_len until they fit after the prompt; if they are in the text, "
         "the mask covers the whole sequence: check how many tokens the prompt is taken to have",
     ),
     "labels-shifted": (

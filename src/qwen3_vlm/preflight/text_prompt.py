@@ -1,4 +1,4 @@
-"""What surrounds the caption: the image block, the prompt as captions are written behind it, the tokens' ids."""
+"""What surrounds the caption: the image block, the prompt after which captions are written, the tokens' ids."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def block_findings(rows: Sequence[Row], prepared: Prepared, vlm: VLM, tokens: To
 
 
 def template_findings(rows: Sequence[Row], prepared: Prepared, tokens: Tokens) -> list[Finding]:
-    """The prompt alone must be what stands before the answer: that is what captions are written behind."""
+    """The prompt alone must equal the text before the answer, because captions are generated after it."""
     cases = Cases()
     template = prepared.config.prompt.template
     for row in rows:
@@ -99,8 +99,8 @@ def template_findings(rows: Sequence[Row], prepared: Prepared, tokens: Tokens) -
                 f"{_or_nothing(tokens.decode(alone[same:]))} for generation and {_or_nothing(got)} in training",
             )
             continue
-        before, _, behind = template.replace("{human}", row.raw.human).partition(PLACEHOLDER)
-        around = (tokens.encode(before), tokens.encode(behind))
+        before, _, after = template.replace("{human}", row.raw.human).partition(PLACEHOLDER)
+        around = (tokens.encode(before), tokens.encode(after))
         got_around = (row.ids[: row.block[0]], row.ids[row.block[1] : start])
         cut = start == len(row.ids)
         if around[0] != got_around[0] or (around[1] != got_around[1] and not cut):

@@ -1,4 +1,4 @@
-"""Frozen weights in memory against the files they should have come from, and signs that nobody ever trained them."""
+"""Frozen weights in memory against the files they should have come from, and signs that they were never trained."""
 
 from __future__ import annotations
 
@@ -88,11 +88,11 @@ def _part(setting: str, name: str, model: nn.Module) -> list[Finding]:
 
 @torch.no_grad()
 def reading_findings(name: str, vlm: VLM, tokens: Tokens, captions: Sequence[str]) -> list[Finding]:
-    """Can the language model read the captions at all, as text alone and in ids that the tokenizer gives by itself?
+    """Can the language model read the captions, as text alone and with the ids that the tokenizer gives?
 
     Worse than a guess among all tokens (ln of the vocabulary) is no weak model: one that knows nothing is at ln V. It
     is one that is sure of something else: ids that mean other words to it, or text of a kind it never saw. The second
-    shows by reading the same text in ids drawn at random still worse; where it does not, nobody can tell them apart
+    shows by reading the same text in ids drawn at random still worse; where it does not, they cannot be distinguished
     from here, which is why it is a warning.
     """
     rows = len(vlm.llm.model.get_input_embeddings().weight)

@@ -1,4 +1,4 @@
-"""The blind prompt: one constant visual prompt, trained on the captions alone, that stands in for every picture.
+"""The blind prompt: one constant visual prompt, trained on the captions alone, that replaces every picture.
 
 Same training captions and same loss as the connector's, language model frozen, no image anywhere. What is left between
 its loss and that of the true pictures is information (eyechart.scoring.decomposition says how the gaps are split).
@@ -67,7 +67,7 @@ def blind_prompt(vlm: VLM, training: Dataset, plan: BlindPlan, pad_id: int, path
         training: the training split, of which no image is opened.
         plan: how it is trained.
         pad_id: what fills sequences on the right.
-        path: `blind_<step>.pt`. A prompt saved for another step of the run will do as well.
+        path: `blind_<step>.pt`. A prompt saved for another step of the run can also be used.
 
     Raises:
         ValueError: fewer than two training captions with label tokens, or the prompt cannot be saved.
@@ -200,7 +200,7 @@ class _Task:
         return collate([self.training.text(position) for position in positions], self.pad_id)
 
     def batches(self, updates: int) -> Iterator[list[int]]:
-        """So many batches of positions, epoch after epoch in new orders."""
+        """This many batches of positions, each epoch in a new order."""
         epoch = 0
         while True:
             for window in plan_epoch(len(self.fit), epoch, self.seed, BATCH_SIZE, accumulation=1):

@@ -82,8 +82,8 @@ def kept_steps(steps: list[int], keep_last: int | None, keep_every: int | None) 
 
     Args:
         steps: of all checkpoints.
-        keep_last: so many of the newest stay; None keeps all.
-        keep_every: the first checkpoint at or after each multiple of so many steps stays too.
+        keep_last: number of newest checkpoints to keep; None keeps all.
+        keep_every: also keep the first checkpoint at or after each multiple of this number of steps.
     """
     if keep_last is None:
         return steps

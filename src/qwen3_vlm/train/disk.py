@@ -22,7 +22,7 @@ def checkpoint_bytes(trained_parameters: int) -> int:
 
 
 def checkpoint_steps(train: TrainConfig, samples: int) -> list[int]:
-    """The steps that a run of so many training samples saves at, rising: see `train.save_every`."""
+    """The steps, in increasing order, at which a run with this many training samples saves: see `train.save_every`."""
     batches = -(-samples // train.batch_size)
     steps: set[int] = set()
     for start in range(0, train.epochs * batches, batches):
@@ -65,5 +65,5 @@ def require_space(folder: Path, train: TrainConfig, samples: int, trained_parame
 
 
 def size_text(count: float) -> str:
-    """Bytes for people."""
+    """Readable number of bytes."""
     return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.2f} MB"

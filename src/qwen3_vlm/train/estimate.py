@@ -17,7 +17,7 @@ _FLOATS_PER_TRAINED = 4
 
 
 def shape_lines(run: Run) -> list[str]:
-    """Steps, disk and memory as lines for people, known before the first update."""
+    """Steps, disk and memory as readable lines, known before the first update."""
     settings, samples = run.config.train, len(run.train_set)
     steps = checkpoint_steps(settings, samples)
     kept = kept_steps(steps, settings.keep_last, settings.keep_every)

@@ -48,7 +48,7 @@ class CachedDataset:
 
 
 def wants_cache(config: DataConfig, vlm: VLM, images: int, folder: Path) -> bool:
-    """Whether `data.cache_features` asks for a cache of so many images, and if it is `auto`, there is room for it."""
+    """Whether `data.cache_features` asks for a cache of this many images, and if it is `auto`, there is room for it."""
     if config.cache_features == "auto":
         size = cache_gb(vlm, images)
         return size <= config.cache_gb and size * 1e9 < _SHARE_OF_FREE * free_bytes(folder)

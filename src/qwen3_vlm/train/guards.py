@@ -36,7 +36,7 @@ class Interrupt:
     """Whether Ctrl-C, or SIGTERM as a machine sends it before it is taken away, has asked this process to stop."""
 
     def __init__(self) -> None:
-        """Nobody has asked yet."""
+        """No stop was requested yet."""
         self.asked = False
 
     @contextmanager
@@ -96,7 +96,7 @@ def _what_would_fit(sizes: Sizes, stage: Stage) -> str:
 
 @contextmanager
 def ranks_watched(accelerator: Accelerator) -> Iterator[None]:
-    """Turn the communication errors that a dead process leaves behind into one line.
+    """Turn the communication errors caused by a dead process into one line.
 
     Raises:
         RankLostError: another process of this job ended or was killed.

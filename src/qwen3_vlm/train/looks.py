@@ -1,14 +1,14 @@
 """Looks while training: a fixed handful of held-out samples, scored with their own pictures, with others, with zeros.
 
-A look tells when the connector begins to carry the picture, long before the loss says so. It is an indication, not
-check 1: 16 samples, and no verdict. Where its two gaps stand is decided here, once, when it is taken: that of shuffled
-against the margin of check 1, that of zeros against 0, with bounds at a level that all looks of the run share. What
-that bound on errors is worth on 16 samples: `onset`.
+A look shows when the connector begins to carry the picture, long before the loss shows it. It is an indication, not
+check 1: 16 samples, and no verdict. The standing of its two gaps is decided here, once, when it is taken: that of
+shuffled against the margin of check 1, that of zeros against 0, with bounds at a level that all looks of the run share.
+What that bound on errors is worth on 16 samples: `onset`.
 
 No look changes a weight or draws from a generator of the training, so that a run with looks is bit for bit the run
 without. The main process takes them alone; the others wait at the next sum over processes.
 
-Cost. A look scores each of 16 captions behind 8 pictures, every picture read once, and once behind zeros: for the
+Cost. A look scores each of 16 captions with 8 pictures, every picture read once, and once with zeros: for the
 embedded trial about 2,450 tokens forward, the work of 40 trained samples (24 tokens forward and back each, and the
 connector). `log` takes one look per 1,000 trained samples at most, so that looks stay below a twentieth of a run.
 """
@@ -44,7 +44,7 @@ _LAST_DIGITS = 1e-5
 
 
 def look_steps(every: str | int, total_steps: int, samples: int) -> list[int]:
-    """At or behind which steps to look.
+    """At or after which steps to look.
 
     Args:
         every: `train.ablate_every`: off, log, or a number of steps.
@@ -134,7 +134,7 @@ def shuffled_gap(
     margin: float,
     looks: int,
 ) -> tuple[Estimate, Stand]:
-    """The gap to wrong pictures at one look, and where it stands.
+    """The gap to wrong pictures at one look, and its standing.
 
     Args:
         differences_SK: loss with each wrong picture minus that with the own one, nats per caption.

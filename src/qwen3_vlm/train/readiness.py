@@ -46,7 +46,7 @@ def optimizer_findings(vlm: VLM, optimizer: torch.optim.Optimizer) -> list[Findi
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     own = dict(vlm.connector.named_parameters())
     absent = [name for name, p in own.items() if id(p) not in held]
-    foreign = [name for name, p in (*vlm.tower.named_parameters(), *vlm.llm.named_parameters()) if id(p) in held]
+    frozen = [name for name, p in (*vlm.tower.named_parameters(), *vlm.llm.named_parameters()) if id(p) in held]
     found = []
     if absent:
         found.append(
@@ -59,15 +59,15 @@ def optimizer_findings(vlm: VLM, optimizer: torch.optim.Optimizer) -> list[Findi
                 count=len(absent),
             )
         )
-    if foreign:
+    if frozen:
         found.append(
             finding(
                 "frozen-moved",
-                f"the optimizer was given {len(foreign)} parameter {agree(len(foreign), 'tensor', 'tensors')} of the "
-                f"frozen parts, first {foreign[0]}",
+                f"the optimizer was given {len(frozen)} parameter {agree(len(frozen), 'tensor', 'tensors')} of the "
+                f"frozen parts, first {frozen[0]}",
                 "give the optimizer vlm.connector.parameters() and nothing else",
-                foreign=foreign[:8],
-                count=len(foreign),
+                foreign=frozen[:8],
+                count=len(frozen),
             )
         )
     return found

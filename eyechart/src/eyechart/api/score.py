@@ -62,8 +62,8 @@ def score(
     Args:
         model: an image-text-to-text model of transformers, by folder or hub id; or a `Scorer`.
         rows: what the model has not been trained on: the path of a data file, rows, or batches.
-        conditions: `runbook`, `standard`, `full`, or names separated by commas. What cannot be had is left out, with
-            the reason in `ablation.remarks`; a list of which nothing can be had is refused.
+        conditions: `runbook`, `standard`, `full`, or names separated by commas. Conditions that are not available are
+            left out, with the reason in `ablation.remarks`; a list with no available condition is rejected.
         num_samples: rows to score, drawn by seed; None takes `settings.ablation.num_samples` rows of a file, and all
             of those that are handed over.
         image_root: folder that the rows' image paths are relative to; None takes the data file's, or the rows' own.
@@ -236,7 +236,7 @@ def _diagnosis(
         try:
             probes = probe(scorer, batch, settings.seed)
             evidence = replace(evidence, probes=probes, vocabulary=description_of(scorer).vocabulary.size)
-        except Exception as error:  # noqa: BLE001 - a stranger's scorer may raise anything; all scores are there
+        except Exception as error:  # noqa: BLE001 - a user's scorer may raise anything; all scores are complete
             remarks = [Remark(code="probes-failed", about="probes", figures=_of_error(error))]
     return diagnose_run(evidence), remarks
 
@@ -246,7 +246,7 @@ def _of_error(error: Exception) -> dict[str, str]:
 
 
 def _recorded(settings: ScoreSettings, about: Description, wanted: Asked, by_name: bool) -> dict[str, Any]:
-    """What was scored and how; a default would claim what nobody did."""
+    """What was scored and how; only recorded values, because a default could be wrong."""
     tree = settings.model_dump(mode="json")
     data = {"json_file": None if wanted.file is None else str(wanted.file), "image_root": wanted.image_root}
     limits = {key: tree[key] for key in ("max_seq_len", "max_rejected", "max_pixels") if by_name}

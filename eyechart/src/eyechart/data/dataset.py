@@ -124,7 +124,7 @@ def too_many_rejected(
     """
     if len(rejects) > max_rejected * total:
         raise TooManyRejectedError(
-            f"{_summary(rejects, total, label)}. That is more than {setting} {max_rejected:g}: mend the rows or "
+            f"{_summary(rejects, total, label)}. That is more than {setting} {max_rejected:g}: fix the rows or "
             "raise it",
             rejects,
             total,

@@ -148,7 +148,7 @@ def load_thumbnail(path: Path, side: int, max_pixels: int) -> Image.Image:
 def _with_image(path: Path, max_pixels: int, use: Callable[[Image.Image], _Made]) -> _Made:
     """What `use` makes of an opened image file; whatever goes wrong becomes an ImageError."""
     _require_file(path)
-    # Pillow's own limit on pixels would otherwise stand above ours.
+    # Pillow's own limit on pixels would otherwise override ours.
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)
     # Pillow warns of large images (we have our own limit), of damaged EXIF data (read as upright) and the like.
     with warnings.catch_warnings():
@@ -272,7 +272,7 @@ def normalise(pixels_BCHW: Tensor, spec: ImageSpec) -> Tensor:
 
 
 def content_hash(pixels_CHW: Tensor) -> str:
-    """128-bit hash of decoded pixels: equal exactly where the tower cannot tell two images apart."""
+    """128-bit hash of decoded pixels: equal exactly if the tower cannot distinguish two images."""
     digest = hashlib.blake2b(str(tuple(pixels_CHW.shape)).encode(), digest_size=16)
     digest.update(pixels_CHW.contiguous().numpy().data)
     return digest.hexdigest()

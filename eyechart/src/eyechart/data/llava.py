@@ -26,7 +26,7 @@ from eyechart.seam import Reject, RejectKind, Row
 PLACEHOLDER = "<image>"
 """Where the image goes in a human turn."""
 IMAGE_STRINGS = (PLACEHOLDER, "<|image_pad|>", "<|vision_start|>", "<|vision_end|>")
-"""Strings that stand for image positions; inside a caption they would claim an image that is not there."""
+"""Strings that represent image positions; inside a caption they would refer to an image that does not exist."""
 
 _LOG = logging.getLogger(__name__)
 _IMAGE_STRING = re.compile("|".join(re.escape(text) for text in IMAGE_STRINGS))
@@ -59,7 +59,7 @@ def read_rows(
 ) -> tuple[list[Row], list[Reject]]:
     """Read the rows of a data file.
 
-    Missing and duplicate ids are accepted and reported in one log line: rows are told apart by their index.
+    Missing and duplicate ids are accepted and reported in one log line: rows are identified by their index.
 
     Args:
         path: JSON list or JSON Lines, perhaps gzipped.
@@ -103,7 +103,7 @@ def _report_ids(path: Path, records: Iterable[Row], missing: int) -> None:
         _LOG.warning("%s: %d rows without an id: their row number is used", path, missing)
     if repeated:
         _LOG.warning(
-            "%s: %d ids are used by %d rows, such as %r: accepted, rows are told apart by their row number",
+            "%s: %d ids are used by %d rows, such as %r: accepted, rows are identified by their row number",
             path,
             len(repeated),
             sum(counts[identity] for identity in repeated),
@@ -297,4 +297,4 @@ def _syntax(error: Exception, size: int) -> str:
 
 
 def _shift(start: int) -> str:
-    return f", counted behind the byte order mark of {start} bytes" if start else ""
+    return f", counted after the byte order mark of {start} bytes" if start else ""

@@ -11,7 +11,7 @@ from eyechart.faults.table import agree, finding
 from eyechart.results import Finding
 
 NEIGHBOURS = 0.05
-"""Nats per label token that a caption's loss may change between its batch and alone: bfloat16 rounds that coarsely."""
+"""Nats per label token that a caption's loss may change between its batch and alone: the rounding of bfloat16."""
 _BESIDE = {
     "before the block": "the text token before the image block",
     "first of the block": "the opening delimiter of the image block",
@@ -22,7 +22,7 @@ _BESIDE = {
 
 
 def diagnose_tokens(tokens: TokenRoutes) -> list[Finding]:
-    """Name what is wrong between the visual tokens of a batch and its losses; nothing where those are not numbers."""
+    """Name what is wrong between the visual tokens of a batch and its losses; nothing if those are not numbers."""
     if not math.isfinite(tokens.loss):
         return []  # a route cannot be seen through NaN
     return diagnose_repeats({"losses": tokens.repeated}) or [*_tokens(tokens)]
@@ -141,7 +141,7 @@ def diagnose_past_tokens(change: float, allowed: float) -> list[Finding]:
     """Name a second way from the pixels to the losses.
 
     Args:
-        change: largest change of a loss when pixels change behind zeroed visual tokens, nats.
+        change: largest change of a loss when pixels change while visual tokens are zeroed, nats.
         allowed: what rounding explains.
     """
     if not change > allowed:

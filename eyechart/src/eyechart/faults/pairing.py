@@ -1,4 +1,4 @@
-"""Do captions go with their images at all? Asked of the data, with no language model and nothing trained.
+"""Do captions match their images? Tested on the data, without a language model or training.
 
 Similar images should have similar captions. With K the centred cosine similarities of pooled tower features and L
 those of the captions' words (tf-idf), both without their diagonal,
@@ -170,7 +170,7 @@ def _lacks(side: Association) -> bool:
 
 
 def _tf_idf(captions: Sequence[str]) -> FloatArray:
-    """Words that stand in one caption only, or in all, cannot go with anything and are left out."""
+    """Words that occur in only one caption, or in all, cannot show an association and are left out."""
     words = [Counter(re.findall(r"\w+", caption.lower())) for caption in captions]
     documents = Counter(word for counts in words for word in counts)
     kept = {word: i for i, word in enumerate(sorted(w for w, n in documents.items() if 1 < n < len(captions)))}

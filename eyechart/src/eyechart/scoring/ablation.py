@@ -40,7 +40,7 @@ def ablate(
     """Run check 1.
 
     Args:
-        scorer: the model, behind the seam.
+        scorer: the model, adapted to the seam.
         batches: the held-out samples with their images; rows must be distinct. Each is asked for once (in a job of
             several processes, by one of them), so that a sequence may read its images when it is asked.
         plan: what is measured.

@@ -1,6 +1,6 @@
 """Samples to a Batch, with the counts of check 2 (% truncated, % without label tokens, average label tokens).
 
-Padding goes on the right, so a sample's ids and positions are the same in every batch; what is padding is told by
+Padding goes on the right, so a sample's ids and positions are the same in every batch; padding is known from
 `lengths_B` alone, since the pad id may be EOS.
 """
 
@@ -22,7 +22,7 @@ def collate(items: Sequence[Sample | Reject], pad_id: int = 0) -> Batch:
 
     Args:
         items: what the data set returned for the batch's rows. Where some samples have no place for an image, their
-            pixels are zeros that nobody reads.
+            pixels are zeros that are not read.
         pad_id: id at padded positions; nothing reads it.
 
     Returns:
@@ -66,7 +66,7 @@ def without_block(batch: Batch, begin_id: int | None) -> Batch:
 
     Args:
         batch: its blocks need not be equally long.
-        begin_id: stands before a first label whose prompt was nothing but the block; None where there is none such.
+        begin_id: placed before a first label if its prompt was only the block; None if there is no such token.
     """
     parts: list[tuple[list[Tensor], int]] = []
     for b, length in enumerate(batch.lengths_B.tolist()):
@@ -74,12 +74,12 @@ def without_block(batch: Batch, begin_id: int | None) -> Batch:
         ids_T, labels_T = batch.ids_BT[b][keep_T], batch.labels_BT[b][keep_T]
         length -= int((~keep_T).sum())
         if length and labels_T[0] != IGNORE_INDEX:
-            assert begin_id is not None, "the caller leaves no-image out where nothing can stand before the caption"
+            assert begin_id is not None, "the caller leaves no-image out if no token can precede the caption"
             ids_T, labels_T = F.pad(ids_T, (1, 0), value=begin_id), F.pad(labels_T, (1, 0), value=IGNORE_INDEX)
             length += 1
         parts.append(([ids_T, labels_T], length))
     width = max((len(ids_T) for (ids_T, _), _ in parts), default=0)
-    # Behind the shorter ones their own last token is repeated, which is never an image position.
+    # After the shorter ones their own last token is repeated, which is never an image position.
     ids = [torch.cat([i_T, i_T[-1:].expand(width - len(i_T))]) for (i_T, _), _ in parts]
     labels = [F.pad(l_T, (0, width - len(l_T)), value=IGNORE_INDEX) for (_, l_T), _ in parts]
     samples = tuple(

@@ -40,7 +40,7 @@ CONTENT_FREE = ("no-image", "mean-token", "blind")
 any tokens can beat a bare prompt, and random ones need not hurt."""
 RIVALS = ("zero", "no-image", "mean-token")
 """What a trained blind prompt is held against. One that is worse than the best of them is under-trained and splits
-nothing; without them nobody would know."""
+nothing; without them it would not be known."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _slot_mix(scene: Scene, positions: Sequence[int], _: int) -> VisualTokens:
 
 
 def _sources(scene: Scene, position: int, slots: int) -> IntArray:
-    """For each slot the sample that lends it; images only repeat where there are fewer others than slots."""
+    """For each slot the sample that provides it; images only repeat if there are fewer others than slots."""
     others = len(scene.first_of_image) - 1
     assert others > 0, "the caller leaves slot-mix out where there is one image"
     generator = np.random.default_rng([scene.seed, _MIX, scene.rows[position]])
@@ -185,7 +185,7 @@ def parse_conditions(text: str) -> tuple[str, ...]:
     """Read `--conditions`: a ladder (`runbook`, `standard`, `full`) or names separated by commas, in any mixture.
 
     Returns:
-        As `named_conditions`, and behind them those of RIVALS that `blind` lacks.
+        As `named_conditions`, followed by those of RIVALS that `blind` lacks.
 
     Raises:
         ValueError: an unknown or empty name, with the nearest known one.

@@ -101,7 +101,7 @@ def _require_sample(batch: Batch, b: int, sample: Sample) -> None:
         if length != len(own_T) or not np.array_equal(own_T, row_T[:length].cpu().numpy()):
             raise ValueError(f"{where}: expected {name}_BT to begin with the sample's own {name}_T, and its length")
     if bool((batch.labels_BT[b, length:] != IGNORE_INDEX).any()):
-        raise ValueError(f"{where}: expected no label behind its {length} tokens, in the padding")
+        raise ValueError(f"{where}: expected no label after its {length} tokens, in the padding")
     if length and int(batch.labels_BT[b, 0]) != IGNORE_INDEX:
         raise ValueError(f"{where}: expected something before the first label to predict it from, got a label first")
     if bool((batch.labels_BT[b][batch.block_BT[b]] != IGNORE_INDEX).any()):
@@ -148,7 +148,7 @@ def nll(scorer: ScorerOfBatches, batch: Batch, visual: VisualTokens | None) -> l
 def pair_nll(
     scorer: ScorerOfBatches, batch: Batch, visual: VisualTokens, images_B: Sequence[int]
 ) -> list[torch.Tensor]:
-    """`scorer.pair_nll`, or what stands for it where the scorer has none.
+    """`scorer.pair_nll`, or a replacement if the scorer has none.
 
     Raises:
         ValueError: a broken contract.

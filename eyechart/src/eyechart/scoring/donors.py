@@ -1,4 +1,4 @@
-"""Who lends whom a picture: R disjoint derangements over all scored samples.
+"""Which sample gets which wrong picture: R disjoint derangements over all scored samples.
 
 A derangement gives every sample the image of another one and uses every image once. A donor never has the same image
 (by content hash) and never the same caption, for then its picture would not be a wrong one; no pair (own, donor)
@@ -48,7 +48,7 @@ class Donors:
 
 
 def draw_donors(hashes: Sequence[str], captions: Sequence[str], requested: int, seed: int) -> Donors:
-    """Draw `requested` disjoint derangements, or as many as exist at all.
+    """Draw `requested` disjoint derangements, or as many as exist.
 
     Args:
         hashes: image content hash of each sample, in canonical order (by row), so that the draw does not depend on
@@ -70,7 +70,7 @@ def draw_donors(hashes: Sequence[str], captions: Sequence[str], requested: int, 
 
 @dataclass(frozen=True)
 class _Kinds:
-    """Who may lend to whom, without a table of S x S: equal numbers mean equal image, or equal caption."""
+    """Which samples may exchange images, without a table of S x S: equal numbers mean equal image, or equal caption."""
 
     images_S: IntArray
     texts_S: IntArray
@@ -83,7 +83,7 @@ class _Kinds:
         return len(self.images_S)
 
     def differ(self, own: IntArray | int, donor: IntArray | int) -> BoolArray:
-        """May these donors lend their images to these samples? Element by element; nobody lends to himself."""
+        """Whether these samples may get the images of these donors, element by element; never their own."""
         different: BoolArray = (self.images_S[own] != self.images_S[donor]) & (self.texts_S[own] != self.texts_S[donor])
         return different
 
@@ -127,7 +127,10 @@ def _draw_by_flow(kinds: _Kinds, requested: int, generator: np.random.Generator)
     gigabytes. It then may, though hardly will, find fewer than exist; the second value is 0 where all were offered.
     """
     size = len(kinds)
-    own_S, donor_S = generator.permutation(size), generator.permutation(size)  # the solver's fixed order favours nobody
+    own_S, donor_S = (
+        generator.permutation(size),
+        generator.permutation(size),
+    )  # so that the solver's fixed order has no influence
     searched = _OFFERED if size > _ALL_PAIRS_UP_TO else 0
     mixed_SS = _some_pairs(kinds, own_S, donor_S, generator) if searched else _all_pairs(kinds, own_S, donor_S)
     for count in range(requested, 0, -1):
@@ -154,7 +157,7 @@ def _all_pairs(kinds: _Kinds, own_S: IntArray, donor_S: IntArray) -> csr_array:
 
 
 def _some_pairs(kinds: _Kinds, own_S: IntArray, donor_S: IntArray, generator: np.random.Generator) -> csr_array:
-    """For every sample so many donors at random, and for every donor so many samples, those that are allowed."""
+    """The same number of random donors for every sample, and of samples for every donor; only allowed pairs."""
     size = len(kinds)
     drawn = generator.integers(size, size=(2, size, _OFFERED))
     everyone = np.broadcast_to(np.arange(size)[:, None], (size, _OFFERED))

@@ -1,7 +1,7 @@
 """The first half of check 1: every image encoded once, and what cannot be scored set aside and counted.
 
 Samples without label tokens or image are counted. So are those whose image has another number of visual tokens than
-most: no image could stand in for them.
+most: no image could replace theirs.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def encode_all(run: Run, batches: Sequence[Batch], bar: Bar) -> Encoded:
         release_freed_memory()
     if not groups:
         return Encoded([], {}, torch.empty(0, dtype=torch.int64), [], unscored, unread, sizes)
-    # No image can stand in for one with another number of visual tokens: the commonest number is scored.
+    # No image can replace one with another number of visual tokens, so only the most common number is scored.
     chosen = max(groups, key=lambda slots: (len(groups[slots].found), slots))
     unscored += Counter({OTHER_TOKENS: sum(len(g.found) for slots, g in groups.items() if slots != chosen)})
     group = groups[chosen]

@@ -4,7 +4,7 @@
     image share      variance across images / mean square, per stage
     RMS ratio        RMS of the visual tokens / RMS of the text embeddings
     effective rank   exp(entropy of the normalised singular values) of one image's tokens (Roy and Vetterli 2007)
-    kNN overlap      share of an image's 10 nearest by pooled tower features that are nearest behind the connector too
+    kNN overlap      share of an image's 10 nearest by pooled tower features that are also nearest after the connector
 
 A variance share near 0 names the stage that collapses: its output is then the same for all images, whatever its slots
 hold. It says nothing about a constant that is added to all slots alike; the image share does.
@@ -31,7 +31,7 @@ from eyechart.scoring.spool import Spool
 from eyechart.verdict.statistics import FloatArray
 
 TOWER, OUTPUT = "tower", "projector"
-"""The stages that the connector stands between; others may lie in between."""
+"""The stages before and after the connector; there may be others in between."""
 NEIGHBOURS = 10
 _COMPARED = 2000
 """Images whose neighbours are compared at most: the time grows with the square."""
@@ -66,7 +66,7 @@ class Spread:
         self.images = images
 
     def share(self) -> float | None:
-        """Share of the variance that lies between images; None with one slot or no variance at all.
+        """Share of the variance that is between images; None with one slot or no variance.
 
         With a single slot there is nothing to compare with: images would make up all of the variance, however small.
         """

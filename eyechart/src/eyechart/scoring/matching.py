@@ -52,7 +52,7 @@ def match(
     """Score every caption with its own image and with others, and estimate what that shows.
 
     Args:
-        scorer: the model, behind the seam; with `pair_nll` each image is read once for all of its captions.
+        scorer: the model, adapted to the seam; with `pair_nll` each image is read once for all of its captions.
         captions: the scored samples in canonical order (by row), each with label tokens and an image hash.
         settings: `matching_k` and `batch_size`.
         seed: draws donors, block, halves and resamples.

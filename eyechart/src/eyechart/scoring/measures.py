@@ -31,7 +31,7 @@ def with_measures(
     Args:
         ablation: check 1.
         scores: its samples, with their visual tokens.
-        scorer: the model, behind the seam.
+        scorer: the model, adapted to the seam.
         plan: what was asked for.
         ranks: the processes that share the work, each called with the same arguments.
         inside: pooled tower features, for hard and graded donors; None leaves these out.

@@ -24,7 +24,7 @@ from eyechart.verdict.statistics import FloatArray
 STREAM = 3
 """Second word of the seed: donors of `shuffled` and noise use others."""
 _MOST_ROWS = 128
-"""Captions scored behind one image at once; an image that more of them need is read again."""
+"""Maximum number of captions scored with one image at once; an image with more captions is read again."""
 
 
 class VisualSource(Protocol):
@@ -96,7 +96,7 @@ def draw_candidates(
     likeness = None if features_SV is None else Likeness(features_SV)
     random_SK = np.empty((size, count), dtype=np.int64)
     hard_SK = None if likeness is None else np.empty_like(random_SK)
-    for i in range(size):  # one row at a time: the whole table of who may lend to whom grows with the square
+    for i in range(size):  # one row at a time: the whole table of allowed pairs grows with the square
         allowed = np.flatnonzero((images_S != images_S[i]) & (texts_S != texts_S[i]))
         random_SK[i] = generator.choice(allowed, count, replace=False)
         if hard_SK is not None and likeness is not None:
@@ -174,7 +174,7 @@ def score_pairs(
     A scorer that offers `pair_nll` reads each image once for all of its captions; any other scores the pairs whole.
 
     Args:
-        scorer: the model, behind the seam.
+        scorer: the model, adapted to the seam.
         captions: what is paired.
         pairs_P2: (caption, image) positions.
         batch_size: pairs per forward pass. A pass holds an image's captions together, so it may be larger.

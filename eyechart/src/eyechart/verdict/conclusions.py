@@ -61,7 +61,7 @@ def _headline(ablation: Ablation | None, coverage: Coverage | None) -> Conclusio
 
 
 def _pattern(ablation: Ablation) -> Iterator[Conclusion]:
-    """What tells a model that reads the picture from one that has only learnt how captions sound."""
+    """What distinguishes a model that uses the picture from one that has only learnt the style of captions."""
     stand = standings(ablation)
     content, presence = stand.get("shuffled"), [stand.get("zero"), stand.get("noise")]
     if content is None or None in presence:
@@ -91,7 +91,7 @@ def _order(ablation: Ablation) -> Iterator[Conclusion]:
 
 
 def _information(ablation: Ablation) -> Iterator[Conclusion]:
-    """What the picture tells beyond the best constant prompt."""
+    """What the picture contributes beyond the best constant prompt."""
     split, blind = ablation.decomposition, ablation.conditions.get("blind")
     if split is None:
         return

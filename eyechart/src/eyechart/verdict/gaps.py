@@ -24,7 +24,7 @@ def helps(condition: Condition | None) -> bool:
 
 
 def harmful(conditions: Mapping[str, Condition]) -> bool:
-    """Whether the right picture is surely worse than none at all."""
+    """Whether the right picture is worse than none, with confidence."""
     return helps(conditions.get("no-image"))
 
 
