@@ -162,7 +162,7 @@ PROMPT = (
     Case(
         "thought-in-training-only",
         "template-unstable",
-        "`<think></think>` stands before known answers, not where an answer is to be generated",
+        "known answers follow `<think></think>`, answers to be generated do not",
         set_up=human_turns,
         change=_encode(_thinking),
     ),

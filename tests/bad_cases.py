@@ -259,7 +259,7 @@ CONFIG = [
 DATA = [
     stop("data file and image folder missing", "audit", "missing: data.json_file data/data.json; data.image_root data",
          make=lambda place: shutil.rmtree(place.path("data"))),
-    stop("data file truncated", "audit", "data/data.json: the JSON breaks off at byte", "is the file complete?",
+    stop("data file truncated", "audit", "data/data.json: the JSON ends at byte", "is the file complete?",
          make=data_bytes(lambda data: data[:-500])),
     stop("data file empty", "audit", "data/data.json: the file is empty (0 bytes", make=data_bytes(lambda data: b"")),
     stop("data file with an empty list", "audit", "data/data.json: the list has zero rows", make=data_bytes(lambda data: b"[]")),

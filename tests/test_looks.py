@@ -84,7 +84,7 @@ def test_a_look_leaves_every_generator_alone(world: TinyWorld, looked: Path) -> 
 @pytest.mark.parametrize("step", [2, 5, 7])
 def test_a_resumed_run_has_the_looks_of_the_uninterrupted_one(world: TinyWorld, looked: Path, step: int) -> None:
     folder = world.root / f"from_{step}"
-    shutil.copytree(looked.parent, folder)  # with all looks, those behind the cut too
+    shutil.copytree(looked.parent, folder)  # with all looks, also those after the cut
     for path in folder.glob("checkpoint_*.pt"):
         if int(path.stem.split("_")[1]) > step:
             path.unlink()
@@ -171,7 +171,7 @@ def test_a_look_scores_each_pair_and_each_caption_with_zeros_once(
 
 
 def others(size: int) -> np.ndarray:
-    """Everybody else's picture, [S,S-1]."""
+    """The pictures of all other samples, [S,S-1]."""
     return np.array([[donor for donor in range(size) if donor != own] for own in range(size)])
 
 

@@ -33,7 +33,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
 
 @pytest.fixture(scope="module")
 def trained(world: TinyWorld) -> Path:
-    """Trained behind the older image block; a checkpoint of today's form."""
+    """Trained with the older image block; a checkpoint of today's format."""
     return world.train("today", train__epochs=1, **LEGACY)
 
 

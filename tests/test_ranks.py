@@ -36,7 +36,7 @@ JOBS: list[dict[str, Any]] = [
 
 @dataclass(frozen=True)
 class Ended:
-    """What a job left behind."""
+    """Output of a job."""
 
     codes: dict[str, list[int]]
     logs: Path

@@ -24,7 +24,7 @@ Read = Callable[[Tensor], Tensor]
 
 
 def past_and_present(embeds_BTE: Tensor) -> Tensor:
-    """A causal decoder: each position adds up itself and what stands before it, the near more than the far."""
+    """A causal decoder: each position sums itself and the positions before it, near ones with more weight."""
     places_T = torch.arange(embeds_BTE.shape[1])
     weights_TT = 0.8 ** (places_T[:, None] - places_T[None]).float()
     return torch.einsum("ts,bse->bte", weights_TT.tril(), embeds_BTE)

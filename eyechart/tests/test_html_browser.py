@@ -118,7 +118,7 @@ def test_right_to_left_words_do_not_reorder_what_stands_beside_them(browser: Bro
         const box = e.getBoundingClientRect();
         return [e.textContent, box.left, box.right, e.getClientRects().length]; }); })()""")
     assert (last[0], end[0]) == ("bars", "<end>")
-    assert end[2] < last[1] and end[3] == 1, "the end mark stands behind the last word, to its left"
+    assert end[2] < last[1] and end[3] == 1, "the end mark follows the last word, to its left"
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -132,7 +132,7 @@ def test_pictures_and_boxes_that_scroll_have_an_edge(browser: Browser, page: Pat
     for what in (".card img", ".true.long"):
         width, colour, _ = browser.evaluate(edge % what)
         assert width == "1px" and colour != card
-    assert browser.evaluate(edge % ".true.long")[2].count("gradient") == 4, "shades tell that there is more"
+    assert browser.evaluate(edge % ".true.long")[2].count("gradient") == 4, "shadows show that there is more"
 
 
 @pytest.mark.parametrize("width", WIDTHS)

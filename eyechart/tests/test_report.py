@@ -1,4 +1,4 @@
-"""Results to pages: what failed reads as failed, and nobody's text becomes markup."""
+"""Results to pages: a failure is shown as a failure, and no text becomes markup."""
 
 import io
 import json

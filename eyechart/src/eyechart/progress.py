@@ -36,13 +36,13 @@ def progress_bar(total: int, what: str, unit: str, initial: int = 0, hidden: boo
     """A bar on standard error that vanishes when it is done.
 
     Args:
-        total: how much there is to do.
+        total: amount of work.
         what: what is being done.
         unit: of `total`, in the singular.
-        initial: how much was done before.
+        initial: amount done before.
         hidden: show nothing (ranks other than the first).
 
-    Into a file or pipe it prints a line every 30 seconds at most: a log should show life, not animation.
+    Into a file or pipe it prints a line every 30 seconds at most: a log should show progress without animation.
     """
     terminal = sys.stderr.isatty()
     bar: tqdm[Any] = tqdm(
@@ -60,7 +60,7 @@ def progress_bar(total: int, what: str, unit: str, initial: int = 0, hidden: boo
 
 
 def say(line: str) -> None:
-    """Write a line to standard error while a bar may be there: above it on a terminal, as it is in a log."""
+    """Write a line to standard error while a bar may be there: above it on a terminal, unchanged in a log."""
     if sys.stderr.isatty():
         tqdm.write(line, file=sys.stderr)
     else:

@@ -14,7 +14,7 @@ from qwen3_vlm.commands.loaded import Loaded
 
 
 def with_captions(scored: Sequence[ScoredSample], loaded: Loaded, prepared: Prepared, count: int) -> list[ScoredSample]:
-    """Let the model write, greedily, for an even choice of `count` samples: those that the page shows."""
+    """Let the model write, greedily, for `count` evenly spaced samples: those that the page shows."""
     position = {row: p for p, row in enumerate(prepared.eval.rows)}
     chosen, samples = [], []
     for i in even_choice(len(scored), count):
