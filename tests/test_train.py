@@ -390,7 +390,7 @@ def test_a_folder_with_a_run_is_refused_unless_told_what_to_do_with_it(
     before = {path.name: path.read_bytes() for path in done.parent.iterdir()}
     config = str(world.config_file("done"))
     assert main(["--config", config]) == 2
-    line = f"error: output_dir {done.parent} already holds checkpoint_10.pt; go on with --resume, start again with "
+    line = f"error: output_dir {done.parent} already holds checkpoint_10.pt; continue with --resume, start again with "
     assert capsys.readouterr().err.startswith(line + "--overwrite")
     assert main(["--config", config, "--resume", "--overwrite"]) == 2
     assert "give one of them" in capsys.readouterr().err
@@ -440,7 +440,7 @@ def test_the_command_line_trains_and_takes_overrides(
         ({"train__lrr": 1}, "unknown key `train.lrr`; did you mean `train.lr`?"),
         ({"data__json_file": "nowhere.json"}, "missing: data.json_file nowhere.json"),
         ({"model__llm": "no/such/folder"}, "model.llm: the folder no/such/folder does not exist"),
-        ({"model__device": "cuda"}, "model.device: cuda was asked for, but PyTorch sees no GPU"),
+        ({"model__device": "cuda"}, "model.device: cuda was requested, but PyTorch finds no GPU"),
         ({"data__max_seq_len": 9}, "max_seq_len"),
         ({"data__max_samples": 1}, "cannot split 1 rows"),
     ],
@@ -479,7 +479,7 @@ def test_a_full_disk_ends_with_exit_2_and_the_older_checkpoint_resumes(
     monkeypatch.setattr(loop, "save_checkpoint", full)
     assert main(["--config", config]) == 2
     err = capsys.readouterr().err
-    assert f"checkpoint_{LAST_STEP}.pt: cannot write the checkpoint (" in err and "go on with --resume" in err
+    assert f"checkpoint_{LAST_STEP}.pt: cannot write the checkpoint (" in err and "continue with --resume" in err
     assert steps_in(world.root / "full") == [STEPS_PER_EPOCH]
     assert main(["--config", config, "--resume"]) == 0
     assert same(weights_of(world.root / "full" / done.name), weights_of(done))

@@ -63,7 +63,7 @@ def test_a_hub_that_answers_is_used(answering: None) -> None:
     assert hub_state() == "the hub denies access to it"
     told = explain_absence("some/model", "model.llm", OSError("some/model is gated\nlong advice"))
     assert told == (
-        "model.llm: some/model is no folder here, not in the local hub cache, and the hub denies access to it "
+        "model.llm: some/model is neither a folder here nor in the local hub cache, and the hub denies access to it "
         "(some/model is gated)"
     )
 

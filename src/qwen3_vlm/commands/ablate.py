@@ -23,7 +23,7 @@ class Ablate:
     Example: qwen3-vlm ablate --checkpoint outputs/stage1_align_tiny/checkpoint_3675.pt --num_samples 128
 
     Any other model is scored by `eyechart score MODEL --data ROWS`.
-    Any config field can be set too, such as --ablation.derangements 1 (docs/config.md has them all).
+    Any config field can also be set, such as --ablation.derangements 1 (docs/config.md lists all).
     """
 
     checkpoint: Path
@@ -89,7 +89,7 @@ def ablate(
         conditions: `runbook`, `standard`, `full`, or names separated by commas.
 
     Returns:
-        The results, with verdict; nothing but the mean visual tokens and the blind prompt is written.
+        The results, with verdict; only the mean visual tokens and the blind prompt are written to files.
 
     Raises:
         ValueError: bad input, one line.
@@ -132,7 +132,7 @@ def ablate_model(
         image_root: folder that the rows' image paths are relative to.
         num_samples: rows to score, drawn by seed; the settings' number if None.
         conditions: `runbook`, `standard`, `full`, or names separated by commas.
-        train_data: rows whose images make the mean of `mean-token`; without it that condition is left out.
+        train_data: rows whose images are averaged for `mean-token`; without it that condition is left out.
         prompt: human turn with one `<image>` in place of each row's own.
         image_size: pixels of both sides of every image; the processor's own size if None.
         settings: how it is loaded and scored; the defaults if None.

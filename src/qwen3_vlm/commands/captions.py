@@ -19,7 +19,7 @@ def with_captions(scored: Sequence[ScoredSample], loaded: Loaded, prepared: Prep
     chosen, samples = [], []
     for i in even_choice(len(scored), count):
         item = prepared.eval[position[scored[i].row]]
-        if isinstance(item, Sample):  # an image that was there for scoring can be gone by now: nothing is written then
+        if isinstance(item, Sample):  # an image may have been deleted after scoring: nothing is written then
             chosen.append(i)
             samples.append(item)
     written = dict(zip(chosen, captions_of(loaded, samples), strict=True))

@@ -13,7 +13,7 @@ class Train:
 
     Example: qwen3-vlm train --config configs/stage1_align_tiny.yaml --train.epochs 1 --output_dir outputs/one_epoch
 
-    Any config field can be set so (docs/config.md has them all).
+    Any config field can be set in this way (docs/config.md lists all).
     """
 
     config: Path

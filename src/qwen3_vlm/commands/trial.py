@@ -20,7 +20,7 @@ class Trial:
 
     Example: qwen3-vlm trial --config configs/stage1_align_digits.yaml
 
-    Any config field can be set too, such as --train.epochs 1 (docs/config.md has them all).
+    Any config field can also be set, such as --train.epochs 1 (docs/config.md lists all).
     """
 
     config: Path = Path("configs/stage1_align_tiny.yaml")

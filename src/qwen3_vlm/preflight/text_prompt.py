@@ -44,7 +44,7 @@ def block_findings(rows: Sequence[Row], prepared: Prepared, vlm: VLM, tokens: To
             cases.add("placeholder-split", row, f"the block is not between its two delimiters, it begins {around!r}")
         elif row.block != (at[0] - step, at[-1] + step + 1):
             cases.add("placeholder-split", row, f"the batch marks {row.block} as image block, it is at {at[0] - step}")
-    if "image-truncated" in cases.rows:  # a block that is cut is not also built wrongly
+    if "image-truncated" in cases.rows:  # a truncated block is not reported as wrongly built
         cases.rows = {"image-truncated": cases.rows["image-truncated"]}
     says = {
         "image-truncated": (
@@ -53,14 +53,14 @@ def block_findings(rows: Sequence[Row], prepared: Prepared, vlm: VLM, tokens: To
         ),
         "token-id-mismatch": (
             "the tokenizer and the model disagree on the id of an image position in {n} of {of} rows",
-            "take the id of <|image_pad|> from the tokenizer wherever visual tokens are placed",
+            "use the id of <|image_pad|> from the tokenizer wherever visual tokens are placed",
         ),
         "placeholder-count": (
             "image positions and visual tokens differ in number in {n} of {of} rows",
             "put <|image_pad|> into the prompt once per visual token (connector.latents), between the two delimiters",
         ),
         "placeholder-split": (
-            "the image block is not {want} tokens beside each other in {n} of {of} rows",
+            "the image block is not {want} adjacent tokens in {n} of {of} rows",
             "splice the block in as ids: <|vision_start|>, then <|image_pad|> once per latent, then <|vision_end|>",
         ),
     }
@@ -105,13 +105,14 @@ def template_findings(rows: Sequence[Row], prepared: Prepared, tokens: Tokens) -
         cut = start == len(row.ids)
         if around[0] != got_around[0] or (around[1] != got_around[1] and not cut):
             read = f"{tokens.decode(got_around[0])}{PLACEHOLDER}{tokens.decode(got_around[1])}"
-            cases.add("template-unstable", row, f"training reads {short(read)}, which is not what prompt.template says")
+            cases.add("template-unstable", row, f"training reads {short(read)}, which differs from prompt.template")
     return [
         finding(
             code,
             f"the prompt that generation uses is not the text before the caption in training, in {len(found)} of "
             f"{len(rows)} rows; {cases.shown[code]}",
-            "let one function make the prompt for training and for generation, so that training's ids start with the "
+            "use one function to build the prompt for training and for generation, so that training's ids start with "
+            "the "
             "prompt's, token by token",
             rows=len(found),
             of=len(rows),

@@ -1,4 +1,4 @@
-"""What a run has ready before its first update: an optimizer, an order of the rows, and perhaps cached features."""
+"""What a run prepares before its first update: an optimizer, an order of the rows, and perhaps cached features."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from qwen3_vlm.train.schedule import Window
 from qwen3_vlm.train.update import SampleSource
 
 _CACHED = 4
-"""Samples whose cached features are computed again."""
+"""Number of samples whose cached features are recomputed."""
 
 
 def order_findings(size: int, windows: Sequence[Window]) -> list[Finding]:
@@ -32,7 +32,7 @@ def order_findings(size: int, windows: Sequence[Window]) -> list[Finding]:
         finding(
             "under-trained",
             f"an epoch reads {read} of {size:,} training rows, and {sum(n > 1 for n in counts.values())} of them more "
-            "than once: the others are never learnt from",
+            "than once: the others are never used",
             "let the sampler draw every row once per epoch, in another order each time",
             "error",
             rows_read=read,
@@ -53,7 +53,7 @@ def optimizer_findings(vlm: VLM, optimizer: torch.optim.Optimizer) -> list[Findi
             finding(
                 "no-gradient",
                 f"the optimizer was not given {len(absent)} of the connector's {len(own)} parameter tensors, first "
-                f"{absent[0]}, so {agree(len(absent), 'it stays', 'they stay')} at the random start",
+                f"{absent[0]}, so {agree(len(absent), 'it keeps', 'they keep')} the random initial values",
                 "give the optimizer vlm.connector.parameters()",
                 absent=absent[:8],
                 count=len(absent),
@@ -75,7 +75,7 @@ def optimizer_findings(vlm: VLM, optimizer: torch.optim.Optimizer) -> list[Findi
 
 @torch.no_grad()
 def cache_findings(vlm: VLM, cached: SampleSource, dataset: Dataset) -> list[Finding]:
-    """Are cached features those of their images? A few samples, the tower run again."""
+    """Do cached features belong to their images? The tower is run again on a few samples."""
     pairs = [(cached[p], dataset[p]) for p in spread(_CACHED, len(dataset))]
     both = [(a, b) for a, b in pairs if isinstance(a, Sample) and isinstance(b, Sample)]
     if len(both) < 2:
@@ -96,7 +96,7 @@ def cache_findings(vlm: VLM, cached: SampleSource, dataset: Dataset) -> list[Fin
                 "features-altered",
                 f"the cached features of row {both[b][0].row} are those of its image, but changed: they differ by "
                 f"{float(apart_B[b]):.2g} times their size from what the tower gives now",
-                "delete the cached features and make them again with this tower and this preprocessing; look for a "
+                "delete the cached features and compute them again with this tower and this preprocessing; look for a "
                 "conversion without a scale (int8, float8) where they are written",
                 samples=int((apart_B >= 0.05).sum()),
                 of=len(both),
@@ -109,10 +109,11 @@ def cache_findings(vlm: VLM, cached: SampleSource, dataset: Dataset) -> list[Fin
         finding(
             "image-order" if of_images else "pixels-unused",
             f"the cached features of row {both[b][0].row} are not those of its image{whose if of_images else ''}{same}",
-            "look at what fills the cache and reads it: each sample's features at its own position, in one order; or "
+            "check the code that writes and reads the cache: each sample's features at its own position, in one "
+            "order; or "
             "set data.cache_features to off"
             if of_images
-            else "look at what fills the cache: the tower must be given each sample's own pixels (a buffer used twice, "
+            else "check the code that writes the cache: the tower must get each sample's own pixels (a reused buffer, "
             "one image for all?); or set data.cache_features to off",
             samples=int((apart_B >= 0.05).sum()),
             of=len(both),
@@ -131,8 +132,8 @@ def _still_own(kept_BPV: Tensor, fresh_BPV: Tensor) -> bool:
 def _rows_of_others(got_BX: Tensor, own_BX: Tensor) -> dict[int, int]:
     """Rows of `got` that are nearer to another row of `own` than to their own, with that other row.
 
-    A row counts only where the other one is clearly nearer: where all rows are nearly the same, rounding decides which
-    is nearest and nothing is said.
+    A row counts only if the other one is clearly nearer: if all rows are nearly equal, rounding decides which is
+    nearest, and nothing is reported.
     """
     distances_BB = torch.cdist(got_BX.flatten(1).float()[None], own_BX.flatten(1).float()[None])[0]
     nearest_B = distances_BB.argmin(dim=1)

@@ -93,8 +93,7 @@ class TooManyRejectedError(ValueError):
 def judge_rejects(
     rejects: Sequence[Reject], total: int, max_rejected: float, label: str, setting: str = "data.max_rejected"
 ) -> None:
-    """The one rule for unusable rows, because of their text or their image: report them, and stop if there are too
-    many.
+    """The one rule for rows with unusable text or image: report them, and stop if there are too many.
 
     Args:
         rejects: unusable rows.

@@ -151,7 +151,8 @@ def _never_trained(evidence: ConnectorEvidence) -> list[Finding]:
             finding(
                 "connector-not-loaded",
                 "the checkpoint's connector looks as if it was never trained: all "
-                f"{len(still_constant)} tensors that start as ones or zeros (such as `{still_constant[0]}`) are still "
+                f"{len(still_constant)} tensors that are initialised to ones or zeros (such as `{still_constant[0]}`) "
+                "are still "
                 "exactly that, and the other weights differ from this seed's start, so they come from another "
                 "initialisation",
                 "load the trained connector: perhaps a newly initialised one was saved instead, or loading skipped "
