@@ -1,6 +1,6 @@
-"""The contract of the seam, held against what a scorer returns: whatever is broken is said where it is broken.
+"""Checks what a scorer returns against the contract of the seam; each error names the violated part.
 
-Every message begins with the part of the contract that it is about; `eyechart.Scorer` has the whole of it.
+Every message begins with the part of the contract that it is about; `eyechart.Scorer` has the whole contract.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def read_batch(scorer: Scorer, rows: Sequence[Row]) -> Batch:
 
 
 def require_batch(batch: Batch) -> None:
-    """Refuse a batch whose parts do not belong together.
+    """Reject a batch whose parts do not match.
 
     Raises:
         ValueError: a broken contract.
@@ -175,7 +175,7 @@ def _losses(what: str, batch: Batch, result: TokenNLL) -> list[torch.Tensor]:
 
 @torch.no_grad()
 def require_contract(scorer: ScorerOfBatches, batch: Batch) -> None:
-    """Try a few samples together and alone: the order of rows, and what must not depend on a batch.
+    """Test a few samples together and alone: the order of rows, and independence of the batch.
 
     Raises:
         ValueError: a broken contract.

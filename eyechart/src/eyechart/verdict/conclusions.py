@@ -1,7 +1,7 @@
-"""What the standings of a run allow to say: codes, each with the standings that it asserts.
+"""Conclusions from the standings of a run: codes, each with the standings that it asserts.
 
 A conclusion is chosen here, from standings and verdicts alone, and stored in the results; `reporting.conclusions` has
-one sentence for each code. So no sentence says more than the claims it names, and none contradicts another.
+one sentence for each code. So no sentence states more than the claims it names, and none contradicts another.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _GATES = ("shuffled", "zero", "noise")
 
 
 def conclude(ablation: Ablation | None, coverage: Coverage | None) -> list[Conclusion]:
-    """Everything that may be said about a run, one conclusion per topic (`order` has one per comparison)."""
+    """All conclusions about a run, one per topic (`order` has one per comparison)."""
     found = [_headline(ablation, coverage)]
     if ablation is not None:
         found += [*_pattern(ablation), *_order(ablation), *_information(ablation)]

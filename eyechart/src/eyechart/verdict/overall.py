@@ -6,7 +6,7 @@ from eyechart.results import Ablation, Coverage, Verdict
 
 
 def overall(ablation: Ablation | None, coverage: Coverage | None) -> Verdict:
-    """FAIL before INCONCLUSIVE before PASS, over the checks that were run. Nothing judged is INCONCLUSIVE."""
+    """FAIL before INCONCLUSIVE before PASS, over the checks that were run. Without any check: INCONCLUSIVE."""
     verdicts = [check.verdict for check in (ablation, coverage) if check is not None]
     if "FAIL" in verdicts:
         return "FAIL"
