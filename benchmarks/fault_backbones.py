@@ -1,4 +1,4 @@
-"""Faults of the frozen backbones: their folders (tokenizer, config, weights), and what becomes of them in memory."""
+"""Faults of the frozen backbones: their folders (tokenizer, config, weights), and changes of them in memory."""
 
 from __future__ import annotations
 
@@ -136,9 +136,9 @@ def _attention_dropout(site: Site) -> None:
 def _in_training_mode(original: Any) -> Any:
     """`model.train()` has reached the frozen language model."""
 
-    def nll(self: Any, embeds_BTE: Tensor, labels_BT: Tensor, behind: Any = None) -> TokenNLL:
+    def nll(self: Any, embeds_BTE: Tensor, labels_BT: Tensor, past: Any = None) -> TokenNLL:
         self.model.train()
-        result: TokenNLL = original(self, embeds_BTE, labels_BT, behind)
+        result: TokenNLL = original(self, embeds_BTE, labels_BT, past)
         return result
 
     return nll
@@ -166,7 +166,7 @@ BACKBONES = (
     Case(
         "model-has-another-patch-id",
         "token-id-mismatch",
-        "the model looks for the id behind the tokenizer's patch id",
+        "the model looks for the id after the tokenizer's patch id",
         change=built(lambda vlm: setattr(vlm, "patch_id", vlm.patch_id + 1)),
         also=("placeholder-count",),
     ),

@@ -96,9 +96,9 @@ def _struck_out() -> Callable[[Batch, int], Batch]:
 def _packed(original: Any) -> Any:
     """The batch as one sequence, without a border between the samples: each sees all before it."""
 
-    def nll(self: Any, embeds_BTE: Tensor, labels_BT: Tensor, behind: Any = None) -> TokenNLL:
-        if behind is not None:
-            result: TokenNLL = original(self, embeds_BTE, labels_BT, behind)
+    def nll(self: Any, embeds_BTE: Tensor, labels_BT: Tensor, past: Any = None) -> TokenNLL:
+        if past is not None:
+            result: TokenNLL = original(self, embeds_BTE, labels_BT, past)
             return result
         joined = original(self, embeds_BTE.flatten(0, 1)[None], labels_BT.flatten()[None])
         return TokenNLL(joined.nll_N, (labels_BT != IGNORE_INDEX).sum(dim=1))

@@ -104,7 +104,7 @@ CHECKPOINTS = (
     Case(
         "older-checkpoint-spliced",
         "older-image-block",
-        "a checkpoint of the older form behind the spliced block",
+        "a checkpoint of the older format with the spliced block",
         "evaluation",
         _saved(_older_form),
     ),

@@ -69,7 +69,7 @@ def _bar_chart(chance: random.Random) -> tuple[Image.Image, str]:
 
 
 def _grey_spot(chance: random.Random) -> tuple[Image.Image, str]:
-    """One bright spot among noise, as in X-rays: 18 different captions tell its size and place."""
+    """One bright spot among noise, as in X-rays: 18 different captions describe its size and place."""
     row, column, size = chance.randrange(3), chance.randrange(3), chance.choice(("small", "large"))
     canvas_HW = np.random.default_rng(chance.randrange(2**32)).normal(105, 9, (128, 128))
     y, x = 22 + 42 * row + chance.randint(-10, 10), 22 + 42 * column + chance.randint(-10, 10)

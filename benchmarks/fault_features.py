@@ -46,7 +46,7 @@ def _overflow(original: Any) -> Any:
 
 
 def _overflow_hidden(original: Any) -> Any:
-    """The same, and somebody put `nan_to_num` behind it so that training goes on."""
+    """The same, with `nan_to_num` applied after it so that training continues."""
     overflowing = _overflow(original)
     return lambda self, pixels_BCHW: overflowing(self, pixels_BCHW).nan_to_num(0.0)
 
@@ -168,7 +168,7 @@ FEATURES = (
     Case(
         "nan-made-zero",
         "non-finite",
-        "the tower overflows on bright images, and nan_to_num behind it makes their features 0",
+        "the tower overflows on bright images, and nan_to_num after it makes their features 0",
         change=swap(_TOWER, _overflow_hidden),
         also=("features-altered",),
     ),

@@ -80,9 +80,11 @@ HEALTHY = (
         connector__latents=2,
         connector__depth=1,
     ),
-    _healthy("human-turns", "the rows' own human turns, before and behind the image", prompt__template="{human}\n"),
-    _healthy("request-behind-image", "the same request behind every image", prompt__template="<image>\nDescribe it.\n"),
-    _healthy("request-before-image", "the request before the image, nothing behind", prompt__template="Look: <image>"),
+    _healthy("human-turns", "the rows' own human turns, before and after the image", prompt__template="{human}\n"),
+    _healthy("request-behind-image", "the same request after every image", prompt__template="<image>\nDescribe it.\n"),
+    _healthy(
+        "request-before-image", "the request before the image, nothing after it", prompt__template="Look: <image>"
+    ),
     _healthy(
         "chatml",
         "ChatML with a system turn; the rows' own requests",
@@ -131,7 +133,7 @@ HEALTHY = (
     Case(
         "long-captions",
         "",
-        "every caption has one long sentence behind it, the same everywhere",
+        "every caption is followed by the same long sentence",
         set_up=in_turn(
             each(lambda i, row: with_text(row, answer=caption(row) + _SENTENCE)), settings(data__max_seq_len=192)
         ),

@@ -16,7 +16,7 @@ from fault_site import Case, Change, human_turns, swap
 
 
 def _labels(change: Callable[[Encoded, IntArray], IntArray]) -> Change:
-    """Every row's labels, changed behind the product's own masking."""
+    """Every row's labels, changed after the package's own masking."""
     return swap("eyechart.data.encoded.Encoded.labels_T", lambda raw: property(lambda row: change(row, raw.fget(row))))
 
 
@@ -68,7 +68,7 @@ def _inverted(row: Encoded, labels_T: IntArray) -> IntArray:
 
 
 def _up_to_the_last_newline(row: Encoded) -> slice:
-    """A mask made by a search for the newline behind the request, whose last hit ends it."""
+    """A mask made by a search for the newline after the request; the last match ends it."""
     newline = row.prompt.ids_T[-1]
     return slice(0, int(np.flatnonzero(row.ids_T == newline)[-1]) + 1)
 

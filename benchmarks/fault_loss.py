@@ -18,8 +18,8 @@ _NLL = "qwen3_vlm.models.llm.LanguageModel.nll"
 def _paired(hidden_from: int, labels_from: int) -> Change:
     """The language model's loss with hidden states and targets paired at other positions than one apart."""
 
-    def nll(self: Any, embeds_BTE: Tensor, labels_BT: Tensor, behind: Any = None) -> TokenNLL:
-        read = self.model.model(inputs_embeds=embeds_BTE, past_key_values=behind, use_cache=behind is not None)
+    def nll(self: Any, embeds_BTE: Tensor, labels_BT: Tensor, past: Any = None) -> TokenNLL:
+        read = self.model.model(inputs_embeds=embeds_BTE, past_key_values=past, use_cache=past is not None)
         hidden_BTE = read.last_hidden_state
         targets_BT = labels_BT[:, labels_from:]
         hidden_BTE = hidden_BTE[:, hidden_from : hidden_from + targets_BT.shape[1]]
@@ -34,8 +34,8 @@ def _paired(hidden_from: int, labels_from: int) -> Change:
 def _judged(loss: Callable[[Tensor, Tensor], Tensor]) -> Change:
     """The right positions, paired rightly, and another loss: `loss(logits_NK, targets_N)`."""
 
-    def nll(self: Any, embeds_BTE: Tensor, labels_BT: Tensor, behind: Any = None) -> TokenNLL:
-        read = self.model.model(inputs_embeds=embeds_BTE[:, :-1], past_key_values=behind, use_cache=behind is not None)
+    def nll(self: Any, embeds_BTE: Tensor, labels_BT: Tensor, past: Any = None) -> TokenNLL:
+        read = self.model.model(inputs_embeds=embeds_BTE[:, :-1], past_key_values=past, use_cache=past is not None)
         targets_BT = labels_BT[:, 1:]
         keep_BT = targets_BT != IGNORE_INDEX
         logits_NK = self.model.lm_head(read.last_hidden_state[keep_BT]).float()
@@ -50,7 +50,7 @@ def _focal(logits_NK: Tensor, targets_N: Tensor) -> Tensor:
 
 
 def _seeing_ahead(tokens: int) -> Change:
-    """A mask under which each position sees this many tokens behind it, too."""
+    """A mask under which each position also sees this many later tokens."""
 
     def mask(**options: Any) -> Tensor:
         embeds_BTE: Tensor = options["inputs_embeds" if "inputs_embeds" in options else "input_embeds"]
@@ -75,7 +75,7 @@ LOSS = (
     Case(
         "two-ahead",
         "labels-shifted",
-        "the loss pairs each position with the token behind the next",
+        "the loss pairs each position with the token after the next",
         change=_paired(0, 2),
     ),
     Case(
@@ -96,7 +96,7 @@ LOSS = (
     Case(
         "temperature",
         "loss-altered",
-        "logits are halved before the loss, by a temperature that generation left behind",
+        "logits are halved before the loss, by a temperature that was left over from generation",
         "evaluation",
         take_base,
         _judged(lambda logits_NK, targets_N: F.cross_entropy(logits_NK / 2, targets_N, reduction="none")),
@@ -114,7 +114,7 @@ LOSS = (
     Case(
         "attention-both-ways",
         "leak",
-        "the language model's attention is not causal: each position sees the answer behind it",
+        "the language model's attention is not causal: each position sees the answer after it",
         change=_seeing_ahead(1_000_000),
         also=("labels-unshifted",),
     ),

@@ -1,4 +1,4 @@
-"""Faults of pairing in the data file: captions that stand beside the image of another row."""
+"""Faults of pairing in the data file: captions paired with the image of another row."""
 
 from __future__ import annotations
 

@@ -143,13 +143,13 @@ PROMPT = (
     Case(
         "captions-cut-before-eos",
         "answer-truncated",
-        "the tokenizer cuts captions to 8 tokens before EOS is added, so that no length tells",
+        "the tokenizer cuts captions to 8 tokens before EOS is added, so the lengths do not show it",
         change=_answers(lambda answer_N: np.concatenate([answer_N[:-1][:8], answer_N[-1:]])),
     ),
     Case(
         "eos-never-added",
         "eos-unlabelled",
-        "no EOS behind the captions",
+        "no EOS after the captions",
         world="digits",
         change=_answers(lambda answer_N: answer_N[:-1]),
     ),
@@ -162,7 +162,7 @@ PROMPT = (
     Case(
         "thought-in-training-only",
         "template-unstable",
-        "`<think></think>` stands before known answers, not where an answer is to be generated",
+        "known answers follow `<think></think>`, answers to be generated do not",
         set_up=human_turns,
         change=_encode(_thinking),
     ),

@@ -29,7 +29,7 @@ def _few_cut(site: Site) -> None:
 
 
 def _image_cut(site: Site) -> None:
-    """Every second request is so long that the image behind it does not fit any more."""
+    """Every second request is so long that the image after it no longer fits."""
     request = (
         "Look at this picture closely, from left to right, and then say in one short sentence what it shows.\n<image>"
     )

@@ -11,7 +11,7 @@ from eyechart.faults.table import FAULTS
 
 @dataclass(frozen=True)
 class Row:
-    """What came of one case; one line of the JSONL file."""
+    """Result of one case; one line of the JSONL file."""
 
     name: str
     code: str
@@ -20,7 +20,7 @@ class Row:
     where: str
     world: str
     also: list[str] = field(default_factory=list)
-    """Codes that are as right as `code`, because the change injects them too."""
+    """Codes that are also correct, because the change injects them too."""
     four: str = "could not run"
     """Verdict of the four runbook conditions alone: PASS, FAIL, INCONCLUSIVE, or `could not run`."""
     four_why: str = ""
@@ -32,13 +32,13 @@ class Row:
     diagnose_findings: list[tuple[str, str]] = field(default_factory=list)
     """(code, severity) by `diagnose` on the same checkpoint."""
     ours: str = ""
-    """Where the tool spoke: `refused` (before training), `stopped` (while training), `diagnosed` (behind it)."""
+    """When the tool reported it: `refused` (before training), `stopped` (during training), `diagnosed` (after it)."""
     findings: list[tuple[str, str]] = field(default_factory=list)
-    """(code, severity) as the user meets them: where training was refused or stopped, what was said there."""
+    """(code, severity) as the user meets them: where training was refused or stopped, the findings reported there."""
     message: str = ""
-    """One line that is no finding: why a command ended with bad input."""
+    """One line that is not a finding: why a command ended with bad input."""
     crash: str = ""
-    """What broke in the tool or in the benchmark itself."""
+    """Unexpected error in the tool or in the benchmark itself."""
     seconds: float = 0.0
     """Of the whole case, training included: seconds of processor time, one thread."""
     diagnosing: float = 0.0
@@ -71,7 +71,7 @@ class Row:
 
     @property
     def noticed(self) -> bool:
-        """Whether the tool said that something is wrong.
+        """Whether the tool reported that something is wrong.
 
         An error does; the injected code does at any severity; any finding does beside a verdict other than PASS; and so
         does a command that ends with bad input and says why.
@@ -131,7 +131,7 @@ def totals(rows: Sequence[Row]) -> Totals:
 
 
 def missed(rows: Sequence[Row]) -> list[Row]:
-    """Injected faults that were not noticed or not named, healthy set-ups that were complained about, and crashes."""
+    """Injected faults that were not noticed or not named, healthy set-ups with findings, and crashes."""
     return [
         r
         for r in rows
@@ -156,20 +156,21 @@ def reached(total: Totals) -> bool:
 
 _HEAD = """# The fault benchmark
 
-Written by `make bench-faults`; do not edit. Every line is a run on the tiny backbones that come with the repository:
+Written by `make bench-faults`; do not edit. Every row is a run on the tiny backbones of this repository:
 {trained} samples trained for two epochs, {held_out} held out. A fault is one small change to the data, the config, a
-file, or one function (patched from outside; the package has no switch for it). The detectors look at mechanisms, and
-this page says how far that carries on these changes, which are ours and were known when the detectors were last mended:
-it is no estimate for others. What was named of injections at first encounter stands in [log.md](log.md).
+file, or one function (patched from outside; the package has no switch for it). The detectors test mechanisms, and this
+page shows how well they detect these changes. We wrote the changes and knew them when the detectors were last improved,
+so the results are not an estimate for other faults. Results on injected faults that were new to the detectors are in
+[log.md](log.md).
 
 ## Totals
 
 | | {total.injected} injected faults of {total.codes} kinds |
 |---|---|
 | noticed | **{total.noticed}** ({noticed:.0%}) |
-| named right, first | **{total.named}** ({named:.0%}) |
+| correct fault named first | **{total.named}** ({named:.0%}) |
 | noticed by the four conditions alone (FAIL) | {four[FAIL]} |
-| half noticed by them (INCONCLUSIVE) | {four[INCONCLUSIVE]} |
+| INCONCLUSIVE with them | {four[INCONCLUSIVE]} |
 | missed by them (PASS) | {four[PASS]} |
 | they could not run | {not_run} |
 | `ablate` says PASS beside an error | {total.contradicting} |
@@ -184,15 +185,16 @@ it is no estimate for others. What was named of injections at first encounter st
 {crashes}
 
 **Noticed** means that the tool reports an error, or the injected fault at its own severity (some are warnings or
-notes), or any finding beside a verdict other than PASS, or that a command refuses its input and says why. **Named**
-means that the first code it shows is the injected one, a synonym listed in `faults.py` (without a reference nobody can
-tell mismatched pairs from a constant prompt), or a code that the same change injects as well. The order is a user's:
-what the preflight of `train` refuses comes first; where it refuses nothing, what training says; then `diagnose` with
-the checkpoint. Where the preflight refused, training was forced, so that the four conditions could be judged.
+notes), or any finding together with a verdict other than PASS, or that a command rejects its input and gives the
+reason. **Named** means that the first code in its output is the injected one, a synonym listed in `faults.py` (without
+a reference, mismatched pairs cannot be distinguished from a constant prompt), or a code that the same change also
+injects. The order is the one that a user sees: first the errors of the preflight of `train`; if there are none, the
+findings of training; then `diagnose` with the checkpoint. Where the preflight stopped training, training was forced, so
+that the four conditions could be scored.
 
 **The four conditions alone** are correct, shuffled, zero and noise of `qwen3-vlm ablate --conditions runbook`, with
-that command's own statistics. Where they could not run, training or loading ended with an error, which tells that
-something is wrong and seldom what.
+that command's own statistics. Where they could not run, training or loading ended with an error, which shows that
+something is wrong but rarely what.
 """
 
 
@@ -209,11 +211,12 @@ def render(rows: Sequence[Row], trained: int, held_out: int) -> str:
         not_run=total.four["could not run"],
         healthy_four=", ".join(f"{verdict} {count}" for verdict, count in sorted(total.healthy_four.items())),
         crashes=f"{total.crashes or 'No'} case{'s' if total.crashes != 1 else ''} crashed. "
-        f"All cases together took {total.seconds / 60:.0f} minutes of processor time; seconds below are that, too.",
+        f"All cases together took {total.seconds / 60:.0f} minutes of processor time; seconds below are also "
+        "processor time.",
     )
     lines = [
         "\n## Injected faults\n",
-        "| case | fault | injected how | when | four conditions | ablate | the tool | named first | also said | s |",
+        "| case | fault | injected how | when | four conditions | ablate | the tool | named first | other findings | s |",
         "|---|---|---|---|---|---|---|---|---|---|",
         *(_line(row) for row in rows if row.code),
         "\n## Healthy set-ups\n",

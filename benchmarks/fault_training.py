@@ -1,4 +1,4 @@
-"""Faults of training: which parameters the optimizer moves, how far, whether it is told to, and by which rows."""
+"""Faults of training: which parameters the optimizer changes, how much, when, and from which rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _trains(part: Callable[[Any], nn.Module]) -> Callable[[Any], None]:
 
 
 def _of_copies(original: Any) -> Any:
-    """The optimizer was made before the model was moved: it holds parameters nobody uses."""
+    """The optimizer was made before the model was moved: it holds parameters that are not used."""
 
     def make(parameters: Any, **options: Any) -> Any:
         return original([nn.Parameter(p.detach().clone()) for p in parameters], **options)

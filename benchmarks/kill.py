@@ -4,7 +4,7 @@
 
 One process with PyTorch loaded forks each attempt, so an attempt costs what training costs, not what importing costs.
 Runs are killed again and again until they have ended; then weights, optimizer and log are compared, bit for bit, with
-a run that nobody killed. Kills come in two kinds: at a moment drawn from the length of an attempt, and on the
+an uninterrupted run. Kills come in two kinds: at a moment drawn from the length of an attempt, and on the
 appearance of a half-written checkpoint (a save is a small part of the time, and chance would seldom hit it).
 Exit code 0 if every kill was survived, 1 if not.
 """
@@ -85,7 +85,7 @@ def check_newest(folder: Path) -> str | None:
 
 
 def compare(folder: Path, reference: Path) -> str | None:
-    """What differs between a killed run that has ended and the one nobody killed."""
+    """What differs between a killed run that was completed and the uninterrupted one."""
     last = find_checkpoints(reference)[-1]
     if sorted(p.name for p in folder.iterdir()) != sorted(p.name for p in reference.iterdir()):
         return f"{folder}: other files than in {reference}"

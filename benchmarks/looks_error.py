@@ -3,7 +3,7 @@
     python benchmarks/looks_error.py --runs 5000
 
 Every run takes 7 looks at 16 captions of T_i label tokens, each with its own picture and 7 wrong ones that the real
-`draw_candidates` lends, and judges them with the function that training uses (`shuffled_gap`). The differences are
+`draw_candidates` draws, and evaluates them with the function that training uses (`shuffled_gap`). The differences are
 
     D_ij = T_i * gap + own_i + donor_j + N(0, 1)             nats, T_i in 6..21; own and donor have a mean of 0
 

@@ -132,7 +132,7 @@ def main() -> None:
 
 
 def shorten(sample: Sample, labels: int) -> Sample:
-    """The sample with at most so many label tokens."""
+    """The sample with at most this many label tokens."""
     keep = int((sample.labels_T == IGNORE_INDEX).sum()) + labels
     return replace(sample, ids_T=sample.ids_T[:keep], labels_T=sample.labels_T[:keep])
 

@@ -1,12 +1,12 @@
-"""Does pip's resolver accept eyechart beside the training stacks that people use? Writes docs/stacks.md.
+"""Does pip's resolver accept eyechart together with common training stacks? Writes docs/stacks.md.
 
     python benchmarks/stacks.py
 
-Nothing is installed but pip itself, in a temporary virtual environment: the resolver is asked (`--dry-run`) for each
-stack alone, as a control, and then together with eyechart. A stack that does not resolve alone is reported as such and
-says nothing about eyechart. Versions that change because eyechart is there are listed: there should be none.
+Only pip itself is installed, in a temporary virtual environment: the resolver is run (`--dry-run`) for each stack
+alone, as a control, and then together with eyechart. A stack that does not resolve alone is reported as such; this does
+not depend on eyechart. Versions that change because of eyechart are listed: there should be none.
 
-Exit code 0 where every stack that resolves alone also resolves with eyechart, else 1.
+Exit code 0 if every stack that resolves alone also resolves with eyechart, otherwise 1.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ ROOT = Path(__file__).resolve().parents[1]
 STACKS = ("llamafactory==0.9.5", "axolotl==0.19.0", "ms-swift==4.6.0", "unsloth==2026.10.9", "trl==1.16.0")
 SHOWN = ("transformers", "torch", "pydantic", "pillow", "numpy", "scipy", "msgspec")
 SECONDS = 900
-"""Time for one question; a resolver that has not answered by then counts as not having answered."""
+"""Time limit for one resolver run; a run that takes longer counts as unanswered."""
 _CONSTRAINT = re.compile(r"^ {4}(?!The user requested )(.+ depends on .+)$", flags=re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the resolver said: versions by package, or why there are none."""
+    """Result of the resolver: versions by package, or why there are none."""
 
     versions: dict[str, str]
     conflict: str = ""
@@ -40,7 +40,7 @@ class Answer:
 
 
 def main() -> int:
-    """Ask for every stack, print the table and write the page."""
+    """Resolve every stack, print the table and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stacks", nargs="+", default=list(STACKS), metavar="NAME==VERSION")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "stacks.md")
@@ -93,7 +93,7 @@ def _normal(name: str) -> str:
 
 def _page(answers: dict[str, tuple[Answer, Answer]]) -> str:
     lines = [
-        "# Beside other people's trainers",
+        "# Installing alongside other trainers",
         "",
         "<!-- Written by `python benchmarks/stacks.py` (`make bench-stacks`). -->",
         "",

@@ -166,7 +166,7 @@ NO_DONOR = [
 
 
 def rejected(name: str, make: Change, reason: str = "", command: str = "audit", row: int = ROW) -> Case:
-    says = (f"1 of {18 if row == ROW else 4} ", f"row {row}: {reason or name} (", "mend the rows or raise it")
+    says = (f"1 of {18 if row == ROW else 4} ", f"row {row}: {reason or name} (", "fix the rows or raise it")
     # One row alone stops nothing, unless none is allowed.
     return Case(name, "rejected", f"{command} --data.max_rejected 0", says, make)
 
@@ -260,7 +260,7 @@ CONFIG = [
 DATA = [
     stop("data file and image folder missing", "audit", "missing: data.json_file data/data.json; data.image_root data",
          make=lambda place: shutil.rmtree(place.path("data"))),
-    stop("data file truncated", "audit", "data/data.json: the JSON breaks off at byte", "is the file complete?",
+    stop("data file truncated", "audit", "data/data.json: the JSON ends at byte", "is the file complete?",
          make=data_bytes(lambda data: data[:-500])),
     stop("data file empty", "audit", "data/data.json: the file is empty (0 bytes", make=data_bytes(lambda data: b"")),
     stop("data file with an empty list", "audit", "data/data.json: the list has zero rows", make=data_bytes(lambda data: b"[]")),
@@ -324,7 +324,7 @@ DAMAGES: list[tuple[str, Change, tuple[str, ...]]] = [
     ("with NaN", with_nan, ("`projector.net.0.bias` holds 32 values that are NaN or infinite",)),
     ("for another tower", other_tower(24), ("trained with another model.vision: models/vision (width 24, ", "against models/vision (width 24, ")),
     ("for a tower of another width", other_tower(16), ("models/vision (width 24, ", "against models/vision (width 16, ")),
-    ("a pickle that would run code", code_in_pickle, ("refused, it holds more than tensors",)),
+    ("a pickle that would run code", code_in_pickle, ("rejected because it contains more than tensors",)),
     ("an empty file", lambda place: place.path(CHECKPOINT).write_bytes(b""), ("not a readable checkpoint", "0 bytes")),
 ]  # fmt: skip
 CHECKPOINTS = [
@@ -334,7 +334,7 @@ CHECKPOINTS = [
 ] + [
     stop("checkpoint missing", "ablate --checkpoint run/checkpoint_9.pt", "no such checkpoint; in run: checkpoint_5.pt, checkpoint_10.pt"),
     stop("resuming with another config", "train --resume --train.lr 1", "train.lr: 0.003 then, 1.0 now"),
-    stop("a run is already there", "train", "output_dir run already holds checkpoint_10.pt; go on with --resume"),
+    stop("a run is already there", "train", "output_dir run already holds checkpoint_10.pt; continue with --resume"),
     stop("caption without images", "caption", "expected image files, got none"),
     stop("caption of an unreadable image", "caption run.yaml", "run.yaml: not an image"),
     stop("report with an image folder that is none", "report run --image_root pictures",
@@ -378,7 +378,7 @@ def swapped(place: Place) -> None:
 
 
 MACHINE = [
-    stop("no GPU", "train --overwrite --model.device cuda", "model.device: cuda was asked for", "set model.device to auto or cpu"),
+    stop("no GPU", "train --overwrite --model.device cuda", "model.device: cuda was requested", "set model.device to auto or cpu"),
     stop("bf16 on a GPU that lacks it", "train --overwrite --model.device cuda --model.precision bf16",
          "model.precision: this GPU has no bfloat16; set model.precision to fp32", make=gpu(bf16=False)),
     stop("flash attention on a CPU", "train --overwrite --model.attention flash_attention_2", "needs a GPU, got cpu; set model.attention to sdpa"),
@@ -390,9 +390,9 @@ MACHINE = [
     stop("hub model without a network", "train --overwrite --model.llm Qwen/Qwen3-0.6B-Base",
          "model.llm: Qwen/Qwen3-0.6B-Base is neither a folder here nor in the local hub cache", "hf download Qwen/Qwen3-0.6B-Base"),
     stop("model folder missing", "audit --model.vision ./models/none", "model.vision: the folder ./models/none does not exist"),
-    stop("model weights cut off", "train --overwrite", "model.llm: models/llm does not hold a usable Qwen3ForCausalLM",
+    stop("model weights cut off", "train --overwrite", "model.llm: models/llm does not contain a usable Qwen3ForCausalLM",
          make=backbone("llm/model.safetensors", lambda data: data[:-1000])),
-    stop("model tokenizer broken", "train --overwrite", "model.llm: models/llm does not hold a usable tokenizer",
+    stop("model tokenizer broken", "train --overwrite", "model.llm: models/llm does not contain a usable tokenizer",
          make=backbone("llm/tokenizer.json", lambda data: data[: len(data) // 2])),
     stop("model config broken", "train --overwrite", "model.vision: the folder models/vision is not a model folder",
          make=backbone("vision/config.json", lambda data: data[:40])),

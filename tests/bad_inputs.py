@@ -79,13 +79,13 @@ class Place:
         torch.save(payload, self.path(CHECKPOINT))
 
     def patch(self, target: Any, name: str, value: Any) -> None:
-        """What this machine has or lacks, for the time of the case."""
+        """Changes of the environment, such as a missing GPU, during the case."""
         self.patches.enter_context(unittest.mock.patch.object(target, name, value))
 
 
 @dataclass(frozen=True)
 class Case:
-    """One bad input, one command line, and what must be said."""
+    """One bad input, one command line, and the expected message."""
 
     name: str
     kind: Kind
@@ -108,7 +108,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left behind."""
+    """Output of a command."""
 
     code: int
     out: str
@@ -116,7 +116,7 @@ class Outcome:
 
     @property
     def message(self) -> str:
-        """The last line on standard error, which is where a stop is explained."""
+        """The last line on standard error, which explains why a command stopped."""
         return next(reversed(self.err.strip().splitlines()), "")
 
 
@@ -162,7 +162,7 @@ def call(arguments: list[str], root: Path) -> Outcome:
 
 @contextlib.contextmanager
 def log_to(stream: io.StringIO) -> Iterator[None]:
-    """The package's log lines, as Python prints them where nobody has set up logging."""
+    """The package's log lines, as Python prints them if logging is not configured."""
     logger, handler = logging.getLogger("eyechart"), logging.StreamHandler(stream)
     handler.setLevel(logging.WARNING)
     logger.addHandler(handler)
@@ -175,7 +175,7 @@ def log_to(stream: io.StringIO) -> Iterator[None]:
 
 
 HEADINGS: dict[Kind, str] = {
-    "accepted": "Accepted and converted\n\nCounted where it changes data. The message is a note of the data room, or "
+    "accepted": "Accepted and converted\n\nCounted where it changes data. The message is a note of the data reader, or "
     "check 2's reason.",
     "rejected": "Row rejected\n\nThe row is left out and counted by its reason; no other row takes its place, and the "
     "split stays.\nUp to `data.max_rejected` (1%) a warning says so, with three examples; above it the run stops. One "
@@ -187,7 +187,7 @@ HEADINGS: dict[Kind, str] = {
 def render(results: list[tuple[Case, Outcome]]) -> str:
     """docs/errors.md."""
     lines = [
-        "# What bad input leads to",
+        "# How bad input is handled",
         "",
         "Written by the tests from what the commands print (`python tests/bad_inputs.py > docs/errors.md`); a test",
         f"compares. The data set has {ROWS} rows, of which 18 train and {len(HELD_OUT)} are held out.",

@@ -15,9 +15,9 @@ HEAD = """# Commands
 
 <!-- Written by `python tests/command_docs.py > docs/commands.md`; edit the commands in src/qwen3_vlm instead. -->
 
-`qwen3-vlm COMMAND --help` says the same. Every command but `export` also takes any config field, such as
-`--train.lr 1e-3` ([config.md](config.md)). Exit codes: 0 pass, 1 judged and failed (or stopped by a fault with a
-name), 2 bad input, 3 inconclusive, 4 a bug of ours, 130 interrupted.
+`qwen3-vlm COMMAND --help` prints the same text. Every command except `export` also takes any config field, such as
+`--train.lr 1e-3` ([config.md](config.md)). Exit codes: 0 pass, 1 fail (or stopped by a named fault), 2 bad input, 3
+inconclusive, 4 an internal error, 130 interrupted.
 """
 
 

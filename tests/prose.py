@@ -1,15 +1,16 @@
-"""Finds code that reads a sentence: for `test_prose.py`.
+"""Finds code that parses a sentence: for `test_prose.py`.
 
-A sentence is for people. What code has to know travels beside it, as a field, a type or an enumeration; code that takes
-a message apart breaks where somebody words it better. Found are, in one module,
+Sentences are for readers. What code has to know is passed next to them, as a field, a type or an enumeration; code that
+parses a message breaks when its wording improves. It finds, in one module,
 
 - text methods and regular expressions that look for words, or for `; ` or `: `, in anything;
 - text methods, `in` and `==` on a message: `str(error)`, `reject.reason`, a name that was made of an error;
 - tables that are looked up by a message.
 
-Values of the results' enumerations, such as `ruled out`, are codes and no sentences.
+Values of the results' enumerations, such as `ruled out`, are codes and not sentences.
 
-Not found: `"; ".join`, `.split()` without arguments, which evens out white space, and a look at the last character.
+It does not report `"; ".join`, `.split()` without arguments, which normalises white space, or a test of the last
+character.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ METHODS = {
 PATTERNS = {"match", "search", "fullmatch", "compile", "findall", "finditer", "split", "sub"}
 """Functions of `re` whose first argument is a pattern."""
 SENTENCES = {"message", "reason", "sentence", "detail", "fix", "source", "said"}
-"""Names and attributes that hold text for people."""
+"""Names and attributes that hold sentences."""
 ENUMERATIONS = {
     value
     for name, kind in vars(results).items()
@@ -88,9 +89,9 @@ class _Reader:
     errors: set[str]
     """Names of caught exceptions."""
     names: set[str]
-    """Names of texts for people."""
+    """Names of sentences."""
     known: Mapping[str, list[str]]
-    """Strings behind the names of constants."""
+    """Strings of named constants."""
 
     def calls(self, node: ast.Call, method: ast.Attribute) -> bool:
         """A text method, a function of `re`, or `get` of a table."""
@@ -118,7 +119,7 @@ class _Reader:
         return False
 
     def looks_up(self, table: ast.expr, key: ast.expr) -> bool:
-        """A constant of the module, asked by a sentence."""
+        """A constant of the module, indexed by a sentence."""
         return isinstance(table, ast.Name) and table.id.isupper() and self.is_sentence(key)
 
     def is_sentence(self, node: ast.expr) -> bool:
@@ -135,7 +136,7 @@ class _Reader:
         return any(_WORDS.search(text) for node in nodes for text in self.strings(node))
 
     def ends(self, node: ast.expr) -> bool:
-        """Single signs, such as a full stop: they say how a sentence goes on in print, not what is in it."""
+        """Single signs, such as a full stop: they concern punctuation, not the content."""
         texts = self.strings(node)
         return bool(texts) and all(len(text) == 1 and not text.isalnum() for text in texts)
 
@@ -155,14 +156,14 @@ def _made_of(tree: ast.Module, errors: set[str]) -> set[str]:
 
 
 def _tells(node: ast.expr, errors: set[str]) -> bool:
-    """Whether an error is written out in it, or handed to a function that may do so."""
+    """Whether an error is formatted in it, or passed to a function that may do so."""
     inside = [part.value for part in ast.walk(node) if isinstance(part, ast.FormattedValue)]
     inside += [arg for part in ast.walk(node) if isinstance(part, ast.Call) for arg in part.args]
     return any(isinstance(part, ast.Name) and part.id in errors for part in inside)
 
 
 def _bare(node: ast.expr) -> ast.expr:
-    """Without what leaves the words of a text as they are."""
+    """Without methods that do not change the words of a text."""
     while (
         isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _UNCHANGED
     ) or isinstance(node, ast.Subscript):
@@ -171,7 +172,7 @@ def _bare(node: ast.expr) -> ast.expr:
 
 
 def _strings(node: ast.expr, known: Mapping[str, list[str]]) -> list[str]:
-    """The strings that stand in an expression, or behind a constant's name in it."""
+    """The strings in an expression, also those of constants named in it."""
     if isinstance(node, ast.Constant):
         return [node.value] if isinstance(node.value, str) and node.value not in ENUMERATIONS else []
     if isinstance(node, ast.Name):

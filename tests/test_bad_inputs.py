@@ -1,4 +1,5 @@
-"""Bad input, through the commands: one line that says what, where, and how to mend it; docs/errors.md has the same."""
+"""Bad input, through the commands: a one-line error that states what, where, and how to fix it; docs/errors.md lists
+them."""
 
 from __future__ import annotations
 

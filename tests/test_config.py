@@ -131,7 +131,7 @@ def test_on_and_off_are_words_although_yaml_reads_them_as_booleans(tmp_path: Pat
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--train.lr"], r"--train.lr: expected a value behind it"),
+        (["--train.lr"], r"--train.lr: expected a value after it"),
         (["train.lr", "1"], r"expected an override such as `--train.lr 1e-3`, got 'train.lr'"),
         (["--train.lrr", "1"], r"unknown key `train.lrr`; did you mean `train.lr`"),
         (["--seed.x", "1"], r"`seed` is not a section of the config|unknown key"),

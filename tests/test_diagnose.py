@@ -101,7 +101,9 @@ def test_a_checkpoint_that_cannot_be_scored_is_read_with_what_the_preflight_foun
         raise AssertionError("scorer returned 19 losses for 18 label tokens")
 
     monkeypatch.setattr(room, "score", broken)
-    assert main(["diagnose", "--checkpoint", str(checkpoint), "--rows", "8"]) == 4, "a bug of ours where all is sound"
+    assert main(["diagnose", "--checkpoint", str(checkpoint), "--rows", "8"]) == 4, (
+        "an internal error although the input is valid"
+    )
     capsys.readouterr()
     cut = ["--data.max_seq_len", "10", "--prompt.template", "'<image>'", "--json"]
     assert main(["diagnose", "--checkpoint", str(checkpoint), "--rows", "8", *cut]) == 1
@@ -151,11 +153,11 @@ def test_text_of_a_caption_cannot_drive_the_terminal() -> None:
 
 def test_every_finding_has_its_evidence_its_cure_and_its_page() -> None:
     stream = io.StringIO()
-    print_findings([finding("split-leak", "Too much.", "Mend it.", rows=7, more={"a": 1})], "8 rows", stream)
+    print_findings([finding("split-leak", "Too much.", "Change it.", rows=7, more={"a": 1})], "8 rows", stream)
     assert stream.getvalue().splitlines() == [
         "1. error split-leak: Too much.",
         "   evidence: rows 7",
-        "   fix: Mend it.",
+        "   fix: Change it.",
         "   page: docs/faults/split-leak.md",
         "DIAGNOSIS: 1 error in 8 rows; first split-leak",
     ]

@@ -48,7 +48,7 @@ def embedded(vlm: VLM, batch: Batch, visual: VisualTokens) -> Tensor:
 
 
 def scored(vlm: VLM, hidden_BTE: Tensor, labels_BT: Tensor, ahead: int) -> TokenNLL:
-    """NLL of the label `ahead` positions behind each hidden state."""
+    """NLL of the label `ahead` positions after each hidden state."""
     last = labels_BT.shape[1] - ahead
     keep_BT = labels_BT[:, ahead:] != IGNORE_INDEX
     logits_NK = vlm.llm.model.lm_head(hidden_BTE[:, :last][keep_BT])

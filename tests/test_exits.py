@@ -136,4 +136,4 @@ def test_a_reader_that_goes_away_is_no_verdict_and_no_traceback() -> None:
     process.stdout.readline()
     process.stdout.close()
     err = process.stderr.read().decode()
-    assert (process.wait(), err) == (130, "interrupted: nobody reads the output any more\n")
+    assert (process.wait(), err) == (130, "interrupted: the output is no longer read\n")

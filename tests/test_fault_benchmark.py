@@ -210,7 +210,7 @@ def fingerprints() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What stands in for the healthy runs: connectors that were never trained, and the split that a run saves."""
+    """Replacements for the healthy runs: connectors that were never trained, and the split that a run saves."""
     make_worlds()
     found = {}
     for world in ("scenes", "digits"):

@@ -1,4 +1,4 @@
-"""SIGKILL loses nothing: the newest checkpoint loads, and the resumed run is the run that nobody killed."""
+"""SIGKILL loses nothing: the newest checkpoint loads, and the resumed run equals an uninterrupted one."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_a_look_leaves_every_generator_alone(world: TinyWorld, looked: Path) -> 
 @pytest.mark.parametrize("step", [2, 5, 7])
 def test_a_resumed_run_has_the_looks_of_the_uninterrupted_one(world: TinyWorld, looked: Path, step: int) -> None:
     folder = world.root / f"from_{step}"
-    shutil.copytree(looked.parent, folder)  # with all looks, those behind the cut too
+    shutil.copytree(looked.parent, folder)  # with all looks, also those after the cut
     for path in folder.glob("checkpoint_*.pt"):
         if int(path.stem.split("_")[1]) > step:
             path.unlink()
@@ -171,7 +171,7 @@ def test_a_look_scores_each_pair_and_each_caption_with_zeros_once(
 
 
 def others(size: int) -> np.ndarray:
-    """Everybody else's picture, [S,S-1]."""
+    """The pictures of all other samples, [S,S-1]."""
     return np.array([[donor for donor in range(size) if donor != own] for own in range(size)])
 
 
@@ -258,7 +258,7 @@ def test_training_says_when_it_will_look_what_it_saw_and_when_the_connector_bega
     captured = capsys.readouterr()
     assert "looks: at 4 held-out samples, 3 times, at step 3, 6, 9\n" in captured.out
     assert captured.err.count("look at step 4 | loss ") == 1
-    assert captured.out.splitlines()[-1].startswith("The connector had not begun to look at the picture: at step 9")
+    assert captured.out.splitlines()[-1].startswith("The connector had not begun to use the picture: at step 9")
 
 
 def look(step: int, gap: float) -> Look:

@@ -33,7 +33,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
 
 @pytest.fixture(scope="module")
 def trained(world: TinyWorld) -> Path:
-    """Trained behind the older image block; a checkpoint of today's form."""
+    """Trained with the older image block; a checkpoint of today's format."""
     return world.train("today", train__epochs=1, **LEGACY)
 
 
@@ -88,7 +88,7 @@ def test_a_checkpoint_of_today_is_never_taken_for_an_older_one(
 
 def test_without_a_config_the_line_says_how_to_name_one(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ablate", "--checkpoint", str(old)]) == 2
-    assert capsys.readouterr().err.endswith("older form, without its config; name the config with --config\n")
+    assert capsys.readouterr().err.endswith("older format, without its config; name the config with --config\n")
 
 
 def test_a_config_without_its_layer_norm_is_refused(old: Path, world: TinyWorld) -> None:

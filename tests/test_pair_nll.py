@@ -1,4 +1,4 @@
-"""Pairs scored behind a prefix that is read once are the pairs scored whole."""
+"""Pairs scored with a prefix that is read once have the same losses as pairs scored whole."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def batch_of(rows: list[tuple[list[int], list[int]]]) -> Batch:
 
 
 PROMPTS = {
-    "request behind the image": [*BLOCK, 7, 8],
+    "request after the image": [*BLOCK, 7, 8],
     "request before the image": [7, 8, 9, *BLOCK],
     "no request": BLOCK,
 }
@@ -82,7 +82,7 @@ def test_a_caption_cut_by_max_seq_len_has_fewer_labels_here_too(vlm: VLM, visual
 
 
 def test_each_prompt_and_image_is_read_once(vlm: VLM, visual: VisualTokens) -> None:
-    rows = [(PROMPTS["no request"], [11])] * 9 + [(PROMPTS["request behind the image"], [11])] * 3
+    rows = [(PROMPTS["no request"], [11])] * 9 + [(PROMPTS["request after the image"], [11])] * 3
     with mock.patch.object(vlm.llm, "read", wraps=vlm.llm.read) as read:
         vlm.pair_nll(batch_of(rows), visual, [0, 1, 2] * 4)
     assert [tuple(call.args[0].shape[:2]) for call in read.call_args_list] == [

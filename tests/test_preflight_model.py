@@ -53,7 +53,7 @@ def test_a_layer_made_anew_among_trained_ones_is_named(world: World, tmp_path: P
         weights[name] = torch.ones_like(weights[name])
     save_file(weights, file, metadata={"format": "pt"})
     assert first(world.find(model__llm=str(llm))) == "tower-uninitialised"
-    weights[norms[0]][0] = 1.5  # one norm of the layer has moved: somebody trained it
+    weights[norms[0]][0] = 1.5  # one norm of the layer has changed: it was trained
     moved = shutil.copytree(llm, tmp_path / "moved")
     save_file(weights, moved / "model.safetensors", metadata={"format": "pt"})
     assert world.find(model__llm=str(moved)) == []
@@ -202,7 +202,7 @@ def test_a_loss_that_weighs_known_tokens_less_is_named(world: World, monkeypatch
 def test_dropout_in_the_language_model_is_named_as_random(world: World, monkeypatch: Patch) -> None:
     nll = LanguageModel.nll
     monkeypatch.setattr(LanguageModel, "nll", lambda self, embeds, labels: nll(self, dropout(embeds, 0.2), labels))
-    monkeypatch.setattr(flow, "_STAGES", flow._STAGES[3:])  # what stands before the losses is another matter here
+    monkeypatch.setattr(flow, "_STAGES", flow._STAGES[3:])  # the stages before the losses are not tested here
     found = world.find()
     assert first(found) == "loss-not-reproduced"
     assert "two equal calls give different losses" in found[0].message
@@ -243,7 +243,7 @@ def test_pixels_that_reach_the_loss_past_the_visual_tokens_are_a_leak(world: Wor
     monkeypatch.setattr(VLM, "nll", bypassed)
     monkeypatch.setattr(flow, "_STAGES", [stage for stage in flow._STAGES if stage.__name__ != "loss_stage"])
     found = world.find()
-    assert first(found) == "leak" and "another way" in found[0].message
+    assert first(found) == "leak" and "path other than" in found[0].message
 
 
 def test_text_embeddings_on_another_scale_are_named(world: World, monkeypatch: Patch) -> None:

@@ -1,4 +1,4 @@
-"""No string that one room wrote for people is taken apart in another."""
+"""No sentence that one room writes is parsed in another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prose import constants, find_parsing
 from test_house import ROOMS, files
 
 ALLOWED = {
-    # Another library says it in words alone.
+    # Another library only gives it as text.
     ("qwen3_vlm/config.py", "item['msg'].removeprefix('Value error, ')"): "pydantic's words before a validator's own",
     ("qwen3_vlm/train/guards.py", '"can\'t allocate memory" not in str(error)'): "PyTorch's CPU allocator",
     ("qwen3_vlm/train/guards.py", "word in str(error).lower()"): "torch.distributed and its backends",
@@ -23,7 +23,7 @@ ALLOWED = {
     (
         "eyechart/results.py",
         "' '.join(str(error).splitlines()[:3]).partition(' For further information visit ')",
-    ): "pydantic's link behind its message",
+    ): "pydantic's link after its message",
     # A file format.
     (
         "eyechart/reporting/drawing.py",

@@ -36,7 +36,7 @@ JOBS: list[dict[str, Any]] = [
 
 @dataclass(frozen=True)
 class Ended:
-    """What a job left behind."""
+    """Output of a job."""
 
     codes: dict[str, list[int]]
     logs: Path
@@ -131,7 +131,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_update_and_another_number_of
     assert ended.codes["sigterm"] == [130, 130]
     path = ended.world.root / "sigterm" / "checkpoint_4.pt"
     assert ended.said("sigterm", 0, "err").endswith(
-        f"interrupted: saved {path}; go on with the same command and --resume\n"
+        f"interrupted: saved {path}; continue with the same command and --resume\n"
     )
     assert ended.codes["resumed"] == [0, 0, 0]
     expected = log_of(one.parent)[-1]

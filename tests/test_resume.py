@@ -114,7 +114,10 @@ def test_another_data_file_is_refused(world: TinyWorld, whole: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: [p.pop(k) for k in list(p) if k not in ("resampler", "projector")], "it can be scored, not resumed"),
+        (
+            lambda p: [p.pop(k) for k in list(p) if k not in ("resampler", "projector")],
+            "it can be scored but not resumed",
+        ),
         (lambda p: p.pop("rng"), "it lacks rng; take an older one"),
         (lambda p: p.update(optimizer={"state": {}}), "optimizer or progress cannot be restored"),
         (lambda p: p.update(progress={"epoch": 1}), "optimizer or progress cannot be restored"),
@@ -174,7 +177,7 @@ def test_ctrl_c_and_sigterm_finish_the_update_save_say_how_to_go_on_and_exit_130
     err = capsys.readouterr().err
     path = world.root / name / "checkpoint_4.pt"
     assert "finishing this update, then saving" in err
-    assert err.endswith(f"interrupted: saved {path}; go on with the same command and --resume\n")
+    assert err.endswith(f"interrupted: saved {path}; continue with the same command and --resume\n")
     assert len(calls) == 2 and signal.getsignal(number) is before
     assert same(weights_of(path), weights_of(whole.parent / path.name))
     assert main(["--config", config, "--resume"]) == 0

@@ -28,13 +28,13 @@ def test_what_was_appended_is_read_back(tmp_path: Path, dtype: torch.dtype) -> N
         spool.append(part)
     assert torch.equal(spool.tensor(dtype, 12, 3, 5), torch.cat(parts))
     spool.append(parts[0])
-    assert torch.equal(spool.tensor(dtype, 16, 3, 5)[12:], parts[0]), "also behind what was read"
+    assert torch.equal(spool.tensor(dtype, 16, 3, 5)[12:], parts[0]), "also after what was read"
 
 
 def test_a_mapped_tensor_outlives_its_spool_and_nothing_is_seen_in_the_folder(tmp_path: Path) -> None:
     spool = Spool(tmp_path, "numbers")
     spool.append(torch.arange(100_000.0))
-    assert list(tmp_path.iterdir()) == [], "no name, so that a kill leaves nothing behind"
+    assert list(tmp_path.iterdir()) == [], "no name, so that a kill leaves no file"
     mapped = spool.tensor(torch.float32, 100_000)
     del spool
     assert float(mapped.double().sum()) == 99_999 * 50_000

@@ -1,4 +1,4 @@
-"""The tiny backbones: real classes, small files, readers of notes, and strangers to every held-out picture."""
+"""The tiny backbones: real classes, small files, able to read notes, and not trained on any held-out picture."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_the_shipped_language_model_reads_its_notes(llm: Qwen3ForCausalLM, token
     assert reading.failures(marks) == []
 
 
-# Strangers to the held-out data
+# Not trained on the held-out data
 
 
 def test_the_tower_was_never_shown_a_scene_of_the_data_set() -> None:
@@ -335,7 +335,7 @@ def test_captions_that_never_differ_are_said_to_carry_nothing(
 ) -> None:
     file = write_rows(tmp_path, [("<image>", "same")] * 4)
     make(Options(output=tmp_path / "out", data=file, steps=1, image_size=16, threads=1))
-    assert "no word tells these captions apart" in capsys.readouterr().out
+    assert "no word distinguishes these captions" in capsys.readouterr().out
 
 
 def test_a_file_without_usable_images_is_refused(tmp_path: Path) -> None:

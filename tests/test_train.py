@@ -52,7 +52,7 @@ def done(world: TinyWorld) -> Path:
 
 @pytest.fixture
 def broken_image(world: TinyWorld) -> Iterator[int]:
-    """A training row whose image is cut off; mended afterwards."""
+    """A training row whose image is cut off; repaired afterwards."""
     row = prepare_data(world.config("x")).split.train[3]
     path = world.image_root / "images" / f"{row:05d}.png"
     data = path.read_bytes()
@@ -97,7 +97,7 @@ def test_each_epoch_logs_the_figures_of_check_2_the_losses_and_what_was_done(don
 
 
 def test_truncated_and_label_less_samples_are_counted_while_training(world: TinyWorld) -> None:
-    # Sequences are 16, 20 or 24 tokens long; 13 end right behind the prompt of the shortest.
+    # Sequences are 16, 20 or 24 tokens long; 13 end directly after the prompt of the shortest.
     cut = log_of(world.train("cut", force=True, data__max_seq_len=18, train__epochs=1).parent)[0]
     assert cut["truncated"] == cut["samples"] - cut["lengths"]["16"] > 0
     assert cut["truncated_pct"] == pytest.approx(100 * cut["truncated"] / 18)
@@ -411,7 +411,7 @@ def test_a_folder_with_a_run_is_refused_unless_told_what_to_do_with_it(
     before = {path.name: path.read_bytes() for path in done.parent.iterdir()}
     config = str(world.config_file("done"))
     assert main(["--config", config]) == 2
-    line = f"error: output_dir {done.parent} already holds checkpoint_10.pt; go on with --resume, start again with "
+    line = f"error: output_dir {done.parent} already holds checkpoint_10.pt; continue with --resume, start again with "
     assert capsys.readouterr().err.startswith(line + "--overwrite")
     assert main(["--config", config, "--resume", "--overwrite"]) == 2
     assert "give one of them" in capsys.readouterr().err
@@ -461,7 +461,7 @@ def test_the_command_line_trains_and_takes_overrides(
         ({"train__lrr": 1}, "unknown key `train.lrr`; did you mean `train.lr`?"),
         ({"data__json_file": "nowhere.json"}, "missing: data.json_file nowhere.json"),
         ({"model__llm": "no/such/folder"}, "model.llm: the folder no/such/folder does not exist"),
-        ({"model__device": "cuda"}, "model.device: cuda was asked for, but PyTorch sees no GPU"),
+        ({"model__device": "cuda"}, "model.device: cuda was requested, but PyTorch finds no GPU"),
         ({"data__max_seq_len": 9}, "max_seq_len"),
         ({"data__max_samples": 1}, "cannot split 1 rows"),
     ],
@@ -500,7 +500,7 @@ def test_a_full_disk_ends_with_exit_2_and_the_older_checkpoint_resumes(
     monkeypatch.setattr(loop, "save_checkpoint", full)
     assert main(["--config", config]) == 2
     err = capsys.readouterr().err
-    assert f"checkpoint_{LAST_STEP}.pt: cannot write the checkpoint (" in err and "go on with --resume" in err
+    assert f"checkpoint_{LAST_STEP}.pt: cannot write the checkpoint (" in err and "continue with --resume" in err
     assert steps_in(world.root / "full") == [STEPS_PER_EPOCH]
     assert main(["--config", config, "--resume"]) == 0
     assert same(weights_of(world.root / "full" / done.name), weights_of(done))

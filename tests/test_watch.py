@@ -250,7 +250,7 @@ NO, YES, OPEN = "ruled out", "costs", "open"
 
 
 def looks(*shuffled: Standing, zero: Standing = NO, losses: tuple[float, ...] = ()) -> list[Look]:
-    """At steps 0, 10, 20 ..., with gaps of 1 that nobody may judge."""
+    """At steps 0, 10, 20 ..., with gaps of 1 that must not be judged."""
     return [
         Look(step=10 * i, correct=losses[i] if losses else 1.0, gap_shuffled=1.0, gap_zero=1.0, shuffled=s, zero=zero)
         for i, s in enumerate(shuffled)
@@ -360,7 +360,7 @@ def test_a_loss_that_is_not_finite_at_the_end_is_no_plateau(world: TinyWorld, mo
 
 @pytest.fixture(scope="module")
 def halfway(world: TinyWorld) -> Path:
-    """The checkpoint behind the first epoch of two."""
+    """The checkpoint after the first epoch of two."""
     return world.train("halfway").parent / "checkpoint_5.pt"
 
 

@@ -215,7 +215,7 @@ FINDINGS = [
 
 
 def look(step: int, shuffled: float, zero: float, looks: int = 1) -> Look:
-    """A look at one of so many steps; gaps in nats per token."""
+    """A look at one of several steps; gaps in nats per token."""
     level, se = shared_level(looks), 0.05
     found = [stand_gap(Estimate(gap, se, 8, 8), margin, level, level) for gap, margin in ((shuffled, 0.05), (zero, 0))]
     return Look(

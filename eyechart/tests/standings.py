@@ -1,6 +1,6 @@
 """Results from gaps, standard errors and counts alone, judged by the verdict's own functions.
 
-So no fixture contradicts itself: nobody writes a verdict, a standing, a reason or a conclusion by hand.
+So no fixture contradicts itself: no verdict, standing, reason or conclusion is written by hand.
 """
 
 from __future__ import annotations

@@ -141,24 +141,24 @@ def test_noise_per_dim_has_the_moments_of_every_slot_and_dimension():
 
 
 def sources(scene, positions):
-    """Which sample lent each slot."""
+    """Which sample provided each slot."""
     own, got = everything(scene), apply("slot-mix", scene, positions).layers[0]
     return [[int((own[:, q] == got[b, q]).all(-1).nonzero()) for q in range(6)] for b in range(len(positions))]
 
 
 def test_every_slot_of_slot_mix_comes_from_another_image_and_none_from_the_own():
     scene = make_scene(rows=tuple(range(30)))
-    lent = sources(scene, range(30))
-    assert all(len(set(row)) == 6 and i not in row for i, row in enumerate(lent))
-    assert sources(scene, [7, 3]) == [lent[7], lent[3]], "whatever the batch"
-    assert sources(make_scene(seed=1, rows=tuple(range(30))), range(30)) != lent
-    assert {source for row in lent for source in row} == set(range(30)), "all of them lend"
+    given = sources(scene, range(30))
+    assert all(len(set(row)) == 6 and i not in row for i, row in enumerate(given))
+    assert sources(scene, [7, 3]) == [given[7], given[3]], "whatever the batch"
+    assert sources(make_scene(seed=1, rows=tuple(range(30))), range(30)) != given
+    assert {source for row in given for source in row} == set(range(30)), "all of them provide slots"
 
 
 def test_slot_mix_takes_no_slot_from_another_row_with_the_own_image_and_repeats_images_only_in_need():
     scene = make_scene(images=[0, 1, 0, 2, 2])
-    for i, lent in enumerate(sources(scene, range(5))):
-        images = [int(scene.images_S[source]) for source in lent]
+    for i, given in enumerate(sources(scene, range(5))):
+        images = [int(scene.images_S[source]) for source in given]
         assert int(scene.images_S[i]) not in images
         assert sorted(images.count(image) for image in set(images)) == [3, 3], "two others for six slots"
 

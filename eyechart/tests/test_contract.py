@@ -1,4 +1,4 @@
-"""The seam with strangers: every edge is handled on our side, every broken contract is named."""
+"""The seam with users' scorers: every edge case is handled on our side, every broken contract is named."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_scorer_without_batch_takes_batches_and_says_so_of_rows(rows: list[Row
     samples = [make_sample(row) for row in range(40)]
     results = score(Healthy(), make_batches(samples, 8))
     assert results.verdict == "PASS" and results.checkpoint == "Healthy"
-    with pytest.raises(ValueError, match=r"Scorer\.batch: Healthy has none, so it takes batches and no rows"):
+    with pytest.raises(ValueError, match=r"Scorer\.batch: Healthy has none, so it accepts only batches, not rows"):
         score(Healthy(), rows)
 
 
@@ -244,7 +244,7 @@ def test_what_was_scored_is_what_the_scorer_says(rows: list[Row]) -> None:
 
 
 def broken(method: str, change: Any) -> Any:
-    """A stranger whose `method` returns what `change` makes of (itself, its result, its arguments)."""
+    """A scorer whose `method` returns what `change` makes of (itself, its result, its arguments)."""
 
     def answer(self: Stranger, *arguments: Any) -> Any:
         return change(self, getattr(Stranger, method)(self, *arguments), *arguments)
@@ -367,7 +367,7 @@ def test_what_is_given_has_to_be_rows_or_batches_and_numbers_make_sense(rows: li
     for given in ([], [1, 2], [*rows, 3]):
         with pytest.raises(ValueError, match="rows: expected the path of a data file"):
             score(Stranger(), given)
-    with pytest.raises(ValueError, match="num_samples: goes with rows"):
+    with pytest.raises(ValueError, match="num_samples: only for rows"):
         eyechart.score(Constant(), make_batches([make_sample(1)], 1), num_samples=3)
     with pytest.raises(ValueError, match=r"row 3: expected every held-out row once"):
         score(Stranger(), [rows[3], *rows[2:5]])

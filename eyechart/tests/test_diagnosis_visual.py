@@ -119,7 +119,7 @@ def test_slots_that_repeat_one_token_are_dead_and_similar_ones_are_not() -> None
 
 
 class SomeSlots(Healthy):
-    """Only `used` of the visual tokens tell which picture it is; the loss falls with each that does."""
+    """Only `used` of the visual tokens identify the picture; the loss falls with each that does."""
 
     slots, used = 6, (0,)
 
@@ -142,7 +142,7 @@ class AllSlots(SomeSlots):
 
 
 class Redundant(AllSlots):
-    """Every slot says all of it: none is missed alone, and each would do."""
+    """Every slot has all of the information: no single one is needed, and each is enough."""
 
     def worth(self, right: torch.Tensor) -> torch.Tensor:
         return 2.0 - right.any().float()

@@ -24,7 +24,7 @@ Read = Callable[[Tensor], Tensor]
 
 
 def past_and_present(embeds_BTE: Tensor) -> Tensor:
-    """A causal decoder: each position adds up itself and what stands before it, the near more than the far."""
+    """A causal decoder: each position sums itself and the positions before it, near ones with more weight."""
     places_T = torch.arange(embeds_BTE.shape[1])
     weights_TT = 0.8 ** (places_T[:, None] - places_T[None]).float()
     return torch.einsum("ts,bse->bte", weights_TT.tril(), embeds_BTE)
@@ -109,7 +109,7 @@ def test_what_is_random_is_measured_and_named_before_all_else() -> None:
 
 
 def test_losses_of_a_model_that_does_not_read_its_visual_tokens_stay_numbers() -> None:
-    assert route(Toy(blind=True)).behind_nan() == (route(Toy()).tokens().labels,) * 2
+    assert route(Toy(blind=True)).labels_despite_nan() == (route(Toy()).tokens().labels,) * 2
     assert route(Toy(blind=True)).tokens().by_row == ((), (), ())
 
 

@@ -133,7 +133,7 @@ def test_pictures_and_boxes_that_scroll_have_an_edge(browser: Browser, page: Pat
     for what in (".card img", ".true.long"):
         width, colour, _ = browser.evaluate(edge % what)
         assert width == "1px" and colour != card
-    assert browser.evaluate(edge % ".true.long")[2].count("gradient") == 4, "shades tell that there is more"
+    assert browser.evaluate(edge % ".true.long")[2].count("gradient") == 4, "shadows show that there is more"
 
 
 @pytest.mark.parametrize("width", WIDTHS)

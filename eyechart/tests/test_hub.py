@@ -23,7 +23,7 @@ def forget() -> Iterator[None]:
 
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A hub that takes the connection and never answers, as behind some firewalls."""
+    """A hub that accepts the connection and never answers, as with some firewalls."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setattr(hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setattr(hub, "_PATIENCE", 0.3)
@@ -60,10 +60,10 @@ def test_a_silent_hub_is_left_alone_for_the_block_and_asked_once(silent: None) -
 def test_a_hub_that_answers_is_used(answering: None) -> None:
     with hub_bounded("some/model"):
         assert not hub.constants.is_offline_mode()
-    assert hub_state() == "the hub does not give it out"
+    assert hub_state() == "the hub denies access to it"
     told = explain_absence("some/model", "model.llm", OSError("some/model is gated\nlong advice"))
     assert told == (
-        "model.llm: some/model is no folder here, not in the local hub cache, and the hub does not give it out "
+        "model.llm: some/model is neither a folder here nor in the local hub cache, and the hub denies access to it "
         "(some/model is gated)"
     )
 
@@ -73,7 +73,7 @@ def test_offline_by_wish_stays_offline_and_says_so(answering: None, monkeypatch:
     with hub_bounded("some/model"):
         assert hub.constants.is_offline_mode()
     assert hub.constants.is_offline_mode()
-    assert "HF_HUB_OFFLINE forbids asking the hub" in explain_absence("some/model", "model.llm", OSError("no"))
+    assert "HF_HUB_OFFLINE forbids access to the hub" in explain_absence("some/model", "model.llm", OSError("no"))
 
 
 def test_a_folder_asks_nobody(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def test_a_gap_that_all_images_share_raises_no_warning(seed):
 
 
 def vivid(size=400.0, samples=100):
-    """Nobody else has a gap; one image tells its own captions a lot and misleads those that it is shown to."""
+    """Only one image has a gap: it helps its own captions a lot and misleads those that get it as a wrong picture."""
     differences, tokens, clusters, donors = draw(3, samples, mean=0.0, sd=0.5)
     differences = differences + size * ((np.arange(samples) == 17)[:, None] | (donors == 17))
     return differences, tokens, clusters, donors

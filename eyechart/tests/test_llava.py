@@ -195,7 +195,7 @@ def test_only_the_rows_asked_for_are_read_and_keep_their_indices(tmp_path: Path)
 
 @pytest.mark.parametrize("wanted", [[0, 3], [-1, 1]])
 def test_a_row_that_is_not_in_the_file_is_refused(tmp_path: Path, wanted: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"data.json: rows -?\d to \d were asked for, the file has rows 0 to 2"):
+    with pytest.raises(ValueError, match=r"data.json: rows -?\d to \d were requested, the file has rows 0 to 2"):
         read_rows(write(tmp_path, as_list(ROWS)), wanted)
 
 
@@ -204,16 +204,16 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     "white space": (b" \r\n\t", r"the file is empty \(4 bytes"),
     "only a BOM": (b"\xef\xbb\xbf", r"the file is empty"),
     "zero rows": (b"[]", r"zero rows"),
-    "truncated list": (as_list(ROWS)[:200], r"breaks off at byte 200, in the middle of a value"),
-    "truncated lines": (as_lines(ROWS)[:-30], r"line 3 \(from byte \d+\): the JSON breaks off"),
+    "truncated list": (as_list(ROWS)[:200], r"ends at byte 200, in the middle of a value"),
+    "truncated lines": (as_lines(ROWS)[:-30], r"line 3 \(from byte \d+\): the JSON ends"),
     "a syntax error": (b'[{"id": 1}, {id: 2}]', r"not valid JSON: .*\(byte 13\)"),
-    "a syntax error behind a BOM": (b'\xef\xbb\xbf[{"id": 1}, {id: 2}]', r"\(byte 13\), counted behind the byte order"),
+    "a syntax error after a BOM": (b'\xef\xbb\xbf[{"id": 1}, {id: 2}]', r"\(byte 13\), counted after the byte order"),
     "a syntax error in a line": (b'{"id": 1}\n{id: 2}\n', r"line 2 \(from byte 10\): not valid JSON"),
     "a NaN": (b"[NaN]", r"not valid JSON"),
     "an object": (b'{"data": []}', r"one object with the keys \['data'\]"),
     "an object over several lines": (b'{\n "data": []\n}', r"one object with the keys \['data'\]"),
     "a number": (b"42", r"not a list of rows"),
-    "nested without end": (b"[" * 100_000, r"not valid JSON|breaks off"),
+    "nested without end": (b"[" * 100_000, r"not valid JSON|JSON ends at"),
     "UTF-16": (json.dumps(ROWS).encode("utf-16"), r"not valid JSON"),
     "half a surrogate pair": (b'[{"id": "\\ud800 ab cd ef"}]', r"not valid JSON"),
     "truncated gzip": (gzip.compress(as_list(ROWS))[:-20], r"broken gzip file"),

@@ -282,7 +282,7 @@ def test_a_loss_that_is_not_finite_gives_no_figure(scores_SS: np.ndarray) -> Non
 def test_without_features_hard_and_graded_donors_are_left_out_and_it_is_said(scores_SS: np.ndarray) -> None:
     got = run(Table(scores_SS), 30)
     assert got.hard_r_at_1.value is None and got.deciles == []
-    assert "How alike the images look was not measured" in amounts(got)
+    assert "The similarity of images was not measured" in amounts(got)
 
 
 def test_deciles_are_the_gaps_of_tenths_of_the_pairs_by_likeness(

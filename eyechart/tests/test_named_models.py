@@ -1,4 +1,5 @@
-"""Any image-text-to-text model behind the scoring seam: seven architectures at tiny width, loaded as real ones are."""
+"""Any image-text-to-text model adapted to the scoring seam: seven architectures at tiny width, loaded as real ones
+are."""
 
 from __future__ import annotations
 

@@ -48,20 +48,20 @@ def test_the_last_look_that_is_ruled_out_is_found_or_there_is_none() -> None:
 
 def test_the_onset_lies_between_the_last_look_that_rules_it_out_and_the_first_that_shows_it() -> None:
     assert read_onset(looks(NO, OPEN, YES, lower_shuffled=0.06, upper_shuffled=0.9)) == (
-        "The connector began to look at the picture between step 10 and step 1,000; at step 1,000 a wrong picture "
-        "costs +0.300 (+0.060 to +0.900) nats per token, zeros cost +0.500, and a caption prefers its own among 8 "
-        "pictures in 75% of cases (guessing: 12%)."
+        "The connector began to use the picture between step 10 and step 1,000; at step 1,000 a wrong picture "
+        "costs +0.300 (+0.060 to +0.900) nats per token, zeros cost +0.500, and 75% of captions are "
+        "likeliest with their own among 8 pictures (guessing: 12%)."
     )
 
 
 def test_without_a_look_that_rules_it_out_only_the_latest_step_of_the_onset_is_said() -> None:
-    assert read_onset(looks(YES, YES)).startswith("The connector began to look at the picture by step 10; at step 100")
-    assert read_onset(looks(OPEN, YES)).startswith("The connector began to look at the picture by step 100; ")
+    assert read_onset(looks(YES, YES)).startswith("The connector began to use the picture by step 10; at step 100")
+    assert read_onset(looks(OPEN, YES)).startswith("The connector began to use the picture by step 100; ")
 
 
 def test_what_is_ruled_out_has_not_begun_and_what_is_open_is_called_open() -> None:
-    assert read_onset(looks(YES, NO)).startswith("The connector had not begun to look at the picture: at step 100 ")
-    assert read_onset(looks(OPEN, OPEN)).startswith("Whether the connector looks at the picture is open: at step 100 ")
+    assert read_onset(looks(YES, NO)).startswith("The connector had not begun to use the picture: at step 100 ")
+    assert read_onset(looks(OPEN, OPEN)).startswith("Whether the connector uses the picture is open: at step 100 ")
     assert read_onset(looks(NO, OPEN)).endswith("(guessing: 12%); at step 10 it had not begun.")
     assert read_onset([]) == ""
 
@@ -69,7 +69,7 @@ def test_what_is_ruled_out_has_not_begun_and_what_is_open_is_called_open() -> No
 def test_looks_of_an_older_version_are_open_however_large_their_gap() -> None:
     older = Look(step=919, correct=1.0, gap_shuffled=2.0, gap_zero=0.5)
     assert read_onset([older]) == (
-        "Whether the connector looks at the picture is open: at step 919 a wrong picture costs +2.000 nats per token, "
+        "Whether the connector uses the picture is open: at step 919 a wrong picture costs +2.000 nats per token, "
         "zeros cost +0.500."
     )
 

@@ -108,7 +108,7 @@ def test_pixels_that_tiles_leave_in_place_are_said():
     left = remainder("tiles-4", 62, 63)
     assert (left["rows"], left["columns"]) == (2, 3)
     said = sentence(Remark(code="pixels-left-in-place", about="tiles-4", figures=left))
-    assert "2 high at the bottom and 3 wide on the right" in said
+    assert "2 pixels high at the bottom and 3 pixels wide on the right" in said
 
 
 def test_every_change_keeps_shape_and_type():

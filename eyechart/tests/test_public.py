@@ -22,7 +22,7 @@ import importlib.abc, sys
 class Blocker(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] == "torch":
-            raise ImportError("torch is not to be had here")
+            raise ImportError("torch is not available here")
 sys.meta_path.insert(0, Blocker())
 """
 

@@ -239,7 +239,7 @@ def test_unreadable_images_are_counted_and_there_is_no_pass(saved: Saved, data: 
         (["{llava}", "--data", "{rows}", "--max_seq_len", "9"], "image block cut by max_seq_len"),
         (["m", "--data", "{rows}", "--batch_size", "0"], "--batch_size: Input should be greater than or equal to 1"),
         (["m", "--data", "{rows}", "--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
-        (["m", "--data", "{rows}", "--device", "cuda"], "--device: cuda was asked for"),
+        (["m", "--data", "{rows}", "--device", "cuda"], "--device: cuda was requested"),
         (
             ["m", "--data", "{rows}", "--attention", "flash_attention_2", "--device", "cpu"],
             "--attention: flash_attention_2 needs a GPU, got cpu; set --attention to sdpa",

@@ -1,4 +1,4 @@
-"""What strangers did to the seam and to `eyechart.score`, each of it once without a word or with a traceback."""
+"""What users' scorers did to the seam and to `eyechart.score`; each once passed silently or ended in a traceback."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Saturated(Stranger):
         found = super().nll(batch, visual)
         parts = found.per_sample()
         for nll_T in parts:
-            nll_T[len(nll_T) // 2 + 1] = 0  # certain, whatever stands before it: the loss after the middle one
+            nll_T[len(nll_T) // 2 + 1] = 0  # certain, whatever precedes it: the loss after the middle one
         return TokenNLL(torch.cat(parts), found.counts_B)
 
 

@@ -178,7 +178,7 @@ REMARK_FIGURES: dict[str, dict[str, Any]] = {
 
 
 def plain_sentences(text: str) -> list[str]:
-    """The sentences of a text, after a look at what a template or a missing figure leaves behind."""
+    """The sentences of a text, after a check for remains of a template or a missing figure."""
     assert not re.search(r"\bNone\b|\bnan\b|\binf\b|  | [,.;:]|\.\.|\(\)|''", text), text
     assert not re.search(r"(?<![\d,])1 (samples|images|distinct images|captions|rows)\b", text), text
     return re.split(r"(?<=[.!?]) (?=\S)", text)
@@ -234,7 +234,7 @@ def test_every_remark_is_told_in_one_sentence(code: RemarkCode) -> None:
     figures = REMARK_FIGURES.get(code, {})
     text = sentence(Remark(code=code, about="zero", figures=figures))
     assert len(plain_sentences(text)) == 1 and starts_well(text), text
-    assert all(str(value) in text for value in figures.values()), "what a stranger's error says is no template"
+    assert all(str(value) in text for value in figures.values()), "the text of a user's error is not a template"
     told = [value for value in figures.values() if isinstance(value, str)]
     assert "{" in text or not re.search(r"[{}]", text.replace("".join(told), ""))
 

@@ -121,7 +121,7 @@ def test_without_clusters_the_dyadic_variance_is_the_documented_formula():
 
 
 def vivid(sign: float):
-    """One effect per picture: on its own caption and, times `sign`, on the captions it is lent to."""
+    """One effect per picture: on its own caption and, times `sign`, on the captions that get it as a wrong picture."""
     _, tokens, clusters, donors = draw(6, 60, 4)
     effect = 3 * np.random.default_rng(7).standard_normal(60)
     return tokens[:, None] + effect[:, None] + sign * effect[donors], tokens, clusters, donors

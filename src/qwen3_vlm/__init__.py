@@ -1,4 +1,4 @@
-"""Train a vision-language connector and prove whether it carries the picture into the language model.
+"""Train a vision-language connector and measure whether it carries the picture into the language model.
 
 from qwen3_vlm import ablate, audit, load
 """
@@ -8,9 +8,9 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-# OpenMP's threads spin while they wait, and two of them on a busy machine can be eight times slower than one. Asleep
-# while they wait, two cost little more than one there, and are a quarter faster where nothing else runs. It has to be
-# said before PyTorch loads, and whoever has set it keeps what they have set.
+# OpenMP's threads spin while they wait, and two of them on a busy machine can be eight times slower than one. If they
+# sleep while they wait, two cost little more than one there, and are a quarter faster on an idle machine. This has to
+# be set before PyTorch loads; an existing value is kept.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _NAMES = {"load": "loaded", "ablate": "ablate", "ablate_model": "ablate", "audit": "audit", "trial": "trial"}
@@ -18,7 +18,7 @@ __all__ = ["ablate", "ablate_model", "audit", "load", "trial"]
 
 
 def __getattr__(name: str) -> Any:
-    """Hand on the API's names; PyTorch loads when the first of them is used."""
+    """Export the names of the API; PyTorch loads when the first of them is used."""
     if name == "__version__":
         return version("qwen3-vlm")
     if name in _NAMES:

@@ -1,4 +1,4 @@
-"""Config to data and model: the one assembler, so that training, scoring and captioning cannot drift apart."""
+"""Config to data and model, in one place, so that training, scoring and captioning cannot diverge."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.shipped import locate
 
 _KINDS = {"model.llm": ("qwen3",), "model.vision": ("siglip_vision_model", "siglip")}
-"""`model_type` in config.json; SigLIP checkpoints often hold the text tower too."""
+"""`model_type` in config.json; SigLIP checkpoints often also contain the text tower."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Inputs:
 
     @property
     def pad_id(self) -> int:
-        """What fills sequences on the right; never looked at again, masks come from lengths."""
+        """Id of the padding on the right; it is never compared, masks come from lengths."""
         return int(self.tokenizer.eos_token_id)
 
 
@@ -63,7 +63,7 @@ def prepare_inputs(config: Config) -> Inputs:
     """Tokenizer, prompts and image preprocessing, each from the backbones' own files.
 
     Raises:
-        ValueError: a backbone is not there, or its tokenizer lacks the image block's tokens.
+        ValueError: a backbone is missing, or its tokenizer lacks the image block's tokens.
     """
     tokenizer = load_tokenizer(config.model.llm)
     prompts = PromptBuilder(tokenizer, config.prompt, config.connector.latents, config.data.max_seq_len)
@@ -78,10 +78,11 @@ def prepare_data(config: Config, saved_split: Path | None = None) -> Prepared:
 
     Args:
         config: the run.
-        saved_split: the split.json of an earlier run; if the file is there, it decides, and the data must be the same.
+        saved_split: the split.json of an earlier run; if it exists, it determines the split, and the data must be the
+            same.
 
     Raises:
-        ValueError: a missing or broken file, too many unusable rows, sequences without room; one line each.
+        ValueError: a missing or broken file, too many unusable rows, sequences without room for text; one line each.
     """
     if config.data.world != "none":
         ensure(config.data.world, Path(config.data.image_root))
@@ -105,7 +106,7 @@ def prepare_data(config: Config, saved_split: Path | None = None) -> Prepared:
     train, train_rejects = _dataset(config.data, inputs, of_train, split.train, "training")
     held_out, eval_rejects = _dataset(config.data, inputs, of_eval, split.eval, "held-out")
     if config.data.workers:
-        # Behind the encoding, which may use all threads: from here on processes are forked that use none.
+        # After the encoding, which may use all threads: from here on processes are forked that use none.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     rejects = {"train": train_rejects, "eval": eval_rejects}
     return Prepared(config, inputs, split, files, train, held_out, rejects)
@@ -130,10 +131,10 @@ def _dataset(
 
 
 def complain_of_missing(data: DataConfig, backbones: ModelConfig) -> None:
-    """Say in one line everything that a run needs and that is not here, before any work.
+    """Report everything that a run needs and that is missing, in one line, before any work.
 
     Raises:
-        ValueError: something is missing, and the message says how to get each; or a backbone is of another kind.
+        ValueError: something is missing, and the message describes how to get each; or a backbone has the wrong type.
     """
     missing = []
     for setting, path in (("data.json_file", data.json_file), ("data.eval_json", data.eval_json)):
@@ -169,12 +170,12 @@ def connector_shape(settings: ConnectorConfig, tower: VisionTower, llm: Language
 
 
 def build_model(config: Config, inputs: Inputs) -> VLM:
-    """Load the frozen backbones and make a freshly initialised connector, on the device the config asks for.
+    """Load the frozen backbones and make a newly initialised connector, on the device of the config.
 
-    The initial weights depend on the seed alone.
+    The initial weights depend only on the seed.
 
     Raises:
-        ValueError: a backbone is missing or incomplete, or the device lacks what was asked for.
+        ValueError: a backbone is missing or incomplete, or the device does not support what was requested.
     """
     device, dtype = choose_device(config.model, config.threads), DTYPES[config.model.precision]
     tower = load_tower(locate(config.model.vision), inputs.spec, dtype, config.model.attention)
@@ -185,7 +186,7 @@ def build_model(config: Config, inputs: Inputs) -> VLM:
 
 
 def backbone_identities(named: ModelConfig, vlm: VLM) -> dict[str, dict[str, Any]]:
-    """Name, width and weight fingerprint of both frozen parts: what a checkpoint was trained against."""
+    """Name, width and weight fingerprint of both frozen parts: what a checkpoint was trained with."""
     return {
         "vision": {"name": named.vision, "width": vlm.tower.width, "fingerprint": fingerprint(vlm.tower.model)},
         "llm": {"name": named.llm, "width": vlm.llm.width, "fingerprint": fingerprint(vlm.llm.model)},

@@ -33,7 +33,7 @@ _Command = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of `qwen3-vlm`."""
-    about = "Train a vision-language connector, and prove whether it carries the picture. Also: --version."
+    about = "Train a vision-language connector, and measure whether it carries the picture. Also: --version."
     return run_alone(_Command, "qwen3-vlm", arguments, about)
 
 
@@ -61,7 +61,7 @@ def run_alone(commands: Any, program: str, arguments: Sequence[str] | None = Non
 
 
 def _refuse_moved(arguments: list[str]) -> None:
-    """Say where an old form has gone, before anything asks for what it no longer takes.
+    """Report the new form of an old command before its arguments are parsed.
 
     Raises:
         ValueError: `--model`, alone or with a value.

@@ -1,11 +1,11 @@
-"""YAML to a frozen, validated Config. Every cross-field check lives here.
+"""YAML to a frozen, validated Config. All checks across fields are in this file.
 
     config = load_config(Path("configs/stage1_align_tiny.yaml"), ["--train.lr", "1e-3"])
 
 Relative paths in a config are relative to the working directory, as in the runbook (`cd qwen3-vlm`, then run); configs
 and backbones that come with the package are found from anywhere (`shipped`).
 
-Over 300 lines, because every setting stands here with its sentence, and docs/config.md is made from this one file.
+Over 300 lines, because it defines every setting with its description, and docs/config.md is generated from this file.
 """
 
 from __future__ import annotations
@@ -61,19 +61,19 @@ class PromptConfig(Section):
     """What the language model reads before the caption."""
 
     template: str = "{human}\n"
-    """Text before the caption; `{human}` is the row's own human turn, whose `<image>` becomes the image block.
-    A template without `{human}` must hold `<image>` itself, once: every row then gets the same prompt."""
+    """Text before the caption; `{human}` is the row's own human turn, whose `<image>` becomes the image block. A
+    template without `{human}` must contain `<image>` itself, once: every row then gets the same prompt."""
     image_block: Literal["spliced", "legacy"] = "spliced"
-    """spliced: start, Q patch tokens, end, one id each. legacy: the older added tokens joined with spaces."""
+    """spliced: start, Q patch tokens, end, one id each. legacy: the tokens of the older format, joined with spaces."""
     caption_request: str = "<image>\nDescribe the picture."
-    """The human turn used by `qwen3-vlm caption` for images that come without one."""
+    """The human turn used by `qwen3-vlm caption` for images without a human turn."""
 
 
 class DataConfig(Section):
     """What the run reads."""
 
     world: Literal["none", "scenes", "digits"] = "none"
-    """Make this embedded data set under `image_root` first, if it is not there."""
+    """Generate this embedded data set under `image_root` first, if it does not exist."""
     json_file: str = "data/llava_pretrain/blip_laion_cc_sbu_558k.json"
     """Rows in LLaVA-Pretrain layout."""
     image_root: str = "data/llava_pretrain"
@@ -81,7 +81,7 @@ class DataConfig(Section):
     eval_json: str | None = None
     """A fixed held-out file (images under `image_root`). Without it, `eval_ratio` of the rows is held out."""
     max_samples: int | None = Field(None, ge=1)
-    """Rows drawn by seed from the file, training and held-out together; null takes all."""
+    """Rows drawn by seed from the file, training and held-out together; null uses all rows."""
     eval_ratio: float = Field(0.02, ge=0, lt=1)
     """Share of the drawn rows that is held out. Training rows that show a held-out picture then leave training."""
     max_seq_len: int = Field(512, ge=4)
@@ -91,10 +91,11 @@ class DataConfig(Section):
     max_pixels: int = Field(178_956_970, ge=1)
     """Images with more pixels are rejected before they are decoded (Pillow's own bomb limit)."""
     cache_features: Literal["auto", "on", "off"] = "auto"
-    """Keep the frozen tower's features in a temporary file: it then runs once per image instead of once per epoch."""
+    """Keep the frozen tower's features in a temporary file: the tower then runs once per image instead of once per
+    epoch."""
     cache_gb: float = Field(2.0, gt=0)
     """With `auto`, features are cached if they take at most this many gigabytes (float32 or bfloat16 as computed), and
-    at most half of the free space beside `output_dir`."""
+    at most half of the free space on the disk of `output_dir`."""
     workers: int = Field(0, ge=0)
     """Processes that read images ahead; 0 reads in the training process."""
 
@@ -113,35 +114,37 @@ class TrainConfig(Section):
     accumulation: int = Field(4, ge=1)
     """Batches per optimizer update."""
     micro_batch_size: int | None = Field(None, ge=1)
-    """Samples per forward pass. It changes speed and memory, not the gradient; null means `batch_size`."""
+    """Samples per forward pass. It affects speed and memory, not the gradient; null means `batch_size`."""
     epochs: int = Field(3, ge=1)
     """Passes over the training split."""
     lr: float = Field(1e-4, gt=0)
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "one-cycle", "constant"] = "cosine"
-    """Learning rate after the warm-up. one-cycle also warms up along a cosine, from lr/25, and ends at lr/250000."""
+    """Learning rate after the warm-up. one-cycle also uses a cosine for the warm-up, starts at lr/25 and ends at
+    lr/250000."""
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
-    """Share of the updates in which the learning rate rises."""
+    """Share of the updates during which the learning rate rises."""
     weight_decay: float = Field(0.0, ge=0)
-    """AdamW's decoupled weight decay, on matrices and vectors alike."""
+    """AdamW's decoupled weight decay, applied to matrices and vectors."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's running-average factors."""
     clip: float = Field(1.0, gt=0)
-    """Largest norm of the whole gradient."""
+    """Maximum norm of the whole gradient; larger gradients are scaled down."""
     save_every: int | None = Field(None, ge=1)
-    """Steps between checkpoints, each waiting for the end of its accumulation window. An epoch's end always saves."""
+    """Steps between checkpoints; a save waits for the end of its accumulation window. The end of an epoch always
+    saves."""
     keep_last: int | None = Field(None, ge=1)
-    """Checkpoints to keep: after each save, older ones than the last so many are deleted; null keeps all."""
+    """Number of checkpoints to keep: after each save, older ones are deleted; null keeps all."""
     keep_every: int | None = Field(None, ge=1)
-    """With `keep_last`, also keep the first checkpoint at or behind each multiple of so many steps."""
+    """With `keep_last`, also keep the first checkpoint at or after each multiple of this number of steps."""
     tracker: Literal["tensorboard", "wandb", "mlflow", "none"] = "tensorboard"
-    """Curves of loss, learning rate and gradient norm while training, under `output_dir`/tracker for TensorBoard."""
+    """Where to log curves of loss, learning rate and gradient norm; for TensorBoard, `output_dir`/tracker."""
     ablate_every: Literal["off", "log"] | int = "log"
-    """Look at 16 held-out samples while training, to see when the connector begins to read the picture. A number:
-    every so many steps. log: seven times, each at twice the step of the one before, the last at the end; fewer in a
-    run so short that they would cost more than a twentieth of it. off: never. Written to looks.jsonl with where each
-    gap stands (costs, ruled out or open), by bounds that all looks of the run share; no look changes a weight or draws
-    from a generator of the training."""
+    """Score 16 held-out samples during training (a look), to see when the connector begins to use the picture. A
+    number: the interval in steps. log: seven looks, each at twice the step of the one before, the last at the end;
+        fewer in a short run, where they would take more than a twentieth of its time. off: never. Looks are written to
+        looks.jsonl with the standing of each gap (costs, ruled out or open); all looks of a run share one error rate. A
+        look changes no weights and does not use the random generators of the training."""
 
     @field_validator("ablate_every", mode="before")
     @classmethod
@@ -154,14 +157,14 @@ class TrainConfig(Section):
 
 
 class Config(Section):
-    """One run, completely."""
+    """All settings of one run."""
 
     output_dir: str = "outputs/stage1_align"
     """Checkpoints, logs, the split and results go here."""
     seed: int = Field(42, ge=0)
-    """Draws the subset, the split, the order, the initial weights, donors and noise, each from its own generator."""
+    """Seed for the subset, the split, the order, the initial weights, donors and noise; each has its own generator."""
     threads: int | None = Field(None, ge=1)
-    """CPU threads of PyTorch; null leaves its default. Two can be slower than one."""
+    """CPU threads of PyTorch; null keeps its default. Two can be slower than one."""
     model: ModelConfig = ModelConfig()
     connector: ConnectorConfig = ConnectorConfig()
     prompt: PromptConfig = PromptConfig()
@@ -183,7 +186,7 @@ class Config(Section):
         block = self.image_block_tokens
         if self.data.max_seq_len <= block:
             parts = {
-                "message": f"data.max_seq_len: {self.data.max_seq_len} leaves no room for text behind an image block "
+                "message": f"data.max_seq_len: {self.data.max_seq_len} leaves no room for text after an image block "
                 f"of {block} tokens (connector.latents {self.connector.latents})",
                 "fix": "raise max_seq_len or lower latents",
             }
@@ -191,13 +194,13 @@ class Config(Section):
         if self.coverage.truncated_fail < self.coverage.truncated_warn:
             raise ValueError(
                 f"coverage.truncated_fail ({self.coverage.truncated_fail}) is below coverage.truncated_warn "
-                f"({self.coverage.truncated_warn}); a FAIL must need more than a warning"
+                f"({self.coverage.truncated_warn}); the threshold of a FAIL must not be below that of a warning"
             )
         for name, beta in zip(("first", "second"), self.train.betas, strict=True):
             if not 0 <= beta < 1:
                 raise ValueError(f"train.betas: the {name} must be in [0, 1), got {beta}")
         if self.train.keep_every is not None and self.train.keep_last is None:
-            raise ValueError("train.keep_every: without train.keep_last nothing is deleted; set keep_last, or neither")
+            raise ValueError("train.keep_every: without train.keep_last nothing is deleted; set both or neither")
         return self
 
     @property
@@ -211,7 +214,7 @@ class Config(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     def fingerprint(self) -> str:
-        """A short hash of every field: equal hash means the same run."""
+        """A short hash of every field: equal hashes mean equal settings."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -251,7 +254,7 @@ def parse_config(tree: dict[str, Any], where: str) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        # A check of the whole config, which is only made once all fields are sound: it comes alone.
+        # This check covers the whole config and only runs if all fields are valid, so it is the only error.
         parts = next((item["ctx"] for item in error.errors() if item["type"] == "image-truncated"), None)
         if parts is not None:
             raise NamedInputError("image-truncated", f"{where}: {parts['message']}", parts["fix"]) from error
@@ -269,7 +272,7 @@ def _read_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
         key, equals, value = flag[2:].partition("=")
         if not equals:
             if not queue:
-                raise ValueError(f"{flag}: expected a value behind it, as in `--train.lr 1e-3`")
+                raise ValueError(f"{flag}: expected a value after it, as in `--train.lr 1e-3`")
             value = queue.pop(0)
         try:
             pairs.append((key.replace("-", "_"), yaml.safe_load(value)))

@@ -1,4 +1,4 @@
-"""Does this vision-language model use its images, what does it see in them, and if not, why?
+"""Does this vision-language model use its images? If so, what does it see in them, and if not, why?
 
     import eyechart
 
@@ -60,7 +60,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is asked for."""
+    """Import a public name when it is first used."""
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version
 
@@ -74,5 +74,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """For those who explore."""
+    """Public names, for interactive use."""
     return sorted(__all__)

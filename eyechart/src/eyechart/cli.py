@@ -14,29 +14,29 @@ from eyechart.exits import guarded
 from eyechart.results import EXIT_CODES
 
 _SCORE = """\
-Score rows with the right, a wrong and no picture, and judge whether the model uses its images.
+Score rows with the right picture, with a wrong one and without, and report whether the model uses its images.
 
 Example:
   eyechart score llava-hf/llava-1.5-7b-hf --data rows.json --image_root images --num_samples 128
 
 Every row is {"id": ..., "image": "path.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat is this?"},
-{"from": "gpt", "value": "a cat"}]}, in a JSON list or one a line. The model must not have been trained on them.
+{"from": "gpt", "value": "a cat"}]}, in a JSON list or one per line. The model must not have been trained on these rows.
 
-Exit code: 0 PASS, 1 FAIL, 2 bad input, 3 INCONCLUSIVE, 4 a bug of ours, 130 interrupted."""
+Exit code: 0 PASS, 1 FAIL, 2 bad input, 3 INCONCLUSIVE, 4 an internal error, 130 interrupted."""
 _REPORT = """\
-Make report.html again from the results.json of a run.
+Generate report.html again from the results.json of a run.
 
 Example:
   eyechart report outputs/eyechart/llava-1.5-7b-hf"""
 _FLAGS: tuple[tuple[str, str, type, Sequence[str] | None, str], ...] = (
     ("prompt", "prompt", str, None, "human turn with one <image> for every row; by default each row's own"),
     ("image_size", "image_size", int, None, "pixels of both sides of every image, 8 to 4096 (the processor's own)"),
-    ("max_seq_len", "max_seq_len", int, None, "tokens per sequence; what is longer is cut (4096)"),
+    ("max_seq_len", "max_seq_len", int, None, "tokens per sequence; longer sequences are truncated (4096)"),
     ("max_rejected", "max_rejected", float, None, "share of unusable rows above which scoring stops (0.01)"),
     ("batch_size", "ablation.batch_size", int, None, "samples per forward pass; results do not depend on it (16)"),
     ("seed", "seed", int, None, "draws rows, donors and noise (42)"),
     ("threads", "threads", int, None, "CPU threads of PyTorch; by default PyTorch decides"),
-    ("device", "model.device", str, ("auto", "cpu", "cuda"), "where to run; auto takes a GPU if there is one (auto)"),
+    ("device", "model.device", str, ("auto", "cpu", "cuda"), "where to run; auto uses a GPU if there is one (auto)"),
     ("precision", "model.precision", str, ("fp32", "bf16"), "of weights and computation (fp32)"),
     ("attention", "model.attention", str, ("sdpa", "eager", "flash_attention_2"), "attention of the model (sdpa)"),
 )
@@ -44,11 +44,11 @@ _FLAGS: tuple[tuple[str, str, type, Sequence[str] | None, str], ...] = (
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as everything here does."""
+    """Reports an error in one line, like all commands."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise it."""
-        raise ValueError(f"{message}; `{self.prog} --help` lists what there is")
+        """Raise a ValueError with the message."""
+        raise ValueError(f"{message}; `{self.prog} --help` lists the options")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,12 +86,12 @@ def _add_score(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     score.set_defaults(run=_score)
     score.add_argument("model", metavar="MODEL", help="image-text-to-text model of transformers: a folder or a hub id")
-    score.add_argument("--data", type=Path, required=True, help="data file with rows that it has not been trained on")
-    score.add_argument("--image_root", type=Path, help="folder that image paths are relative to (that of --data)")
+    score.add_argument("--data", type=Path, required=True, help="data file; the model must not have been trained on it")
+    score.add_argument("--image_root", type=Path, help="folder that image paths are relative to (the folder of --data)")
     score.add_argument("--train_data", help="data file of other rows, whose images are averaged for mean-token")
     score.add_argument("--num_samples", type=int, help="rows to score, drawn by --seed (128)")
     score.add_argument(
-        "--conditions", default="standard", help="runbook, standard, full, or names with commas (standard)"
+        "--conditions", default="standard", help="runbook, standard, full, or names separated by commas (standard)"
     )
     for name, field, kind, choices, text in _FLAGS:
         score.add_argument(
@@ -111,7 +111,10 @@ def _add_score(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
     report = commands.add_parser(
-        "report", help="make a page again", description=_REPORT, formatter_class=argparse.RawDescriptionHelpFormatter
+        "report",
+        help="generate a page again",
+        description=_REPORT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     report.set_defaults(run=_report)
     report.add_argument("folder", type=Path, metavar="FOLDER", help="folder with a results.json")
@@ -127,14 +130,14 @@ def _score(options: argparse.Namespace) -> int:
     flags = {field: f"--{name}" for name, field, *_ in _FLAGS}
     given |= {"distributed": int(os.environ.get("WORLD_SIZE", "1")) > 1}
     settings = settings_of(given | {field: _value(text) for field, text in options.set}, flags)
-    # Imported where they are used: PyTorch takes seconds to load, and `--help` should not.
+    # Imported here because PyTorch takes seconds to load, and `--help` should be fast.
     from eyechart.api.score import measure
     from eyechart.reporting.output import write_results
 
     measured = measure(
         options.model, options.data, options.conditions, options.num_samples, options.image_root, settings
     )
-    if int(os.environ.get("RANK", "0")) == 0:  # all processes of a job hold the same results
+    if int(os.environ.get("RANK", "0")) == 0:  # all processes of a job have the same results
         folder = options.output or Path("outputs") / "eyechart" / Path(options.model).name
         write_results(measured.results, folder, options.json, measured.samples)
     return EXIT_CODES[measured.results.verdict]
@@ -148,7 +151,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _value(text: str) -> object:
-    """A setting as typed: JSON where it is JSON, else text."""
+    """A setting as typed: parsed as JSON if possible, otherwise text."""
     try:
         return json.loads(text)
     except ValueError:

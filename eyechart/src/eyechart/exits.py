@@ -1,10 +1,10 @@
-"""How a command ends: exit codes, and one clear line instead of a traceback.
+"""How a command ends: exit codes, and a one-line error instead of a traceback.
 
 The codes:
 
-0 pass    1 judged and failed, or stopped on a non-finite value or a named fault    2 bad input or usage
+0 pass    1 FAIL, or stopped on a non-finite value or a named fault    2 bad input or usage
 3 inconclusive
-4 a bug of ours (short message, traceback in a file)               130 interrupted, or a process of the job was lost
+4 an internal error (message, traceback in a file)               130 interrupted, or a process of the job was lost
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-# What the machine, not this package, got wrong: no room, no permission, a folder where a file should be.
+# Problems of the machine, not of this package: no space, no permission, a folder where a file should be.
 _ENVIRONMENT = {
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EISDIR", "EEXIST")
@@ -34,7 +34,7 @@ class NonFiniteError(RuntimeError):
         Args:
             message: what is not finite, and where.
             fix: what to do.
-            spared: a sentence without its full stop on what the value has not reached; it stands between the two.
+            spared: a sentence, without a full stop, about what was not affected; it is placed between message and fix.
         """
         said = f"{message}. {spared}" if spared else message
         super().__init__(f"{said}; {fix}" if fix else said)
@@ -45,13 +45,13 @@ class FaultsFoundError(RuntimeError):
     """A run was stopped because of faults with a name: the preflight's errors, or one that showed while training."""
 
     def __init__(self, message: str, findings: Sequence[object]) -> None:
-        """Keep the `findings` (results.Finding, most likely first) beside the message."""
+        """Keep the `findings` (results.Finding, most likely first) in addition to the message."""
         super().__init__(message)
         self.findings = list(findings)
 
 
 class InputError(ValueError):
-    """Bad input: `message; fix` is the error line of a command, and the two are a finding's where one is made of it."""
+    """Bad input: `message; fix` is the error line of a command; a finding made from it uses the two parts."""
 
     def __init__(self, message: str, fix: str) -> None:
         """Keep what is wrong (`message`) and what to do about it (`fix`) apart."""
@@ -63,21 +63,21 @@ class NamedInputError(InputError):
     """Bad input that is a fault of `faults.table.FAULTS`: an error line for a command, a finding for `diagnose`."""
 
     def __init__(self, code: str, message: str, fix: str) -> None:
-        """Keep the fault's `code` beside message and fix."""
+        """Keep the fault's `code` in addition to message and fix."""
         super().__init__(message, fix)
         self.code = code
 
 
 class RankLostError(RuntimeError):
-    """Another process of a job with several is gone, so this one cannot go on."""
+    """Another process of a job with several is gone, so this one cannot continue."""
 
 
 def guarded(command: Callable[[], int], package: str = "eyechart") -> int:
     """Run a command of `package` and turn what it raises into an exit code.
 
-    A ValueError raised in that package or in this one is about what the user gave: one line, exit 2. A ValueError from
-    inside a library is not: it counts as a bug of ours, so that no crash reads as a usage error, and none as a verdict.
-    A full disk or a folder without permission is exit 2 wherever it is met.
+    A ValueError raised in that package or in this one is caused by user input: one line, exit 2. A ValueError from
+    inside a library is not: it counts as an internal error, so that a crash is never reported as a usage error or a
+    verdict. A full disk or a folder without permission is exit 2 wherever it occurs.
     """
     try:
         code = command()
@@ -89,9 +89,9 @@ def guarded(command: Callable[[], int], package: str = "eyechart") -> int:
     except (NonFiniteError, FaultsFoundError) as error:
         return _say(f"stopped: {error}", 1)
     except BrokenPipeError:
-        # The reader of our output (`| head`) is gone. Whatever was still to come is not known, so this is no verdict.
+        # The reader of our output (`| head`) is gone. The rest of the run is unknown, so this is not a verdict.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _say("interrupted: nobody reads the output any more", 130)
+        return _say("interrupted: the output is no longer read", 130)
     except ValueError as error:
         return _say(f"error: {error}", 2) if _raised_here(error, package) else _bug(error, package)
     except OSError as error:
@@ -127,7 +127,7 @@ def _bug(error: BaseException, package: str) -> int:
             file.write(text)
         where = f"the traceback is in {file.name}"
     except OSError:
-        where = f"the traceback could not be saved, so here it is:\n{text}"
+        where = f"the traceback could not be saved, so it is printed here:\n{text}"
     sys.stderr.write(
         f"internal error: {type(error).__name__}: {' '.join(str(error).split())[:300]}\n"
         f"This is a bug in {tool}; {where}\n"

@@ -1,4 +1,4 @@
-"""Files that nobody ever sees a part of, and the logs of a run, a line of JSON for each thing that happened."""
+"""Atomic writing of files, and the logs of a run with one line of JSON per event."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 def atomic(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing so that a reader, or a kill at any moment, sees the old content or the new, never a part.
 
-    [Contract] What is written lies meanwhile beside it, in a file whose name begins with a dot and `path`'s name.
+    [Contract] Until then the data is in the same folder, in a file whose name begins with a dot and `path`'s name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -52,12 +52,12 @@ class Log(Generic[T]):
     what: str
     """What a line is, for messages, such as `an epoch record`."""
     kind: type[T]
-    """A pydantic model or a dataclass; a line is refused where it does not fit."""
+    """A pydantic model or a dataclass; a line that does not match is an error."""
     step: Callable[[T], int]
-    """At which step it happened."""
+    """The step of the event."""
 
     def read(self, folder: Path) -> list[T]:
-        """What has been written; nothing if the folder has no such file.
+        """All items of the file; none if it does not exist.
 
         Raises:
             ValueError: a line is of another kind.
@@ -74,12 +74,12 @@ class Log(Generic[T]):
         return found
 
     def append(self, folder: Path, *items: T) -> None:
-        """Add what has happened; without items, nothing is touched."""
+        """Append items; without any, the file is not touched."""
         if items:
             self._write(folder, [*self.read(folder), *items])
 
     def forget(self, folder: Path, after: int) -> None:
-        """Drop what happened after step `after`: a run that was cut off wrote it, and it will come again."""
+        """Drop items after step `after`: they are from an interrupted run and will be written again."""
         before = self.read(folder)
         kept = [item for item in before if self.step(item) <= after]
         if len(kept) < len(before):
@@ -91,7 +91,7 @@ class Log(Generic[T]):
         write_atomic(folder / self.name, "".join(lines))
 
     def _adapter(self) -> TypeAdapter[T]:
-        # Imported here: everybody writes files, and few read logs.
+        # Imported here because most callers write files and few read logs.
         from pydantic import TypeAdapter
 
         return TypeAdapter(self.kind)

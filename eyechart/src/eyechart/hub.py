@@ -1,6 +1,6 @@
-"""The model hub, asked once and briefly: without a network, a missing backbone is said in seconds.
+"""Access to the model hub with one short check: without a network, a missing backbone is reported in seconds.
 
-Left alone, transformers retries each file of each model with growing pauses: the four requests of a start took 48 s on
+By default, transformers retries each file of each model with growing pauses: the four requests of a start took 48 s on
 a machine without a name server, with a warning for every retry, before the first error.
 """
 
@@ -19,15 +19,15 @@ from huggingface_hub import constants, get_session
 _PATIENCE = 4.0
 """Seconds that the hub has to answer one request, name look-up included."""
 _REMEMBERED = 60.0
-"""Seconds for which its silence is believed: a start asks for several files, a notebook may get its network back."""
+"""Seconds for which a failed check is cached: a start requests several files, and a notebook may regain its network."""
 
 
 @contextmanager
 def hub_bounded(name: str) -> Iterator[None]:
-    """Load the model `name` inside: from its folder, from the local cache, or from a hub that answers.
+    """Load the model `name` inside: from its folder, from the local cache, or from the hub if it answers.
 
-    Where the hub is silent the cache alone is used, for the time of the block. Downloads from a hub that answers are as
-    patient as they ever were.
+    If the hub does not answer, only the cache is used inside the block. If it does, downloads have their usual time
+    limits.
     """
     before = constants.HF_HUB_OFFLINE
     if not (before or Path(name).is_dir() or _answers(constants.ENDPOINT, int(time.monotonic() / _REMEMBERED))):
@@ -39,15 +39,15 @@ def hub_bounded(name: str) -> Iterator[None]:
 
 
 class HubState(StrEnum):
-    """Why the hub could not give a model, in half a sentence."""
+    """Why the hub could not provide a model, as part of a sentence."""
 
-    FORBIDDEN = "HF_HUB_OFFLINE forbids asking the hub"
+    FORBIDDEN = "HF_HUB_OFFLINE forbids access to the hub"
     SILENT = "the hub cannot be reached"
-    REFUSES = "the hub does not give it out"
+    REFUSES = "the hub denies access to it"
 
 
 def hub_state() -> HubState:
-    """Why the hub could not give a model."""
+    """Why the hub could not provide a model."""
     if constants.HF_HUB_OFFLINE:
         return HubState.FORBIDDEN
     if not _answers(constants.ENDPOINT, int(time.monotonic() / _REMEMBERED)):
@@ -57,17 +57,17 @@ def hub_state() -> HubState:
 
 @functools.lru_cache(maxsize=1)
 def _answers(endpoint: str, now: int) -> bool:
-    """Whether the hub answers at all, whatever it answers; `now` only makes the cache forget."""
+    """Whether the hub answers, with any response; `now` only invalidates the cache."""
     heard = threading.Event()
 
     def ask() -> None:
         try:
             get_session().head(endpoint, timeout=_PATIENCE)
-        except Exception:  # noqa: BLE001 - a proxy, a certificate, a name server: in all of them there is no hub
+        except Exception:  # noqa: BLE001 - a proxy, a certificate, a name server: in all these cases the hub is unavailable
             return
         heard.set()
 
-    # In a thread of its own: looking a name up takes no time limit, and may take a minute.
+    # In a separate thread: a name look-up has no time limit and may take a minute.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(_PATIENCE)
@@ -87,21 +87,21 @@ def explain_absence(name: str, setting: str, error: Exception) -> str:
         return f"{setting}: the folder {name} {state}; run from the repository root, or name a model folder"
     state = hub_state()
     if state is HubState.REFUSES:
-        return f"{setting}: {name} is no folder here, not in the local hub cache, and {state} ({first})"
+        return f"{setting}: {name} is neither a folder here nor in the local hub cache, and {state} ({first})"
     return (
         f"{setting}: {name} is neither a folder here nor in the local hub cache, and {state}; on a machine with "
-        f"network run `hf download {name}`, then bring the cache here (HF_HOME) or point {setting} to the folder"
+        f"network run `hf download {name}`, then copy the cache here (HF_HOME) or point {setting} to the folder"
     )
 
 
 def unreadable(name: str, setting: str, wanted: str, error: Exception) -> str:
-    """One line for a backbone whose files are there and cannot be used."""
+    """One line for a backbone whose files exist but cannot be used."""
     return (
-        f"{setting}: {name} does not hold a usable {wanted} ({first_line(error)[:200]}); is it the right model, and "
+        f"{setting}: {name} does not contain a usable {wanted} ({first_line(error)[:200]}); is it the right model, and "
         "are its files complete? Copy or download it again"
     )
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a message that says anything; the kind of error where none does."""
+    """The first line of a message that is not empty; otherwise the kind of error."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""Progress bars: one look everywhere, and quiet where nobody watches."""
+"""Progress bars with one style, and without output if there is no terminal."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def progress_bar(total: int, what: str, unit: str, initial: int = 0, hidden: boo
     """A bar on standard error that vanishes when it is done.
 
     Args:
-        total: how much there is to do.
+        total: amount of work.
         what: what is being done.
         unit: of `total`, in the singular.
-        initial: how much was done before.
+        initial: amount done before.
         hidden: show nothing (ranks other than the first).
 
-    Into a file or pipe it prints a line every 30 seconds at most: a log should show life, not animation.
+    Into a file or pipe it prints a line every 30 seconds at most: a log should show progress without animation.
     """
     terminal = sys.stderr.isatty()
     bar: tqdm[Any] = tqdm(
@@ -60,16 +60,16 @@ def progress_bar(total: int, what: str, unit: str, initial: int = 0, hidden: boo
 
 
 def say(line: str) -> None:
-    """Write a line to standard error while a bar may be there: above it on a terminal, as it is in a log."""
+    """Write a line to standard error while a bar may be there: above it on a terminal, unchanged in a log."""
     if sys.stderr.isatty():
         tqdm.write(line, file=sys.stderr)
     else:
-        # tqdm.write would draw the bar again behind it, on a line of its own.
+        # tqdm.write would draw the bar again after it, on a separate line.
         sys.stderr.write(f"{line}\n")
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: `1 h 5 min`, `2 min 10 s`, `9 s`."""
+    """Readable duration: `1 h 5 min`, `2 min 10 s`, `9 s`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,11 +1,12 @@
 """The schema of results.json: what every command that measures writes, and what every page and table is rendered from.
 
 Figures, codes and enumerations; the only sentences are a finding's own message and fix, which its detector writes, and
-the notes of a scorer that is not ours. `reporting` writes all others, from a code and its figures.
+the notes of a user's scorer. `reporting` writes all others, from a code and its figures.
 
-Over 300 lines, because the whole schema stands in one file, each figure with its unit and its meaning.
+Over 300 lines, because the whole schema is in one file, with the unit and meaning of each figure.
 
-Losses and gaps are in nats per label token unless a name says otherwise. Versioned: a reader refuses another `schema`.
+Losses and gaps are in nats per label token unless a name says otherwise. Versioned: another `schema` is rejected when
+reading.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ SCHEMA: Literal[2] = 2
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 Standing = Literal["costs", "ruled out", "open"]
-"""Where a claim stands: its lower bound is above its margin, its upper bound is at or below it, or neither."""
+"""The standing of a claim: its lower bound is above its margin, its upper bound is at or below it, or neither."""
 EXIT_CODES: dict[str, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
-"""Exit code of a command that judges. 2 is bad input, 4 a bug of ours, 130 an interrupt: none reads as a verdict."""
+"""Exit code of a command that judges. 2 is bad input, 4 an internal error, 130 an interrupt: none of them is a
+verdict."""
 
 
 class _Model(BaseModel):
@@ -131,16 +133,16 @@ ConclusionCode = Literal[
     "captions-within-limits",
     "captions-whole",
 ]
-"""What a run allows to say; `verdict.conclusions` chooses, `reporting.conclusions` has a sentence for each."""
+"""A conclusion of a run; `verdict.conclusions` chooses it, `reporting.conclusions` has a sentence for each."""
 
 
 class Conclusion(_Model):
-    """One thing that may be said, with what it rests on."""
+    """One conclusion, with the claims that it is based on."""
 
     topic: Topic
     code: ConclusionCode
     asserts: dict[str, Standing] = Field(default_factory=dict)
-    """The claims that it states, by name, and where each stands."""
+    """The claims that it states, by name, with the standing of each."""
 
 
 class Reason(_Model):
@@ -150,19 +152,19 @@ class Reason(_Model):
     effect: Literal["fails", "undecided", "passes", "warns", "advises"]
     """What it does to the verdict; a warning and advice leave it as it is."""
     about: str = ""
-    """The condition, where it is about one: that has the figures."""
+    """The condition that it is about, if any; the figures are stored there."""
     figures: dict[str, Any] = Field(default_factory=dict)
-    """What the sentence needs beside the condition's own figures."""
+    """Figures of the sentence in addition to those of the condition."""
 
 
 class Remark(_Model):
-    """What a reader has to know about how a condition, or the whole score, was made."""
+    """How a condition, or the whole score, was made, if a reader needs to know it."""
 
     code: RemarkCode
     about: str
-    """A condition, or what else it is about."""
+    """The condition or other subject that it is about."""
     left_out: bool = False
-    """Whether this is why it was not scored."""
+    """Whether the condition was not scored for this reason."""
     figures: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -170,7 +172,7 @@ class Condition(_Model):
     """One condition of check 1 over all scored samples."""
 
     loss: float | None
-    """Token-weighted mean NLL. None (null in the file) where a loss was not finite, with a reason in the verdict."""
+    """Token-weighted mean NLL. None (null in the file) if a loss was not finite; the verdict then has a reason."""
     loss_per_caption: float | None = None
     """Mean over captions of the summed NLL, in nats per caption."""
     gate: bool = False
@@ -181,7 +183,7 @@ class Condition(_Model):
     """Standard error of `gap`, clustered by image; dyadic for donor conditions."""
     ci95: tuple[float, float] | None = None
     margin: float | None = None
-    """What the gap is held against: of a gate its margin, else 0."""
+    """What the gap is compared with: the margin of a gate, otherwise 0."""
     lower99: float | None = None
     """One-sided 99% lower bound of `gap`."""
     upper: float | None = None
@@ -191,9 +193,9 @@ class Condition(_Model):
     standing: Standing | None = None
     """Whether the gap exceeds `margin` (`verdict.standing`); None without a gap."""
     above_zero: bool = False
-    """Whether `lower99` is above 0: this costs something, be it less than the margin."""
+    """Whether `lower99` is above 0: the condition raises the loss, possibly by less than the margin."""
     needed_samples: int | None = None
-    """How many samples would decide an open gate if the gap stays as it is; None where no number does."""
+    """How many samples would decide an open gate if the gap stays the same; None if no number does."""
     win_rate: float | None = None
     """Share of captions whose summed NLL is lower with the correct image."""
     gap_without_eos: float | None = None
@@ -201,25 +203,25 @@ class Condition(_Model):
 
 
 class Estimated(_Model):
-    """A figure with its uncertainty; what it measures and its unit stand where it is used."""
+    """A figure with its uncertainty; what it measures and its unit are documented where it is used."""
 
     value: float | None
-    """None where it could not be estimated."""
+    """None if it could not be estimated."""
     se: float | None = None
     ci95: tuple[float, float] | None = None
     margin: float | None = None
-    """What it is held against, where something is claimed of it."""
+    """What it is compared with, if there is a claim about it."""
     lower99: float | None = None
     upper99: float | None = None
     standing: Standing | None = None
-    """Whether it exceeds `margin`, at 99% both ways; None without a margin."""
+    """Whether it exceeds `margin`, with 99% confidence in both directions; None without a margin."""
 
 
 class Decomposition(_Model):
     """What the gaps of zero and shuffled are made of, in nats per label token, by a trained blind prompt."""
 
     information: Estimated
-    """blind - correct: what the picture tells beyond the best constant prompt."""
+    """blind - correct: what the picture contributes beyond the best constant prompt."""
     shock: Estimated
     """zero - blind: what zeros cost only because the model never saw zeros."""
     misdirection: Estimated
@@ -227,22 +229,22 @@ class Decomposition(_Model):
     blind_rival: str | None = None
     """The best of zero, no-image and mean-token, which the best constant prompt cannot be worse than."""
     blind_deficit: Estimated | None = None
-    """blind - the rival; where it `costs`, the prompt is under-trained and the three figures above are None."""
+    """blind - the rival; if it `costs`, the prompt is under-trained and the three figures above are None."""
     blind_captions: int | None = None
-    """Training captions the blind prompt has seen, repeats counted; None where that is not known."""
+    """Training captions that the blind prompt was trained on, including repeats; None if unknown."""
     blind_learning_rate: float | None = None
-    """Of the blind prompt, chosen on training captions held aside."""
+    """Of the blind prompt, chosen on training captions that were set aside."""
     blind_still_falling: bool | None = None
     """Whether the blind prompt's loss was still falling when its budget ended: information is then too large."""
 
     @property
     def blind_under_trained(self) -> bool:
-        """Whether the blind prompt is surely worse than its rival."""
+        """Whether the blind prompt is worse than its rival, with confidence."""
         return self.blind_deficit is not None and self.blind_deficit.standing == "costs"
 
 
 class Decile(_Model):
-    """One tenth of the (caption, donor) pairs, by how alike their images are."""
+    """One tenth of the (caption, donor) pairs, by the similarity of their images."""
 
     similarity: tuple[float, float]
     """Smallest and largest cosine of pooled tower features in it."""
@@ -252,17 +254,17 @@ class Decile(_Model):
 
 
 class Matching(_Model):
-    """Whether a caption prefers its own image to others, which the caption's prior cannot fake."""
+    """Whether a caption is likelier with its own image than with others; the caption's prior cancels out."""
 
     k: int
     """Candidate images per caption, the own one included; chance of image R@1 is 1/k."""
     wanted_k: int = 0
-    """As many as were asked for."""
+    """The number that was requested."""
     captions: int
     problem: Literal["no-two-samples-differ", "not-finite"] | None = None
-    """Why nothing could be measured, where that is so."""
+    """Why nothing could be measured, if so."""
     r_at_1: Estimated
-    """Share of captions that are likeliest with their own image; ties share the point."""
+    """Share of captions that are likeliest with their own image; a tie counts as a fraction."""
     mrr: Estimated
     """Mean reciprocal rank of the own image; ties get their mid-rank."""
     hard_r_at_1: Estimated
@@ -274,11 +276,11 @@ class Matching(_Model):
     infonce: Estimated
     """InfoNCE lower bound on the mutual information of caption and image, in nats; at most ln k."""
     infonce_saturated: bool = False
-    """The bound is within a tenth of ln k: the truth may be much larger."""
+    """The bound is within a tenth of ln k: the true value may be much larger."""
     temperature: float = 1.0
-    """Of the InfoNCE scores, chosen on other pairs than those it is reported on."""
+    """Of the InfoNCE scores, chosen on pairs other than those it is reported for."""
     deciles: list[Decile] = Field(default_factory=list)
-    """The shuffled gap from the most unlike donors to the most alike."""
+    """The shuffled gap, from the least similar donors to the most similar."""
 
 
 class WordGap(_Model):
@@ -289,14 +291,14 @@ class WordGap(_Model):
     gap: float
     """Mean nats per occurrence by which a wrong picture makes the word less likely."""
     share: float | None = None
-    """Of the sum of all gaps; None where the gap of shuffled is not surely above 0: there is nothing to share."""
+    """Share of the sum of all gaps; None if the gap of shuffled is not above 0 with confidence."""
 
 
 class Words(_Model):
-    """Which words the picture carries; per token nll(shuffled) - nll(correct), subwords joined."""
+    """Which words rely on the picture; per token nll(shuffled) - nll(correct), subwords joined."""
 
     most_reliant: list[WordGap]
-    """By mean gap, words that occur often enough to say so."""
+    """By mean gap, words that occur often enough."""
     least_reliant: list[WordGap]
     largest_share: list[WordGap]
     """By share of the whole gap."""
@@ -312,45 +314,45 @@ class Words(_Model):
     gap_without_eos: float | None
     captions: int = 0
     without_content_word: int = 0
-    """Captions that have no content word at all."""
+    """Captions without a content word."""
     half_of_gap: int | None = None
-    """How few different words carry half of the whole gap; None where there is nothing to share."""
+    """Smallest number of different words that account for half of the total gap; None if the gap is not above 0."""
 
 
 class Internals(_Model):
     """Inside the connector, without the language model."""
 
     variance_share: dict[str, float]
-    """By stage (tower, resampler, projector): share of the variance that lies between images, 0 to 1."""
+    """By stage (tower, resampler, projector): share of the variance that is between images, 0 to 1."""
     rms_ratio: float
     """RMS of the visual tokens over RMS of the text embeddings."""
     image_share: dict[str, float] = {}
-    """By stage: part of the mean square that differs between images, 0 to 1; near 0 where a constant drowns it."""
+    """By stage: part of the mean square that differs between images, 0 to 1; near 0 if a constant is much larger."""
     effective_rank: float
     """Of one image's visual tokens, averaged over images: exp of the entropy of the normalised singular values."""
     effective_rank_of: int
-    """The most it can be."""
+    """Its maximum."""
     knn_overlap: float | None = None
-    """Share of the 10 nearest images by tower features that still are the nearest after the connector."""
+    """Share of the 10 nearest images by tower features that are still the nearest after the connector."""
     neighbours: int = 10
     compared: int = 0
-    """Images among which neighbours were sought."""
+    """Images among which neighbours were searched."""
     images: int = 0
     stages: list[str] = []
-    """Every stage in order, those without a share included."""
+    """Every stage in order, including those without a share."""
 
 
 class Ablation(_Model):
-    """Check 1: does the loss rise when the picture is taken away?"""
+    """Check 1: does the loss rise when the picture is removed?"""
 
     verdict: Verdict
     reasons: list[Reason]
     samples: int
     """Samples scored."""
     requested: int
-    """Samples asked for (`--num_samples`)."""
+    """Samples requested (`--num_samples`)."""
     available: int | None = None
-    """Samples that there are to score, unusable ones included; None where that is not known."""
+    """Samples available for scoring, including unusable ones; None if unknown."""
     label_tokens: int
     clusters: int
     """Distinct images among the scored samples."""
@@ -360,18 +362,18 @@ class Ablation(_Model):
     conditions: dict[str, Condition]
     """By name, in the order in which they were scored; `correct` first."""
     order: list[str]
-    """Condition names by rising loss."""
+    """Condition names in order of increasing loss."""
     shuffled_beyond: dict[str, Estimated] = Field(default_factory=dict)
     """Loss under `shuffled` minus that under no-image, mean-token and blind, paired: whether a wrong picture is worse
     than none. Empty where `shuffled` or all of them were not scored."""
     needed_samples: int | None = None
-    """How many samples would decide an inconclusive verdict, whether so many exist or not."""
+    """How many samples would decide an inconclusive verdict, even if fewer exist."""
     rejected: dict[str, int] = Field(default_factory=dict)
     """Held-out rows that could not be scored, by reason."""
     remarks: list[Remark] = Field(default_factory=list)
-    """How conditions were made where a reader of another runbook would assume something else, and what was left out."""
+    """How conditions were made if it differs from other runbooks, and what was left out."""
     notes: dict[str, str] = Field(default_factory=dict)
-    """What the scorer says about how it scores, by keyword (`seam.Description.notes`)."""
+    """How the scorer scores, in its own words, by keyword (`seam.Description.notes`)."""
     decomposition: Decomposition | None = None
     matching: Matching | None = None
     words: Words | None = None
@@ -379,7 +381,7 @@ class Ablation(_Model):
 
 
 class Coverage(_Model):
-    """Check 2: how much of the captions survives max_seq_len, and does every row teach something?"""
+    """Check 2: how much of the captions remains at max_seq_len, and does every row have label tokens?"""
 
     verdict: Verdict
     reasons: list[Reason]
@@ -388,7 +390,7 @@ class Coverage(_Model):
     split: Literal["train", "eval"] | None = None
     """The side of the split; None where there is none."""
     images_opened: bool = True
-    """Whether images were opened; else unreadable ones count as samples."""
+    """Whether images were opened; if not, unreadable ones count as samples."""
     epoch: int | None = None
     """Of training."""
     samples: int
@@ -401,7 +403,7 @@ class Coverage(_Model):
     smallest_max_seq_len: int
     """The smallest max_seq_len that truncates at most the allowed share."""
     wrapper_tokens: float
-    """Average tokens of the prompt around the image block: what shortening the wrapper could save."""
+    """Average tokens of the prompt around the image block: the tokens that a shorter wrapper could save."""
     image_block_tokens: int
     image_cut: int = 0
     """Samples whose image block lost a token to max_seq_len."""
@@ -420,7 +422,7 @@ class LossPoint(_Model):
 
 
 class Look(_Model):
-    """A glance at a fixed handful of held-out samples while training."""
+    """A small score of a few fixed held-out samples during training."""
 
     step: int
     correct: float
@@ -428,12 +430,12 @@ class Look(_Model):
     gap_shuffled: float
     gap_zero: float
     se_shuffled: float | None = None
-    """Standard error of `gap_shuffled`, dyadic; None where it is undefined."""
+    """Standard error of `gap_shuffled`, dyadic; None if undefined."""
     se_zero: float | None = None
     shuffled: Standing = "open"
     """Whether a wrong picture costs more than the margin of check 1, at the level that all looks of a run share."""
     zero: Standing = "open"
-    """The same of zeros."""
+    """The same for zeros."""
     lower_shuffled: float | None = None
     upper_shuffled: float | None = None
     r_at_1: float | None = None
@@ -474,7 +476,7 @@ class Training(_Model):
     curve: list[LossPoint] = Field(default_factory=list)
     looks: list[Look] = Field(default_factory=list)
     forced: list[str] = Field(default_factory=list)
-    """Codes of preflight errors that `--force` went past."""
+    """Codes of preflight errors that `--force` ignored."""
 
 
 class Finding(_Model):
@@ -504,7 +506,7 @@ END = "<end>"
 
 
 class Piece(_Model):
-    """A stretch of a caption that is coloured as one: a word with the space before it, or `END`, last, for EOS."""
+    """A part of a caption that is coloured as one unit: a word with the space before it, or `END`, last, for EOS."""
 
     text: str
     gap: float
@@ -532,7 +534,7 @@ class Results(_Model):
     verdict: Verdict
     """The worst of the checks' verdicts; INCONCLUSIVE instead of PASS where the diagnosis holds an error."""
     conclusions: list[Conclusion] = Field(default_factory=list)
-    """What these results allow to say, one code per topic, the headline first."""
+    """Conclusions of these results, one code per topic, the headline first."""
     checkpoint: str | None = None
     command: str = ""
     """The command line that made this file."""
@@ -545,7 +547,7 @@ class Results(_Model):
     diagnosis: list[Finding] = Field(default_factory=list)
     samples: list[WrittenCaption] = Field(default_factory=list)
     scored: list[ScoredSample] = Field(default_factory=list)
-    """Every scored sample, or with very many of them an even choice by gap (`ablation.samples` has their number)."""
+    """Every scored sample, or for very many an evenly spaced selection by gap (`ablation.samples` is the total)."""
     environment: dict[str, str] = Field(default_factory=dict)
     config: dict[str, Any] = Field(default_factory=dict)
 
@@ -577,7 +579,7 @@ def read(path: Path) -> Results:
 
 
 def _why_not(text: str, error: ValueError) -> str:
-    """What is wrong with a results file, and what to do, in one line."""
+    """What is wrong with a results file, and how to fix it, in one line."""
     try:
         tree = json.loads(text)
     except (ValueError, RecursionError):
@@ -585,11 +587,11 @@ def _why_not(text: str, error: ValueError) -> str:
     found = tree.get("schema") if isinstance(tree, dict) else None
     if isinstance(found, int) and found < SCHEMA:
         return (
-            f"results of schema {found}, written by an earlier version, and this one reads schema {SCHEMA}; score "
-            "again with this version (the pages beside the file stay as they are)"
+            f"results of schema {found}, written by an earlier version, and this version reads schema {SCHEMA}; score "
+            "again with this version (the pages in that folder are not changed)"
         )
     if isinstance(found, int) and found > SCHEMA:
         return f"results of schema {found}, and this version reads schema {SCHEMA}; use the version that wrote them"
-    # In our words, without the address of pydantic's documentation.
+    # Without the address of pydantic's documentation.
     said = " ".join(str(error).splitlines()[:3]).partition(" For further information visit ")[0]
     return f"not a results file of schema {SCHEMA}: {said}"

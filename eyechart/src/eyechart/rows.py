@@ -1,4 +1,4 @@
-"""One row of a data set and what becomes of it: a sample, or the reason why there is none; and what is counted.
+"""One row of a data set and its result: a sample, or the reason why there is none; and the counts of check 2.
 
 Dimension suffixes: see `eyechart.seam`.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORE_INDEX = -100
-"""The label of a position that carries no loss (PyTorch's own default in `F.cross_entropy`)."""
+"""The label of a position that does not count in the loss (PyTorch's own default in `F.cross_entropy`)."""
 
 IntArray = npt.NDArray[np.int64]
 
@@ -31,9 +31,9 @@ class Row:
     row: int
     """Row index in the data set, from 0: its identity in results. Blank lines of a JSON Lines file do not count."""
     id: str
-    """The row's own id as text; the row index where it has none. Not necessarily unique."""
+    """The row's own id as text; the row index if it has none. Not necessarily unique."""
     image: str
-    """Path relative to `image_root`; empty where the row has no image."""
+    """Path relative to `image_root`; empty if the row has no image."""
     human: str
     """The human turn, with `<image>` where the image goes."""
     caption: str
@@ -51,29 +51,29 @@ class RejectKind(StrEnum):
     """What is wrong with a rejected row, for programs: they never read its `reason`."""
 
     OTHER = "other"
-    """Not said."""
+    """Not specified."""
     LAYOUT = "layout"
-    """The row is not in the layout that was expected: no object, no UTF-8, a turn or a type that is not there."""
+    """The row does not have the expected layout: not an object, not UTF-8, a missing turn or a wrong type."""
     NO_CAPTION = "no-caption"
-    """The caption is blank or no text."""
+    """The caption is blank or not text."""
     SEVERAL_EXCHANGES = "several-exchanges"
-    """A sound row with more than one question and answer, which is not supported."""
+    """A valid row with more than one question and answer, which is not supported."""
     NO_PLACEHOLDER = "no-placeholder"
-    """An image without a place in the text."""
+    """An image without a placeholder in the text."""
     IMAGE_COUNT = "image-count"
-    """No image, several of them, or more places for images than images."""
+    """No image, several of them, or more placeholders than images."""
     SPECIAL_TOKEN = "special-token"
-    """The human turn holds the string of a special token."""
+    """The human turn contains the string of a special token."""
     IMAGE_IN_CAPTION = "image-in-caption"
-    """The caption holds a string or an id that stands for an image."""
+    """The caption contains a string or an id that represents an image."""
     IMAGE_CUT = "image-cut"
     """The limit on tokens cuts into the image block."""
     NO_FILE = "no-file"
     """The image file is missing or has 0 bytes."""
     UNUSABLE_FILE = "unusable-file"
-    """The image file is outside the image root, cannot be read, is damaged, of a size out of range, or no image."""
+    """The image file is outside the image root, cannot be read, is damaged, has an invalid size, or is not an image."""
     VISUAL_TOKENS = "visual-tokens"
-    """The image takes another number of visual tokens than all others."""
+    """The image has another number of visual tokens than all others."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Reject:
     reason: str
     """Short and countable, such as `image missing` or `caption blank`."""
     detail: str
-    """One line for people: file, expected, got."""
+    """One readable line: file, expected, got."""
     kind: RejectKind = RejectKind.OTHER
     """For programs."""
 
@@ -94,7 +94,7 @@ class Reject:
 class Sample:
     """One image-caption pair, ready to be batched.
 
-    Exactly one of `pixels_CHW` and `features_PV` is set, or neither where only the text matters (the audit).
+    Exactly one of `pixels_CHW` and `features_PV` is set, or neither if only the text is needed (the audit).
     """
 
     row: int
@@ -113,8 +113,8 @@ class Sample:
     full_length: int
     """Tokens before the cut by max_seq_len."""
     image_hash: str = ""
-    """Hash of the decoded, resized pixels: equal hash means the tower cannot tell the images apart. Empty: it is made
-    from what is at hand when the sample is scored."""
+    """Hash of the decoded, resized pixels: equal hashes mean that the tower cannot distinguish the images. Empty: it is
+    computed from the pixels or features when the sample is scored."""
     pixels_CHW: Tensor | None = None
     """uint8 [3,H,W], not normalised: that happens on the device."""
     features_PV: Tensor | None = None
@@ -129,10 +129,10 @@ class Sample:
         block: tuple[int, int] = (0, 0),
         pixels_CHW: Tensor | None = None,
     ) -> Sample:
-        """A sample of a row: `answer` is labelled and the prompt is not, as in `data.encoded.Encoded.labels_T`.
+        """A sample from a row: `answer` is labelled and the prompt is not, as in `data.encoded.Encoded.labels_T`.
 
         Args:
-            row: what it is made of.
+            row: its source.
             prompt: token ids before the answer, image block included.
             answer: token ids that are scored, the end of the text included.
             block: the image block is prompt[block[0]:block[1]]; by default there is none, and no image.
@@ -158,7 +158,7 @@ class Sample:
 
     @property
     def label_tokens(self) -> int:
-        """Number of positions that carry loss."""
+        """Number of positions that count in the loss."""
         return int((self.labels_T != IGNORE_INDEX).sum())
 
     @property
@@ -169,13 +169,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class CollateStats:
-    """Check 2, counted by the collator itself. Two of them add up with `+`."""
+    """Check 2, counted by the collator itself. Two counts can be added with `+`."""
 
     samples: int = 0
     truncated: int = 0
     """Samples that lost at least one token to max_seq_len."""
     zero_label: int = 0
-    """Samples without a single label token: they teach nothing."""
+    """Samples without any label token: nothing is learnt from them."""
     label_tokens: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
     """Histogram of sequence lengths before the cut, in tokens."""
@@ -203,7 +203,7 @@ class CollateStats:
 
     @property
     def truncated_pct(self) -> float:
-        """Share of truncated samples in percent; 0 of nothing is 0."""
+        """Share of truncated samples in percent; 0 if there are no samples."""
         return 100.0 * self.truncated / self.samples if self.samples else 0.0
 
     @property

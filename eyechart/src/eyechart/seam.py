@@ -1,4 +1,4 @@
-"""The seam between the instrument and a model: what travels across it, and what a scorer has to do.
+"""The seam between the instrument and a model: the types passed across it, and what a scorer has to do.
 
 Dimension legend, used as name suffixes everywhere in this package:
 
@@ -6,8 +6,8 @@ Dimension legend, used as name suffixes everywhere in this package:
     T  positions of a sequence       P  patch features per image             E  width of the LLM's embeddings
     N  label tokens of a batch       D  width of the resampler               C,H,W  channels, height, width
 
-Over 300 lines, because the whole contract stands in one file with its example. This module imports nothing of models,
-files or configs; every other room may import it.
+Over 300 lines, because the whole contract is in one file with its example. This module does not import models, files or
+configs; every other room may import it.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class Batch:
     labels_BT: Tensor
     """int64: the ids that are scored, IGNORE_INDEX elsewhere. Not shifted: position t is predicted from t-1."""
     lengths_B: Tensor
-    """int64: tokens of each sample; what is behind them is padding."""
+    """int64: tokens of each sample; what follows is padding."""
     block_BT: Tensor
-    """bool: positions of the image block (start token, Q patch tokens, end token). A sample without any has no image:
-    it is counted, and not scored."""
+    """bool: positions of the image block (start token, Q patch tokens, end token). A sample without an image block is
+    counted, but not scored."""
     pixels_BCHW: Tensor | None
     """uint8, not normalised; None where features were cached or the batch is text only."""
     features_BPV: Tensor | None
@@ -72,7 +72,7 @@ class Batch:
         return len(self.samples)
 
     def rows(self, places: Sequence[int]) -> Batch:
-        """Some of its samples, as wide as before; rejects stay behind."""
+        """Some of its samples, with the same width, without rejects."""
         index = list(places)
         samples = tuple(self.samples[place] for place in index)
         return Batch(
@@ -102,15 +102,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class VisualTokens:
-    """What an encoder hands to the language model for a batch of images; opaque to the checks.
+    """What an encoder passes to the language model for a batch of images; opaque to the checks.
 
-    `layers[0]` stands in the image positions; further layers are extra features a model feeds in deeper
-    (Qwen3-VL's deepstack). Each is [B, Q, E_layer]; a condition treats every layer alike.
+    `layers[0]` is placed at the image positions; further layers are extra features that a model adds in deeper layers
+    (Qwen3-VL's deepstack). Each is [B, Q, E_layer]; a condition treats every layer in the same way.
     """
 
     layers: tuple[Tensor, ...]
     counts_B: Tensor | None = None
-    """int64: visual tokens of each image where they differ; what is behind them in the layers is padding."""
+    """int64: visual tokens of each image if the numbers differ; what follows in the layers is padding."""
 
     @classmethod
     def of(cls, images: Sequence[Tensor]) -> VisualTokens:
@@ -144,7 +144,7 @@ class VisualTokens:
 
     @staticmethod
     def cat(parts: Sequence[VisualTokens]) -> VisualTokens:
-        """Concatenate images of equally many tokens along the batch."""
+        """Concatenate images with equal numbers of tokens along the batch."""
         import torch
 
         return VisualTokens(tuple(torch.cat(layers) for layers in zip(*(p.layers for p in parts), strict=True)))
@@ -178,21 +178,21 @@ class TokenNLL:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """How token ids read. All of it may be missing; what needs it is then left out, and that is said."""
+    """Token ids as text. Every field may be missing; measures that need it are then left out with a remark."""
 
     decode: Callable[[list[int]], str] | None = None
     """Token ids to text, special tokens kept and no spaces cleaned up: for words and for the page."""
     end_id: int | None = None
     """The token that ends a caption, for gaps without it."""
     begin_id: int | None = None
-    """A token that may stand before a caption whose prompt is nothing but the image, for `no-image`."""
+    """A token that may precede a caption if the prompt is only the image, for `no-image`."""
     size: int | None = None
-    """Tokens to choose from: what guessing would cost."""
+    """Size of the vocabulary, for the loss of random guessing."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What is scored, as its own scorer says it: nobody else knows."""
+    """What is scored, as described by the scorer itself."""
 
     name: str
     """For the page and for messages."""
@@ -206,7 +206,7 @@ class Description:
 
 
 class ScorerOfBatches(Protocol):
-    """The two methods of a scorer that are needed where batches are given."""
+    """The two methods of a scorer that are needed if batches are given."""
 
     def encode(self, batch: Batch) -> VisualTokens:
         """See `Scorer`."""
@@ -218,7 +218,7 @@ class ScorerOfBatches(Protocol):
 
 
 class Scorer(ScorerOfBatches, Protocol):
-    """Any vision-language model: three methods. It encodes images once, then scores captions with what it is given.
+    """Any vision-language model: three methods. It encodes images once, then scores captions with given visual tokens.
 
     A complete one, whose encoder is the mean colour and whose decoder is a GRU over characters:
 
@@ -254,22 +254,22 @@ class Scorer(ScorerOfBatches, Protocol):
     The contract:
 
     - The model is in eval mode. Everything is called without gradients, and may be called again: equal input gives
-      equal output. What comes out for a sample does not depend on which others are in the batch.
+      equal output. The output for a sample does not depend on the other samples of the batch.
     - `batch`: a sample for every row, in the order of the rows; a row that cannot be used is a `Reject` in
-      `Batch.rejects`. Rows without an image are not handed over. Where reading a row raises OSError, the rows are
-      handed over one by one, and those that raise are counted and named.
+      `Batch.rejects`. Rows without an image are not passed to it. If reading raises OSError, the rows are passed one by
+      one, and those that raise are counted and named.
     - `encode`: one row of visual tokens per sample, in its order, each [Q,E] of one width. Pixels are uint8. Q may
-      differ between images (`VisualTokens.of`); no image with another number can stand in for one, so all but the
-      commonest number are left out and counted. Bring images to one size to keep them all.
+      differ between images (`VisualTokens.of`); no image with another number can replace one, so images with a number
+      other than the most common one are left out and counted. Bring images to one size to keep them all.
     - `nll`: one loss in nats, at least 0, for every label that is not IGNORE_INDEX, in reading order, sample by
       sample. Labels are not shifted: the label at position t is predicted from t-1. The batch comes without pixels,
-      and `visual` lies on the CPU: moving both to the model's device is the scorer's part. `visual` may be zeros,
-      noise, or another image's. Where it is None, the image block is already taken out of ids and labels, and every
+      and `visual` lies on the CPU: the scorer moves both to the model's device. `visual` may be zeros,
+      noise, or another image's. If it is None, the image block is already removed from ids and labels, and every
       first label has a predecessor: score the text alone.
-    - A loss that is not finite is a FAIL of the verdict. Whatever else is broken is a ValueError that names it.
+    - A loss that is not finite is a FAIL of the verdict. Every other violation is a ValueError that names it.
 
-    Also used where they are there: `pair_nll` (`PairScorer`), `write` (`Writer`), `describe() -> Description`. Where
-    batches are given instead of rows, `batch` is not needed.
+    Used if present: `pair_nll` (`PairScorer`), `write` (`Writer`), `describe() -> Description`. If batches are given
+    instead of rows, `batch` is not needed.
     """
 
     def batch(self, rows: Sequence[Row]) -> Batch:
@@ -279,10 +279,10 @@ class Scorer(ScorerOfBatches, Protocol):
 
 @runtime_checkable
 class PairScorer(Protocol):
-    """An optional further method: scores many captions behind few images without reading the image for each."""
+    """An optional further method: scores many captions with few images without reading the image for each."""
 
     def pair_nll(self, batch: Batch, visual: VisualTokens, images_B: Sequence[int]) -> TokenNLL:
-        """What `nll(batch, visual.rows(images_B))` returns, for batches in which few images stand before many captions.
+        """What `nll(batch, visual.rows(images_B))` returns, for batches with few images and many captions.
 
         A sample may occur in `batch` more than once. `images_B` holds its place in `visual` for every row of `batch`.
         """
@@ -294,15 +294,15 @@ class Writer(Protocol):
     """An optional further method: captions for the page."""
 
     def write(self, batch: Batch) -> Sequence[str]:
-        """What the model writes, greedily, for each image of `batch` behind the sample's own prompt."""
+        """What the model writes, greedily, for each image of `batch` after the sample's own prompt."""
         ...
 
 
 def description_of(scorer: object) -> Description:
-    """What a scorer says of itself; the name of its class where it says nothing.
+    """What a scorer reports about itself; by default the name of its class.
 
     Raises:
-        ValueError: it says something else than a Description of texts.
+        ValueError: it returns something other than a Description of texts.
     """
     describe = getattr(scorer, "describe", None)
     found = describe() if callable(describe) else Description(type(scorer).__name__)

@@ -1,4 +1,4 @@
-"""What can be set for a score and for check 2, validated where it enters."""
+"""Settings of a score and of check 2, validated when they are read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 class Section(BaseModel):
-    """Settings that refuse what they do not know; every field says its unit in one sentence."""
+    """Settings that reject unknown fields; every field has a docstring with its unit."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -19,33 +19,33 @@ class Placement(Section):
     """Where frozen models run, and how."""
 
     prefix: ClassVar[str] = "--"
-    """What stands before these names where they are set: flags of `eyechart`."""
+    """Prefix of these names where they are set: flags of `eyechart`."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention implementation of the frozen models."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """fp32: everything in float32. bf16: frozen parts stored in bfloat16, the connector in float32 under autocast."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to run; auto takes a GPU if there is one."""
+    """Where to run; auto uses a GPU if there is one."""
 
 
 class AblationSettings(Section):
     """Check 1."""
 
     num_samples: int = Field(128, ge=1)
-    """Held-out samples to score; the first so many of the held-out split."""
+    """Held-out samples to score, from the beginning of the held-out split."""
     batch_size: int = Field(16, ge=1)
     """Samples per forward pass; results do not depend on it."""
     derangements: int = Field(4, ge=1)
     """R: how many donors each sample gets for `shuffled`."""
     matching_k: int = Field(32, ge=2)
-    """K: images each caption is tried with in matching, its own and K-1 others; chance of image R@1 is 1/K."""
+    """K: images that each caption is scored with in matching, its own and K-1 others; chance of image R@1 is 1/K."""
     words_min_count: int = Field(5, ge=1)
-    """Occurrences a word needs among the scored captions to be listed by its mean gap."""
+    """Minimum number of occurrences in the scored captions for a word to be listed by its mean gap."""
     mean_token_images: int = Field(512, ge=1)
     """Training images whose visual tokens are averaged for `mean-token`."""
     blind_captions: int = Field(4096, ge=16)
-    """Training captions, repeats counted, that the constant prompt of `blind` is trained on; three trials of its
-    learning rate take up to half as many again."""
+    """Training captions, including repeats, used to train the constant prompt of `blind`; three trials of its learning
+    rate use up to half as many in addition."""
     margin_shuffled: float = 0.05
     """Nats per token that the lower bound of gap(shuffled) must exceed."""
     margin_zero: float = 0.0
@@ -53,7 +53,7 @@ class AblationSettings(Section):
     margin_noise: float = 0.0
     """Nats per token that the lower bound of gap(noise) must exceed."""
     gallery: int = Field(100, ge=0)
-    """Scored samples shown in report.html, each with a caption that the model writes; an even choice of them all."""
+    """Scored samples shown in report.html, each with a caption that the model writes; evenly spaced in their order."""
 
 
 class CoverageSettings(Section):
@@ -76,26 +76,26 @@ class ScoreSettings(Section):
     """CPU threads of PyTorch; null leaves its default."""
     model: Placement = Placement()
     max_seq_len: int = Field(4096, ge=4)
-    """Tokens per sequence; a bound on memory, for nothing is trained."""
+    """Tokens per sequence; it only limits memory, because nothing is trained."""
     max_rejected: float = Field(0.01, ge=0, le=1)
     """Share of unusable rows above which scoring stops; a single one stops it only at 0."""
     max_pixels: int = Field(178_956_970, ge=1)
     """Images with more pixels are rejected before they are decoded (Pillow's own bomb limit)."""
     image_size: int | None = None
-    """Pixels of both sides of every image, 8 to 4096; null takes what the model's own processor resizes to."""
+    """Pixels of both sides of every image, 8 to 4096; null uses the size to which the model's own processor resizes."""
     prompt: str | None = None
-    """Human turn with one `<image>` for every row; null takes each row's own."""
+    """Human turn with one `<image>` for every row; null uses each row's own."""
     train_data: str | None = None
-    """Data file of other rows, whose images make the mean of `mean-token`; null leaves that condition out."""
+    """Data file of other rows, whose images are averaged for `mean-token`; null leaves that condition out."""
     distributed: bool = False
-    """Share the work among the processes that torchrun started, all of which must then call. Off, each call works
-    alone: one rank of a training can score while the others wait elsewhere."""
+    """Share the work among the processes that torchrun started, all of which must then call it. If false, each call
+    works independently: one rank of a training job can score while the others wait."""
     ablation: AblationSettings = AblationSettings()
     coverage: CoverageSettings = CoverageSettings()
 
 
 def setting(config: Mapping[str, Any], section: str, key: str) -> Any:
-    """One setting of a recorded tree; None where the section or the key is not there."""
+    """One setting of a recorded config; None if the section or the key is missing."""
     node = config.get(section)
     return node.get(key) if isinstance(node, Mapping) else None
 
@@ -113,10 +113,10 @@ def settings_of(given: Mapping[str, Any], flags: Mapping[str, str] | None = None
 
     Args:
         given: values by name.
-        flags: what a name is called where it was set, for messages.
+        flags: how a name is called in messages, such as a command-line flag.
 
     Raises:
-        ValueError: no such setting, or a value that it does not take; one line.
+        ValueError: unknown setting or invalid value; one line.
     """
     tree: dict[str, Any] = {}
     known = sorted(flatten(ScoreSettings().model_dump()))

@@ -1,1 +1,1 @@
-"""What the commands do, one file each; programs call the same functions."""
+"""The implementation of the commands, one file each; the Python API uses the same functions."""

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ablate:
-    """Score held-out samples with the right, a wrong and no picture, and judge.
+    """Score held-out samples with the right picture, with a wrong one and without, and give a verdict.
 
     Example: qwen3-vlm ablate --checkpoint outputs/stage1_align_tiny/checkpoint_3675.pt --num_samples 128
 
     Any other model is scored by `eyechart score MODEL --data ROWS`.
-    Any config field can be set too, such as --ablation.derangements 1 (docs/config.md has them all).
+    Any config field can also be set, such as --ablation.derangements 1 (docs/config.md lists all).
     """
 
     checkpoint: Path
-    """A checkpoint_<step>.pt; the held-out split saved beside it is the one that is scored."""
+    """A checkpoint_<step>.pt; the held-out split saved in its folder is scored."""
     config: Path | None = None
     """The run's config; by default the one stored in the checkpoint."""
     max_seq_len: int | None = None
@@ -42,8 +42,9 @@ class Ablate:
     """Held-out samples to score; by default the config's ablation.num_samples."""
     conditions: str = "standard"
     """runbook (correct, shuffled, zero, noise), standard (adds no-image, mean-token, noise-per-dim, slot-mix, grey,
-    blurred, tiles-4), full (adds blind, tiles-2, tiles-8, matching, donors), or names with commas. blind brings zero,
-    no-image and mean-token with it: a prompt that is worse than the best of them is under-trained and splits no gap."""
+    blurred, tiles-4), full (adds blind, tiles-2, tiles-8, matching, donors), or names separated by commas. blind also
+    adds zero, no-image and mean-token: a trained prompt that is worse than the best of them is under-trained, and the
+    gaps are then not split."""
     output: Path | None = None
     """Folder for results.json and the pages; by default the checkpoint's."""
     json: bool = False
@@ -58,7 +59,7 @@ class Ablate:
             raise ValueError(f"--num_samples: expected at least 1, got {self.num_samples}")
         config = run_config(self.config, self.checkpoint, [*overrides, *self._short_forms()])
         measured = measure(self.checkpoint, config, self.num_samples, self.conditions)
-        if int(os.environ.get("RANK", "0")) == 0:  # all processes of a job hold the same results
+        if int(os.environ.get("RANK", "0")) == 0:  # all processes of a job have the same results
             write_results(measured.results, self.output or self.checkpoint.parent, self.json, measured.samples)
         return EXIT_CODES[measured.results.verdict]
 
@@ -79,7 +80,7 @@ def ablate(
     num_samples: int | None = None,
     conditions: str = "standard",
 ) -> Results:
-    """Check 1 on a checkpoint's held-out split, with check 2 from the training log beside it.
+    """Check 1 on a checkpoint's held-out split, with check 2 from the training log in the same folder.
 
     Args:
         checkpoint: a `checkpoint_<step>.pt`.
@@ -88,7 +89,7 @@ def ablate(
         conditions: `runbook`, `standard`, `full`, or names separated by commas.
 
     Returns:
-        The results, with verdict; nothing but the mean visual tokens and the blind prompt is written.
+        The results, with verdict; only the mean visual tokens and the blind prompt are written to files.
 
     Raises:
         ValueError: bad input, one line.
@@ -102,7 +103,7 @@ def measure(
     num_samples: int | None = None,
     conditions: str = "standard",
 ) -> Measured:
-    """As `ablate`, with every sample's per-token losses."""
+    """Like `ablate`, with every sample's per-token losses."""
     from eyechart.scoring.conditions import parse_conditions
     from qwen3_vlm.commands.loaded import open_with_data
     from qwen3_vlm.commands.measuring import measure_run
@@ -123,7 +124,7 @@ def ablate_model(
     image_size: int | None = None,
     settings: ScoreSettings | None = None,
 ) -> Results:
-    """Check 1 on an image-text-to-text model of transformers: `eyechart.score`, under the name it had here.
+    """Check 1 on an image-text-to-text model of transformers: `eyechart.score`, under its earlier name.
 
     Args:
         model: folder in save_pretrained layout, or hub id.
@@ -131,7 +132,7 @@ def ablate_model(
         image_root: folder that the rows' image paths are relative to.
         num_samples: rows to score, drawn by seed; the settings' number if None.
         conditions: `runbook`, `standard`, `full`, or names separated by commas.
-        train_data: rows whose images make the mean of `mean-token`; without it that condition is left out.
+        train_data: rows whose images are averaged for `mean-token`; without it that condition is left out.
         prompt: human turn with one `<image>` in place of each row's own.
         image_size: pixels of both sides of every image; the processor's own size if None.
         settings: how it is loaded and scored; the defaults if None.

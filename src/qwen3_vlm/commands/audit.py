@@ -13,7 +13,7 @@ from qwen3_vlm.config import Config, load_config
 
 @dataclass(frozen=True)
 class Audit:
-    """Check 2 over a whole split without training: truncation, zero-label samples, label tokens, and the cure.
+    """Check 2 over a whole split without training: truncation, zero-label samples, label tokens, and the fix.
 
     Example: qwen3-vlm audit --config configs/stage1_align_tiny.yaml --data.max_seq_len 32
     """
@@ -21,7 +21,7 @@ class Audit:
     config: Path
     """The run."""
     split: Literal["train", "eval"] = "train"
-    """Which side of the split."""
+    """Side of the split to count."""
     text_only: bool = False
     """Do not open the images: faster, but unreadable ones then count as samples."""
     json: bool = False

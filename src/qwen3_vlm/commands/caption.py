@@ -30,7 +30,7 @@ class Caption:
 
     def run(self, overrides: Sequence[str]) -> int:
         """Print `path<TAB>caption`, one line per image."""
-        # Imported where they are used, here and in every command: PyTorch takes seconds to load, `--help` should not.
+        # Imported here, as in every command, because PyTorch takes seconds to load and `--help` should be fast.
         from qwen3_vlm.commands.loaded import load, run_config
 
         if not self.images:

@@ -14,12 +14,12 @@ from qwen3_vlm.commands.loaded import Loaded
 
 
 def with_captions(scored: Sequence[ScoredSample], loaded: Loaded, prepared: Prepared, count: int) -> list[ScoredSample]:
-    """Let the model write, greedily, for an even choice of `count` samples: those that the page shows."""
+    """Let the model write, greedily, for `count` evenly spaced samples: those that the page shows."""
     position = {row: p for p, row in enumerate(prepared.eval.rows)}
     chosen, samples = [], []
     for i in even_choice(len(scored), count):
         item = prepared.eval[position[scored[i].row]]
-        if isinstance(item, Sample):  # an image that was there for scoring can be gone by now: nothing is written then
+        if isinstance(item, Sample):  # an image may have been deleted after scoring: nothing is written then
             chosen.append(i)
             samples.append(item)
     written = dict(zip(chosen, captions_of(loaded, samples), strict=True))
@@ -27,13 +27,13 @@ def with_captions(scored: Sequence[ScoredSample], loaded: Loaded, prepared: Prep
 
 
 def captions_of(loaded: Loaded, samples: Sequence[Sample]) -> list[str]:
-    """Greedy captions of samples with pixels, each behind its own prompt, in order."""
+    """Greedy captions of samples with pixels, each after its own prompt, in order."""
     prompts = [torch.as_tensor(s.ids_T[s.labels_T == IGNORE_INDEX]) for s in samples]
     return loaded.write([s.pixels_CHW for s in samples if s.pixels_CHW is not None], prompts) if samples else []
 
 
 def write_captions(loaded: Loaded, prepared: Prepared, count: int) -> list[WrittenCaption]:
-    """Greedy captions of the first readable held-out images, each behind its own prompt."""
+    """Greedy captions of the first readable held-out images, each after its own prompt."""
     items = (prepared.eval[p] for p in range(len(prepared.eval)))
     samples: list[Sample] = []
     for item in items:

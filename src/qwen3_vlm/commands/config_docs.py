@@ -23,15 +23,15 @@ _HEADER = """\
 
 <!-- Written by `python -m qwen3_vlm.commands.config_docs > docs/config.md`; edit src/qwen3_vlm/config.py instead. -->
 
-A run is a YAML file with these sections; `configs/` has examples. What a file leaves out takes its default. Any field
-can be set on the command line, `--section.field value`, with the value written as in YAML:
+A run is a YAML file with these sections; `configs/` has examples. A field that the file does not set has its default.
+Any field can be set on the command line with `--section.field value`; the value is written as in YAML:
 
 ```bash
 qwen3-vlm train --config configs/stage1_align_tiny.yaml --train.lr 1e-3 --output_dir outputs/other
 ```
 
-Paths are relative to the working directory. An unknown key or a value out of range ends the run with one line, exit
-code 2.
+Paths are relative to the working directory. An unknown key or a value out of range ends the run with a one-line error
+and exit code 2.
 """
 _TYPES = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null"}
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}

@@ -1,6 +1,6 @@
 """Visual tokens that are the same for every sample, made from the training split: the mean ones and the blind prompt.
 
-Both are saved with the run and used again as long as what they were made from is the same. In a job of several
+Both are saved with the run and reused if their inputs have not changed. In a job of several
 processes the first makes them and the others read its files.
 """
 
@@ -43,7 +43,7 @@ def trained_blind(loaded: Loaded, prepared: Prepared, checkpoint: Path) -> Blind
 def mean_tokens(loaded: Loaded, prepared: Prepared, checkpoint: Path) -> Tensor:
     """Mean visual tokens [Q,E] over the first training images, saved with the run as `mean_tokens_<step>.pt`.
 
-    A saved mean is used again only for the very connector weights and number of images it was computed from.
+    A saved mean is reused only for the same connector weights and number of images.
 
     Raises:
         ValueError: no training image can be read.
@@ -69,7 +69,7 @@ def _mean_tokens(loaded: Loaded, prepared: Prepared, path: Path) -> Tensor:
 
 
 def _saved_mean(path: Path, key: str) -> Tensor | None:
-    """A mean saved earlier; None where it was made from something else, or cannot be read and is made again."""
+    """A mean saved earlier; None if its inputs differ, or if it cannot be read and is computed again."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         kept: Tensor | None = saved["mean_QE"] if saved["key"] == key else None

@@ -40,7 +40,7 @@ def audit_prepared(prepared: Prepared, split: Literal["train", "eval"], text_onl
 
 
 def coverage_of_run(prepared: Prepared, folder: Path, step: int) -> Coverage:
-    """Check 2 as counted while training, in the last epoch up to `step`; from the text alone where no log is."""
+    """Check 2 as counted while training, in the last epoch up to `step`; from the text alone if there is no log."""
     records = [r for r in read_records_of_run(folder) if r.step <= step]
     if not records:
         return audit_prepared(prepared, "train", text_only=True)

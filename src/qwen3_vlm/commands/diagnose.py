@@ -17,20 +17,20 @@ class Diagnose:
 
     Example: qwen3-vlm diagnose --config configs/stage1_align_tiny.yaml
 
-    Exit code 1 with an error, 0 without; every fault has a page in docs/faults.
+    Exit code 1 if there is an error, otherwise 0; every fault has a page in docs/faults.
     """
 
     config: Path | None = None
     """The run; by default the one stored in the checkpoint."""
     checkpoint: Path | None = None
-    """A checkpoint_<step>.pt: also look at its weights, and score held-out samples."""
+    """A checkpoint_<step>.pt: also check its weights, and score held-out samples."""
     rows: int = 128
     """Rows of each side of the split that are read with their images."""
     json: bool = False
     """Print the findings as JSON to standard output, and the text to standard error."""
 
     def run(self, overrides: Sequence[str]) -> int:
-        """Look and print; returns 1 with an error among the findings, else 0."""
+        """Diagnose and print; returns 1 if there is an error among the findings, otherwise 0."""
         from qwen3_vlm.commands.diagnosis import diagnose, refused
         from qwen3_vlm.commands.loaded import run_config
         from qwen3_vlm.preflight.show import print_findings, print_sample

@@ -1,4 +1,4 @@
-"""A trained connector between its backbones: loading it, and letting it write."""
+"""A trained connector between its backbones: loading it, and writing captions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Loaded:
 
     @property
     def step(self) -> int:
-        """Batches the connector was trained for; 0 where an older checkpoint does not say."""
+        """Batches that the connector was trained for; 0 if an older checkpoint does not record it."""
         return int(self.payload.get("step", 0))
 
     def caption(self, images: Sequence[str | Path], request: str | None = None, max_new_tokens: int = 64) -> list[str]:
@@ -62,7 +62,7 @@ class Loaded:
         return self.write(pixels, [torch.as_tensor(ids_T)] * len(pixels), max_new_tokens)
 
     def write(self, pixels: Sequence[Tensor], prompts: Sequence[Tensor], max_new_tokens: int = 64) -> list[str]:
-        """Greedy captions of decoded images (uint8 [3,H,W]), each behind its own prompt ids [T_i]."""
+        """Greedy captions of decoded images (uint8 [3,H,W]), each after its own prompt ids [T_i]."""
         written: list[str] = []
         for start in range(0, len(pixels), _BATCH):
             stop = start + _BATCH
@@ -91,11 +91,11 @@ class Loaded:
 
     @property
     def findings(self) -> list[Finding]:
-        """What a reader of this checkpoint's numbers has to know."""
+        """Warnings for readers of this checkpoint's results."""
         if "config" in self.payload or self.config.prompt.image_block == "legacy":
             return []
         message = (
-            "this checkpoint is of the older form, which laid out the image block in other tokens, joined with spaces; "
+            "this checkpoint has the older format, in which the image block has other tokens, joined with spaces; "
             "with prompt.image_block `spliced` its losses cannot be compared with those of its own training"
         )
         return [
@@ -142,13 +142,13 @@ def open_with_data(path: Path, config: Config | None = None) -> tuple[Loaded, Pr
 
 
 def trained(run: Run) -> Loaded:
-    """The checkpoint that a run ended with, in the very model that was trained: its backbones are not loaded again."""
+    """The last checkpoint of a run, in the model that was trained: its backbones are not loaded again."""
     run.vlm.connector.zero_grad(set_to_none=True)
     return restored(run.config, run.prepared.inputs, run.vlm, load_checkpoint(run.checkpoint), run.checkpoint)
 
 
 def restored(config: Config, inputs: Inputs, vlm: VLM, payload: Payload, path: Path) -> Loaded:
-    """Put a checkpoint's connector into a model; every command that uses a checkpoint comes through here.
+    """Put a checkpoint's connector into a model; every command that uses a checkpoint calls this.
 
     Raises:
         InputError: trained on other backbones, of another shape, or not finite.
@@ -160,7 +160,7 @@ def restored(config: Config, inputs: Inputs, vlm: VLM, payload: Payload, path: P
 
 
 def run_config(config: Path | None, checkpoint: Path | None, overrides: Sequence[str]) -> Config:
-    """The config that a command names, or else the one that its checkpoint was trained with.
+    """The config that a command names, or the one that its checkpoint was trained with.
 
     Raises:
         ValueError: neither is named, or it cannot be read.

@@ -1,4 +1,4 @@
-"""Everything that is measured of a checkpoint, put together: what `trial` and `ablate` write."""
+"""All measurements of a checkpoint: the results of `trial` and `ablate`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def measure_run(
     Args:
         loaded: the checkpoint.
         prepared: the data of its run.
-        checkpoint: its path; the logs are beside it.
+        checkpoint: its path; the logs are in the same folder.
         names: conditions, as `parse_conditions` gives them.
         num_samples: held-out samples to score; the config's `ablation.num_samples` if None.
         sheet: held-out images whose captions are written for the contact sheet.

@@ -1,4 +1,4 @@
-"""Our model behind the scoring seam, with what its images look like on their way noted beside."""
+"""Adapts our model to the scoring seam and records what its images look like at each stage."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from eyechart.seam import Batch, TokenNLL, VisualTokens
 from qwen3_vlm.models.vlm import VLM
 
 _COMMON = 4096
-"""Token ids whose embeddings stand for text: a BPE vocabulary gives its lowest ids to the commonest pieces."""
+"""Token ids whose embeddings represent text: a BPE vocabulary gives its lowest ids to the most common pieces."""
 
 
 class Recorder:
-    """Our model behind the scoring seam, noting what each image looks like on its way through the connector.
+    """Our model, adapted to the scoring seam; records each image at the stages of the connector.
 
-    An image is noted the first time it is encoded, and check 1 encodes it as it is before it changes its pixels.
+    An image is recorded the first time it is encoded; check 1 encodes it unchanged before it changes its pixels.
     """
 
     def __init__(self, vlm: VLM, scratch: Path | None = None) -> None:
-        """Nothing is noted yet; `scratch` is the folder for temporary files, by default the system's."""
+        """Start without records; `scratch` is the folder for temporary files, by default the system's."""
         self.vlm = vlm
         self.inside = Inside(scratch)
 
     def encode(self, batch: Batch) -> VisualTokens:
-        """As the model's own; the tower runs once."""
+        """Like the model's own method; the tower runs once."""
         stages = self.vlm.stages(batch)
         new = [i for i, sample in enumerate(batch.samples) if not self.inside.has(sample.row)]
         if new:
@@ -38,15 +38,15 @@ class Recorder:
         return VisualTokens((stages[OUTPUT],))
 
     def nll(self, batch: Batch, visual: VisualTokens | None) -> TokenNLL:
-        """As the model's own."""
+        """Like the model's own method."""
         return self.vlm.nll(batch, visual)
 
     def pair_nll(self, batch: Batch, visual: VisualTokens, images_B: Sequence[int]) -> TokenNLL:
-        """As the model's own."""
+        """Like the model's own method."""
         return self.vlm.pair_nll(batch, visual, images_B)
 
     def over(self, ranks: Ranks) -> Inside:
-        """What all processes have noted; called by all of them."""
+        """The records of all processes; called by all of them."""
         if ranks.count == 1:
             return self.inside
         whole = Inside(self.inside.scratch)
@@ -60,10 +60,10 @@ class Recorder:
 
 @torch.no_grad()
 def look_inside(inside: Inside, vlm: VLM) -> Internals | None:
-    """Figures of what a recorder noted; None without an image.
+    """Figures from the records; None without an image.
 
-    The scale of text is read off the embeddings themselves, as the language model looks them up: the connector's own
-    idea of it (`LanguageModel.text_rms`) is what this is to check.
+    The scale of text is computed from the embeddings that the language model uses: the connector's own value
+    (`LanguageModel.text_rms`) is what this checks.
     """
     common_KE = vlm.llm.embed(torch.arange(min(_COMMON, vlm.llm.model.config.vocab_size), device=vlm.device))
     return internals(inside, float(common_KE.float().square().mean().sqrt()))

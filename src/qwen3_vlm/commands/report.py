@@ -11,21 +11,21 @@ import tyro
 
 @dataclass(frozen=True)
 class Report:
-    """Make report.html again from the results.json of a run.
+    """Generate report.html again from the results.json of a run.
 
     Example: qwen3-vlm report outputs/stage1_align_tiny
     """
 
     folder: tyro.conf.Positional[Path]
-    """Folder with a results.json, as `trial` and `ablate` leave it."""
+    """Folder with a results.json, as written by `trial` and `ablate`."""
     output: Path | None = None
     """The page to write; by default report.html in that folder."""
     image_root: Path | None = None
-    """Folder that the samples' images are in; by default the config's data.image_root, seen from here. A line says how
-    many of them are not there; the page is then written without."""
+    """Folder that the samples' images are in; by default the config's data.image_root, relative to the working
+    directory. If images are missing, a line reports how many, and the page is written without them."""
 
     def run(self, overrides: Sequence[str]) -> int:
-        """Read, render, write; and say which pictures the page has to do without."""
+        """Read, render, write, and report how many pictures are missing."""
         from eyechart.reporting.output import rewrite_page
 
         if overrides:

@@ -1,4 +1,4 @@
-"""Check 1 on a loaded checkpoint, and what its training log says."""
+"""Check 1 on a loaded checkpoint, and its training log."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def score(
 ) -> tuple[Ablation, Scores]:
     """Check 1 on the first `requested` held-out samples, with every sample's per-token losses.
 
-    Matching, words and the connector's internals are in the results too, as far as `names` and the scores allow.
+    Matching, words and the connector's internals are also in the results, if `names` and the scores allow it.
     """
     config, held_out = loaded.config, prepared.eval
-    PartialState(cpu=config.model.device == "cpu")  # joins the processes of the job, where there are several
+    PartialState(cpu=config.model.device == "cpu")  # joins the processes of the job if there are several
     ranks = ranks_of_job()
     asked = set(prepared.split.eval[:requested])
     positions = [p for p, row in enumerate(held_out.rows) if row in asked]
@@ -67,14 +67,14 @@ def score(
 
 
 def vocabulary(loaded: Loaded) -> Vocabulary:
-    """How the language model's tokens read. EOS stands between two texts in pretraining, so a caption may follow it."""
+    """The language model's tokens as text. In pretraining EOS separates two texts, so a caption may follow it."""
     eos_id = loaded.inputs.prompts.ids.eos
     size = len(loaded.vlm.llm.model.get_input_embeddings().weight)
     return Vocabulary(decoder(loaded.inputs.tokenizer), eos_id, eos_id, size)
 
 
 def training_of_run(loaded: Loaded, prepared: Prepared, folder: Path) -> Training | None:
-    """What the log beside a checkpoint says about its training; None without one."""
+    """The training log in a checkpoint's folder; None if there is none."""
     records = [r for r in read_records_of_run(folder) if r.step <= loaded.step]
     if not records:
         return None

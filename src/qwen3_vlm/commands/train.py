@@ -13,19 +13,19 @@ class Train:
 
     Example: qwen3-vlm train --config configs/stage1_align_tiny.yaml --train.epochs 1 --output_dir outputs/one_epoch
 
-    Any config field can be set so (docs/config.md has them all).
+    Any config field can be set in this way (docs/config.md lists all).
     """
 
     config: Path
     """The run, a YAML file."""
     resume: bool = False
-    """Go on from the newest checkpoint in output_dir; from the beginning if there is none."""
+    """Continue from the newest checkpoint in output_dir, or start from the beginning if there is none."""
     overwrite: bool = False
-    """Delete what an earlier run left in output_dir."""
+    """Delete the files of an earlier run in output_dir."""
     force: bool = False
-    """Train although a fault was found; the results then say so."""
+    """Train even if a fault was found; this is recorded in the results."""
     dry_run: bool = False
-    """Stop after a few updates, write nothing, and say what the run would take: steps, disk, memory, time."""
+    """Stop after a few updates, write nothing, and print what the run would need: steps, disk, memory, time."""
 
     def run(self, overrides: Sequence[str]) -> int:
         """Train; returns the exit code."""

@@ -1,4 +1,4 @@
-"""`qwen3-vlm trial`: train, check 1 and 2, captions one can look at, verdict."""
+"""`qwen3-vlm trial`: train, check 1 and 2, written captions, verdict."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Trial:
 
     Example: qwen3-vlm trial --config configs/stage1_align_digits.yaml
 
-    Any config field can be set too, such as --train.epochs 1 (docs/config.md has them all).
+    Any config field can also be set, such as --train.epochs 1 (docs/config.md lists all).
     """
 
     config: Path = Path("configs/stage1_align_tiny.yaml")
@@ -30,11 +30,11 @@ class Trial:
     conditions: str = "standard"
     """As in `qwen3-vlm ablate`."""
     resume: bool = False
-    """Go on from the newest checkpoint in output_dir."""
+    """Continue from the newest checkpoint in output_dir."""
     overwrite: bool = False
-    """Delete what an earlier run left in output_dir."""
+    """Delete the files of an earlier run in output_dir."""
     force: bool = False
-    """Train although a fault was found; the results then say so."""
+    """Train even if a fault was found; this is recorded in the results."""
     json: bool = False
     """Print results.json to standard output, and the rest to standard error."""
 
@@ -72,7 +72,7 @@ def trial(
     from qwen3_vlm.train.stage1 import train_run
 
     names = parse_conditions(conditions)
-    # With --json, standard output belongs to the JSON alone.
+    # With --json, standard output contains only the JSON.
     with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
         run = train_run(config, resume, overwrite, force)
     checkpoint, prepared, loaded = run.checkpoint, run.prepared, trained(run)
@@ -82,5 +82,5 @@ def trial(
     pictures = [(root / w.image, w) for w in results.samples]
     contact_sheet(pictures, folder / "samples.png", f"{checkpoint}: {results.verdict}")
     write_results(results, folder, as_json, measured.samples)
-    sys.stderr.write(f"look at {folder / 'samples.png'}\n")
+    sys.stderr.write(f"pictures and captions: {folder / 'samples.png'}\n")
     return results

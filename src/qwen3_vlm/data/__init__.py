@@ -1,1 +1,1 @@
-"""What goes in: files to records, records to samples, samples to batches."""
+"""Input data: files to records, records to samples, samples to batches."""

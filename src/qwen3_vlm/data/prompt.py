@@ -1,10 +1,10 @@
 """Records to token ids and labels: text only, with the image block spliced in as ids.
 
-    text before the image | <|vision_start|> <|image_pad|> x Q <|vision_end|> | text behind it | caption | EOS
+    text before the image | <|vision_start|> <|image_pad|> x Q <|vision_end|> | text after it | caption | EOS
     `--------------------------- prompt, no label ----------------------------'   `----- labelled ----'
 
-The three pieces of text are tokenised separately, so that no token straddles a border: the block always costs Q + 2
-tokens, and the caption's tokens are the same whatever stands before them.
+The three pieces of text are tokenised separately, so that no token crosses a boundary: the block always takes Q + 2
+tokens, and the caption's tokens are the same whatever precedes them.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from qwen3_vlm.config import PromptConfig
 
 START, PATCH, END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
 _CHUNK = 1000
-"""Captions per call of the tokenizer: one call each is twenty times slower."""
+"""Captions per call of the tokenizer: one call per caption is twenty times slower."""
 
 
 @dataclass(frozen=True)
 class TokenIds:
-    """The ids that mean something to the code."""
+    """The ids that have a meaning in the code."""
 
     start: int
     """Opens the image block; with `image_block: legacy`, EOS."""
@@ -73,7 +73,7 @@ class PromptBuilder:
         special = {token.content for token in self._backend.get_added_tokens_decoder().values() if token.special}
         self._special = re.compile("|".join(map(re.escape, sorted(special | set(IMAGE_STRINGS[1:])))))
         if prompt.image_block == "legacy":
-            # The older form's added delimiters were frozen copies of EOS: to the language model they are EOS.
+            # The added delimiters of the older format were frozen copies of EOS: for the language model they are EOS.
             self.ids = TokenIds(start=eos, patch=self._one_id(PATCH), end=eos, eos=eos)
             space = [self._one_id(" ")]
         else:
@@ -95,19 +95,19 @@ class PromptBuilder:
             raise ValueError(
                 f"expected a human turn with {PLACEHOLDER} once and no special token, got {got} in {human!r}"
             )
-        before, behind = self._tokenise(text.split(PLACEHOLDER), special=True)
-        ids_T = np.array([*before, *self._block, *behind], dtype=np.int64)
+        before, after = self._tokenise(text.split(PLACEHOLDER), special=True)
+        ids_T = np.array([*before, *self._block, *after], dtype=np.int64)
         return Prompt(ids_T, (len(before), len(before) + len(self._block)))
 
     def encode(self, records: Sequence[Row]) -> list[Encoded | Reject]:
         """Encode records, in their order.
 
-        Special tokens in the template become their ids (ChatML). Their strings in a caption stay ordinary text, so
-        that no caption ends early or claims an image; in a human turn they are rejected.
+        Special tokens in the template become their ids (ChatML). Their strings in a caption stay ordinary text, so that
+        no caption ends early or refers to an image; in a human turn they are rejected.
 
         Returns:
-            One entry per record: Reject where max_seq_len cuts the image block, or where the human turn holds a
-            special token's string.
+            One entry per record: a Reject if max_seq_len cuts the image block, or if the human turn contains a special
+            token's string.
 
         Raises:
             ValueError: max_seq_len leaves no label token in any row.
@@ -119,7 +119,7 @@ class PromptBuilder:
         for record, answer_N in zip(records, self._answers([r.caption for r in records]), strict=True):
             found = special[record.human]
             if found:
-                detail = f"{found} stands in {record.human[:80]!r}: remove it"
+                detail = f"{found} found in {record.human[:80]!r}: remove it"
                 reason = "special token in the human turn"
                 encoded.append(Reject(record.row, reason, detail, RejectKind.SPECIAL_TOKEN))
             elif prompts[record.human].block[1] > self._max_seq_len:
@@ -130,7 +130,7 @@ class PromptBuilder:
         return encoded
 
     def _special_token(self, human: str) -> str | None:
-        """A special token's string in the part of the prompt that the row decides, if there is one."""
+        """A special token's string in the part of the prompt that comes from the row, if there is one."""
         found = self._special.search(human) if "{human}" in self._template else None
         return found[0] if found else None
 
@@ -141,7 +141,7 @@ class PromptBuilder:
 
     def _tokenise(self, texts: Sequence[str], special: bool) -> list[list[int]]:
         """Token ids of each text; with `special`, special tokens' strings become their one id."""
-        # The library's name is about the text: "encode special tokens" as if they were ordinary words.
+        # In the library, "encode special tokens" means as if they were ordinary words.
         self._backend.encode_special_tokens = not special
         return [encoding.ids for encoding in self._backend.encode_batch(texts, add_special_tokens=False)]
 

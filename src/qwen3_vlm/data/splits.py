@@ -1,4 +1,4 @@
-"""Which rows train and which are held out: drawn by seed, saved with the run, and refused on another data file.
+"""Which rows train and which are held out: drawn by seed, saved with the run, and rejected for another data file.
 
 The draw is over row indices of the file and knows nothing of what is in the rows, so that a rejected row never moves
 another one from training to evaluation. Training rows that show a held-out picture leave after it (`data.repeats`).
@@ -25,7 +25,7 @@ class Split:
     """Row indices of the data file (with `data.eval_json`, `eval` are row indices of that file)."""
 
     train: tuple[int, ...]
-    """Rising."""
+    """In increasing order."""
     eval: tuple[int, ...]
     """In drawn order: the first n are a random subset."""
     repeats: tuple[tuple[int, int], ...] = ()
@@ -34,7 +34,7 @@ class Split:
 
 @dataclass(frozen=True)
 class DataFile:
-    """What a data file was when a split was drawn from it."""
+    """Identity of a data file when a split was drawn from it."""
 
     name: str
     """File name without folders: a data set may be moved."""
@@ -44,7 +44,7 @@ class DataFile:
 
 @dataclass(frozen=True)
 class _Saved:
-    """What split.json holds."""
+    """Content of split.json."""
 
     schema: Literal[1]
     data: DataFile
@@ -56,7 +56,7 @@ class _Saved:
 
 
 def describe(path: Path, rows: int) -> DataFile:
-    """Hash a data file as it lies on disk (about a third of a second for LLaVA-Pretrain's 156 MB).
+    """Hash a data file on disk (about a third of a second for LLaVA-Pretrain's 156 MB).
 
     Raises:
         ValueError: the file cannot be read.
@@ -73,7 +73,7 @@ def draw_split(num_rows: int, max_samples: int | None, eval_ratio: float, seed: 
 
     Args:
         num_rows: rows of the file, usable or not.
-        max_samples: rows to draw, training and held-out together; None, or more than there are, takes all.
+        max_samples: rows to draw, training and held-out together; None, or more than the file has, draws all.
         eval_ratio: share of the drawn rows that is held out, rounded to whole rows; when it is above 0, both parts
             get at least one row. 5,000 rows at 0.02 give 4,900 and 100.
         seed: equal seed and file length draw the same rows.
@@ -99,7 +99,7 @@ def save_split(path: Path, split: Split, data: DataFile, eval_data: DataFile | N
 
 
 def load_split(path: Path, data: DataFile, eval_data: DataFile | None = None) -> Split:
-    """Read a split back, if it was drawn from these very data files.
+    """Read a split back, if it was drawn from these data files.
 
     Raises:
         ValueError: missing or broken split file, or a data file that is not the one it was drawn from.

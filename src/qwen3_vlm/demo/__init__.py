@@ -1,1 +1,1 @@
-"""The embedded worlds, and the maker of tiny backbones: what a trial without download or GPU stands on."""
+"""The embedded worlds, and the maker of tiny backbones: what a trial without download or GPU needs."""

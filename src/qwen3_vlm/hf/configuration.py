@@ -1,6 +1,6 @@
 """config.json of an exported folder: what is trained, between which backbones, and how the prompt looks.
 
-The backbones stand in it by reference: a name (hub id or folder), the width, and a fingerprint of the weights that is
+It contains the backbones by reference: a name (hub id or folder), the width, and a fingerprint of the weights that is
 checked at loading. A folder is written as an absolute path, so that the export can be moved on the same machine; an
 export that holds its backbones writes `./vision` and `./llm`, relative to itself, and can be moved anywhere.
 """
@@ -199,10 +199,10 @@ def _require(identity: dict[str, Any], part: str, where: str) -> None:
         load_config_only(name)
     except (OSError, ValueError) as error:
         absent = f"{where}: needs the backbone {name} (width {identity['width']}, {identity['fingerprint']}), which "
-        cure = f"say where it is, from_pretrained(..., {part}=FOLDER), or export with --include_backbones"
+        fix = f"pass its location, from_pretrained(..., {part}=FOLDER), or export with --include_backbones"
         if Path(name).is_absolute():
             state = "is not a model folder" if Path(name).exists() else "does not exist"
-            raise ValueError(f"{absent}{state}; {cure}") from error
+            raise ValueError(f"{absent}{state}; {fix}") from error
         raise ValueError(f"{absent}cannot be loaded: {explain_absence(name, part, error)}") from error
 
 

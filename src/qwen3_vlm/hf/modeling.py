@@ -101,7 +101,7 @@ class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  #
         Args:
             folder: made if it is not there; the three files are replaced.
             include_backbones: write both backbones too, tokenizer and image settings included, as `vision/` and
-                `llm/`: the folder then stands alone. Otherwise it refers to them by name and fingerprint.
+                `llm/`: the folder is then self-contained. Otherwise it refers to them by name and fingerprint.
 
         Raises:
             ValueError: `folder` is a file, or the backbones would be written over themselves.

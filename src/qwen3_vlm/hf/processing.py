@@ -19,7 +19,7 @@ ImageInput = Image.Image | str | Path
 
 
 class ConnectorVlmProcessor:
-    """What a transformers processor does, with the package's own prompt and image code behind it.
+    """What a transformers processor does, implemented with the package's own prompt and image code.
 
     Nothing is stored twice: the prompt is in the export's config.json, tokenizer and image settings are the backbones'.
     """
@@ -87,7 +87,7 @@ class ConnectorVlmProcessor:
 
         Args:
             ids: what `generate` returned.
-            skip_special_tokens: False shows EOS, what fills the row behind it, and other special tokens.
+            skip_special_tokens: False shows EOS, the padding after it, and other special tokens.
         """
         return [self.decode(row, skip_special_tokens) for row in ids]
 

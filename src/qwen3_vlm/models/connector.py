@@ -1,4 +1,4 @@
-"""The connector: exactly what is trained, and exactly what a checkpoint holds.
+"""The connector: exactly what is trained, and exactly what a checkpoint contains.
 
 Dimension suffixes: B batch, P patches of the tower, V width of the tower, Q latents (visual tokens per image),
 D = heads * head_dim width of the resampler, E width of the language model's embeddings.
@@ -6,7 +6,7 @@ D = heads * head_dim width of the resampler, E width of the language model's emb
     features_BPV -> [vision_ln] -> resampler (Perceiver-style cross-attention) -> [B,Q,D] -> projector -> visual_BQE
 
 Parameter names are the checkpoint format (`resampler.*`, `projector.*`, `vision_ln.*`): renaming one breaks every
-checkpoint on somebody's disk.
+existing checkpoint.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class ConnectorShape:
     Attributes:
         vision_width: V, hidden size of the tower.
         text_width: E, hidden size of the language model.
-        patches: P, patch features per image; only used where `key_positions` is on.
+        patches: P, patch features per image; only used if `key_positions` is on.
         latents: Q, visual tokens per image.
         depth: number of resampler layers.
         heads: attention heads of the resampler.
         head_dim: width of one head; the resampler's width is heads * head_dim.
         mlp_ratio: hidden width of the projector over E.
         vision_ln: a trained LayerNorm on the tower's features.
-        key_positions: learned positions added to the projected patches (without them the resampler cannot tell
+        key_positions: learned positions added to the projected patches (without them the resampler cannot distinguish
             where a patch was, beyond what the tower wrote into its features).
         output_norm: scale every visual token to the RMS of the language model's text embeddings.
     """
@@ -52,15 +52,15 @@ class ConnectorShape:
 
 
 class ResamplerLayer(nn.Module):
-    """One cross-attention layer: the latents look at the patches, then think (both residual)."""
+    """One cross-attention layer: the latents attend to the patches, then an MLP follows (both residual)."""
 
     def __init__(self, width: int, heads: int) -> None:
         """Build one layer of `width` with `heads` attention heads."""
         super().__init__()
         self.ln1 = nn.LayerNorm(width)
         self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
-        # Start almost blind: with PyTorch's own scale an untrained connector already lets random traces of the image
-        # through, and check 1 then needs more samples to say that they mean nothing.
+        # The initial output hardly depends on the image: with PyTorch's own scale an untrained connector already passes
+        # random traces of the image, and check 1 then needs more samples to show that they are meaningless.
         with torch.no_grad():
             self.attn.out_proj.weight.mul_(_ATTENTION_START)
         self.ln2 = nn.LayerNorm(width)

@@ -44,12 +44,12 @@ class LanguageModel(nn.Module):
         return float((total / (len(ids_K) * self.width)) ** 0.5)
 
     def read(self, embeds_GTE: Tensor) -> DynamicCache:
-        """Keys and values of G prefixes of one length, for `nll` of what stands behind them."""
+        """Keys and values of G prefixes of one length, for `nll` of the text after them."""
         cache = DynamicCache(config=self.model.config)
         self.model.model(inputs_embeds=embeds_GTE, past_key_values=cache, use_cache=True)
         return cache
 
-    def nll(self, embeds_BTE: Tensor, labels_BT: Tensor, behind: DynamicCache | None = None) -> TokenNLL:
+    def nll(self, embeds_BTE: Tensor, labels_BT: Tensor, past: DynamicCache | None = None) -> TokenNLL:
         """Teacher-forced NLL of the label tokens.
 
         Rows are padded on the right. Attention is causal, so no real position sees a pad and no mask is needed;
@@ -58,14 +58,14 @@ class LanguageModel(nn.Module):
         Args:
             embeds_BTE: input embeddings.
             labels_BT: token id at label positions, IGNORE_INDEX elsewhere; position t is predicted from t-1.
-            behind: what was read before each row, [B] prefixes of one length; it grows by these rows.
+            past: what was read before each row, [B] prefixes of one length; it grows by these rows.
 
         Returns:
             The NLL in nats. Only label positions reach the LM head: logits for the rest would be most of the work
             for a large vocabulary.
         """
-        # Nothing is predicted from the last position, so it does not enter at all.
-        read = self.model.model(inputs_embeds=embeds_BTE[:, :-1], past_key_values=behind, use_cache=behind is not None)
+        # Nothing is predicted from the last position, so it is left out.
+        read = self.model.model(inputs_embeds=embeds_BTE[:, :-1], past_key_values=past, use_cache=past is not None)
         hidden_BTE = read.last_hidden_state
         targets_BT = labels_BT[:, 1:]
         keep_BT = targets_BT != IGNORE_INDEX

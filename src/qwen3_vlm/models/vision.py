@@ -41,7 +41,7 @@ class VisionTower(nn.Module):
             pixels_BCHW: uint8 [B,3,H,W] at the tower's size.
 
         Returns:
-            Features [B,P,V] in the tower's dtype: the last hidden state behind the final layer norm.
+            Features [B,P,V] in the tower's dtype: the last hidden state after the final layer norm.
 
         Raises:
             ValueError: another size than the tower was trained for.

@@ -45,7 +45,7 @@ class VLM(nn.Module):
             connector: the trained part.
             llm: frozen language model.
             patch_id: token id of an image position, from the tokenizer.
-            eos_id: token id that ends a text, and stands before one that would otherwise begin with a label.
+            eos_id: token id that ends a text, and precedes a text that would otherwise begin with a label.
 
         Raises:
             ValueError: widths of neighbours differ.
@@ -108,7 +108,7 @@ class VLM(nn.Module):
             ids_BT, labels_BT = ids_BT[keep_BT].view(rows, -1), labels_BT[keep_BT].view(rows, -1)
             if bool((labels_BT[:, 0] != IGNORE_INDEX).any()):
                 # The image block was the whole prompt. The first caption token still has to be predicted from
-                # something, and EOS is what stands between two texts in pretraining.
+                # something, and EOS separates two texts in pretraining.
                 ids_BT = F.pad(ids_BT, (1, 0), value=self.eos_id)
                 labels_BT = F.pad(labels_BT, (1, 0), value=IGNORE_INDEX)
             return self.llm.nll(self.llm.embed(ids_BT), labels_BT)
@@ -119,8 +119,8 @@ class VLM(nn.Module):
     def pair_nll(self, batch: Batch, visual: VisualTokens, images_B: Sequence[int]) -> TokenNLL:
         """The scoring seam: as `nll(batch, visual.rows(images_B))`, each prompt and image read once.
 
-        What stands before a caption does not depend on it. Its keys and values are computed once per prompt and image
-        and lent to every caption that shares them, so that a pair costs little more than its caption's tokens.
+        What precedes a caption does not depend on it. Its keys and values are computed once per prompt and image
+        and shared by every caption that uses them, so that a pair costs little more than its caption's tokens.
         """
         ids_BT, labels_BT = batch.ids_BT.to(self.device), batch.labels_BT.to(self.device)
         labelled_BT = labels_BT != IGNORE_INDEX

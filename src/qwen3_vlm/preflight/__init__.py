@@ -1,4 +1,4 @@
-"""Looks at the real pipeline before training: rows, ids, labels, pixels, embeddings, towers, split."""
+"""Checks of the real pipeline before training: rows, ids, labels, pixels, embeddings, towers, split."""
 
 from __future__ import annotations
 

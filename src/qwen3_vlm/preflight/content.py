@@ -1,4 +1,4 @@
-"""What the rows that were read hold: the image that their row names, its pixels, their place and their length."""
+"""Content of the samples: the image that their row names, its pixels, their position and their length."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from qwen3_vlm.preflight.rows import by_share, spread
 from qwen3_vlm.preflight.text import Row
 
 _COMPARED = 64
-"""Images compared with what the tower's own processor makes of their files."""
+"""Number of images compared with the output of the tower's own processor."""
 _CUT_AT_MOST = 1.0
-"""Percent of captions that a suggested data.max_seq_len may still cut."""
+"""Percent of captions that a suggested data.max_seq_len may still truncate."""
 
 
 def content_findings(rows: list[Row], allowed: float) -> list[Finding]:
@@ -46,8 +46,8 @@ def content_findings(rows: list[Row], allowed: float) -> list[Finding]:
                 "images-degenerate",
                 f"{len(blank)} of {len(pixels)} images {agree(len(blank), 'is', 'are')} one colour without any "
                 f"detail, such as row {blank[0]}'s",
-                f"open the image file of row {blank[0]}: if it is blank, fetch these images again or take their rows "
-                "out; if it shows a picture, look at how it is decoded",
+                f"open the image file of row {blank[0]}: if it is blank, fetch these images again or remove their "
+                "rows; if it shows a picture, check how it is decoded",
                 rows=len(blank),
                 of=len(pixels),
                 first_rows=blank[:3],
@@ -62,8 +62,8 @@ def content_findings(rows: list[Row], allowed: float) -> list[Finding]:
                 "images-degenerate",
                 f"{len(files)} different image files decode to only {len(hashes)} different "
                 f"{agree(len(hashes), 'image', 'images')}, such as those of rows {one} and {other} to one",
-                f"open the files of rows {one} and {other}: if they look alike, fetch them again or take their rows "
-                "out; if they differ, look at how images are decoded (a cache, a buffer used twice, a fixed path)",
+                f"open the files of rows {one} and {other}: if they look the same, fetch them again or remove their "
+                "rows; if they differ, check how images are decoded (a cache, a buffer used twice, a fixed path)",
                 "error" if len(hashes) == 1 else "warning",
                 pictures=len(hashes),
                 files=len(files),
@@ -73,7 +73,7 @@ def content_findings(rows: list[Row], allowed: float) -> list[Finding]:
 
 
 def pixel_findings(rows: list[Row], prepared: Prepared, settings: dict[str, Any]) -> list[Finding]:
-    """More images than the batch for the model holds, prepared as the tower prepares them."""
+    """More images than the model's batch contains, preprocessed as for the tower."""
     read = [row for row in rows if row.sample.pixels_CHW is not None]
     chosen = [read[p] for p in spread(_COMPARED, len(read))]
     if not chosen:
@@ -85,7 +85,7 @@ def pixel_findings(rows: list[Row], prepared: Prepared, settings: dict[str, Any]
 
 
 def _same_pixels(rows: list[Row]) -> tuple[int, int]:
-    """Two rows whose files are different and whose images are the same; twice 0 where there are none."""
+    """Two rows with different files and equal images; 0 twice if there are none."""
     first: dict[str, Row] = {}
     for row in rows:
         other = first.setdefault(row.sample.image_hash, row)
@@ -99,7 +99,7 @@ def padding_findings(moved: list[int], total: int) -> list[Finding]:
 
     Args:
         moved: their rows (`not_in_front`).
-        total: samples looked at.
+        total: samples checked.
     """
     if not moved:
         return []
@@ -108,7 +108,7 @@ def padding_findings(moved: list[int], total: int) -> list[Finding]:
             "batch-dependent",
             f"{len(moved)} of {total} samples do not begin at the left edge of their batch, first row "
             f"{moved[0]}: with padding on the left and no mask, the model reads the padding, and a caption's "
-            "loss depends on the longest of its neighbours",
+            "loss depends on the longest sample of its batch",
             "pad on the right in training and scoring; causal attention then never sees the padding",
             rows=len(moved),
             of=total,
@@ -117,11 +117,11 @@ def padding_findings(moved: list[int], total: int) -> list[Finding]:
 
 
 def length_findings(prepared: Prepared, mostly_empty: bool) -> list[Finding]:
-    """Rows longer than max_seq_len, over all rows and not only those looked at; and the length that would do.
+    """Rows longer than max_seq_len, over all rows and not only those that were checked; and the length that is enough.
 
     Args:
         prepared: the run's data.
-        mostly_empty: most rows are known to have no label at all, which is not a matter of length.
+        mostly_empty: most rows are known to have no label, which does not depend on the length.
     """
     limit, coverage = prepared.config.data.max_seq_len, prepared.config.coverage
     lengths = sorted(length for dataset in (prepared.train, prepared.eval) for length in dataset.lengths)
@@ -130,15 +130,15 @@ def length_findings(prepared: Prepared, mostly_empty: bool) -> list[Finding]:
         return []
     share = 100 * cut / len(lengths)
     fail, warn = share > coverage.truncated_fail, share > coverage.truncated_warn
-    # Where so few are cut that no check minds, only the longest caption's length changes anything.
+    # If the share is within the limits of all checks, only the length of the longest caption helps.
     spared = math.floor(len(lengths) * min(coverage.truncated_warn, _CUT_AT_MOST) / 100) if warn else 0
     would_do = lengths[-1 - spared]
     whole = sum(length <= would_do for length in lengths)
     return [
         finding(
             "answer-truncated",
-            f"{cut} of {len(lengths)} captions {agree(cut, 'is', 'are')} cut at data.max_seq_len {limit} "
-            f"({share:.3g}%); {would_do} would leave {whole} of {len(lengths)} whole",
+            f"{cut} of {len(lengths)} captions {agree(cut, 'is', 'are')} truncated at data.max_seq_len {limit} "
+            f"({share:.3g}%); {would_do} would leave {whole} of {len(lengths)} complete",
             f"set data.max_seq_len to {would_do}, shorten prompt.template, or shorten the long captions",
             "error" if fail else "warning" if warn else "note",
             rows=cut,

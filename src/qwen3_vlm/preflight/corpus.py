@@ -18,24 +18,24 @@ from qwen3_vlm.preflight.rows import SHOWN, RawRow, by_share
 _READ = 1 << 18
 """Bytes of an image file that tell it from another of the same size."""
 _DISTINCT_IMAGES = 0.1
-"""Several captions per image are sound (COCO has five), more than ten under every image are not."""
+"""Several captions per image are normal (COCO has five), more than ten for every image are not."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Rows of both sides of the split, read plainly; large sides thinned evenly."""
+    """Rows of both sides of the split, read by the independent reader; large sides are sampled evenly."""
 
     train: list[RawRow]
     eval: list[RawRow]
     train_files: dict[int, str]
-    """Identity of the image file by row: equal identity means equal bytes. Rows without a file are missing."""
+    """Identity of the image file by row: equal identities mean equal bytes. Rows without a file are missing here."""
     eval_files: dict[int, str]
     missing: dict[str, list[int]]
-    """Rows whose image is not there or empty, by side."""
+    """Rows whose image is missing or empty, by side."""
 
 
 def read_corpus(train: Sequence[RawRow], held_out: Sequence[RawRow], root: Path) -> Corpus:
-    """Look at the image files of all these rows: size first, content only where sizes are equal."""
+    """Check the image files of all these rows: sizes first, contents only if sizes are equal."""
     stats: dict[str, tuple[int, int, int] | None] = {}
     for row in (*train, *held_out):
         if row.image not in stats:
@@ -92,7 +92,8 @@ def _missing(corpus: Corpus, prepared: Prepared) -> list[Finding]:
                     f"{len(rows)} of {total} {_name(side)} rows {agree(len(rows), 'names', 'name')} an image file that "
                     "is missing or empty below "
                     f"{prepared.config.data.image_root}, first row {rows[0]} ({images[rows[0]]})",
-                    "restore these files, set data.image_root to the folder that the paths start from, or take the "
+                    "restore these files, set data.image_root to the folder that the paths are relative to, or remove "
+                    "the "
                     "rows out",
                     by_share(len(rows), total, prepared.config.data.max_rejected),
                     rows=len(rows),
@@ -149,7 +150,7 @@ def _split(corpus: Corpus, prepared: Prepared) -> list[Finding]:
             "split-leak",
             f"the images of {len(leaked)} of {total} held-out rows are also trained on ({len(by_path)} under the same "
             f"path, {len(by_content)} with the same bytes), such as held-out row {leaked[0]} and training row {twin}",
-            "take the copies out of the training side, or hold out whole images (all rows of an image on one side)",
+            "remove the copies from the training side, or hold out whole images (all rows of an image on one side)",
             by_share(len(leaked), total, prepared.config.data.max_rejected),
             rows=len(leaked),
             of=total,
@@ -162,7 +163,7 @@ def _split(corpus: Corpus, prepared: Prepared) -> list[Finding]:
 
 
 def shown_by_many(images: Iterable[str]) -> set[str]:
-    """Images under so many training rows that they are a placeholder, and no leak where held-out rows show them too.
+    """Images used by so many training rows that they are a placeholder, and not a leak if held-out rows show them too.
 
     Args:
         images: one identity (of the file or of its pixels) for each training row.
@@ -213,8 +214,8 @@ def _images(corpus: Corpus) -> list[Finding]:
             "images-degenerate",
             f"{total} training rows show {len(rows_of)} different {agree(len(rows_of), 'image', 'images')}, and one "
             f"image is used by {len(most)} rows (such as rows {', '.join(map(str, most[:SHOWN]))})",
-            "look at how image paths were written: a placeholder image or a wrong join puts one image under many "
-            "captions; nothing is wrong if these captions are meant for that image",
+            "check how image paths were written: a placeholder image or a wrong join gives many captions the same "
+            "image; nothing is wrong if these captions are meant for that image",
             "error" if len(most) > 0.5 * total else "warning",
             distinct=len(rows_of),
             of=total,

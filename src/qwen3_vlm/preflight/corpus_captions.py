@@ -16,15 +16,15 @@ from qwen3_vlm.preflight.corpus import Corpus
 from qwen3_vlm.preflight.rows import SHOWN, by_share
 
 _TOP_SHARE = 0.2
-"""Of the rows: one caption under more of them is degenerate. Ten digits in varied words stay below 2%."""
+"""Share of the rows: more rows with the same caption are degenerate. Ten digits in varied words stay below 2%."""
 _FEWEST = 5
-"""Distinct captions below which a data set of at least `ENOUGH` rows is degenerate, too."""
+"""A data set of at least `ENOUGH` rows with fewer distinct captions is also degenerate."""
 _UNHEARD = 0.5
-"""Share of the words: half a thousand captions of the web know most words of the next ones."""
+"""Share of the words: 500 captions from the web contain most words of the next 500."""
 _WORDS = 50
-"""Held-out words below which their share is not judged."""
+"""Minimum number of held-out words for judging their share."""
 _PHRASE = 12
-"""Letters: shorter captions stand in a request by chance."""
+"""Letters: shorter captions can occur in a request by chance."""
 
 
 def caption_findings(corpus: Corpus, prepared: Prepared) -> list[Finding]:
@@ -50,8 +50,8 @@ def _captions(corpus: Corpus) -> list[Finding]:
     return [
         finding(
             "captions-degenerate",
-            f"{_how_few(counts)}: a model can know them without an image",
-            "look at how captions were made or joined to images; train on captions that say what is in the picture",
+            f"{_how_few(counts)}: a model can predict them without an image",
+            "check how captions were made or joined to images; train on captions that describe the picture",
             **evidence,
         )
     ]
@@ -70,7 +70,7 @@ def _unheard(corpus: Corpus) -> list[Finding]:
             "held-out-differs",
             f"{new.total()} of the {len(held_out)} words of held-out captions occur in no training caption, most often "
             f"{most}: the held-out rows come from another data set, or their captions from another source",
-            "hold out rows of the data that is trained on (data.eval_ratio), or take a data.eval_json of the same kind",
+            "hold out rows of the data that is trained on (data.eval_ratio), or use a data.eval_json of the same kind",
             words=len(held_out),
             unheard=new.total(),
         )
@@ -85,7 +85,7 @@ def _how_few(counts: Counter[str]) -> str:
 
 
 def _answers(corpus: Corpus, prepared: Prepared) -> list[Finding]:
-    """Captions that stand in their own human turn, where that is part of the prompt, and not in the next row's."""
+    """Captions that occur in their own human turn, if that is part of the prompt, and not in the next row's."""
     if "{human}" not in prepared.config.prompt.template:
         return []
     rows = [*corpus.train, *corpus.eval]
@@ -101,9 +101,9 @@ def _answers(corpus: Corpus, prepared: Prepared) -> list[Finding]:
     return [
         finding(
             "leak",
-            f"the caption of {len(own)} of {len(rows)} rows stands in {agree(len(own), 'its', 'their')} own human "
+            f"the caption of {len(own)} of {len(rows)} rows is in {agree(len(own), 'its', 'their')} own human "
             f"turn, so it can be copied without looking at the picture: row {row.row} asks {row.human[:160]!r}",
-            "take the answer out of the human turns of these rows, or set prompt.template to one without {human}",
+            "remove the answer from the human turns of these rows, or set prompt.template to one without {human}",
             by_share(len(own), len(rows), prepared.config.data.max_rejected),
             rows=len(own),
             of=len(rows),
@@ -113,7 +113,7 @@ def _answers(corpus: Corpus, prepared: Prepared) -> list[Finding]:
 
 
 def _words(text: str) -> str:
-    """Words alone, in small letters, one space around each."""
+    """Only the words, in lower case, with one space around each."""
     words = re.findall(r"[^\W_]+", text.casefold())
     return f" {' '.join(words)} "
 
@@ -146,7 +146,7 @@ def _ids(corpus: Corpus) -> list[Finding]:
                 "pairs-mismatched",
                 f"in {len(elsewhere)} of {len(named)} rows the id is the name of another row's image file: row "
                 f"{row.row} has id {row.id} and image {row.image}",
-                "join captions and images by id again; most likely one column was moved against the other",
+                "join captions and images by id again; most likely one column was shifted against the other",
                 rows=len(elsewhere),
                 of=len(named),
             )

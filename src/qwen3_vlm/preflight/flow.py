@@ -1,6 +1,6 @@
-"""One real batch through the real model: what reaches the language model, what the loss sees, what learns.
+"""One real batch through the real model: what reaches the language model, what the loss depends on, what is trained.
 
-Stages in the order of the data. A stage that is broken ends the walk: what follows from it is no second fault.
+Stages in the order of the data. A broken stage ends the walk, because later findings would be consequences of it.
 """
 
 from __future__ import annotations

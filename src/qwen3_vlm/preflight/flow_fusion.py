@@ -1,4 +1,4 @@
-"""Middle stages of the walk: visual tokens into the prompt, and what attention sees of them."""
+"""Middle stages of the walk: visual tokens into the prompt, and what attention can see of them."""
 
 from __future__ import annotations
 
@@ -54,9 +54,10 @@ def fusion_stage(walk: Walk) -> list[Finding]:
         return [
             finding(
                 "scale-mismatch",
-                f"the prompt's and caption's embeddings reach the language model multiplied by {ratio:.3g}, the visual "
-                "tokens as they are",
-                "if your code multiplies text embeddings (by the root of the width, say), take that out; if the "
+                f"the prompt's and caption's embeddings reach the language model multiplied by {ratio:.3g}, but the "
+                "visual tokens are not",
+                "if your code multiplies text embeddings (for example by the square root of the width), remove that; "
+                "if the "
                 "language model's own embedding layer does, bring the visual tokens to the same scale",
                 factor=ratio,
             )
@@ -76,7 +77,7 @@ def fusion_stage(walk: Walk) -> list[Finding]:
 
 
 def _one_factor(got_NE: Tensor, own_NE: Tensor) -> float | None:
-    """The factor by which all of these embeddings differ from the table's; None where it is not one for all."""
+    """The factor by which all of these embeddings differ from the table's; None if it is not the same for all."""
     ratio = float(got_NE.norm() / own_NE.norm().clamp_min(1e-12))
     apart = float((got_NE - ratio * own_NE).norm() / got_NE.norm().clamp_min(1e-12))
     return ratio if apart < 0.01 and abs(ratio - 1) > 0.03 else None
@@ -88,7 +89,8 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
     batch, positions, width = embeds_BTE.shape
     flat = F.normalize(embeds_BTE.reshape(-1, width), dim=-1)
     cosine = F.normalize(given_BQE.reshape(-1, width), dim=-1) @ flat.T
-    # Random directions: in 32 dimensions the best of a thousand strangers stays below .8, a rounded copy above .999.
+    # Random directions: in 32 dimensions the best of a thousand unrelated vectors stays below .8, a rounded copy above
+    # .999.
     best, where = cosine.max(dim=1)
     went: Counter[str] = Counter()
     shifts: Counter[int] = Counter()
@@ -121,7 +123,7 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
         return [
             finding(
                 "placeholder-offset",
-                f"{went['beside']} of {total} visual tokens stand beside their image position, "
+                f"{went['beside']} of {total} visual tokens are next to their image position, "
                 f"{many_of(count, went['beside'])} of them "
                 f"{abs(shift)} {agree(abs(shift), 'position', 'positions')} too far {'right' if shift > 0 else 'left'}",
                 "put visual token q at the q-th image position, in reading order",
@@ -133,7 +135,7 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
         return [
             finding(
                 "leak",
-                "what stands at the image positions changes with the caption that is to be predicted: the answer "
+                "the input at the image positions changes with the caption that is to be predicted: the answer "
                 "reaches the model through the visual tokens",
                 "compute visual tokens from the image alone (a prompt that is read with it must end before the answer)",
                 placed=went["own"],
@@ -158,7 +160,7 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
             finding(
                 "scale-mismatch",
                 f"visual tokens are multiplied by {scale:.3g} on their way into the language model",
-                "place the connector's output as it is",
+                "place the connector's output unchanged",
                 factor=scale,
             )
         ]

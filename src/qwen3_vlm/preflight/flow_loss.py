@@ -1,4 +1,4 @@
-"""Last stages of the walk: what the loss predicts from what, what learns, and whether a sample is alone with itself."""
+"""Last stages of the walk: what is predicted from what, what is trained, whether samples are independent."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from qwen3_vlm.preflight.walk import Walk, no_gradient, non_finite
 _SHIFTS = (-1, 0, -2, 1, -3)
 """Where the logits of an answer token may come from, relative to its position; -1 is right."""
 _LIKE = 0.8
-"""Correlation of two lists of losses that are one, but for a change of the loss: tokens' losses spread widely."""
+"""Correlation above which two lists are the same losses except for a change of the loss; tokens' losses vary widely."""
 _ALL = 0.98
-"""Share of tokens whose loss must be the plain one."""
+"""Share of tokens whose loss must be the unchanged cross-entropy."""
 _FEWEST = 8
 _LOSS_SAYS = {
     0: ("labels-unshifted", "t", "each caption token is predicted from itself, so the model may copy what it sees"),
@@ -38,7 +38,7 @@ _LOSS_SAYS = {
 
 @torch.no_grad()
 def loss_stage(walk: Walk) -> list[Finding]:
-    """The loss against a cross-entropy of our own from full logits, at several shifts."""
+    """The loss compared with an independent cross-entropy from full logits, at several shifts."""
     vlm = walk.vlm
     with watched(vlm) as seen:
         nll = walk.nll(vlm.visual(walk.features_BPV))
@@ -66,7 +66,7 @@ def loss_stage(walk: Walk) -> list[Finding]:
     }
     if agreed[best] < 0.5:
         if agreed[-1] == 0 and not any(row.answer_start() is not None for row in walk.rows):
-            return []  # no caption is where it should be: the text checks have said so
+            return []  # no caption is at its expected position: the text checks have reported it
         return _other_number(walk, per_sample, log_p_BTK, agreed[-1], evidence) or [
             finding(
                 "labels-shifted",
@@ -87,7 +87,7 @@ def loss_stage(walk: Walk) -> list[Finding]:
 def _other_number(
     walk: Walk, per_sample: list[Tensor], log_p_BTK: Tensor, agreed: float, evidence: dict[str, Any]
 ) -> list[Finding]:
-    """A loss at the right shift that is another number for some or all tokens; nothing where it is another loss."""
+    """A loss at the right shift with other values for some tokens; nothing if it is unrelated."""
     likeness = _likeness(walk.rows, per_sample, log_p_BTK)
     if likeness <= _LIKE:
         return []
@@ -95,8 +95,8 @@ def _other_number(
         finding(
             "loss-altered",
             "the loss rises and falls with the cross-entropy of the caption's tokens at the right positions "
-            f"(correlation {likeness:.2f}), but is another number (equal for {100 * agreed:.0f}% of tokens): "
-            "perplexities and differences of losses from it mean something else",
+            f"(correlation {likeness:.2f}), but has different values (equal for {100 * agreed:.0f}% of tokens): "
+            "perplexities and differences of losses computed from it have a different meaning",
             "compute torch's cross_entropy of the unchanged logits, without label smoothing, temperature, focal or "
             "class weights, or scaling",
             correlation=round(likeness, 4),
@@ -106,7 +106,7 @@ def _other_number(
 
 
 def _agreement(rows: Sequence[Row], per_sample: list[Tensor], log_p_BTK: Tensor, shift: int) -> float:
-    """Share of the caption tokens' losses that equal our own at this shift, best over small offsets in the list."""
+    """Share of losses that equal the independent ones at this shift, best over small offsets in the list."""
     equal, total = 0, 0
     for b, (row, losses_T) in enumerate(zip(rows, per_sample, strict=True)):
         start = row.answer_start()
@@ -125,7 +125,7 @@ def _agreement(rows: Sequence[Row], per_sample: list[Tensor], log_p_BTK: Tensor,
 
 
 def _likeness(rows: Sequence[Row], per_sample: list[Tensor], log_p_BTK: Tensor) -> float:
-    """Correlation of the caption tokens' losses with our own at the right shift; 0 where they cannot be paired."""
+    """Correlation of the losses with the independent ones at the right shift; 0 if they cannot be paired."""
     got, own = [], []
     for b, (row, losses_T) in enumerate(zip(rows, per_sample, strict=True)):
         start = row.answer_start()
@@ -139,12 +139,12 @@ def _likeness(rows: Sequence[Row], per_sample: list[Tensor], log_p_BTK: Tensor) 
 
 def _matches(got: list[float], expected: list[float], offset: int) -> int:
     pairs = [(got[i], expected[i + offset]) for i in range(len(got)) if 0 <= i + offset < len(expected)]
-    # A bfloat16 model rounds logits to 8 bits; two ways through the same weights then differ in the second digit.
+    # A bfloat16 model rounds logits to 8 bits; two computations with the same weights then differ in the second digit.
     return sum(abs(a - b) <= 2e-3 + 0.02 * abs(b) for a, b in pairs)
 
 
 def gradient_stage(walk: Walk) -> list[Finding]:
-    """One backward pass as in training: every parameter of the connector learns, and nothing else does."""
+    """One backward pass as in training: every parameter of the connector must get a gradient, and nothing else."""
     vlm = walk.vlm
     moving = [name for part in (vlm.tower, vlm.llm) for name, p in part.named_parameters() if p.requires_grad]
     if moving:
@@ -178,7 +178,7 @@ def gradient_stage(walk: Walk) -> list[Finding]:
 
 @torch.no_grad()
 def text_stage(walk: Walk) -> list[Finding]:
-    """A loss must not depend on the token it is about nor on later ones, nor on pixels but by the visual tokens."""
+    """A loss must not depend on its own or later tokens, nor on pixels except through the visual tokens."""
     if walk.losses is None:
         return []
     vlm = walk.vlm
@@ -191,7 +191,7 @@ def text_stage(walk: Walk) -> list[Finding]:
 
 @torch.no_grad()
 def company_stage(walk: Walk) -> list[Finding]:
-    """A sample's loss must not depend on who shares its batch, in which order, or on padding."""
+    """A sample's loss must not depend on other samples of its batch, their order, or padding."""
     if walk.tokens is None:
         return []
     return diagnose_neighbours(walk.tokens, _loose(walk.vlm) * max(1.0, walk.tokens.loss))

@@ -19,7 +19,7 @@ from qwen3_vlm.preflight.pixels import compare
 from qwen3_vlm.preflight.walk import Walk, many_of, non_finite, unused
 
 _SAME = 0.02
-"""Relative difference between two tensors that should be one, which no rounding to bfloat16 explains."""
+"""Relative difference between two tensors that should be equal, above what rounding to bfloat16 can explain."""
 _TOWER_FIX = (
     "if it is few images, look at their pixels; if all, look for NaN in the weights of model.vision, then try "
     "model.precision fp32"
@@ -53,13 +53,14 @@ def pixels_stage(walk: Walk) -> list[Finding]:
         ]
     if not bool(features_BPV.isfinite().all()):
         return [non_finite("the tower's features", _TOWER_FIX)]
-    # Before anything is compared. A connector that has not begun to learn would hide it: it starts almost blind.
+    # Before any comparison. A connector that has not begun to learn would hide it: its output hardly depends on the
+    # image.
     found = diagnose_images(image_routes(lambda given: VisualTokens((vlm.features(given),)), batch), "tower's features")
     return found or (_changed(features_BPV, torch.cat(seen.features)) if seen.features else [])
 
 
 def _changed(got_BPV: Tensor, given_BPV: Tensor) -> list[Finding]:
-    """Features that are handed on, against the last hidden state that the tower itself gave for the same pixels."""
+    """Features that are passed on, compared with the last hidden state of the tower for the same pixels."""
     if got_BPV.shape == given_BPV.shape and relative(got_BPV, given_BPV) <= _SAME:
         return []
     if got_BPV.shape != given_BPV.shape:
@@ -73,8 +74,8 @@ def _changed(got_BPV: Tensor, given_BPV: Tensor) -> list[Finding]:
     return [
         finding(
             "features-altered",
-            f"the connector is not given what the vision tower's last layer makes of these images: {how}",
-            "hand the tower's `last_hidden_state` on unchanged: look for a mean or pooling over patches, another "
+            f"the connector does not receive the output of the vision tower's last layer for these images: {how}",
+            "pass the tower's `last_hidden_state` on unchanged: look for a mean or pooling over patches, another "
             "layer, a reordering, or noise between tower and connector",
             relative_difference=relative(got_BPV, given_BPV) if got_BPV.shape == given_BPV.shape else None,
         )
@@ -87,7 +88,7 @@ def _same_patches(got_BPV: Tensor, given_BPV: Tensor) -> bool:
 
 
 def _constant(vlm: VLM, features_BPV: Tensor) -> list[Finding]:
-    """Visual tokens that nothing changes: is the connector not asked, or is its last stage a constant?"""
+    """Visual tokens that nothing changes: is the connector not called, or is its last stage constant?"""
     far_BPV = random_like(VisualTokens((features_BPV.float(),)), torch.Generator().manual_seed(0)).layers[0]
     latents = [vlm.connector.resample(values) for values in (features_BPV.float(), far_BPV.to(vlm.device))]
     ends = [vlm.connector.project(values) for values in latents]
@@ -95,10 +96,10 @@ def _constant(vlm: VLM, features_BPV: Tensor) -> list[Finding]:
         return [
             finding(
                 "collapsed",
-                "the projector gives the same visual tokens whatever the resampler gives it: its hidden units are "
+                "the projector gives the same visual tokens for any output of the resampler: its hidden units are "
                 "always off or its weights are zero, and only a bias is left",
-                "look at how the projector's weights and biases are set at the start (PyTorch's own initialisation "
-                "will do); if they were sound then, training has shut it: lower train.lr",
+                "look at how the projector's weights and biases are set at the start (PyTorch's own initialisation is "
+                "suitable); if they were correct then, training has deactivated it: lower train.lr",
                 stage="projector",
             )
         ]
@@ -117,7 +118,7 @@ def _unread_patches(vlm: VLM, features_BPV: Tensor) -> int:
         leaf_BPV = features_BPV.detach().clone().requires_grad_()
         visual_BQE = vlm.visual(leaf_BPV).float()
         if not visual_BQE.requires_grad:
-            return 0  # a path that is cut is named where gradients are looked at
+            return 0  # a broken path is reported where gradients are checked
         weights = torch.randn(visual_BQE.shape, generator=torch.Generator().manual_seed(0)).to(visual_BQE.device)
         (gradient_BPV,) = torch.autograd.grad((visual_BQE * weights).sum(), leaf_BPV, allow_unused=True)
     if gradient_BPV is None:
@@ -144,7 +145,7 @@ def connector_stage(walk: Walk) -> list[Finding]:
         return [
             unused(
                 f"{unread} of the {features_BPV.shape[1]} patches of an image change no visual token",
-                "look at the resampler's attention for a mask (the wrong way round, or made for another length), and "
+                "check the resampler's attention for a mask (inverted, or made for another length), and "
                 "for patches that are dropped before it",
                 unread=unread,
                 patches=features_BPV.shape[1],
@@ -159,7 +160,8 @@ def connector_stage(walk: Walk) -> list[Finding]:
         return [
             finding(
                 "connector-not-loaded",
-                f"scoring and training make different visual tokens of one image (they differ by up to {apart:.2g} "
+                "scoring and training compute different visual tokens for the same image (they differ by up to "
+                f"{apart:.2g} "
                 "times their RMS)",
                 "let encode() and the training step call the same tower and connector",
                 relative_difference=apart,

@@ -1,4 +1,4 @@
-"""Do the frozen parts stay what they are? Asked after the experiments of the preflight and after every epoch."""
+"""Do the frozen parts stay unchanged? Checked after the experiments of the preflight and after every epoch."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from qwen3_vlm.models.vlm import VLM
 
 @dataclass
 class Frozen:
-    """The weights of tower and language model, as they were when last asked."""
+    """The weights of tower and language model at the last check."""
 
     vlm: VLM
     known: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Remember where everything stands."""
+        """Record all values."""
         self.known = self._hashes()
 
     def findings(self, when: str) -> list[Finding]:
-        """One for each part that has changed since last asked; `when` says what happened in between."""
+        """One for each part that has changed since the last check; `when` describes what happened in between."""
         now = self._hashes()
         moved = [name for name, value in now.items() if value != self.known[name]]
         self.known = now

@@ -1,4 +1,4 @@
-"""Watching what really enters the two transformers models, whatever the code around them says it passes on."""
+"""Records the actual inputs of the two transformers models, independent of the code around them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qwen3_vlm.models.vlm import VLM
 
 @dataclass
 class Seen:
-    """What was seen meanwhile; the last call counts where there were several."""
+    """The recorded calls; the last one counts if there were several."""
 
     pixels: list[Tensor] = field(default_factory=list)
     """`pixel_values` of each call of the vision model."""
@@ -28,7 +28,7 @@ class Seen:
 
 @contextmanager
 def watched(vlm: VLM, as_leaf: bool = False) -> Iterator[Seen]:
-    """Watch both models' forward calls.
+    """Record both models' forward calls.
 
     Args:
         vlm: the model.

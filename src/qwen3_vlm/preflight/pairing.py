@@ -1,4 +1,4 @@
-"""Whether captions go with their images, brought to the pure check: pooled tower features of the rows looked at."""
+"""Whether captions match their images: pooled tower features of the checked rows, for `eyechart.faults.pairing`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tower is given, against the tower's own image processor on the file named in the data."""
+"""The tower's input compared with the tower's own image processor on the file named in the data."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from qwen3_vlm.preflight.rows import RawRow
 from qwen3_vlm.shipped import locate
 
 References = Sequence[Tensor]
-"""What the tower's own processor makes of one file, [3,H,W]: one for each way in which the file may be read (16 bits to
-8, what lies behind transparent pixels); none where it cannot be read plainly."""
+"""The output of the tower's own processor for one file, [3,H,W]: one for each way in which the file may be read (16
+bits to 8, the colour under transparent pixels); none if it cannot be read unambiguously."""
 _SIGLIP = {"image_mean": 0.5, "image_std": 0.5, "rescale_factor": 1 / 255}
 """What every published SigLIP tower was trained with."""
 _FIX = (
@@ -33,7 +33,7 @@ _FIX = (
 
 
 def processor_settings(prepared: Prepared) -> dict[str, Any]:
-    """The tower's preprocessor_config.json as it lies on disk."""
+    """The tower's preprocessor_config.json as stored on disk."""
     name = locate(prepared.config.model.vision)
     path = Path(name) / "preprocessor_config.json"
     if path.is_file():
@@ -56,12 +56,12 @@ def _reference(path: Path, processor: SiglipImageProcessorPil) -> References:
         with Image.open(path) as opened:
             images = _readings(ImageOps.exif_transpose(opened))
     except (OSError, ValueError, SyntaxError):
-        return ()  # the pipeline rejects it too, and says so
+        return ()  # the pipeline also rejects it and reports it
     return [processor(images=[image], return_tensors="pt")["pixel_values"][0].float() for image in images]
 
 
 def _readings(image: Image.Image) -> list[Image.Image]:
-    """As 8-bit RGB, in every way that is right; none where nobody can say (32 bits of an unknown range)."""
+    """As 8-bit RGB, in every valid way; none if it is undefined (32 bits of an unknown range)."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         values_HW = np.asarray(image).astype(np.int64)
         if values_HW.min() < 0 or values_HW.max() > 65535:
@@ -70,17 +70,17 @@ def _readings(image: Image.Image) -> list[Image.Image]:
         return [Image.fromarray(eight_HW.astype(np.uint8)).convert("RGB") for eight_HW in eights]
     if image.has_transparency_data:
         layer = image.convert("RGBA")
-        behind = [Image.new("RGBA", layer.size, colour) for colour in ("white", "black")]
-        return [layer.convert("RGB"), *(Image.alpha_composite(colour, layer).convert("RGB") for colour in behind)]
+        backgrounds = [Image.new("RGBA", layer.size, colour) for colour in ("white", "black")]
+        return [layer.convert("RGB"), *(Image.alpha_composite(colour, layer).convert("RGB") for colour in backgrounds)]
     return [image.convert("RGB")] if image.mode in ("RGB", "L", "P", "1", "CMYK", "YCbCr") else []
 
 
 def compare(got_BCHW: Tensor, readings: Sequence[References], rows: Sequence[RawRow]) -> list[Finding]:
-    """Every row's pixels against its own reference, and where they differ, against what would explain it.
+    """Every row's pixels compared with its reference, and if they differ, with possible explanations.
 
     Args:
         got_BCHW: what entered the transformers vision model.
-        readings: references [3,H,W] per row; one that is met is enough.
+        readings: references [3,H,W] per row; a match with one is enough.
         rows: for names in messages.
     """
     if len(got_BCHW) != len(rows):
@@ -93,7 +93,7 @@ def compare(got_BCHW: Tensor, readings: Sequence[References], rows: Sequence[Raw
     known = [want for want in wanted if want is not None]
     varied = len(known) > 1 and not all(torch.equal(known[0], other) for other in known[1:])
     if varied and all(torch.equal(got[0], other) for other in got[1:]):
-        return [_unused(f"it gets one and the same image for all {len(got)} samples, though their files differ")]
+        return [_unused(f"it gets the same image for all {len(got)} samples, though their files differ")]
     if all(float(got[b].std()) == 0 for b in wrong) and any(float(want.std()) > 0 for want in known):
         return [_unused("blank images entered the tower, though the files are not blank")]
     others = {
@@ -119,7 +119,7 @@ def compare(got_BCHW: Tensor, readings: Sequence[References], rows: Sequence[Raw
     return [
         finding(
             "wrong-preprocessing",
-            f"the tower gets other pixels than its own image processor makes, in {len(wrong)} of {len(known)} images: "
+            f"the tower gets other pixels than its own image processor gives, in {len(wrong)} of {len(known)} images: "
             f"{explain(got[b], want)} (row {rows[b].row}, {rows[b].image})",
             _FIX,
             images=len(wrong),
@@ -150,7 +150,7 @@ def _largest(got: Tensor, want: Tensor) -> float:
 
 
 def _equal(got_CHW: Tensor, want_CHW: Tensor) -> bool:
-    """Equal but for rounding: a bfloat16 tower gets values rounded to 8 bits of mantissa."""
+    """Equal except for rounding: a bfloat16 tower gets values rounded to 8 bits of mantissa."""
     if got_CHW.shape != want_CHW.shape:
         return False
     allowed = 2**-8 * float(want_CHW.abs().max()) + 1e-4
@@ -164,7 +164,7 @@ def explain(got_CHW: Tensor, want_CHW: Tensor) -> str:
     for name, turned in (
         ("red and blue are exchanged", want_CHW.flip(0)),
         ("they are mirrored", want_CHW.flip(2)),
-        ("they stand on their head", want_CHW.flip(1)),
+        ("they are upside down", want_CHW.flip(1)),
         ("height and width are exchanged", want_CHW.transpose(1, 2)),
     ):
         if turned.shape == got_CHW.shape and _equal(got_CHW, turned):
@@ -194,7 +194,7 @@ def _line(slopes: list[float], offsets: list[float]) -> str:
 
 
 def settings_findings(prepared: Prepared, settings: dict[str, Any]) -> list[Finding]:
-    """The settings in use against the file, and the file against what SigLIP towers are trained with."""
+    """The settings in use compared with the file, and the file with what SigLIP towers are trained with."""
     spec = prepared.inputs.spec
     norm, scale = settings.get("do_normalize", True), settings.get("do_rescale", True)
     pairs: list[tuple[str, Any, Any]] = [

@@ -1,7 +1,7 @@
-"""The data file read a second time, plainly: what a row says before any code of the pipeline has touched it.
+"""A second, independent reader of the data file: a row before any code of the pipeline has processed it.
 
-This reader is independent of `eyechart.data.llava` on purpose: it is what that one is compared with. A layout that is
-read there has to be read here too.
+This reader is intentionally independent of `eyechart.data.llava`, which is compared with it. A layout that is read
+there has to be read here too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from eyechart.seam import Reject, RejectKind
 from qwen3_vlm.config import Config
 
 SHOWN = 3
-"""Rows that a finding names."""
+"""Maximum number of rows that a finding names."""
 _FAULT_OF = {
     RejectKind.LAYOUT: "no-labels",
     RejectKind.NO_CAPTION: "no-labels",
@@ -41,11 +41,11 @@ _FAULT_OF = {
     RejectKind.VISUAL_TOKENS: None,
     RejectKind.OTHER: None,
 }
-"""What fault a rejected row is; None: none of the table, such as sound rows that this package does not train on. They
-are counted and named as such."""
+"""Fault of a rejected row; None: none of the table, such as valid rows that this package does not train on. They are
+counted and named separately."""
 _SAYS = {
     "no-placeholder": (
-        f"an image but no {PLACEHOLDER} in the human turn, so the image would have no place in the text",
+        f"an image but no {PLACEHOLDER} in the human turn, so the text has no position for the image",
         f"put {PLACEHOLDER} once into the human turn of these rows",
     ),
     "placeholder-count": (
@@ -53,7 +53,7 @@ _SAYS = {
         f"leave exactly one image and one {PLACEHOLDER} in each of these rows",
     ),
     "placeholder-in-caption": (
-        "an image token inside the caption, which would claim a second image",
+        "an image token inside the caption, which would refer to a second image",
         "remove the token from these captions",
     ),
     "image-truncated": (
@@ -61,19 +61,19 @@ _SAYS = {
         "raise data.max_seq_len, shorten prompt.template, or lower connector.latents",
     ),
     "images-unreadable": (
-        "an image file that is missing, damaged or no image",
-        "restore these files below data.image_root, or take the rows out of the data file",
+        "an image file that is missing, damaged or not an image",
+        "restore these files below data.image_root, or remove the rows from the data file",
     ),
     "no-labels": (
         "no usable caption, so there is nothing to learn from them",
-        "give these rows the turns human and gpt with a caption that is not blank, or take them out",
+        "give these rows the turns human and gpt with a caption that is not blank, or remove them",
     ),
 }
 
 
 @dataclass(frozen=True)
 class RawRow:
-    """A row as the file has it."""
+    """A row as it is in the file."""
 
     row: int
     id: str
@@ -84,10 +84,10 @@ class RawRow:
 
 
 def read_plainly(path: Path, rows: Iterable[int]) -> dict[int, RawRow]:
-    """Rows of a data file by index, with nothing but a JSON parser between; odd rows are left out.
+    """Rows of a data file by index, using only a JSON parser; invalid rows are left out.
 
     Args:
-        path: JSON list or JSON Lines, perhaps gzipped.
+        path: JSON list or JSON Lines, optionally gzipped.
         rows: indices.
     """
     data = path.read_bytes()
@@ -95,7 +95,7 @@ def read_plainly(path: Path, rows: Iterable[int]) -> dict[int, RawRow]:
     if data.lstrip()[:1] == b"{":
         parts: list[bytes] = [line for line in data.split(b"\n") if line.strip()]
     else:
-        # Only cut into rows here: parsing half a million of them takes seconds, and a few are wanted.
+        # Only split into rows here: parsing half a million takes seconds, and only a few are needed.
         parts = [bytes(part) for part in msgspec.json.decode(data, type=list[msgspec.Raw])]
     found = {row: _raw_row(row, parts[row]) for row in rows if row < len(parts)}
     return {row: raw for row, raw in found.items() if raw is not None}
@@ -116,9 +116,9 @@ def by_share(count: int, total: int, allowed: float, sampled: bool = False) -> S
 
     Args:
         count: rows with the fault.
-        total: rows looked at.
+        total: rows checked.
         allowed: share, 0 to 1.
-        sampled: only some rows were looked at: an error then needs a share that is above `allowed` with 95%
+        sampled: only some rows were checked: an error then needs a share that is above `allowed` with 95%
             confidence (Clopper-Pearson), because one bad row of 64 does not show that 1% are bad.
     """
     if not total or not above_share(count, total, allowed):
@@ -128,7 +128,7 @@ def by_share(count: int, total: int, allowed: float, sampled: bool = False) -> S
 
 
 def reject_findings(rejects: Sequence[Reject], total: int, config: Config, sampled: bool = False) -> list[Finding]:
-    """Rejected rows as named faults, with counts, rows and what they would take to fix."""
+    """Rejected rows as named faults, with counts, rows and fixes."""
     groups: dict[str, list[Reject]] = defaultdict(list)
     for reject in rejects:
         fault = _FAULT_OF[reject.kind]
@@ -169,10 +169,10 @@ def _examples(group: Sequence[Reject]) -> str:
 
 
 def findings_of_error(error: ValueError, config: Config) -> list[Finding]:
-    """Input that was refused before a preflight could look at it, as named faults; none if it has no such name."""
+    """Input that was rejected before a preflight could check it, as named faults; none if it is not a named fault."""
     if isinstance(error, TooManyRejectedError):
         found = reject_findings(error.rejects, error.total, config)
-        # Together they stop a run, even where each reason alone is below the share.
+        # Together they stop a run, even if each reason alone is below the limit.
         return [f.model_copy(update={"severity": "error"}) for f in found]
     if isinstance(error, NamedInputError):
         return [finding(error.code, error.message, error.fix, "error")] if error.code in FAULTS else []

@@ -1,4 +1,4 @@
-"""The preflight: some rows and one batch of a run, looked at from the file to the gradient, without training."""
+"""The preflight: some rows and one batch of a run, checked from the file to the gradient, without training."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ from qwen3_vlm.preflight.weights import reading_findings, weight_findings
 ROWS = 128
 """Rows whose image is decoded, per side of the split."""
 _FILES = 20_000
-"""Rows per side of which only text and file are looked at."""
+"""Rows per side of which only text and file are checked."""
 _BATCH = 4
 """Samples that go through the model."""
 _COLLATED = 16
 _READ_ALONE = 16
-"""Captions that the language model reads without a picture."""
+"""Captions scored by the language model without a picture."""
 
 Progress = Callable[[int], AbstractContextManager[Any]]
-"""Makes a progress bar for a number of steps."""
+"""Creates a progress bar for a number of steps."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class Preflight:
     findings: list[Finding]
     """One per fault, the most likely cause first."""
     view: View | None
-    """One sample for people; None if no row could be read."""
+    """One sample as readable text; None if no row could be read."""
     rows: int
     """Rows that were read with their images."""
     batch: int
     """Samples that went through the model."""
     pairing: Pairing | None = None
-    """Whether captions go with their images; not measured after an error, where features may not be the image's."""
+    """Whether captions match their images; not measured after an error, because features may be wrong."""
 
     @property
     def errors(self) -> list[Finding]:
@@ -72,16 +72,16 @@ class Preflight:
 
 
 def preflight(prepared: Prepared, vlm: VLM, rows: int = ROWS, progress: Progress | None = None) -> Preflight:
-    """Look at the first rows of both sides and at one batch, through the pipeline that training uses.
+    """Check the first rows of both sides and one batch, through the pipeline that training uses.
 
     Args:
         prepared: the run's data.
-        vlm: the model, connector freshly initialised or trained; nothing of it is changed.
+        vlm: the model, connector newly initialised or trained; it is not changed.
         rows: how many rows of each side of the split are read with their images, spread evenly over it.
         progress: makes a progress bar; none by default.
 
     Returns:
-        Findings and one decoded sample. What is a consequence of another finding is left out.
+        Findings and one decoded sample. Consequences of other findings are left out.
 
     Raises:
         ValueError: the data file or a backbone's files cannot be read.
@@ -108,7 +108,7 @@ class _Flight:
         raw = {side: self._raw(side) for side, _ in self.sides}
         found = [*self._rejected(), *self._corpus(raw)]
         twins = same_captions(raw["train"], self._decoded("eval", raw["eval"]).values(), self._chosen("train"))
-        raw = {side: self._decoded(side, rows) for side, rows in raw.items()}  # the others were for the corpus alone
+        raw = {side: self._decoded(side, rows) for side, rows in raw.items()}  # the others were only for the corpus
         by_side, unread = self._read(raw)
         rows = [row for rows in by_side.values() for row in rows]
         found += self._unreadable(unread, found)
@@ -117,7 +117,7 @@ class _Flight:
         found += content_findings(rows, self.config.data.max_rejected)
         settings = processor_settings(self.prepared)
         tokens = token_findings(self.prepared, self.vlm, self.tokens)
-        # After padding, every position is another one than the checks of the text look at.
+        # With padding on the left, positions differ from those that the text checks use.
         labels = [] if self.moved else label_findings(rows, self.prepared, self.tokens)
         found += tokens
         found += padding_findings(self.moved, len(rows)) or template_findings(rows, self.prepared, self.tokens)
@@ -131,9 +131,9 @@ class _Flight:
         walk, blocks = (None, []) if broken or self.moved else self._walk(rows, settings)
         found += blocks
         flow = flow_findings(walk) if walk and not blocks else []
-        # What changes from call to call looks like a loss that depends on its neighbours, and like much else.
+        # Random changes between calls look like a loss that depends on its batch, and like other faults.
         flow = frozen.findings("between the calls of the preflight") or flow
-        # Labels that are moved in the data and moved back in the loss are sound: the loss decides.
+        # Labels that are shifted in the data and shifted back in the loss are correct: the loss decides.
         if walk and not blocks and (not flow or flow[0].code in ("labels-shifted", "labels-unshifted")):
             labels = [f for f in labels if f.code != "labels-shifted"]
         found += [*labels, *(f for f in flow if f.code not in {other.code for other in found + labels})]
@@ -148,7 +148,7 @@ class _Flight:
         return Preflight(rank(found), view, len(rows) + len(unread), batch, self._pairing(by_side, found))
 
     def _raw(self, side: str) -> dict[int, RawRow]:
-        """Rows of one side as the file has them."""
+        """Rows of one side as they are in the file."""
         wanted = getattr(self.prepared.split, side)
         data = self.config.data
         file = data.eval_json if side == "eval" and data.eval_json else data.json_file
@@ -176,7 +176,7 @@ class _Flight:
         return [*corpus_findings(corpus, self.prepared), *caption_findings(corpus, self.prepared)]
 
     def _read(self, raw: dict[str, dict[int, RawRow]]) -> tuple[dict[str, list[Row]], list[Reject]]:
-        """The chosen rows of either side through data set and collator."""
+        """The chosen rows of both sides through data set and collator."""
         rows: dict[str, list[Row]] = {side: [] for side, _ in self.sides}
         unread: list[Reject] = []
         chosen = [(side, dataset, spread(self.rows, len(dataset))) for side, dataset in self.sides]
@@ -199,7 +199,7 @@ class _Flight:
         return pairing_of(train, held_out, self.vlm, self.prepared.inputs.pad_id, self.config.seed)
 
     def _unreadable(self, unread: list[Reject], found: list[Finding]) -> list[Finding]:
-        """Images that did not open; files that are not there at all have been counted over more rows."""
+        """Images that did not open; missing files have already been counted over more rows."""
         counted = any(f.code == "images-unreadable" for f in found)
         rest = [r for r in unread if r.kind is not RejectKind.NO_FILE] if counted else unread
         total = sum(len(spread(self.rows, len(dataset))) for _, dataset in self.sides)
@@ -233,7 +233,7 @@ class _Flight:
 
     @torch.no_grad()
     def _latents(self, batch: Batch) -> int:
-        """Visual tokens per image that the connector really makes."""
+        """Actual number of visual tokens per image of the connector."""
         return int(self.vlm.visual(self.vlm.features(batch)).shape[1])
 
 

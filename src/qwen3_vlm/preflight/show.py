@@ -1,4 +1,4 @@
-"""Findings and one decoded sample in the terminal, legible without colour and safe against what a caption may hold."""
+"""Findings and one decoded sample in the terminal, readable without colour and safe for any caption."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ _FIGURES = 8
 
 
 def print_sample(view: View, stream: TextIO) -> None:
-    """One sample as the model reads it: prompt, image and label, each stretch on its own line with its tokens."""
+    """One sample as the model reads it: prompt, image and label, each part on its own line with its tokens."""
     page = _Page(stream)
     page.line(f"One sample as the model reads it (row {view.row}, {view.image}):", "bold")
     for span in view.spans[:_MOST_SPANS]:
         name, style = _KINDS[span.kind]
         page.line(f"  {name} {span.tokens:>4} token{' ' if span.tokens == 1 else 's'}  {_decoded(span)}", style)
     if len(view.spans) > _MOST_SPANS:
-        page.line(f"  ... {len(view.spans) - _MOST_SPANS} more stretches")
-    page.line("  LABEL is what the model learns to write, IMAGE is where the picture goes, prompt is only read.")
+        page.line(f"  ... {len(view.spans) - _MOST_SPANS} more parts")
+    page.line("  LABEL is what the model learns to write, IMAGE is the place of the picture, prompt is only input.")
     page.line(f"  caption in the data file: {_quoted(view.caption)}")
 
 
 def print_findings(findings: Sequence[Finding], looked_at: str, stream: TextIO) -> None:
-    """Every finding with its evidence, its fix and its page; last a line that says it all."""
+    """Every finding with its evidence, its fix and its page; finally a summary line."""
     page = _Page(stream)
     for number, found in enumerate(findings, start=1):
         page.line(f"{number}. {found.severity} {found.code}: {found.message}", _COLOURS[found.severity])
@@ -49,7 +49,7 @@ def print_findings(findings: Sequence[Finding], looked_at: str, stream: TextIO) 
 
 
 def summary(findings: Sequence[Finding], looked_at: str) -> str:
-    """The last line, which is the one that is read."""
+    """The last line, a summary."""
     if not findings:
         return f"DIAGNOSIS: no fault found in {looked_at}"
     counts = [

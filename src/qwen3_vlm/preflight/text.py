@@ -1,4 +1,4 @@
-"""Samples as they leave the collator, each beside its row of the file and its caption tokenised by itself."""
+"""Samples as they leave the collator, each with its row of the file and its caption tokenised by itself."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _SHORT = 60
 
 @dataclass(frozen=True)
 class Row:
-    """One sample as it leaves the collator, beside what the file says."""
+    """One sample as it leaves the collator, with the content of the file."""
 
     sample: Sample
     raw: RawRow
     ids: list[int]
     """Without padding."""
     labels: list[int]
-    """With padding: labels may stand there too, and should not."""
+    """With padding: there may wrongly be labels there."""
     block: tuple[int, int]
-    """Where the batch says the image block is."""
+    """Position of the image block according to the batch."""
     answer: list[int]
     """The raw caption's tokens and EOS, tokenised by themselves."""
     at_limit: bool
-    """As long as max_seq_len allows."""
+    """Truncated to max_seq_len."""
 
     @property
     def labelled(self) -> list[int]:
-        """Positions that carry a label."""
+        """Positions with a label."""
         return [t for t, label in enumerate(self.labels) if label != IGNORE_INDEX]
 
     @property
@@ -43,13 +43,13 @@ class Row:
         return [self.labels[t] for t in self.labelled]
 
     def answer_start(self) -> int | None:
-        """Where the answer begins in `ids`; cut at the end or without its EOS perhaps, None if it is not there."""
-        # Short of the limit nothing is cut: a last token that happens to begin the caption is not the caption.
+        """Where the answer begins in `ids`, possibly truncated or without its EOS; None if it is not found."""
+        # Below the limit nothing is cut: a last token equal to the caption's first token is not the caption.
         fewest = 1 if self.at_limit else max(1, len(self.answer) - 1)
         for kept in range(min(len(self.answer), len(self.ids)), fewest - 1, -1):
             if self.ids[len(self.ids) - kept :] == self.answer[:kept]:
                 return len(self.ids) - kept
-        # Cut away as a whole: then everything is prompt.
+        # Cut off completely: then everything is prompt.
         return len(self.ids) if not self.labelled else None
 
 
@@ -57,7 +57,7 @@ class Tokens:
     """The tokenizer used by itself, and the ids of the image block as it gives them."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Look the block's ids up; `ids` has more than one where a string is not one token."""
+        """Look the block's ids up; `ids` has more than one if a string is not one token."""
         self.tokenizer = tokenizer
         self.eos = int(tokenizer.eos_token_id)
         self.ids = {text: self.encode(text) for text in (START, PATCH, END)}
@@ -93,7 +93,7 @@ def rows_of(batch: Batch, raw: dict[int, RawRow], tokens: Tokens, limit: int) ->
 
 
 def not_in_front(batch: Batch) -> list[int]:
-    """Rows of the data file whose ids stand in the batch whole, but not at its left edge: padded on the left."""
+    """Rows of the data file whose ids are complete in the batch, but not at its left edge: padded on the left."""
     moved = []
     for b, sample in enumerate(batch.samples):
         ids, whole = [int(i) for i in sample.ids_T], batch.ids_BT[b].tolist()

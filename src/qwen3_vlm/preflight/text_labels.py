@@ -42,7 +42,7 @@ def _judge_labels(row: Row, captions: dict[tuple[int, ...], int], tokens: Tokens
     shift = label_shift(row)
     if shift:
         return "labels-shifted", f"the label at each position is the token {abs(shift)} to the {_side(shift)} of it"
-    # Positions first: with truncation the targets alone would not tell a masked start from a cut end.
+    # Positions first: with truncation the targets alone would not distinguish a masked start from a cut end.
     inside = [t for t in row.labelled if row.block[0] <= t < row.block[1]]
     if inside:
         return "image-labelled", f"{len(inside)} labels on image positions {row.block[0]} to {row.block[1] - 1}"
@@ -84,7 +84,7 @@ def _judge_labels(row: Row, captions: dict[tuple[int, ...], int], tokens: Tokens
 
 
 def label_shift(row: Row) -> int:
-    """By how many positions labels stand beside their tokens; 0 where they stand at them, or nowhere near."""
+    """By how many positions labels are shifted from their tokens; 0 if they are not shifted, or nowhere near."""
 
     def agreement(shift: int) -> float:
         pairs = [(row.labels[t], row.ids[t + shift]) for t in row.labelled if 0 <= t + shift < len(row.ids)]
@@ -109,8 +109,8 @@ def _is_subsequence(part: Sequence[int], whole: Sequence[int]) -> bool:
 _LABELS_SAY = {
     "no-labels": (
         "{n} of {of} rows have no label, so they teach nothing",
-        "if captions are cut off, raise data.max_seq_len until they fit behind the prompt; if they are in the text, "
-        "the mask covers the whole sequence: check how many tokens the prompt is taken to have",
+        "if captions are cut off, raise data.max_seq_len until they fit after the prompt; if they are in the text, "
+        "the mask covers the whole sequence: check the number of prompt tokens that the mask assumes",
     ),
     "labels-shifted": (
         "labels are off by one or two positions in {n} of {of} rows",
@@ -121,7 +121,7 @@ _LABELS_SAY = {
         f"set the label of every image position to {IGNORE_INDEX}",
     ),
     "prompt-labelled": (
-        "tokens other than the caption are labelled in {n} of {of} rows, so the loss also counts text that is given",
+        "tokens other than the caption are labelled in {n} of {of} rows, so the loss also counts text of the prompt",
         f"set labels to {IGNORE_INDEX} everywhere but at the caption and its EOS",
     ),
     "eos-unlabelled": (
@@ -131,19 +131,20 @@ _LABELS_SAY = {
         "caption with the tokenizer's EOS; label it",
     ),
     "answer-truncated": (
-        "the caption or its end is cut off in {n} of {of} rows looked at",
-        "if sequences end at data.max_seq_len, raise it or shorten prompt.template; if not, look for what else cuts "
+        "the caption or its end is cut off in {n} of {of} rows checked",
+        "if sequences end at data.max_seq_len, raise it or shorten prompt.template; if not, look for other code that "
+        "cuts "
         "captions",
     ),
     "answer-partly-labelled": (
-        "part of the caption carries no label, or another token's, in {n} of {of} rows",
-        "label every token of the caption as the file has it, from its first to EOS: if its start has no label, the "
-        "prompt is taken to have too many tokens; if its words were changed, look at the code that cleans captions",
+        "part of the caption has no label, or that of another token, in {n} of {of} rows",
+        "label every token of the caption as in the file, from its first to EOS: if its start has no label, the "
+        "number of prompt tokens is too high; if its words were changed, look at the code that cleans captions",
     ),
     "loss-altered": (
-        "input ids of the caption differ from its labels in {n} of {of} rows, so captions are predicted from other "
-        "words than they have",
-        "take out the collator or augmentation that masks or replaces input ids, as masked language models need it",
+        "input ids of the caption differ from its labels in {n} of {of} rows, so captions are predicted from words "
+        "other than their own",
+        "remove the collator or augmentation that masks or replaces input ids, as masked language models need it",
     ),
     "pairs-mismatched": (
         "the labelled text is not the row's own caption in {n} of {of} rows",

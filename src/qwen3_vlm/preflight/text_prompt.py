@@ -1,4 +1,4 @@
-"""What surrounds the caption: the image block, the prompt as captions are written behind it, the tokens' ids."""
+"""What surrounds the caption: the image block, the prompt after which captions are written, the tokens' ids."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def block_findings(rows: Sequence[Row], prepared: Prepared, vlm: VLM, tokens: To
             cases.add("placeholder-split", row, f"the block is not between its two delimiters, it begins {around!r}")
         elif row.block != (at[0] - step, at[-1] + step + 1):
             cases.add("placeholder-split", row, f"the batch marks {row.block} as image block, it is at {at[0] - step}")
-    if "image-truncated" in cases.rows:  # a block that is cut is not also built wrongly
+    if "image-truncated" in cases.rows:  # a truncated block is not reported as wrongly built
         cases.rows = {"image-truncated": cases.rows["image-truncated"]}
     says = {
         "image-truncated": (
@@ -53,14 +53,14 @@ def block_findings(rows: Sequence[Row], prepared: Prepared, vlm: VLM, tokens: To
         ),
         "token-id-mismatch": (
             "the tokenizer and the model disagree on the id of an image position in {n} of {of} rows",
-            "take the id of <|image_pad|> from the tokenizer wherever visual tokens are placed",
+            "use the id of <|image_pad|> from the tokenizer wherever visual tokens are placed",
         ),
         "placeholder-count": (
             "image positions and visual tokens differ in number in {n} of {of} rows",
             "put <|image_pad|> into the prompt once per visual token (connector.latents), between the two delimiters",
         ),
         "placeholder-split": (
-            "the image block is not {want} tokens beside each other in {n} of {of} rows",
+            "the image block is not {want} adjacent tokens in {n} of {of} rows",
             "splice the block in as ids: <|vision_start|>, then <|image_pad|> once per latent, then <|vision_end|>",
         ),
     }
@@ -81,7 +81,7 @@ def block_findings(rows: Sequence[Row], prepared: Prepared, vlm: VLM, tokens: To
 
 
 def template_findings(rows: Sequence[Row], prepared: Prepared, tokens: Tokens) -> list[Finding]:
-    """The prompt alone must be what stands before the answer: that is what captions are written behind."""
+    """The prompt alone must equal the text before the answer, because captions are generated after it."""
     cases = Cases()
     template = prepared.config.prompt.template
     for row in rows:
@@ -99,19 +99,20 @@ def template_findings(rows: Sequence[Row], prepared: Prepared, tokens: Tokens) -
                 f"{_or_nothing(tokens.decode(alone[same:]))} for generation and {_or_nothing(got)} in training",
             )
             continue
-        before, _, behind = template.replace("{human}", row.raw.human).partition(PLACEHOLDER)
-        around = (tokens.encode(before), tokens.encode(behind))
+        before, _, after = template.replace("{human}", row.raw.human).partition(PLACEHOLDER)
+        around = (tokens.encode(before), tokens.encode(after))
         got_around = (row.ids[: row.block[0]], row.ids[row.block[1] : start])
         cut = start == len(row.ids)
         if around[0] != got_around[0] or (around[1] != got_around[1] and not cut):
             read = f"{tokens.decode(got_around[0])}{PLACEHOLDER}{tokens.decode(got_around[1])}"
-            cases.add("template-unstable", row, f"training reads {short(read)}, which is not what prompt.template says")
+            cases.add("template-unstable", row, f"training reads {short(read)}, which differs from prompt.template")
     return [
         finding(
             code,
             f"the prompt that generation uses is not the text before the caption in training, in {len(found)} of "
             f"{len(rows)} rows; {cases.shown[code]}",
-            "let one function make the prompt for training and for generation, so that training's ids start with the "
+            "use one function to build the prompt for training and for generation, so that training's ids start with "
+            "the "
             "prompt's, token by token",
             rows=len(found),
             of=len(rows),

@@ -97,9 +97,11 @@ def twin_findings(
         return [
             finding(
                 "split-leak",
-                f"{len(found)} of {len(held_out)} held-out images look nearly like a training image, as {by_nature} of "
+                f"{len(found)} of {len(held_out)} held-out images are nearly equal to a training image, as "
+                f"{by_nature} of "
                 f"{len(rows['train'])} training images do among themselves: {shown}",
-                "nothing, if images of one caption are so alike by nature; if not, hold out whole groups of them",
+                "nothing, if images with the same caption are naturally this similar; if not, hold out whole groups "
+                "of them",
                 "note",
                 **evidence,
             )
@@ -109,7 +111,7 @@ def twin_findings(
             "split-leak",
             f"the images of {len(found)} of {len(held_out)} held-out rows are also trained on, in files that were "
             f"saved anew (as JPEG, resized, compressed again), such as {shown}",
-            "take the copies out of the training side, or hold out whole images (all rows of an image on one side)",
+            "remove the copies from the training side, or hold out whole images (all rows of an image on one side)",
             by_share(len(found), len(held_out), allowed, sampled=True),
             **evidence,
         )
@@ -164,7 +166,7 @@ def cached_twins(train: Iterable[str], held_out: Iterable[str], allowed: float) 
             "split-leak",
             f"the decoded images of {count} of {len(hashes)} held-out rows {agree(count, 'is', 'are')} also trained "
             "on, pixel by pixel",
-            "take these rows out of one side, or hold out whole images: all rows of an image on one side",
+            "remove these rows from one side, or hold out whole images: all rows of an image on one side",
             by_share(count, len(hashes), allowed),
             rows=count,
             of=len(hashes),

@@ -23,14 +23,14 @@ class Span:
 
 @dataclass(frozen=True)
 class View:
-    """A sample for people."""
+    """A sample as readable text."""
 
     row: int
     image: str
     caption: str
     """As the data file has it."""
     spans: tuple[Span, ...]
-    """In reading order; together all of the sample's tokens, and labels in the padding behind them if there are any."""
+    """In reading order; together all of the sample's tokens, and labels in the padding after them if there are any."""
 
 
 def view_of(row: Row, patch_id: int, tokens: Tokens) -> View:

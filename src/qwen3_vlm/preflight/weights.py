@@ -1,4 +1,4 @@
-"""Frozen weights in memory against the files they should have come from, and signs that nobody ever trained them."""
+"""Frozen weights in memory against the files they should have come from, and signs that they were never trained."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _JUDGED = 32
 _EXCHANGES = 8
 _CLEARLY = 2.5
 """Standard deviations."""
-_FIX_ABSENT = "copy or download the checkpoint again: these weights are not in it, so they start at random"
+_FIX_ABSENT = "copy or download the checkpoint again: these weights are not in it, so they are random"
 _FIX_DIFFERS = (
     "look for what changes it after loading (a resize of the embeddings, an init, an optimizer that holds frozen "
-    "weights), and take that out"
+    "weights), and remove that"
 )
 _FIX_LAYERS = (
-    "look at these layers in the checkpoint's file: if they are like this there, download it again or take another "
-    "model; if not, look for what makes them anew after loading"
+    "check these layers in the checkpoint's file: if they are the same there, download it again or use another model; "
+    "if not, look for code that reinitialises them after loading"
 )
 
 
@@ -75,7 +75,7 @@ def _part(setting: str, name: str, model: nn.Module) -> list[Finding]:
             return [
                 finding(
                     "tower-uninitialised",
-                    f"{_unlike(differ, absent, total)} of {setting} {name}, first {first}: most likely made anew, "
+                    f"{_unlike(differ, absent, total)} of {setting} {name}, first {first}: most likely reinitialised, "
                     "resized or trained after loading",
                     _FIX_ABSENT if absent else _FIX_DIFFERS,
                     differ=differ[:8],
@@ -88,11 +88,11 @@ def _part(setting: str, name: str, model: nn.Module) -> list[Finding]:
 
 @torch.no_grad()
 def reading_findings(name: str, vlm: VLM, tokens: Tokens, captions: Sequence[str]) -> list[Finding]:
-    """Can the language model read the captions at all, as text alone and in ids that the tokenizer gives by itself?
+    """Can the language model read the captions, as text alone and with the ids that the tokenizer gives?
 
     Worse than a guess among all tokens (ln of the vocabulary) is no weak model: one that knows nothing is at ln V. It
     is one that is sure of something else: ids that mean other words to it, or text of a kind it never saw. The second
-    shows by reading the same text in ids drawn at random still worse; where it does not, nobody can tell them apart
+    shows by reading the same text in ids drawn at random still worse; where it does not, they cannot be distinguished
     from here, which is why it is a warning.
     """
     rows = len(vlm.llm.model.get_input_embeddings().weight)
@@ -117,11 +117,12 @@ def reading_findings(name: str, vlm: VLM, tokens: Tokens, captions: Sequence[str
     return [
         finding(
             "token-id-mismatch",
-            f"model.llm {name} reads these captions worse than a guess would: {nll:.2f} nats per token without "
-            f"any picture, where a guess among its {rows} tokens costs {guess:.2f}; its tokenizer gives "
-            "words other ids than it was trained with, its weights were not trained, or it never learnt such text",
-            "take tokenizer.json and weights from one and the same trained checkpoint; if they are, take a language "
-            "model that knows the language of these captions",
+            f"model.llm {name} reads these captions worse than a random guess: {nll:.2f} nats per token without "
+            f"any picture, while a random guess among its {rows} tokens costs {guess:.2f}; its tokenizer gives "
+            "words other ids than it was trained with, its weights were not trained, or it was never trained on such "
+            "text",
+            "use tokenizer.json and weights from the same trained checkpoint; if they already are, use a language "
+            "model that was trained on the language of these captions",
             "warning",
             nats_per_token=round(nll, 4),
             with_other_ids=round(float(np.mean(exchanged)), 4),

@@ -1,12 +1,13 @@
-"""The blind prompt: one constant visual prompt, trained on the captions alone, that stands in for every picture.
+"""The blind prompt: one constant visual prompt, trained on the captions alone, that replaces every picture.
 
-Same training captions and same loss as the connector's, language model frozen, no image anywhere. What is left between
-its loss and that of the true pictures is information (eyechart.scoring.decomposition says how the gaps are split).
+Same training captions and same loss as the connector's, language model frozen, no image anywhere. The difference
+between its loss and that of the true pictures is information (eyechart.scoring.decomposition describes how the gaps are
+split).
 
-The prompt [Q,E] is scaled as the connector's output: where that is normed to the RMS of the text embeddings, each of
-its tokens is too. Its learning rate is far above the connector's, of which it is a few rows, and is chosen on training
-captions held aside: held-out samples have no part in it. Nothing here depends on the connector's weights, so that one
-prompt serves every checkpoint of a run.
+The prompt [Q,E] is scaled like the connector's output: if that is normalised to the RMS of the text embeddings, so are
+its tokens. Its learning rate is far above the connector's, of which it is a few rows, and is chosen on training
+captions that were set aside; held-out samples are not used. Nothing here depends on the connector's weights, so that
+one prompt serves every checkpoint of a run.
 
 Dimension suffixes: Q visual tokens per image, E embedding width, S captions.
 """
@@ -36,7 +37,7 @@ from qwen3_vlm.train.checkpoint import save_checkpoint
 from qwen3_vlm.train.schedule import micro_batches, plan_epoch
 
 LEARNING_RATES = (1e-2, 5e-2, 2e-1)
-"""Tried on a short part of the training each; the prompt's numbers are about 1, whatever the scale of the text."""
+"""Each is tried on a short part of the training; the prompt's values are about 1 at any scale of the text."""
 BATCH_SIZE = 16
 _PROBE_UPDATES = 40
 _MOST_ASIDE = 256
@@ -48,11 +49,11 @@ _FALLING = 0.01
 
 @dataclass(frozen=True)
 class BlindPlan:
-    """How a prompt is trained: all of it but the learning rate, which is tried."""
+    """How a prompt is trained, except for the learning rate, which is searched."""
 
     seed: int
     captions: int
-    """Training captions, repeats counted."""
+    """Training captions, including repeats."""
     precision: str
     """Of the language model; another precision is another prompt."""
     micro: int
@@ -60,14 +61,14 @@ class BlindPlan:
 
 
 def blind_prompt(vlm: VLM, training: Dataset, plan: BlindPlan, pad_id: int, path: Path) -> Blind:
-    """The blind prompt of a run: an earlier one that was trained from the very same things, or a new one.
+    """The blind prompt of a run: an earlier one with the same inputs, or a new one.
 
     Args:
-        vlm: the model; only its language model is used, and it stays as it is.
-        training: the training split, of which no image is opened.
+        vlm: the model; only its language model is used, and it is not changed.
+        training: the training split; its images are not opened.
         plan: how it is trained.
         pad_id: what fills sequences on the right.
-        path: `blind_<step>.pt`. A prompt saved for another step of the run will do as well.
+        path: `blind_<step>.pt`. A prompt saved for another step of the run can also be used.
 
     Raises:
         ValueError: fewer than two training captions with label tokens, or the prompt cannot be saved.
@@ -111,7 +112,7 @@ def blind_prompt(vlm: VLM, training: Dataset, plan: BlindPlan, pad_id: int, path
 
 
 def _read(path: Path, key: str) -> Blind | None:
-    """A saved prompt; None where it was trained from something else, or cannot be read and is made again."""
+    """A saved prompt; None if its inputs differ, or if it cannot be read and is trained again."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         if saved["key"] != key:
@@ -128,14 +129,14 @@ class _Trained:
     prompt_QE: Tensor
     captions: int
     before_S: FloatArray
-    """Summed NLL of every caption held aside, three quarters through, in nats."""
+    """Summed NLL of every caption that was set aside, three quarters through, in nats."""
     after_S: FloatArray
     """The same at the end."""
 
     def still_falling(self, tokens_S: IntArray) -> bool:
         """Whether the last quarter lowered the loss by more than `_FALLING`, and by more than chance.
 
-        The learning rate falls to zero meanwhile, which lowers the loss once more by itself: this errs towards yes.
+        The learning rate falls to zero during this time, which also lowers the loss: the test is biased towards yes.
         """
         fall = estimate((self.before_S - self.after_S)[:, None], tokens_S, np.arange(len(tokens_S)))
         interval = fall.interval(0.95)
@@ -144,28 +145,28 @@ class _Trained:
 
 @dataclass(frozen=True)
 class _Task:
-    """What the prompt is trained on."""
+    """The data that the prompt is trained on."""
 
     vlm: VLM
     training: Dataset
     pad_id: int
     seed: int
     settings: str
-    """What else decides the outcome, in words."""
+    """Other settings that affect the outcome, in words."""
     micro: int
     """Captions per forward pass; the gradient does not depend on it."""
     fit: list[int]
     """Positions to train on."""
     aside: list[int]
-    """Positions held aside, to choose the learning rate and to see whether the loss still falls."""
+    """Positions set aside, to choose the learning rate and to test whether the loss still falls."""
     aside_tokens_S: IntArray
     text_rms: float
 
     @classmethod
     def of(cls, vlm: VLM, training: Dataset, plan: BlindPlan, pad_id: int) -> _Task:
-        """Deal the training captions out: an eighth of them is held aside, 256 at most."""
+        """Split the training captions: an eighth of them is set aside, at most 256."""
         order = torch.randperm(len(training), generator=torch.Generator().manual_seed(plan.seed)).tolist()
-        # The budget bounds what is looked at, of half a million rows too.
+        # The budget limits how many rows are read, even if there are half a million.
         order = order[: plan.captions + _MOST_ASIDE]
         tokens = {position: training.text(position).label_tokens for position in order}
         usable = [position for position in order if tokens[position]]
@@ -186,7 +187,7 @@ class _Task:
         return self.vlm.connector.shape.latents, self.vlm.llm.width
 
     def key(self) -> str:
-        """A hash of all that decides the outcome: captions and prompts as ids, language model, seed, settings."""
+        """A hash of everything that affects the outcome: ids of captions and prompts, model, seed, settings."""
         digest = hashlib.sha256(f"{self.settings} {self.seed} {self.shape} {LEARNING_RATES}".encode())
         digest.update(fingerprint(self.vlm.llm.model).encode())
         for positions in (self.fit, self.aside):
@@ -200,7 +201,7 @@ class _Task:
         return collate([self.training.text(position) for position in positions], self.pad_id)
 
     def batches(self, updates: int) -> Iterator[list[int]]:
-        """So many batches of positions, epoch after epoch in new orders."""
+        """This many batches of positions, each epoch in a new order."""
         epoch = 0
         while True:
             for window in plan_epoch(len(self.fit), epoch, self.seed, BATCH_SIZE, accumulation=1):
@@ -211,7 +212,7 @@ class _Task:
             epoch += 1
 
     def prompt(self, raw_QE: Tensor) -> Tensor:
-        """From numbers about 1 to the scale of the connector's output, as `Connector.project` does it."""
+        """From values of about 1 to the scale of the connector's output, as `Connector.project` does it."""
         if self.vlm.connector.shape.output_norm:
             raw_QE = raw_QE * raw_QE.pow(2).mean(-1, keepdim=True).add(1e-6).rsqrt()
         return raw_QE * self.text_rms
@@ -249,7 +250,7 @@ class _Task:
 
     @torch.no_grad()
     def losses(self, prompt_QE: Tensor) -> FloatArray:
-        """Summed NLL of every caption held aside, in nats."""
+        """Summed NLL of every caption that was set aside, in nats."""
         found = []
         for start in range(0, len(self.aside), BATCH_SIZE):
             batch = self.batch(self.aside[start : start + BATCH_SIZE])

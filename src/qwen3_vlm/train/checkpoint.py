@@ -1,10 +1,10 @@
-"""checkpoint_<step>.pt: written atomically, read without running code, enough to go on or to score.
+"""checkpoint_<step>.pt: written atomically, read without running code, sufficient for resuming and scoring.
 
-Top-level keys: `resampler`, `projector` and perhaps `vision_ln` (the connector's state dicts, the older form's names),
-`step` (batches done, over all ranks), `progress` (epoch, batches and counts inside it), `optimizer`, `rng`,
-`config` (YAML), `config_hash`, `backbones` (name and fingerprint of each), `versions`. Plain tensors, numbers,
-strings, lists and dicts only, so that `torch.load(weights_only=True)` reads all of it. A file of the older form has
-the connector alone: it can be scored, not resumed.
+Top-level keys: `resampler`, `projector` and optionally `vision_ln` (the connector's state dicts, with the names of the
+older format), `step` (batches done, over all ranks), `progress` (epoch, batches and counts inside it), `optimizer`,
+`rng`, `config` (YAML), `config_hash`, `backbones` (name and fingerprint of each), `versions`. Plain tensors, numbers,
+strings, lists and dicts only, so that `torch.load(weights_only=True)` reads all of it. A file of the older format has
+only the connector: it can be scored but not resumed.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from qwen3_vlm.models.connector import Connector
 
 _NAME = re.compile(r"checkpoint_(\d+)\.pt")
 PARTS = ("vision_ln", "resampler", "projector")
-"""Of a connector, in the order of the way through it."""
+"""Parts of a connector, in the order of the forward pass."""
 _TYPES = {"step": int, "updates": int, "config": str, "backbones": dict, "progress": dict, "optimizer": dict}
 
 Payload = dict[str, Any]
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint of `step` lives."""
+    """Path of the checkpoint of `step`."""
     return folder / f"checkpoint_{step}.pt"
 
 
@@ -73,7 +73,7 @@ def save_checkpoint(path: Path, payload: Payload) -> None:
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"{path}: cannot write the checkpoint ({_first_line(error)}); {_free_gb(path.parent):.2f} GB free in "
-            f"{path.parent}. Older checkpoints are intact: free some space, then go on with --resume"
+            f"{path.parent}. Older checkpoints are intact: free some space, then continue with --resume"
         ) from error
 
 
@@ -82,8 +82,8 @@ def kept_steps(steps: list[int], keep_last: int | None, keep_every: int | None) 
 
     Args:
         steps: of all checkpoints.
-        keep_last: so many of the newest stay; None keeps all.
-        keep_every: the first checkpoint at or after each multiple of so many steps stays too.
+        keep_last: number of newest checkpoints to keep; None keeps all.
+        keep_every: also keep the first checkpoint at or after each multiple of this number of steps.
     """
     if keep_last is None:
         return steps
@@ -104,19 +104,20 @@ def load_checkpoint(path: Path) -> Payload:
     """Read a checkpoint without running anything in it.
 
     Raises:
-        ValueError: missing, truncated, not a checkpoint, or a pickle that wants to run code.
+        ValueError: missing, truncated, not a checkpoint, or a pickle that would run code.
     """
     if not path.is_file():
         near = ", ".join(p.name for p in find_checkpoints(path.parent)) if path.parent.is_dir() else ""
         raise ValueError(f"{path}: no such checkpoint; in {path.parent}: {near or 'no checkpoint'}")
     try:
         with warnings.catch_warnings():
-            # PyTorch advises on pickle protocols of files that the next lines refuse.
+            # PyTorch warns about pickle protocols of files that the next lines reject.
             warnings.simplefilter("ignore")
             payload = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path}: refused, it holds more than tensors and plain values (loading it could run code), or it is "
+            f"{path}: rejected because it contains more than tensors and plain values (loading it could run code), or "
+            "it is "
             "damaged; take another checkpoint"
         ) from error
     except Exception as error:  # damaged bytes raise almost anything inside torch.load, and all of it means this
@@ -152,15 +153,15 @@ def stored_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """The config a checkpoint was trained with, with command-line overrides.
 
     Raises:
-        ValueError: unreadable, or of the older form, which holds none.
+        ValueError: unreadable, or of the older format, which contains none.
     """
     return config_of(load_checkpoint(path), path, overrides)
 
 
 def config_of(payload: Payload, path: Path, overrides: Sequence[str] = ()) -> Config:
-    """As `stored_config`, of a checkpoint that has been read."""
+    """Like `stored_config`, for a checkpoint that has been read."""
     if "config" not in payload:
-        raise ValueError(f"{path}: a checkpoint of the older form, without its config; name the config with --config")
+        raise ValueError(f"{path}: a checkpoint of the older format, without its config; name the config with --config")
     return apply_overrides(config_tree(payload, path), overrides, f"{path} (its stored config)")
 
 
@@ -186,7 +187,7 @@ def restore_connector(connector: Connector, payload: Payload, path: Path) -> Non
 
 
 def refuse_other_backbones(payload: Payload, now: dict[str, dict[str, Any]], path: Path) -> None:
-    """Refuse a checkpoint that was trained between other backbones; the older form does not say which they were.
+    """Reject a checkpoint that was trained with other backbones; the older format does not record them.
 
     Raises:
         InputError: another fingerprint; the message shows both identities.

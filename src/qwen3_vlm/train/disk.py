@@ -1,4 +1,4 @@
-"""Room for the checkpoints of a run: how many, how large, and whether they fit, before the first update.
+"""Disk space for the checkpoints of a run: how many, how large, and whether they fit, before the first update.
 
     bytes of a checkpoint = 4 * trained parameters * (1 weight + 2 running averages of AdamW) + about 10 kB
 
@@ -22,7 +22,7 @@ def checkpoint_bytes(trained_parameters: int) -> int:
 
 
 def checkpoint_steps(train: TrainConfig, samples: int) -> list[int]:
-    """The steps that a run of so many training samples saves at, rising: see `train.save_every`."""
+    """The steps, in increasing order, at which a run with this many training samples saves: see `train.save_every`."""
     batches = -(-samples // train.batch_size)
     steps: set[int] = set()
     for start in range(0, train.epochs * batches, batches):
@@ -36,10 +36,10 @@ def checkpoint_steps(train: TrainConfig, samples: int) -> list[int]:
 
 
 def require_space(folder: Path, train: TrainConfig, samples: int, trained_parameters: int, overwrite: bool) -> None:
-    """Compare the checkpoints that are still to come with the free space.
+    """Compare the size of the remaining checkpoints with the free space.
 
     Args:
-        folder: the run's; it need not exist yet.
+        folder: that of the run; it need not exist yet.
         train: what to save and what to keep.
         samples: of the training split.
         trained_parameters: of the connector.
@@ -51,7 +51,7 @@ def require_space(folder: Path, train: TrainConfig, samples: int, trained_parame
     there = find_checkpoints(folder)
     wanted = kept_steps(checkpoint_steps(train, samples), train.keep_last, train.keep_every)
     coming = wanted if overwrite else sorted(set(wanted) - {step_of(path) for path in there})
-    # Where old ones are deleted, the new one is written first.
+    # If old ones are deleted, the new one is written first.
     count = len(coming) + (train.keep_last is not None and len(coming) > 0)
     place = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
     free = shutil.disk_usage(place).free + (sum(path.stat().st_size for path in there) if overwrite else 0)
@@ -65,5 +65,5 @@ def require_space(folder: Path, train: TrainConfig, samples: int, trained_parame
 
 
 def size_text(count: float) -> str:
-    """Bytes for people."""
+    """Readable number of bytes."""
     return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.2f} MB"

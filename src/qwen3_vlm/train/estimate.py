@@ -1,4 +1,4 @@
-"""What a run will take, before it takes it: disk and memory from the shapes, time from the first updates."""
+"""Estimated cost of a run: disk and memory from the shapes, time from the first updates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FLOATS_PER_TRAINED = 4
 
 
 def shape_lines(run: Run) -> list[str]:
-    """Steps, disk and memory as lines for people, known before the first update."""
+    """Steps, disk and memory as readable lines, known before the first update."""
     settings, samples = run.config.train, len(run.train_set)
     steps = checkpoint_steps(settings, samples)
     kept = kept_steps(steps, settings.keep_last, settings.keep_every)
@@ -39,12 +39,12 @@ def shape_lines(run: Run) -> list[str]:
 
 
 def time_line(run: Run) -> str:
-    """Run the first updates and say how long all of them will take.
+    """Run the first updates and estimate how long all of them will take.
 
-    Nothing is written, but the connector has moved: for `--dry-run`, which ends here.
+    Nothing is written, but the connector has changed: only for `--dry-run`, which ends here.
     """
     timed = first_updates(run, TIMED_UPDATES)
-    # The first update pays for kernels and caches that the others find ready.
+    # The first update is slower because it initialises kernels and caches.
     each = sum(timed[1:]) / len(timed[1:]) if len(timed) > 1 else timed[0]
     seconds = each * total_updates(run)
     where = "GPU" if torch.cuda.is_available() else "process"

@@ -1,7 +1,7 @@
-"""The frozen tower's features kept in a mapped file: it then runs once per image instead of once per image and epoch.
+"""The frozen tower's features kept in a mapped file: it runs once per image instead of once per epoch.
 
-The file is nameless and lies where the run writes; its pages are the page cache's, so that memory in use does not grow
-with the number of images. What is read of a sample is copied into its batch.
+The file has no name and is on the disk of the run; its pages belong to the page cache, so that memory in use does not
+grow with the number of images. The features of a sample are copied into its batch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from qwen3_vlm.models.vlm import VLM
 
 _ENCODE_BATCH = 64
 _SHARE_OF_FREE = 0.5
-"""Of the free space that a cache may take without being asked for: the checkpoints still have to be written."""
+"""Share of the free space that an automatic cache may take, because the checkpoints still have to be written."""
 
 
 class CachedDataset:
@@ -36,7 +36,7 @@ class CachedDataset:
         self.lengths = dataset.lengths
 
     def __len__(self) -> int:
-        """Number of positions, rejected ones included."""
+        """Number of positions, including rejected ones."""
         return len(self.dataset)
 
     def __getitem__(self, position: int) -> Sample | Reject:
@@ -48,7 +48,7 @@ class CachedDataset:
 
 
 def wants_cache(config: DataConfig, vlm: VLM, images: int, folder: Path) -> bool:
-    """Whether `data.cache_features` asks for a cache of so many images, and if it is `auto`, there is room for it."""
+    """Whether `data.cache_features` asks for a cache of this many images, and if it is `auto`, there is room for it."""
     if config.cache_features == "auto":
         size = cache_gb(vlm, images)
         return size <= config.cache_gb and size * 1e9 < _SHARE_OF_FREE * free_bytes(folder)
@@ -68,7 +68,7 @@ def cache_features(vlm: VLM, dataset: Dataset, label: str, folder: Path, hidden:
         vlm: the model; only its tower is used.
         dataset: what to encode.
         label: shown on the progress bar.
-        folder: of the run; it need not exist yet, and nothing will be seen in it.
+        folder: of the run; it need not exist yet, and no file will be visible in it.
         hidden: show no bar (ranks other than the first).
 
     Returns:
@@ -86,7 +86,7 @@ def cache_features(vlm: VLM, dataset: Dataset, label: str, folder: Path, hidden:
         for start, items in _read_ahead(dataset):
             rejects |= {p: item for p, item in items.items() if isinstance(item, Reject)}
             usable = {p: item for p, item in items.items() if isinstance(item, Sample)}
-            features_BPV = torch.zeros(len(items), *shape, dtype=dtype)  # a reject's place stays empty
+            features_BPV = torch.zeros(len(items), *shape, dtype=dtype)  # the place of a reject stays empty
             if usable:
                 batch = collate(list(usable.values()), pad_id=0)
                 features_BPV[[p - start for p in usable]] = vlm.features(batch).cpu()

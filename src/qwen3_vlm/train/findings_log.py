@@ -1,4 +1,4 @@
-"""What a run has written down about its faults: findings.jsonl."""
+"""The findings that a run has recorded: findings.jsonl."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _Found:
 
     step: int
     forced: bool
-    """An error that `--force` went past."""
+    """An error that `--force` ignored."""
     finding: Finding
 
 
@@ -27,12 +27,12 @@ forget_findings = _LOG.forget
 
 
 def write_findings(folder: Path, findings: Sequence[Finding], step: int, forced: bool = False) -> None:
-    """Add findings of a run; `forced` marks errors that `--force` went past."""
+    """Add findings of a run; `forced` marks errors that `--force` ignored."""
     _LOG.append(folder, *(_Found(step, forced and f.severity == "error", f) for f in findings))
 
 
 def read_findings(folder: Path) -> list[Finding]:
-    """What a run wrote down about its faults, oldest first.
+    """The findings that a run recorded, oldest first.
 
     Raises:
         ValueError: a line is not a finding.

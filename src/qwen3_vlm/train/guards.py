@@ -1,4 +1,4 @@
-"""What can stop a run from outside, said in one line: signals, memory that runs out, processes that die."""
+"""External causes that stop a run, reported in one line: signals, lack of memory, processes that die."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Sizes:
 
 
 class Interrupt:
-    """Whether Ctrl-C, or SIGTERM as a machine sends it before it is taken away, has asked this process to stop."""
+    """Whether Ctrl-C, or SIGTERM, which a machine sends before it shuts down, has requested this process to stop."""
 
     def __init__(self) -> None:
-        """Nobody has asked yet."""
+        """No stop was requested yet."""
         self.asked = False
 
     @contextmanager
@@ -63,7 +63,7 @@ class Interrupt:
 
 @contextmanager
 def memory_explained(sizes: Sizes, stage: Stage) -> Iterator[None]:
-    """Say which setting to change where memory runs out.
+    """Report which setting to change if memory runs out.
 
     Raises:
         ValueError: in place of an out-of-memory error.
@@ -71,7 +71,7 @@ def memory_explained(sizes: Sizes, stage: Stage) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        # PyTorch's allocator on the CPU has no class of its own.
+        # PyTorch's CPU allocator has no separate exception class.
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
             raise
         first = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
@@ -81,22 +81,22 @@ def memory_explained(sizes: Sizes, stage: Stage) -> Iterator[None]:
 def _what_would_fit(sizes: Sizes, stage: Stage) -> str:
     smaller = "set model.precision to bf16, which halves the frozen weights" if sizes.precision == "fp32" else ""
     if stage == "loading":
-        return smaller or "the frozen weights alone do not fit; take a device with more memory or smaller backbones"
+        return smaller or "the frozen weights alone do not fit; use a device with more memory or smaller backbones"
     if stage == "caching":
         return "set data.cache_features to off; the tower then runs on train.micro_batch_size images at a time"
     if stage == "evaluating" and sizes.scored > 1:
-        return f"set ablation.batch_size to {sizes.scored // 2}; no result depends on it"
+        return f"set ablation.batch_size to {sizes.scored // 2}; results do not depend on it"
     if stage == "training" and sizes.micro > 1:
         return (
             f"set train.micro_batch_size to {sizes.micro // 2} (it is {sizes.micro}), which needs about half the "
-            "activations and changes neither the gradient nor the steps; then go on with --resume"
+            "activations and changes neither the gradient nor the steps; then continue with --resume"
         )
     return " or ".join(filter(None, (smaller, f"lower data.max_seq_len (it is {sizes.max_seq_len})")))
 
 
 @contextmanager
 def ranks_watched(accelerator: Accelerator) -> Iterator[None]:
-    """Turn the communication errors that a dead process leaves behind into one line.
+    """Turn the communication errors caused by a dead process into one line.
 
     Raises:
         RankLostError: another process of this job ended or was killed.
@@ -108,11 +108,11 @@ def ranks_watched(accelerator: Accelerator) -> Iterator[None]:
             raise
         raise RankLostError(
             f"another process of this job of {accelerator.num_processes} ended or was killed; the launcher names it. "
-            "Go on from the newest checkpoint with the same command and --resume"
+            "Continue from the newest checkpoint with the same command and --resume"
         ) from error
 
 
 def _is_communication(error: RuntimeError) -> bool:
-    # Backends raise plain RuntimeErrors: the words are theirs.
+    # Backends raise plain RuntimeErrors, so only their text identifies them.
     named = any(word in str(error).lower() for word in ("gloo", "nccl", "connection", "process group", "socket"))
     return isinstance(error, torch.distributed.DistError) or named

@@ -1,4 +1,4 @@
-"""What a run does about faults: looks before the first update, between updates and at the end; says them; stops."""
+"""How a run handles faults: checks before the first update, between updates and at the end; reports them; stops."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def look_after(run: Run) -> list[Finding]:
 
 
 def note(run: Run, found: Sequence[Finding], force: bool) -> None:
-    """Write findings down with the run, and say the errors and warnings among them."""
+    """Record findings with the run, and report the errors and warnings among them."""
     if run.accelerator.is_main_process:
         write_findings(run.folder, found, run.step, force)
         for f in found:
@@ -57,7 +57,7 @@ def note(run: Run, found: Sequence[Finding], force: bool) -> None:
 
 
 def note_non_finite(run: Run, error: NonFiniteError, step: int) -> None:
-    """Write down which value was not finite; the run stops."""
+    """Record which value was not finite; the run stops."""
     if run.accelerator.is_main_process:
         write_findings(run.folder, [finding("non-finite", error.message, error.fix, step=step)], step)
 
@@ -83,9 +83,9 @@ def watch_epoch(run: Run) -> None:
 
 
 def watch_look(run: Run) -> None:
-    """After a look in the second half of a run: say at once that no gap has opened, with hours still to go.
+    """After a look in the second half of a run: report immediately that there is no gap yet.
 
-    It is not written down, for the gap may open yet; `look_after` judges at the end.
+    It is not recorded, because a gap may still develop; `look_after` decides at the end.
     """
     if run.looking is None or not run.looking.steps[-1] / 2 <= run.step < run.looking.steps[-1]:
         return
@@ -111,7 +111,7 @@ def stop_on_errors(findings: Sequence[Finding], force: bool) -> None:
     errors = [f for f in findings if f.severity == "error"]
     if errors and not force:
         listed = " | ".join(_said(f) for f in errors)
-        raise FaultsFoundError(f"{listed}. Fix it, or go on with --force", list(findings))
+        raise FaultsFoundError(f"{listed}. Fix it, or continue with --force", list(findings))
 
 
 def _said(found: Finding) -> str:

@@ -1,14 +1,14 @@
-"""Looks while training: a fixed handful of held-out samples, scored with their own pictures, with others, with zeros.
+"""Looks during training: a few fixed held-out samples, scored with their own pictures, with others, with zeros.
 
-A look tells when the connector begins to carry the picture, long before the loss says so. It is an indication, not
-check 1: 16 samples, and no verdict. Where its two gaps stand is decided here, once, when it is taken: that of shuffled
-against the margin of check 1, that of zeros against 0, with bounds at a level that all looks of the run share. What
-that bound on errors is worth on 16 samples: `onset`.
+A look shows when the connector begins to carry the picture, long before the loss shows it. It is an indication, not
+check 1: 16 samples, and no verdict. The standing of its two gaps is decided here, once, when it is taken: that of
+shuffled against the margin of check 1, that of zeros against 0, with bounds at a level that all looks of the run share.
+How reliable that bound on errors is with 16 samples: `onset`.
 
-No look changes a weight or draws from a generator of the training, so that a run with looks is bit for bit the run
-without. The main process takes them alone; the others wait at the next sum over processes.
+No look changes a weight or uses a random generator of the training, so that a run with looks is bitwise equal to the
+run without. Only the main process takes them; the others wait at the next sum over processes.
 
-Cost. A look scores each of 16 captions behind 8 pictures, every picture read once, and once behind zeros: for the
+Cost. A look scores each of 16 captions with 8 pictures, every picture read once, and once with zeros: for the
 embedded trial about 2,450 tokens forward, the work of 40 trained samples (24 tokens forward and back each, and the
 connector). `log` takes one look per 1,000 trained samples at most, so that looks stay below a twentieth of a run.
 """
@@ -37,14 +37,15 @@ LOOKS_NAME = "looks.jsonl"
 SAMPLES, IMAGES, MOST_LOOKS = 16, 8, 7
 TRAINED_PER_LOOK = 1000
 _SEARCHED = 64
-"""Held-out samples among which 16 are sought whose image can be read."""
+"""Number of held-out samples among which 16 with a readable image are searched."""
 _PAIRS_AT_ONCE = 64
 _LAST_DIGITS = 1e-5
-"""Of a caption's loss: less is what `pair_nll` and `nll` differ by in float32 (measured 3e-8), and no gap to zeros."""
+"""Share of a caption's loss: a smaller difference is rounding between `pair_nll` and `nll` in float32 (measured
+3e-8)."""
 
 
 def look_steps(every: str | int, total_steps: int, samples: int) -> list[int]:
-    """At or behind which steps to look.
+    """At or after which steps to look.
 
     Args:
         every: `train.ablate_every`: off, log, or a number of steps.
@@ -52,7 +53,7 @@ def look_steps(every: str | int, total_steps: int, samples: int) -> list[int]:
         samples: samples trained over all epochs.
 
     Returns:
-        Rising steps; with `log` each is half of the next, the last is the end.
+        Increasing steps; with `log` each is half of the next, the last is the end.
     """
     if every == "off":
         return []
@@ -64,13 +65,13 @@ def look_steps(every: str | int, total_steps: int, samples: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Looking:
-    """What every look of a run looks at, and when."""
+    """The samples and steps of the looks of a run."""
 
     steps: list[int]
     batch: Batch
     """The samples, with the frozen tower's features."""
     donors_SK: IntArray
-    """The other pictures that each caption is tried with."""
+    """The other pictures that each caption is scored with."""
     pairs_P2: IntArray
     images_S: IntArray
     """A number for each distinct picture among the samples: the clusters of both gaps."""
@@ -88,7 +89,7 @@ class Looking:
 
     @torch.no_grad()
     def look(self, vlm: VLM, step: int) -> Look | None:
-        """Score the samples; None where a loss is not finite."""
+        """Score the samples; None if a loss is not finite."""
         began = time.monotonic()
         visual = vlm.encode(self.batch)
         samples = self.batch.samples
@@ -134,7 +135,7 @@ def shuffled_gap(
     margin: float,
     looks: int,
 ) -> tuple[Estimate, Stand]:
-    """The gap to wrong pictures at one look, and where it stands.
+    """The gap to wrong pictures at one look, and its standing.
 
     Args:
         differences_SK: loss with each wrong picture minus that with the own one, nats per caption.
@@ -150,7 +151,7 @@ def shuffled_gap(
 
 
 def start_looking(steps: list[int], vlm: VLM, source: SampleSource, margin: float, seed: int) -> Looking | None:
-    """Choose the samples of a run's looks; None where there is nothing to look at or no step to do it.
+    """Choose the samples of a run's looks; None if there are no samples or no steps.
 
     Args:
         steps: after which to look.
@@ -187,7 +188,7 @@ def _choose(source: SampleSource) -> list[Sample]:
 
 
 def plan_line(looking: Looking | None, every: str | int) -> list[str]:
-    """What a run says about its looks before it starts; nothing where they were turned off."""
+    """Lines about the looks of a run before it starts; none if they are turned off."""
     if every == "off":
         return []
     if looking is None:

@@ -30,18 +30,18 @@ from qwen3_vlm.train.train_utils import LOG_NAME, EpochProgress, EpochRecord, ap
 from qwen3_vlm.train.update import UpdateResult, evaluate, sum_over_ranks, update
 
 _TIMED_UPDATES = 20
-"""Updates after which a run says how long all of them will take."""
+"""Number of updates after which a run estimates its total time."""
 _NAMED = 3
 """Rows whose image could not be read that are shown one by one."""
 
 
 def run_epoch(run: Run) -> None:
-    """Train what is left of the epoch in progress, log it, and save.
+    """Train the rest of the current epoch, log it, and save.
 
     Raises:
         NonFiniteError: a loss or gradient is NaN or infinite.
-        FaultsFoundError: a parameter that should move does not, or one that should not does.
-        KeyboardInterrupt: Ctrl-C was pressed; everything done so far is saved.
+        FaultsFoundError: a parameter that should change does not, or one that should not change does.
+        KeyboardInterrupt: Ctrl-C was pressed; everything so far is saved.
     """
     settings, progress = run.config.train, run.progress
     windows = run.plan(progress.epoch)
@@ -95,7 +95,7 @@ def _update(run: Run, batches: list[Batch], step: int) -> UpdateResult:
 
 
 def first_updates(run: Run, count: int) -> list[float]:
-    """Seconds of each of the first `count` updates, reading of the images included; nothing is saved or logged."""
+    """Seconds of each of the first `count` updates, including reading of the images; nothing is saved or logged."""
     windows = run.plan(0)[:count]
     seconds, began = [], time.monotonic()
     for window, batches in zip(windows, _read(run, windows), strict=True):
@@ -107,7 +107,7 @@ def first_updates(run: Run, count: int) -> list[float]:
 
 
 def name_unread(run: Run, rejects: Iterable[Reject]) -> None:
-    """Name the first training rows that could not be read, count all, and stop where there are too many.
+    """Name the first training rows that could not be read, count all, and stop if there are too many.
 
     Raises:
         ValueError: more than `data.max_rejected` of the training rows are unusable.
@@ -143,13 +143,13 @@ def _advance(run: Run, batches: int, result: UpdateResult) -> bool:
 
 
 def _look(run: Run, before: int) -> None:
-    """Take a look where one is due. It comes before the save of its step: a checkpoint never misses its look."""
+    """Take a look if one is due. It precedes the save of its step, so that a checkpoint never lacks its look."""
     if run.looking is None or not run.looking.due(before, run.step):
         return
     with memory_explained(run.sizes, "evaluating"):
         look = run.looking.look(run.vlm, run.step)
     if look is None:
-        say(f"look at step {run.step}: a held-out loss is not finite, so there is none")
+        say(f"look at step {run.step}: a held-out loss is not finite, so this look is skipped")
         return
     append_look(run.folder, look)
     figures = {"correct": look.correct, "gap_shuffled": look.gap_shuffled, "gap_zero": look.gap_zero}
@@ -159,13 +159,13 @@ def _look(run: Run, before: int) -> None:
 
 
 def _stop_asked(run: Run) -> bool:
-    """Whether any rank was asked to stop: all stop at the same update, or the others would wait for ever."""
+    """Whether any rank was asked to stop: all must stop at the same update, otherwise the others would wait forever."""
     return sum_over_ranks(run.accelerator, [float(run.interrupt.asked)])[0] > 0
 
 
 def _stop_if(stop: bool, run: Run) -> None:
     if stop:
-        raise KeyboardInterrupt(f"saved {run.checkpoint}; go on with the same command and --resume")
+        raise KeyboardInterrupt(f"saved {run.checkpoint}; continue with the same command and --resume")
 
 
 def _windows_of(windows: list[Window], batches: int) -> int:
@@ -189,7 +189,7 @@ def _read(run: Run, windows: list[Window]) -> Iterator[list[Batch]]:
         batch_sampler=[positions for plan in plans for positions in plan],
         collate_fn=partial(collate, pad_id=run.prepared.inputs.pad_id),
         num_workers=run.config.data.workers,
-        # Its own generator: creating the iterator would otherwise draw from the global one, and a resumed run differ.
+        # Its own generator: otherwise creating the iterator would use the global one, and a resumed run would differ.
         generator=torch.Generator().manual_seed(run.config.seed),
     )
     stream = iter(loader)

@@ -1,4 +1,4 @@
-"""What a run has ready before its first update: an optimizer, an order of the rows, and perhaps cached features."""
+"""What a run prepares before its first update: an optimizer, an order of the rows, and perhaps cached features."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from qwen3_vlm.train.schedule import Window
 from qwen3_vlm.train.update import SampleSource
 
 _CACHED = 4
-"""Samples whose cached features are computed again."""
+"""Number of samples whose cached features are recomputed."""
 
 
 def order_findings(size: int, windows: Sequence[Window]) -> list[Finding]:
@@ -32,7 +32,7 @@ def order_findings(size: int, windows: Sequence[Window]) -> list[Finding]:
         finding(
             "under-trained",
             f"an epoch reads {read} of {size:,} training rows, and {sum(n > 1 for n in counts.values())} of them more "
-            "than once: the others are never learnt from",
+            "than once: the others are never used",
             "let the sampler draw every row once per epoch, in another order each time",
             "error",
             rows_read=read,
@@ -46,28 +46,28 @@ def optimizer_findings(vlm: VLM, optimizer: torch.optim.Optimizer) -> list[Findi
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     own = dict(vlm.connector.named_parameters())
     absent = [name for name, p in own.items() if id(p) not in held]
-    foreign = [name for name, p in (*vlm.tower.named_parameters(), *vlm.llm.named_parameters()) if id(p) in held]
+    frozen = [name for name, p in (*vlm.tower.named_parameters(), *vlm.llm.named_parameters()) if id(p) in held]
     found = []
     if absent:
         found.append(
             finding(
                 "no-gradient",
                 f"the optimizer was not given {len(absent)} of the connector's {len(own)} parameter tensors, first "
-                f"{absent[0]}, so {agree(len(absent), 'it stays', 'they stay')} at the random start",
+                f"{absent[0]}, so {agree(len(absent), 'it keeps', 'they keep')} the random initial values",
                 "give the optimizer vlm.connector.parameters()",
                 absent=absent[:8],
                 count=len(absent),
             )
         )
-    if foreign:
+    if frozen:
         found.append(
             finding(
                 "frozen-moved",
-                f"the optimizer was given {len(foreign)} parameter {agree(len(foreign), 'tensor', 'tensors')} of the "
-                f"frozen parts, first {foreign[0]}",
+                f"the optimizer was given {len(frozen)} parameter {agree(len(frozen), 'tensor', 'tensors')} of the "
+                f"frozen parts, first {frozen[0]}",
                 "give the optimizer vlm.connector.parameters() and nothing else",
-                foreign=foreign[:8],
-                count=len(foreign),
+                foreign=frozen[:8],
+                count=len(frozen),
             )
         )
     return found + _kept_gradients(vlm, optimizer)
@@ -99,7 +99,7 @@ def _kept_gradients(vlm: VLM, optimizer: torch.optim.Optimizer) -> list[Finding]
 
 @torch.no_grad()
 def cache_findings(vlm: VLM, cached: SampleSource, dataset: Dataset) -> list[Finding]:
-    """Are cached features those of their images? A few samples, the tower run again."""
+    """Do cached features belong to their images? The tower is run again on a few samples."""
     pairs = [(cached[p], dataset[p]) for p in spread(_CACHED, len(dataset))]
     both = [(a, b) for a, b in pairs if isinstance(a, Sample) and isinstance(b, Sample)]
     if len(both) < 2:
@@ -120,7 +120,7 @@ def cache_findings(vlm: VLM, cached: SampleSource, dataset: Dataset) -> list[Fin
                 "features-altered",
                 f"the cached features of row {both[b][0].row} are those of its image, but changed: they differ by "
                 f"{float(apart_B[b]):.2g} times their size from what the tower gives now",
-                "delete the cached features and make them again with this tower and this preprocessing; look for a "
+                "delete the cached features and compute them again with this tower and this preprocessing; look for a "
                 "conversion without a scale (int8, float8) where they are written",
                 samples=int((apart_B >= 0.05).sum()),
                 of=len(both),
@@ -133,10 +133,11 @@ def cache_findings(vlm: VLM, cached: SampleSource, dataset: Dataset) -> list[Fin
         finding(
             "image-order" if of_images else "pixels-unused",
             f"the cached features of row {both[b][0].row} are not those of its image{whose if of_images else ''}{same}",
-            "look at what fills the cache and reads it: each sample's features at its own position, in one order; or "
+            "check the code that writes and reads the cache: each sample's features at its own position, in one "
+            "order; or "
             "set data.cache_features to off"
             if of_images
-            else "look at what fills the cache: the tower must be given each sample's own pixels (a buffer used twice, "
+            else "check the code that writes the cache: the tower must get each sample's own pixels (a reused buffer, "
             "one image for all?); or set data.cache_features to off",
             samples=int((apart_B >= 0.05).sum()),
             of=len(both),
@@ -155,8 +156,8 @@ def _still_own(kept_BPV: Tensor, fresh_BPV: Tensor) -> bool:
 def _rows_of_others(got_BX: Tensor, own_BX: Tensor) -> dict[int, int]:
     """Rows of `got` that are nearer to another row of `own` than to their own, with that other row.
 
-    A row counts only where the other one is clearly nearer: where all rows are nearly the same, rounding decides which
-    is nearest and nothing is said.
+    A row counts only if the other one is clearly nearer: if all rows are nearly equal, rounding decides which is
+    nearest, and nothing is reported.
     """
     distances_BB = torch.cdist(got_BX.flatten(1).float()[None], own_BX.flatten(1).float()[None])[0]
     nearest_B = distances_BB.argmin(dim=1)

@@ -1,4 +1,4 @@
-"""Going on with a run, or starting it again: what is found in `output_dir`, what is refused, what is cleared."""
+"""Resuming or restarting a run: what is found in `output_dir`, what is rejected, what is deleted."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _OF_A_RUN = (
     "blind_*.pt",
 )
 _NEEDED = ("config", "optimizer", "rng", "progress", "step", "updates")
-# Where a run lies, how fast it goes and which checkpoints it keeps: none of these changes a weight.
+# Location and speed of a run and which checkpoints it keeps: none of these affects the weights.
 _FREE = {
     "output_dir",
     "threads",
@@ -59,32 +59,33 @@ _FREE = {
 
 @dataclass(frozen=True)
 class Resumption:
-    """The checkpoint to go on from."""
+    """The checkpoint to resume from."""
 
     path: Path
     payload: Payload
 
 
 def find_resumption(config: Config, resume: bool, overwrite: bool) -> Resumption | None:
-    """Look into `output_dir`; nothing is changed there.
+    """Inspect `output_dir` without changing it.
 
     Returns:
         The newest checkpoint if `resume` is set and there is one, None for a run from the beginning.
 
     Raises:
-        ValueError: a run is there and neither `resume` nor `overwrite` is set; both are; the checkpoint cannot be
+        ValueError: a run exists and neither `resume` nor `overwrite` is set; both are; the checkpoint cannot be
             read, or belongs to another config.
     """
     folder = Path(config.output_dir)
     if resume and overwrite:
-        raise ValueError("--resume goes on with a run and --overwrite deletes it: give one of them")
+        raise ValueError("--resume continues a run and --overwrite deletes it: use only one of them")
     existing = find_checkpoints(folder)
     if not existing or overwrite:
         return None
     newest = existing[-1]
     if not resume:
         raise ValueError(
-            f"output_dir {folder} already holds {newest.name}; go on with --resume, start again with --overwrite, or "
+            f"output_dir {folder} already holds {newest.name}; continue with --resume, start again with --overwrite, "
+            "or "
             "choose another --output_dir"
         )
     payload = load_checkpoint(newest)
@@ -93,7 +94,7 @@ def find_resumption(config: Config, resume: bool, overwrite: bool) -> Resumption
 
 
 def restore(run: Run, resumption: Resumption) -> None:
-    """Put a run back to where its checkpoint was written.
+    """Restore a run to the state of its checkpoint.
 
     Raises:
         ValueError: the checkpoint does not fit: other backbones, another shape, values that are not finite.
@@ -112,7 +113,7 @@ def restore(run: Run, resumption: Resumption) -> None:
 
 
 def verify(run: Run, resumption: Resumption) -> None:
-    """After `restore`: is this run where the checkpoint was written, down to the bit?
+    """After `restore`: is this run bitwise in the state of the checkpoint?
 
     Raises:
         NamedInputError: weights, optimizer, random numbers, counts or data are not those of the checkpoint.
@@ -143,14 +144,14 @@ def verify(run: Run, resumption: Resumption) -> None:
     if differ:
         raise NamedInputError(
             "resume-drift",
-            f"{resumption.path}: going on would not be the run that was interrupted: {', '.join(differ)} "
-            f"{'is' if len(differ) == 1 else 'are'} not as in the checkpoint",
+            f"{resumption.path}: continuing would not give the run that was interrupted: {', '.join(differ)} "
+            f"{'is' if len(differ) == 1 else 'are'} different from the checkpoint",
             "restore the data files as they were, take an older checkpoint, or start again with --overwrite",
         )
 
 
 def _same(now: object, then: object) -> bool:
-    """Bit for bit, whatever device it lies on; parts that neither has are equal."""
+    """Bitwise equal, on any device; parts that both lack are equal."""
     if isinstance(then, torch.Tensor):
         return isinstance(now, torch.Tensor) and torch.equal(now.detach().cpu(), then.cpu().to(now.dtype))
     if isinstance(then, dict):
@@ -160,7 +161,7 @@ def _same(now: object, then: object) -> bool:
 
 
 def clear_folder(folder: Path, resumption: Resumption | None, overwrite: bool) -> None:
-    """Remove what would mix with this run: half-written files always, everything of an earlier run if overwritten."""
+    """Delete incomplete files, and everything of an earlier run if it is overwritten."""
     # [Contract] Temporary files of an atomic write begin with a dot and the name of the file they are for.
     for pattern in (*_OF_A_RUN, "config.yaml", "split.json"):
         for path in folder.glob(f".{pattern}.*"):
@@ -181,11 +182,11 @@ def clear_folder(folder: Path, resumption: Resumption | None, overwrite: bool) -
 def _refuse_other_config(config: Config, payload: Payload, path: Path) -> None:
     """A resumed run must be the same run."""
     if "optimizer" not in payload:
-        raise ValueError(f"{path}: holds a connector only (the older form); it can be scored, not resumed")
+        raise ValueError(f"{path}: contains only a connector (the older format); it can be scored but not resumed")
     missing = [key for key in _NEEDED if key not in payload]
     if missing:
         raise ValueError(f"{path}: expected {', '.join(_NEEDED)}, it lacks {', '.join(missing)}; take an older one")
-    # Settings that the checkpoint's version did not know yet had what is now their default.
+    # Settings that did not exist in the checkpoint's version behaved like their current default.
     old = flatten(Config().model_dump(mode="json")) | flatten(config_tree(payload, path))
     new = flatten(config.model_dump(mode="json"))
     differ = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and k not in _FREE]

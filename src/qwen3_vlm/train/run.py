@@ -38,15 +38,15 @@ class Run:
     updates: int = 0
     interrupt: Interrupt = field(default_factory=Interrupt)
     looking: Looking | None = None
-    """What the main process looks at on the way; None on the others, or without looks."""
+    """The looks of the main process; None on the others, or without looks."""
     watch: Watch | None = None
-    """What every process watches for while training; None in a rehearsal."""
+    """What every process monitors during training; None in a dry run."""
     unread: dict[int, Reject] = field(default_factory=dict)
     """Training rows whose image could not be read so far, by row."""
 
     @property
     def sizes(self) -> Sizes:
-        """What decides how much memory it takes."""
+        """Settings that affect its memory."""
         return sizes_of(self.config)
 
     @property
@@ -60,7 +60,7 @@ class Run:
         return Path(self.config.output_dir)
 
     def plan(self, epoch: int) -> list[Window]:
-        """The order of an epoch, the same whenever and wherever it is asked for."""
+        """The order of an epoch, always the same for the same arguments."""
         train = self.config.train
         return plan_epoch(len(self.train_set), epoch, self.config.seed, train.batch_size, train.accumulation)
 
@@ -79,6 +79,6 @@ class Run:
 
 
 def sizes_of(config: Config) -> Sizes:
-    """The settings that decide how much memory a run takes."""
+    """The settings that affect the memory of a run."""
     micro = config.train.micro_batch_size or config.train.batch_size
     return Sizes(config.model.precision, micro, config.ablation.batch_size, config.data.max_seq_len)

@@ -1,6 +1,6 @@
 """The learning rate as a function of the update, and the order of the data as a function of the epoch.
 
-Both depend on nothing but their arguments, so a resumed run needs no state for them.
+Both depend only on their arguments, so a resumed run needs no state for them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def learning_rate(update: int, total: int, config: TrainConfig) -> float:
     """Learning rate of update `update` (from 0) of `total`.
 
     Warm-up is linear from lr/warm to lr. Then: constant; linear to 0; cosine, lr * (1 + cos(pi * x)) / 2; one-cycle,
-    the same cosine between lr/25, lr and lr/250000 (Smith and Topin 2018, with PyTorch's default factors; the
-    momentum is left alone).
+    the same cosine between lr/25, lr and lr/250000 (Smith and Topin 2018, with PyTorch's default factors; the momentum
+    is not changed).
     """
     warm = round(config.warmup_ratio * total)
     if update < warm:
@@ -58,7 +58,7 @@ def plan_epoch(samples: int, epoch: int, seed: int, batch_size: int, accumulatio
 def micro_batches(window: Window, lengths: list[int], size: int, rank: int = 0, world: int = 1) -> list[list[int]]:
     """This rank's share of a window, in forward passes of at most `size` samples of similar length.
 
-    The gradient of a window does not depend on how it is cut: the loss is a sum, divided once by the window's label
+    The gradient of a window does not depend on how it is split: the loss is a sum, divided once by the window's label
     tokens over all ranks.
     """
     positions = sorted((p for batch in window for p in batch), key=lambda p: (lengths[p], p))

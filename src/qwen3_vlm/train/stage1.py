@@ -35,7 +35,7 @@ from qwen3_vlm.train.watch import Watch
 
 
 def train(config: Config, resume: bool = False, overwrite: bool = False, force: bool = False) -> Path:
-    """As `train_run`; returns the last checkpoint alone."""
+    """Like `train_run`; returns only the last checkpoint."""
     return train_run(config, resume, overwrite, force).checkpoint
 
 
@@ -44,12 +44,12 @@ def train_run(config: Config, resume: bool = False, overwrite: bool = False, for
 
     Args:
         config: the run.
-        resume: go on from the newest checkpoint in `output_dir`, if there is one.
-        overwrite: delete what an earlier run left in `output_dir`.
-        force: train although a fault was found; that is written down with the run.
+        resume: continue from the newest checkpoint in `output_dir`, if there is one.
+        overwrite: delete the files of an earlier run in `output_dir`.
+        force: train even if a fault was found; this is recorded with the run.
 
     Returns:
-        The finished run, with data and model as they were opened for it.
+        The finished run, with its data and model.
 
     Raises:
         ValueError: bad input, or `output_dir` holds a run and neither `resume` nor `overwrite` is set.
@@ -62,7 +62,7 @@ def train_run(config: Config, resume: bool = False, overwrite: bool = False, for
     with ranks_watched(accelerator):
         resumption = find_resumption(config, resume, overwrite)
         run = _start(config, accelerator, resumption, overwrite)
-        # A run that goes on has been looked at before it began.
+        # A resumed run was already checked when it started.
         found = [] if resumption else over_ranks(accelerator, look_before(run))[0]
         stop_on_errors(found, force)
         _claim_folder(run, resumption, overwrite)

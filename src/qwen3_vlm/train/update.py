@@ -157,13 +157,13 @@ def _sum_gradients(accelerator: Accelerator, parameters: list[nn.Parameter]) -> 
 
 def _explained(vlm: VLM, batches: Sequence[Batch], accelerator: Accelerator, step: int, nll: float) -> NonFiniteError:
     """Name the step, the rows of all ranks, and the first tensor that is not finite."""
-    # Gathered, not told by each rank for itself: the bad sample may be another rank's.
+    # Gathered over all ranks: the bad sample may be another rank's.
     seen = over_ranks(accelerator, ([s.row for b in batches for s in b.samples], _first_bad(vlm, batches)))
     rows = sorted(row for part, _ in seen for row in part)
     shown = ", ".join(map(str, rows[:_ROWS_SHOWN])) + (", ..." if len(rows) > _ROWS_SHOWN else "")
     first = next((bad for _, bad in seen if bad), _BadTensor("none of the forward pass, so a gradient", False))
     what = "loss" if not math.isfinite(nll) else "gradient"
-    # Training moves the connector alone: what stands before it is no matter of the learning rate.
+    # Training changes the connector only: what precedes it does not depend on the learning rate.
     fix = (
         "look at that row's image; if it is sound, look for NaN in model.vision, then try model.precision fp32"
         if first.before_connector

@@ -45,7 +45,7 @@ class Watch:
     updates: int = 0
 
     def __post_init__(self) -> None:
-        """Remember where everything stood."""
+        """Record all values."""
         self.start = {name: p.detach().clone() for name, p in self.vlm.connector.named_parameters()}
         self.frozen = Frozen(self.vlm)
 

@@ -17,7 +17,7 @@ from eyechart.settings import ScoreSettings
 
 
 def shared_images(wanted: Asked, averaged: Sequence[Row], train_file: Path) -> list[Remark]:
-    """A remark where training rows' images are scored too: their mean has then seen what it is to miss."""
+    """A remark if images of the training rows are also scored: their mean then contains scored images."""
     images = {row.image for row in averaged}
     shared = len(images & {row.image for row in wanted.rows})
     same_file = wanted.file is not None and train_file.samefile(wanted.file)
@@ -33,7 +33,7 @@ def mean_over_rows(
     """Mean visual tokens [Q,E] over the first images of `rows`.
 
     Raises:
-        ValueError: too many of them, or all, cannot be read.
+        ValueError: too many or all of them cannot be read.
     """
     usable, rejects = rows
     chosen, size = usable[: settings.ablation.mean_token_images], settings.ablation.batch_size

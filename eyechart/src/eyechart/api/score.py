@@ -33,16 +33,16 @@ from eyechart.seam import Batch, Description, Row, ScorerOfBatches, Writer, desc
 from eyechart.settings import ScoreSettings
 
 _TESTED = 2
-"""Samples on which the self-tests run: with two, mixed-up rows show."""
+"""Samples for the self-tests: two are enough to detect mixed-up rows."""
 _PROBED = 4
 """Samples on which the probes of what reaches the model run."""
 _NOT_HERE: dict[str, RemarkCode] = {"blind": "blind-not-trained-here", "donors": "donors-need-tower-features"}
-"""What no model gets that was not trained here, and why."""
+"""Conditions that are only available for models trained here, and why."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What check 1 leaves to be written."""
+    """Output of check 1, to be written."""
 
     results: Results
     samples: SampleRows
@@ -57,20 +57,21 @@ def score(
     image_root: str | Path | None = None,
     settings: ScoreSettings | None = None,
 ) -> Results:
-    """Score captions with the right, a wrong and no picture, and judge whether the model uses its images.
+    """Score captions with the right picture, a wrong one and none, and report whether the model uses its images.
 
     Args:
         model: an image-text-to-text model of transformers, by folder or hub id; or a `Scorer`.
-        rows: what the model has not been trained on: the path of a data file, rows, or batches.
-        conditions: `runbook`, `standard`, `full`, or names separated by commas. What cannot be had is left out, with
-            the reason in `ablation.remarks`; a list of which nothing can be had is refused.
-        num_samples: rows to score, drawn by seed; None takes `settings.ablation.num_samples` rows of a file, and all
-            of those that are handed over.
-        image_root: folder that the rows' image paths are relative to; None takes the data file's, or the rows' own.
+        rows: data that the model has not been trained on: the path of a data file, rows, or batches.
+        conditions: `runbook`, `standard`, `full`, or names separated by commas. Conditions that are not available are
+            left out, with the reason in `ablation.remarks`; a list with no available condition is rejected.
+        num_samples: rows to score, drawn by seed; None uses `settings.ablation.num_samples` rows of a file, or all rows
+            or batches that are passed.
+        image_root: folder that the rows' image paths are relative to; None uses the data file's folder, or the rows'
+            own.
         settings: seed, margins, and for a model by name device, precision and prompt; the defaults if None.
 
     Returns:
-        The results, with verdict; `eyechart.write_results` makes files and a page of them.
+        The results, with verdict; `eyechart.write_results` writes them as files and a page.
 
     Raises:
         ValueError: bad input, a model that fails a self-test, or a scorer that breaks its contract; one line.
@@ -87,13 +88,13 @@ def measure(
     image_root: str | Path | None = None,
     settings: ScoreSettings | None = None,
 ) -> Measured:
-    """As `score`, with every sample's per-token losses."""
+    """Like `score`, with every sample's per-token losses."""
     settings = settings or ScoreSettings()
     ranks = ranks_of_job() if settings.distributed else Ranks()
     names = named_conditions(conditions)
     wanted = asked(rows, num_samples, image_root, settings)
     train_file = None if settings.train_data is None else require_file("--train_data", settings.train_data)
-    _left_out(names, train_file)  # before the weights are loaded; how deep visual tokens go is known after that
+    _left_out(names, train_file)  # before the weights are loaded; the depths of visual tokens are known after that
     by_name = isinstance(model, str | Path)
     scorer = _load(model, settings) if isinstance(model, str | Path) else model
     about = description_of(scorer)
@@ -143,7 +144,7 @@ def measure(
 
 
 def _load(name: str | Path, settings: ScoreSettings) -> ScorerOfBatches:
-    # Imported where it is used: transformers takes seconds to load, and a scorer of one's own needs none of it.
+    # Imported where it is used: transformers takes seconds to load, and a user's scorer does not need it.
     from eyechart.models.loading import load_model
 
     return load_model(str(name), settings)
@@ -151,7 +152,7 @@ def _load(name: str | Path, settings: ScoreSettings) -> ScorerOfBatches:
 
 @runtime_checkable
 class SelfTesting(Protocol):
-    """A model that nothing is known of, and that has to show more than a scorer of one's own."""
+    """An unknown model, which has to pass more tests than a user's scorer."""
 
     def self_test(self, batch: Batch) -> None:
         """Raise ValueError if it fails."""
@@ -159,10 +160,10 @@ class SelfTesting(Protocol):
 
 
 def _left_out(names: Sequence[str], train_data: Path | None, layers: int = 1) -> list[Remark]:
-    """Of what was asked for, what this model cannot be scored with, and why.
+    """Requested conditions that this model cannot be scored with, and why.
 
     Raises:
-        ValueError: nothing else but `correct` was asked for.
+        ValueError: only `correct` remains.
     """
     codes = dict(_NOT_HERE)
     if train_data is None:
@@ -173,14 +174,14 @@ def _left_out(names: Sequence[str], train_data: Path | None, layers: int = 1) ->
     if found and not set(names) - {"correct", *(remark.about for remark in found)}:
         listed = " ".join(f"{remark.about}: {sentence(remark)}" for remark in found)
         raise ValueError(
-            f"--conditions: nothing but `correct` can be scored here ({listed}) Name other conditions, such as runbook"
+            f"--conditions: only `correct` can be scored here ({listed}) Name other conditions, such as runbook"
         )
     return found
 
 
 @dataclass(frozen=True)
 class _Tested:
-    """What a few samples showed before anything is scored."""
+    """What a few samples showed before scoring."""
 
     layers: int
     """Depths at which the language model takes visual tokens."""
@@ -189,7 +190,7 @@ class _Tested:
 
 @torch.no_grad()
 def _tested(scorer: ScorerOfBatches, source: Source, by_name: bool) -> _Tested:
-    """Run the self-tests of a model by name, or hold any other scorer against its contract.
+    """Run the self-tests of a model by name, or check any other scorer against its contract.
 
     Raises:
         ValueError: it fails; the message says what that means.
@@ -211,7 +212,7 @@ def _tested(scorer: ScorerOfBatches, source: Source, by_name: bool) -> _Tested:
 def _with_captions(
     scored: list[ScoredSample], scorer: ScorerOfBatches, source: Source, settings: ScoreSettings
 ) -> tuple[list[ScoredSample], list[Remark]]:
-    """What the model writes for those that the page shows; a remark where it cannot write."""
+    """What the model writes for the samples that the page shows; a remark if it cannot write."""
     places = even_choice(len(scored), settings.ablation.gallery)
     if not isinstance(scorer, Writer) or not places:
         return scored, []
@@ -221,7 +222,7 @@ def _with_captions(
             batch = source.pick([scored[place].row for place in places[start : start + size]])
             if len(batch):
                 written |= dict(zip((s.row for s in batch.samples), scorer.write(batch), strict=True))
-    except Exception as error:  # noqa: BLE001 - whatever an unknown model's `generate` raises; all scores are there
+    except Exception as error:  # noqa: BLE001 - an unknown model's `generate` may raise anything; all scores are complete
         return scored, [Remark(code="writing-failed", about="written captions", figures=_of_error(error))]
     return [s.model_copy(update={"written": written.get(s.row)}) for s in scored], []
 
@@ -236,7 +237,7 @@ def _diagnosis(
         try:
             probes = probe(scorer, batch, settings.seed)
             evidence = replace(evidence, probes=probes, vocabulary=description_of(scorer).vocabulary.size)
-        except Exception as error:  # noqa: BLE001 - a stranger's scorer may raise anything; all scores are there
+        except Exception as error:  # noqa: BLE001 - a user's scorer may raise anything; all scores are complete
             remarks = [Remark(code="probes-failed", about="probes", figures=_of_error(error))]
     return diagnose_run(evidence), remarks
 
@@ -246,7 +247,7 @@ def _of_error(error: Exception) -> dict[str, str]:
 
 
 def _recorded(settings: ScoreSettings, about: Description, wanted: Asked, by_name: bool) -> dict[str, Any]:
-    """What was scored and how; a default would claim what nobody did."""
+    """What was scored and how; only recorded values, because a default could be wrong."""
     tree = settings.model_dump(mode="json")
     data = {"json_file": None if wanted.file is None else str(wanted.file), "image_root": wanted.image_root}
     limits = {key: tree[key] for key in ("max_seq_len", "max_rejected", "max_pixels") if by_name}

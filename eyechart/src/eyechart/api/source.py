@@ -1,4 +1,4 @@
-"""What is scored, however it was given: a data file, rows, or batches; read batch by batch, and counted on the way."""
+"""The data to score, from a data file, rows, or batches; read batch by batch and counted at the same time."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from eyechart.verdict.coverage import Counted, judge_coverage
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be scored, before any model is there."""
+    """The data to score, before a model is loaded."""
 
     rows: tuple[Row, ...]
     batches: Sequence[Batch] | None
     """Batches that were given instead of rows, in memory."""
     rejects: tuple[Reject, ...]
-    """Rows that cannot be used, whatever the model."""
+    """Rows that cannot be used with any model."""
     requested: int
     file: Path | None
     image_root: str | None
 
     @property
     def available(self) -> int:
-        """How many of those requested there are."""
+        """How many of the requested rows exist."""
         return self.requested if self.batches is not None else len(self.rows) + len(self.rejects)
 
 
@@ -46,17 +46,17 @@ def asked(
     image_root: str | Path | None,
     settings: ScoreSettings,
 ) -> Asked:
-    """Read and choose rows; nothing is asked of the model.
+    """Read and choose rows; the model is not needed.
 
     Raises:
-        ValueError: no such file or folder, a number of samples that makes no sense, or neither rows nor batches.
+        ValueError: no such file or folder, an invalid number of samples, or neither rows nor batches.
     """
     if num_samples is not None and num_samples < 1:
         raise ValueError(f"--num_samples: expected at least 1, got {num_samples}")
     requested = num_samples or settings.ablation.num_samples
     root = None if image_root is None else str(image_root)
     if root is not None and not Path(root).is_dir():
-        raise ValueError(f"--image_root: expected the folder that image paths are relative to, {root} is none")
+        raise ValueError(f"--image_root: expected the folder that image paths are relative to, {root} is not a folder")
     if isinstance(rows, str | Path):
         file = require_file("--data", rows)
         chosen = draw_rows(count_rows(file), settings.seed)[:requested]
@@ -77,7 +77,7 @@ def asked(
     if not batches or len(batches) < len(items):
         raise ValueError("rows: expected the path of a data file, a sequence of Row, or a sequence of Batch, not empty")
     if num_samples is not None:
-        raise ValueError("num_samples: goes with rows; batches are scored as they are")
+        raise ValueError("num_samples: only for rows; batches are scored completely")
     return Asked((), batches, (), sum(len(b) + len(b.rejects) for b in batches), None, root)
 
 
@@ -113,10 +113,10 @@ class _Counted:
 
 
 class Source(Sequence[Batch]):
-    """The batches of what was asked for. Images are read when a batch is asked for, and none is kept."""
+    """The requested batches. Images are read when a batch is requested, and not kept."""
 
     def __init__(self, scorer: ScorerOfBatches, asked: Asked, batch_size: int) -> None:
-        """Group rows of like length, longest first: too large a batch then fails at once."""
+        """Group rows of similar length, longest first: a batch that is too large then fails immediately."""
         self._scorer, self.asked = scorer, asked
         self._given = asked.batches
         ordered = sorted(asked.rows, key=lambda row: -len(row.human) - len(row.caption))
@@ -157,7 +157,9 @@ class Source(Sequence[Batch]):
             ValueError: a broken contract of the seam, or a scorer that cannot read rows.
         """
         if not callable(getattr(self._scorer, "batch", None)):
-            raise ValueError(f"Scorer.batch: {type(self._scorer).__name__} has none, so it takes batches and no rows")
+            raise ValueError(
+                f"Scorer.batch: {type(self._scorer).__name__} has none, so it accepts only batches, not rows"
+            )
         scorer: Scorer = self._scorer  # type: ignore[assignment]  # just asked
         return read_batch(scorer, rows)
 
@@ -181,7 +183,7 @@ class Source(Sequence[Batch]):
         return self.read(found[:count]) if found else None
 
     def pick(self, rows: Sequence[int]) -> Batch:
-        """Samples by row, with their images, as far as they can still be read."""
+        """Samples by row, with their images if they can still be read."""
         if self._given is None:
             return self.read([self._by_row[row] for row in rows])
         found: dict[int, Sample] = {}
@@ -190,11 +192,11 @@ class Source(Sequence[Batch]):
         return collate([found[row] for row in rows])
 
     def coverage(self, settings: ScoreSettings, limit: int | None, ranks: Ranks) -> Coverage:
-        """Check 2 on what was read: nothing is trained here, but a cut caption is no evidence either.
+        """Check 2 on the scored data: nothing is trained here, but truncated captions are not evidence.
 
         Args:
             settings: thresholds.
-            limit: tokens to which sequences were cut; None where only the scorer knows.
+            limit: tokens to which sequences were cut; None if only the scorer knows it.
             ranks: the processes that read; called by all of them.
         """
         counted = ranks.merge(self._counted)

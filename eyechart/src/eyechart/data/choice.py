@@ -1,4 +1,4 @@
-"""Which rows of very many are taken: drawn by seed for scoring, evenly spaced for a page."""
+"""Selection of rows: drawn by seed for scoring, evenly spaced for a page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def draw_rows(num_rows: int, seed: int) -> tuple[int, ...]:
 def even_choice(total: int, limit: int) -> list[int]:
     """Positions of at most `limit` out of `total` things in order, evenly spaced, the first and the last among them.
 
-    All of them where there are no more than `limit`; with a limit of 1 the first alone.
+    All of them if there are no more than `limit`; with a limit of 1 only the first.
     """
     assert total >= 0 and limit >= 0, f"{limit} of {total}"
     if total <= limit:

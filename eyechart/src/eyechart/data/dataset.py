@@ -77,7 +77,7 @@ class Dataset:
 
     @property
     def wrapper_tokens(self) -> float:
-        """Average prompt tokens around the image block; 0 of nothing is 0."""
+        """Average prompt tokens around the image block; 0 if there are no rows."""
         return sum(encoded.wrapper_tokens for encoded in self._encoded) / max(1, len(self))
 
 
@@ -85,7 +85,7 @@ class TooManyRejectedError(ValueError):
     """More rows are unusable than the settings allow."""
 
     def __init__(self, message: str, rejects: Sequence[Reject], total: int) -> None:
-        """Keep the unusable rows, and of how many rows they are."""
+        """Keep the unusable rows and the total number of rows."""
         super().__init__(message)
         self.rejects, self.total = tuple(rejects), total
 
@@ -107,7 +107,7 @@ def above_share(count: int, total: int, allowed: float) -> bool:
 def judge_rejects(
     rejects: Sequence[Reject], total: int, max_rejected: float, label: str, setting: str = "data.max_rejected"
 ) -> None:
-    """The one rule for unusable rows, be it their text or their image: say them, and stop where they are too many.
+    """The one rule for rows with unusable text or image: report them, and stop if there are too many.
 
     Too many is what `above_share` says, as in the check before training: that one would warn of a single broken file
     for nothing, if the run ended at the same file a moment later. Who wants none at all sets `max_rejected` to 0.
@@ -118,7 +118,7 @@ def judge_rejects(
         max_rejected: accepted share of `total`; above it something else than the odd broken file is wrong. One row
             is accepted of any number, unless it is 0.
         label: what the rows are, such as `training`, for the line that is written to standard error.
-        setting: what `max_rejected` is called where it is set.
+        setting: name of `max_rejected` in messages.
 
     Raises:
         TooManyRejectedError: more than that, with counts by reason and three examples.
@@ -135,14 +135,14 @@ def too_many_rejected(
     label: str = "training",
     setting: str = "data.max_rejected",
 ) -> None:
-    """The second half of `judge_rejects`, for those who have already named the rows.
+    """The second half of `judge_rejects`, for callers that have already reported the rows.
 
     Raises:
         TooManyRejectedError: more than `max_rejected` of `total`, with counts by reason and three examples.
     """
     if above_share(len(rejects), total, max_rejected):
         raise TooManyRejectedError(
-            f"{_summary(rejects, total, label)}. That is more than {setting} {max_rejected:g}: mend the rows or "
+            f"{_summary(rejects, total, label)}. That is more than {setting} {max_rejected:g}: fix the rows or "
             "raise it",
             rejects,
             total,
@@ -158,13 +158,13 @@ def _summary(rejects: Sequence[Reject], total: int, label: str) -> str:
 
 @functools.cache
 def _say_once(line: str) -> None:
-    """One process says it: the ranks of a job all read the same text, and a trial reads it twice."""
+    """Report once per job and trial: all ranks read the same text, and a trial reads it twice."""
     if os.environ.get("RANK", "0") == "0":
         sys.stderr.write(f"{line}\n")
 
 
 def _examples(rejects: Sequence[Reject], count: int = 3) -> list[Reject]:
-    """Up to `count` rejects, of as many different reasons as there are."""
+    """Up to `count` rejects, with as many different reasons as possible."""
     firsts = {r.reason: r for r in reversed(rejects)}
     different = sorted(firsts.values(), key=lambda r: r.row)
     others = [r for r in rejects if r is not firsts[r.reason]]

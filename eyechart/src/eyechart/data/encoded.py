@@ -15,7 +15,7 @@ IMAGE_CUT = "image block cut by max_seq_len"
 
 
 class Prompt(NamedTuple):
-    """What stands before a caption."""
+    """The tokens before a caption."""
 
     ids_T: IntArray
     block: tuple[int, int]
@@ -38,7 +38,7 @@ class Encoded:
 
     @property
     def labels_T(self) -> IntArray:
-        """`ids_T` behind the prompt, IGNORE_INDEX in it. Not shifted."""
+        """`ids_T` after the prompt, IGNORE_INDEX in the prompt. Not shifted."""
         labels_T = self.ids_T
         labels_T[: len(self.prompt.ids_T)] = IGNORE_INDEX
         return labels_T

@@ -3,8 +3,8 @@
 Decoding and resizing happen here on the CPU; `normalise` runs on the device, since bytes are four times cheaper to
 move than floats. Equal to transformers' SiglipImageProcessorPil with the checkpoint's own preprocessor_config.json.
 
-`Image.draft` would decode big JPEGs in half the time, but it shrinks them with another filter first and so changes the
-pixels; it is not used.
+`Image.draft` would decode big JPEGs in half the time, but it first reduces them with another filter, which changes the
+pixels; so it is not used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from eyechart.seam import RejectKind
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Not every format that Pillow knows: EPS starts an external program, and the exotic ones only add ways to hang.
+# Not every format of Pillow: EPS starts an external program, and rare formats add risks of hanging.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "AVIF", "JPEG2000")
 _Made = TypeVar("_Made")
 
@@ -71,7 +71,7 @@ def image_spec(preprocessor_config: Mapping[str, Any], vision_config_image_size:
         vision_config_image_size: `image_size` of the tower's config, to be compared.
 
     Raises:
-        ValueError: a setting is missing, or asks for something that this code does not do.
+        ValueError: a setting is missing, or has a value that this code does not support.
     """
     size = _setting(preprocessor_config, "size")
     if isinstance(size, int):
@@ -118,7 +118,7 @@ def load_image(path: Path, spec: ImageSpec, max_pixels: int) -> Tensor:
     Args:
         path: image file; of an animation the first frame is taken.
         spec: size and filter.
-        max_pixels: larger images are refused before they are decoded.
+        max_pixels: larger images are rejected before they are decoded.
 
     Returns:
         uint8 [3,H,W], red, green, blue.
@@ -130,7 +130,7 @@ def load_image(path: Path, spec: ImageSpec, max_pixels: int) -> Tensor:
 
 
 def load_thumbnail(path: Path, side: int, max_pixels: int) -> Image.Image:
-    """Decode an image by the same rules, and shrink it to fit a square of `side` pixels; small ones stay as they are.
+    """Decode an image by the same rules, and shrink it to fit a square of `side` pixels; small ones are not resized.
 
     Raises:
         ImageError: as for `load_image`.
@@ -146,11 +146,11 @@ def load_thumbnail(path: Path, side: int, max_pixels: int) -> Image.Image:
 
 
 def _with_image(path: Path, max_pixels: int, use: Callable[[Image.Image], _Made]) -> _Made:
-    """What `use` makes of an opened image file; whatever goes wrong becomes an ImageError."""
+    """The result of `use` for an opened image file; every error becomes an ImageError."""
     _require_file(path)
-    # Pillow's own limit on pixels would otherwise stand above ours.
+    # Pillow's own limit on pixels would otherwise override ours.
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)
-    # Pillow warns of large images (we have our own limit), of damaged EXIF data (read as upright) and the like.
+    # Pillow warns about large images (we have our own limit), damaged EXIF data (read as upright) and similar.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -182,9 +182,9 @@ def to_pixels(image: Image.Image, spec: ImageSpec, max_pixels: int) -> Tensor:
 
 @contextlib.contextmanager
 def _libtiff_quiet(image: Image.Image) -> Iterator[None]:
-    """Keep libtiff from writing to the terminal: what is wrong with a file is said once, as its row's reject.
+    """Keep libtiff from writing to the terminal: a damaged file is reported once, as the reject of its row.
 
-    It writes from C, past `sys.stderr`, so the descriptor itself is turned away for the moment.
+    It writes from C, past `sys.stderr`, so the file descriptor itself is redirected temporarily.
     """
     if image.format != "TIFF":
         yield
@@ -235,7 +235,7 @@ def _damaged(error: Exception) -> ImageError:
     summary = " ".join(f"{type(error).__name__}: {error}".split())[:160]
     if isinstance(error, PermissionError):
         return ImageError("image unreadable", summary)
-    cut = isinstance(error, EOFError) or "truncated" in summary.lower()  # Pillow says it in words alone
+    cut = isinstance(error, EOFError) or "truncated" in summary.lower()  # Pillow only gives this as text
     return ImageError("image truncated" if cut else "image damaged", summary)
 
 
@@ -272,7 +272,7 @@ def normalise(pixels_BCHW: Tensor, spec: ImageSpec) -> Tensor:
 
 
 def content_hash(pixels_CHW: Tensor) -> str:
-    """128-bit hash of decoded pixels: equal exactly where the tower cannot tell two images apart."""
+    """128-bit hash of decoded pixels: equal exactly if the tower cannot distinguish two images."""
     digest = hashlib.blake2b(str(tuple(pixels_CHW.shape)).encode(), digest_size=16)
     digest.update(pixels_CHW.contiguous().numpy().data)
     return digest.hexdigest()

@@ -3,10 +3,10 @@ r"""A file in LLaVA-Pretrain layout to rows: each becomes a Row or a typed rejec
     [{"id": "004539375", "image": "00453/004539375.jpg",
       "conversations": [{"from": "human", "value": "What is this?\n<image>"}, {"from": "gpt", "value": "a cat"}]}, ...]
 
-Read are a JSON list and JSON Lines, either of them gzipped, with or without a byte order mark, with LF or CRLF.
-Two kinds of trouble are kept apart: a file that is no data file raises ValueError; a row that cannot be used is
+It reads a JSON list or JSON Lines, also gzipped, with or without a byte order mark, with LF or CRLF.
+There are two kinds of errors: a file that is not a data file raises ValueError; a row that cannot be used is
 returned as a Reject with a countable reason, and the rows around it keep their indices. Stage 1's preflight reads the
-file a second time on its own (`qwen3_vlm/preflight/rows.py`), so that a fault of this reader shows.
+file a second time independently (`qwen3_vlm/preflight/rows.py`), so that a fault of this reader is detected.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from eyechart.seam import Reject, RejectKind, Row
 PLACEHOLDER = "<image>"
 """Where the image goes in a human turn."""
 IMAGE_STRINGS = (PLACEHOLDER, "<|image_pad|>", "<|vision_start|>", "<|vision_end|>")
-"""Strings that stand for image positions; inside a caption they would claim an image that is not there."""
+"""Strings that represent image positions; inside a caption they would refer to an image that does not exist."""
 
 _LOG = logging.getLogger(__name__)
 _IMAGE_STRING = re.compile("|".join(re.escape(text) for text in IMAGE_STRINGS))
@@ -59,25 +59,25 @@ def read_rows(
 ) -> tuple[list[Row], list[Reject]]:
     """Read the rows of a data file.
 
-    Missing and duplicate ids are accepted and reported in one log line: rows are told apart by their index.
+    Missing and duplicate ids are accepted and reported in one log line: rows are identified by their index.
 
     Args:
-        path: JSON list or JSON Lines, perhaps gzipped.
+        path: JSON list or JSON Lines, optionally gzipped.
         rows: row indices to read, in any order; None reads all.
         image_root: folder that the rows' image paths are relative to.
 
     Returns:
-        Rows and rejects, each in file order; together exactly the rows asked for.
+        Rows and rejects, each in file order; together exactly the requested rows.
 
     Raises:
-        ValueError: missing, empty or broken file, no list of rows, zero rows, or a row index that is not in it.
+        ValueError: missing, empty or broken file, not a list of rows, zero rows, or a row index out of range.
     """
     path, root = Path(path), str(image_root)
     raw_rows = _raw_rows(path)
     wanted = range(len(raw_rows)) if rows is None else sorted(set(rows))
     if wanted and not 0 <= wanted[0] <= wanted[-1] < len(raw_rows):
         raise ValueError(
-            f"{path}: rows {wanted[0]} to {wanted[-1]} were asked for, the file has rows 0 to {len(raw_rows) - 1}; "
+            f"{path}: rows {wanted[0]} to {wanted[-1]} were requested, the file has rows 0 to {len(raw_rows) - 1}; "
             "is it the file that the split was drawn from?"
         )
     records: list[Row] = []
@@ -103,7 +103,7 @@ def _report_ids(path: Path, records: Iterable[Row], missing: int) -> None:
         _LOG.warning("%s: %d rows without an id: their row number is used", path, missing)
     if repeated:
         _LOG.warning(
-            "%s: %d ids are used by %d rows, such as %r: accepted, rows are told apart by their row number",
+            "%s: %d ids are used by %d rows, such as %r: accepted, rows are identified by their row number",
             path,
             len(repeated),
             sum(counts[identity] for identity in repeated),
@@ -148,13 +148,13 @@ def _record(row: int, raw: msgspec.Raw, root: str, shared: dict[str, str]) -> tu
 
 
 def _turns(conversations: list[_Turn]) -> tuple[str, str]:
-    """The human turn and the stripped answer of a conversation that has exactly these two, in this order."""
+    """The human turn and the stripped answer of a conversation with exactly these two turns, in this order."""
     roles = [turn.role for turn in conversations]
     for role in ("human", "gpt"):
         if role not in roles:
             raise _UnusableError(f"no {role} turn", f"expected the turns human and gpt, got {_short(roles)}")
     if roles != ["human", "gpt"]:
-        # Taking the first two would drop the others without a word.
+        # Taking the first two would silently drop the others.
         detail = f"not supported yet: expected human and gpt once, got {_short(roles)}"
         raise _UnusableError("several exchanges", detail, RejectKind.SEVERAL_EXCHANGES)
     return conversations[0].value, conversations[1].value.strip()
@@ -242,7 +242,7 @@ def _read_bytes(path: Path) -> bytes:
         raise ValueError(f"{path}: is a folder; name the JSON file itself")
     try:
         data = path.read_bytes()
-        # By content, not by name: a .gz that was unpacked in flight keeps working, and so does a .json that was packed.
+        # By content, not by name: a .gz file that was already unpacked can be read, and so can a packed .json.
         return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such data file, seen from {Path.cwd()}") from error
@@ -281,7 +281,7 @@ def _lines(path: Path, data: bytes, start: int) -> list[msgspec.Raw]:
 
 
 def _refuse_object(path: Path, text: bytes) -> None:
-    """Tell one big object from JSON Lines: its first line may be valid, or its only one."""
+    """Distinguish one big object from JSON Lines: its first or only line may be valid."""
     try:
         value = _ANY.decode(text)
     except (ValueError, RecursionError):
@@ -292,9 +292,9 @@ def _refuse_object(path: Path, text: bytes) -> None:
 
 def _syntax(error: Exception, size: int) -> str:
     if "truncated" in str(error):  # msgspec has one class for all broken JSON, and says which in words
-        return f"the JSON breaks off at byte {size}, in the middle of a value (is the file complete?)"
+        return f"the JSON ends at byte {size}, in the middle of a value (is the file complete?)"
     return f"not valid JSON: {str(error).removeprefix('JSON is malformed: ')}"
 
 
 def _shift(start: int) -> str:
-    return f", counted behind the byte order mark of {start} bytes" if start else ""
+    return f", counted after the byte order mark of {start} bytes" if start else ""

@@ -1,4 +1,4 @@
-"""Conditions of check 1 in words, for the messages of findings: their readers have nothing else."""
+"""Conditions of check 1 in words, for the messages of findings, which must be understandable without context."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _PLAIN = {
     "shuffled": "another sample's image",
     "zero": "zeroed visual tokens",
     "noise": "noise in place of the visual tokens",
-    "noise-per-dim": "noise of each dimension's own size",
-    "no-image": "no image positions at all",
+    "noise-per-dim": "noise of the size of each dimension",
+    "no-image": "no image positions",
     "mean-token": "the mean of all images' visual tokens",
     "blind": "a trained constant prompt",
     "slot-mix": "visual tokens mixed from many images",

@@ -1,4 +1,4 @@
-"""From everything that was seen of a run to a ranked list of faults: the one function that `diagnose` calls.
+"""From all evidence about a run to a ranked list of faults: the one function that `diagnose` calls.
 
 Evidence is gathered by the caller and may be partial. What each part can show, and where it is read:
 
@@ -6,7 +6,7 @@ Evidence is gathered by the caller and may be partial. What each part can show, 
     probes      what reaches the model: images, visual tokens, labels                 probes
     internals   scale and variance of the visual tokens by stage                      pattern_of_tokens
     slots       what each visual token is worth                                       pattern_of_tokens
-    pairing     whether captions go with their images at all, without any model       pairing
+    pairing     whether captions match their images, without any model       pairing
     ablation    the pattern of check 1                                                pattern
 
 The first four are about mechanisms and need no loss to be good; the pattern is about consequences, so a mechanism
@@ -29,15 +29,15 @@ from eyechart.faults.weights import ConnectorEvidence, diagnose_connector
 from eyechart.results import Ablation, Finding, Internals, Training
 
 _DAMAGE = ("slots-dead", "scale-mismatch")
-"""States of the visual tokens that a run can live with from its beginning, and are only a warning then."""
+"""States of the visual tokens that can be present from the beginning of a working run; then they are only a warning."""
 
 
 @dataclass(frozen=True)
 class RunEvidence:
-    """What is known of a run; every part may be missing."""
+    """What is known about a run; every part may be missing."""
 
     findings: Sequence[Finding] = ()
-    """Of others, such as the preflight or the loading: they are ranked with the rest."""
+    """Findings of others, such as the preflight or the loading; they are ranked with the rest."""
     connector: ConnectorEvidence | None = None
     probes: Probes | None = None
     internals: Internals | None = None
@@ -72,16 +72,16 @@ def diagnose_run(evidence: RunEvidence) -> list[Finding]:
             # Losses that never move leave both open; what was seen on the way decides.
             pattern = [f for f in pattern if f.code != "not-injected"]
         if _has(found, "held-out-differs"):
-            # Captions of another kind are badly predicted with whatever image; that they stand with others is a guess.
+            # Captions of another kind are badly predicted with any image; that they belong to other images is a guess.
             pattern = [f for f in pattern if f.code != "pairs-mismatched"]
         found += pattern
     if evidence.pairing is not None:
         found += diagnose_pairing(evidence.pairing, ignored=_has(found, "constant-prompt"))
     if _has(found, "collapsed"):
-        # The tower still told the images apart, so the pixels did arrive and got lost after it.
+        # The tower's output still differs between images, so the pixels arrived and were lost after it.
         found = [f for f in found if f.code != "pixels-unused"]
     if _has(found, "image-masked"):
-        # There is a place for every visual token: those that change no loss stand where attention cannot see them.
+        # Every visual token has a position: those that change no loss are where attention cannot see them.
         found = [f for f in found if not (f.code == "placeholder-count" and "unplaced_slots" in f.evidence)]
     if _has(found, "loss-not-reproduced"):
         # A connector that lived with this in training would score as it did there, so it came in afterwards.

@@ -1,4 +1,4 @@
-"""Experiments on the way from a picture to a loss: change one thing that goes in, and measure what changes.
+"""Experiments on the path from a picture to a loss: change one input, and measure what changes.
 
     pixels of image i               -> what is made of image i, and of no other          `image_routes`
     nothing                         -> nothing: two equal calls give the same            `repeated`
@@ -11,7 +11,7 @@
     the label at a position         -> its own loss, and no other
     pixels, with zeroed visual tokens in their place -> no loss: there is no second way  `past_tokens`
 
-They go through the scoring seam, or through any function of a batch that stands for a part of it, so they are the same
+They go through the scoring seam, or through any function of a batch that replaces a part of it, so they are the same
 for every model, trained or not: no loss has to be good for them. What comes out are figures. Three callers read them:
 the self-tests before a score (`models.selftests`: a refusal), the probes of a run that did not pass (`faults.probes`:
 findings), and the preflight of a training run.
@@ -32,30 +32,30 @@ from eyechart.faults.changes import with_noise_image
 from eyechart.seam import Batch, ScorerOfBatches, VisualTokens
 
 Routes = tuple[tuple[int, ...], ...]
-"""For each row that was changed, the rows in which something changed; `((0,), (1,))` is as it should be."""
+"""For each row that was changed, the rows in which something changed; `((0,), (1,))` is correct."""
 OwnLosses = Callable[[Batch, VisualTokens | None], Tensor]
 """The untouched model's label losses on the batch's own pixels, with these visual tokens in place of its own if any."""
 
 RESTLESS = 0.01
-"""Relative difference between two equal calls that no order of summation explains."""
+"""Relative difference between two equal calls that the order of summation cannot explain."""
 _FAINT = 1e-3
 """A change below this share of the largest one is rounding."""
 
 
 @dataclass(frozen=True)
 class ImageRoutes:
-    """From the images of a batch to what is made of them: a tower's features, or visual tokens."""
+    """From the images of a batch to what is computed from them: a tower's features, or visual tokens."""
 
     rows: tuple[int, ...]
     """Data file rows of the samples."""
     finite: bool
-    """Whether all that is made of them is."""
+    """Whether everything computed from them is finite."""
     repeated: float
     """Relative difference between two equal calls."""
     by_image: Routes | None
     """By changed image: None where the batch has neither pixels nor features to change."""
     misplaced: tuple[int, ...]
-    """Places in the batch whose pixels are not those of the sample that stands there."""
+    """Places in the batch whose pixels are not those of the sample at that place."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class TokenRoutes:
     labels: int
     """Label tokens."""
     numbers: int
-    """Of them, those whose loss is still a number when every visual token is NaN."""
+    """Those whose loss is still a number when every visual token is NaN."""
     repeated: float
     """Relative difference between two equal calls."""
     by_row: Routes
@@ -83,13 +83,13 @@ class TokenRoutes:
 
 @dataclass(frozen=True)
 class SlotRoutes:
-    """What each visual token, and each text token beside them, does to the losses."""
+    """How each visual token, and each text token next to them, affects the losses."""
 
     unplaced: tuple[int, ...]
     """Visual tokens of an image that change no loss."""
     tried: int
     overwritten: tuple[str, ...]
-    """Tokens beside the image positions that change no loss."""
+    """Tokens next to the image positions that change no loss."""
 
 
 @dataclass(frozen=True)
@@ -97,17 +97,17 @@ class TextRoutes:
     """From input tokens and labels to losses."""
 
     reach: int | None
-    """Losses until the first that a changed input token changes; 1 as it should be. None where none changes."""
+    """Losses until the first that a changed input token changes; 1 is correct. None if none changes."""
     target: int | None
-    """Losses between a changed label and the loss that changes; 0 as it should be."""
+    """Losses between a changed label and the loss that changes; 0 is correct."""
     alignment: int | None
-    """labels[t] is ids[t + alignment]; 0 as it should be. None where no shift fits."""
+    """labels[t] is ids[t + alignment]; 0 is correct. None if no shift fits."""
     look_ahead: float
-    """Largest change of a loss in nats when the token it is about, or a later one, is another; 0 as it should be."""
+    """Largest change of a loss in nats when the token it is about, or a later one, is another; 0 is correct."""
 
     @property
     def horizon(self) -> int | None:
-        """How far ahead of its last visible input token a label's own token stands.
+        """How many positions a label's own token is ahead of its last visible input token.
 
         1 is next-token prediction, 0 means the token is predicted from itself, below 0 that later tokens are seen.
         """
@@ -161,7 +161,7 @@ def put_back(scorer: ScorerOfBatches, batch: Batch, own: OwnLosses) -> float:
     """Largest difference between the model's own losses and those with its own visual tokens put back, in nats.
 
     Args:
-        scorer: the model, behind the seam.
+        scorer: the model, adapted to the seam.
         batch: one sample or more with pixels.
         own: the untouched model.
     """
@@ -171,7 +171,7 @@ def put_back(scorer: ScorerOfBatches, batch: Batch, own: OwnLosses) -> float:
 
 @torch.no_grad()
 def past_tokens(scorer: ScorerOfBatches, batch: Batch, own: OwnLosses) -> float:
-    """Largest change of a loss in nats when pixels are negated behind zeroed visual tokens; 0 without another way in.
+    """Largest change of a loss in nats when pixels are negated under zeroed visual tokens; 0 without a second path.
 
     Arguments as for `put_back`.
     """
@@ -182,7 +182,7 @@ def past_tokens(scorer: ScorerOfBatches, batch: Batch, own: OwnLosses) -> float:
 
 
 def relative(got: Tensor, wanted: Tensor) -> float:
-    """Norm of the difference over that of what is wanted."""
+    """Norm of the difference divided by the norm of the expected value."""
     return float((got.float() - wanted.float()).norm() / wanted.float().norm().clamp_min(1e-12))
 
 
@@ -203,7 +203,7 @@ def changed(before_T: Tensor, after_T: Tensor) -> list[int]:
 
 
 def changed_rows(before: Sequence[Tensor], after: Sequence[Tensor]) -> tuple[int, ...]:
-    """In which rows something differs by more than rounding; rounding is what is faint beside the largest change."""
+    """In which rows something differs by more than rounding, which is tiny compared with the largest change."""
     pairs = zip(before, after, strict=True)
     largest_B = torch.stack([F.pad((a - b).abs(), (0, 1)).nan_to_num(nan=float("inf")).max() for a, b in pairs])
     return tuple(changed(torch.zeros_like(largest_B), largest_B))

@@ -17,7 +17,7 @@ from eyechart.faults.label_text import alignment_of
 from eyechart.seam import IGNORE_INDEX, Batch, ScorerOfBatches, VisualTokens
 
 _CERTAIN = 1e-3
-"""Nats: a token this likely has a loss that may not move although what it depends on does."""
+"""Nats: a token this likely has a loss that may stay the same although its input changes."""
 _SLOTS = 16
 
 
@@ -28,7 +28,7 @@ class LossRoute:
         """Score once.
 
         Args:
-            scorer: the model, behind the seam.
+            scorer: the model, adapted to the seam.
             text: a few samples without images, each with at least one label token.
             visual: one row of visual tokens for each, drawn at random: real ones may be too much alike.
             seed: draws the replacements.
@@ -37,7 +37,7 @@ class LossRoute:
         self._other = random_like(visual, torch.Generator().manual_seed(seed))
         self._base = self._nll(text, visual)
         self._labels = [
-            # The last of them: a scorer may leave out a label at position 0, before which nothing stands.
+            # The last of them: a scorer may leave out a label at position 0, which has no token before it.
             (labels_T != IGNORE_INDEX).nonzero()[:, 0].tolist()[-len(losses_T) :] if len(losses_T) else []
             for labels_T, losses_T in zip(text.labels_BT, self._base, strict=True)
         ]
@@ -60,7 +60,7 @@ class LossRoute:
         """
         rows = range(len(self._base))
         singles = alone or [select(self._text, [row]) for row in rows]
-        numbers, labels = self.behind_nan()
+        numbers, labels = self.labels_despite_nan()
         own_rows = [self._nll(single, self._visual.rows([row]))[0] for row, single in enumerate(singles)]
         return TokenRoutes(
             loss=float(torch.cat(self._base).mean()),
@@ -74,7 +74,7 @@ class LossRoute:
             alone=float(torch.cat([*map(_apart, own_rows, self._base)]).mean()),
         )
 
-    def behind_nan(self) -> tuple[int, int]:
+    def labels_despite_nan(self) -> tuple[int, int]:
         """Losses that are still numbers when every visual token is NaN, and all losses."""
         nan = self._visual.map(lambda layer: torch.full_like(layer, torch.nan))
         lost_N = torch.cat(self._nll(self._text, nan))
@@ -138,11 +138,11 @@ class LossRoute:
         return found.most_common(1)[0][0] if found else None
 
     def _saturated(self, row: int, after: list[Tensor], skipped: range) -> bool:
-        """Whether a loss that should have changed is next to 0 before and after: it shows no change that is there."""
+        """Whether a loss that should have changed is next to 0 before and after: such a loss cannot show a change."""
         return any(float(max(self._base[row][i], after[row][i])) < _CERTAIN for i in skipped)
 
     def _unread(self, edge: int, step: int) -> bool:
-        """Whether no loss changes with the token at this end of the block (0 or 1), so many positions outwards."""
+        """Whether no loss changes with the token this many positions outside an end (0 or 1) of the block."""
         changes = {}
         for row, block_T in enumerate(self._text.block_BT):
             inside = block_T.nonzero()[:, 0].tolist()
@@ -182,7 +182,7 @@ def _another(token: int, words: Sequence[int]) -> int:
 
 
 def _apart(alone_T: Tensor, together_T: Tensor) -> Tensor:
-    """How far a row's losses are from those it has alone; of the whole where not even their number is the same."""
+    """Difference of a row's losses from those it has alone; the whole loss if their number differs."""
     if alone_T.shape == together_T.shape:
         return (alone_T - together_T).abs()
     return (alone_T.sum() - together_T.sum()).abs()[None] / max(1, len(alone_T))

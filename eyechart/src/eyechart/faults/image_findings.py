@@ -15,7 +15,7 @@ VISUAL = "visual tokens"
 
 
 def diagnose_repeats(differences: Mapping[str, float]) -> list[Finding]:
-    """Name what two equal calls give differently.
+    """Name the outputs that differ between two equal calls.
 
     Args:
         differences: how far they are apart, relative to their size, by the name of what they give.
@@ -28,10 +28,10 @@ def diagnose_repeats(differences: Mapping[str, float]) -> list[Finding]:
         finding(
             "loss-not-reproduced",
             f"two equal calls give different {' and '.join(restless)} (they differ by up to "
-            f"{max(restless.values()):.2g} times their size): something random is left on, so no score can be had "
-            "twice",
-            "look for dropout that `eval()` does not reach (a functional call, a module that was never registered, a "
-            f"rate that is handed on as a number), and for noise or augmentation, {where}",
+            f"{max(restless.values()):.2g} times their size): something random is still active, so no score can be "
+            "obtained twice",
+            "look for dropout that `eval()` does not turn off (a functional call, a module that was never registered, "
+            f"a rate that is passed as a number), and for noise or augmentation, {where}",
             restless=list(restless),
             relative_difference=max(restless.values()),
         )
@@ -49,8 +49,8 @@ def diagnose_images(routes: ImageRoutes, made: str = VISUAL) -> list[Finding]:
         return [
             finding(
                 "non-finite",
-                f"the {made} of held-out images{_rows(routes.rows)} hold NaN or infinity, so no loss that is computed "
-                "from them means anything",
+                f"the {made} of held-out images{_rows(routes.rows)} contain NaN or infinity, so losses computed from "
+                "them are meaningless",
                 "look for NaN or infinity in the checkpoint's weights, then in the tower's features; if both are "
                 "finite, score with model.precision fp32",
                 rows=list(routes.rows),
@@ -64,7 +64,7 @@ def _images(routes: ImageRoutes, made: str) -> Iterator[Finding]:
         yield finding(
             "image-order",
             f"in {len(routes.misplaced)} of {len(routes.rows)} places of a batch the pixels are not those of the "
-            "sample that stands there: captions are scored with other samples' images",
+            "sample at that place: captions are scored with other samples' images",
             "build the batch's pixels and its texts from the same list of samples, in one order (sort both or neither)",
             places=list(routes.misplaced),
         )
@@ -74,7 +74,7 @@ def _images(routes: ImageRoutes, made: str) -> Iterator[Finding]:
     if not any(by_image):
         yield finding(
             "pixels-unused",
-            f"replacing the image by noise changes no bit of the {made} of {_all(len(by_image))} tried: they do not "
+            f"replacing the image by noise does not change the {made} of {_all(len(by_image))} tried: they do not "
             "come from the pixels",
             "check that the tower is called with this batch's pixel values, and that the connector receives its "
             "output (and not a constant, a cached or an empty tensor)",

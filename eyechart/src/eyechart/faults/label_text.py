@@ -1,13 +1,13 @@
-"""What ids and labels of a batch say by themselves, without a model."""
+"""What ids and labels of a batch show by themselves, without a model."""
 
 from __future__ import annotations
 
 from eyechart.seam import IGNORE_INDEX, Batch
 
 MIN_LABELS = 4
-"""Label tokens below which nothing is said of a caption."""
+"""Minimum number of label tokens for a statement about a caption."""
 _NEARLY_ALL = 0.9
-"""Share of a caption's tokens in a prompt from which little is left to be read off the picture."""
+"""Share of a caption's tokens in a prompt from which on the picture is hardly needed."""
 _SHIFTS = (0, 1, -1, 2, -2)
 
 
@@ -28,7 +28,7 @@ def _agreement(text: Batch, shift: int) -> float:
 
 
 def answers_in_prompt(text: Batch) -> float:
-    """Share of the samples whose caption, whole or nearly all of its tokens, stands before its labels."""
+    """Share of the samples whose caption, or nearly all of its tokens, appears before its labels."""
     pairs = []
     for ids_T, labels_T in zip(text.ids_BT.tolist(), text.labels_BT.tolist(), strict=True):
         first = next(i for i, label in enumerate(labels_T) if label != IGNORE_INDEX)
@@ -47,7 +47,7 @@ def _stands_in(answer: list[int], prompt: list[int]) -> bool:
 
 
 def _listed_in(answer: list[int], row: int, prompts: list[set[int]]) -> bool:
-    """Nearly all tokens of a caption stand in its own prompt, in whatever order, and not so in the others'.
+    """Nearly all tokens of a caption are in its own prompt, in any order, but not in the prompts of others.
 
     A question shares words with its answer; a request that is the same for all rows shares as many with all answers.
     """

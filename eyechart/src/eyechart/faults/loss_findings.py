@@ -11,7 +11,7 @@ from eyechart.faults.table import agree, finding
 from eyechart.results import Finding
 
 NEIGHBOURS = 0.05
-"""Nats per label token that a caption's loss may change between its batch and alone: bfloat16 rounds that coarsely."""
+"""Nats per label token that a caption's loss may change between its batch and alone: the rounding of bfloat16."""
 _BESIDE = {
     "before the block": "the text token before the image block",
     "first of the block": "the opening delimiter of the image block",
@@ -22,7 +22,7 @@ _BESIDE = {
 
 
 def diagnose_tokens(tokens: TokenRoutes) -> list[Finding]:
-    """Name what is wrong between the visual tokens of a batch and its losses; nothing where those are not numbers."""
+    """Name what is wrong between the visual tokens of a batch and its losses; nothing if those are not numbers."""
     if not math.isfinite(tokens.loss):
         return []  # a route cannot be seen through NaN
     return diagnose_repeats({"losses": tokens.repeated}) or [*_tokens(tokens)]
@@ -34,7 +34,7 @@ def _tokens(tokens: TokenRoutes) -> Iterator[Finding]:
         if tokens.nan_share > 0:
             yield finding(
                 "image-masked",
-                "replacing the visual tokens by others changes no loss, though NaN written into them spreads to "
+                "replacing the visual tokens changes no loss, although NaN written into them spreads to "
                 f"{tokens.nan_share:.0%} of the losses: they are in the sequence, but an attention mask gives them no "
                 "weight",
                 "build the attention mask from the lengths, with the image positions in it; with a causal model and "
@@ -46,9 +46,9 @@ def _tokens(tokens: TokenRoutes) -> Iterator[Finding]:
             yield finding(
                 "not-injected",
                 "replacing all visual tokens changes no loss, and neither does writing NaN into them: they are "
-                "computed and never reach the language model",
-                "put the visual tokens into the embeddings at the image positions, and give the language model those "
-                "embeddings (`inputs_embeds`) and not the ids",
+                "computed but never reach the language model",
+                "put the visual tokens into the embeddings at the image positions, and pass those embeddings "
+                "(`inputs_embeds`) to the language model instead of the ids",
                 nan_share=tokens.nan_share,
                 routes=plain(routes),
             )
@@ -57,7 +57,8 @@ def _tokens(tokens: TokenRoutes) -> Iterator[Finding]:
         routes,
         VISUAL,
         "losses",
-        "look between the visual tokens and the loss: a mean or norm over the batch, visual tokens that are placed "
+        "check the path from the visual tokens to the loss: a mean or norm over the batch, visual tokens that are "
+        "placed "
         "into several rows, attention or packing across samples",
     )
     if pair := crossed(routes):
@@ -66,13 +67,13 @@ def _tokens(tokens: TokenRoutes) -> Iterator[Finding]:
             f"changing the visual tokens of sample {pair[0]} of a batch changes the losses of {who(pair[1])}: "
             "visual tokens are placed into other samples' prompts",
             "write row i of the visual tokens into row i of the embeddings; `masked_scatter` and boolean indexing fill "
-            "row by row, so both tensors must hold the samples in the same order",
+            "row by row, so both tensors must have the samples in the same order",
             routes=plain(routes),
         )
 
 
 def diagnose_slots(slots: SlotRoutes, text: TextRoutes) -> list[Finding]:
-    """Name visual tokens without a place, and text tokens that one was written over."""
+    """Name visual tokens without a position, and text tokens that were overwritten by one."""
     return [*_slots(slots, text)]
 
 
@@ -83,7 +84,7 @@ def _slots(slots: SlotRoutes, text: TextRoutes) -> Iterator[Finding]:
         yield finding(
             "placeholder-offset",
             f"changing {where} changes no loss: a visual token was most likely written over "
-            f"{agree(most, 'it', 'them')}, beside the image positions instead of into them",
+            f"{agree(most, 'it', 'them')}, next to the image positions instead of at them",
             "write visual token k to the position of the k-th image placeholder id, found by comparing ids and not by "
             "counting from the start of the prompt",
             overwritten=list(slots.overwritten),
@@ -92,19 +93,19 @@ def _slots(slots: SlotRoutes, text: TextRoutes) -> Iterator[Finding]:
     elif slots.unplaced:
         yield finding(
             "placeholder-count",
-            f"{len(slots.unplaced)} of the {slots.tried} visual tokens of an image that were tried "
+            f"{len(slots.unplaced)} of the {slots.tried} visual tokens of an image that were tested "
             f"{agree(len(slots.unplaced), 'has', 'have')} no effect on any loss (the first is number "
-            f"{slots.unplaced[0]}, counted from 0): the prompt has no place for "
+            f"{slots.unplaced[0]}, counted from 0): the prompt has no position for "
             f"{agree(len(slots.unplaced), 'it, or it is', 'them, or they are')} cut off",
-            "put as many image positions into the prompt as the connector makes visual tokens (connector.latents), "
-            "and cut neither",
+            "put as many image positions into the prompt as the connector has visual tokens (connector.latents), and "
+            "truncate neither",
             unplaced_slots=list(slots.unplaced),
             tried_slots=slots.tried,
         )
 
 
 def diagnose_text(text: TextRoutes) -> list[Finding]:
-    """Name what is wrong in which token is predicted from which."""
+    """Name errors in which token is predicted from which."""
     horizon = text.horizon
     if horizon is None or horizon == 1:
         return []
@@ -117,8 +118,8 @@ def diagnose_text(text: TextRoutes) -> list[Finding]:
     elif horizon == 0:
         code = "labels-unshifted"
         message = (
-            "the loss at a caption token depends on that very token as input: the model is asked to repeat what it "
-            "sees instead of predicting what comes next"
+            "the loss at a caption token depends on the same token as input: the model repeats its input instead of "
+            "predicting the next token"
         )
         fix = (
             "compare the logits at position t-1 with the label at position t: shift exactly once, in the model or in "
@@ -131,17 +132,17 @@ def diagnose_text(text: TextRoutes) -> list[Finding]:
             "one: labels are shifted once too often"
         )
         fix = (
-            "compare the logits at position t-1 with the label at position t, once: where the model shifts the labels "
+            "compare the logits at position t-1 with the label at position t, once: if the model shifts the labels "
             "itself, the data must not"
         )
     return [finding(code, message, fix, horizon=horizon, reach=text.reach, alignment=text.alignment)]
 
 
 def diagnose_past_tokens(change: float, allowed: float) -> list[Finding]:
-    """Name a second way from the pixels to the losses.
+    """Name a second path from the pixels to the losses.
 
     Args:
-        change: largest change of a loss when pixels change behind zeroed visual tokens, nats.
+        change: largest change of a loss when pixels change while visual tokens are zeroed, nats.
         allowed: what rounding explains.
     """
     if not change > allowed:
@@ -150,16 +151,16 @@ def diagnose_past_tokens(change: float, allowed: float) -> list[Finding]:
         finding(
             "leak",
             f"with every visual token zero, other pixels change a loss by {change:.4g} nats: image features reach the "
-            "language model by another way than the visual tokens",
-            "send every feature of the image through the visual tokens, or switch the second path from image to "
-            "language model off (features added to deeper layers, cross-attention)",
+            "language model by a path other than the visual tokens",
+            "send every feature of the image through the visual tokens, or turn off the second path from image to "
+            "language model (features added to deeper layers, cross-attention)",
             change=change,
         )
     ]
 
 
 def diagnose_neighbours(tokens: TokenRoutes, allowed: float = NEIGHBOURS) -> list[Finding]:
-    """Name losses that depend on who shares a batch, on the order in it, or on padding.
+    """Name losses that depend on other samples of the batch, on their order, or on padding.
 
     Args:
         tokens: what was measured.
@@ -171,9 +172,9 @@ def diagnose_neighbours(tokens: TokenRoutes, allowed: float = NEIGHBOURS) -> lis
         finding(
             "batch-dependent",
             f"a caption's loss changes by {tokens.alone:.3f} nats/token when it is scored alone instead of in its "
-            "batch: padding or another sample reaches it",
+            "batch: padding or another sample affects it",
             "let attention see no padding and no other sample: causal attention with padding on the right, or a mask "
-            "from the lengths; packed samples need a mask and position ids of their own",
+            "from the lengths; packed samples need separate masks and position ids",
             alone=tokens.alone,
         )
     ]

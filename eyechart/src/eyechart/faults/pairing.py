@@ -1,4 +1,4 @@
-"""Do captions go with their images at all? Asked of the data, with no language model and nothing trained.
+"""Do captions match their images? Tested on the data, without a language model or training.
 
 Similar images should have similar captions. With K the centred cosine similarities of pooled tower features and L
 those of the captions' words (tf-idf), both without their diagonal,
@@ -26,18 +26,18 @@ from eyechart.results import Finding
 from eyechart.verdict.statistics import FloatArray
 
 SURE, NONE = 6.0, 3.0
-"""z from which captions surely go with the images, and below which nothing says that they do."""
+"""z from which on captions match the images, and below which there is no sign that they do."""
 _ENOUGH = 64
-"""Samples below which a weak association is not seen."""
+"""Number of samples below which a weak association is not detected."""
 _MANY = 100
-"""Samples without any association that are worth a warning by themselves."""
+"""Number of samples without association that justifies a warning by itself."""
 _SHUFFLES = 200
 _PARTS, _ENOUGH_OF_PART = 4, 24
 
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of the data file."""
+    """A consecutive part of the data file."""
 
     first_row: int
     last_row: int
@@ -46,18 +46,18 @@ class Part:
 
 @dataclass(frozen=True)
 class Association:
-    """How strongly captions go with their images."""
+    """How strongly captions are associated with their images."""
 
     samples: int
     z: float | None
-    """Standard deviations above chance; None where captions or images are all alike."""
+    """Standard deviations above chance; None if all captions or all images are equal."""
     parts: tuple[Part, ...] = ()
-    """The same for stretches of the data file, in its order; empty where there are too few samples."""
+    """The same for consecutive parts of the data file; empty if there are too few samples."""
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """The association on either side of the split."""
+    """The association on both sides of the split."""
 
     train: Association
     held_out: Association | None = None
@@ -122,7 +122,7 @@ def diagnose_pairing(pairing: Pairing, ignored: bool) -> list[Finding]:
     elif broken and ignored:
         which, other, sure = "training", "and the connector trained on them ignores the picture", True
     elif broken and train.samples >= _MANY:
-        which, other, sure = "training", "unless they say what this vision tower does not see", False
+        which, other, sure = "training", "unless they describe what this vision tower does not see", False
     else:
         return [*_stretches(train)]
     side = train if which == "training" else held_out
@@ -130,7 +130,7 @@ def diagnose_pairing(pairing: Pairing, ignored: bool) -> list[Finding]:
     return [
         finding(
             "pairs-mismatched",
-            f"{which} captions do not seem to go with their images: over {side.samples} rows, similar images have no "
+            f"{which} captions do not seem to match their images: over {side.samples} rows, similar images have no "
             f"more similar captions than after shuffling (z {side.z:.1f}; above {NONE:g} would be a sign of pairing), "
             f"{other}",
             fix,
@@ -141,7 +141,7 @@ def diagnose_pairing(pairing: Pairing, ignored: bool) -> list[Finding]:
 
 
 def _stretches(train: Association) -> Iterator[Finding]:
-    """Parts of the file without association beside others that surely have one, such as one shard of several."""
+    """Parts of the file without association if other parts have one, such as one of several shards."""
     z_of = {part: part.z for part in train.parts if part.z is not None}
     sound = [part for part, z in z_of.items() if z >= SURE]
     broken = [part for part, z in z_of.items() if z < NONE]
@@ -150,11 +150,11 @@ def _stretches(train: Association) -> Iterator[Finding]:
     part = broken[0]
     yield finding(
         "pairs-mismatched",
-        f"training captions do not seem to go with their images in rows {part.first_row} to {part.last_row} of the "
+        f"training captions do not seem to match their images in rows {part.first_row} to {part.last_row} of the "
         f"data file: similar images have no more similar captions there than after shuffling (z {part.z:.1f}; above "
         f"{NONE:g} would be a sign of pairing), while elsewhere in the file they do (z "
         f"{min(z_of[p] for p in sound):.1f} and more)",
-        "look at how that part of the file was made (a shard of its own, rows off by one); compare a few of its rows "
+        "check how that part of the file was made (a separate shard, rows off by one); compare a few of its rows "
         "by eye",
         z_parts=[part.z for part in train.parts],
         rows=[part.first_row, part.last_row],
@@ -170,7 +170,7 @@ def _lacks(side: Association) -> bool:
 
 
 def _tf_idf(captions: Sequence[str]) -> FloatArray:
-    """Words that stand in one caption only, or in all, cannot go with anything and are left out."""
+    """Words that occur in only one caption, or in all, cannot show an association and are left out."""
     words = [Counter(re.findall(r"\w+", caption.lower())) for caption in captions]
     documents = Counter(word for counts in words for word in counts)
     kept = {word: i for i, word in enumerate(sorted(w for w, n in documents.items() if 1 < n < len(captions)))}
@@ -182,7 +182,7 @@ def _tf_idf(captions: Sequence[str]) -> FloatArray:
 
 
 def _similarity(values_NX: FloatArray) -> FloatArray | None:
-    """Centred cosine similarities without their diagonal; None where all rows are the same."""
+    """Centred cosine similarities without their diagonal; None if all rows are equal."""
     centred_NX = values_NX.astype(np.float64) - values_NX.mean(axis=0)
     norms_N = np.linalg.norm(centred_NX, axis=1, keepdims=True)
     if not np.isfinite(norms_N).all() or float(norms_N.max()) <= 1e-9 * float(np.abs(values_NX).max() or 1.0):

@@ -114,7 +114,7 @@ def _content(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
     if not costs_nothing(shuffled):
         return
     costly = [name for name, condition in by.items() if costs(condition)]
-    # A prompt that works is at least as good as none. Behind one that is worse, the connector has hardly begun.
+    # A prompt that works is at least as good as none. With one that is worse, the connector has hardly begun to learn.
     if costly and not harmful(conditions):
         yield finding(
             "constant-prompt",

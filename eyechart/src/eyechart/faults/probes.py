@@ -1,4 +1,4 @@
-"""What reaches the model? All experiments on a handful of samples of one batch, through the scoring seam.
+"""What reaches the model? All experiments on a few samples of one batch, through the scoring seam.
 
 What they are and what they measure: `experiments`. What it means: `image_findings`, `loss_findings`.
 """
@@ -22,7 +22,7 @@ from eyechart.seam import IGNORE_INDEX, Batch, ScorerOfBatches
 
 _ROWS = 4
 _ANSWERS = 0.5
-"""Share of samples with their caption in the prompt above which that is no coincidence."""
+"""Share of samples with their caption in the prompt above which it is not a coincidence."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Probes:
     slots: SlotRoutes
     text: TextRoutes
     answers_in_prompt: float
-    """Share of the samples whose caption, whole or nearly all of its tokens, already stands before its labels."""
+    """Share of the samples whose caption, or nearly all of its tokens, already appears before its labels."""
 
 
 @torch.no_grad()
@@ -44,7 +44,7 @@ def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0) -> Probes:
     About 40 forward passes of four samples. Nothing is trained and nothing is kept.
 
     Args:
-        scorer: the model, behind the seam.
+        scorer: the model, adapted to the seam.
         batch: samples with their images, at least one with label tokens.
         seed: draws the replacements.
 
@@ -68,10 +68,10 @@ def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0) -> Probes:
 
 
 def diagnose_probes(probes: Probes) -> list[Finding]:
-    """Name the faults in how images, visual tokens and labels reach the losses; nothing where all paths are sound."""
+    """Name the faults in how images, visual tokens and labels reach the losses; nothing if all paths are correct."""
     images, tokens = probes.images, probes.tokens
     if images.finite and (random := diagnose_repeats({VISUAL: images.repeated, "losses": tokens.repeated})):
-        return random  # what changes by itself tells nothing about what was changed
+        return random  # random changes hide the effects of the experiments
     found = diagnose_images(images) + diagnose_tokens(tokens)
     if any(tokens.by_row):
         found += diagnose_slots(probes.slots, probes.text)
@@ -82,9 +82,9 @@ def _answers(probes: Probes) -> Iterator[Finding]:
     if probes.answers_in_prompt > _ANSWERS:
         yield finding(
             "leak",
-            f"the caption, or nearly all of its tokens, already stands in the prompt of {probes.answers_in_prompt:.0%} "
+            f"the caption, or nearly all of its tokens, is already in the prompt of {probes.answers_in_prompt:.0%} "
             "of the samples, so it can be copied without looking at the picture",
-            "take the caption out of the human turn, or out of prompt.template",
+            "remove the caption from the human turn, or from prompt.template",
             answers_in_prompt=probes.answers_in_prompt,
         )
 

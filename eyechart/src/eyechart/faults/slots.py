@@ -1,4 +1,4 @@
-"""Which visual tokens of an image carry something? Measured on the scoring seam, by swapping them with another image's.
+"""Which visual tokens of an image contain information? Measured by swapping them with those of another image.
 
 With swap(G) the loss when the slots in G come from a donor image, and all = every slot:
 
@@ -25,7 +25,7 @@ _GROUPS = 16
 
 @dataclass(frozen=True)
 class SlotUse:
-    """What each group of visual tokens is worth."""
+    """How much each group of visual tokens contributes."""
 
     samples: int
     groups: tuple[tuple[int, ...], ...]
@@ -33,7 +33,7 @@ class SlotUse:
     without: tuple[float, ...]
     alone: tuple[float, ...]
     rescaled: float | None = None
-    """Loss with the visual tokens brought to the text's RMS minus the loss as they are; negative where that helps.
+    """Loss with the visual tokens scaled to the text's RMS minus the loss without scaling; negative if scaling helps.
     None where the ratio is not known."""
 
 
@@ -42,7 +42,7 @@ def measure_slots(scorer: ScorerOfBatches, batch: Batch, rms_ratio: float | None
     """Swap groups of slots between the samples of one batch.
 
     Args:
-        scorer: the model, behind the seam.
+        scorer: the model, adapted to the seam.
         batch: about 32 samples with their images.
         rms_ratio: RMS of the visual tokens over that of the text embeddings, if known.
 

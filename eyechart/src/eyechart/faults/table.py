@@ -1,12 +1,11 @@
-"""The faults this package knows by name: code, how bad, how to say it, and which one explains which.
+"""The faults that this package can detect: code, severity, title, and which fault explains which.
 
 Each has a page, docs/faults/<code>.md: symptom, mechanism, how it is detected, how to fix, a public example.
 
-Several findings usually come together, because one cause shows at several places: visual tokens that are never placed
-leave the connector without a gradient, make all conditions of check 1 equal and the visual tokens collapse. `rank`
-puts the cause first, by two tables that stand here in plain sight: `FAULTS` is in the order of the way of a sample
-(data, prompt, labels, pixels, model, training, scoring, what the scores look like), and `EXPLAINS` says what follows
-from what.
+Several findings usually come together, because one cause has several effects: visual tokens that are never placed leave
+the connector without a gradient, make all conditions of check 1 equal and let the visual tokens collapse. `rank` puts
+the cause first, using two tables in this file: `FAULTS` is in the order of processing (data, prompt, labels, pixels,
+model, training, scoring, patterns of scores), and `EXPLAINS` lists the possible effects of each fault.
 """
 
 from __future__ import annotations
@@ -26,59 +25,59 @@ class Fault:
     """One entry of the table."""
 
     severity: Severity
-    """As a rule; those `by_share` are a warning below the config's share of rows."""
+    """By default; faults `by_share` are a warning below the config's share of rows."""
     title: str
     """What is wrong, in a few words."""
     by_share: bool = False
     synonyms: tuple[str, ...] = ()
-    """Codes that the same evidence can mean where there is no reference."""
+    """Codes that the same evidence can also mean if there is no reference."""
 
 
 FAULTS: dict[str, Fault] = {
-    # What the data files say.
+    # Data files.
     "images-unreadable": Fault("error", "images that cannot be read", by_share=True),
     "images-degenerate": Fault("warning", "repeated or blank images"),
     "captions-degenerate": Fault("warning", "few different captions"),
     "duplicate-ids": Fault("warning", "several rows share an id"),
     "split-leak": Fault("error", "held-out images are in training", by_share=True),
-    "held-out-differs": Fault("warning", "held-out captions use other words than training captions"),
-    # What becomes of the text.
+    "held-out-differs": Fault("warning", "held-out captions use different words than training captions"),
+    # Text and tokenisation.
     "older-image-block": Fault("warning", "the checkpoint was trained with another image block"),
     "token-id-mismatch": Fault("error", "tokenizer and language model disagree about an id"),
     "placeholder-split": Fault("error", "the image block is not one id per position"),
-    "no-placeholder": Fault("error", "the text has no place for the row's image", by_share=True),
-    "placeholder-in-caption": Fault("error", "an image token stands inside a caption", by_share=True),
+    "no-placeholder": Fault("error", "the text has no placeholder for the row's image", by_share=True),
+    "placeholder-in-caption": Fault("error", "a caption contains an image token", by_share=True),
     "placeholder-count": Fault("error", "image positions and visual tokens differ in number"),
-    "special-token-is-eos": Fault("warning", "a delimiter of the image block reads as end of text"),
+    "special-token-is-eos": Fault("warning", "a delimiter of the image block has the embedding of end of text"),
     "template-unstable": Fault("error", "the prompt alone is not a prefix of prompt and answer"),
     "image-truncated": Fault("error", "max_seq_len cuts into the image block"),
     "answer-truncated": Fault("error", "max_seq_len cuts captions or their end", by_share=True),
-    # What is learnt.
+    # Labels.
     "no-labels": Fault("error", "rows without a label token", by_share=True),
-    "image-labelled": Fault("error", "image positions carry labels"),
-    "prompt-labelled": Fault("error", "prompt tokens carry labels"),
-    "answer-partly-labelled": Fault("error", "part of the caption carries no label"),
+    "image-labelled": Fault("error", "image positions have labels"),
+    "prompt-labelled": Fault("error", "prompt tokens have labels"),
+    "answer-partly-labelled": Fault("error", "part of the caption has no label"),
     "eos-unlabelled": Fault("error", "the end of a caption is never learnt"),
-    # What reaches the model.
-    "wrong-preprocessing": Fault("error", "pixels are not prepared as the tower was trained"),
+    # Inputs and model.
+    "wrong-preprocessing": Fault("error", "pixels are not preprocessed as in the tower's training"),
     "tower-uninitialised": Fault("error", "frozen weights are random"),
     "frozen-moved": Fault("error", "a frozen part changed"),
     "non-finite": Fault("error", "NaN or infinity"),
     "connector-not-loaded": Fault("error", "the trained connector is not the one in use", synonyms=("no-gradient",)),
     "pixels-unused": Fault("error", "the pixels never reach the model"),
-    "features-altered": Fault("error", "the connector is given other features than the tower's last layer gives"),
+    "features-altered": Fault("error", "the connector does not receive the features of the tower's last layer"),
     "image-order": Fault("error", "samples get each other's images"),
-    "not-injected": Fault("error", "visual tokens are computed and not placed", synonyms=("image-masked",)),
+    "not-injected": Fault("error", "visual tokens are computed but not placed", synonyms=("image-masked",)),
     "image-masked": Fault("error", "attention cannot see the image positions", synonyms=("not-injected",)),
-    "placeholder-offset": Fault("error", "visual tokens land beside their positions"),
+    "placeholder-offset": Fault("error", "visual tokens are placed next to their positions"),
     "labels-unshifted": Fault("error", "each token is predicted from itself"),
     "labels-shifted": Fault("error", "labels are off by one"),
     "loss-altered": Fault("error", "the loss is not the plain cross-entropy of the caption"),
-    "leak": Fault("error", "the answer or the picture reaches the model by a way that it must not take"),
+    "leak": Fault("error", "the answer or the picture reaches the model by a wrong path"),
     "batch-dependent": Fault("error", "a caption's loss depends on its neighbours in the batch"),
-    # What training did.
+    # Training and scores.
     "resume-drift": Fault("error", "the resumed run is not the run that was interrupted"),
-    "no-gradient": Fault("error", "the connector does not move", synonyms=("connector-not-loaded",)),
+    "no-gradient": Fault("error", "the connector's weights do not change", synonyms=("connector-not-loaded",)),
     "gradients-kept": Fault("error", "gradients of earlier updates are never cleared"),
     "scale-mismatch": Fault("error", "visual tokens are far larger or smaller than text embeddings"),
     "pairs-mismatched": Fault("error", "captions belong to other images", synonyms=("constant-prompt",)),
@@ -88,19 +87,19 @@ FAULTS: dict[str, Fault] = {
         "the visual tokens act as a constant prompt",
         synonyms=("pairs-mismatched", "collapsed"),
     ),
-    "loss-not-reproduced": Fault("error", "scoring finds another loss than training logged"),
+    "loss-not-reproduced": Fault("error", "scoring gives a different loss than training logged"),
     "picture-harmful": Fault("error", "the right picture makes captions less likely than none"),
-    "slots-dead": Fault("warning", "most visual tokens carry nothing"),
+    "slots-dead": Fault("warning", "most visual tokens contain no information"),
     "eval-too-small": Fault("note", "too few samples to decide"),
     "under-trained": Fault("note", "training may have ended too early"),
 }
 
 _BLIND = ("constant-prompt", "collapsed", "pairs-mismatched", "picture-harmful", "slots-dead", "under-trained")
-"""What any fault looks like after which the connector cannot learn from pictures, or cannot show that it did."""
+"""Effects of any fault that keeps the connector from learning from pictures, or from showing that it did."""
 _UNTRAINED = ("no-gradient", "connector-not-loaded", "scale-mismatch", *_BLIND)
-"""The same, where the connector cannot move either."""
+"""The same, if the connector's weights cannot change either."""
 _UNLIKE_TRAINING = ("loss-not-reproduced", "under-trained")
-"""What scoring sees where the state of the connector or of the data is not that of training."""
+"""Effects at scoring if the state of the connector or of the data is not that of training."""
 _WRONG_LOSS = ("loss-not-reproduced", "under-trained", *_BLIND)
 
 EXPLAINS: dict[str, tuple[str, ...]] = {
@@ -153,17 +152,17 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "constant-prompt": ("picture-harmful", "under-trained", "eval-too-small"),
     "loss-not-reproduced": ("picture-harmful", "under-trained"),
 }
-"""Cause -> what it alone can bring about. Followed through: what a consequence explains, its cause explains too."""
+"""Cause -> effects that it can have by itself. Transitive: a cause also explains the effects of its effects."""
 
 
 def finding(code: str, message: str, fix: str, severity: Severity | None = None, **evidence: object) -> Finding:
-    """A finding of the table; `evidence` holds the numbers that the message rests on.
+    """A finding of the table; `evidence` holds the numbers that the message is based on.
 
     Args:
         code: a key of `FAULTS`.
-        message: one sentence that a reader who has nothing else understands.
+        message: one sentence that can be understood without context.
         fix: what to change.
-        severity: only for faults that depend on a share of rows; by default the table's.
+        severity: only for faults whose severity depends on a share of rows; by default the table's.
         evidence: plain values (numbers, strings, lists of them) for results.json.
     """
     return Finding(code=code, severity=severity or FAULTS[code].severity, message=message, evidence=evidence, fix=fix)
@@ -175,12 +174,12 @@ def agree(count: int, one: str, many: str) -> str:
 
 
 def page_of(code: str) -> str:
-    """Where the page of a fault stands, from the root of the repository."""
+    """Path of the page of a fault, from the root of the repository."""
     return f"docs/faults/{code}.md"
 
 
 def explains(cause: str, consequence: str) -> bool:
-    """Whether `cause` alone can bring about `consequence`, directly or through others."""
+    """Whether `cause` by itself can lead to `consequence`, directly or through others."""
     seen, queue = {cause}, [cause]
     while queue:
         for code in EXPLAINS.get(queue.pop(), ()):
@@ -214,7 +213,7 @@ def rank(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def _before(cause: str, consequence: str) -> bool:
-    """Two faults that can explain each other go by the order of the table."""
+    """Whether `cause` precedes; for two faults that can explain each other, the order of the table decides."""
     if not explains(cause, consequence):
         return False
     table = list(FAULTS)

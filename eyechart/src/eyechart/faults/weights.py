@@ -1,8 +1,8 @@
-"""Is the connector in use the trained one? Read off its tensors, without running it.
+"""Is the connector in use the trained one? Determined from its tensors, without running it.
 
 Three sets of tensors are compared, each a flat mapping from names such as `resampler.latents`:
 
-    initial   the connector as the config and the seed make it, built fresh: what no training leaves behind
+    initial   the connector as the config and the seed make it, newly built: the weights before any training
     stored    what the checkpoint holds
     in_use    what the loaded model holds
 
@@ -29,10 +29,10 @@ MOVED = 1e-3
 """Distance from the start below which a whole connector counts as not trained. Ten AdamW updates at 1e-4 move weights
 of the usual size (0.05) ten times as far."""
 STILL = 1e-6
-"""The same for one part of a connector that was trained otherwise: it must not have moved at all, since norm weights
+"""The same for one part of a connector that was trained otherwise: it must be exactly unchanged, since norm weights
 move slowly. Above the rounding of float32."""
 _LARGE = 256
-"""Values that a tensor needs for its correlation with its start to mean something."""
+"""Minimum number of values of a tensor for its correlation with its initial values to be meaningful."""
 _CHANCE = 5.0
 """Standard deviations of the correlation between two random tensors below which there is none."""
 _RELATED = 0.3
@@ -42,15 +42,15 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class ConnectorEvidence:
-    """The tensors that tell whether a trained connector is in use."""
+    """The tensors that show whether a trained connector is in use."""
 
     initial: Mapping[str, Tensor]
     stored: Mapping[str, Any]
-    """As read from the file: anything may stand in it."""
+    """As read from the file, unvalidated."""
     in_use: Mapping[str, Tensor] | None = None
     """None where the checkpoint could not be loaded into a model."""
     updates: int | None = None
-    """Optimizer updates that the checkpoint was trained for, as it says; None where it does not say."""
+    """Optimizer updates that the checkpoint was trained for, as recorded in it; None if not recorded."""
     gradient_norms: tuple[float, ...] = ()
     """Gradient norms from the training log, where there is one."""
 
@@ -130,9 +130,9 @@ def _non_finite(stored: Mapping[str, Any]) -> list[Finding]:
     return [
         finding(
             "non-finite",
-            f"the checkpoint's weights hold NaN or infinity, first in `{first}` ({bad[first]} "
-            f"{agree(bad[first], 'value', 'values')}; {len(bad)} of {len(stored)} tensors), so no loss that is "
-            "computed with them means anything",
+            f"the checkpoint's weights contain NaN or infinity, first in `{first}` ({bad[first]} "
+            f"{agree(bad[first], 'value', 'values')}; {len(bad)} of {len(stored)} tensors), so losses computed with "
+            "them are meaningless",
             "take an older checkpoint; then train with a lower train.lr or tighter train.clip, and look for the row or "
             "the overflow that caused it",
             tensors=bad,
@@ -151,11 +151,12 @@ def _never_trained(evidence: ConnectorEvidence) -> list[Finding]:
             finding(
                 "connector-not-loaded",
                 "the checkpoint's connector looks as if it was never trained: all "
-                f"{len(still_constant)} tensors that start as ones or zeros (such as `{still_constant[0]}`) are still "
+                f"{len(still_constant)} tensors that are initialised to ones or zeros (such as `{still_constant[0]}`) "
+                "are still "
                 "exactly that, and the other weights differ from this seed's start, so they come from another "
                 "initialisation",
-                "load the trained connector: a fresh one was perhaps saved in its place, or left there by a load that "
-                "skipped the connector",
+                "load the trained connector: perhaps a newly initialised one was saved instead, or loading skipped "
+                "the connector",
                 untouched=still_constant,
                 largest_distance=max(far.values()),
             )
@@ -233,7 +234,7 @@ def _foreign_parts(evidence: ConnectorEvidence) -> list[str]:
     """Parts unrelated to their initial values, where another part is clearly related to its own.
 
     Training moves weights away from their start and leaves a correlation with it; two random starts have none, up to
-    about 1/sqrt(size). Where all parts are unrelated the seed was another one, which is nobody's fault.
+    about 1/sqrt(size). Where all parts are unrelated the seed was another one, which is not a fault.
     """
     related = _correlations(evidence)
     if max(related.values(), default=0.0) < _RELATED:

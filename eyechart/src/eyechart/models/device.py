@@ -11,7 +11,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def choose_device(place: Placement, threads: int | None = None) -> torch.device:
-    """The device and the threads are asked for.
+    """Set the device and the threads.
 
     Raises:
         ValueError: cuda without a GPU, bf16 on a GPU that lacks it, or flash attention where it cannot run. The
@@ -22,7 +22,7 @@ def choose_device(place: Placement, threads: int | None = None) -> torch.device:
     cuda, named = torch.cuda.is_available(), place.prefix
     if place.device == "cuda" and not cuda:
         raise ValueError(
-            f"{named}device: cuda was asked for, but PyTorch sees no GPU; set {named}device to auto or cpu"
+            f"{named}device: cuda was requested, but PyTorch finds no GPU; set {named}device to auto or cpu"
         )
     device = torch.device("cuda" if cuda and place.device != "cpu" else "cpu")
     if place.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():

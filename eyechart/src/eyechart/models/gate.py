@@ -1,4 +1,4 @@
-"""The one place where the picture enters a model of transformers: `get_image_features`, listened to or answered for."""
+"""The one place where the picture enters a model of transformers: `get_image_features`, recorded or replaced."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _CaughtError(Exception):
 
 
 class FeatureGate:
-    """Stands in for `get_image_features` in every part of a model that has it.
+    """Replaces `get_image_features` in every part of a model that has it.
 
     The outer model hands the call on to an inner one; whichever of them a forward pass calls, it meets the gate.
     """

@@ -22,8 +22,8 @@ from transformers.utils import ModelOutput
 from eyechart.seam import VisualTokens
 
 _NOT_HANDED_ON = ("last_hidden_state", "hidden_states", "attentions")
-"""Of the vision tower. Where `pooler_output` stands beside them, it is what goes into the language model; a model that
-takes one of these after all finds None there, and is refused."""
+"""Outputs of the vision tower. If there is also a `pooler_output`, it is what goes into the language model; a model
+that takes one of these after all finds None there, and is refused."""
 
 
 class LayoutError(Exception):

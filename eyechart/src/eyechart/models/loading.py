@@ -59,7 +59,7 @@ class NamedModel:
         return self.scorer.nll(batch, visual)
 
     def write(self, batch: Batch) -> list[str]:
-        """The scoring seam: greedy, through the model's own `generate`, each behind the row's own prompt."""
+        """The scoring seam: greedy, with the model's own `generate`, each after the row's own prompt."""
         return write_captions(self.scorer, self.processor.tokenizer, batch)
 
     def self_test(self, batch: Batch) -> None:

@@ -1,4 +1,4 @@
-"""Any image-text-to-text model of transformers behind the scoring seam of the checks.
+"""Adapts any image-text-to-text model of transformers to the scoring seam of the checks.
 
 The vision half runs once per image: a forward pass that ends when `get_image_features` has been called. Scoring is a
 forward pass on ids and placeholder pixels in which `get_image_features` gives the visual tokens that are wanted.
@@ -67,7 +67,7 @@ class TransformersScorer:
 
     @property
     def prefix_attention(self) -> bool:
-        """Whether attention goes both ways in the prompt, which token types then tell from the answer."""
+        """Whether attention is bidirectional in the prompt, which token types then distinguish from the answer."""
         return any(prompt != answer for _, prompt, answer in self._types.values())
 
     @property
@@ -169,7 +169,7 @@ class TransformersScorer:
         positions_T = torch.arange(ids_BT.shape[1], device=self.device)
         types = {}
         for key, (image, prompt, answer) in self._types.items():
-            # Answers begin at the first label; what lies behind a row's last is padding, and masked.
+            # Answers begin at the first label; what follows a row's last one is padding, and masked.
             answered_BT = (labels_BT.to(self.device) != IGNORE_INDEX).cumsum(dim=1) > 0
             types_BT = torch.where(answered_BT, answer, prompt)
             types[key] = torch.where(ids_BT == self.prompts.image_id, image, types_BT)
@@ -189,7 +189,7 @@ class TransformersScorer:
                 image, prompt = (sorted(set(inputs[key][mask_BT].tolist())) for mask_BT in (image_BT, ~image_BT))
                 if len(image) != 1 or len(prompt) > 1:
                     raise ValueError(
-                        f"MODEL: {self.name}: expected its {key} to tell image positions from text, got "
+                        f"MODEL: {self.name}: expected its {key} to distinguish image positions from text, got "
                         f"{image} at image positions and {prompt} elsewhere"
                     )
                 text = prompt[0] if prompt else 0

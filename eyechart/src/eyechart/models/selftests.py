@@ -54,7 +54,7 @@ def refuse_unfit(scorer: TransformersScorer, batch: Batch) -> None:
         return "" if difference <= allowed else f"the losses differ by up to {difference:.4g} nats"
 
     def sentinel() -> str:
-        numbers, labels = route().behind_nan()
+        numbers, labels = route().labels_despite_nan()
         return "" if not numbers else f"{numbers} of {labels} label tokens still have a number for a loss"
 
     def leak() -> str:

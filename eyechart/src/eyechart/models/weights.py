@@ -1,4 +1,4 @@
-"""Loading frozen backbones: all weights from the checkpoint, or one clear line.
+"""Loading frozen backbones: all weights must come from the checkpoint, or there is a one-line error.
 
 A tower or language model with newly initialised weights still trains, and its connector still lowers the loss. So a
 missing key stops here.

@@ -1,4 +1,4 @@
-"""What a model writes for itself about a picture: greedy, through its own `generate`, behind the row's own prompt."""
+"""What a model writes about a picture: greedy, with its own `generate`, after the row's own prompt."""
 
 from __future__ import annotations
 

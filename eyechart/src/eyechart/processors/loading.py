@@ -153,7 +153,7 @@ def require_side(side: int | None, max_pixels: int) -> None:
 def common_size(image_processor: ImageProcessingMixin, side: int | None) -> ImageSpec:
     """The size to which all images are brought before the model's own processor sees them.
 
-    Equal size gives equal numbers of visual tokens, without which no image can stand in for another. By default it is
+    Equal size gives equal numbers of visual tokens, without which an image cannot replace another. By default it is
     the size the processor resizes to; where it takes any size, the multiple of its patches nearest to 448 pixels that
     lies within its limits.
 

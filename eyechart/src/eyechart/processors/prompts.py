@@ -3,7 +3,7 @@
     template up to the answer, image positions expanded | caption | the token that ends a turn
     `-------------------- no label --------------------'  `----------- labelled ----------'
 
-The caption is tokenised by itself, as it stands behind a line break, and special tokens' strings in it stay ordinary
+The caption is tokenised by itself, as after a line break, and special tokens' strings in it stay ordinary
 text. Where a processor has no chat template, the prompt is the image, the row's text and a line break.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _PROBE = "zebra"
 """Stands for the caption where the template is asked what it puts around one."""
 _ANCHOR = "\n"
-"""What a caption is tokenised behind: at the very beginning of a text some tokenizers add a space."""
+"""Text before a caption when it is tokenised: at the beginning of a text some tokenizers add a space."""
 IMAGE_IN_CAPTION = "image token in caption"
 SPECIAL_IN_HUMAN = "special token in the human turn"
 
@@ -114,7 +114,7 @@ class PromptWriter:
         return self._known[human]
 
     def encode(self, records: Sequence[Row], request: str | None) -> list[Encoded | Reject]:
-        """Encode records, in their order, each behind its own human turn or behind `request`."""
+        """Encode records, in their order, each after its own human turn or after `request`."""
         answers = self._answers([record.caption for record in records])
         return [
             self._encode(record, request or record.human, answer_N)
@@ -123,11 +123,11 @@ class PromptWriter:
 
     def text(self, human: str, image: bool = True) -> str:
         """The prompt as text, up to where the answer begins; `image` False leaves the image out."""
-        before, behind = (part.strip() for part in human.split(PLACEHOLDER))
+        before, after = (part.strip() for part in human.split(PLACEHOLDER))
         if not self.has_template:
             placeholder = str(getattr(self._processor, "image_token", PLACEHOLDER)) if image else ""
-            return f"{placeholder}{' '.join(part for part in (before, behind) if part)}"
-        return self._render([self._turn(before, behind, image)], True)
+            return f"{placeholder}{' '.join(part for part in (before, after) if part)}"
+        return self._render([self._turn(before, after, image)], True)
 
     def inputs(self, texts: Sequence[str], images: Sequence[Image.Image]) -> BatchFeature:
         """The processor's output for prompts with one image each, padded on the right."""
@@ -144,7 +144,7 @@ class PromptWriter:
     def _encode(self, record: Row, human: str, answer_N: npt.NDArray[np.int32]) -> Encoded | Reject:
         found = self._special.search(human.replace(PLACEHOLDER, "")) if self._special else None
         if found:
-            detail = f"{found[0]} stands in {human[:80]!r}: remove it"
+            detail = f"{found[0]} found in {human[:80]!r}: remove it"
             return Reject(record.row, SPECIAL_IN_HUMAN, detail, RejectKind.SPECIAL_TOKEN)
         if (answer_N == self.image_id).any():
             detail = f"the caption {record.caption[:80]!r} holds an image position"
@@ -160,9 +160,9 @@ class PromptWriter:
             return [encoding.ids for encoding in self._plain.encode_batch(texts, add_special_tokens=False)]
 
         (anchor,) = ids_of([_ANCHOR])
-        behind = ids_of([_ANCHOR + self.ending.lead + caption for caption in captions])
+        anchored = ids_of([_ANCHOR + self.ending.lead + caption for caption in captions])
         alone = ids_of([self.ending.lead + caption for caption in captions])
-        whole = [b[len(anchor) :] if b[: len(anchor)] == anchor else a for b, a in zip(behind, alone, strict=True)]
+        whole = [b[len(anchor) :] if b[: len(anchor)] == anchor else a for b, a in zip(anchored, alone, strict=True)]
         return [np.array([*ids, self.ending.end_id], dtype=np.int32) for ids in whole]
 
     def _ids(self, text: str) -> IntArray:
@@ -196,7 +196,7 @@ class PromptWriter:
         return Ending(lead, int(end_id), str(self._tokenizer.convert_ids_to_tokens(int(end_id))))
 
     def _around_answer(self) -> tuple[str, str]:
-        """White space before an answer, and the text behind it.
+        """White space before an answer, and the text after it.
 
         Raises:
             ValueError: the prompt alone is not how prompt and answer begin.
@@ -210,15 +210,15 @@ class PromptWriter:
             raise ValueError(
                 f"MODEL: {self._name}: template-unstable: the chat template of a prompt is not how prompt and answer "
                 f"begin (it ends in {prompt[-40:]!r}, and the whole goes on {whole[len(prompt) - 40 :][:80]!r} there), "
-                "so nobody can say which tokens are the caption; give the model a template without that part"
+                "so it is unclear which tokens are the caption; give the model a template without that part"
             )
         return lead, rest
 
     def _render(self, turns: list[dict[str, Any]], prompt: bool) -> str:
         return str(self._processor.apply_chat_template(turns, add_generation_prompt=prompt, tokenize=False))
 
-    def _turn(self, before: str, behind: str, image: bool) -> dict[str, Any]:
-        parts = [{"type": "text", "text": before}, {"type": "image"}, {"type": "text", "text": behind}]
+    def _turn(self, before: str, after: str, image: bool) -> dict[str, Any]:
+        parts = [{"type": "text", "text": before}, {"type": "image"}, {"type": "text", "text": after}]
         kept = [p for p in parts if (image if p["type"] == "image" else p["text"])]
         return {"role": "user", "content": kept}
 

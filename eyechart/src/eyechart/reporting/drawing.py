@@ -60,7 +60,7 @@ def drawing(height: float) -> Iterator[tuple[Figure, Axes]]:
 
 
 def as_svg(figure: Figure, alt: str, name: str) -> Markup:
-    """The drawing as it stands in the page; `alt` says it in words, `name` keeps its ids apart from others'."""
+    """The drawing as inserted into the page; `alt` describes it in words, `name` makes its ids unique."""
     buffer = io.StringIO()
     quiet: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
     figure.savefig(buffer, format="svg", transparent=True, metadata=quiet)

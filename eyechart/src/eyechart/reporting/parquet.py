@@ -77,7 +77,7 @@ class SampleRows:
 
 
 def write_samples(rows: SampleRows, path: Path) -> None:
-    """Write the file, whole or not at all."""
+    """Write the file atomically."""
     with atomic(path) as file, pq.ParquetWriter(file, rows.schema, compression="zstd") as writer:
         for batch in rows.batches():
             writer.write_batch(batch)

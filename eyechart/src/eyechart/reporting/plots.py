@@ -96,7 +96,7 @@ def losses(conditions: Mapping[str, Condition], order: Sequence[str], alt: str, 
 def dots(gaps: Sequence[float], margin: float | None, alt: str, name: str) -> Markup:
     """Every sample as a dot at its gap in nats per label token, stacked where they would overlap.
 
-    Bins begin at 0 to both sides, so that no dot stands on the wrong side of the line.
+    Bins begin at 0 on both sides, so that no dot is on the wrong side of the line.
     """
     low, high = min(*gaps, 0.0), max(*gaps, 0.0, margin or 0.0)
     width = (high - low) / _DOT_BINS or 1.0

@@ -126,7 +126,7 @@ def _amounts(ablation: Ablation) -> str:
 
 
 def _table(page: _Page, ablation: Ablation) -> Table:
-    # No box: the columns stand without one, and it costs 18 of the 80 columns.
+    # No box: the table is readable without one, and it would use 18 of the 80 columns.
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("condition", no_wrap=True, min_width=10)
     for heading in ("loss", "gap", "95% interval", "lower99"):
@@ -145,7 +145,7 @@ def _signed(value: float | None) -> str:
 
 
 def _gate(condition: Condition) -> str:
-    """What lower99 must exceed, and where the gate stands."""
+    """What lower99 must exceed, and the standing of the gate."""
     if not condition.gate or condition.standing is None:
         return "-"
     state = {"costs": "met", "ruled out": "NOT MET", "open": "open"}[condition.standing]

@@ -1,4 +1,4 @@
-"""The figures that carry the verdict, each with where it stands, in words as well as in colour."""
+"""The figures that decide the verdict, each with its standing, in words and in colour."""
 
 from __future__ import annotations
 

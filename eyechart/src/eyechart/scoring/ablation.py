@@ -1,6 +1,6 @@
-"""Check 1: score the same captions under every condition, then judge what taking the picture away costs.
+"""Check 1: score the same captions under every condition, then measure and judge the cost of removing the picture.
 
-    loss(c) = sum_i sum_t nll[i,t,c] / sum_i T_i         nats per label token; gaps are paired, `statistics` says how
+    loss(c) = sum_i sum_t nll[i,t,c] / sum_i T_i         nats per label token; gaps are paired, see `statistics`
 
 Each image is read once, and encoded once plus once for every condition that changes its pixels. Samples are brought
 into canonical order (by row) before donors and noise are drawn, so that results do not depend on the batch size or on
@@ -40,14 +40,14 @@ def ablate(
     """Run check 1.
 
     Args:
-        scorer: the model, behind the seam.
+        scorer: the model, adapted to the seam.
         batches: the held-out samples with their images; rows must be distinct. Each is asked for once (in a job of
             several processes, by one of them), so that a sequence may read its images when it is asked.
         plan: what is measured.
-        execution: how; by default by one process that shows no progress.
+        execution: how; by default in one process without a progress bar.
 
     Returns:
-        The judged results, and every sample's per-token losses in canonical order.
+        The results with verdict, and every sample's per-token losses in canonical order.
 
     Raises:
         ValueError: two samples with the same row; mean tokens or a blind prompt of another connector; images too small
@@ -86,7 +86,7 @@ def ablate(
 
 
 def _left_out(run: Run, encoded: Encoded, images: int) -> dict[str, Remark]:
-    """Conditions that cannot be made here, and why."""
+    """Conditions that are not available here, and why."""
     codes: dict[str, RemarkCode] = {}
     for name in run.conditions:
         if name == "mean-token" and name not in run.fixed:
@@ -103,12 +103,12 @@ def _left_out(run: Run, encoded: Encoded, images: int) -> dict[str, Remark]:
 
 
 def _image_alone(samples: Sequence[Sample]) -> bool:
-    """Whether some caption has nothing before it but the image."""
+    """Whether the prompt of some caption is only the image."""
     return any(s.block[0] == 0 and s.labels_T[s.block[1]] != IGNORE_INDEX for s in samples)
 
 
 def _remarks(name: str, encoded: Encoded, images_S: IntArray) -> Iterator[Remark]:
-    """What a reader has to know about how a condition came out here; mostly nothing."""
+    """Remarks about how a condition was made here; usually none."""
     if name in PIXEL_CHANGES and len(encoded.sizes) == 1:
         (size,) = encoded.sizes
         if size and (left := remainder(name, *size)):

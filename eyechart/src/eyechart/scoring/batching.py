@@ -1,6 +1,6 @@
 """Samples to a Batch, with the counts of check 2 (% truncated, % without label tokens, average label tokens).
 
-Padding goes on the right, so a sample's ids and positions are the same in every batch; what is padding is told by
+Padding goes on the right, so a sample's ids and positions are the same in every batch; padding is known from
 `lengths_B` alone, since the pad id may be EOS.
 """
 
@@ -18,15 +18,15 @@ from eyechart.seam import IGNORE_INDEX, Batch, CollateStats, Reject, Sample
 
 
 def collate(items: Sequence[Sample | Reject], pad_id: int = 0) -> Batch:
-    """Put samples together in their order.
+    """Combine samples in their order.
 
     Args:
         items: what the data set returned for the batch's rows. Where some samples have no place for an image, their
-            pixels are zeros that nobody reads.
-        pad_id: id at padded positions; nothing reads it.
+            pixels are zeros that are not read.
+        pad_id: id at padded positions; it is never read.
 
     Returns:
-        The batch. Rejects are carried along, not replaced: a batch of nothing but rejects has tensors of size zero.
+        The batch. Rejects are kept, not replaced: a batch of only rejects has tensors of size zero.
     """
     samples = tuple(item for item in items if isinstance(item, Sample))
     rejects = tuple(item for item in items if isinstance(item, Reject))
@@ -62,11 +62,11 @@ def collate(items: Sequence[Sample | Reject], pad_id: int = 0) -> Batch:
 
 
 def without_block(batch: Batch, begin_id: int | None) -> Batch:
-    """The batch with its image block taken out of ids and labels: the text alone.
+    """The batch with its image block removed from ids and labels: the text alone.
 
     Args:
-        batch: its blocks need not be equally long.
-        begin_id: stands before a first label whose prompt was nothing but the block; None where there is none such.
+        batch: its blocks may have different lengths.
+        begin_id: placed before a first label if its prompt was only the block; None if there is no such token.
     """
     parts: list[tuple[list[Tensor], int]] = []
     for b, length in enumerate(batch.lengths_B.tolist()):
@@ -74,12 +74,12 @@ def without_block(batch: Batch, begin_id: int | None) -> Batch:
         ids_T, labels_T = batch.ids_BT[b][keep_T], batch.labels_BT[b][keep_T]
         length -= int((~keep_T).sum())
         if length and labels_T[0] != IGNORE_INDEX:
-            assert begin_id is not None, "the caller leaves no-image out where nothing can stand before the caption"
+            assert begin_id is not None, "the caller leaves no-image out if no token can precede the caption"
             ids_T, labels_T = F.pad(ids_T, (1, 0), value=begin_id), F.pad(labels_T, (1, 0), value=IGNORE_INDEX)
             length += 1
         parts.append(([ids_T, labels_T], length))
     width = max((len(ids_T) for (ids_T, _), _ in parts), default=0)
-    # Behind the shorter ones their own last token is repeated, which is never an image position.
+    # After the shorter ones their own last token is repeated, which is never an image position.
     ids = [torch.cat([i_T, i_T[-1:].expand(width - len(i_T))]) for (i_T, _), _ in parts]
     labels = [F.pad(l_T, (0, width - len(l_T)), value=IGNORE_INDEX) for (_, l_T), _ in parts]
     samples = tuple(
@@ -99,7 +99,7 @@ def without_block(batch: Batch, begin_id: int | None) -> Batch:
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Indices in batches of like length, longest first (too large a batch then fails at once), ties in given order."""
+    """Indices in batches of similar length, longest first, so that too large ones fail early; ties in order."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
@@ -113,7 +113,7 @@ class Items(Protocol):
 
 
 class LazyBatches(Sequence[Batch]):
-    """Batches that read their images when they are asked for, every time, and keep none."""
+    """Batches that read their images whenever they are requested, and keep none."""
 
     def __init__(self, items: Items, groups: Sequence[Sequence[int]], pad_id: int) -> None:
         """Batch number i is made of the positions `groups[i]` of `items`."""

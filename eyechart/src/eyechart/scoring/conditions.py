@@ -3,7 +3,7 @@
 Each condition is a name, a role and a function in `CONDITIONS`; `reporting.conditions` has its sentence. It works on
 the whole scored set (`Scene`), in canonical order (by row), so that nothing it makes depends on how the samples were
 batched. A new condition is one more entry in both. Those that change the picture before the tower are in `pixels`; here
-they only hand out what came of it.
+they only return the result.
 
 Dimension suffixes: S samples, B positions asked for, R derangements, Q visual tokens per image, E embedding width.
 """
@@ -26,39 +26,39 @@ from eyechart.scoring.storage import VisualSet
 from eyechart.seam import IntArray, VisualTokens
 
 _NOISE, _NOISE_PER_DIM, _MIX = 2, 4, 5
-"""Second word of the seed: keeps these draws apart from each other and from those of other files."""
+"""Second word of the seed: makes these draws independent of each other and of those in other files."""
 
 RUNBOOK = ("correct", "shuffled", "zero", "noise")
 STANDARD = (*RUNBOOK, "no-image", "mean-token", "noise-per-dim", "slot-mix", "grey", "blurred", "tiles-4")
 MEASUREMENTS = ("matching", "donors")
-"""Names that `--conditions` takes too, but that are no conditions: every caption against K images, and the shuffled gap
-by how alike the donor's image is. `ablate` passes over them; who called it makes them."""
+"""Names that `--conditions` also accepts, but that are not conditions: every caption against K images, and the shuffled
+gap by the similarity of the donor's image. `ablate` ignores them; its caller computes them."""
 FULL = (*STANDARD, "blind", "tiles-2", "tiles-8", *MEASUREMENTS)
 LADDERS = {"runbook": RUNBOOK, "standard": STANDARD, "full": FULL}
 CONTENT_FREE = ("no-image", "mean-token", "blind")
-"""Conditions without any picture's content that the order of the losses is read by. Not zero and noise: on real weights
-any tokens can beat a bare prompt, and random ones need not hurt."""
+"""Conditions without the content of any picture, used to interpret the order of the losses. Not zero and noise: on real
+weights any tokens can beat a bare prompt, and random ones may not raise the loss."""
 RIVALS = ("zero", "no-image", "mean-token")
-"""What a trained blind prompt is held against. One that is worse than the best of them is under-trained and splits
-nothing; without them nobody would know."""
+"""What a trained blind prompt is compared with. One that is worse than the best of them is under-trained and the gaps
+are not split; without them it would not be known."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """All scored samples, by row, with what a condition may draw on."""
+    """All scored samples, by row, with everything that a condition may use."""
 
     visual: VisualSet
     """Every image's visual tokens, on the CPU."""
     rows: tuple[int, ...]
     """Row index of each sample: the identity its noise is drawn from."""
     images_S: IntArray
-    """Number of each sample's image, 0..G-1: equal content, equal number."""
+    """Number of each sample's image, 0..G-1: images with equal content have equal numbers."""
     donors_SR: IntArray
     seed: int
     fixed: Mapping[str, Tensor] = field(default_factory=dict)
-    """Visual tokens [Q,E] that are the same for every sample: `mean-token` and `blind`, where they were given."""
+    """Visual tokens [Q,E] that are the same for every sample: `mean-token` and `blind`, if available."""
     changed: Mapping[str, VisualSet] = field(default_factory=dict)
-    """What the encoder made of the changed pictures, by condition."""
+    """Output of the encoder for the changed pictures, by condition."""
 
     @cached_property
     def moments(self) -> tuple[tuple[float, float], ...]:
@@ -112,7 +112,7 @@ def _noise_per_dim(scene: Scene, positions: Sequence[int], _: int) -> VisualToke
     """Gaussian with the moments of every slot and dimension over the whole set.
 
     One mean and spread for all numbers is far from what the language model is used to where slots differ. These noise
-    tokens have the right scale in every coordinate; what they lack is any bond between coordinates.
+    tokens have the right scale in every coordinate; but their coordinates are independent.
     """
     return VisualTokens.cat(
         [_gaussian(scene, position, _NOISE_PER_DIM, scene.moments_per_dim) for position in positions]
@@ -134,21 +134,21 @@ def _gaussian(
 def _slot_mix(scene: Scene, positions: Sequence[int], _: int) -> VisualTokens:
     """Every slot from a different image, never the own one, drawn by (seed, row).
 
-    Each slot alone is as real as in any picture; together they belong to none. What this costs beyond `shuffled` is
-    what the model reads from slots in company.
+    Each slot alone is as real as in any picture; together they belong to none. The additional cost compared with
+    `shuffled` is what the model reads from combinations of slots.
     """
     slots = scene.visual.slots
     return scene.visual.mixed(torch.from_numpy(np.stack([_sources(scene, position, slots) for position in positions])))
 
 
 def _sources(scene: Scene, position: int, slots: int) -> IntArray:
-    """For each slot the sample that lends it; images only repeat where there are fewer others than slots."""
+    """For each slot the sample that provides it; images only repeat if there are fewer others than slots."""
     others = len(scene.first_of_image) - 1
-    assert others > 0, "the caller leaves slot-mix out where there is one image"
+    assert others > 0, "the caller leaves slot-mix out if there is only one image"
     generator = np.random.default_rng([scene.seed, _MIX, scene.rows[position]])
     draws = [generator.choice(others, min(slots, others), replace=False) for _ in range(0, slots, others)]
     chosen = np.concatenate(draws)[:slots]
-    chosen += chosen >= scene.images_S[position]  # so that the own image is passed over
+    chosen += chosen >= scene.images_S[position]  # so that the own image is skipped
     return scene.first_of_image[chosen]
 
 
@@ -182,10 +182,10 @@ GATES = tuple(name for name, kind in CONDITIONS.items() if kind.role == "gate")
 
 
 def parse_conditions(text: str) -> tuple[str, ...]:
-    """Read `--conditions`: a ladder (`runbook`, `standard`, `full`) or names separated by commas, in any mixture.
+    """Read `--conditions`: a ladder (`runbook`, `standard`, `full`) or names separated by commas, in any combination.
 
     Returns:
-        As `named_conditions`, and behind them those of RIVALS that `blind` lacks.
+        As `named_conditions`, followed by those of RIVALS that `blind` lacks.
 
     Raises:
         ValueError: an unknown or empty name, with the nearest known one.
@@ -198,7 +198,7 @@ def named_conditions(text: str) -> tuple[str, ...]:
     """The names in `--conditions` and no others; for models that can have no blind prompt.
 
     Returns:
-        Each name once, in the order given, `correct` always first: every gap is measured against it. Names out of
+        Each name once, in the order given, `correct` always first: every gap is relative to it. Names out of
         MEASUREMENTS may be among them.
 
     Raises:
@@ -219,10 +219,10 @@ def named_conditions(text: str) -> tuple[str, ...]:
 
 
 def check_fixed(name: str, visual: VisualTokens, tokens_QE: Tensor) -> None:
-    """Refuse a mean or a prompt that was made for another connector.
+    """Reject a mean or a prompt that was made for another connector.
 
     Raises:
-        ValueError: it has not the shape of one image's visual tokens.
+        ValueError: it does not have the shape of one image's visual tokens.
     """
     expected = [tuple(layer.shape[1:]) for layer in visual.layers]
     if expected != [tuple(tokens_QE.shape)]:

@@ -1,6 +1,6 @@
-"""The contract of the seam, held against what a scorer returns: whatever is broken is said where it is broken.
+"""Checks what a scorer returns against the contract of the seam; each error names the violated part.
 
-Every message begins with the part of the contract that it is about; `eyechart.Scorer` has the whole of it.
+Every message begins with the part of the contract that it is about; `eyechart.Scorer` has the whole contract.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def read_batch(scorer: Scorer, rows: Sequence[Row]) -> Batch:
 
 
 def require_batch(batch: Batch) -> None:
-    """Refuse a batch whose parts do not belong together.
+    """Reject a batch whose parts do not match.
 
     Raises:
         ValueError: a broken contract.
@@ -101,7 +101,7 @@ def _require_sample(batch: Batch, b: int, sample: Sample) -> None:
         if length != len(own_T) or not np.array_equal(own_T, row_T[:length].cpu().numpy()):
             raise ValueError(f"{where}: expected {name}_BT to begin with the sample's own {name}_T, and its length")
     if bool((batch.labels_BT[b, length:] != IGNORE_INDEX).any()):
-        raise ValueError(f"{where}: expected no label behind its {length} tokens, in the padding")
+        raise ValueError(f"{where}: expected no label after its {length} tokens, in the padding")
     if length and int(batch.labels_BT[b, 0]) != IGNORE_INDEX:
         raise ValueError(f"{where}: expected something before the first label to predict it from, got a label first")
     if bool((batch.labels_BT[b][batch.block_BT[b]] != IGNORE_INDEX).any()):
@@ -148,7 +148,7 @@ def nll(scorer: ScorerOfBatches, batch: Batch, visual: VisualTokens | None) -> l
 def pair_nll(
     scorer: ScorerOfBatches, batch: Batch, visual: VisualTokens, images_B: Sequence[int]
 ) -> list[torch.Tensor]:
-    """`scorer.pair_nll`, or what stands for it where the scorer has none.
+    """`scorer.pair_nll`, or a replacement if the scorer has none.
 
     Raises:
         ValueError: a broken contract.
@@ -175,7 +175,7 @@ def _losses(what: str, batch: Batch, result: TokenNLL) -> list[torch.Tensor]:
 
 @torch.no_grad()
 def require_contract(scorer: ScorerOfBatches, batch: Batch) -> None:
-    """Try a few samples together and alone: the order of rows, and what must not depend on a batch.
+    """Test a few samples together and alone: the order of rows, and independence of the batch.
 
     Raises:
         ValueError: a broken contract.

@@ -1,6 +1,6 @@
 """What the gaps are made of: information, shock and misdirection, split by a trained blind prompt.
 
-    information  = blind - correct      what the picture tells beyond the best constant prompt
+    information  = blind - correct      what the picture contributes beyond the best constant prompt
     shock        = zero - blind         what zeros cost only because the model never saw zeros
     misdirection = shuffled - blind     what a wrong picture costs beyond no picture
 

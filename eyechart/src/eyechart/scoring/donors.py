@@ -1,8 +1,8 @@
-"""Who lends whom a picture: R disjoint derangements over all scored samples.
+"""Which sample gets which wrong picture: R disjoint derangements over all scored samples.
 
 A derangement gives every sample the image of another one and uses every image once. A donor never has the same image
-(by content hash) and never the same caption, for then its picture would not be a wrong one; no pair (own, donor)
-comes twice, so R derangements hold n*R different pairs. They are drawn once, by seed, before anything is scored.
+(by content hash) and never the same caption, because its picture would then not be a wrong one; no pair (own, donor)
+occurs twice, so R derangements have n*R different pairs. They are drawn once, by seed, before anything is scored.
 
 Dimension suffixes: S samples, R derangements.
 """
@@ -21,7 +21,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching, maximum_flow
 from eyechart.seam import IntArray
 
 _STREAM = 1
-"""Second word of the seed: keeps the donors' generator apart from the noise, which uses another."""
+"""Second word of the seed: makes the donors' generator independent of that of the noise."""
 
 _ALL_PAIRS_UP_TO = 2048
 """Samples up to which the exact search is offered every allowed pair: 4 million of them."""
@@ -33,13 +33,13 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Donors:
-    """The derangements that exist, and why there are not more."""
+    """The derangements that were found, and why there are not more."""
 
     table_SR: IntArray
     """Column r is a permutation: sample i sees the image of sample table_SR[i, r]."""
     requested: int
     shortage: Mapping[str, int] = field(default_factory=dict)
-    """Where fewer than requested exist, the figures that say why (`_shortage`); else empty."""
+    """If fewer than requested exist, the figures of the reason (`_shortage`); otherwise empty."""
 
     @property
     def found(self) -> int:
@@ -48,7 +48,7 @@ class Donors:
 
 
 def draw_donors(hashes: Sequence[str], captions: Sequence[str], requested: int, seed: int) -> Donors:
-    """Draw `requested` disjoint derangements, or as many as exist at all.
+    """Draw `requested` disjoint derangements, or as many as exist.
 
     Args:
         hashes: image content hash of each sample, in canonical order (by row), so that the draw does not depend on
@@ -70,7 +70,7 @@ def draw_donors(hashes: Sequence[str], captions: Sequence[str], requested: int, 
 
 @dataclass(frozen=True)
 class _Kinds:
-    """Who may lend to whom, without a table of S x S: equal numbers mean equal image, or equal caption."""
+    """Which samples may exchange images, without a table of S x S: equal numbers mean equal image, or equal caption."""
 
     images_S: IntArray
     texts_S: IntArray
@@ -83,7 +83,7 @@ class _Kinds:
         return len(self.images_S)
 
     def differ(self, own: IntArray | int, donor: IntArray | int) -> BoolArray:
-        """May these donors lend their images to these samples? Element by element; nobody lends to himself."""
+        """Whether these samples may get the images of these donors, element by element; never their own."""
         different: BoolArray = (self.images_S[own] != self.images_S[donor]) & (self.texts_S[own] != self.texts_S[donor])
         return different
 
@@ -106,7 +106,7 @@ def _draw_by_swaps(kinds: _Kinds, requested: int, generator: np.random.Generator
         for i in np.flatnonzero(~free(everyone_S, donor_S)).tolist():
             if free(i, int(donor_S[i])):  # an earlier swap has already helped
                 continue
-            # Swapping with j must leave both with an allowed donor; j may be well or badly off before.
+            # After swapping with j, both must have an allowed donor; j may or may not have had one before.
             partners = np.flatnonzero(free(i, donor_S) & free(everyone_S, int(donor_S[i])))
             if len(partners) == 0:
                 return columns
@@ -127,7 +127,10 @@ def _draw_by_flow(kinds: _Kinds, requested: int, generator: np.random.Generator)
     gigabytes. It then may, though hardly will, find fewer than exist; the second value is 0 where all were offered.
     """
     size = len(kinds)
-    own_S, donor_S = generator.permutation(size), generator.permutation(size)  # the solver's fixed order favours nobody
+    own_S, donor_S = (
+        generator.permutation(size),
+        generator.permutation(size),
+    )  # so that the solver's fixed order has no influence
     searched = _OFFERED if size > _ALL_PAIRS_UP_TO else 0
     mixed_SS = _some_pairs(kinds, own_S, donor_S, generator) if searched else _all_pairs(kinds, own_S, donor_S)
     for count in range(requested, 0, -1):
@@ -154,7 +157,7 @@ def _all_pairs(kinds: _Kinds, own_S: IntArray, donor_S: IntArray) -> csr_array:
 
 
 def _some_pairs(kinds: _Kinds, own_S: IntArray, donor_S: IntArray, generator: np.random.Generator) -> csr_array:
-    """For every sample so many donors at random, and for every donor so many samples, those that are allowed."""
+    """The same number of random donors for every sample, and of samples for every donor; only allowed pairs."""
     size = len(kinds)
     drawn = generator.integers(size, size=(2, size, _OFFERED))
     everyone = np.broadcast_to(np.arange(size)[:, None], (size, _OFFERED))
@@ -187,7 +190,7 @@ def _regular_part(allowed_SS: csr_array, count: int) -> csr_array | None:
 def _shortage(
     hashes: Sequence[str], captions: Sequence[str], requested: int, found: int, searched: int
 ) -> dict[str, int]:
-    """Why there are fewer derangements: how often the most common image and caption occur, and how far was sought."""
+    """Why there are fewer derangements: counts of the most common image and caption, and the donors searched."""
     return {
         "found": found,
         "requested": requested,

@@ -1,7 +1,7 @@
-"""The first half of check 1: every image encoded once, and what cannot be scored set aside and counted.
+"""The first half of check 1: every image encoded once, and samples that cannot be scored left out and counted.
 
 Samples without label tokens or image are counted. So are those whose image has another number of visual tokens than
-most: no image could stand in for them.
+most: no image could replace theirs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Run:
     plan: Plan
     execution: Execution
     conditions: tuple[str, ...]
-    """What was asked for and is scored here."""
+    """The requested conditions that are scored here."""
 
     @property
     def changes(self) -> list[str]:
@@ -48,12 +48,12 @@ class Run:
 
     @property
     def given(self) -> dict[str, Tensor | None]:
-        """Visual tokens that are the same for every sample, where there are some."""
+        """Visual tokens that are the same for every sample, if any."""
         return {"mean-token": self.plan.mean_tokens, "blind": self.plan.blind.prompt_QE if self.plan.blind else None}
 
     @property
     def fixed(self) -> dict[str, Tensor]:
-        """Those of them that are asked for."""
+        """Those of them that are requested."""
         return {name: tokens for name, tokens in self.given.items() if tokens is not None and name in self.conditions}
 
     @property
@@ -80,7 +80,7 @@ class Encoded:
     unread: list[Reject]
     """Rows whose image could not be read."""
     sizes: set[tuple[int, int] | None]
-    """Height and width of the images; None where batches came without pixels."""
+    """Height and width of the images; None if batches have no pixels."""
 
     @property
     def places(self) -> list[int]:
@@ -158,7 +158,7 @@ def encode_all(run: Run, batches: Sequence[Batch], bar: Bar) -> Encoded:
         release_freed_memory()
     if not groups:
         return Encoded([], {}, torch.empty(0, dtype=torch.int64), [], unscored, unread, sizes)
-    # No image can stand in for one with another number of visual tokens: the commonest number is scored.
+    # No image can replace one with another number of visual tokens, so only the most common number is scored.
     chosen = max(groups, key=lambda slots: (len(groups[slots].found), slots))
     unscored += Counter({OTHER_TOKENS: sum(len(g.found) for slots, g in groups.items() if slots != chosen)})
     group = groups[chosen]
@@ -220,13 +220,13 @@ def _changed(batch: Batch, pixels_BCHW: Tensor, name: str, seed: int) -> Batch:
 
 
 def _for_scoring(batch: Batch, keep: list[int]) -> Batch:
-    """The chosen samples, without pixels or features: from here on only their text is needed, and who they show."""
+    """The chosen samples, without pixels or features: only their text and image hash are needed from here on."""
     samples = tuple(s if s.image_hash else replace(s, image_hash=_hash(batch, i)) for i, s in enumerate(batch.samples))
     return replace(batch, samples=samples).text().rows(keep)
 
 
 def _hash(batch: Batch, place: int) -> str:
-    """Says which donors show the same picture, where the sample itself does not."""
+    """Determines which donors show the same picture if samples have no hash."""
     if batch.pixels_BCHW is not None:
         return content_hash(batch.pixels_BCHW[place].cpu())
     return batch.samples[place].image or f"row {batch.samples[place].row}"

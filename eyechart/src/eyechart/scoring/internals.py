@@ -1,13 +1,13 @@
-"""Inside the connector, without the language model: where does the picture get lost, and what comes out?
+"""Inside the connector, without the language model: where is the picture lost, and what is the output?
 
     variance share   sum over slots of the variance across images / variance over images and slots, per stage
     image share      variance across images / mean square, per stage
     RMS ratio        RMS of the visual tokens / RMS of the text embeddings
     effective rank   exp(entropy of the normalised singular values) of one image's tokens (Roy and Vetterli 2007)
-    kNN overlap      share of an image's 10 nearest by pooled tower features that are nearest behind the connector too
+    kNN overlap      share of an image's 10 nearest by pooled tower features that are also nearest after the connector
 
 A variance share near 0 names the stage that collapses: its output is then the same for all images, whatever its slots
-hold. It says nothing about a constant that is added to all slots alike; the image share does.
+contain. It does not show a constant that is added to all slots; the image share does.
 
 Dimension suffixes: N images, S slots (patches of the tower, visual tokens of the connector), C channels.
 """
@@ -31,10 +31,10 @@ from eyechart.scoring.spool import Spool
 from eyechart.verdict.statistics import FloatArray
 
 TOWER, OUTPUT = "tower", "projector"
-"""The stages that the connector stands between; others may lie in between."""
+"""The stages before and after the connector; there may be others in between."""
 NEIGHBOURS = 10
 _COMPARED = 2000
-"""Images whose neighbours are compared at most: the time grows with the square."""
+"""Maximum number of images whose neighbours are compared: the time grows with the square."""
 AT_ONCE = 1000
 """Images whose pooled vectors are copied or sent at once."""
 
@@ -48,12 +48,12 @@ class Spread:
     squares_SC: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
 
     def add(self, values_NSC: FloatArray) -> None:
-        """Take in more images."""
+        """Add more images."""
         mean_SC = values_NSC.mean(axis=0)
         self.merge(Spread(len(values_NSC), mean_SC, ((values_NSC - mean_SC) ** 2).sum(axis=0)))
 
     def merge(self, other: Spread) -> None:
-        """Take in what another has seen."""
+        """Add the values of another accumulator."""
         if not other.images:
             return
         if not self.images:
@@ -66,9 +66,9 @@ class Spread:
         self.images = images
 
     def share(self) -> float | None:
-        """Share of the variance that lies between images; None with one slot or no variance at all.
+        """Share of the variance that is between images; None with one slot or no variance.
 
-        With a single slot there is nothing to compare with: images would make up all of the variance, however small.
+        With a single slot there is no comparison: images would account for all of the variance, however small.
         """
         between = float(self.squares_SC.sum()) / max(1, self.images)
         slots = float(((self.mean_SC - self.mean_SC.mean(axis=0)) ** 2).sum())
@@ -77,7 +77,7 @@ class Spread:
         return between / (between + slots)
 
     def part(self) -> float | None:
-        """Part of the mean square that differs between images; None of nothing but zeros."""
+        """Part of the mean square that differs between images; None if all values are zero."""
         between = float(self.squares_SC.sum())
         constant = self.images * float((self.mean_SC**2).sum())
         return between / (between + constant) if between + constant > 0 else None
@@ -85,7 +85,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Pooled:
-    """Mean over slots of some images, at both ends of the connector: what processes send one another."""
+    """Mean over slots of some images, at both ends of the connector, for exchange between processes."""
 
     rows: list[int]
     ends: dict[str, npt.NDArray[np.float32]]
@@ -94,10 +94,10 @@ class Pooled:
 
 @dataclass
 class Inside:
-    """What is kept of the images that pass: sums, and in mapped files one pooled vector per image and end."""
+    """Accumulated data of the images: sums, and in mapped files one pooled vector per image and end."""
 
     scratch: Path | None = None
-    """Folder for temporary files; None takes the system's."""
+    """Folder for temporary files; None uses the system's."""
     spreads: dict[str, Spread] = field(default_factory=dict)
     squares: float = 0.0
     values: int = 0
@@ -110,10 +110,10 @@ class Inside:
     """By stage, the vectors and their width C."""
 
     def add(self, rows: list[int], stages: Mapping[str, FloatArray]) -> None:
-        """Take in the images of a batch.
+        """Add the images of a batch.
 
         Args:
-            rows: row of each image in its data file; rows seen before are refused.
+            rows: row of each image in its data file; rows that were already added are rejected.
             stages: [N,S,C] by stage, in the order in which an image passes them.
 
         Raises:
@@ -134,11 +134,11 @@ class Inside:
         self.rank_of = min(output_NSC.shape[1:])
 
     def has(self, row: int) -> bool:
-        """Whether an image was taken in."""
+        """Whether an image was added."""
         return row in self.places
 
     def take(self, pooled: Pooled) -> None:
-        """Take in vectors alone."""
+        """Add only vectors."""
         assert not any(map(self.has, pooled.rows)), "an image was counted twice"
         self.places |= {row: len(self.places) + i for i, row in enumerate(pooled.rows)}
         for name, values_NC in pooled.ends.items():
@@ -147,16 +147,16 @@ class Inside:
             self.files[name][0].append(torch.from_numpy(values_NC))
 
     def pooled(self, start: int, stop: int) -> Pooled:
-        """The vectors of the images that were taken in as number start..stop-1, read into memory."""
+        """The vectors of the images added as number start..stop-1, read into memory."""
         rows = list(islice(self.places, start, stop))
         return Pooled(rows, {name: self._mapped(name)[start:stop].copy() for name in self.files})
 
     def sums(self) -> Inside:
-        """All but the vectors."""
+        """Everything except the vectors."""
         return replace(self, places={}, files={})
 
     def merge(self, other: Inside) -> None:
-        """Take in what another process has seen."""
+        """Add the data of another process."""
         for name, spread in other.spreads.items():
             self.spreads.setdefault(name, Spread()).merge(spread)
         for start in range(0, len(other.places), AT_ONCE):
@@ -224,7 +224,7 @@ def _nearest(space: Likeness, i: int, neighbours: int) -> set[int]:
 
 
 def internals(seen: Inside, text_rms: float) -> Internals | None:
-    """Figures of the images that passed.
+    """Figures of the added images.
 
     Args:
         seen: at least one image, all values finite.
@@ -253,5 +253,5 @@ def internals(seen: Inside, text_rms: float) -> Internals | None:
 
 
 def _steady(value: float) -> float:
-    """Nine digits: the last ones of a sum depend on the order in which processes added it up."""
+    """Nine digits: the last digits of a sum depend on the order in which processes were added."""
     return float(f"{value:.9g}")

@@ -1,9 +1,9 @@
-"""Matching: does a caption prefer its own image to others? The question a person would ask.
+"""Matching: is a caption likelier with its own image than with others?
 
     S_ij = sum_t log p(token t of caption i | image j)        nats per caption, a higher one is likelier
 
-Each caption i is tried with its own image and K-1 donors. What the caption is worth without any image cancels, because
-only images are compared; that some image suits every caption (hubness) does not, except in the EMAP form.
+Each caption i is scored with its own image and K-1 donors. The likelihood of the caption without any image cancels,
+because only images are compared; images that suit every caption (hubness) do not cancel, except in the EMAP form.
 
     image R@1     1/(number tied for best) if the own image is among the best, else 0; chance is 1/K
     MRR           1/(mid-rank of the own image)
@@ -11,7 +11,7 @@ only images are compared; that some image suits every caption (hubness) does not
     EMAP gain     mean diagonal of a full n x n block, centred by rows and columns (after Hessel and Lee 2020)
     InfoNCE       ln K + mean log softmax_j(S_ij / temperature) at the own image (van den Oord et al. 2018)
 
-Not a retrieval benchmark: there, one ranks all images, and captions compete too.
+This is not a retrieval benchmark, which ranks all images, and also captions.
 
 Dimension suffixes: S captions, K donors of each, M captions of the full block.
 """
@@ -37,9 +37,9 @@ BLOCK = 32
 """Captions of the full block: its pairs grow with the square."""
 _DECILES = 10
 _SATURATED = 0.9
-"""Share of ln K from which the InfoNCE bound says little about the truth."""
+"""Share of ln K above which the InfoNCE bound can be far below the true value."""
 _TEMPERATURES = (0.1, 100.0)
-"""Range searched. Sharper than this, one error in the other half would outweigh all else."""
+"""Range searched. With a lower temperature, one error in the other half would dominate the result."""
 
 
 def match(
@@ -49,17 +49,17 @@ def match(
     seed: int,
     execution: Execution | None = None,
 ) -> Matching:
-    """Score every caption with its own image and with others, and estimate what that shows.
+    """Score every caption with its own image and with others, and estimate the figures.
 
     Args:
-        scorer: the model, behind the seam; with `pair_nll` each image is read once for all of its captions.
+        scorer: the model, adapted to the seam; with `pair_nll` each image is read once for all of its captions.
         captions: the scored samples in canonical order (by row), each with label tokens and an image hash.
         settings: `matching_k` and `batch_size`.
         seed: draws donors, block, halves and resamples.
         execution: its processes and its progress bar, for a total of pairs.
 
     Returns:
-        The figures. Those that cannot be estimated are None; `problem` says why where that is all of them.
+        The figures. Those that cannot be estimated are None; `problem` gives the reason if this is true of all.
     """
     samples, features_SV, execution = captions.samples, captions.features_SV, execution or Execution()
     images_S = clusters_of([sample.image_hash for sample in samples])
@@ -110,7 +110,7 @@ def recall_at_1(own_S: FloatArray, others_SK: FloatArray) -> FloatArray:
 
 
 def reciprocal_rank(own_S: FloatArray, others_SK: FloatArray) -> FloatArray:
-    """1 over the rank of the own image, 1 being best; with ties, over the middle of the ranks they take up."""
+    """1 over the rank of the own image, 1 being best; with ties, over the mean of their ranks."""
     higher_S = (others_SK > own_S[:, None]).sum(axis=1)
     ties_S = (others_SK == own_S[:, None]).sum(axis=1)
     mid_rank_S: FloatArray = 1 + higher_S + ties_S / 2
@@ -182,7 +182,7 @@ def graded(
     donors_SK: IntArray,
     features_SV: FloatArray | None,
 ) -> list[Decile]:
-    """The gap in nats per label token by how alike own image and donor look, from most unlike to most alike.
+    """The gap in nats per label token by similarity of own image and donor, from least to most similar.
 
     Returns:
         Ten tenths of the pairs; none without features or with fewer than ten pairs.

@@ -1,4 +1,4 @@
-"""Mean visual tokens over many images: what `mean-token` shows in the place of each."""
+"""Mean visual tokens over many images, which `mean-token` uses in place of each image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def mean_tokens(scorer: ScorerOfBatches, batches: Iterable[Batch], bar: Bar) -> 
         bar: counts images.
 
     Returns:
-        The mean [Q,E], float32 on the CPU, None without an image; and what could not be read.
+        The mean [Q,E], float32 on the CPU, None without an image; and the images that could not be read.
     """
     total_QE, seen = torch.zeros(()), 0
     unread: list[Reject] = []

@@ -1,4 +1,4 @@
-"""What is measured beside the conditions of check 1, on the same samples: matching and words."""
+"""Measurements in addition to the conditions of check 1, on the same samples: matching and words."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def with_measures(
     ranks: Ranks,
     inside: Inside | None = None,
 ) -> Ablation:
-    """Add matching, where the plan asks for it, and words.
+    """Add matching, if the plan requests it, and words.
 
     Args:
         ablation: check 1.
         scores: its samples, with their visual tokens.
-        scorer: the model, behind the seam.
-        plan: what was asked for.
+        scorer: the model, adapted to the seam.
+        plan: what was requested.
         ranks: the processes that share the work, each called with the same arguments.
         inside: pooled tower features, for hard and graded donors; None leaves these out.
     """

@@ -1,6 +1,6 @@
 """Which (caption, image) pairs matching needs, and their scores: log p(caption | image) in nats.
 
-A donor is an image with another content hash whose caption is another one, as for `shuffled`.
+A donor is an image with another content hash with another caption, as for `shuffled`.
 
 Dimension suffixes: S samples, K donors of each, M samples of the full block, P pairs.
 """
@@ -24,11 +24,11 @@ from eyechart.verdict.statistics import FloatArray
 STREAM = 3
 """Second word of the seed: donors of `shuffled` and noise use others."""
 _MOST_ROWS = 128
-"""Captions scored behind one image at once; an image that more of them need is read again."""
+"""Maximum number of captions scored with one image at once; an image with more captions is read again."""
 
 
 class VisualSource(Protocol):
-    """Visual tokens of all samples, wherever they lie."""
+    """Visual tokens of all samples, in memory or in a file."""
 
     def rows(self, index: Sequence[int]) -> VisualTokens:
         """Those of some samples, by position."""
@@ -37,7 +37,7 @@ class VisualSource(Protocol):
 
 @dataclass(frozen=True)
 class Captions:
-    """Samples to be tried with one another's images."""
+    """Samples to be scored with each other's images."""
 
     samples: Sequence[Sample]
     """Each with at least one label token. Only their text is read."""
@@ -49,14 +49,14 @@ class Captions:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The images that each caption is tried with."""
+    """The images that each caption is scored with."""
 
     random_SK: IntArray
     """Donors drawn by seed."""
     hard_SK: IntArray | None
     """The nearest neighbours of the own image among the allowed donors, nearest first; None without features."""
     block_M: IntArray
-    """Samples with distinct images and captions: every one is tried with every other."""
+    """Samples with distinct images and captions: each is scored with every other."""
 
     @property
     def k(self) -> int:
@@ -84,7 +84,7 @@ def draw_candidates(
         images_S: a number for each distinct image (content hash).
         texts_S: a number for each distinct caption.
         features_SV: pooled tower features, for the hard donors.
-        k: images per caption wanted; fewer where some caption has not that many allowed donors.
+        k: images per caption wanted; fewer if some caption does not have that many allowed donors.
         block: most samples of the full block.
         seed: of the run.
     """
@@ -96,7 +96,7 @@ def draw_candidates(
     likeness = None if features_SV is None else Likeness(features_SV)
     random_SK = np.empty((size, count), dtype=np.int64)
     hard_SK = None if likeness is None else np.empty_like(random_SK)
-    for i in range(size):  # one row at a time: the whole table of who may lend to whom grows with the square
+    for i in range(size):  # one row at a time: the whole table of allowed pairs grows with the square
         allowed = np.flatnonzero((images_S != images_S[i]) & (texts_S != texts_S[i]))
         random_SK[i] = generator.choice(allowed, count, replace=False)
         if hard_SK is not None and likeness is not None:
@@ -111,10 +111,10 @@ def _alike(keys_S: IntArray) -> IntArray:
 
 
 class Likeness:
-    """Cosines between the rows of a table that may lie in a mapped file: none of it is copied."""
+    """Cosines between the rows of a table that may be in a mapped file; it is not copied."""
 
     def __init__(self, features_SV: FloatArray) -> None:
-        """Note the lengths of the rows; one of zeros is unlike any."""
+        """Store the norms of the rows; a row of zeros is similar to none."""
         self._features_SV = features_SV
         norms_S = np.sqrt(np.einsum("sv,sv->s", features_SV, features_SV))
         self._norms_S = np.where(norms_S > 0, norms_S, 1.0)
@@ -174,7 +174,7 @@ def score_pairs(
     A scorer that offers `pair_nll` reads each image once for all of its captions; any other scores the pairs whole.
 
     Args:
-        scorer: the model, behind the seam.
+        scorer: the model, adapted to the seam.
         captions: what is paired.
         pairs_P2: (caption, image) positions.
         batch_size: pairs per forward pass. A pass holds an image's captions together, so it may be larger.

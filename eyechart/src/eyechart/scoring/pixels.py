@@ -81,7 +81,7 @@ def tiles(grid: int) -> PixelChange:
 def derangement(size: int, row: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """A permutation of 0..size-1 without a fixed point, uniform among these, drawn from (seed, row, size)."""
     generator = np.random.default_rng([seed, _STREAM, row, size])
-    while True:  # about 1 in e permutations will do
+    while True:  # about 1 in e permutations is usable
         drawn = generator.permutation(size)
         if (drawn != np.arange(size)).all():
             return drawn.astype(np.int64)

@@ -32,7 +32,7 @@ class Ranks:
 
 
 def ranks_of_job() -> Ranks:
-    """The processes that torchrun or a launcher started; one where nobody launched any.
+    """The processes that torchrun or a launcher started; one if there was no launcher.
 
     A process group that is there is used; without one it is made, from the environment that the launcher set.
     """

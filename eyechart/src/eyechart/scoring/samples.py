@@ -31,7 +31,7 @@ def scored_samples(scores: Sequence[SampleScore], vocabulary: Vocabulary, limit:
     Args:
         scores: every scored sample.
         vocabulary: cuts captions into words; without `decode` none is.
-        limit: with more samples than this, an even choice over that order.
+        limit: with more samples than this, an evenly spaced selection in that order.
 
     Returns:
         Losses that are not finite are left out; samples without a finite gap come last. Without `shuffled` the order

@@ -40,7 +40,7 @@ class Spool:
         """Bytes written."""
 
     def append(self, values: Tensor) -> None:
-        """Write a tensor of at least one dimension behind what is there.
+        """Append a tensor of at least one dimension.
 
         Writing, and not storing into a mapping, is what turns a full disk into an error here instead of a SIGBUS.
 

@@ -26,7 +26,7 @@ class VisualSet:
 
     stored: VisualTokens
     order_S: Tensor
-    """int64: where in `stored` the tokens of each sample stand."""
+    """int64: where in `stored` the tokens of each sample are."""
 
     def __len__(self) -> int:
         """S, the number of samples."""
@@ -134,7 +134,7 @@ class BatchFile:
     """Collects batches, without their images, exactly as the collator made them.
 
     What stays in memory of each is two numbers and the rows: small tensors and tables that outlive their batch would
-    stand between its large ones, and keep the allocator from giving that room back.
+    lie between its large ones, and keep the allocator from releasing that memory.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -183,7 +183,7 @@ class LossFile:
         self._tokens, self._total = list(tokens), sum(lengths)
 
     def append(self, nll_N: Tensor) -> None:
-        """Add the losses of the next samples, behind one another; they are kept in float64.
+        """Append the losses of the next samples; they are kept in float64.
 
         Raises:
             ValueError: the disk is full.
@@ -203,7 +203,7 @@ class LossTable:
     """Losses of every label token under every condition, in a mapped file."""
 
     columns: FloatArray
-    """One row per condition and round; label tokens of all samples behind one another."""
+    """One row per condition and round; label tokens of all samples, concatenated."""
     rounds: dict[str, int]
     start: np.ndarray[tuple[int], np.dtype[np.int64]]
     tokens: list[int]

@@ -41,7 +41,7 @@ class SampleScore:
     label_ids_T: IntArray
     """Token ids that carry loss, in reading order."""
     donors: tuple[int, ...]
-    """Positions (in the list of scores) of the samples whose images stood in for this one's, one per derangement."""
+    """Positions (in the list of scores) of the samples whose images replaced this one's, one per derangement."""
     nll: dict[str, list[FloatArray]]
     """Per condition, NLL per label token in nats: one array [T], or one per derangement."""
 
@@ -175,7 +175,7 @@ class _Table:
     tokens_S: IntArray
     tokens_without_eos_S: IntArray
     has_end: bool
-    """Whether any token ends a caption at all."""
+    """Whether captions have an end token."""
     clusters_S: IntArray
 
     @classmethod

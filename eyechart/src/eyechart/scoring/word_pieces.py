@@ -5,7 +5,7 @@ Chinese character are bytes that mean nothing alone. So the text is cut twice, i
 tokens by decoding ever longer beginnings of it, and a piece ends where both cuts agree.
 
 A word is a run of letters, digits and their combining marks, with apostrophes and hyphens inside; in scripts written
-without spaces every character is one (its token then decides). Everything else that is visible stands alone.
+without spaces every character is one (its token then decides). Every other visible character is a piece of its own.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Span:
     """A piece of a caption and the label tokens that make it."""
 
     text: str
-    """With the space before it, and the last one of a caption with the space behind it."""
+    """With the space before it, and the last one of a caption with the space after it."""
     first: int
     stop: int
     """Label tokens first..stop-1."""
@@ -119,9 +119,9 @@ def _inside_words(text: str) -> set[int]:
 
 
 def _joined(text: str, place: int) -> bool:
-    """Whether the characters before and behind `place` belong together."""
-    before, behind = text[place - 1], text[place]
-    left, right = _kind(before), _kind(behind)
+    """Whether the characters before and after `place` belong together."""
+    before, after = text[place - 1], text[place]
+    left, right = _kind(before), _kind(after)
     if right == "extend" or before == _JOINER:
         return left != "space"
     if right == "flag" and left == "flag":

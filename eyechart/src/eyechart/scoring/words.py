@@ -2,8 +2,8 @@
 
     gap of a token = nll(shuffled) - nll(correct), shuffled averaged over the derangements; of a word, their sum
 
-Early words tell content to later ones under teacher forcing ("a black and white ..." names the cow before it comes), so
-gaps of late words understate what the picture carries. The first content word has nothing before it to lean on.
+Under teacher forcing, early words reveal content to later ones ("a black and white ..." names the cow before it comes),
+so gaps of late words understate what the picture carries. The first content word has nothing before it to lean on.
 
 Content words without a list of any language: the most frequent words that together make up a third of all words of the
 scored captions are taken for glue ("a", "of", "on"); the first word of a caption that is not glue is its first content
@@ -132,7 +132,7 @@ def first_content_words(captions: Sequence[Sequence[Span]]) -> list[Span | None]
 
 
 def _mean(gaps_SR: FloatArray, clusters_S: IntArray, donors_SR: IntArray) -> Estimated:
-    """Mean over the captions that have the word in question, each with R donors; nan where one has it not."""
+    """Mean over the captions that have the word in question, each with R donors; nan if it has no such word."""
     chosen = np.flatnonzero(np.isfinite(gaps_SR).all(axis=1))
     if not len(chosen):
         return Estimated(value=None)

@@ -1,7 +1,7 @@
-"""What the standings of a run allow to say: codes, each with the standings that it asserts.
+"""Conclusions from the standings of a run: codes, each with the standings that it asserts.
 
 A conclusion is chosen here, from standings and verdicts alone, and stored in the results; `reporting.conclusions` has
-one sentence for each code. So no sentence says more than the claims it names, and none contradicts another.
+one sentence for each code. So no sentence states more than the claims it names, and none contradicts another.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _headline(ablation: Ablation | None, coverage: Coverage | None, faulty: bool
 
 
 def _pattern(ablation: Ablation) -> Iterator[Conclusion]:
-    """What tells a model that reads the picture from one that has only learnt how captions sound."""
+    """What distinguishes a model that uses the picture from one that has only learnt the style of captions."""
     stand = standings(ablation)
     content, presence = stand.get("shuffled"), [stand.get("zero"), stand.get("noise")]
     if content is None or None in presence:
@@ -96,7 +96,7 @@ def _order(ablation: Ablation) -> Iterator[Conclusion]:
 
 
 def _information(ablation: Ablation) -> Iterator[Conclusion]:
-    """What the picture tells beyond the best constant prompt."""
+    """What the picture contributes beyond the best constant prompt."""
     split, blind = ablation.decomposition, ablation.conditions.get("blind")
     if split is None:
         return

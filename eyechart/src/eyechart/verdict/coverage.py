@@ -1,6 +1,6 @@
 """Check 2: how much of the captions survives max_seq_len, judged from the collator's own counts.
 
-The counting itself is `seam.CollateStats`; here stand the verdict and the figures of the fix: the
+The counting itself is `seam.CollateStats`; this file has the verdict and the figures of the fix: the
 smallest max_seq_len that is enough, and what the prompt around the image block costs.
 """
 

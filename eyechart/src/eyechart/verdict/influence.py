@@ -29,20 +29,20 @@ class Influence:
     """The gap over the pairs in which it has no part."""
     before: Standing
     after: Standing
-    """Where the gate stands with all images, and without this one."""
+    """Standing of the gate with all images, and without this one."""
     share: float
     """Share of the gap that goes with it."""
 
     @property
     def decides(self) -> bool:
-        """Whether the gate stands elsewhere without it."""
+        """Whether the gate has another standing without it."""
         return self.before != self.after
 
 
 def one_image(pairs: Pairs, gate: Gate) -> Influence | None:
-    """The image that carries the gap or decides where its gate stands; None where none does.
+    """The image that carries the gap or decides the standing of its gate; None if there is none.
 
-    A gap within the margin is noise or next to it, and a share of that says nothing: there only a gate that stands
+    A gap within the margin is close to noise, and a share of it is meaningless: there only a gate that stands
     elsewhere counts.
 
     Args:

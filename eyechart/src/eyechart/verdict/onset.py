@@ -1,4 +1,4 @@
-"""When a connector begins to look: the one rule, for the page and the terminal. It reads standings, and judges no gap.
+"""When a connector begins to use the picture: the one rule, for page and terminal. It only reads standings.
 
 How often it is wrong. Each lower bound of a look is taken at 1 - 0.01/(looks of the run), so that by the union bound at
 most 1% of runs, nominally, name a look whose true gap is at or below the margin, whether or not the looks of a run
@@ -32,7 +32,7 @@ def onset(looks: Sequence[Look]) -> int | None:
         looks: by rising step.
 
     Returns:
-        Its place; None where no look after the last `ruled out` says `costs`.
+        Its position; None if no look after the last `ruled out` is `costs`.
     """
     ruled_out = last_ruled_out(looks)
     start = 0 if ruled_out is None else ruled_out + 1
@@ -40,5 +40,5 @@ def onset(looks: Sequence[Look]) -> int | None:
 
 
 def last_ruled_out(looks: Sequence[Look]) -> int | None:
-    """Place of the last look that says `ruled out`; a connector that looks has begun to after it."""
+    """Position of the last look that is `ruled out`; a connector that uses the picture has begun after it."""
     return next((place for place in reversed(range(len(looks))) if looks[place].shuffled == "ruled out"), None)

@@ -43,9 +43,9 @@ def bootstrap_mean(
 ) -> Estimated:
     """Mean over captions with a percentile bootstrap interval; captions of one image are drawn together.
 
-    Where every caption has the same value the bootstrap sees no spread at all. For values of 0 or 1 the exact binomial
-    interval (Clopper and Pearson 1934) over the images stands in, so that 20 hits of 20 do not read as certainty;
-    other equal values, such as 1/k where all k images tie, have none.
+    If every caption has the same value, the bootstrap finds no spread. For values of 0 or 1 the exact binomial
+    interval (Clopper and Pearson 1934) over the images is used instead, so that 20 hits of 20 do not appear as
+    certainty; other equal values, such as 1/k where all k images tie, have none.
 
     Args:
         values_S: one figure per caption.
@@ -88,7 +88,7 @@ def bootstrap_mean(
 
 
 def _held(found: Estimated, bounds: tuple[float, float] | None, margin: float | None) -> Estimated:
-    """With its 99% bounds, and where it stands against the margin."""
+    """With its 99% bounds, and its standing against the margin."""
     lower, upper = bounds or (None, None)
     standing = None if margin is None else stand(lower, upper, margin)
     return found.model_copy(update={"lower99": lower, "upper99": upper, "margin": margin, "standing": standing})

@@ -1,4 +1,4 @@
-"""Where one claim stands: `costs`, `ruled out` or `open`. The only place that decides it.
+"""The standing of one claim: `costs`, `ruled out` or `open`. The only place that decides it.
 
 A claim says that a figure exceeds its margin. With a one-sided lower and a one-sided upper confidence bound:
 
@@ -25,7 +25,7 @@ LEVEL = 0.99
 SHARED_ERROR = 0.01
 """Chance that any of several claims is decided wrongly, where one of them decides for all."""
 ROUNDING = 1e-7
-"""A gap and a standard error below this, in nats per token, are no difference at all."""
+"""A gap and a standard error below this, in nats per token, count as no difference."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Stand:
 
 
 def stand(lower: float | None, upper: float | None, margin: float) -> Standing:
-    """Where a claim stands, by its bounds; in the unit of the margin."""
+    """The standing of a claim, from its bounds; in the unit of the margin."""
     if lower is None or upper is None:
         return "open"
     return "costs" if lower > margin else "ruled out" if upper <= margin else "open"
 
 
 def stand_gap(estimate: Estimate, margin: float = 0.0, upper_level: float = LEVEL, lower_level: float = LEVEL) -> Stand:
-    """Where the claim "this gap exceeds its margin" stands.
+    """The standing of the claim "this gap exceeds its margin".
 
     Args:
         estimate: the gap, in nats per label token.

@@ -94,13 +94,13 @@ def dyadic_variance(excess_SR: FloatArray, donors_SR: IntArray, tokens_S: IntArr
         A_i = sum_r e_ir + sum_r e_{pi_r^-1(i), r}
         Var = n/(n-1) * (sum_i A_i^2 - sum_ir e_ir^2) / (R * sum_i T_i)^2
 
-    With clusters, e is first summed within pairs (own cluster, donor cluster), and G stands for n. It is the dyadic
+    With clusters, e is first summed within pairs (own cluster, donor cluster), and G replaces n. It is the dyadic
     cluster-robust form (Fafchamps and Gubert 2007; Aronow, Samii and Assenova 2015). It can come out negative where
     the effects of own image and donor cancel, which is why `estimate` never uses it alone.
 
     Args:
         excess_SR: e_ir = D_ir - T_i * gap, with the gap over all R, nats.
-        donors_SR: pi_r(i), the sample whose image stands in for that of sample i.
+        donors_SR: pi_r(i), the sample whose image replaces that of sample i.
         tokens_S: T_i.
         clusters_S: cluster ids 0..G-1, with G at least 2.
     """
@@ -119,7 +119,7 @@ class Pairs:
     own_P: IntArray
     """Number of the caption's own image."""
     donor_P: IntArray
-    """Number of the image that stood in for it."""
+    """Number of the image that replaced it."""
 
     @classmethod
     def of(cls, differences_SR: FloatArray, tokens_S: IntArray, clusters_S: IntArray, donors_SR: IntArray) -> Pairs:

@@ -1,6 +1,6 @@
 """Verdict of check 1: claims and margins in, PASS, FAIL or INCONCLUSIVE with reasons out.
 
-PASS: every gate stands at `costs`. All must hold, so no correction is needed.
+PASS: every gate has the standing `costs`. All must hold, so no correction is needed.
 FAIL: some gate is `ruled out` (its upper bound is taken at 1 - 0.01/(number of gates); a gap of exactly 0 with no
 spread is ruled out), or any scored loss is not finite.
 INCONCLUSIVE: neither; or PASS but for something that was not measured: a gate left out of `--conditions`, too few
@@ -9,7 +9,7 @@ sample is not part of the evidence, and rows break for reasons that may go with 
 rest would claim more than was seen. A held-out split that is smaller than asked for is only a warning: every sample
 there is was scored. What was measured can still FAIL, whatever is missing.
 
-Where each gate stands is decided by `standing`; the verdict counts standings and looks at no bound itself.
+The standing of each gate is decided by `standing`; the verdict counts standings and does not use bounds itself.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Gate:
 
     @classmethod
     def of(cls, name: str, margin: float, estimate: Estimate, gates: int) -> Gate:
-        """Decide where one of so many gates stands; `margin` in nats per token."""
+        """Decide the standing of one of this many gates; `margin` in nats per token."""
         return cls(name, estimate, stand_gap(estimate, margin, shared_level(gates)))
 
     @property

@@ -55,7 +55,7 @@ class Options:
 
 
 def main() -> None:
-    """Read the command line, make the backbones, end with one clear line where something is wrong."""
+    """Read the command line, make the backbones, and end with a one-line error if something is wrong."""
     options = tyro.cli(Options, prog="python -m qwen3_vlm.demo.tiny", description=__doc__)
     disable_progress_bar()  # transformers': a bar for one file of one megabyte
     try:
@@ -135,7 +135,7 @@ def make_for_file(options: Options, data: Path, image_root: Path, output: Path) 
     _report("words of the caption written when the notes name them", read)
     words = content_words(captions)
     if not words:
-        _say("no word tells these captions apart: the tower keeps random layers and will carry little")
+        _say("no word distinguishes these captions: the tower keeps random layers and will carry little information")
     eye, seen = tower_captions.train(rows.pixels, captions, words, options.steps)
     _report(f"words of the caption recognised by the tower ({len(words)} learnt)", seen)
     language.save(model, tokenizer, output / "llm")

@@ -21,7 +21,7 @@ from qwen3_vlm.demo.tiny import tower
 from qwen3_vlm.demo.tiny.documents import plain_words
 
 MOST_WORDS = 256
-"""Words the tower learns to tell apart at most."""
+"""Maximum number of words that the tower learns to distinguish."""
 MOST_ROWS = 20_000
 """Rows used at most: their images are held in memory (0.25 GB at 64 px)."""
 MOST_PIXELS = 178_956_970
@@ -81,7 +81,7 @@ def content_words(captions: Sequence[str], most: int = MOST_WORDS) -> tuple[str,
     """The words a picture could decide: neither in nearly every caption nor in hardly any, most frequent first.
 
     Between 0.3% (at least two) and 60% of the captions; where a small or odd file leaves none, whatever does not stand
-    in all of them. May be empty: then there is nothing to tell pictures apart by.
+    in all of them. May be empty: then no word distinguishes pictures.
     """
     total = len(captions)
     count = Counter(word for caption in captions for word in set(plain_words(caption)))

@@ -37,10 +37,10 @@ def for_worlds(*, steps: int, loss: float, read: Mapping[str, float], seen: Mapp
     """The model card of the backbones for scenes and digits, in Markdown."""
     return f"""# Tiny backbones for the embedded worlds
 
-Two real models, a thousandth of the usual size, that stand in for SigLIP2 and Qwen3-8B-Base where there is no network,
-no GPU or no time: `vision/` is a `SiglipVisionModel`, `llm/` a `Qwen3ForCausalLM` with its tokenizer. Both load with
-`from_pretrained`, like the real ones. Weights are fp16 on disk and float32 in memory;
-{size_of(folder) / 1e6:.2f} MB in all.
+Two real models, a thousandth of the usual size, that replace SigLIP2 and Qwen3-8B-Base if there is no network, no GPU
+or no time: `vision/` is a `SiglipVisionModel`, `llm/` a `Qwen3ForCausalLM` with its tokenizer. Both load with
+`from_pretrained`, like the real ones. Weights are fp16 on disk and float32 in memory; {size_of(folder) / 1e6:.2f} MB in
+all.
 
 Made by `python -m qwen3_vlm.demo.tiny --steps {steps}` (about ten minutes on two CPU cores). License: Apache-2.0, as
 the rest of the repository; the digits come with scikit-learn (UCI ML hand-written digits, CC BY 4.0).
@@ -48,11 +48,11 @@ the rest of the repository; the digits come with scikit-learn (UCI ML hand-writt
 ## Vision tower
 
 {_tower_line()} Its first layer starts from the whitened patches of
-training images. Trained for {steps} steps of 36 scenes and 12 digits to tell, at every patch, what it lies on: colour,
-shape, size and place of the thing; texture, colour and count of the scene; digit and stroke weight. **These are
-attribute labels of the generator that also draws the data sets, from other seeds**: the tower has seen none of their
-scenes, and of the digits only the 1,500 training ones (turned, stretched, shifted). It is a good eye for these worlds
-and for nothing else.
+training images. Trained for {steps} steps of 36 scenes and 12 digits to predict, at every patch, what the patch shows:
+colour, shape, size and place of the object; texture, colour and count of the scene; digit and stroke weight. **These
+are attribute labels of the generator that also draws the data sets, from other seeds**: the tower has seen none of
+their scenes, and of the digits only the 1,500 training ones (turned, stretched, shifted). It is a good eye for these
+worlds and for nothing else.
 
 Right, per patch (500 fresh scenes, patches that lie on a thing; digits: the training digits):
 

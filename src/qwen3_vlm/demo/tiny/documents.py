@@ -3,7 +3,7 @@
 A document is `prompt <|vision_start|> notes <|vision_end|> prompt` and the caption; only the caption counts in the
 loss. The notes are the caption's facts as single words in random order; half of the time several words share a place,
 their embeddings added up, as a connector with few visual tokens will have to do it. All of this matters: a model
-trained on captions alone, or on notes in a fixed order, learns to ignore what stands in the image's place, and then no
+trained on captions alone, or on notes in a fixed order, learns to ignore what is in the image's place, and then no
 connector can make it see.
 """
 
@@ -52,7 +52,7 @@ class Document:
 class Encoded:
     """A document as token ids: everything before the caption, and the caption with its end token.
 
-    Packed notes stand as `<|image_pad|>` in `prompt`; `packed` says which tokens are added up at which of its places.
+    Packed notes appear as `<|image_pad|>` in `prompt`; `packed` says which tokens are added up at which of its places.
     """
 
     prompt: tuple[int, ...]
@@ -89,7 +89,7 @@ def noted(groups: Sequence[Sequence[str]], rng: random.Random) -> list[str]:
     """The words of the notes in the order they are written down: shuffled altogether, or group by group.
 
     Half of the time words of one group stay together (groups and words within them are shuffled), which is how the
-    model can learn that what stands together belongs together; in the other half it must do without.
+    model can learn that adjacent words belong together; in the other half this cue is missing.
     """
     if rng.random() < TOGETHER:
         return [word for group in rng.sample(groups, len(groups)) for word in rng.sample(group, len(group))]

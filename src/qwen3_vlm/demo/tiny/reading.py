@@ -19,7 +19,7 @@ GATE = 0.95
 """Least reading accuracy of every gated attribute."""
 GATED = ("colour", "shape", "background", "texture", "size", "count", "digit", "weight")
 NOT_GATED = ("position", "binding")
-"""Measured, but unordered notes do not tell which of two things is where, or which colour is whose."""
+"""Measured, but unordered notes do not show which of two things is where, or which colour belongs to which."""
 
 
 def world_grade(written: str, true: str) -> dict[str, bool]:

@@ -22,7 +22,7 @@ from qwen3_vlm.demo.tiny.fitting import fit
 
 BATCH = 48
 SHIFT = 4
-"""Images are moved by up to so many pixels, so that the tower cannot learn them by heart at once."""
+"""Images are shifted by up to this many pixels, so that the tower cannot memorise them immediately."""
 
 
 class WordHead(nn.Module):

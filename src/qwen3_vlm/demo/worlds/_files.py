@@ -1,4 +1,4 @@
-"""Writing a world to disk: LLaVA-Pretrain's layout, whole or not at all.
+"""Writing a world to disk: LLaVA-Pretrain's layout, atomically.
 
 A world is written into a temporary sibling folder and renamed into place, so an interrupted run leaves nothing that
 looks like data. `world.json` inside records what the folder was made from; a folder made from something else is

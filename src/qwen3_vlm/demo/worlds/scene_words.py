@@ -49,7 +49,7 @@ def attributes(text: str) -> dict[str, frozenset[str]]:
 
 
 def bindings(text: str) -> frozenset[tuple[str, str]]:
-    """Pairs (colour, shape) that stand next to each other: which colour the caption gives to which shape."""
+    """Pairs (colour, shape) that are next to each other: which colour the caption gives to which shape."""
     words = words_of(text)
     return frozenset(
         (one, other) for one, other in zip(words, words[1:], strict=False) if one in COLOURS and other in SHAPES

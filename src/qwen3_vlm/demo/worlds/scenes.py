@@ -1,4 +1,4 @@
-"""Scenes: one or two outlined shapes on a textured background, drawn and captioned by us, the same for everybody.
+"""Scenes: one or two outlined shapes on a textured background, drawn and captioned by seed.
 
     from qwen3_vlm.data.worlds import scenes
     scenes.ensure(Path("data/scenes"))        # 5,000 pictures of 64 px and scenes.json, in seconds
