@@ -22,7 +22,7 @@ from tiny_runs import TinyWorld, make_world
 
 LEGACY = {"prompt__image_block": "legacy", "connector__vision_ln": True}
 SPLICED = {**LEGACY, "prompt__image_block": "spliced"}
-WARNING = "is of the older form, which laid out the image block in other tokens"
+WARNING = "has the older format, in which the image block has other tokens"
 
 
 @pytest.fixture(scope="module")
