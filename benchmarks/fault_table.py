@@ -105,7 +105,7 @@ class Totals:
     disagreeing: int
     """Cases in which `ablate` and `diagnose` say different things of one checkpoint."""
     contradicting: int
-    """Cases in which a PASS stands beside an error."""
+    """Cases in which a PASS has an error among its findings."""
     seconds: float
     """Of processor time, all cases."""
 
@@ -216,7 +216,7 @@ def render(rows: Sequence[Row], trained: int, held_out: int) -> str:
     )
     lines = [
         "\n## Injected faults\n",
-        "| case | fault | injected how | when | four conditions | ablate | the tool | named first | other findings | s |",
+        "| case | fault | injected how | when | four conditions | ablate | tool | named first | other findings | s |",
         "|---|---|---|---|---|---|---|---|---|---|",
         *(_line(row) for row in rows if row.code),
         "\n## Healthy set-ups\n",

@@ -116,7 +116,7 @@ ACCEPTED = [
         "caption longer than max_seq_len",
         "accepted",
         "audit --json --coverage.truncated_fail 10",
-        ("(1) are truncated", "lost the end of their caption and its EOS", "raise data.max_seq_len from 64 to"),
+        ("(1) are truncated", "the end of their caption and its EOS are lost", "raise data.max_seq_len from 64 to"),
         caption("a red circle on a blue ground " * 20),
         0,
     ),

@@ -232,7 +232,7 @@ def test_a_backbone_that_is_gone_is_named_with_the_cure_and_can_be_pointed_to(
     with pytest.raises(ValueError) as caught:
         kind.from_pretrained(copy)
     message = str(caught.value)
-    assert f"{gone} (width 32, " in message and "does not exist; say where it is" in message and "\n" not in message
+    assert f"{gone} (width 32, " in message and "does not exist; pass its location" in message and "\n" not in message
     gone.mkdir()
     with pytest.raises(ValueError, match="is not a model folder; say where it is"):
         kind.from_pretrained(copy)

@@ -64,9 +64,9 @@ def test_an_untrained_model_gets_a_verdict_and_the_page_of_our_own(
 
 
 LEFT_OUT = {
-    "blind": "left out. It needs a constant prompt trained with the model, which only our own trainer makes.",
-    "donors": "left out. Donors by likeness need the features of our own vision tower; matching uses random donors.",
-    "mean-token": "left out. It needs --train_data, rows whose images are averaged.",
+    "blind": "left out. It needs a constant prompt trained with the model, which only the qwen3-vlm trainer makes.",
+    "donors": "left out. Donors by similarity need the features of the qwen3-vlm vision tower; matching uses random donors.",
+    "mean-token": "left out. It needs --train_data: a file of rows whose images are averaged.",
 }
 
 
@@ -94,8 +94,8 @@ def test_a_list_of_which_nothing_can_be_had_is_refused_once_the_model_is_known(
     where = [str(saved.folder("qwen3_vl")), "--data", str(data / "data.json"), "--image_root", str(data)]
     assert main(["score", *where, *train, *CPU, "--conditions", "mean-token,blind"]) == 2
     assert capsys.readouterr().err == (
-        "error: --conditions: nothing but `correct` can be scored here (blind: It needs a constant prompt "
-        "trained with the model, which only our own trainer makes. mean-token: This model takes visual tokens at "
+        "error: --conditions: only `correct` can be scored here (blind: It needs a constant prompt "
+        "trained with the model, which only the qwen3-vlm trainer makes. mean-token: This model takes visual tokens at "
         "several depths; no mean is defined there.) Name other conditions, such as runbook\n"
     )
     assert list(tmp_path.iterdir()) == []
@@ -120,7 +120,7 @@ def test_a_mean_over_scored_images_is_warned_about(
 
     assert warned("other") == []
     assert warned("half", ablation__mean_token_images=5) == [
-        "warning: --train_data has images of --data: 4 of the 5 images that mean-token averages are scored too; name "
+        "warning: --train_data has images of --data: 4 of the 5 images averaged for mean-token are also scored; use "
         "rows that are not scored."
     ]
     (line,) = warned("scored")
@@ -261,11 +261,11 @@ def test_unreadable_images_are_counted_and_there_is_no_pass(saved: Saved, data: 
         *(
             (
                 ["m", "--data", "{rows}", "--conditions", conditions],
-                "--conditions: nothing but `correct` can be scored here (" + message,
+                "--conditions: only `correct` can be scored here (" + message,
             )
             for conditions, message in (
                 ("blind", "blind: It needs a constant prompt trained with the model"),
-                ("correct,donors", "donors: Donors by likeness need"),
+                ("correct,donors", "donors: Donors by similarity need"),
                 ("mean-token", "mean-token: It needs --train_data"),
             )
         ),

@@ -25,6 +25,7 @@ from eyechart.results import (
     Coverage,
     Decile,
     Estimated,
+    Finding,
     Matching,
     Reason,
     ReasonCode,
@@ -190,7 +191,11 @@ def starts_well(text: str) -> bool:
 
 
 def test_these_runs_allow_every_conclusion() -> None:
-    chosen = {conclusion.code for results in runs() for conclusion in results.conclusions}
+    faulty = results_of(
+        checked(gates(YES, YES, YES)), diagnosis=[Finding(code="image-order", severity="error", message="mixed")]
+    )
+    chosen = {conclusion.code for results in [*runs(), faulty] for conclusion in results.conclusions}
+    assert "image-order" in said(faulty, "headline")
     assert chosen == set(get_args(ConclusionCode))
 
 

@@ -66,7 +66,7 @@ def without_repeats(split: Split, held_out: Sequence[Row], train: Sequence[Row],
 
 
 def repeats_lines(split: Split) -> list[str]:
-    """How many rows left training and the first of them, as a line for people; no line where none did."""
+    """How many rows left training and the first of them, as one readable line; no line if none left."""
     if not split.repeats:
         return []
     first = ", ".join(str(row) for row, _ in split.repeats[:_NAMED])

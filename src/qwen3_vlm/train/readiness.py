@@ -74,7 +74,7 @@ def optimizer_findings(vlm: VLM, optimizer: torch.optim.Optimizer) -> list[Findi
 
 
 def _kept_gradients(vlm: VLM, optimizer: torch.optim.Optimizer) -> list[Finding]:
-    """Does `zero_grad` take gradients away? Tried on gradients of zeros, so that nothing can be left behind."""
+    """Does `zero_grad` take gradients away? Tried on gradients of zeros, so that nothing remains."""
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     tried = [p for p in vlm.connector.parameters() if id(p) in held and p.grad is None]
     for parameter in tried:
