@@ -340,6 +340,26 @@ class Internals(_Model):
     """Every stage in order, those without a share included."""
 
 
+class Unigram(_Model):
+    """Check 0: does the language model read these captions, better than counting their tokens predicts them?"""
+
+    loss: float
+    """Of a unigram with add-one smoothing on the scored captions, in nats per label token."""
+    condition: str
+    """Where the model is compared with it: the lower loss of `correct` and `no-image` (`zero` without `no-image`)."""
+    gain: Estimated
+    """Loss of the unigram minus the model's, paired, in nats per label token. It must exceed 0: `costs` means that the
+    captions are read."""
+    source: Literal["training", "scored"]
+    """What was counted: training captions, or for each caption the scored captions of all other images."""
+    captions: int
+    """Captions counted; of `scored` all of them."""
+    tokens: int
+    """Label tokens in them, the end tokens included."""
+    vocabulary: int
+    """Tokens to choose from: what the smoothing adds one for."""
+
+
 class Ablation(_Model):
     """Check 1: does the loss rise when the picture is taken away?"""
 
@@ -372,6 +392,8 @@ class Ablation(_Model):
     """How conditions were made where a reader of another runbook would assume something else, and what was left out."""
     notes: dict[str, str] = Field(default_factory=dict)
     """What the scorer says about how it scores, by keyword (`seam.Description.notes`)."""
+    unigram: Unigram | None = None
+    """Check 0; None where nothing could be compared."""
     decomposition: Decomposition | None = None
     matching: Matching | None = None
     words: Words | None = None
