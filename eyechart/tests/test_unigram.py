@@ -163,9 +163,9 @@ def test_captions_that_are_read_are_no_finding_and_neither_is_a_check_that_was_n
     assert not [*diagnose_text(checked(SEES))]
 
 
-def test_where_the_gates_are_not_met_it_is_a_warning_because_an_untrained_connector_looks_the_same() -> None:
+def test_where_the_gates_are_not_met_it_is_a_note_because_an_untrained_connector_looks_the_same() -> None:
     (found,) = diagnose_text(checks(BLIND, -3.0))
-    assert found.severity == "warning" and "hardly been trained" in found.fix
+    assert found.severity == "note" and "hardly been trained" in found.fix
     assert not [*diagnose_text(checks(BLIND, 0.05, se=0.1))], "nothing is decided, and nothing is barred"
 
 

@@ -18,7 +18,7 @@ def diagnose_text(ablation: Ablation) -> Iterator[Finding]:
     An error wherever the gates of check 1 are met, be the gain ruled out or only not shown: without this check that
     would be a PASS. Where they are not met nothing is there to be barred, and a connector that has hardly been trained
     can look like this on sound captions of an unusual kind (one word each, or a style that the language model has not
-    met): then a warning, and none where nothing is decided.
+    met): then a note, and none where nothing is decided.
     """
     unigram = ablation.unigram
     standing = unigram.gain.standing if unigram else None
@@ -35,7 +35,7 @@ def diagnose_text(ablation: Ablation) -> Iterator[Finding]:
         "take tokenizer and weights of model.llm from one and the same trained checkpoint; if they are, take a "
         "language model that knows the language of these captions"
         + ("" if met else "; if the connector has hardly been trained, train it first"),
-        None if met else "warning",
+        None if met else "note",
         loss=loss,
         unigram=unigram.loss,
         condition=unigram.condition,
