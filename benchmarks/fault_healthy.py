@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from PIL import Image, ImageEnhance
 
 from fault_drawings import bar_charts, grey_spots
@@ -14,11 +16,6 @@ from fault_splits import copies_drawn
 _CHATML = (
     "<|im_start|>system\nYou describe pictures.<|im_end|>\n<|im_start|>user\n{human}<|im_end|>\n<|im_start|>assistant\n"
 )
-_SENTENCE = (
-    ". The picture was drawn by a small program, saved as a file, and described by another one; "
-    "nothing else can be seen"
-)
-_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 def _near_white(i: int, image: Image.Image) -> Image.Image:
@@ -48,8 +45,23 @@ def _few_rows(site: Site) -> None:
     site.set(train__epochs=12)
 
 
-def _digit_alone(i: int, row: Row) -> Row:
-    return with_text(row, answer=next(word for word in _DIGITS if word in caption(row).lower()))
+def _background_alone(i: int, row: Row) -> Row:
+    """Two words that the language model knows as they stand: `Dotted cyan`."""
+    found = re.search(r"(plain|dotted|striped) (\w+)", caption(row).lower())
+    assert found, caption(row)
+    return with_text(row, answer=found[0].capitalize())
+
+
+def _three_times(i: int, row: Row) -> Row:
+    return with_text(row, answer=". ".join([caption(row)] * 3))
+
+
+def _with_a_rare_word(i: int, row: Row) -> Row:
+    """In one caption of five, a name that no other one has."""
+    if i % 5:
+        return row
+    name = "".join("aeioubdgklmnprstz"[(i * 7919 + k * k * 31) % 17] for k in range(7)).capitalize()
+    return with_text(row, answer=f"{caption(row)}, by {name}{i}")
 
 
 def _second_exchange(i: int, row: Row) -> Row:
@@ -133,17 +145,22 @@ HEALTHY = (
     Case(
         "long-captions",
         "",
-        "every caption is followed by the same long sentence",
-        set_up=in_turn(
-            each(lambda i, row: with_text(row, answer=caption(row) + _SENTENCE)), settings(data__max_seq_len=192)
-        ),
+        "every caption is said three times over, in words that the language model knows",
+        set_up=in_turn(each(_three_times), settings(data__max_seq_len=192)),
     ),
     Case(
-        "one-word-captions",
+        "two-word-captions",
         "",
-        "the caption is the number alone: ten different captions",
-        set_up=each(_digit_alone),
-        world="digits",
+        "the caption is the background alone, such as `Dotted cyan`: two dozen different captions",
+        set_up=each(_background_alone),
+    ),
+    Case("rare-words", "", "one caption in five ends in a name that no other one has", set_up=each(_with_a_rare_word)),
+    _healthy("hardly-trained", "one epoch at a fiftieth of the learning rate", train__epochs=1, train__lr=4e-5),
+    Case(
+        "two-words-hardly-trained",
+        "",
+        "the caption is the background alone, one epoch at a fiftieth of the learning rate",
+        set_up=in_turn(each(_background_alone), settings(train__epochs=1, train__lr=4e-5)),
     ),
     Case(
         "dark-images",

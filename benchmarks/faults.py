@@ -48,12 +48,13 @@ from fault_run import run_case, train_base
 from fault_site import HELD_OUT, SAVE_EVERY, TRAINED, Case, Site, World, make_worlds
 from fault_splits import SPLITS
 from fault_table import Row, missed, reached, render, totals
+from fault_text import TEXT
 from fault_training import TRAINING
 
 _ORDER = {code: place for place, code in enumerate(FAULTS)}
 _OF_DATA = (*ROWS, *PAIRS, *SPLITS, *IMAGES)
 _OF_INPUTS = (*PROMPT, *LABELS, *PIXELS, *BATCHES)
-_OF_MODELS = (*BACKBONES, *FEATURES, *CONNECTOR, *FUSION, *LOSS)
+_OF_MODELS = (*BACKBONES, *FEATURES, *CONNECTOR, *FUSION, *LOSS, *TEXT)
 _OF_RUNS = (*TRAINING, *RESUMING, *CHECKPOINTS)
 INJECTIONS = tuple(sorted((*_OF_DATA, *_OF_INPUTS, *_OF_MODELS, *_OF_RUNS), key=lambda case: _ORDER[case.code]))
 CASES = {case.name: case for case in (*INJECTIONS, *HEALTHY)}

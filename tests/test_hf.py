@@ -234,7 +234,7 @@ def test_a_backbone_that_is_gone_is_named_with_the_cure_and_can_be_pointed_to(
     message = str(caught.value)
     assert f"{gone} (width 32, " in message and "does not exist; pass its location" in message and "\n" not in message
     gone.mkdir()
-    with pytest.raises(ValueError, match="is not a model folder; say where it is"):
+    with pytest.raises(ValueError, match="is not a model folder; pass its location"):
         kind.from_pretrained(copy)
     gone.rmdir()
     with pytest.raises(ValueError, match=r"vision \(width 24, \w{16}\), which does not exist"):

@@ -342,6 +342,26 @@ class Internals(_Model):
     """Every stage in order, including those without a share."""
 
 
+class Unigram(_Model):
+    """Check 0: does the language model read these captions, better than counting their tokens predicts them?"""
+
+    loss: float
+    """Of a unigram with add-one smoothing on the scored captions, in nats per label token."""
+    condition: str
+    """Where the model is compared with it: the lower loss of `correct` and `no-image` (`zero` without `no-image`)."""
+    gain: Estimated
+    """Loss of the unigram minus the model's, paired, in nats per label token. It must exceed 0: `costs` means that the
+    captions are read."""
+    source: Literal["training", "scored"]
+    """What was counted: training captions, or for each caption the scored captions of all other images."""
+    captions: int
+    """Captions counted; of `scored` all of them."""
+    tokens: int
+    """Label tokens in them, the end tokens included."""
+    vocabulary: int
+    """Tokens to choose from: what the smoothing adds one for."""
+
+
 class Ablation(_Model):
     """Check 1: does the loss rise when the picture is removed?"""
 
@@ -374,6 +394,8 @@ class Ablation(_Model):
     """How conditions were made if it differs from other runbooks, and what was left out."""
     notes: dict[str, str] = Field(default_factory=dict)
     """How the scorer scores, in its own words, by keyword (`seam.Description.notes`)."""
+    unigram: Unigram | None = None
+    """Check 0; None if nothing could be compared."""
     decomposition: Decomposition | None = None
     matching: Matching | None = None
     words: Words | None = None

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from eyechart.data.dataset import count_rejects, judge_rejects
+from eyechart.data.choice import even_choice
+from eyechart.data.dataset import Dataset, count_rejects, judge_rejects
 from eyechart.progress import progress_bar
 from eyechart.results import Ablation, LossPoint, Training
 from eyechart.scoring.ablation import ablate as run_ablation
@@ -16,6 +17,7 @@ from eyechart.scoring.plan import Execution, Plan
 from eyechart.scoring.ranks import ranks_of_job
 from eyechart.scoring.samples import decoder
 from eyechart.scoring.summary import Scores
+from eyechart.scoring.unigram import MOST_CAPTIONS, TokenCounts
 from eyechart.seam import Vocabulary
 from qwen3_vlm.build import Prepared
 from qwen3_vlm.commands.constant_tokens import mean_tokens, trained_blind
@@ -53,6 +55,7 @@ def score(
         vocabulary=vocabulary(loaded),
         mean_tokens=mean_tokens(loaded, prepared, checkpoint) if "mean-token" in names else None,
         blind=trained_blind(loaded, prepared, checkpoint) if "blind" in names else None,
+        training=count_captions(prepared.train),
     )
     execution = Execution(
         ranks,
@@ -64,6 +67,12 @@ def score(
     inside = recorder.over(ranks)
     ablation = with_measures(ablation, scores, recorder, plan, ranks, inside)
     return ablation.model_copy(update={"connector": look_inside(inside, loaded.vlm)}), scores
+
+
+def count_captions(training: Dataset) -> TokenCounts:
+    """Label tokens of at most `MOST_CAPTIONS` training captions, evenly spaced; no image is opened."""
+    places = even_choice(len(training), MOST_CAPTIONS)
+    return TokenCounts.of(training.text(place).labels_T for place in places)
 
 
 def vocabulary(loaded: Loaded) -> Vocabulary:

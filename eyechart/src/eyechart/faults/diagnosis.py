@@ -83,6 +83,9 @@ def diagnose_run(evidence: RunEvidence) -> list[Finding]:
     if _has(found, "image-masked"):
         # Every visual token has a position: those that change no loss are where attention cannot see them.
         found = [f for f in found if not (f.code == "placeholder-count" and "unplaced_slots" in f.evidence)]
+    if any(f.code == "captions-unread" and f.severity == "error" for f in found):
+        # Read badly before training and after it: what was only suspected of the ids is now shown of the scores.
+        found = [f.model_copy(update={"severity": "error"}) if f.code == "token-id-mismatch" else f for f in found]
     if _has(found, "loss-not-reproduced"):
         # A connector that lived with this in training would score as it did there, so it came in afterwards.
         found = [f.model_copy(update={"severity": "error"}) if f.code in _DAMAGE else f for f in found]

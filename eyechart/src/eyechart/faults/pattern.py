@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 
 from eyechart.faults.condition_words import listed, worded
+from eyechart.faults.pattern_of_text import diagnose_text
 from eyechart.faults.pattern_of_training import RunContext, diagnose_training
 from eyechart.faults.table import agree, finding
 from eyechart.results import Ablation, Condition, Finding, Matching
@@ -33,7 +34,7 @@ def diagnose_ablation(ablation: Ablation, known: RunContext | None = None) -> li
     found = [*_non_finite(conditions)]
     if conditions["correct"].loss is not None:
         found += [*_bit_equal(conditions)] or [*_content(ablation, known)]
-        found += _level(ablation, known)
+        found += [*_level(ablation, known), *diagnose_text(ablation)]
     return [*found, *_more_samples(ablation), *diagnose_training(ablation, known)]
 
 

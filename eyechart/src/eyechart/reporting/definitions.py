@@ -35,6 +35,13 @@ DEFINITIONS: dict[str, Definition] = {
         "The bound that the verdict uses is one-sided: with 99% confidence the gap is larger. Intervals around "
         "losses are those of the gaps. The figure after +- is the standard error.",
     ),
+    "unigram": Definition(
+        "Loss of a unigram (check 0)",
+        "What it costs to predict the same tokens by how often each occurs in the training captions, with one added to "
+        "every count; without training captions, in the scored captions of other images. A model that reads the "
+        "captions is clearly better than that (99%), with the right picture or without any. If it is not, the "
+        "language model has the wrong tokenizer or never learnt such text, and there is no PASS.",
+    ),
     "own-better": Definition(
         "Own better",
         "Share of captions whose summed loss is lower with their own picture than under the condition; for shuffled, "

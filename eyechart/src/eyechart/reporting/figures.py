@@ -62,7 +62,8 @@ def _ablation_figures(results: Results, ablation: Ablation) -> Iterator[tuple[st
     if ablation.order and "correct" in ablation.order:
         reading = readings.losses(results, ablation)
         svg = plots.losses(ablation.conditions, ablation.order, reading, "losses")
-        yield "losses", Figure("Loss per condition", svg, reading, ("loss", "interval"))
+        reading += _then(readings.unigram(ablation))
+        yield "losses", Figure("Loss per condition", svg, reading, ("loss", "interval", "unigram"))
     if ablation.decomposition:
         yield "decomposition", _decomposition(results, ablation.decomposition, ablation)
     matching = ablation.matching

@@ -9,14 +9,34 @@ from collections.abc import Sequence
 
 from eyechart.reporting.conclusions import said
 from eyechart.reporting.wording import between, capital, percent, plain, signed
-from eyechart.results import Ablation, Coverage, Decomposition, Internals, Matching, Results, Training
+from eyechart.results import Ablation, Coverage, Decomposition, Internals, Matching, Results, Standing, Training
 
 GATES = ("shuffled", "zero", "noise")
+_READ: dict[Standing, str] = {
+    "costs": "shows that the language model reads these captions",
+    "ruled out": "shows that the language model does not read these captions",
+    "open": "does not decide whether the language model reads these captions",
+}
 
 
 def losses(results: Results, ablation: Ablation) -> str:
     """The order of the conditions."""
     return f"From lowest to highest: {', '.join(ablation.order)}. {said(results, 'order')}".rstrip()
+
+
+def unigram(ablation: Ablation) -> str:
+    """Check 0: the loss of counting tokens, and where the model stands against it; empty if it was not made."""
+    found = ablation.unigram
+    if found is None or found.gain.value is None or found.gain.standing is None:
+        return ""
+    counted = "training captions" if found.source == "training" else "scored captions of other images"
+    loss = ablation.conditions[found.condition].loss
+    assert loss is not None, "check 0 compares finite losses"
+    return (
+        f"Counting how often each token occurs in {counted} predicts these captions at {plain(found.loss)} nats per "
+        f"token, the model at {plain(loss)} ({found.condition}). The gain of {signed(found.gain.value)}"
+        f"{between(found.gain.ci95)} {_READ[found.gain.standing]}."
+    )
 
 
 def sample_gaps(gaps: Sequence[float], total: int) -> str:

@@ -111,6 +111,7 @@ def _details(results: Results, ablation: Ablation) -> Iterator[tuple[str, str]]:
     """What was measured beside the gates, in words; report.html has the figures."""
     split = readings.decomposition(ablation.decomposition, ablation) if ablation.decomposition else ""
     sentences = {
+        "unigram": readings.unigram(ablation),
         "pattern": said(results, "pattern"),
         "reading of the order": said(results, "order"),
         "information": f"{said(results, 'information')} {split}",

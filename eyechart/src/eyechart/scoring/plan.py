@@ -11,6 +11,7 @@ from torch import Tensor
 from eyechart.progress import Bar, SilentBar
 from eyechart.scoring.decomposition import Blind
 from eyechart.scoring.ranks import Ranks
+from eyechart.scoring.unigram import TokenCounts
 from eyechart.seam import Reject, Vocabulary
 from eyechart.settings import AblationSettings
 
@@ -35,6 +36,8 @@ class Plan:
     """[Q,E] mean visual tokens of training images; None leaves `mean-token` out, and that is said."""
     blind: Blind | None = None
     """The trained blind prompt; None leaves `blind` out, and that is said."""
+    training: TokenCounts | None = None
+    """Label tokens of the training captions, for check 0; None counts the scored captions of other images instead."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from eyechart.scoring.decomposition import decompose
 from eyechart.scoring.donors import Donors
 from eyechart.scoring.plan import Plan
 from eyechart.scoring.storage import LossTable, VisualSet
+from eyechart.scoring.unigram import ScoredTokens, check_unigram
 from eyechart.seam import IGNORE_INDEX, IntArray, Sample
 from eyechart.verdict import statistics
 from eyechart.verdict.influence import one_image, warning
@@ -141,6 +142,7 @@ def summarise(
         needed_samples=judgement.needed_samples,
         rejected=dict(unscored),
         remarks=[*_made(donors.found, names), *remarks],
+        unigram=check_unigram(table.scored, finite, plan.training, plan.vocabulary.size),
         decomposition=decompose(finite, table.tokens_S, table.clusters_S, donors.table_SR, plan.blind),
     )
 
@@ -177,6 +179,8 @@ class _Table:
     has_end: bool
     """Whether captions have an end token."""
     clusters_S: IntArray
+    ids_N: IntArray
+    """Label tokens of all samples, one sample after the other."""
 
     @classmethod
     def of(cls, scores: Sequence[SampleScore], names: Sequence[str], end_id: int | None) -> _Table:
@@ -185,16 +189,22 @@ class _Table:
         sums = {name: np.empty((size, rounds[name])) for name in names}
         without = {name: np.empty((size, rounds[name])) for name in names}
         tokens_S, words_S = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.int64)
+        ids: list[IntArray] = []
         for i, score in enumerate(scores):  # once: putting a sample together takes longer than adding it up
             word_T = score.label_ids_T != (_NO_ID if end_id is None else end_id)
             tokens_S[i], words_S[i] = len(word_T), word_T.sum()
+            ids.append(score.label_ids_T)
             for name in names:
                 sums[name][i] = [nll_T.sum() for nll_T in score.nll[name]]
                 without[name][i] = [nll_T[word_T].sum() for nll_T in score.nll[name]]
         has_end = end_id is not None
-        return cls(
-            sums, without, tokens_S, words_S, has_end, statistics.clusters_of([score.image_hash for score in scores])
-        )
+        clusters_S = statistics.clusters_of([score.image_hash for score in scores])
+        ids_N = np.concatenate(ids) if ids else np.empty(0, dtype=np.int64)
+        return cls(sums, without, tokens_S, words_S, has_end, clusters_S, ids_N)
+
+    @property
+    def scored(self) -> ScoredTokens:
+        return ScoredTokens(self.ids_N, self.tokens_S, self.clusters_S)
 
     def finite(self, name: str) -> bool:
         return bool(np.isfinite(self.sums[name]).all())

@@ -1,0 +1,128 @@
+"""Captions that the language model does not read, with a connector that was trained behind it: check 0."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fault_edits import caption, each, human, in_turn, settings, with_text
+from fault_site import Case, Row, Site, edit_json, edit_tensors
+from qwen3_vlm.build import prepare_inputs
+from qwen3_vlm.demo.tiny import documents, language, vocabulary
+from qwen3_vlm.demo.tiny.captions import noted_words
+
+_SENTENCE = (
+    ". The picture was drawn by a small program, saved as a file, and described by another one; "
+    "nothing else can be seen"
+)
+_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_STEPS = 200
+"""Of the language model of another world: enough to read that one, in some ten seconds."""
+_DIGITS = Path("data/digits/digits_train.json")
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+_CIPHER = str.maketrans(_ALPHABET + _ALPHABET.upper(), (_ALPHABET[13:] + _ALPHABET[:13]) * 2)
+
+
+def _tokenizer_permuted(site: Site) -> None:
+    """Ordinary tokens get each other's ids at random; special tokens keep theirs."""
+
+    def edit(tree: dict[str, Any]) -> None:
+        special = {token["content"] for token in tree["added_tokens"]}
+        known = tree["model"]["vocab"]
+        words = [word for word in known if word not in special]
+        ids = [known[word] for word in words]
+        random.Random(3).shuffle(ids)
+        known.update(zip(words, ids, strict=True))
+
+    edit_json(site.own_backbone("llm") / "tokenizer.json", edit)
+
+
+def _embeddings_permuted(site: Site) -> None:
+    """Rows of the table, which is the head too, in another order; those of special tokens stay."""
+    special = set(prepare_inputs(site.config()).tokenizer.all_special_ids)
+
+    def edit(tensors: dict[str, Any]) -> None:
+        table = tensors["model.embed_tokens.weight"]
+        ordinary = [row for row in range(len(table)) if row not in special]
+        drawn = np.random.default_rng(3).permutation(ordinary).tolist()
+        table[ordinary] = table[drawn].clone()
+
+    edit_tensors(site.own_backbone("llm") / "model.safetensors", edit)
+
+
+def _of_another_world(site: Site) -> None:
+    """Tokenizer and weights belong together, and know nothing but digits."""
+    rows: list[Row] = json.loads(_DIGITS.read_text(encoding="utf-8"))
+    known = noted_words([caption(row) for row in rows])
+    pool = [documents.Document(human(row), (documents.facts(caption(row), known),), caption(row)) for row in rows]
+    tokenizer = vocabulary.train((document.caption for document in pool), 700)
+    draw = random.Random(3)
+
+    def forever() -> Iterator[documents.Document]:
+        return itertools.chain.from_iterable(draw.sample(pool, len(pool)) for _ in itertools.count())
+
+    model, _ = language.train(tokenizer, forever(), _STEPS)
+    language.save(model, tokenizer, site.folder / "llm")
+    site.set(model__llm=str(site.folder / "llm"))
+
+
+def _enciphered(i: int, row: Row) -> Row:
+    return with_text(row, answer=caption(row).translate(_CIPHER))
+
+
+def _digit_alone(i: int, row: Row) -> Row:
+    return with_text(row, answer=next(word for word in _NUMBERS if word in caption(row).lower()))
+
+
+TEXT = (
+    Case(
+        "tokenizer-permuted",
+        "captions-unread",
+        "ordinary tokens in tokenizer.json have each other's ids at random, in training and scoring",
+        set_up=_tokenizer_permuted,
+        also=("token-id-mismatch",),
+    ),
+    Case(
+        "embeddings-permuted",
+        "captions-unread",
+        "rows of the embedding table, which is the head too, are in another order in the file",
+        set_up=_embeddings_permuted,
+        also=("token-id-mismatch",),
+    ),
+    Case(
+        "language-model-of-another-world",
+        "captions-unread",
+        "a sound language model with its own tokenizer, which was trained on digits alone",
+        set_up=_of_another_world,
+        also=("token-id-mismatch",),
+    ),
+    Case(
+        "captions-enciphered",
+        "captions-unread",
+        "captions in a language that the language model never met (each letter moved by 13)",
+        set_up=in_turn(each(_enciphered), settings(data__max_seq_len=256)),
+        also=("token-id-mismatch",),
+    ),
+    Case(
+        "long-unknown-sentence",
+        "captions-unread",
+        "behind every caption one long sentence, the same everywhere, of words that the language model never met",
+        set_up=in_turn(
+            each(lambda i, row: with_text(row, answer=caption(row) + _SENTENCE)), settings(data__max_seq_len=192)
+        ),
+        also=("token-id-mismatch",),
+    ),
+    Case(
+        "unknown-pieces",
+        "captions-unread",
+        "the caption is the number alone, as `f` `our`: the language model knows ` four`, and no such beginning",
+        set_up=each(_digit_alone),
+        world="digits",
+    ),
+)

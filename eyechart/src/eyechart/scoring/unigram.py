@@ -1,0 +1,127 @@
+"""Check 0: does the language model read these captions, better than counting tokens predicts them?
+
+A model with the wrong tokenizer, with permuted embeddings, or of another language can still be steered by a connector,
+and pass check 1 at a loss at which no caption is read. The rival knows nothing but how often each token occurs:
+
+    p(t) = (count(t) + 1) / (N + V)                       add-one smoothing; N label tokens counted, V to choose from
+    D_i  = sum_t -ln p(t) - sum_t nll(t)                  paired, per caption, over the very label tokens scored
+    gain = sum_i D_i / sum_i T_i                          nats per label token, clustered by image
+
+The claim "the gain exceeds 0" has one standing (`verdict.standing`), and `costs` means that the captions are read. It
+is about the language model and the text, not about the connector: a connector that is not trained yet can ruin every
+caption. So the model is taken at its better loss of `correct` and `no-image`; where no-image was not scored, zeros
+stand in for it.
+
+Counted are the training captions. Where there are none (rows scored without training data), every caption is predicted
+from the other scored captions, those of its own image left out. That is sound: a caption never takes part in its own
+prediction, and images stay independent. It is a weaker rival, because add-one smoothing over a large vocabulary needs
+many captions to come down from ln V, so it can only err towards "the captions are read". One image alone leaves nothing
+to count, and the check is then not made.
+
+Dimension suffixes: S samples, N label tokens of all samples in their order, K distinct tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from eyechart.results import Unigram
+from eyechart.seam import IGNORE_INDEX, IntArray
+from eyechart.verdict import statistics
+from eyechart.verdict.pair_statistics import as_result
+from eyechart.verdict.statistics import FloatArray
+
+MOST_CAPTIONS = 20_000
+"""Training captions counted at most: with more, the counts of all but the rarest tokens stay the same."""
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """How often each token occurs among the label tokens of some captions."""
+
+    ids_K: IntArray
+    """Distinct tokens, ascending."""
+    counts_K: IntArray
+    captions: int
+
+    @classmethod
+    def of(cls, labels: Iterable[IntArray]) -> TokenCounts:
+        """Count the labels [T] of captions; positions with IGNORE_INDEX are none."""
+        chosen = [labels_T[labels_T != IGNORE_INDEX] for labels_T in labels]
+        joined = np.concatenate(chosen) if chosen else np.empty(0, dtype=np.int64)
+        ids_K, counts_K = np.unique(joined, return_counts=True)
+        return cls(ids_K, counts_K, len(chosen))
+
+    @property
+    def tokens(self) -> int:
+        """Label tokens counted."""
+        return int(self.counts_K.sum())
+
+
+@dataclass(frozen=True)
+class ScoredTokens:
+    """The label tokens of the scored captions, one caption after the other."""
+
+    ids_N: IntArray
+    tokens_S: IntArray
+    """Label tokens of each caption, at least 1; they sum to N."""
+    clusters_S: IntArray
+    """Number of each caption's image, 0..G-1."""
+
+
+def check_unigram(
+    scored: ScoredTokens, sums: Mapping[str, FloatArray], training: TokenCounts | None, size: int | None
+) -> Unigram | None:
+    """Check 0.
+
+    Args:
+        scored: the label tokens of the scored captions.
+        sums: summed NLL [S,1] per condition, nats per caption; only conditions whose losses are all finite.
+        training: counts of the training captions; without them the other scored captions are counted.
+        size: tokens that the model chooses from; by default as many as were seen.
+
+    Returns:
+        None where there is no finite loss with the right image, or nothing to count.
+    """
+    alone = training is None and (not len(scored.clusters_S) or int(scored.clusters_S.max()) == 0)
+    if "correct" not in sums or alone or (training is not None and not training.tokens):
+        return None
+    known_K = scored.ids_N if training is None else np.concatenate([training.ids_K, scored.ids_N])
+    vocabulary = max(size or 0, len(np.unique(known_K)))
+    nll_N = _left_out(scored, vocabulary) if training is None else _counted(scored.ids_N, training, vocabulary)
+    caption_N = np.repeat(np.arange(len(scored.tokens_S)), scored.tokens_S)
+    unigram_S = np.bincount(caption_N, weights=nll_N).astype(np.float64)
+    readings = ("correct", "no-image" if "no-image" in sums else "zero")
+    best = min((name for name in readings if name in sums), key=lambda name: float(sums[name].sum()))
+    found = statistics.estimate(unigram_S[:, None] - sums[best], scored.tokens_S, scored.clusters_S)
+    return Unigram(
+        loss=statistics.weighted_mean(unigram_S, scored.tokens_S),
+        condition=best,
+        gain=as_result(found),
+        source="scored" if training is None else "training",
+        captions=len(scored.tokens_S) if training is None else training.captions,
+        tokens=len(scored.ids_N) if training is None else training.tokens,
+        vocabulary=vocabulary,
+    )
+
+
+def _counted(ids_N: IntArray, training: TokenCounts, vocabulary: int) -> FloatArray:
+    """NLL [N] under the counts of other captions, nats."""
+    place_N = np.minimum(np.searchsorted(training.ids_K, ids_N), len(training.ids_K) - 1)
+    count_N = np.where(training.ids_K[place_N] == ids_N, training.counts_K[place_N], 0)
+    nll_N: FloatArray = np.log(training.tokens + vocabulary) - np.log(count_N + 1.0)
+    return nll_N
+
+
+def _left_out(scored: ScoredTokens, vocabulary: int) -> FloatArray:
+    """NLL [N] of each token under the counts of all captions but those of its own image, nats."""
+    kinds, code_N = np.unique(scored.ids_N, return_inverse=True)
+    image_N = np.repeat(scored.clusters_S, scored.tokens_S)
+    all_K, all_G = np.bincount(code_N), np.bincount(image_N)
+    _, pair_N, own_P = np.unique(image_N * len(kinds) + code_N, return_inverse=True, return_counts=True)
+    others_N = len(scored.ids_N) - all_G[image_N]
+    nll_N: FloatArray = np.log(others_N + float(vocabulary)) - np.log(all_K[code_N] - own_P[pair_N] + 1.0)
+    return nll_N
