@@ -1,4 +1,4 @@
-"""Captions that the language model does not read, with a connector that was trained behind it: check 0."""
+"""Captions that the language model does not read, with a connector trained on them all the same: check 0."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ TEXT = (
     Case(
         "long-unknown-sentence",
         "captions-unread",
-        "behind every caption one long sentence, the same everywhere, of words that the language model never met",
+        "after every caption one long sentence, always the same, of words that the language model never met",
         set_up=in_turn(
             each(lambda i, row: with_text(row, answer=caption(row) + _SENTENCE)), settings(data__max_seq_len=192)
         ),

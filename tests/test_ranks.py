@@ -92,7 +92,8 @@ def test_ranks_give_the_losses_gradients_and_checkpoints_of_one_process(
     assert {p.name for p in folder.iterdir()} == {p.name for p in one.parent.iterdir()}
     for got, expected in zip(log_of(folder), log_of(one.parent), strict=True):
         for key, value in expected.items():
-            assert got[key] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value), key
+            close = key in ("eval_part",) or isinstance(value, float)
+            assert got[key] == (pytest.approx(value, rel=1e-5) if close else value), key
     # AdamW's first moment after one update is 0.1 of the gradient.
     mine, theirs = (load_checkpoint(f / "checkpoint_2.pt")["optimizer"]["state"] for f in (folder, one.parent))
     for index, state in theirs.items():

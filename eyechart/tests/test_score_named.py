@@ -70,7 +70,8 @@ def test_an_untrained_model_gets_a_verdict_and_the_page_of_our_own(
 
 LEFT_OUT = {
     "blind": "left out. It needs a constant prompt trained with the model, which only the qwen3-vlm trainer makes.",
-    "donors": "left out. Donors by similarity need the features of the qwen3-vlm vision tower; matching uses random donors.",
+    "donors": "left out. Donors by similarity need the features of the qwen3-vlm vision tower; matching uses random "
+    "donors.",
     "mean-token": "left out. It needs --train_data: a file of rows whose images are averaged.",
 }
 
