@@ -9,8 +9,8 @@ and pass check 1 at a loss at which no caption is read. The rival knows nothing 
 
 The claim "the gain exceeds 0" has one standing (`verdict.standing`), and `costs` means that the captions are read. It
 is about the language model and the text, not about the connector: a connector that is not trained yet can ruin every
-caption. So the model is taken at its better loss of `correct` and `no-image`; where no-image was not scored, its loss with
-zeros is taken instead.
+caption. So the better loss of `correct` and `no-image` counts; where no-image was not scored, the loss with zeros is
+used instead.
 
 Counted are the training captions. Where there are none (rows scored without training data), every caption is predicted
 from the other scored captions, those of its own image left out. That is sound: a caption never takes part in its own
