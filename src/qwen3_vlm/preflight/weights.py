@@ -241,7 +241,7 @@ def _layers_never_trained(setting: str, name: str, model: nn.Module) -> list[Fin
                     "tower-uninitialised",
                     f"{setting} {name}: in {stack}, {_layers(new, 'has', 'have')} all normalisation weights at their "
                     f"starting values, while {_layers(moved[:8], 'has', 'have')} none of them there: most likely "
-                    f"{_layers(new, 'was', 'were')} made anew and never trained",
+                    f"{_layers(new, 'was', 'were')} newly initialised and never trained",
                     _FIX_LAYERS,
                     stack=stack,
                     new_layers=new,

@@ -89,7 +89,7 @@ FAULTS: dict[str, Fault] = {
         synonyms=("pairs-mismatched", "collapsed"),
     ),
     "loss-not-reproduced": Fault("error", "scoring gives a different loss than training logged"),
-    "picture-harmful": Fault("error", "the right picture makes captions less likely than none"),
+    "picture-harmful": Fault("error", "captions are less likely with the right picture than without a picture"),
     "slots-dead": Fault("warning", "most visual tokens contain no information"),
     "eval-too-small": Fault("note", "too few samples to decide"),
     "under-trained": Fault("note", "training may have ended too early"),

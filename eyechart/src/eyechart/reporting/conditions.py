@@ -15,9 +15,9 @@ MEANINGS = {
     "to no picture",
     "grey": "what it costs to show a uniform mid-grey picture",
     "blurred": "what fine detail contributes: the picture blurred by 1/16 of its side",
-    "tiles-2": "what the coarse layout contributes: the 2x2 tiles of the picture in another order",
-    "tiles-4": "what layout and whole objects contribute: the 4x4 tiles of the picture in another order",
-    "tiles-8": "what everything except small texture and colour contributes: the 8x8 tiles in another order",
+    "tiles-2": "what the coarse layout contributes: the 2x2 tiles of the picture are shuffled",
+    "tiles-4": "what layout and whole objects contribute: the 4x4 tiles of the picture are shuffled",
+    "tiles-8": "what everything except fine texture and colour contributes: the 8x8 tiles of the picture are shuffled",
     "blind": "what the picture contributes beyond the best constant prompt, trained to fit all captions at once",
 }
 """By name: one line about what the gap measures."""

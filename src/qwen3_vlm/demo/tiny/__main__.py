@@ -34,7 +34,7 @@ class Options:
     """What to make, from what."""
 
     output: Path | None = None
-    """Folder for `llm/`, `vision/` and the model card, with --data also `config.yaml`. Left out, it is assets/tiny, or
+    """Folder for `llm/`, `vision/` and the model card, with --data also `config.yaml`. The default is assets/tiny, or
     outputs/tiny_NAME for a data file NAME.json."""
     data: Path | None = None
     """A file in LLaVA-Pretrain's layout; without it the backbones are made for the embedded worlds."""

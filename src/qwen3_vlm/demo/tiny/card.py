@@ -51,8 +51,8 @@ the rest of the repository; the digits come with scikit-learn (UCI ML hand-writt
 training images. Trained for {steps} steps of 36 scenes and 12 digits to predict, at every patch, what the patch shows:
 colour, shape, size and place of the object; texture, colour and count of the scene; digit and stroke weight. **These
 are attribute labels of the generator that also draws the data sets, from other seeds**: the tower has seen none of
-their scenes, and of the digits only the 1,500 training ones (turned, stretched, shifted). It is a good eye for these
-worlds and for nothing else.
+their scenes, and of the digits only the 1,500 training ones (turned, stretched, shifted). It works well for these
+worlds only.
 
 Right, per patch (500 fresh scenes, patches that lie on a thing; digits: the training digits):
 
