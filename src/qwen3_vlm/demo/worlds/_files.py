@@ -77,7 +77,8 @@ def is_made(folder: Path, stamp: Mapping[str, object]) -> bool:
         raise ValueError(f"{stamp_file} is not readable JSON ({broken}): delete {folder}, it is made again") from None
     if found != dict(stamp):
         raise ValueError(
-            f"{folder} was made with {found}, expected {dict(stamp)}: delete it, so that it is made again, or use another folder"
+            f"{folder} was made with {found}, expected {dict(stamp)}: delete it, so that it is made again, or use "
+            "another folder"
         )
     return True
 
