@@ -1,10 +1,11 @@
 """Writing and reading checkpoint_<step>.pt, which is sufficient for resuming a run and for scoring.
 
 Files are written atomically and read without running code. Top-level keys: `resampler`, `projector` and optionally
-`vision_ln` (the connector's state dicts, with the names of the older format), `step` (batches done, over all ranks), `progress` (epoch, batches and counts inside it), `optimizer`,
-`rng`, `config` (YAML), `config_hash`, `backbones` (name and fingerprint of each), `versions`. A checkpoint
-contains only plain tensors, numbers, strings, lists and dicts, so that `torch.load(weights_only=True)` can read all of
-it. A file of the older format contains only the connector: it can be scored but not resumed.
+`vision_ln` (the connector's state dicts, with the names of the older format), `step` (number of batches done, over all
+ranks), `progress` (epoch, and the batches and counts of this epoch so far), `optimizer`, `rng`, `config` (YAML),
+`config_hash`, `backbones` (name and fingerprint of each), `versions`. A checkpoint contains only plain tensors,
+numbers, strings, lists and dicts, so that `torch.load(weights_only=True)` can read all of it. A file of the older
+format contains only the connector: it can be scored but not resumed.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Interrupt:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Handle signals: after the first, the run finishes its update, saves and stops. The second stops it at once."""
+        """Handle signals. The first makes the run finish its update, save and stop; the second stops it at once."""
 
         def note(number: int, frame: FrameType | None) -> None:
             if self.asked:

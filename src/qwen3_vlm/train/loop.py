@@ -191,7 +191,7 @@ def _read(run: Run, windows: list[Window]) -> Iterator[list[Batch]]:
     lengths = run.train_set.lengths
     plans = [micro_batches(w, lengths, size, accelerator.process_index, accelerator.num_processes) for w in windows]
     loader: DataLoader[Batch] = DataLoader(
-        run.train_set,  # type: ignore[arg-type]  # a map-style data set that does not inherit from DataLoader's base class
+        run.train_set,  # type: ignore[arg-type]  # map-style, but not a subclass of torch's Dataset
         batch_sampler=[positions for plan in plans for positions in plan],
         collate_fn=partial(collate, pad_id=run.prepared.inputs.pad_id),
         num_workers=run.config.data.workers,
