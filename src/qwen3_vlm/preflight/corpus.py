@@ -198,9 +198,9 @@ def left_findings(split: Split) -> list[Finding]:
 
 
 def leak_named(found: Iterable[Finding]) -> bool:
-    """Whether there is already a finding about pictures on both sides of the split, so that no further search is needed.
+    """Whether there is already a finding about pictures on both sides of the split, so that no search is needed.
 
-    Such a finding is either a leak or pictures that are similar by nature.
+    Such a finding reports either a leak or pictures that are similar by nature.
     """
     return any(f.code == "split-leak" and "left_training" not in f.evidence for f in found)
 

@@ -25,11 +25,11 @@ most words of another 500."""
 _WORDS = 50
 """Minimum number of held-out words for judging their share."""
 _PHRASE = 12
-"""Smallest number of letters of a caption that is searched for in its request. Shorter ones can occur by chance."""
+"""Only captions with more letters than this are searched for in their request. Shorter ones can occur by chance."""
 
 
 def caption_findings(corpus: Corpus, prepared: Prepared) -> list[Finding]:
-    """Report captions that need no picture, are of another kind or occur in their own request, and ids of other rows."""
+    """Report captions that need no picture, differ in kind or occur in their own request, and ids of other rows."""
     return [*_captions(corpus), *_unheard(corpus), *_answers(corpus, prepared), *_ids(corpus)]
 
 
