@@ -108,7 +108,7 @@ class _Flight:
         raw = {side: self._raw(side) for side, _ in self.sides}
         found = [*self._rejected(), *self._corpus(raw)]
         twins = same_captions(raw["train"], self._decoded("eval", raw["eval"]).values(), self._chosen("train"))
-        raw = {side: self._decoded(side, rows) for side, rows in raw.items()}  # the other rows are needed only for the corpus checks
+        raw = {side: self._decoded(side, rows) for side, rows in raw.items()}  # only the corpus checks need the others
         by_side, unread = self._read(raw)
         rows = [row for rows in by_side.values() for row in rows]
         found += self._unreadable(unread, found)
@@ -133,7 +133,7 @@ class _Flight:
         flow = flow_findings(walk) if walk and not blocks else []
         # Random changes between calls have the same symptoms as a loss that depends on its batch and as other faults.
         flow = frozen.findings("between the calls of the preflight") or flow
-        # Labels that are shifted in the data and shifted back in the loss are correct, so the check of the loss decides.
+        # Labels that are shifted in the data and shifted back in the loss are correct. The check of the loss decides.
         if walk and not blocks and (not flow or flow[0].code in ("labels-shifted", "labels-unshifted")):
             labels = [f for f in labels if f.code != "labels-shifted"]
         found += [*labels, *(f for f in flow if f.code not in {other.code for other in found + labels})]

@@ -28,8 +28,8 @@ _CELLS = 16
 """Images are compared as means over 16 x 16 cells, which compression and resizing hardly change."""
 _MEAN, _MOST = 3.0, 32.0
 """Largest mean and largest single difference between cells, in grey levels (0 to 255), of two files of one image. For
-JPEG at quality 75 and images of 64 pixels, means are 1 to 2.7 and single cells differ by up to 32. Different scenes with
-the same caption differ by 43 or more in some cell."""
+JPEG at quality 75 and images of 64 pixels, means are 1 to 2.7 and single cells differ by up to 32. Different scenes
+with the same caption differ by 43 or more in some cell."""
 _SURE = 0.01
 _FLAT = 8.0
 """Smallest standard deviation between the cells of an image, in grey levels. A flatter image resembles any other."""
