@@ -74,7 +74,7 @@ class PromptBuilder:
         special = {token.content for token in self._backend.get_added_tokens_decoder().values() if token.special}
         self._special = re.compile("|".join(map(re.escape, sorted(special | set(IMAGE_STRINGS[1:])))))
         if prompt.image_block == "legacy":
-            # The added delimiters of the older format were frozen copies of EOS, so they are EOS for the language model.
+            # The delimiters that the older format added were frozen copies of EOS, so the language model reads EOS.
             self.ids = TokenIds(start=eos, patch=self._one_id(PATCH), end=eos, eos=eos)
             space = [self._one_id(" ")]
         else:

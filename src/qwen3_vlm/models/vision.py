@@ -16,8 +16,8 @@ from qwen3_vlm.shipped import locate
 class VisionTower(nn.Module):
     """A SigLIP vision model that is used only for forward passes without gradients.
 
-    It takes uint8 pixels and normalises them on their device. Moving bytes to a device is four times cheaper than moving
-    floats, and mean and std are applied in only one place.
+    It takes uint8 pixels and normalises them on their device. Moving bytes to a device is four times cheaper than
+    moving floats, and mean and std are applied in only one place.
     """
 
     def __init__(self, model: SiglipVisionModel, spec: ImageSpec) -> None:
