@@ -78,7 +78,7 @@ def repeats_lines(split: Split) -> list[str]:
 
 
 def is_placeholder(count: int, total: int) -> bool:
-    """Whether a picture in `count` of `total` training rows is a placeholder: more than 5% of the rows and more than 5."""
+    """Whether a picture in `count` of `total` training rows is a placeholder: in more than 5% and more than 5 rows."""
     return total >= ENOUGH and count > max(_TOP_IMAGE * total, _CAPTIONS)
 
 

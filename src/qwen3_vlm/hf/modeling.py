@@ -1,6 +1,6 @@
 """Tower, connector and language model as one transformers model: `from_pretrained`, `generate`, `save_pretrained`.
 
-Dimension suffixes: B batch, T tokens, E width of the language model's embeddings; C, H, W channels and size of an image.
+Dimension suffixes: B batch, T tokens, E width of the language model's embeddings; C H W channels, height, width.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DEVICES = (None, "auto", "cpu", "cuda")
 
 
 class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # transformers is untyped
-    """The assembled model. Only the connector's weights are saved; the backbones are referred to, or copied on request."""
+    """The assembled model. Only the connector's weights are saved; backbones are referred to, or copied on request."""
 
     config_class = ConnectorVlmConfig
     main_input_name = "input_ids"
@@ -100,7 +100,7 @@ class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  #
         """Write config.json, generation_config.json and the connector as model.safetensors.
 
         Args:
-            folder: the folder, which is created if it does not exist. Existing versions of the three files are replaced.
+            folder: the folder, which is created if it does not exist. Existing copies of the three files are replaced.
             include_backbones: whether to write both backbones to `vision/` and `llm/`, including tokenizer and image
                 settings. The folder is then self-contained; otherwise it refers to them by name and fingerprint.
 
