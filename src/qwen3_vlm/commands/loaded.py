@@ -32,6 +32,7 @@ _BATCH = 64
 @dataclass(frozen=True)
 class Loaded:
     """A trained connector together with its backbones."""
+
     config: Config
     inputs: Inputs
     vlm: VLM
@@ -155,7 +156,7 @@ def restored(config: Config, inputs: Inputs, vlm: VLM, payload: Payload, path: P
     """
     refuse_other_backbones(payload, backbone_identities(config.model, vlm), path)
     restore_connector(vlm.connector, payload, path)
-    kept = {key: value for key, value in payload.items() if key not in ("optimizer", "rng")}  # these take twice the memory of the connector
+    kept = {key: value for key, value in payload.items() if key not in ("optimizer", "rng")}  # twice the connector's size
     return Loaded(config, inputs, vlm.eval(), kept)
 
 

@@ -37,7 +37,7 @@ class ConnectorVlmProcessor:
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> ConnectorVlmProcessor:
-        """Load from an exported folder or its copy on the hub; `vision` and `llm` have the same meaning as in the model.
+        """Load from an exported folder or its copy on the hub; `vision` and `llm` mean the same as in the model.
 
         Raises:
             ValueError: the export or a backbone is missing, or the tokenizer is not the one used in training. The
