@@ -3,8 +3,8 @@
 A document is `prompt <|vision_start|> notes <|vision_end|> prompt`, followed by the caption. Only the caption counts in
 the loss. The notes are the caption's facts as single words in random order. In half of the documents, several words
 share a position and their embeddings are added, because a connector with few visual tokens will have to do the same.
-All of this is necessary: a model trained on captions alone, or on notes in a fixed order, learns to ignore the positions
-of the image, and then no connector can give it information about the image.
+All of this is necessary: a model trained on captions alone, or on notes in a fixed order, learns to ignore the
+positions of the image, and then no connector can give it information about the image.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ PACKED = 0.5
 FEWEST_SLOTS, MOST_SLOTS = 6, 10
 """Share of documents whose notes are packed into a few positions, and the smallest and largest number of positions."""
 LONGEST_NOTES, LONGEST_CAPTION, LONGEST_SIDE = 24, 96, 128
-"""Largest number of words in notes, of tokens in a caption, and of tokens in the prompt on either side of the image. The
-rest is cut off."""
+"""Largest number of words in notes, of tokens in a caption, and of tokens in the prompt on either side of the image.
+The rest is cut off."""
 SCENE_SHARE = 0.78
 
 

@@ -30,8 +30,8 @@ def image_spec(side: int) -> ImageSpec:
 def build(pixels: Tensor) -> SiglipVisionModel:
     """Return an untrained tower whose first layer whitens patches by the PCA of `pixels`; positions are 2-D sines.
 
-    With a random first layer of this size, the tower learns colour but not shape. Whitening raises weak signals, such as
-    edges, to the level of strong ones, such as colours.
+    With a random first layer of this size, the tower learns colour but not shape. Whitening raises weak signals, such
+    as edges, to the level of strong ones, such as colours.
 
     Args:
         pixels: training images, uint8 [B,3,side,side]. A few hundred are enough.

@@ -1,7 +1,7 @@
 """Trains the tower on captions alone: it learns to predict the words in the caption of a picture.
 
-The tower learns less than from attribute labels (shape in particular is hard to learn), but a LLaVA-format file contains
-everything that is needed.
+The tower learns less than from attribute labels (shape in particular is hard to learn), but a LLaVA-format file
+contains everything that is needed.
 
 Dimension suffixes: B batch, P patches, V width of the tower, K words.
 """

@@ -1,7 +1,7 @@
 """Trains the tower to predict from every patch the attributes of the scene or digit at its position.
 
 From captions alone, this tower does not learn shape; from labels per patch it does. The scenes come from seeds that no
-data set uses. The digits are the 1,500 training digits, which are enlarged, turned and shifted differently at every step.
+data set uses. The digits are the 1,500 training digits, enlarged, and turned and shifted differently at every step.
 
 Dimension suffixes: B batch, P patches, V width of the tower, K classes of one attribute.
 """

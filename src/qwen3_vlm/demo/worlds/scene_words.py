@@ -38,8 +38,8 @@ def attributes(text: str) -> dict[str, frozenset[str]]:
     """Return the attributes that a caption names, as a set of words for each attribute.
 
     Returns:
-        `colour`, `shape`, `background`, `texture`, `size`, `position` (cells such as `top left`) and `count` (the number
-        of shapes that are named, as a digit; `0` without shapes). The set is empty if an attribute is not mentioned.
+        `colour`, `shape`, `background`, `texture`, `size`, `position` (cells such as `top left`) and `count` (how many
+        shapes are named, as a digit; `0` without shapes). The set is empty if an attribute is not mentioned.
     """
     words = words_of(text)
     said = {name: frozenset(words).intersection(known) for name, known in _VOCABULARY.items()}
