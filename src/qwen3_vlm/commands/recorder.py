@@ -1,4 +1,4 @@
-"""Adapts the model of this package to the scoring interface and records the features of images at each stage."""
+"""Adapts the model to the scoring interface (`eyechart.seam`) and records the features of images at each stage."""
 
 from __future__ import annotations
 

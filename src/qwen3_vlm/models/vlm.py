@@ -1,4 +1,4 @@
-"""The model composed of tower, connector, fusion and language model. It implements the scoring interface of the checks.
+"""The model composed of tower, connector, fusion and language model. It implements the scoring interface (`eyechart.seam`).
 
 How an image is processed:
 

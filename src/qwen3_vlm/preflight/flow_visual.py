@@ -118,7 +118,7 @@ def _unread_patches(vlm: VLM, features_BPV: Tensor) -> int:
         leaf_BPV = features_BPV.detach().clone().requires_grad_()
         visual_BQE = vlm.visual(leaf_BPV).float()
         if not visual_BQE.requires_grad:
-            return 0  # a broken path is reported where gradients are checked
+            return 0  # the check of gradients reports a broken path
         weights = torch.randn(visual_BQE.shape, generator=torch.Generator().manual_seed(0)).to(visual_BQE.device)
         (gradient_BPV,) = torch.autograd.grad((visual_BQE * weights).sum(), leaf_BPV, allow_unused=True)
     if gradient_BPV is None:

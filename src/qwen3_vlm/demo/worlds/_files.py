@@ -1,8 +1,8 @@
 """Writes a world to disk atomically, in LLaVA-Pretrain's layout.
 
 A world is written to a temporary folder beside the final one and then renamed, so that an interrupted run leaves
-nothing that looks like data. `world.json` in the folder records what it was made from. A folder that was made from something
-else is rejected, so that it is not mistaken for the requested world.
+nothing that looks like data. `world.json` in the folder records what it was made from. A folder that was made from
+something else is rejected, so that it is not mistaken for the requested world.
 """
 
 from __future__ import annotations
