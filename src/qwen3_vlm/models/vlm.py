@@ -1,4 +1,4 @@
-"""The model composed of tower, connector, fusion and language model. It implements the scoring interface (`eyechart.seam`).
+"""The model composed of tower, connector, fusion and language model. It implements the interface `eyechart.seam`.
 
 How an image is processed:
 
