@@ -8,9 +8,9 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-# OpenMP's threads spin while they wait, and two of them on a busy machine can be eight times slower than one. If they
-# sleep while they wait, two cost little more than one there, and are a quarter faster on an idle machine. This has to
-# be set before PyTorch loads; an existing value is kept.
+# OpenMP's threads spin while they wait. On a busy machine, two spinning threads can be eight times slower than one. If
+# they sleep instead, two threads are hardly slower than one on a busy machine and a quarter faster on an idle one. The
+# variable must be set before PyTorch is loaded; an existing value is kept.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _NAMES = {"load": "loaded", "ablate": "ablate", "ablate_model": "ablate", "audit": "audit", "trial": "trial"}
@@ -18,7 +18,7 @@ __all__ = ["ablate", "ablate_model", "audit", "load", "trial"]
 
 
 def __getattr__(name: str) -> Any:
-    """Export the names of the API; PyTorch loads when the first of them is used."""
+    """Return a name of the API. PyTorch is loaded when the first of them is used."""
     if name == "__version__":
         return version("qwen3-vlm")
     if name in _NAMES:

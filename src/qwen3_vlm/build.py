@@ -1,4 +1,4 @@
-"""Config to data and model, in one place, so that training, scoring and captioning cannot diverge."""
+"""Makes data and model from a config, in one place, so that training, scoring and captioning cannot differ."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.shipped import locate
 
 _KINDS = {"model.llm": ("qwen3",), "model.vision": ("siglip_vision_model", "siglip")}
-"""`model_type` in config.json; SigLIP checkpoints often also contain the text tower."""
+"""Accepted values of `model_type` in config.json. `siglip` is a SigLIP checkpoint that also contains the text tower."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """How text and images become tensors for one pair of backbones."""
+    """Tokenizer, prompts and image preprocessing of one pair of backbones."""
 
     tokenizer: Any
     prompts: PromptBuilder
@@ -40,13 +40,13 @@ class Inputs:
 
     @property
     def pad_id(self) -> int:
-        """Id of the padding on the right; it is never compared, masks come from lengths."""
+        """Id of the token that pads sequences on the right. Masks are made from lengths and never from this id."""
         return int(self.tokenizer.eos_token_id)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The data of a run, ready to be read; no model is loaded yet."""
+    """The data of a run, ready to be read, before any model is loaded."""
 
     config: Config
     inputs: Inputs
@@ -56,11 +56,11 @@ class Prepared:
     train: Dataset
     eval: Dataset
     rejects: dict[str, tuple[Reject, ...]]
-    """Unusable rows by split (`train`, `eval`), found before any image was opened."""
+    """Unusable rows by side of the split (`train`, `eval`), found before any image was opened."""
 
 
 def prepare_inputs(config: Config) -> Inputs:
-    """Tokenizer, prompts and image preprocessing, each from the backbones' own files.
+    """Load tokenizer, prompts and image preprocessing from the backbones' own files.
 
     Raises:
         ValueError: a backbone is missing, or its tokenizer lacks the image block's tokens.
@@ -71,18 +71,19 @@ def prepare_inputs(config: Config) -> Inputs:
 
 
 def prepare_data(config: Config, saved_split: Path | None = None) -> Prepared:
-    """Read the rows, draw the split, encode prompts and captions.
+    """Read the rows, draw the split, and encode prompts and captions.
 
-    Training rows that show a held-out row's picture leave a split that is drawn here; a saved one is taken as it is,
-    and so is a fixed held-out file.
+    Training rows that show a held-out row's picture are removed from a split that is drawn here. A saved split and a
+    fixed held-out file are not changed.
 
     Args:
-        config: the run.
-        saved_split: the split.json of an earlier run; if it exists, it determines the split, and the data must be the
+        config: the config of the run.
+        saved_split: the split.json of an earlier run. If it exists, it determines the split, and the data must be the
             same.
 
     Raises:
-        ValueError: a missing or broken file, too many unusable rows, sequences without room for text; one line each.
+        ValueError: a file is missing or broken, too many rows are unusable, or sequences have no room for text. The
+            message is one line.
     """
     if config.data.world != "none":
         ensure(config.data.world, Path(config.data.image_root))
@@ -106,7 +107,7 @@ def prepare_data(config: Config, saved_split: Path | None = None) -> Prepared:
     train, train_rejects = _dataset(config.data, inputs, of_train, split.train, "training")
     held_out, eval_rejects = _dataset(config.data, inputs, of_eval, split.eval, "held-out")
     if config.data.workers:
-        # After the encoding, which may use all threads: from here on processes are forked that use none.
+        # Set this after the encoding, which may use all threads. Processes forked later must not use any.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     rejects = {"train": train_rejects, "eval": eval_rejects}
     return Prepared(config, inputs, split, files, train, held_out, rejects)
@@ -131,10 +132,10 @@ def _dataset(
 
 
 def complain_of_missing(data: DataConfig, backbones: ModelConfig) -> None:
-    """Report everything that a run needs and that is missing, in one line, before any work.
+    """Before any work is done, report in one line everything that a run needs and that is missing.
 
     Raises:
-        ValueError: something is missing, and the message describes how to get each; or a backbone has the wrong type.
+        ValueError: something is missing, and the message describes how to get it; or a backbone has the wrong type.
     """
     missing = []
     for setting, path in (("data.json_file", data.json_file), ("data.eval_json", data.eval_json)):
@@ -163,14 +164,14 @@ def complain_of_missing(data: DataConfig, backbones: ModelConfig) -> None:
 
 
 def connector_shape(settings: ConnectorConfig, tower: VisionTower, llm: LanguageModel) -> ConnectorShape:
-    """The connector's dimensions from its settings and the backbones."""
+    """Return the connector's dimensions, from its settings and the backbones."""
     return ConnectorShape(
         vision_width=tower.width, text_width=llm.width, patches=tower.patches, **settings.model_dump()
     )
 
 
 def build_model(config: Config, inputs: Inputs) -> VLM:
-    """Load the frozen backbones and make a newly initialised connector, on the device of the config.
+    """Load the frozen backbones and make a newly initialised connector, on the device given by the config.
 
     The initial weights depend only on the seed.
 
@@ -186,7 +187,7 @@ def build_model(config: Config, inputs: Inputs) -> VLM:
 
 
 def backbone_identities(named: ModelConfig, vlm: VLM) -> dict[str, dict[str, Any]]:
-    """Name, width and weight fingerprint of both frozen parts: what a checkpoint was trained with."""
+    """Return name, width and weight fingerprint of both frozen parts, which identify them in a checkpoint."""
     return {
         "vision": {"name": named.vision, "width": vlm.tower.width, "fingerprint": fingerprint(vlm.tower.model)},
         "llm": {"name": named.llm, "width": vlm.llm.width, "fingerprint": fingerprint(vlm.llm.model)},

@@ -32,19 +32,19 @@ _Command = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry of `qwen3-vlm`."""
+    """Run the command line `qwen3-vlm` and return its exit code."""
     about = "Train a vision-language connector, and measure whether it carries the picture. Also: --version."
     return run_alone(_Command, "qwen3-vlm", arguments, about)
 
 
 def run_alone(commands: Any, program: str, arguments: Sequence[str] | None = None, about: str | None = None) -> int:
-    """Read the arguments of a command, or of one among several; run it; return its exit code.
+    """Read the arguments of a command, or of one of several commands, run it, and return its exit code.
 
     Args:
-        commands: its class, or a union of several for tyro.
-        program: what is typed to call it.
-        arguments: those of this process if None.
-        about: what `--help` says; by default the docstring of the class.
+        commands: the class of the command, or for tyro a union of several classes.
+        program: the name of the program on the command line.
+        arguments: the arguments; those of this process if None.
+        about: the description in `--help`; by default the docstring of the class.
     """
     typed = list(sys.argv[1:] if arguments is None else arguments)
 
@@ -64,7 +64,7 @@ def _refuse_moved(arguments: list[str]) -> None:
     """Report the new form of an old command before its arguments are parsed.
 
     Raises:
-        ValueError: `--model`, alone or with a value.
+        ValueError: the arguments contain `--model`.
     """
     if any(part == "--model" or part.startswith("--model=") for part in arguments):
         raise ValueError(

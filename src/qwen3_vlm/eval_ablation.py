@@ -1,9 +1,9 @@
-"""Check 1 as the runbook calls it: does the loss rise when the picture is taken away?
+"""Check 1 under the name in the runbook: tests whether the loss rises if the picture is removed.
 
     python -m qwen3_vlm.eval_ablation --config configs/stage1_align_tiny.yaml --num_samples 128 \
         --checkpoint outputs/stage1_align_tiny/checkpoint_3675.pt
 
-The same as `qwen3-vlm ablate`. Exit code 0 PASS, 1 FAIL, 3 INCONCLUSIVE, 2 bad input.
+It does the same as `qwen3-vlm ablate`. The exit code is 0 for PASS, 1 for FAIL, 3 for INCONCLUSIVE, 2 for bad input.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""`qwen3-vlm ablate`: check 1 on a checkpoint, its held-out split and its training log."""
+"""`qwen3-vlm ablate`: check 1 on a checkpoint, using its held-out split and its training log."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Ablate:
     """Print results.json to standard output, and the table to standard error."""
 
     def run(self, overrides: Sequence[str]) -> int:
-        """Score, write, print; returns the exit code of the verdict."""
+        """Score the checkpoint, write and print the results, and return the exit code of the verdict."""
         from eyechart.reporting.output import write_results
         from qwen3_vlm.commands.loaded import run_config
 
@@ -64,7 +64,7 @@ class Ablate:
         return EXIT_CODES[measured.results.verdict]
 
     def _short_forms(self) -> list[str]:
-        """The config fields that can be set without their section."""
+        """Return overrides for the config fields that can be set without their section."""
         fields = {
             "data.max_seq_len": self.max_seq_len,
             "ablation.batch_size": self.batch_size,
@@ -80,19 +80,19 @@ def ablate(
     num_samples: int | None = None,
     conditions: str = "standard",
 ) -> Results:
-    """Check 1 on a checkpoint's held-out split, with check 2 from the training log in the same folder.
+    """Run check 1 on a checkpoint's held-out split, and check 2 on the training log in the same folder.
 
     Args:
         checkpoint: a `checkpoint_<step>.pt`.
         config: the run's config; by default the one stored in the checkpoint.
-        num_samples: held-out samples to score; the config's `ablation.num_samples` if None.
+        num_samples: number of held-out samples to score; the config's `ablation.num_samples` if None.
         conditions: `runbook`, `standard`, `full`, or names separated by commas.
 
     Returns:
-        The results, with verdict; only the mean visual tokens and the blind prompt are written to files.
+        The results, with the verdict. Only the mean visual tokens and the blind prompt are written to files.
 
     Raises:
-        ValueError: bad input, one line.
+        ValueError: the input is bad; the message is one line.
     """
     return measure(checkpoint, config, num_samples, conditions).results
 
@@ -103,7 +103,7 @@ def measure(
     num_samples: int | None = None,
     conditions: str = "standard",
 ) -> Measured:
-    """Like `ablate`, with every sample's per-token losses."""
+    """Do the same as `ablate`, and also return the per-token losses of every sample."""
     from eyechart.scoring.conditions import parse_conditions
     from qwen3_vlm.commands.loaded import open_with_data
     from qwen3_vlm.commands.measuring import measure_run
@@ -124,21 +124,21 @@ def ablate_model(
     image_size: int | None = None,
     settings: ScoreSettings | None = None,
 ) -> Results:
-    """Check 1 on an image-text-to-text model of transformers: `eyechart.score`, under its earlier name.
+    """Run check 1 on an image-text-to-text model of transformers. This is the earlier name of `eyechart.score`.
 
     Args:
         model: folder in save_pretrained layout, or hub id.
         data: rows that the model has not been trained on.
         image_root: folder that the rows' image paths are relative to.
-        num_samples: rows to score, drawn by seed; the settings' number if None.
+        num_samples: number of rows to score, drawn by seed; the number in `settings` if None.
         conditions: `runbook`, `standard`, `full`, or names separated by commas.
-        train_data: rows whose images are averaged for `mean-token`; without it that condition is left out.
-        prompt: human turn with one `<image>` in place of each row's own.
-        image_size: pixels of both sides of every image; the processor's own size if None.
-        settings: how it is loaded and scored; the defaults if None.
+        train_data: rows whose images are averaged for `mean-token`; without it, that condition is left out.
+        prompt: human turn with one `<image>`, used instead of each row's own.
+        image_size: width and height of every image in pixels; the processor's own size if None.
+        settings: settings for loading and scoring the model; the defaults if None.
 
     Raises:
-        ValueError: bad input, or a model that fails a self-test; one line.
+        ValueError: the input is bad, or the model fails a self-test; the message is one line.
     """
     from eyechart.api.score import score as score_model
     from eyechart.settings import ScoreSettings

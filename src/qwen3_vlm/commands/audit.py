@@ -28,7 +28,7 @@ class Audit:
     """Print the results as JSON to standard output, and the table to standard error."""
 
     def run(self, overrides: Sequence[str]) -> int:
-        """Count and judge; returns the exit code of the verdict."""
+        """Run check 2, print the results, and return the exit code of the verdict."""
         from eyechart.reporting.output import Parts, assemble, show
 
         config = load_config(self.config, overrides)
@@ -39,15 +39,15 @@ class Audit:
 
 
 def audit(config: Config, split: Literal["train", "eval"] = "train", text_only: bool = False) -> Coverage:
-    """Check 2 over a whole split, without training and without loading a model.
+    """Run check 2 over a whole side of the split, without training and without loading a model.
 
     Args:
-        config: the run.
-        split: which side.
-        text_only: do not open the images; faster, but unreadable ones are then counted as samples.
+        config: the config of the run.
+        split: the side of the split.
+        text_only: whether to leave the images unopened. This is faster, but samples with unreadable images are counted.
 
     Raises:
-        ValueError: bad input, one line.
+        ValueError: the input is bad; the message is one line.
     """
     from qwen3_vlm.build import prepare_data
     from qwen3_vlm.commands.coverage import audit_prepared

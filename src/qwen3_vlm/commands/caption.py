@@ -29,7 +29,7 @@ class Caption:
     """Longest caption, in tokens."""
 
     def run(self, overrides: Sequence[str]) -> int:
-        """Print `path<TAB>caption`, one line per image."""
+        """Print one line `path<TAB>caption` per image."""
         # Imported here, as in every command, because PyTorch takes seconds to load and `--help` should be fast.
         from qwen3_vlm.commands.loaded import load, run_config
 

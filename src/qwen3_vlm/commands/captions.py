@@ -1,4 +1,4 @@
-"""What a trained connector writes for held-out pictures."""
+"""Captions that a model with a trained connector writes for held-out pictures."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from qwen3_vlm.commands.loaded import Loaded
 
 
 def with_captions(scored: Sequence[ScoredSample], loaded: Loaded, prepared: Prepared, count: int) -> list[ScoredSample]:
-    """Let the model write, greedily, for `count` evenly spaced samples: those that the page shows."""
+    """Add greedy captions by the model to `count` evenly spaced samples, which the page shows."""
     position = {row: p for p, row in enumerate(prepared.eval.rows)}
     chosen, samples = [], []
     for i in even_choice(len(scored), count):
         item = prepared.eval[position[scored[i].row]]
-        if isinstance(item, Sample):  # an image may have been deleted after scoring: nothing is written then
+        if isinstance(item, Sample):  # no caption if the image was deleted after scoring
             chosen.append(i)
             samples.append(item)
     written = dict(zip(chosen, captions_of(loaded, samples), strict=True))
@@ -27,13 +27,13 @@ def with_captions(scored: Sequence[ScoredSample], loaded: Loaded, prepared: Prep
 
 
 def captions_of(loaded: Loaded, samples: Sequence[Sample]) -> list[str]:
-    """Greedy captions of samples with pixels, each after its own prompt, in order."""
+    """Return greedy captions of samples with pixels, each after its own prompt, in the order of the samples."""
     prompts = [torch.as_tensor(s.ids_T[s.labels_T == IGNORE_INDEX]) for s in samples]
     return loaded.write([s.pixels_CHW for s in samples if s.pixels_CHW is not None], prompts) if samples else []
 
 
 def write_captions(loaded: Loaded, prepared: Prepared, count: int) -> list[WrittenCaption]:
-    """Greedy captions of the first readable held-out images, each after its own prompt."""
+    """Return greedy captions of the first `count` readable held-out images, each after its own prompt."""
     items = (prepared.eval[p] for p in range(len(prepared.eval)))
     samples: list[Sample] = []
     for item in items:

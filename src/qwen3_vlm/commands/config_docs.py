@@ -1,4 +1,4 @@
-"""docs/config.md, written from the config's own field docstrings.
+"""Generates docs/config.md from the field docstrings of the config.
 
 python -m qwen3_vlm.commands.config_docs > docs/config.md
 """
@@ -38,7 +38,7 @@ _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 def config_docs() -> str:
-    """The whole page, Markdown."""
+    """Return the whole page in Markdown."""
     return "\n".join([_HEADER, *_section(Config, "")])
 
 

@@ -1,7 +1,7 @@
-"""Visual tokens that are the same for every sample, made from the training split: the mean ones and the blind prompt.
+"""Makes visual tokens that are the same for every sample from the training split: mean tokens and the blind prompt.
 
-Both are saved with the run and reused if their inputs have not changed. In a job of several
-processes the first makes them and the others read its files.
+Both are saved with the run and reused if their inputs have not changed. In a job of several processes, the first
+process makes them and the others read its files.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _MEAN_BATCH = 64
 
 
 def trained_blind(loaded: Loaded, prepared: Prepared, checkpoint: Path) -> Blind:
-    """The blind prompt of a run, saved as `blind_<step>.pt`.
+    """Return the blind prompt of a run, which is saved as `blind_<step>.pt`.
 
     Raises:
-        ValueError: fewer than two training captions with label tokens.
-        NonFiniteError: its loss is NaN or infinite.
+        ValueError: there are fewer than two training captions with label tokens.
+        NonFiniteError: the loss of the prompt is NaN or infinite.
     """
     config, path = loaded.config, checkpoint.parent / f"blind_{loaded.step}.pt"
     plan = BlindPlan(config.seed, config.ablation.blind_captions, config.model.precision, sizes_of(config).micro)
@@ -41,7 +41,7 @@ def trained_blind(loaded: Loaded, prepared: Prepared, checkpoint: Path) -> Blind
 
 
 def mean_tokens(loaded: Loaded, prepared: Prepared, checkpoint: Path) -> Tensor:
-    """Mean visual tokens [Q,E] over the first training images, saved with the run as `mean_tokens_<step>.pt`.
+    """Return the mean visual tokens [Q,E] over the first training images, saved as `mean_tokens_<step>.pt`.
 
     A saved mean is reused only for the same connector weights and number of images.
 
@@ -69,12 +69,12 @@ def _mean_tokens(loaded: Loaded, prepared: Prepared, path: Path) -> Tensor:
 
 
 def _saved_mean(path: Path, key: str) -> Tensor | None:
-    """A mean saved earlier; None if its inputs differ, or if it cannot be read and is computed again."""
+    """Read a saved mean; None if its inputs differ or the file cannot be read, and the mean must be computed again."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         kept: Tensor | None = saved["mean_QE"] if saved["key"] == key else None
         return kept
-    except Exception:  # damaged bytes raise almost anything inside torch.load, and a cache can be made again
+    except Exception:  # damaged bytes raise many kinds of exception in torch.load; the mean can be computed again
         return None
 
 

@@ -21,7 +21,7 @@ _CHUNK = 64
 
 
 def audit_prepared(prepared: Prepared, split: Literal["train", "eval"], text_only: bool) -> Coverage:
-    """As `audit`, on data that is already read."""
+    """Do the same as `audit` on data that has already been read."""
     dataset: Dataset = getattr(prepared, split)
     stats, rejects = CollateStats(), list(prepared.rejects[split])
     with progress_bar(len(dataset), f"audit of {split}", "sample") as bar:
@@ -40,7 +40,10 @@ def audit_prepared(prepared: Prepared, split: Literal["train", "eval"], text_onl
 
 
 def coverage_of_run(prepared: Prepared, folder: Path, step: int) -> Coverage:
-    """Check 2 as counted while training, in the last epoch up to `step`; from the text alone if there is no log."""
+    """Return check 2 from the training log, for the last epoch up to `step`.
+
+    If there is no log, it is computed from the text alone.
+    """
     records = [r for r in read_records_of_run(folder) if r.step <= step]
     if not records:
         return audit_prepared(prepared, "train", text_only=True)

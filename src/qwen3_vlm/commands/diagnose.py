@@ -30,7 +30,7 @@ class Diagnose:
     """Print the findings as JSON to standard output, and the text to standard error."""
 
     def run(self, overrides: Sequence[str]) -> int:
-        """Diagnose and print; returns 1 if there is an error among the findings, otherwise 0."""
+        """Diagnose, print the findings, and return 1 if there is an error among them, otherwise 0."""
         from qwen3_vlm.commands.diagnosis import diagnose, refused
         from qwen3_vlm.commands.loaded import run_config
         from qwen3_vlm.preflight.show import print_findings, print_sample

@@ -1,4 +1,4 @@
-"""Which fault, from which evidence: the preflight, and with a checkpoint what its weights and its scores show."""
+"""Diagnoses faults from the preflight and, with a checkpoint, also from its weights and scores."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ _SLOT_SAMPLES = 32
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found, the most likely fault first."""
+    """The result of a diagnosis, with the most likely fault first."""
 
     findings: list[Finding]
     view: View | None
-    """One sample as the model reads it; None where the data or a backbone could not be used."""
+    """One sample as the model reads it; None if the data or a backbone could not be used."""
     looked_at: str
-    """What the findings rest on, in words."""
+    """Description of what was examined."""
 
     @property
     def code(self) -> int:
-        """Exit code: 1 with an error, else 0."""
+        """Exit code: 1 if there is an error among the findings, otherwise 0."""
         return int(any(f.severity == "error" for f in self.findings))
 
     def to_json(self) -> str:
-        """For programs: `diagnosis` as in results.json, and the decoded sample."""
+        """Return the diagnosis as JSON: `diagnosis` as in results.json, and the decoded sample."""
         tree = {
             "diagnosis": [f.model_dump(mode="json") for f in self.findings],
             "looked_at": self.looked_at,
@@ -57,18 +57,18 @@ class Diagnosis:
 
 
 def diagnose(config: Config, checkpoint: str | Path | None = None, rows: int = ROWS) -> Diagnosis:
-    """Look for every fault that can be seen without training.
+    """Look for every fault that can be found without training.
 
     Args:
-        config: the run.
-        checkpoint: a `checkpoint_<step>.pt`, to look at its connector and at what it does with held-out pictures too.
-        rows: rows of each side of the split that are read with their images.
+        config: the config of the run.
+        checkpoint: a `checkpoint_<step>.pt`. If given, its weights and its scores on held-out samples are checked, too.
+        rows: number of rows of each side of the split that are read with their images.
 
     Returns:
-        The findings. Input that would stop a training run is one of them where it has the name of a fault.
+        The findings. If the input would stop a training run because of a fault in the table, this is one of them.
 
     Raises:
-        ValueError: bad input without such a name, one line.
+        ValueError: the input is bad for a reason that is not in the table of faults; the message is one line.
     """
     path = Path(checkpoint) if checkpoint else None
     payload = load_checkpoint(path) if path else None
@@ -90,29 +90,29 @@ def diagnose(config: Config, checkpoint: str | Path | None = None, rows: int = R
         found = diagnose_run(RunEvidence(read_findings(path.parent), _of_weights(initial, None, payload, path)))
         if not any(f.severity == "error" for f in found):
             found.append(finding("connector-not-loaded", error.message, error.fix))
-        flight = preflight(prepared, vlm, rows, _bar)  # a backbone that is not training's may be at fault itself
+        flight = preflight(prepared, vlm, rows, _bar)  # if the backbones differ, they may be the cause
         looked_at = f"{_words(flight)} and the weights of {path.name}"
         return Diagnosis(rank([*found, *flight.findings]), flight.view, looked_at)
     return _of_checkpoint(loaded, prepared, path, initial, rows)
 
 
 def findings_of_score(loaded: Loaded, prepared: Prepared, checkpoint: Path, ablation: Ablation) -> list[Finding]:
-    """What a scored checkpoint's results should be read with: the same as `diagnose` finds, from the same evidence.
+    """Return the findings that belong to the results of a scored checkpoint; `diagnose` finds the same.
 
     Args:
         loaded: the checkpoint.
         prepared: the data of its run.
-        checkpoint: its path.
-        ablation: its check 1.
+        checkpoint: the path of the checkpoint.
+        ablation: the results of check 1 on the checkpoint.
     """
-    # The connector as it is before training: that is what the checkpoint is compared with.
+    # The checkpoint is compared with the connector before training.
     connector = loaded.vlm.connector
     initial = connector_state(fresh_connector(connector.shape, loaded.config.seed, connector.text_rms))
     return _of_checkpoint(loaded, prepared, checkpoint, initial, ROWS, ablation).findings
 
 
 def refused(error: ValueError, config: Config) -> Diagnosis:
-    """Input that was refused, as a diagnosis where it has the name of a fault; without one, it is raised again."""
+    """Turn an error about rejected input into a diagnosis, or raise it again if it is not in the table of faults."""
     named = findings_of_error(error, config)
     if not named:
         raise error
@@ -128,7 +128,7 @@ def _words(flight: Preflight) -> str:
 
 
 def _exact(config: Config, payload: Payload, path: Path) -> bool:
-    """Whether training and scoring both compute in float32; false where an older checkpoint does not say."""
+    """Whether training and scoring both compute in float32; False if an older checkpoint does not record this."""
     if "config" not in payload or config.model.precision != "fp32":
         return False
     model = config_tree(payload, path).get("model")
@@ -136,7 +136,7 @@ def _exact(config: Config, payload: Payload, path: Path) -> bool:
 
 
 def _of_weights(initial: Payload, in_use: Payload | None, payload: Payload, path: Path) -> ConnectorEvidence:
-    """The connector before training, in the checkpoint, and as it is used where it could be restored."""
+    """Return evidence on the connector: before training, in the checkpoint, and in use if it could be restored."""
     records = [r for r in read_records_of_run(path.parent) if r.step <= int(payload.get("step", 0))]
     return ConnectorEvidence(
         flatten(initial),
@@ -150,15 +150,16 @@ def _of_weights(initial: Payload, in_use: Payload | None, payload: Payload, path
 def _of_checkpoint(
     loaded: Loaded, prepared: Prepared, path: Path, initial: Payload, rows: int, scored: Ablation | None = None
 ) -> Diagnosis:
-    """What its weights, the preflight and its scores show.
+    """Diagnose a checkpoint from its weights, the preflight and its scores.
 
     Args:
         loaded: the checkpoint.
         prepared: the data of its run.
-        path: of the checkpoint.
-        initial: its connector before training.
+        path: the path of the checkpoint.
+        initial: the state of its connector before training.
         rows: as in `diagnose`.
-        scored: its check 1 if there is one: with the conditions that are read here it is not run again.
+        scored: the results of check 1 on the checkpoint, if there are any. If they include the conditions that are
+            needed here, check 1 is not run again.
     """
     config, vlm = loaded.config, loaded.vlm
     flight = preflight(prepared, vlm, rows, _bar)
@@ -182,11 +183,11 @@ def _of_checkpoint(
             ablation, samples = scored, scored.samples
         else:
             ablation, _ = score(loaded, prepared, samples, conditions, path)
-    except Exception as error:  # a broken pipeline raises anything; without a finding that explains it, it goes on
+    except Exception as error:  # a broken pipeline raises any exception; it is raised again if no finding explains it
         named = findings_of_error(error, config) if isinstance(error, ValueError) else []
         if not named and not flight.errors:
             raise
-        # What the preflight found is most likely why it cannot be scored.
+        # The findings of the preflight are most likely the reason why the checkpoint cannot be scored.
         found = diagnose_run(replace(evidence, findings=[*evidence.findings, *named]))
         looked_at = f"{_words(flight)} and the weights of {path.name}, which could not be scored"
         return Diagnosis(found, flight.view, looked_at)

@@ -25,7 +25,7 @@ class Export:
     """Copy both backbones into the folder, so that it can go to another machine; otherwise it refers to them."""
 
     def run(self, overrides: Sequence[str]) -> int:
-        """Load, write, and print the names of the written files."""
+        """Load the checkpoint, write the folder, and print the names of the written files."""
         from qwen3_vlm.commands.loaded import load, run_config
 
         if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):

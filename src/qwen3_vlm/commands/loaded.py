@@ -1,4 +1,4 @@
-"""A trained connector between its backbones: loading it, and writing captions."""
+"""Loads a trained connector together with its backbones, and writes captions with it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Loaded:
-    """A trained connector between its backbones."""
+    """A trained connector together with its backbones."""
 
     config: Config
     inputs: Inputs
@@ -40,29 +40,29 @@ class Loaded:
 
     @property
     def step(self) -> int:
-        """Batches that the connector was trained for; 0 if an older checkpoint does not record it."""
+        """Number of batches that the connector was trained for; 0 if an older checkpoint does not record it."""
         return int(self.payload.get("step", 0))
 
     def caption(self, images: Sequence[str | Path], request: str | None = None, max_new_tokens: int = 64) -> list[str]:
-        """Greedy captions of image files.
+        """Write greedy captions of image files.
 
         Args:
-            images: paths.
+            images: paths of the images.
             request: human turn with one `<image>`; the config's `prompt.caption_request` if None.
-            max_new_tokens: upper bound per caption.
+            max_new_tokens: largest number of new tokens per caption.
 
         Returns:
-            One caption per image, in order; batching does not change them.
+            One caption per image, in the order of the images. Batching does not change the captions.
 
         Raises:
-            ValueError: an image that cannot be read, with its path.
+            ValueError: an image cannot be read; the message contains its path.
         """
         ids_T, _ = self.inputs.prompts.prompt(request or self.config.prompt.caption_request)
         pixels = [self._pixels(Path(image)) for image in images]
         return self.write(pixels, [torch.as_tensor(ids_T)] * len(pixels), max_new_tokens)
 
     def write(self, pixels: Sequence[Tensor], prompts: Sequence[Tensor], max_new_tokens: int = 64) -> list[str]:
-        """Greedy captions of decoded images (uint8 [3,H,W]), each after its own prompt ids [T_i]."""
+        """Write greedy captions of decoded images (uint8 [3,H,W]), each after its own prompt ids [T_i]."""
         written: list[str] = []
         for start in range(0, len(pixels), _BATCH):
             stop = start + _BATCH
@@ -74,14 +74,14 @@ class Loaded:
         return written
 
     def save_pretrained(self, folder: str | Path, include_backbones: bool = False) -> None:
-        """Write the model as transformers loads it: config.json, and the connector as model.safetensors.
+        """Write the model in the layout of transformers: config.json, and the connector as model.safetensors.
 
         Args:
-            folder: where to; made if it is not there.
-            include_backbones: copy both backbones into the folder, which can then go to another machine. Otherwise
-                config.json refers to them: hub ids as they are, folders by their absolute path.
+            folder: the folder, which is created if it does not exist.
+            include_backbones: whether to copy both backbones into the folder, which can then be moved to another
+                machine. Otherwise config.json refers to them by hub id, or by the absolute path of a folder.
         """
-        # Imported here: the generation half of transformers takes a second, and only an export needs it.
+        # Imported here because the generation code of transformers takes a second to load and only an export needs it.
         from qwen3_vlm.hf import ConnectorVlmConfig, ConnectorVlmForConditionalGeneration
 
         config = ConnectorVlmConfig.of_run(
@@ -91,7 +91,7 @@ class Loaded:
 
     @property
     def findings(self) -> list[Finding]:
-        """Warnings for readers of this checkpoint's results."""
+        """Findings that readers of this checkpoint's results should know."""
         if "config" in self.payload or self.config.prompt.image_block == "legacy":
             return []
         message = (
@@ -123,7 +123,8 @@ def load(checkpoint: str | Path, config: Config | None = None) -> Loaded:
         config: the run's config; by default the one stored in the checkpoint.
 
     Raises:
-        ValueError: unreadable, of another shape, not finite, trained on other backbones, or backbones missing.
+        ValueError: the checkpoint cannot be read, has another shape, is not finite or was trained with other backbones,
+            or a backbone is missing.
     """
     path = Path(checkpoint)
     payload = load_checkpoint(path)
@@ -133,7 +134,7 @@ def load(checkpoint: str | Path, config: Config | None = None) -> Loaded:
 
 
 def open_with_data(path: Path, config: Config | None = None) -> tuple[Loaded, Prepared]:
-    """As `load`, with the data of its run; tokenizer and image settings are opened once for both."""
+    """Do the same as `load`, and also read the data of the run. Tokenizer and image settings are loaded only once."""
     payload = load_checkpoint(path)
     config = config or config_of(payload, path)
     prepared = prepare_data(config, path.parent / "split.json")
@@ -142,16 +143,16 @@ def open_with_data(path: Path, config: Config | None = None) -> tuple[Loaded, Pr
 
 
 def trained(run: Run) -> Loaded:
-    """The last checkpoint of a run, in the model that was trained: its backbones are not loaded again."""
+    """Return the last checkpoint of a run in the model that was trained, without loading the backbones again."""
     run.vlm.connector.zero_grad(set_to_none=True)
     return restored(run.config, run.prepared.inputs, run.vlm, load_checkpoint(run.checkpoint), run.checkpoint)
 
 
 def restored(config: Config, inputs: Inputs, vlm: VLM, payload: Payload, path: Path) -> Loaded:
-    """Put a checkpoint's connector into a model; every command that uses a checkpoint calls this.
+    """Restore a checkpoint's connector in a model. Every command that uses a checkpoint calls this.
 
     Raises:
-        InputError: trained on other backbones, of another shape, or not finite.
+        InputError: the checkpoint was trained with other backbones, has another shape, or is not finite.
     """
     refuse_other_backbones(payload, backbone_identities(config.model, vlm), path)
     restore_connector(vlm.connector, payload, path)
@@ -160,10 +161,10 @@ def restored(config: Config, inputs: Inputs, vlm: VLM, payload: Payload, path: P
 
 
 def run_config(config: Path | None, checkpoint: Path | None, overrides: Sequence[str]) -> Config:
-    """The config that a command names, or the one that its checkpoint was trained with.
+    """Return the config that was given to a command, or the one that its checkpoint was trained with.
 
     Raises:
-        ValueError: neither is named, or it cannot be read.
+        ValueError: neither a config nor a checkpoint is given, or it cannot be read.
     """
     if config is not None:
         return load_config(config, overrides)

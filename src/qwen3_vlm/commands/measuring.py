@@ -24,15 +24,15 @@ def measure_run(
     num_samples: int | None,
     sheet: int = 0,
 ) -> Measured:
-    """Check 1, check 2 from the training log, the diagnosis, and captions.
+    """Measure check 1, check 2 (from the training log), the diagnosis, and captions of a checkpoint.
 
     Args:
         loaded: the checkpoint.
         prepared: the data of its run.
-        checkpoint: its path; the logs are in the same folder.
-        names: conditions, as `parse_conditions` gives them.
-        num_samples: held-out samples to score; the config's `ablation.num_samples` if None.
-        sheet: held-out images whose captions are written for the contact sheet.
+        checkpoint: the path of the checkpoint; the logs are in the same folder.
+        names: names of the conditions, as returned by `parse_conditions`.
+        num_samples: number of held-out samples to score; the config's `ablation.num_samples` if None.
+        sheet: number of held-out images for which captions are written on the contact sheet.
     """
     config, folder = loaded.config, checkpoint.parent
     ablation, scores = score(loaded, prepared, num_samples or config.ablation.num_samples, names, checkpoint)

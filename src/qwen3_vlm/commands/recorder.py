@@ -1,4 +1,4 @@
-"""Adapts our model to the scoring seam and records what its images look like at each stage."""
+"""Adapts the model to the scoring interface (`eyechart.seam`) and records the features of images at each stage."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from eyechart.seam import Batch, TokenNLL, VisualTokens
 from qwen3_vlm.models.vlm import VLM
 
 _COMMON = 4096
-"""Token ids whose embeddings represent text: a BPE vocabulary gives its lowest ids to the most common pieces."""
+"""Number of token ids, from 0, whose embeddings represent text. In a BPE vocabulary, the most common pieces have the
+lowest ids."""
 
 
 class Recorder:
-    """Our model, adapted to the scoring seam; records each image at the stages of the connector.
+    """The model with the scoring interface; it records the features of each image at the stages of the connector.
 
-    An image is recorded the first time it is encoded; check 1 encodes it unchanged before it changes its pixels.
+    An image is recorded the first time it is encoded. Check 1 encodes each image unchanged before it changes pixels.
     """
 
     def __init__(self, vlm: VLM, scratch: Path | None = None) -> None:
-        """Start without records; `scratch` is the folder for temporary files, by default the system's."""
+        """Start without records; `scratch` is the folder for temporary files (by default that of the system)."""
         self.vlm = vlm
         self.inside = Inside(scratch)
 
     def encode(self, batch: Batch) -> VisualTokens:
-        """Like the model's own method; the tower runs once."""
+        """Do the same as the model's method, and record the images; the tower runs only once."""
         stages = self.vlm.stages(batch)
         new = [i for i, sample in enumerate(batch.samples) if not self.inside.has(sample.row)]
         if new:
@@ -38,15 +39,15 @@ class Recorder:
         return VisualTokens((stages[OUTPUT],))
 
     def nll(self, batch: Batch, visual: VisualTokens | None) -> TokenNLL:
-        """Like the model's own method."""
+        """Call the model's method of the same name."""
         return self.vlm.nll(batch, visual)
 
     def pair_nll(self, batch: Batch, visual: VisualTokens, images_B: Sequence[int]) -> TokenNLL:
-        """Like the model's own method."""
+        """Call the model's method of the same name."""
         return self.vlm.pair_nll(batch, visual, images_B)
 
     def over(self, ranks: Ranks) -> Inside:
-        """The records of all processes; called by all of them."""
+        """Return the records of all processes. All processes must call this."""
         if ranks.count == 1:
             return self.inside
         whole = Inside(self.inside.scratch)
@@ -60,10 +61,10 @@ class Recorder:
 
 @torch.no_grad()
 def look_inside(inside: Inside, vlm: VLM) -> Internals | None:
-    """Figures from the records; None without an image.
+    """Compute numbers about the connector's stages from the records; None if no image was recorded.
 
-    The scale of text is computed from the embeddings that the language model uses: the connector's own value
-    (`LanguageModel.text_rms`) is what this checks.
+    The scale of text is computed here from the embeddings that the language model uses, as an independent check of the
+    value that the connector uses (`LanguageModel.text_rms`).
     """
     common_KE = vlm.llm.embed(torch.arange(min(_COMMON, vlm.llm.model.config.vocab_size), device=vlm.device))
     return internals(inside, float(common_KE.float().square().mean().sqrt()))

@@ -1,4 +1,4 @@
-"""Check 1 on a loaded checkpoint, and its training log."""
+"""Runs check 1 on a loaded checkpoint, and reads its training log."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from qwen3_vlm.train.train_utils import read_records_of_run
 def score(
     loaded: Loaded, prepared: Prepared, requested: int, names: tuple[str, ...], checkpoint: Path
 ) -> tuple[Ablation, Scores]:
-    """Check 1 on the first `requested` held-out samples, with every sample's per-token losses.
+    """Run check 1 on the first `requested` held-out samples, and also return the per-token losses of every sample.
 
-    Matching, words and the connector's internals are also in the results, if `names` and the scores allow it.
+    The results also contain matching, words and the connector's internals, if `names` and the scores allow it.
     """
     config, held_out = loaded.config, prepared.eval
-    PartialState(cpu=config.model.device == "cpu")  # joins the processes of the job if there are several
+    PartialState(cpu=config.model.device == "cpu")  # connects the processes of the job if there are several
     ranks = ranks_of_job()
     asked = set(prepared.split.eval[:requested])
     positions = [p for p, row in enumerate(held_out.rows) if row in asked]
@@ -70,20 +70,20 @@ def score(
 
 
 def count_captions(training: Dataset) -> TokenCounts:
-    """Label tokens of at most `MOST_CAPTIONS` training captions, evenly spaced; no image is opened."""
+    """Count the label tokens of at most `MOST_CAPTIONS` evenly spaced training captions. No image is opened."""
     places = even_choice(len(training), MOST_CAPTIONS)
     return TokenCounts.of(training.text(place).labels_T for place in places)
 
 
 def vocabulary(loaded: Loaded) -> Vocabulary:
-    """The language model's tokens as text. In pretraining EOS separates two texts, so a caption may follow it."""
+    """Return the language model's tokens as text. In pretraining, EOS separates texts, so a caption may follow it."""
     eos_id = loaded.inputs.prompts.ids.eos
     size = len(loaded.vlm.llm.model.get_input_embeddings().weight)
     return Vocabulary(decoder(loaded.inputs.tokenizer), eos_id, eos_id, size)
 
 
 def training_of_run(loaded: Loaded, prepared: Prepared, folder: Path) -> Training | None:
-    """The training log in a checkpoint's folder; None if there is none."""
+    """Return the training log in a checkpoint's folder; None if there is none."""
     records = [r for r in read_records_of_run(folder) if r.step <= loaded.step]
     if not records:
         return None

@@ -28,7 +28,7 @@ class Train:
     """Stop after a few updates, write nothing, and print what the run would need: steps, disk, memory, time."""
 
     def run(self, overrides: Sequence[str]) -> int:
-        """Train; returns the exit code."""
+        """Train, and return the exit code."""
         from qwen3_vlm.config import load_config
         from qwen3_vlm.train.stage1 import rehearse, train
 

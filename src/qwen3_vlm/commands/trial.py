@@ -39,7 +39,7 @@ class Trial:
     """Print results.json to standard output, and the rest to standard error."""
 
     def run(self, overrides: Sequence[str]) -> int:
-        """Run it all; returns the exit code of the verdict."""
+        """Run the whole trial, and return the exit code of the verdict."""
         config = load_config(self.config, overrides)
         results = trial(config, self.num_samples, self.conditions, self.resume, self.overwrite, self.json, self.force)
         return EXIT_CODES[results.verdict]
@@ -60,7 +60,7 @@ def trial(
     to `output_dir`.
 
     Raises:
-        ValueError: bad input, one line.
+        ValueError: the input is bad; the message is one line.
         FaultsFoundError: the preflight or the training found a fault, and `force` is not set.
         NonFiniteError: training stopped on a non-finite value.
     """
@@ -76,7 +76,7 @@ def trial(
     with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
         run = train_run(config, resume, overwrite, force)
     checkpoint, prepared, loaded = run.checkpoint, run.prepared, trained(run)
-    del run  # and with it the optimizer and the cached features
+    del run  # frees the optimizer and the cached features
     measured = measure_run(loaded, prepared, checkpoint, names, num_samples, _SHEET_IMAGES)
     results, folder, root = measured.results, checkpoint.parent, Path(config.data.image_root)
     pictures = [(root / w.image, w) for w in results.samples]

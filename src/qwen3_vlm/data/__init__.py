@@ -1,1 +1,1 @@
-"""Input data: files to records, records to samples, samples to batches."""
+"""Input data: turns files into records, records into samples, and samples into batches."""

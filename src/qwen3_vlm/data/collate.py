@@ -1,7 +1,8 @@
-"""Stage 1's samples to a Batch, with the counts of check 2 (% truncated, % without label tokens, average label tokens).
+"""Collates samples of stage 1 to a Batch and counts the numbers of check 2.
 
-The batching itself is that of eyechart (`eyechart.scoring.batching`), so training, check 1 and check 2 count in the
-same way.
+These are the percentages of truncated samples and of samples without label tokens, and the average number of label
+tokens. The batching is that of eyechart (`eyechart.scoring.batching`), so that training, check 1 and check 2 count in
+the same way.
 """
 
 from eyechart.scoring.batching import LazyBatches, batches_by_length, collate

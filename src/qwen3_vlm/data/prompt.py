@@ -1,10 +1,10 @@
-"""Records to token ids and labels: text only, with the image block spliced in as ids.
+"""Turns records into token ids and labels. Only text is tokenised; the image block is inserted as ids.
 
     text before the image | <|vision_start|> <|image_pad|> x Q <|vision_end|> | text after it | caption | EOS
     `--------------------------- prompt, no label ----------------------------'   `----- labelled ----'
 
-The three pieces of text are tokenised separately, so that no token crosses a boundary: the block always takes Q + 2
-tokens, and the caption's tokens are the same whatever precedes them.
+The three pieces of text are tokenised separately, so that no token crosses a boundary. The block therefore always has
+Q + 2 tokens, and the tokens of the caption do not depend on the text before it.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ from qwen3_vlm.config import PromptConfig
 
 START, PATCH, END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
 _CHUNK = 1000
-"""Captions per call of the tokenizer: one call per caption is twenty times slower."""
+"""Number of captions per call of the tokenizer. One call per caption would be twenty times slower."""
 
 
 @dataclass(frozen=True)
 class TokenIds:
-    """The ids that have a meaning in the code."""
+    """Token ids that have a special meaning in the code."""
 
     start: int
-    """Opens the image block; with `image_block: legacy`, EOS."""
+    """Id of the start of the image block; with `image_block: legacy`, it is EOS."""
     patch: int
-    """An image position."""
+    """Id of an image position."""
     end: int
-    """Closes the image block; with `image_block: legacy`, EOS."""
+    """Id of the end of the image block; with `image_block: legacy`, it is EOS."""
     eos: int
-    """Ends every caption, and is labelled. Qwen3-Base pads with it too: never compare ids to the pad id."""
+    """Id of the end of every caption, which is labelled. Qwen3-Base also uses it as padding, so padding must not be
+    found by its id."""
 
 
 class PromptBuilder:
@@ -54,16 +55,16 @@ class PromptBuilder:
         Args:
             tokenizer: a fast tokenizer; it is copied, not changed.
             prompt: template and form of the image block.
-            latents: Q, visual tokens per image.
-            max_seq_len: tokens per sequence.
+            latents: Q, the number of visual tokens per image.
+            max_seq_len: largest number of tokens per sequence.
 
         Raises:
-            ValueError: no EOS, or one of the block's strings is not exactly one id.
+            ValueError: the tokenizer has no EOS, or one of the block's strings is not exactly one id.
         """
         self._name = tokenizer.name_or_path or "the tokenizer"
         self._template = prompt.template
         self._max_seq_len = max_seq_len
-        # A copy: a saved tokenizer may carry padding and truncation, which would silently change every length.
+        # Use a copy, because a saved tokenizer may enable padding and truncation, which would silently change lengths.
         self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._backend.no_padding()
         self._backend.no_truncation()
@@ -73,7 +74,7 @@ class PromptBuilder:
         special = {token.content for token in self._backend.get_added_tokens_decoder().values() if token.special}
         self._special = re.compile("|".join(map(re.escape, sorted(special | set(IMAGE_STRINGS[1:])))))
         if prompt.image_block == "legacy":
-            # The added delimiters of the older format were frozen copies of EOS: for the language model they are EOS.
+            # The delimiters that the older format added were frozen copies of EOS, so the language model reads EOS.
             self.ids = TokenIds(start=eos, patch=self._one_id(PATCH), end=eos, eos=eos)
             space = [self._one_id(" ")]
         else:
@@ -83,10 +84,10 @@ class PromptBuilder:
         self._block = [part for token in tokens for part in (*space, token)][len(space) :]
 
     def prompt(self, human: str) -> Prompt:
-        """The prompt of a human turn, for generation: ids and where the image block is.
+        """Return the prompt of a human turn for generation: its ids and the position of the image block.
 
         Raises:
-            ValueError: not exactly one `<image>`, or a special token's string in `human`.
+            ValueError: `human` does not contain exactly one `<image>`, or it contains the string of a special token.
         """
         text = self._template.replace("{human}", human)
         special = self._special_token(human)
@@ -102,15 +103,15 @@ class PromptBuilder:
     def encode(self, records: Sequence[Row]) -> list[Encoded | Reject]:
         """Encode records, in their order.
 
-        Special tokens in the template become their ids (ChatML). Their strings in a caption stay ordinary text, so that
-        no caption ends early or refers to an image; in a human turn they are rejected.
+        Special tokens in the template become their ids (ChatML). In a caption, their strings are treated as ordinary
+        text, so that no caption ends early or refers to an image. In a human turn, they are rejected.
 
         Returns:
-            One entry per record: a Reject if max_seq_len cuts the image block, or if the human turn contains a special
-            token's string.
+            One entry per record. It is a Reject if max_seq_len would cut the image block, or if the human turn contains
+            the string of a special token.
 
         Raises:
-            ValueError: max_seq_len leaves no label token in any row.
+            ValueError: no row would have a label token with this max_seq_len.
         """
         special = {record.human: self._special_token(record.human) for record in records}
         prompts = {human: self.prompt(human) for human, found in special.items() if not found}
@@ -130,7 +131,7 @@ class PromptBuilder:
         return encoded
 
     def _special_token(self, human: str) -> str | None:
-        """A special token's string in the part of the prompt that comes from the row, if there is one."""
+        """Return the string of a special token in the part of the prompt that comes from the row; None without one."""
         found = self._special.search(human) if "{human}" in self._template else None
         return found[0] if found else None
 
@@ -140,8 +141,8 @@ class PromptBuilder:
                 yield np.array([*ids, self.ids.eos], dtype=np.int32)
 
     def _tokenise(self, texts: Sequence[str], special: bool) -> list[list[int]]:
-        """Token ids of each text; with `special`, special tokens' strings become their one id."""
-        # In the library, "encode special tokens" means as if they were ordinary words.
+        """Return the token ids of each text. With `special`, the string of a special token becomes its single id."""
+        # In the library, "encode special tokens" means to encode them as if they were ordinary words.
         self._backend.encode_special_tokens = not special
         return [encoding.ids for encoding in self._backend.encode_batch(texts, add_special_tokens=False)]
 
@@ -172,7 +173,7 @@ class PromptBuilder:
             )
 
     def _roomy(self, records: Sequence[Row], prompts: Mapping[str, Prompt]) -> int:
-        """The shortest length, in tokens, that leaves at least 99% of these records whole."""
+        """Return the smallest length, in tokens, at which at least 99% of these records are not truncated."""
         usable = [record for record in records if record.human in prompts]
         answers = self._answers([record.caption for record in usable])
         lengths = sorted(len(prompts[r.human].ids_T) + len(a_N) for r, a_N in zip(usable, answers, strict=True))

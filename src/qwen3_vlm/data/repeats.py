@@ -1,7 +1,7 @@
-"""Training rows that show the picture of a held-out row: found by the bytes of the image files, before training.
+"""Finds training rows that show the picture of a held-out row, by comparing the image files before training.
 
-Sizes are compared first; only files of equal size are read, and of these only the ones that begin alike are read to
-their end. Pictures that are equal in other bytes (saved again, resized) are looked for by `qwen3_vlm.preflight.twins`.
+Sizes are compared first. Only files of equal size are opened, and only those that begin with the same bytes are read
+completely. Equal pictures in different files (saved again, resized) are found by `qwen3_vlm.preflight.twins`.
 """
 
 from __future__ import annotations
@@ -18,30 +18,31 @@ from eyechart.rows import Row
 from qwen3_vlm.data.splits import Split
 
 ENOUGH = 20
-"""Rows below which no share of a data set is judged."""
+"""Smallest number of rows of a data set for judging shares."""
 _TOP_IMAGE = 0.05
 _CAPTIONS = 5
 _HEAD = 4096
-"""Bytes that are read of a file first: among half a million JPEGs, many have the size of one of 11,000 held out."""
+"""Number of bytes of a file that are read first. Among half a million JPEGs, many have the same size as one of 11,000
+held-out files, and reading all of them completely would be slow."""
 _NAMED = 3
-"""Rows that left training which are named; all of them are in split.json."""
+"""Number of removed rows that are named in the message; all of them are in split.json."""
 _LONG = 20_000
-"""Files from which on a progress bar is shown."""
+"""Smallest number of files for which a progress bar is shown."""
 
 _Mark: TypeAlias = tuple[int | bytes, ...]
 
 
 def without_repeats(split: Split, held_out: Sequence[Row], train: Sequence[Row], root: Path) -> Split:
-    """Take the training rows that show a held-out row's picture out of training, and record them in the split.
+    """Remove training rows that show a held-out row's picture from training, and record them in the split.
 
-    The held-out side stays as drawn. Nothing leaves where
+    The held-out side stays as drawn. Rows are not removed if
 
-    - rows themselves are on both sides: the draw is at fault then, and the check before training names it;
-    - so many training rows show a picture that it is a placeholder (`is_placeholder`), which is no leak;
-    - no training row would be left: the check before training then names the leak.
+    - the same rows are on both sides: the draw is faulty, and the check before training reports it;
+    - so many training rows show a picture that it is a placeholder (`is_placeholder`), which is not a leak;
+    - no training row would be left: the check before training reports the leak.
 
     Args:
-        split: as drawn, both sides from one file.
+        split: the split as drawn, with both sides from one file.
         held_out: usable held-out rows.
         train: usable training rows, in the order of the file.
         root: folder that the rows' image paths are relative to.
@@ -66,7 +67,7 @@ def without_repeats(split: Split, held_out: Sequence[Row], train: Sequence[Row],
 
 
 def repeats_lines(split: Split) -> list[str]:
-    """How many rows left training and the first of them, as one readable line; no line if none left."""
+    """Return a line with the number of removed rows and the first of them; an empty list if none were removed."""
     if not split.repeats:
         return []
     first = ", ".join(str(row) for row, _ in split.repeats[:_NAMED])
@@ -77,12 +78,12 @@ def repeats_lines(split: Split) -> list[str]:
 
 
 def is_placeholder(count: int, total: int) -> bool:
-    """Whether a picture under `count` of `total` training rows stands for "no picture": one in twenty, above 5."""
+    """Whether a picture in `count` of `total` training rows is a placeholder: in more than 5% and more than 5 rows."""
     return total >= ENOUGH and count > max(_TOP_IMAGE * total, _CAPTIONS)
 
 
 def _sizes(images: Collection[str], root: Path) -> dict[str, int]:
-    """Bytes of each image file; those that are missing or empty are left out, as they are counted elsewhere."""
+    """Return the size of each image file in bytes. Missing and empty files are left out; they are counted elsewhere."""
     sizes = {}
     with progress_bar(len(images), "sizes of image files", "file", hidden=len(images) < _LONG) as bar:
         for image in images:
@@ -97,10 +98,10 @@ def _sizes(images: Collection[str], root: Path) -> dict[str, int]:
 def _on_both_sides(
     held: Collection[str], trained: Collection[str], sizes: dict[str, int], root: Path
 ) -> dict[str, _Mark | str]:
-    """Which picture a file is, for every file whose picture both sides show: equal values mean equal bytes."""
+    """Return an identity for every file whose picture both sides show. Equal identities mean equal bytes."""
     both = set(held) & set(trained)
     marks: dict[str, _Mark] = {image: (size,) for image, size in sizes.items()}
-    # A path that is on both sides needs no reading, unless the picture lies under another name as well.
+    # A path that is on both sides need not be read, unless the same picture also exists under another path.
     one, other = _shared(set(held), set(trained) - both, marks)
     for limit in (_HEAD, None):
         files = one | other
@@ -114,7 +115,7 @@ def _on_both_sides(
 
 
 def _shared(one: set[str], other: set[str], marks: dict[str, _Mark]) -> tuple[set[str], set[str]]:
-    """The files of either side whose mark the other side has too; files that could not be read have an empty one."""
+    """Return the files of each side whose mark also occurs on the other side. Unreadable files have an empty mark."""
     common = ({marks[image] for image in one} & {marks[image] for image in other}) - {()}
     return {i for i in one if marks[i] in common}, {i for i in other if marks[i] in common}
 

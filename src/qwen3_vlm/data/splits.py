@@ -1,7 +1,7 @@
-"""Which rows train and which are held out: drawn by seed, saved with the run, and rejected for another data file.
+"""The split into training and held-out rows: drawn by seed, saved with the run, and rejected for another data file.
 
-The draw is over row indices of the file and knows nothing of what is in the rows, so that a rejected row never moves
-another one from training to evaluation. Training rows that show a held-out picture leave after it (`data.repeats`).
+The draw uses only row indices and does not depend on the content of rows, so that a rejected row never moves another
+one from training to evaluation. After the draw, `data.repeats` removes training rows that show a held-out picture.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ _SCHEMA: Literal[1] = 1
 
 @dataclass(frozen=True)
 class Split:
-    """Row indices of the data file (with `data.eval_json`, `eval` are row indices of that file)."""
+    """Row indices of the data file. With `data.eval_json`, `eval` contains row indices of that file."""
 
     train: tuple[int, ...]
-    """In increasing order."""
+    """Training rows in increasing order."""
     eval: tuple[int, ...]
-    """In drawn order: the first n are a random subset."""
+    """Held-out rows in the order in which they were drawn, so that the first n are a random subset."""
     repeats: tuple[tuple[int, int], ...] = ()
-    """Rows that were drawn for training and left it, rising, each with a held-out row whose picture it shows."""
+    """Rows that were drawn for training and then removed, in increasing order, each with a held-out row that shows the
+    same picture."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class DataFile:
     """Identity of a data file when a split was drawn from it."""
 
     name: str
-    """File name without folders: a data set may be moved."""
+    """File name without folders, because a data set may be moved."""
     rows: int
     sha256: str
 
@@ -52,7 +53,7 @@ class _Saved:
     train: tuple[int, ...]
     eval: tuple[int, ...]
     repeats: tuple[tuple[int, int], ...] = ()
-    """Not in files of versions that let such rows train: their split is what it was."""
+    """As in `Split`. It is missing from files of earlier versions, which did not remove such rows from training."""
 
 
 def describe(path: Path, rows: int) -> DataFile:
@@ -72,14 +73,15 @@ def draw_split(num_rows: int, max_samples: int | None, eval_ratio: float, seed: 
     """Draw a subset and split it.
 
     Args:
-        num_rows: rows of the file, usable or not.
-        max_samples: rows to draw, training and held-out together; None, or more than the file has, draws all.
-        eval_ratio: share of the drawn rows that is held out, rounded to whole rows; when it is above 0, both parts
-            get at least one row. 5,000 rows at 0.02 give 4,900 and 100.
-        seed: equal seed and file length draw the same rows.
+        num_rows: number of rows in the file, usable or not.
+        max_samples: number of rows to draw for training and held-out side together. None, or a number above that of the
+            file, draws all rows.
+        eval_ratio: share of the drawn rows that is held out, rounded to whole rows. If it is above 0, both sides get at
+            least one row. 5,000 rows at 0.02 give 4,900 and 100.
+        seed: the seed; the same seed and number of rows always draw the same rows.
 
     Raises:
-        ValueError: no rows, or one row that should be split.
+        ValueError: there are no rows, or there is only one row and it would have to be split.
     """
     size = num_rows if max_samples is None else min(max_samples, num_rows)
     if size < 1 or (size == 1 and eval_ratio > 0):
@@ -93,16 +95,16 @@ def draw_split(num_rows: int, max_samples: int | None, eval_ratio: float, seed: 
 
 
 def save_split(path: Path, split: Split, data: DataFile, eval_data: DataFile | None = None) -> None:
-    """Write a split and the data file(s) it belongs to as JSON, whole or not at all."""
+    """Write a split and the identity of its data file(s) as JSON, atomically."""
     saved = _Saved(_SCHEMA, data, eval_data, split.train, split.eval, split.repeats)
     write_atomic(path, json.dumps(asdict(saved)) + "\n")
 
 
 def load_split(path: Path, data: DataFile, eval_data: DataFile | None = None) -> Split:
-    """Read a split back, if it was drawn from these data files.
+    """Read a saved split, if it was drawn from these data files.
 
     Raises:
-        ValueError: missing or broken split file, or a data file that is not the one it was drawn from.
+        ValueError: the split file is missing or broken, or the split was drawn from another data file.
     """
     try:
         saved = TypeAdapter(_Saved).validate_json(path.read_bytes(), strict=True)
@@ -135,7 +137,7 @@ def _name(data: DataFile | None) -> str:
 
 
 def _check_rows(path: Path, split: Split, rows: int, eval_rows: int | None) -> None:
-    """[Contract] Every row exists, none is there twice, and none is both trained on and held out, or left out."""
+    """[Contract] Check that every row exists and occurs only once: in training, held out, or removed."""
     drawn = (*split.train, *(row for row, _ in split.repeats))
     parts = ((drawn, rows), (split.eval, rows if eval_rows is None else eval_rows))
     broken = any(len(set(part)) != len(part) or (part and not 0 <= min(part) <= max(part) < n) for part, n in parts)

@@ -1,1 +1,1 @@
-"""The embedded worlds, and the maker of tiny backbones: what a trial without download or GPU needs."""
+"""The embedded worlds and the maker of tiny backbones, which a trial without download or GPU needs."""

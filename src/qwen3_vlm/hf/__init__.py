@@ -1,4 +1,4 @@
-"""The trained model as the transformers library knows it: config, model and processor of an exported folder.
+"""The trained model in the interface of the transformers library: config, model and processor of an exported folder.
 
     import qwen3_vlm.hf                       # makes the three classes known to transformers' Auto classes
     from transformers import AutoModelForImageTextToText, AutoProcessor

@@ -1,8 +1,8 @@
-"""config.json of an exported folder: what is trained, between which backbones, and how the prompt looks.
+"""config.json of an exported folder: describes the connector, its backbones and the prompt.
 
-It contains the backbones by reference: a name (hub id or folder), the width, and a fingerprint of the weights that is
-checked at loading. A folder is written as an absolute path, so that the export can be moved on the same machine; an
-export that holds its backbones writes `./vision` and `./llm`, relative to itself, and can be moved anywhere.
+For each backbone it contains a name (hub id or folder), the width, and a fingerprint of the weights, which is checked
+when the backbone is loaded. A folder is written as an absolute path, so that the export can be moved on the same
+machine. An export that includes its backbones refers to them as `./vision` and `./llm` and can be moved anywhere.
 """
 
 from __future__ import annotations
@@ -27,39 +27,39 @@ from qwen3_vlm.shipped import locate
 WEIGHTS_FILE = "model.safetensors"
 _PRECISIONS = {dtype: name for name, dtype in DTYPES.items()}
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
-# What the Auto classes add to every call. They choose code that runs, and here none does.
+# Options that the Auto classes add to every call. They control which code in the folder is run; here none is run.
 _OF_AUTO_CLASSES = ("_from_auto", "adapter_kwargs", "code_revision", "trust_remote_code", "use_safetensors")
 
 
 class ConnectorVlmConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is untyped
-    """Everything beside the weights. The sections `connector` and `prompt` are those of the run's own config."""
+    """Everything except the weights. The sections `connector` and `prompt` are copied from the config of the run."""
 
     model_type = "qwen3_vlm_connector"
 
     backbones: dict[str, Any] | None = None
     """`vision` and `llm`, each with `name`, `width` and `fingerprint`."""
     connector: dict[str, Any] | None = None
-    """As `connector` in docs/config.md."""
+    """The section `connector`, as in docs/config.md."""
     prompt: dict[str, Any] | None = None
-    """As `prompt` in docs/config.md."""
+    """The section `prompt`, as in docs/config.md."""
     attention: str = "sdpa"
     """Attention implementation of both backbones."""
     max_pixels: int = 178_956_970
-    """Larger images are refused before they are decoded."""
+    """Images with more pixels are rejected before they are decoded."""
     max_seq_len: int = 512
-    """Tokens per sequence in training."""
+    """Largest number of tokens per sequence in training."""
     image_token_id: int | None = None
-    """An image position; compared with the tokenizer's at loading."""
+    """Id of an image position. It is compared with that of the tokenizer when the model is loaded."""
     eos_token_id: int | None = None
-    """Ends a caption; compared with the tokenizer's at loading."""
+    """Id of EOS, which ends a caption. It is compared with that of the tokenizer when the model is loaded."""
     trained_steps: int = 0
-    """Batches the connector was trained for; 0 where an older checkpoint does not say."""
+    """Number of batches the connector was trained for; 0 if an older checkpoint does not record it."""
 
     @classmethod
     def of_run(
         cls, config: Config, ids: TokenIds, backbones: dict[str, dict[str, Any]], steps: int
     ) -> ConnectorVlmConfig:
-        """The config of a model that a run has trained."""
+        """Make the config of a model that a run has trained."""
         for part in backbones.values():
             part["name"] = _absolute(part["name"])
         return cls(
@@ -76,15 +76,15 @@ class ConnectorVlmConfig(PreTrainedConfig):  # type: ignore[misc]  # transformer
         )
 
     def name_of(self, part: str) -> str:
-        """Where the backbone `vision` or `llm` is: hub id or folder."""
+        """Return the hub id or folder of the backbone `vision` or `llm`."""
         assert self.backbones is not None
         return str(self.backbones[part]["name"])
 
     def run_config(self, where: str, device: str = "cpu") -> Config:
-        """The run's config as far as the model needs it; `where` names the source in errors.
+        """Return the part of the run's config that the model needs; `where` names the source in errors.
 
         Raises:
-            ValueError: not a config that an export wrote.
+            ValueError: this is not a config that an export wrote.
         """
         if self.backbones is None or self.connector is None or self.prompt is None:
             raise ValueError(f"{where}: config.json lacks `backbones`, `connector` or `prompt`; export the model again")
@@ -101,10 +101,10 @@ class ConnectorVlmConfig(PreTrainedConfig):  # type: ignore[misc]  # transformer
 
 
 def precision_of(dtype: Any) -> str:
-    """The config's word for a dtype, given as torch.dtype or as its name.
+    """Return the value of `model.precision` for a dtype, which is given as a torch.dtype or as its name.
 
     Raises:
-        ValueError: another dtype than float32 and bfloat16.
+        ValueError: the dtype is neither float32 nor bfloat16.
     """
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if found not in _PRECISIONS:
@@ -113,13 +113,13 @@ def precision_of(dtype: Any) -> str:
 
 
 class Export(NamedTuple):
-    """An exported folder, read."""
+    """The config of an exported folder, after reading it."""
 
     config: ConnectorVlmConfig
-    """With the backbones' names as they hold now and here."""
+    """The config, with the current names of the backbones on this machine."""
     folder: Path
     recorded: dict[str, Any]
-    """The backbones' identities as the export wrote them."""
+    """The identities of the backbones as written by the export."""
 
 
 def read_export(name: str, config: Any, options: dict[str, Any]) -> Export:
@@ -127,11 +127,11 @@ def read_export(name: str, config: Any, options: dict[str, Any]) -> Export:
 
     Args:
         name: folder or hub id.
-        config: what an Auto class has already read, or None.
-        options: keyword arguments of `from_pretrained`: `vision`, `llm`, and those of the hub.
+        config: the config that an Auto class has already read, or None.
+        options: keyword arguments of `from_pretrained`: `vision`, `llm`, and those for the hub.
 
     Raises:
-        ValueError: nothing there, another kind of model, an unknown option, or a backbone is missing.
+        ValueError: the folder or a backbone is missing, it is another kind of model, or an option is unknown.
     """
     moved = {part: options.pop(part, None) for part in ("vision", "llm")}
     hub = {key: options.pop(key) for key in _HUB_OPTIONS if key in options}
@@ -154,7 +154,7 @@ def read_export(name: str, config: Any, options: dict[str, Any]) -> Export:
 
 
 def _config_file(name: str, hub: dict[str, Any]) -> Path:
-    """Where config.json is: in the folder, or for a hub id in the cache, with everything else of the export."""
+    """Return the path of config.json: in the folder, or for a hub id in the cache, with the other exported files."""
     if Path(name).is_dir() and (Path(name) / "config.json").is_file():
         return Path(name) / "config.json"
     if Path(name).exists() or name.count("/") != 1 or name.startswith((".", "/")):
@@ -166,7 +166,10 @@ def _config_file(name: str, hub: dict[str, Any]) -> Path:
 
 
 def _decoded(file: Path) -> dict[str, Any]:
-    """The decoded file, or nothing where it is another model's: the library would warn at length."""
+    """Return the decoded file, or an empty dictionary if it belongs to another kind of model.
+
+    For such a file, the library would print long warnings.
+    """
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -177,10 +180,10 @@ def _decoded(file: Path) -> dict[str, Any]:
 
 
 def checked_inputs(config: ConnectorVlmConfig, where: str) -> Inputs:
-    """Tokenizer, prompts and image preprocessing of the referenced backbones.
+    """Load the tokenizer, prompts and image preprocessing of the referenced backbones.
 
     Raises:
-        ValueError: the tokenizer is another one than the connector was trained with.
+        ValueError: the tokenizer is not the one that the connector was trained with.
     """
     inputs = prepare_inputs(config.run_config(where))
     for key, now in (("image_token_id", inputs.prompts.ids.patch), ("eos_token_id", inputs.prompts.ids.eos)):
@@ -211,6 +214,6 @@ def _inside(folder: Path, name: str) -> str:
 
 
 def _absolute(name: str) -> str:
-    """A folder's absolute path; a hub id stays as it is."""
+    """Return the absolute path of a folder; a hub id is returned unchanged."""
     place = Path(locate(name))
     return str(place.resolve()) if place.exists() else name

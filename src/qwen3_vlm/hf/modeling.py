@@ -1,6 +1,6 @@
 """Tower, connector and language model as one transformers model: `from_pretrained`, `generate`, `save_pretrained`.
 
-Dimension suffixes: B batch, T tokens, E width of the language model's embeddings, C H W image.
+Dimension suffixes: B batch, T tokens, E width of the language model's embeddings; C H W channels, height, width.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DEVICES = (None, "auto", "cpu", "cuda")
 
 
 class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # transformers is untyped
-    """The assembled model. Saved are the connector's weights; the backbones stay where they are, or are copied."""
+    """The assembled model. Only the connector's weights are saved; backbones are referred to, or copied on request."""
 
     config_class = ConnectorVlmConfig
     main_input_name = "input_ids"
@@ -37,10 +37,10 @@ class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  #
     _supports_flash_attn = True
 
     def __init__(self, config: ConnectorVlmConfig, vlm: VLM, inputs: Inputs) -> None:
-        """Wrap a built model; `from_pretrained` and `qwen3_vlm.load(...)` build one.
+        """Wrap an assembled model, which `from_pretrained` and `qwen3_vlm.load(...)` can make.
 
         Args:
-            config: describes it.
+            config: the config of the model.
             vlm: backbones and connector, with their weights.
             inputs: tokenizer, prompts and image settings of the backbones.
         """
@@ -55,7 +55,7 @@ class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  #
         self.post_init()
 
     def init_weights(self) -> None:
-        """Do nothing: every weight is loaded, and the library would draw those that it has not loaded itself."""
+        """Do nothing. All weights are loaded, but the library would initialise those that it did not load itself."""
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *_: Any, **options: Any) -> ConnectorVlmForConditionalGeneration:
@@ -63,12 +63,13 @@ class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  #
 
         Args:
             name: folder or hub id.
-            options: `vision` and `llm` say where backbones are now; `dtype` (float32 or bfloat16),
-                `attn_implementation` and `device_map` (auto: a GPU if there is one; by default the CPU) as in
-                transformers; the hub's own, such as `revision`.
+            options: `vision` and `llm` give the current location of the backbones. `dtype` (float32 or bfloat16),
+                `attn_implementation` and `device_map` (auto uses a GPU if there is one; the default is the CPU) are as
+                in transformers. Options for the hub, such as `revision`, are also accepted.
 
         Raises:
-            ValueError: one line: nothing there, a backbone missing or another one, weights that do not fit.
+            ValueError: the export or a backbone is missing, a backbone is not the one used in training, or weights do
+                not fit. The message is one line.
         """
         given = options.pop("config", None)
         dtype = options.pop("dtype", None) or options.pop("torch_dtype", None)
@@ -77,7 +78,7 @@ class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  #
             raise ValueError(f"device_map: expected auto, cpu or cuda, got {device!r}; move the model with .to(device)")
         export = read_export(str(name), given, options)
         config, weights = export.config, export.folder / WEIGHTS_FILE
-        # The Auto classes put these two into the config that they read, and do not hand them on.
+        # The Auto classes put these two options into the config that they read, and do not pass them on.
         config.attention = attention or config._attn_implementation or config.attention
         if config.attention == "flash_attention_2" and device in (None, "cpu"):
             raise ValueError(
@@ -99,9 +100,9 @@ class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  #
         """Write config.json, generation_config.json and the connector as model.safetensors.
 
         Args:
-            folder: made if it is not there; the three files are replaced.
-            include_backbones: write both backbones too, tokenizer and image settings included, as `vision/` and
-                `llm/`: the folder is then self-contained. Otherwise it refers to them by name and fingerprint.
+            folder: the folder, which is created if it does not exist. Existing copies of the three files are replaced.
+            include_backbones: whether to write both backbones to `vision/` and `llm/`, including tokenizer and image
+                settings. The folder is then self-contained; otherwise it refers to them by name and fingerprint.
 
         Raises:
             ValueError: `folder` is a file, or the backbones would be written over themselves.
@@ -121,7 +122,7 @@ class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  #
             for part, state in connector_state(self.vlm.connector).items()
             for key, value in state.items()
         }
-        # Never in place: whoever has the old file mapped into memory would crash.
+        # Do not write in place: a process that has the old file mapped into memory would crash.
         write_atomic(path / WEIGHTS_FILE, save(tensors, metadata={"format": "pt"}))
         self.generation_config.save_pretrained(path)
         config.save_pretrained(path)
@@ -149,14 +150,16 @@ class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  #
         labels: Tensor | None = None,
         **options: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits [B,T,vocabulary], and with `labels` the loss: mean NLL in nats over labels that are not -100.
+        """Compute logits [B,T,vocabulary] and, if there are `labels`, the loss.
+
+        The loss is the mean NLL in nats over labels that are not -100.
 
         Args:
-            input_ids: [B,T] with one image block per row, as the processor makes them.
-            pixel_values: uint8 [B,3,H,W], as the processor makes them.
+            input_ids: token ids [B,T] with one image block per row, as the processor makes them.
+            pixel_values: uint8 pixels [B,3,H,W], as the processor makes them.
             attention_mask: [B,T], 1 for real tokens.
-            labels: [B,T], not shifted.
-            options: passed to the language model.
+            labels: token ids [B,T], not shifted.
+            options: arguments that are passed to the language model.
         """
         embeds_BTE = self._embed(input_ids, pixel_values)
         return self.vlm.llm.model(inputs_embeds=embeds_BTE, attention_mask=attention_mask, labels=labels, **options)
@@ -165,23 +168,23 @@ class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  #
     def generate(
         self, input_ids: Tensor, pixel_values: Tensor, attention_mask: Tensor | None = None, **options: Any
     ) -> Any:
-        """Continue prompts; greedy, at most 64 new tokens, if `options` do not say otherwise.
+        """Continue prompts. By default, decoding is greedy with at most 64 new tokens; `options` can change this.
 
         Args:
-            input_ids: [B,T], padded on the left.
-            pixel_values: uint8 [B,3,H,W].
+            input_ids: token ids [B,T], padded on the left.
+            pixel_values: uint8 pixels [B,3,H,W].
             attention_mask: [B,T], 1 for real tokens; without it every token counts as real.
-            options: transformers' own for `generate` (num_beams, do_sample, streamer, generation_config, ...).
+            options: arguments of transformers' `generate` (num_beams, do_sample, streamer, generation_config, ...).
 
         Returns:
-            The new tokens [B,N] alone, without the prompt; rows that end early are filled with EOS.
+            Only the new tokens [B,N], without the prompt. Rows that end early are filled with EOS.
         """
         if "generation_config" not in options:
             defaults = ("do_sample", "max_new_tokens", "eos_token_id", "pad_token_id")
             options = {key: getattr(self.generation_config, key) for key in defaults} | options
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        # The language model generates, with its own cache: its position ids and masks are what training used.
+        # The language model generates with its own cache, so that position ids and masks are the same as in training.
         embeds_BTE = self._embed(input_ids, pixel_values)
         return self.vlm.llm.model.generate(inputs_embeds=embeds_BTE, attention_mask=attention_mask, **options)
 
@@ -196,10 +199,10 @@ class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  #
 
 
 def _read_weights(path: Path) -> dict[str, dict[str, Tensor]]:
-    """A connector's tensors by part.
+    """Read a connector's tensors by part.
 
     Raises:
-        ValueError: missing or damaged.
+        ValueError: the file is missing or damaged.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected the connector's weights as `qwen3-vlm export` writes them")

@@ -1,4 +1,4 @@
-"""Images and an optional question to model inputs, and generated ids back to text."""
+"""Turns images and an optional question into model inputs, and generated ids back into text."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ ImageInput = Image.Image | str | Path
 
 
 class ConnectorVlmProcessor:
-    """What a transformers processor does, implemented with the package's own prompt and image code.
+    """A transformers processor that uses this package's own prompt and image code.
 
-    Nothing is stored twice: the prompt is in the export's config.json, tokenizer and image settings are the backbones'.
+    Nothing is stored twice: the prompt is in the export's config.json, and the tokenizer and image settings are those
+    of the backbones.
     """
 
     def __init__(self, config: ConnectorVlmConfig, inputs: Inputs) -> None:
-        """Use `from_pretrained`.
+        """Make a processor; users should call `from_pretrained` instead.
 
         Args:
-            config: of the model.
+            config: the config of the model.
             inputs: tokenizer, prompts and image settings of its backbones.
         """
         self.config, self._inputs = config, inputs
@@ -36,16 +37,17 @@ class ConnectorVlmProcessor:
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> ConnectorVlmProcessor:
-        """Load from an exported folder or its copy on the hub; `vision` and `llm` as for the model.
+        """Load from an exported folder or its copy on the hub; `vision` and `llm` mean the same as in the model.
 
         Raises:
-            ValueError: one line: nothing there, or a backbone missing or with another tokenizer.
+            ValueError: the export or a backbone is missing, or the tokenizer is not the one used in training. The
+                message is one line.
         """
         config = read_export(str(name), options.pop("config", None), options).config
         return cls(config, checked_inputs(config, str(name)))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json, which is all that a processor needs; the model writes the same."""
+        """Write config.json, which is the only file that a processor needs. The model writes the same file."""
         self.config.save_pretrained(folder)
 
     def __call__(
@@ -54,20 +56,21 @@ class ConnectorVlmProcessor:
         text: str | Sequence[str] | None = None,
         return_tensors: str = "pt",
     ) -> BatchFeature:
-        """Prepare images, each with its own or the common question.
+        """Prepare images, each with its own question or with a common one.
 
         Args:
             images: one or several PIL images or paths.
-            text: human turn with one `<image>`, for all images or one per image; by default the training
-                config's `prompt.caption_request`.
-            return_tensors: only `pt`.
+            text: human turn with one `<image>`: one for all images or one per image. The default is
+                `prompt.caption_request` of the training config.
+            return_tensors: only `pt` is supported.
 
         Returns:
             `input_ids` and `attention_mask` [B,T], padded on the left, and `pixel_values`, uint8 [B,3,H,W] at the
             tower's size: the model normalises them itself.
 
         Raises:
-            ValueError: an image that cannot be used, other counts of images and texts, a text without one `<image>`.
+            ValueError: an image cannot be used, the numbers of images and texts differ, or a text does not contain
+                exactly one `<image>`.
         """
         if return_tensors != "pt":
             raise ValueError(f"return_tensors: expected 'pt', got {return_tensors!r}")
@@ -83,16 +86,17 @@ class ConnectorVlmProcessor:
         return BatchFeature({"input_ids": ids_BT, "attention_mask": attention_BT, "pixel_values": pixels_BCHW})
 
     def batch_decode(self, ids: Tensor | Sequence[Sequence[int]], skip_special_tokens: bool = True) -> list[str]:
-        """Generated ids [B,N] to captions: up to EOS and without white space around them.
+        """Decode generated ids [B,N] to captions, up to EOS and without surrounding white space.
 
         Args:
-            ids: what `generate` returned.
-            skip_special_tokens: False shows EOS, the padding after it, and other special tokens.
+            ids: the ids that `generate` returned.
+            skip_special_tokens: whether to leave out special tokens. If False, EOS, the padding after it and other
+                special tokens are shown.
         """
         return [self.decode(row, skip_special_tokens) for row in ids]
 
     def decode(self, ids: Tensor | Sequence[int], skip_special_tokens: bool = True) -> str:
-        """One row, as `batch_decode`."""
+        """Decode one row in the same way as `batch_decode`."""
         row, eos = [int(i) for i in ids], self._inputs.prompts.ids.eos
         if skip_special_tokens and eos in row:
             row = row[: row.index(eos)]
@@ -118,6 +122,6 @@ class ConnectorVlmProcessor:
         except ImageError as error:
             name = f"image {place}" if isinstance(image, Image.Image) else str(image)
             raise ValueError(f"{name}: {error}") from error
-        except Exception as error:  # an image that was opened is decoded only here, and decoders raise anything
+        except Exception as error:  # the image is decoded only here, and decoders raise many kinds of exception
             raise ValueError(f"image {place}: damaged ({type(error).__name__}: {error})") from error
         raise ValueError(f"images: expected PIL images or paths, got {type(image).__name__} at {place}")

@@ -1,1 +1,1 @@
-"""Frozen tower, trained connector, frozen language model, and the three composed."""
+"""The frozen tower, the trained connector, the frozen language model, and the model composed of the three."""

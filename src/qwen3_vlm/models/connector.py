@@ -1,4 +1,4 @@
-"""The connector: exactly what is trained, and exactly what a checkpoint contains.
+"""The connector: the only part that is trained, and the only weights that a checkpoint contains.
 
 Dimension suffixes: B batch, P patches of the tower, V width of the tower, Q latents (visual tokens per image),
 D = heads * head_dim width of the resampler, E width of the language model's embeddings.
@@ -21,7 +21,9 @@ _ATTENTION_START = 0.1
 
 @dataclass(frozen=True)
 class ConnectorShape:
-    """Everything that decides the connector's tensors. Two connectors of equal shape can load each other's weights.
+    """All values that determine the shapes of the connector's tensors.
+
+    Two connectors of equal shape can load each other's weights.
 
     Attributes:
         vision_width: V, hidden size of the tower.
@@ -29,13 +31,13 @@ class ConnectorShape:
         patches: P, patch features per image; only used if `key_positions` is on.
         latents: Q, visual tokens per image.
         depth: number of resampler layers.
-        heads: attention heads of the resampler.
+        heads: number of attention heads of the resampler.
         head_dim: width of one head; the resampler's width is heads * head_dim.
-        mlp_ratio: hidden width of the projector over E.
-        vision_ln: a trained LayerNorm on the tower's features.
-        key_positions: learned positions added to the projected patches (without them the resampler cannot distinguish
-            where a patch was, beyond what the tower wrote into its features).
-        output_norm: scale every visual token to the RMS of the language model's text embeddings.
+        mlp_ratio: hidden width of the projector divided by E.
+        vision_ln: whether a trained LayerNorm is applied to the tower's features.
+        key_positions: whether learned positions are added to the projected patches. Without them, the resampler knows
+            the position of a patch only as far as the tower's features contain it.
+        output_norm: whether every visual token is scaled to the RMS of the language model's text embeddings.
     """
 
     vision_width: int
@@ -59,8 +61,9 @@ class ResamplerLayer(nn.Module):
         super().__init__()
         self.ln1 = nn.LayerNorm(width)
         self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
-        # The initial output hardly depends on the image: with PyTorch's own scale an untrained connector already passes
-        # random traces of the image, and check 1 then needs more samples to show that they are meaningless.
+        # With this scale, the initial output hardly depends on the image. With PyTorch's default scale, an untrained
+        # connector already passes random traces of the image, and check 1 needs more samples to show that these traces
+        # carry no information.
         with torch.no_grad():
             self.attn.out_proj.weight.mul_(_ATTENTION_START)
         self.ln2 = nn.LayerNorm(width)
@@ -78,7 +81,7 @@ class Resampler(nn.Module):
     """P patch features to Q latents: learned queries attending to the projected patches."""
 
     def __init__(self, shape: ConnectorShape) -> None:
-        """Build from `shape`; latents start at N(0, 1), key positions at N(0, 0.3)."""
+        """Build from `shape`. Initial latents are drawn from N(0, 1) and key positions from N(0, 0.3)."""
         super().__init__()
         width = shape.heads * shape.head_dim
         self.proj_in = nn.Linear(shape.vision_width, width)
@@ -98,7 +101,7 @@ class Resampler(nn.Module):
 
 
 class Projector(nn.Module):
-    """Resampler width to the language model's embedding width: a two-layer MLP."""
+    """A two-layer MLP from the resampler's width to the language model's embedding width."""
 
     def __init__(self, shape: ConnectorShape) -> None:
         """Build from `shape`."""
@@ -113,15 +116,15 @@ class Projector(nn.Module):
 
 
 class Connector(nn.Module):
-    """Tower features in, visual tokens for the language model out."""
+    """Turns tower features into visual tokens for the language model."""
 
     def __init__(self, shape: ConnectorShape, text_rms: float = 1.0) -> None:
         """Build from `shape`.
 
         Args:
             shape: the connector's dimensions and options.
-            text_rms: RMS of the language model's text embeddings; only used where `shape.output_norm` is on.
-                Not a parameter and not in the checkpoint: it is read off the frozen model every time.
+            text_rms: RMS of the language model's text embeddings; it is used only if `shape.output_norm` is on. It is
+                neither a parameter nor in the checkpoint, because it is always computed from the frozen model.
         """
         super().__init__()
         self.shape = shape
@@ -139,7 +142,7 @@ class Connector(nn.Module):
         return self.project(self.resample(features_BPV))
 
     def resample(self, features_BPV: Tensor) -> Tensor:
-        """The first stage alone, [B,P,V] -> [B,Q,D]; the internals report compares the stages."""
+        """Apply only the first stage, [B,P,V] -> [B,Q,D]. The report on the internals compares the stages."""
         _, patches, width = features_BPV.shape
         if width != self.shape.vision_width:
             raise ValueError(
@@ -157,7 +160,7 @@ class Connector(nn.Module):
         return latents_BQD
 
     def project(self, latents_BQD: Tensor) -> Tensor:
-        """The second stage alone, [B,Q,D] -> [B,Q,E]."""
+        """Apply only the second stage, [B,Q,D] -> [B,Q,E]."""
         visual_BQE: Tensor = self.projector(latents_BQD)
         if self.shape.output_norm:
             rms = visual_BQE.float().pow(2).mean(-1, keepdim=True).add(1e-6).rsqrt()
@@ -166,7 +169,7 @@ class Connector(nn.Module):
 
 
 def fresh_connector(shape: ConnectorShape, seed: int, text_rms: float) -> Connector:
-    """A connector before training, on the CPU; its weights depend on shape and seed alone."""
+    """Return an untrained connector on the CPU. Its weights depend only on the shape and the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Connector(shape, text_rms)

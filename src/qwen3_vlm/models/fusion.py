@@ -1,4 +1,4 @@
-"""Visual tokens into the placeholder positions, or an error: the place where images get lost without a sound."""
+"""Puts visual tokens into the image positions of the prompt, or raises an error so that no image is lost silently."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from eyechart.exits import NamedInputError
 
 
 def place(embeds_BTE: Tensor, ids_BT: Tensor, visual_BQE: Tensor, patch_id: int) -> Tensor:
-    """Replace the embeddings at the patch tokens by visual tokens, in reading order.
+    """Replace the embeddings at the patch tokens by visual tokens, in the order of positions.
 
     Args:
         embeds_BTE: text embeddings of `ids_BT`.
         ids_BT: token ids with exactly Q patch tokens in every row.
-        visual_BQE: visual tokens; cast to the embeddings' dtype.
+        visual_BQE: visual tokens; they are cast to the embeddings' dtype.
         patch_id: the id that marks an image position.
 
     Returns:
-        A new [B,T,E]; rows keep their own images, all other positions are bit-equal to `embeds_BTE`.
+        New embeddings [B,T,E]. Each row gets its own visual tokens; other positions are bitwise equal to `embeds_BTE`.
 
     Raises:
-        ValueError: a row with another number of patch tokens than visual tokens, or widths that differ.
+        ValueError: the numbers of patch tokens and visual tokens of a row differ, or the widths differ.
     """
     batch, latents, width = visual_BQE.shape
     if batch != embeds_BTE.shape[0] or width != embeds_BTE.shape[2]:

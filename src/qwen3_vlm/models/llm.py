@@ -1,4 +1,4 @@
-"""The frozen language model: embeddings in, per-token NLL at label positions or generated ids out."""
+"""The frozen language model: computes the NLL of label tokens, or generates ids, from input embeddings."""
 
 from __future__ import annotations
 
@@ -24,45 +24,47 @@ class LanguageModel(nn.Module):
         self.vocabulary: int = model.get_input_embeddings().num_embeddings
 
     def train(self, mode: bool = True) -> LanguageModel:
-        """Stay in eval mode: frozen."""
+        """Stay in eval mode, because the model is frozen."""
         return self
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Text embeddings of ids, [...] -> [...,E]."""
+        """Return the text embeddings of ids, [...] -> [...,E]."""
         embeds: Tensor = self.model.get_input_embeddings()(ids)
         return embeds
 
     def text_rms(self) -> float:
-        """Root mean square of all embeddings, as the model's own layer gives them: the scale on which text arrives.
+        """Return the root mean square of all embeddings as the model's embedding layer outputs them.
 
-        A layer may multiply what its table holds (Gemma's does, by the root of the width), so the table is not read.
+        The table is not used directly, because a layer may multiply its values (Gemma's does, by the root of the
+        width).
         """
         layer = self.model.get_input_embeddings()
         ids_K = torch.arange(self.vocabulary, device=layer.weight.device)
-        # In slices: the embeddings of a large model squared in float32 would take gigabytes.
+        # Compute in slices, because the squared float32 embeddings of a large model would take gigabytes.
         total = sum(float(layer(part_K).detach().float().pow(2).sum()) for part_K in torch.split(ids_K, 8192))
         return float((total / (len(ids_K) * self.width)) ** 0.5)
 
     def read(self, embeds_GTE: Tensor) -> DynamicCache:
-        """Keys and values of G prefixes of one length, for `nll` of the text after them."""
+        """Return keys and values of G prefixes of equal length, for `nll` of the text that follows them."""
         cache = DynamicCache(config=self.model.config)
         self.model.model(inputs_embeds=embeds_GTE, past_key_values=cache, use_cache=True)
         return cache
 
     def nll(self, embeds_BTE: Tensor, labels_BT: Tensor, past: DynamicCache | None = None) -> TokenNLL:
-        """Teacher-forced NLL of the label tokens.
+        """Compute the teacher-forced NLL of the label tokens.
 
-        Rows are padded on the right. Attention is causal, so no real position sees a pad and no mask is needed;
-        without one, attention takes its fast path and no mask can be wrong.
+        Rows are padded on the right. Attention is causal, so no real position sees padding and no mask is needed.
+        Without a mask, attention is faster, and a wrong mask is impossible.
 
         Args:
             embeds_BTE: input embeddings.
             labels_BT: token id at label positions, IGNORE_INDEX elsewhere; position t is predicted from t-1.
-            past: what was read before each row, [B] prefixes of one length; it grows by these rows.
+            past: keys and values of the prefix of each row, from `read`; all B prefixes have equal length. The keys and
+                values of these rows are appended to it.
 
         Returns:
-            The NLL in nats. Only label positions reach the LM head: logits for the rest would be most of the work
-            for a large vocabulary.
+            The NLL in nats. The LM head is applied only to label positions, because with a large vocabulary the logits
+            of the other positions would be most of the work.
         """
         # Nothing is predicted from the last position, so it is left out.
         read = self.model.model(inputs_embeds=embeds_BTE[:, :-1], past_key_values=past, use_cache=past is not None)
@@ -75,12 +77,12 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def generate(self, prompts: list[Tensor], eos_id: int, max_new_tokens: int) -> list[list[int]]:
-        """Greedy continuation of embedded prompts.
+        """Continue embedded prompts greedily.
 
         Args:
-            prompts: one [T_i,E] per sample; padded on the left here, so that batched equals single.
-            eos_id: where to stop; not part of the result.
-            max_new_tokens: upper bound.
+            prompts: one [T_i,E] per sample. They are padded on the left here, so that batching does not change results.
+            eos_id: id of the token at which generation stops; it is not part of the result.
+            max_new_tokens: largest number of new tokens.
 
         Returns:
             New token ids per sample, cut before EOS.
@@ -106,10 +108,10 @@ def _before(ids: list[int], stop: int) -> list[int]:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
-    """The language model's own tokenizer.
+    """Load the language model's own tokenizer.
 
     Raises:
-        ValueError: not there.
+        ValueError: the tokenizer is missing or cannot be read.
     """
     place = locate(name)
     try:
@@ -125,6 +127,6 @@ def load_llm(name: str, dtype: torch.dtype, attention: str) -> LanguageModel:
     """Load a Qwen3 from a folder or the hub.
 
     Raises:
-        ValueError: not there, or some of its weights are not in the checkpoint.
+        ValueError: the model was not found, or some of its weights are not in the checkpoint.
     """
     return LanguageModel(load_complete(Qwen3ForCausalLM, name, "model.llm", dtype, attention))

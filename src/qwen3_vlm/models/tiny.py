@@ -1,4 +1,4 @@
-"""`python -m qwen3_vlm.models.tiny` says where the maker of tiny backbones is now."""
+"""`python -m qwen3_vlm.models.tiny` prints that the maker of tiny backbones has moved, and to which module."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The frozen vision tower: pixels [B,3,H,W] to patch features [B,P,V]."""
+"""The frozen vision tower, which turns pixels [B,3,H,W] into patch features [B,P,V]."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from qwen3_vlm.shipped import locate
 
 
 class VisionTower(nn.Module):
-    """A SigLIP vision model that only ever runs forward, without gradients.
+    """A SigLIP vision model that is used only for forward passes without gradients.
 
-    Takes the uint8 pixels that the data room ships and normalises them on the device they are on: moving bytes is
-    four times cheaper than moving floats, and there is one place where mean and std are applied.
+    It takes uint8 pixels and normalises them on their device. Moving bytes to a device is four times cheaper than
+    moving floats, and mean and std are applied in only one place.
     """
 
     def __init__(self, model: SiglipVisionModel, spec: ImageSpec) -> None:
@@ -30,7 +30,7 @@ class VisionTower(nn.Module):
         self.patches: int = (spec.height // config.patch_size) * (spec.width // config.patch_size)
 
     def train(self, mode: bool = True) -> VisionTower:
-        """Stay in eval mode: a frozen tower has no training behaviour."""
+        """Stay in eval mode, because the tower is frozen."""
         return self
 
     @torch.no_grad()
@@ -44,7 +44,7 @@ class VisionTower(nn.Module):
             Features [B,P,V] in the tower's dtype: the last hidden state after the final layer norm.
 
         Raises:
-            ValueError: another size than the tower was trained for.
+            ValueError: the images do not have the size that the tower was trained for.
         """
         if tuple(pixels_BCHW.shape[1:]) != (3, self.spec.height, self.spec.width):
             raise ValueError(
@@ -57,10 +57,10 @@ class VisionTower(nn.Module):
 
 
 def load_image_spec(name: str) -> ImageSpec:
-    """The tower's own preprocessing: size, resampling, mean and std from its checkpoint.
+    """Return the tower's own preprocessing settings: size, resampling, mean and std from its checkpoint.
 
     Raises:
-        ValueError: not there, or not a SigLIP model of fixed image size.
+        ValueError: the checkpoint was not found, or it is not a SigLIP model with a fixed image size.
     """
     place = locate(name)
     try:
@@ -79,6 +79,6 @@ def load_tower(name: str, spec: ImageSpec, dtype: torch.dtype, attention: str) -
     """Load a tower from a folder or the hub.
 
     Raises:
-        ValueError: not there, or some of its weights are not in the checkpoint.
+        ValueError: the tower was not found, or some of its weights are not in the checkpoint.
     """
     return VisionTower(load_complete(SiglipVisionModel, name, "model.vision", dtype, attention), spec)

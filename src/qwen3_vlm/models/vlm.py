@@ -1,6 +1,6 @@
-"""Tower, connector, fusion and language model composed. Implements the scoring seam of the checks.
+"""The model composed of tower, connector, fusion and language model. It implements the interface `eyechart.seam`.
 
-The way of an image:
+How an image is processed:
 
 pixels_BCHW -> tower (frozen) -> features_BPV -> connector (trained) -> visual_BQE
             -> placed at the image positions of the prompt -> language model (frozen) -> NLL at label positions
@@ -25,7 +25,7 @@ from qwen3_vlm.models.vision import VisionTower
 
 @dataclass(frozen=True)
 class PartSize:
-    """One line of the frozen/trainable log."""
+    """The size of one component, for the list of frozen and trainable parts."""
 
     name: str
     parameters: int
@@ -42,13 +42,13 @@ class VLM(nn.Module):
 
         Args:
             tower: frozen vision tower.
-            connector: the trained part.
+            connector: the connector, which is the trained part.
             llm: frozen language model.
             patch_id: token id of an image position, from the tokenizer.
-            eos_id: token id that ends a text, and precedes a text that would otherwise begin with a label.
+            eos_id: token id of EOS. It ends a text and also precedes a text that would otherwise begin with a label.
 
         Raises:
-            ValueError: widths of neighbours differ.
+            ValueError: the widths of two connected parts differ.
         """
         super().__init__()
         for part, got, expected in (
@@ -62,11 +62,11 @@ class VLM(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model lives."""
+        """The device of the model."""
         return next(self.connector.parameters()).device
 
     def sizes(self) -> list[PartSize]:
-        """Every component with its parameters and whether it is trained."""
+        """Return the number of parameters of every component, and whether it is trained."""
         parts: list[tuple[str, nn.Module | None]] = [
             ("vision tower", self.tower),
             ("vision_ln", self.connector.vision_ln),
@@ -81,7 +81,7 @@ class VLM(nn.Module):
         ]
 
     def features(self, batch: Batch) -> Tensor:
-        """Tower features [B,P,V]: from the cache if the batch carries them, else from its pixels."""
+        """Return the tower features [B,P,V] of a batch: cached ones if it contains them, otherwise from its pixels."""
         if batch.features_BPV is not None:
             return batch.features_BPV.to(self.device)
         assert batch.pixels_BCHW is not None, "a text-only batch has no images to encode"
@@ -89,22 +89,28 @@ class VLM(nn.Module):
         return features_BPV
 
     def visual(self, features_BPV: Tensor) -> Tensor:
-        """The connector's output [B,Q,E], with gradients; float32 weights, autocast where the tower is bfloat16."""
+        """Return the connector's output [B,Q,E], with gradients.
+
+        Its weights are float32; autocast is used if the tower is bfloat16.
+        """
         with self._autocast(features_BPV):
             visual_BQE: Tensor = self.connector(features_BPV)
         return visual_BQE
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> VisualTokens:
-        """The scoring seam: images of a batch to visual tokens, each image once."""
+        """Return the visual tokens of the images of a batch (scoring interface). Each image is encoded once."""
         return VisualTokens((self.visual(self.features(batch)),))
 
     def nll(self, batch: Batch, visual: VisualTokens | None) -> TokenNLL:
-        """The scoring seam: per-token NLL of a batch with these visual tokens, or with the image block left out."""
+        """Return the per-token NLL of a batch (scoring interface).
+
+        The visual tokens are `visual`; if it is None, the image block is left out.
+        """
         ids_BT, labels_BT = batch.ids_BT.to(self.device), batch.labels_BT.to(self.device)
         if visual is None:
             keep_BT, rows = ~batch.block_BT.to(self.device), ids_BT.shape[0]
-            # Every row loses the same number of tokens, so what is left is again a rectangle.
+            # Every row loses the same number of tokens, so the remaining tokens can again be one tensor.
             ids_BT, labels_BT = ids_BT[keep_BT].view(rows, -1), labels_BT[keep_BT].view(rows, -1)
             if bool((labels_BT[:, 0] != IGNORE_INDEX).any()):
                 # The image block was the whole prompt. The first caption token still has to be predicted from
@@ -117,19 +123,19 @@ class VLM(nn.Module):
 
     @torch.no_grad()
     def pair_nll(self, batch: Batch, visual: VisualTokens, images_B: Sequence[int]) -> TokenNLL:
-        """The scoring seam: as `nll(batch, visual.rows(images_B))`, each prompt and image read once.
+        """Return the same as `nll(batch, visual.rows(images_B))` (scoring interface), but read each prompt once.
 
-        What precedes a caption does not depend on it. Its keys and values are computed once per prompt and image
-        and shared by every caption that uses them, so that a pair costs little more than its caption's tokens.
+        The keys and values before a caption do not depend on the caption. They are computed once per prompt and image
+        and shared by all captions that follow them, so that the cost of a pair is little more than that of its caption.
         """
         ids_BT, labels_BT = batch.ids_BT.to(self.device), batch.labels_BT.to(self.device)
         labelled_BT = labels_BT != IGNORE_INDEX
         assert bool(labelled_BT.any(dim=1).all()), "a row without label tokens has nothing to score"
-        # The last prompt token stays with the caption: its output predicts the first label.
+        # The last prompt token is processed with the caption, because its output predicts the first label.
         shared_B = labelled_BT.int().argmax(dim=1) - 1
         scored: dict[int, Tensor] = {}
         for shared in sorted(set(shared_B.tolist())):
-            # Prefixes of one length need no padding between them and the captions, and so no mask.
+            # Prefixes of equal length need no padding before the captions, and therefore no mask.
             rows = (shared_B == shared).nonzero()[:, 0].tolist()
             prefixes: dict[tuple[int, ...], int] = {}
             keys = [(images_B[row], *ids_BT[row, :shared].tolist()) for row in rows]
@@ -145,7 +151,7 @@ class VLM(nn.Module):
 
     @torch.no_grad()
     def stages(self, batch: Batch) -> dict[str, Tensor]:
-        """What the images of a batch look like on their way: tower [B,P,V], resampler [B,Q,D], projector [B,Q,E]."""
+        """Return the output of each stage for a batch: tower [B,P,V], resampler [B,Q,D], projector [B,Q,E]."""
         features_BPV = self.features(batch)
         with self._autocast(features_BPV):
             latents_BQD = self.connector.resample(features_BPV)
@@ -154,7 +160,10 @@ class VLM(nn.Module):
 
     @torch.no_grad()
     def generate(self, prompts: list[Tensor], visual: VisualTokens, max_new_tokens: int) -> list[list[int]]:
-        """Greedy captions: token ids per prompt (each [T_i] ids with one image block), cut before EOS."""
+        """Write captions greedily.
+
+        Each prompt is [T_i] ids with one image block. The result contains the token ids per prompt, without EOS.
+        """
         embedded = []
         for ids_T, visual_QE in zip(prompts, visual.layers[0], strict=True):
             ids_1T = ids_T.to(self.device)[None]

@@ -1,4 +1,4 @@
-"""Content of the samples: the image that their row names, its pixels, their position and their length."""
+"""Checks of what the samples contain: the image of the right row, its pixels, their position and their length."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ _CUT_AT_MOST = 1.0
 
 
 def content_findings(rows: list[Row], allowed: float) -> list[Finding]:
-    """Sample against row: its image path, and what its pixels show; `allowed` is the share of rows for blank ones."""
+    """Compare each sample's image path with its row and check what its pixels show.
+
+    `allowed` is the share of rows that may have a blank image.
+    """
     found = []
     moved = [row for row in rows if row.sample.image != row.raw.image]
     if moved:
@@ -73,7 +76,7 @@ def content_findings(rows: list[Row], allowed: float) -> list[Finding]:
 
 
 def pixel_findings(rows: list[Row], prepared: Prepared, settings: dict[str, Any]) -> list[Finding]:
-    """More images than the model's batch contains, preprocessed as for the tower."""
+    """Check the preprocessing of more images than the batch for the model contains."""
     read = [row for row in rows if row.sample.pixels_CHW is not None]
     chosen = [read[p] for p in spread(_COMPARED, len(read))]
     if not chosen:
@@ -85,7 +88,7 @@ def pixel_findings(rows: list[Row], prepared: Prepared, settings: dict[str, Any]
 
 
 def _same_pixels(rows: list[Row]) -> tuple[int, int]:
-    """Two rows with different files and equal images; 0 twice if there are none."""
+    """Return two rows whose image files differ but whose pixels are equal; (0, 0) if there are none."""
     first: dict[str, Row] = {}
     for row in rows:
         other = first.setdefault(row.sample.image_hash, row)
@@ -95,11 +98,11 @@ def _same_pixels(rows: list[Row]) -> tuple[int, int]:
 
 
 def padding_findings(moved: list[int], total: int) -> list[Finding]:
-    """Samples that the collator does not put at the left edge of their batch.
+    """Report samples that the collator does not put at the left edge of their batch.
 
     Args:
-        moved: their rows (`not_in_front`).
-        total: samples checked.
+        moved: rows of these samples (see `not_in_front`).
+        total: number of samples checked.
     """
     if not moved:
         return []
@@ -117,11 +120,13 @@ def padding_findings(moved: list[int], total: int) -> list[Finding]:
 
 
 def length_findings(prepared: Prepared, mostly_empty: bool) -> list[Finding]:
-    """Rows longer than max_seq_len, over all rows and not only those that were checked; and the length that is enough.
+    """Report rows that are longer than max_seq_len, and the length that would be enough.
+
+    All rows are counted, not only those that were checked.
 
     Args:
-        prepared: the run's data.
-        mostly_empty: most rows are known to have no label, which does not depend on the length.
+        prepared: the data of the run.
+        mostly_empty: whether most rows are known to have no label for a reason other than their length.
     """
     limit, coverage = prepared.config.data.max_seq_len, prepared.config.coverage
     lengths = sorted(length for dataset in (prepared.train, prepared.eval) for length in dataset.lengths)
@@ -130,7 +135,7 @@ def length_findings(prepared: Prepared, mostly_empty: bool) -> list[Finding]:
         return []
     share = 100 * cut / len(lengths)
     fail, warn = share > coverage.truncated_fail, share > coverage.truncated_warn
-    # If the share is within the limits of all checks, only the length of the longest caption helps.
+    # If the share is already within the limits of all checks, suggest a length that truncates no caption.
     spared = math.floor(len(lengths) * min(coverage.truncated_warn, _CUT_AT_MOST) / 100) if warn else 0
     would_do = lengths[-1 - spared]
     whole = sum(length <= would_do for length in lengths)

@@ -1,4 +1,4 @@
-"""The data file as a whole: its image files and the split, without opening an image."""
+"""Checks of the data file as a whole: its image files and the split. No image is decoded."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from qwen3_vlm.data.splits import Split
 from qwen3_vlm.preflight.rows import SHOWN, RawRow, by_share
 
 _READ = 1 << 18
-"""Bytes of an image file that tell it from another of the same size."""
+"""Number of bytes that are compared to distinguish image files of the same size."""
 _DISTINCT_IMAGES = 0.1
-"""Several captions per image are normal (COCO has five), more than ten for every image are not."""
+"""Smallest normal ratio of distinct images to rows. Several captions per image are normal (COCO has five), but more
+than ten are not."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Rows of both sides of the split, read by the independent reader; large sides are sampled evenly."""
+    """Rows of both sides of the split, read by the independent reader. A large side is sampled evenly."""
 
     train: list[RawRow]
     eval: list[RawRow]
     train_files: dict[int, str]
-    """Identity of the image file by row: equal identities mean equal bytes. Rows without a file are missing here."""
+    """Identity of the image file of each row. Equal identities mean equal bytes. Rows without a file are left out."""
     eval_files: dict[int, str]
     missing: dict[str, list[int]]
-    """Rows whose image is missing or empty, by side."""
+    """Rows whose image file is missing or empty, by side of the split."""
 
 
 def read_corpus(train: Sequence[RawRow], held_out: Sequence[RawRow], root: Path) -> Corpus:
-    """Check the image files of all these rows: sizes first, contents only if sizes are equal."""
+    """Check the image files of all these rows. Contents are compared only if file sizes are equal."""
     stats: dict[str, tuple[int, int, int] | None] = {}
     for row in (*train, *held_out):
         if row.image not in stats:
@@ -72,7 +73,7 @@ def _hash(path: Path) -> str:
 
 
 def corpus_findings(corpus: Corpus, prepared: Prepared) -> list[Finding]:
-    """Image files and the split."""
+    """Check the image files and the split."""
     return [
         *_missing(corpus, prepared),
         *_split(corpus, prepared),
@@ -110,7 +111,7 @@ def _name(side: str) -> str:
 
 
 def _split(corpus: Corpus, prepared: Prepared) -> list[Finding]:
-    """Held-out rows and images that are trained on."""
+    """Report held-out rows and images that are also trained on."""
     split, own_file = prepared.split, prepared.files[1] is not None
     shared = [] if own_file else sorted(set(split.train) & set(split.eval))
     used = set(prepared.train.rows) & set(prepared.eval.rows) if not own_file else set()
@@ -163,10 +164,12 @@ def _split(corpus: Corpus, prepared: Prepared) -> list[Finding]:
 
 
 def shown_by_many(images: Iterable[str]) -> set[str]:
-    """Images used by so many training rows that they are a placeholder, and not a leak if held-out rows show them too.
+    """Return the images that so many training rows use that they must be placeholders.
+
+    Such an image is not a leak if held-out rows show it, too.
 
     Args:
-        images: one identity (of the file or of its pixels) for each training row.
+        images: an identity of the image (from its file or its pixels) for each training row.
     """
     counts = Counter(images)
     total = counts.total()
@@ -174,7 +177,7 @@ def shown_by_many(images: Iterable[str]) -> set[str]:
 
 
 def left_findings(split: Split) -> list[Finding]:
-    """Rows that left training because they show a held-out picture: counted and named, with nothing left to do."""
+    """Report rows that were removed from training because they show a held-out picture. No action is needed."""
     if not split.repeats:
         return []
     rows = len(split.repeats)
@@ -195,7 +198,10 @@ def left_findings(split: Split) -> list[Finding]:
 
 
 def leak_named(found: Iterable[Finding]) -> bool:
-    """Whether pictures on both sides were found to be trained on, or alike by nature: none need be looked for again."""
+    """Whether there is already a finding about pictures on both sides of the split, so that no search is needed.
+
+    Such a finding reports either a leak or pictures that are similar by nature.
+    """
     return any(f.code == "split-leak" and "left_training" not in f.evidence for f in found)
 
 

@@ -1,4 +1,4 @@
-"""The data file as a whole: its captions and ids."""
+"""Checks of the data file as a whole: its captions and ids."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from qwen3_vlm.preflight.corpus import Corpus
 from qwen3_vlm.preflight.rows import SHOWN, by_share
 
 _TOP_SHARE = 0.2
-"""Share of the rows: more rows with the same caption are degenerate. Ten digits in varied words stay below 2%."""
+"""Largest share of rows that may have the same caption. For ten digits in varied words the share is below 2%."""
 _FEWEST = 5
-"""A data set of at least `ENOUGH` rows with fewer distinct captions is also degenerate."""
+"""Smallest number of distinct captions in a data set of at least `ENOUGH` rows."""
 _UNHEARD = 0.5
-"""Share of the words: 500 captions from the web contain most words of the next 500."""
+"""Largest share of held-out words that may be missing from all training captions. Of captions from the web, 500 contain
+most words of another 500."""
 _WORDS = 50
 """Minimum number of held-out words for judging their share."""
 _PHRASE = 12
-"""Letters: shorter captions can occur in a request by chance."""
+"""Only captions with more letters than this are searched for in their request. Shorter ones can occur by chance."""
 
 
 def caption_findings(corpus: Corpus, prepared: Prepared) -> list[Finding]:
-    """Captions that need no picture, captions of another kind or in their own request, and ids of other rows."""
+    """Report captions that need no picture, differ in kind or occur in their own request, and ids of other rows."""
     return [*_captions(corpus), *_unheard(corpus), *_answers(corpus, prepared), *_ids(corpus)]
 
 
@@ -58,7 +59,10 @@ def _captions(corpus: Corpus) -> list[Finding]:
 
 
 def _unheard(corpus: Corpus) -> list[Finding]:
-    """Held-out captions whose words no training caption has: they come from another data set, or another language."""
+    """Report held-out captions whose words occur in no training caption.
+
+    They come from another data set or are in another language.
+    """
     known = {word for row in corpus.train for word in _words(row.caption).split()}
     held_out = [word for row in corpus.eval for word in _words(row.caption).split()]
     new = Counter(word for word in held_out if word not in known)
@@ -85,7 +89,10 @@ def _how_few(counts: Counter[str]) -> str:
 
 
 def _answers(corpus: Corpus, prepared: Prepared) -> list[Finding]:
-    """Captions that occur in their own human turn, if that is part of the prompt, and not in the next row's."""
+    """Report captions that occur in their own human turn but not in that of the next row.
+
+    This is checked only if the human turn is part of the prompt.
+    """
     if "{human}" not in prepared.config.prompt.template:
         return []
     rows = [*corpus.train, *corpus.eval]
@@ -113,7 +120,7 @@ def _answers(corpus: Corpus, prepared: Prepared) -> list[Finding]:
 
 
 def _words(text: str) -> str:
-    """Only the words, in lower case, with one space around each."""
+    """Return only the words of a text, in lower case, with one space before and after each."""
     words = re.findall(r"[^\W_]+", text.casefold())
     return f" {' '.join(words)} "
 
@@ -134,7 +141,7 @@ def _ids(corpus: Corpus) -> list[Finding]:
                 rows=rows,
             )
         )
-    # Ids that name image files are a reference for the pairing: LLaVA-Pretrain's id is its image's file name.
+    # If ids are names of image files, as in LLaVA-Pretrain, they show which image belongs to each row.
     stems = {row.row: PurePosixPath(row.image).stem for row in corpus.train}
     names = set(stems.values())
     named = [row for row in corpus.train if row.id in names]

@@ -1,6 +1,7 @@
-"""One real batch through the real model: what reaches the language model, what the loss depends on, what is trained.
+"""Checks of one real batch in the real model: what reaches the language model, what affects the loss, what is trained.
 
-Stages in the order of the data. A broken stage ends the walk, because later findings would be consequences of it.
+The stages have the order of the data flow. If one has findings, later stages are not run, because their findings would
+be consequences of the same fault.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _STAGES = (
 
 
 def flow_findings(walk: Walk) -> list[Finding]:
-    """All stages; the findings of the first that is broken."""
+    """Run the stages in order and return the findings of the first stage that has any."""
     for stage in _STAGES:
         if found := stage(walk):
             return found

@@ -1,4 +1,4 @@
-"""Middle stages of the walk: visual tokens into the prompt, and what attention can see of them."""
+"""Middle stages of the walk: how visual tokens are put into the prompt, and whether attention can see them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from qwen3_vlm.preflight.hooks import watched
 from qwen3_vlm.preflight.walk import Walk, many_of, masked, no_gradient, not_injected
 
 _OUT_OF_REACH = 0.5
-"""Share of the image positions that the end of a caption may not see."""
+"""Largest share of the image positions that may be invisible to the end of a caption."""
 
 
 @torch.no_grad()
 def fusion_stage(walk: Walk) -> list[Finding]:
-    """Visual tokens to embeddings: every token at its own position, everything else untouched."""
+    """Check that every visual token is at its own position in the embeddings and all other positions are unchanged."""
     vlm, batch = walk.vlm, walk.batch
     given_BQE = walk.noise(1, vlm.llm.text_rms())
     with watched(vlm) as seen:
@@ -33,7 +33,7 @@ def fusion_stage(walk: Walk) -> list[Finding]:
     embeds_BTE = seen.embeds[-1].float().cpu()
     ids_BT, given = batch.ids_BT, given_BQE.float().cpu()
     text_BTE = vlm.llm.model.get_input_embeddings()(ids_BT.to(vlm.device)).float().cpu()
-    # The last position may be left out: nothing is predicted from it.
+    # The last position may be missing, because nothing is predicted from it.
     length = embeds_BTE.shape[1]
     if embeds_BTE.shape != text_BTE[:, :length].shape or length < text_BTE.shape[1] - 1:
         return (diagnose_tokens(walk.tokens) if walk.tokens else []) or [
@@ -77,20 +77,20 @@ def fusion_stage(walk: Walk) -> list[Finding]:
 
 
 def _one_factor(got_NE: Tensor, own_NE: Tensor) -> float | None:
-    """The factor by which all of these embeddings differ from the table's; None if it is not the same for all."""
+    """Return the factor between these embeddings and those of the table; None if it is not the same for all of them."""
     ratio = float(got_NE.norm() / own_NE.norm().clamp_min(1e-12))
     apart = float((got_NE - ratio * own_NE).norm() / got_NE.norm().clamp_min(1e-12))
     return ratio if apart < 0.01 and abs(ratio - 1) > 0.03 else None
 
 
 def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_BQE: Tensor) -> list[Finding]:
-    """Search each visual token of each sample among all positions of all samples."""
+    """Search for each visual token of each sample at all positions of all samples."""
     at_BQ = walk.patch_positions()
     batch, positions, width = embeds_BTE.shape
     flat = F.normalize(embeds_BTE.reshape(-1, width), dim=-1)
     cosine = F.normalize(given_BQE.reshape(-1, width), dim=-1) @ flat.T
-    # Random directions: in 32 dimensions the best of a thousand unrelated vectors stays below .8, a rounded copy above
-    # .999.
+    # The visual tokens have random directions. In 32 dimensions, the best cosine of a thousand unrelated vectors stays
+    # below .8; that of a rounded copy is above .999.
     best, where = cosine.max(dim=1)
     went: Counter[str] = Counter()
     shifts: Counter[int] = Counter()
@@ -168,7 +168,7 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
 
 
 def _of_the_caption(walk: Walk, given_BQE: Tensor) -> bool:
-    """Whether other caption tokens put other embeddings at image positions."""
+    """Whether the embeddings at image positions change if the caption tokens change."""
     at_BQ, seen_by = walk.patch_positions(), []
     labels_BT = walk.batch.labels_BT
     swapped_BT = torch.where(labels_BT == IGNORE_INDEX, walk.batch.ids_BT, walk.batch.ids_BT.roll(1, 0))
@@ -183,7 +183,7 @@ def _of_the_caption(walk: Walk, given_BQE: Tensor) -> bool:
 
 
 def attention_stage(walk: Walk) -> list[Finding]:
-    """Embeddings to losses: the loss must depend on its own sample alone, and on every image position."""
+    """Check that the loss of a sample depends on all of its image positions and not on other samples."""
     if walk.tokens and (found := diagnose_tokens(walk.tokens)):
         return found
     with watched(walk.vlm, as_leaf=True) as seen, torch.enable_grad():
@@ -209,7 +209,7 @@ def attention_stage(walk: Walk) -> list[Finding]:
 
 
 def _out_of_reach(walk: Walk, per_sample: list[Tensor], leaf_BTE: Tensor) -> list[Finding]:
-    """Image positions that the end of a caption does not see, though its beginning does."""
+    """Report image positions that the end of a caption does not see although its beginning does."""
     long = [b for b, losses_T in enumerate(per_sample) if len(losses_T) > 1]
     if not long:
         return []

@@ -1,4 +1,4 @@
-"""Last stages of the walk: what is predicted from what, what is trained, whether samples are independent."""
+"""Last stages of the walk: how labels are predicted, which parameters are trained, whether samples are independent."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from qwen3_vlm.preflight.text import Row
 from qwen3_vlm.preflight.walk import Walk, no_gradient, non_finite
 
 _SHIFTS = (-1, 0, -2, 1, -3)
-"""Where the logits of an answer token may come from, relative to its position; -1 is right."""
+"""Positions from which an answer token may be predicted, relative to its own; -1 is correct."""
 _LIKE = 0.8
-"""Correlation above which two lists are the same losses except for a change of the loss; tokens' losses vary widely."""
+"""Correlation above which two lists contain the same losses, changed by another loss function. Losses of unrelated
+tokens differ widely."""
 _ALL = 0.98
-"""Share of tokens whose loss must be the unchanged cross-entropy."""
+"""Smallest share of tokens whose loss must be equal to the independent cross-entropy."""
 _FEWEST = 8
 _LOSS_SAYS = {
     0: ("labels-unshifted", "t", "each caption token is predicted from itself, so the model may copy what it sees"),
@@ -38,7 +39,7 @@ _LOSS_SAYS = {
 
 @torch.no_grad()
 def loss_stage(walk: Walk) -> list[Finding]:
-    """The loss compared with an independent cross-entropy from full logits, at several shifts."""
+    """Compare the loss with an independent cross-entropy from full logits, at several shifts."""
     vlm = walk.vlm
     with watched(vlm) as seen:
         nll = walk.nll(vlm.visual(walk.features_BPV))
@@ -87,7 +88,10 @@ def loss_stage(walk: Walk) -> list[Finding]:
 def _other_number(
     walk: Walk, per_sample: list[Tensor], log_p_BTK: Tensor, agreed: float, evidence: dict[str, Any]
 ) -> list[Finding]:
-    """A loss at the right shift with other values for some tokens; nothing if it is unrelated."""
+    """Report a loss that has the right shift but other values for some tokens.
+
+    There is no finding if the loss is unrelated to the independent one.
+    """
     likeness = _likeness(walk.rows, per_sample, log_p_BTK)
     if likeness <= _LIKE:
         return []
@@ -106,7 +110,10 @@ def _other_number(
 
 
 def _agreement(rows: Sequence[Row], per_sample: list[Tensor], log_p_BTK: Tensor, shift: int) -> float:
-    """Share of losses that equal the independent ones at this shift, best over small offsets in the list."""
+    """Return the share of losses that equal the independent ones at this shift.
+
+    Several small offsets in the list are tried, and the best one counts.
+    """
     equal, total = 0, 0
     for b, (row, losses_T) in enumerate(zip(rows, per_sample, strict=True)):
         start = row.answer_start()
@@ -117,7 +124,7 @@ def _agreement(rows: Sequence[Row], per_sample: list[Tensor], log_p_BTK: Tensor,
             -float(log_p_BTK[b, p + shift, row.ids[p]]) if 0 <= p + shift < log_p_BTK.shape[1] else math.nan
             for p in positions
         ]
-        # From the front, or from the end where prompt tokens are labelled too.
+        # Align the lists at the front, or at the end in case prompt tokens are labelled, too.
         offsets = {o + base for o in range(-2, 3) for base in (0, len(expected) - len(losses_T))}
         equal += max(_matches(losses_T.tolist(), expected, offset) for offset in offsets)
         total += min(len(expected), len(losses_T))
@@ -125,7 +132,7 @@ def _agreement(rows: Sequence[Row], per_sample: list[Tensor], log_p_BTK: Tensor,
 
 
 def _likeness(rows: Sequence[Row], per_sample: list[Tensor], log_p_BTK: Tensor) -> float:
-    """Correlation of the losses with the independent ones at the right shift; 0 if they cannot be paired."""
+    """Return the correlation of the losses with the independent ones at the right shift; 0 if they cannot be paired."""
     got, own = [], []
     for b, (row, losses_T) in enumerate(zip(rows, per_sample, strict=True)):
         start = row.answer_start()
@@ -139,12 +146,15 @@ def _likeness(rows: Sequence[Row], per_sample: list[Tensor], log_p_BTK: Tensor) 
 
 def _matches(got: list[float], expected: list[float], offset: int) -> int:
     pairs = [(got[i], expected[i + offset]) for i in range(len(got)) if 0 <= i + offset < len(expected)]
-    # A bfloat16 model rounds logits to 8 bits; two computations with the same weights then differ in the second digit.
+    # A bfloat16 model rounds logits to 8 bits, so two computations with the same weights differ in the second digit.
     return sum(abs(a - b) <= 2e-3 + 0.02 * abs(b) for a, b in pairs)
 
 
 def gradient_stage(walk: Walk) -> list[Finding]:
-    """One backward pass as in training: every parameter of the connector must get a gradient, and nothing else."""
+    """Do one backward pass as in training, and check which parameters get a gradient.
+
+    Every parameter of the connector must get one, and no other parameter may.
+    """
     vlm = walk.vlm
     moving = [name for part in (vlm.tower, vlm.llm) for name, p in part.named_parameters() if p.requires_grad]
     if moving:
@@ -178,7 +188,10 @@ def gradient_stage(walk: Walk) -> list[Finding]:
 
 @torch.no_grad()
 def text_stage(walk: Walk) -> list[Finding]:
-    """A loss must not depend on its own or later tokens, nor on pixels except through the visual tokens."""
+    """Check that the loss of a token does not depend on that token, on later ones, or directly on pixels.
+
+    Pixels may affect the loss only through the visual tokens.
+    """
     if walk.losses is None:
         return []
     vlm = walk.vlm
@@ -191,12 +204,12 @@ def text_stage(walk: Walk) -> list[Finding]:
 
 @torch.no_grad()
 def company_stage(walk: Walk) -> list[Finding]:
-    """A sample's loss must not depend on other samples of its batch, their order, or padding."""
+    """Check that a sample's loss does not depend on other samples of its batch, on their order, or on padding."""
     if walk.tokens is None:
         return []
     return diagnose_neighbours(walk.tokens, _loose(walk.vlm) * max(1.0, walk.tokens.loss))
 
 
 def _loose(vlm: VLM) -> float:
-    """Nats that a loss may change by rounding, for one of about 1."""
+    """Return the rounding error, in nats, that is accepted for a loss of about 1 nat."""
     return NEIGHBOURS if next(vlm.llm.parameters()).dtype == torch.bfloat16 else 2e-3

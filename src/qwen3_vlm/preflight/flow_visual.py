@@ -1,4 +1,4 @@
-"""First stages of the walk: pixels to features to visual tokens, as training and as scoring compute them."""
+"""First stages of the walk: pixels, features and visual tokens, as computed by training and by scoring."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from qwen3_vlm.preflight.pixels import compare
 from qwen3_vlm.preflight.walk import Walk, many_of, non_finite, unused
 
 _SAME = 0.02
-"""Relative difference between two tensors that should be equal, above what rounding to bfloat16 can explain."""
+"""Largest relative difference between two tensors that should be equal; bfloat16 rounding stays below it."""
 _TOWER_FIX = (
     "if it is few images, look at their pixels; if all, look for NaN in the weights of model.vision, then try "
     "model.precision fp32"
 )
 _UNREAD = 0.25
-"""Share of the patches that may change no visual token: attention of a trained resampler can be that sharp."""
+"""Largest share of patches that may affect no visual token. The attention of a trained resampler can be that sharp."""
 
 
 @torch.no_grad()
 def pixels_stage(walk: Walk) -> list[Finding]:
-    """File to tower, and tower to features."""
+    """Check the way from the image file to the tower, and from the tower to the features."""
     vlm, batch = walk.vlm, walk.batch
     with watched(vlm) as seen:
         features_BPV = walk.features_BPV
@@ -45,7 +45,7 @@ def pixels_stage(walk: Walk) -> list[Finding]:
             for row, x_PV in zip(walk.rows, torch.cat(seen.features), strict=False)
             if not x_PV.isfinite().all()
         ]
-        # Also where zeros are put in its place further on.
+        # Report this even if a later step replaces the output by zeros.
         return [
             non_finite(
                 f"the vision tower's output for {many_of(len(bad), len(walk.rows))} images (row {bad[0]})", _TOWER_FIX
@@ -53,14 +53,14 @@ def pixels_stage(walk: Walk) -> list[Finding]:
         ]
     if not bool(features_BPV.isfinite().all()):
         return [non_finite("the tower's features", _TOWER_FIX)]
-    # Before any comparison. A connector that has not begun to learn would hide it: its output hardly depends on the
-    # image.
+    # This check precedes the comparisons of connector outputs, which could not show it: the output of an untrained
+    # connector hardly depends on the image.
     found = diagnose_images(image_routes(lambda given: VisualTokens((vlm.features(given),)), batch), "tower's features")
     return found or (_changed(features_BPV, torch.cat(seen.features)) if seen.features else [])
 
 
 def _changed(got_BPV: Tensor, given_BPV: Tensor) -> list[Finding]:
-    """Features that are passed on, compared with the last hidden state of the tower for the same pixels."""
+    """Compare the features that are passed on with the last hidden state of the tower for the same pixels."""
     if got_BPV.shape == given_BPV.shape and relative(got_BPV, given_BPV) <= _SAME:
         return []
     if got_BPV.shape != given_BPV.shape:
@@ -88,7 +88,7 @@ def _same_patches(got_BPV: Tensor, given_BPV: Tensor) -> bool:
 
 
 def _constant(vlm: VLM, features_BPV: Tensor) -> list[Finding]:
-    """Visual tokens that nothing changes: is the connector not called, or is its last stage constant?"""
+    """Report visual tokens that never change, and whether the connector is not called or its last stage is constant."""
     far_BPV = random_like(VisualTokens((features_BPV.float(),)), torch.Generator().manual_seed(0)).layers[0]
     latents = [vlm.connector.resample(values) for values in (features_BPV.float(), far_BPV.to(vlm.device))]
     ends = [vlm.connector.project(values) for values in latents]
@@ -113,12 +113,12 @@ def _constant(vlm: VLM, features_BPV: Tensor) -> list[Finding]:
 
 
 def _unread_patches(vlm: VLM, features_BPV: Tensor) -> int:
-    """Patches that have no gradient from any visual token, in no sample of the batch."""
+    """Return the number of patches that get no gradient from any visual token in any sample of the batch."""
     with torch.enable_grad():
         leaf_BPV = features_BPV.detach().clone().requires_grad_()
         visual_BQE = vlm.visual(leaf_BPV).float()
         if not visual_BQE.requires_grad:
-            return 0  # a broken path is reported where gradients are checked
+            return 0  # the check of gradients reports a broken path
         weights = torch.randn(visual_BQE.shape, generator=torch.Generator().manual_seed(0)).to(visual_BQE.device)
         (gradient_BPV,) = torch.autograd.grad((visual_BQE * weights).sum(), leaf_BPV, allow_unused=True)
     if gradient_BPV is None:
@@ -128,7 +128,7 @@ def _unread_patches(vlm: VLM, features_BPV: Tensor) -> int:
 
 @torch.no_grad()
 def connector_stage(walk: Walk) -> list[Finding]:
-    """Features to visual tokens, as training and as scoring computes them."""
+    """Check the way from features to visual tokens, as computed by training and by scoring."""
     vlm, batch, features_BPV = walk.vlm, walk.batch, walk.features_BPV
     visual_BQE = vlm.visual(features_BPV)
     if not bool(torch.isfinite(visual_BQE).all()):

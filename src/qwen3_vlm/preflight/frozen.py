@@ -1,4 +1,4 @@
-"""Do the frozen parts stay unchanged? Checked after the experiments of the preflight and after every epoch."""
+"""Checks that the frozen parts do not change: after the experiments of the preflight and after every epoch."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from qwen3_vlm.models.vlm import VLM
 
 @dataclass
 class Frozen:
-    """The weights of tower and language model at the last check."""
+    """Records the weights of tower and language model at each check and compares them with the last check."""
 
     vlm: VLM
     known: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Record all values."""
+        """Record the current weights."""
         self.known = self._hashes()
 
     def findings(self, when: str) -> list[Finding]:
-        """One for each part that has changed since the last check; `when` describes what happened in between."""
+        """Return a finding for each part that has changed since the last check.
+
+        `when` describes what happened since then.
+        """
         now = self._hashes()
         moved = [name for name, value in now.items() if value != self.known[name]]
         self.known = now

@@ -1,4 +1,4 @@
-"""Records the actual inputs of the two transformers models, independent of the code around them."""
+"""Records the actual inputs of the two transformers models, independently of the code around them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from qwen3_vlm.models.vlm import VLM
 
 @dataclass
 class Seen:
-    """The recorded calls; the last one counts if there were several."""
+    """The recorded calls. If there were several, the last one is used."""
 
     pixels: list[Tensor] = field(default_factory=list)
     """`pixel_values` of each call of the vision model."""
     features: list[Tensor] = field(default_factory=list)
-    """`last_hidden_state` that each of these calls gave."""
+    """`last_hidden_state` returned by each of these calls."""
     embeds: list[Tensor] = field(default_factory=list)
     """`inputs_embeds` of each call of the language model, [B,T,E]."""
     masks: list[Tensor | None] = field(default_factory=list)
-    """Its `attention_mask`."""
+    """`attention_mask` of each call of the language model."""
 
 
 @contextmanager
@@ -32,8 +32,8 @@ def watched(vlm: VLM, as_leaf: bool = False) -> Iterator[Seen]:
 
     Args:
         vlm: the model.
-        as_leaf: give the language model a copy of its embeddings that gathers their gradient in `.grad`, cut off from
-            what made them.
+        as_leaf: whether to give the language model a detached copy of its embeddings, which collects their gradient
+            in `.grad`.
     """
     seen = Seen()
 

@@ -1,4 +1,4 @@
-"""Whether captions match their images: pooled tower features of the checked rows, for `eyechart.faults.pairing`."""
+"""Measures whether captions match their images, from pooled tower features; `eyechart.faults.pairing` judges it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BATCH = 32
 def pairing_of(train: Sequence[Sample], held_out: Sequence[Sample], vlm: VLM, pad_id: int, seed: int) -> Pairing:
     """Measure both sides of the split; the tower runs once over their pixels.
 
-    True pairs of the embedded worlds are 40 standard deviations from chance with 128 rows a side.
+    With 128 rows per side, the correct pairs of the embedded worlds are 40 standard deviations above chance.
     """
     return Pairing(_side(train, vlm, pad_id, seed), _side(held_out, vlm, pad_id, seed))
 

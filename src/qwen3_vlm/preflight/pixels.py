@@ -1,4 +1,4 @@
-"""The tower's input compared with the tower's own image processor on the file named in the data."""
+"""Compares the tower's input with the output of the tower's own image processor for the file named in the data."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from qwen3_vlm.preflight.rows import RawRow
 from qwen3_vlm.shipped import locate
 
 References = Sequence[Tensor]
-"""The output of the tower's own processor for one file, [3,H,W]: one for each way in which the file may be read (16
-bits to 8, the colour under transparent pixels); none if it cannot be read unambiguously."""
+"""Outputs [3,H,W] of the tower's own processor for one file. There is one for each valid way of reading the file (for
+example 16 bits reduced to 8, or the colour of transparent pixels). It is empty if no valid way is known."""
 _SIGLIP = {"image_mean": 0.5, "image_std": 0.5, "rescale_factor": 1 / 255}
-"""What every published SigLIP tower was trained with."""
+"""The preprocessing settings that every published SigLIP tower was trained with."""
 _FIX = (
     "prepare images with the preprocessor_config.json that came with model.vision: its size, filter, mean, std and "
     "channel order"
@@ -33,7 +33,7 @@ _FIX = (
 
 
 def processor_settings(prepared: Prepared) -> dict[str, Any]:
-    """The tower's preprocessor_config.json as stored on disk."""
+    """Return the tower's preprocessor_config.json as stored on disk."""
     name = locate(prepared.config.model.vision)
     path = Path(name) / "preprocessor_config.json"
     if path.is_file():
@@ -45,7 +45,7 @@ def processor_settings(prepared: Prepared) -> dict[str, Any]:
 
 
 def references(rows: Sequence[RawRow], prepared: Prepared, settings: dict[str, Any]) -> list[References]:
-    """Each row's image through the tower's own processor."""
+    """Return the outputs of the tower's own processor for each row's image."""
     processor = SiglipImageProcessorPil.from_dict(settings)
     root = Path(prepared.config.data.image_root)
     return [_reference(root / row.image, processor) for row in rows]
@@ -56,12 +56,15 @@ def _reference(path: Path, processor: SiglipImageProcessorPil) -> References:
         with Image.open(path) as opened:
             images = _readings(ImageOps.exif_transpose(opened))
     except (OSError, ValueError, SyntaxError):
-        return ()  # the pipeline also rejects it and reports it
+        return ()  # the pipeline also rejects this file and reports it
     return [processor(images=[image], return_tensors="pt")["pixel_values"][0].float() for image in images]
 
 
 def _readings(image: Image.Image) -> list[Image.Image]:
-    """As 8-bit RGB, in every valid way; none if it is undefined (32 bits of an unknown range)."""
+    """Convert an image to 8-bit RGB in every valid way.
+
+    The list is empty if the conversion is undefined (32 bits of an unknown range).
+    """
     if image.mode == "I" or image.mode.startswith("I;16"):
         values_HW = np.asarray(image).astype(np.int64)
         if values_HW.min() < 0 or values_HW.max() > 65535:
@@ -76,12 +79,12 @@ def _readings(image: Image.Image) -> list[Image.Image]:
 
 
 def compare(got_BCHW: Tensor, readings: Sequence[References], rows: Sequence[RawRow]) -> list[Finding]:
-    """Every row's pixels compared with its reference, and if they differ, with possible explanations.
+    """Compare every row's pixels with its references. If they differ, also look for possible explanations.
 
     Args:
-        got_BCHW: what entered the transformers vision model.
-        readings: references [3,H,W] per row; a match with one is enough.
-        rows: for names in messages.
+        got_BCHW: the pixels that the transformers vision model received.
+        readings: references [3,H,W] for each row. The pixels have to match only one of them.
+        rows: the rows, which are named in messages.
     """
     if len(got_BCHW) != len(rows):
         return [_unused(f"{len(got_BCHW)} images entered the tower for a batch of {len(rows)}")]
@@ -150,7 +153,7 @@ def _largest(got: Tensor, want: Tensor) -> float:
 
 
 def _equal(got_CHW: Tensor, want_CHW: Tensor) -> bool:
-    """Equal except for rounding: a bfloat16 tower gets values rounded to 8 bits of mantissa."""
+    """Whether both are equal except for rounding. The input of a bfloat16 tower is rounded to 8 bits of mantissa."""
     if got_CHW.shape != want_CHW.shape:
         return False
     allowed = 2**-8 * float(want_CHW.abs().max()) + 1e-4
@@ -158,7 +161,7 @@ def _equal(got_CHW: Tensor, want_CHW: Tensor) -> bool:
 
 
 def explain(got_CHW: Tensor, want_CHW: Tensor) -> str:
-    """In words, how two prepared images differ: shape, channel order, orientation, scale and offset, or content."""
+    """Describe how two prepared images differ: in shape, channel order, orientation, scale and offset, or content."""
     if got_CHW.shape != want_CHW.shape:
         return f"their shape is {tuple(got_CHW.shape)}, expected {tuple(want_CHW.shape)}"
     for name, turned in (
@@ -194,7 +197,7 @@ def _line(slopes: list[float], offsets: list[float]) -> str:
 
 
 def settings_findings(prepared: Prepared, settings: dict[str, Any]) -> list[Finding]:
-    """The settings in use compared with the file, and the file with what SigLIP towers are trained with."""
+    """Compare the settings in use with those in the file, and those in the file with the settings of SigLIP towers."""
     spec = prepared.inputs.spec
     norm, scale = settings.get("do_normalize", True), settings.get("do_rescale", True)
     pairs: list[tuple[str, Any, Any]] = [

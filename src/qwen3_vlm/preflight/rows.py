@@ -1,7 +1,7 @@
-"""A second, independent reader of the data file: a row before any code of the pipeline has processed it.
+"""A second reader of the data file, which returns rows before any code of the pipeline has processed them.
 
-This reader is intentionally independent of `eyechart.data.llava`, which is compared with it. A layout that is read
-there has to be read here too.
+This reader is intentionally independent of `eyechart.data.llava`, whose output is compared with it. A layout that is
+supported there must be supported here, too.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _FAULT_OF = {
     RejectKind.VISUAL_TOKENS: None,
     RejectKind.OTHER: None,
 }
-"""Fault of a rejected row; None: none of the table, such as valid rows that this package does not train on. They are
-counted and named separately."""
+"""Code of the fault for each kind of rejected row. None means that the table of faults has none for it, for example for
+valid rows that this package does not train on. Such rows are counted and named separately."""
 _SAYS = {
     "no-placeholder": (
         f"an image but no {PLACEHOLDER} in the human turn, so the text has no position for the image",
@@ -73,29 +73,29 @@ _SAYS = {
 
 @dataclass(frozen=True)
 class RawRow:
-    """A row as it is in the file."""
+    """A row exactly as it is in the file."""
 
     row: int
     id: str
     image: str
     human: str
     caption: str
-    """White space at both ends removed."""
+    """The caption without white space at both ends."""
 
 
 def read_plainly(path: Path, rows: Iterable[int]) -> dict[int, RawRow]:
-    """Rows of a data file by index, using only a JSON parser; invalid rows are left out.
+    """Read rows of a data file by index, using only a JSON parser; invalid rows are left out.
 
     Args:
-        path: JSON list or JSON Lines, optionally gzipped.
-        rows: indices.
+        path: a file with a JSON list or JSON Lines, optionally gzipped.
+        rows: indices of the rows.
     """
     data = path.read_bytes()
     data = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).removeprefix(b"\xef\xbb\xbf")
     if data.lstrip()[:1] == b"{":
         parts: list[bytes] = [line for line in data.split(b"\n") if line.strip()]
     else:
-        # Only split into rows here: parsing half a million takes seconds, and only a few are needed.
+        # Only split the file into rows here: parsing half a million takes seconds, and only a few are needed.
         parts = [bytes(part) for part in msgspec.json.decode(data, type=list[msgspec.Raw])]
     found = {row: _raw_row(row, parts[row]) for row in rows if row < len(parts)}
     return {row: raw for row, raw in found.items() if raw is not None}
@@ -108,18 +108,18 @@ def _raw_row(row: int, text: bytes) -> RawRow | None:
         image = tree["image"] if isinstance(tree["image"], str) else tree["image"][0]
         return RawRow(row, str(tree.get("id", row)), image, turns["human"], turns["gpt"].strip())
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
-        return None  # a row that the reader rejects: it is counted there
+        return None  # the pipeline's reader rejects and counts such a row
 
 
 def by_share(count: int, total: int, allowed: float, sampled: bool = False) -> Severity:
-    """Error above the allowed share of rows, warning below; what is above it, `above_share` decides.
+    """Return error if the share of rows is above the allowed one according to `above_share`, otherwise warning.
 
     Args:
-        count: rows with the fault.
-        total: rows checked.
-        allowed: share, 0 to 1.
-        sampled: only some rows were checked: an error then needs a share that is above `allowed` with 95%
-            confidence (Clopper-Pearson), because one bad row of 64 does not show that 1% are bad.
+        count: number of rows with the fault.
+        total: number of rows checked.
+        allowed: the allowed share, 0 to 1.
+        sampled: whether only some rows were checked. An error then needs a share that is above `allowed` with 95%
+            confidence (Clopper-Pearson), because one bad row of 64 does not show that more than 1% are bad.
     """
     if not total or not above_share(count, total, allowed):
         return "warning"
@@ -128,7 +128,7 @@ def by_share(count: int, total: int, allowed: float, sampled: bool = False) -> S
 
 
 def reject_findings(rejects: Sequence[Reject], total: int, config: Config, sampled: bool = False) -> list[Finding]:
-    """Rejected rows as named faults, with counts, rows and fixes."""
+    """Return findings for rejected rows, with counts, row numbers and fixes."""
     groups: dict[str, list[Reject]] = defaultdict(list)
     for reject in rejects:
         fault = _FAULT_OF[reject.kind]
@@ -156,7 +156,7 @@ def reject_findings(rejects: Sequence[Reject], total: int, config: Config, sampl
 
 
 def _examples(group: Sequence[Reject]) -> str:
-    """One row in full for each reason; other rows of the same reason by their numbers."""
+    """Describe one row in full for each reason, and list only the numbers of other rows with the same reason."""
     firsts: dict[str, Reject] = {}
     for reject in group:
         firsts.setdefault(reject.reason, reject)
@@ -169,10 +169,13 @@ def _examples(group: Sequence[Reject]) -> str:
 
 
 def findings_of_error(error: ValueError, config: Config) -> list[Finding]:
-    """Input that was rejected before a preflight could check it, as named faults; none if it is not a named fault."""
+    """Return findings for an error that rejected the input before a preflight could check it.
+
+    The list is empty if the error does not correspond to a fault in the table.
+    """
     if isinstance(error, TooManyRejectedError):
         found = reject_findings(error.rejects, error.total, config)
-        # Together they stop a run, even if each reason alone is below the limit.
+        # All rejected rows together stop a run, even if each reason alone is below the limit.
         return [f.model_copy(update={"severity": "error"}) for f in found]
     if isinstance(error, NamedInputError):
         return [finding(error.code, error.message, error.fix, "error")] if error.code in FAULTS else []
@@ -180,7 +183,7 @@ def findings_of_error(error: ValueError, config: Config) -> list[Finding]:
 
 
 def spread(count: int, of: int) -> list[int]:
-    """`count` positions of 0..of-1, evenly spaced, all of them if there are no more."""
+    """Return `count` evenly spaced positions from 0..of-1, or all of them if there are not more than `count`."""
     if of <= count:
         return list(range(of))
     return [math.floor(i * of / count) for i in range(count)]

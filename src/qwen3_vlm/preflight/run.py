@@ -1,4 +1,4 @@
-"""The preflight: some rows and one batch of a run, checked from the file to the gradient, without training."""
+"""The preflight: checks some rows and one batch of a run, from the file to the gradient, without training."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from qwen3_vlm.preflight.walk import Walk
 from qwen3_vlm.preflight.weights import reading_findings, weight_findings
 
 ROWS = 128
-"""Rows whose image is decoded, per side of the split."""
+"""Number of rows per side of the split whose image is decoded."""
 _FILES = 20_000
-"""Rows per side of which only text and file are checked."""
+"""Number of rows per side of which the text and the image file are checked without decoding the image."""
 _BATCH = 4
-"""Samples that go through the model."""
+"""Number of samples that go through the model."""
 _COLLATED = 16
 _READ_ALONE = 16
-"""Captions scored by the language model without a picture."""
+"""Number of captions that are scored by the language model without a picture."""
 
 Progress = Callable[[int], AbstractContextManager[Any]]
 """Creates a progress bar for a number of steps."""
@@ -52,16 +52,16 @@ Progress = Callable[[int], AbstractContextManager[Any]]
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was found before training."""
+    """The result of the checks before training."""
 
     findings: list[Finding]
-    """One per fault, the most likely cause first."""
+    """One finding per fault, with the most likely cause first."""
     view: View | None
     """One sample as readable text; None if no row could be read."""
     rows: int
-    """Rows that were read with their images."""
+    """Number of rows that were read with their images."""
     batch: int
-    """Samples that went through the model."""
+    """Number of samples that went through the model."""
     pairing: Pairing | None = None
     """Whether captions match their images; not measured after an error, because features may be wrong."""
 
@@ -72,13 +72,13 @@ class Preflight:
 
 
 def preflight(prepared: Prepared, vlm: VLM, rows: int = ROWS, progress: Progress | None = None) -> Preflight:
-    """Check the first rows of both sides and one batch, through the pipeline that training uses.
+    """Check rows of both sides of the split and one batch, with the pipeline that training uses.
 
     Args:
-        prepared: the run's data.
-        vlm: the model, connector newly initialised or trained; it is not changed.
-        rows: how many rows of each side of the split are read with their images, spread evenly over it.
-        progress: makes a progress bar; none by default.
+        prepared: the data of the run.
+        vlm: the model, with a newly initialised or a trained connector; it is not changed.
+        rows: number of rows of each side of the split that are read with their images, evenly spaced.
+        progress: creates a progress bar; None shows no bar.
 
     Returns:
         Findings and one decoded sample. Consequences of other findings are left out.
@@ -108,7 +108,7 @@ class _Flight:
         raw = {side: self._raw(side) for side, _ in self.sides}
         found = [*self._rejected(), *self._corpus(raw)]
         twins = same_captions(raw["train"], self._decoded("eval", raw["eval"]).values(), self._chosen("train"))
-        raw = {side: self._decoded(side, rows) for side, rows in raw.items()}  # the others were only for the corpus
+        raw = {side: self._decoded(side, rows) for side, rows in raw.items()}  # only the corpus checks need the others
         by_side, unread = self._read(raw)
         rows = [row for rows in by_side.values() for row in rows]
         found += self._unreadable(unread, found)
@@ -117,7 +117,7 @@ class _Flight:
         found += content_findings(rows, self.config.data.max_rejected)
         settings = processor_settings(self.prepared)
         tokens = token_findings(self.prepared, self.vlm, self.tokens)
-        # With padding on the left, positions differ from those that the text checks use.
+        # With padding on the left, positions are not the ones that the text checks expect.
         labels = [] if self.moved else label_findings(rows, self.prepared, self.tokens)
         found += tokens
         found += padding_findings(self.moved, len(rows)) or template_findings(rows, self.prepared, self.tokens)
@@ -131,9 +131,9 @@ class _Flight:
         walk, blocks = (None, []) if broken or self.moved else self._walk(rows, settings)
         found += blocks
         flow = flow_findings(walk) if walk and not blocks else []
-        # Random changes between calls look like a loss that depends on its batch, and like other faults.
+        # Random changes between calls have the same symptoms as a loss that depends on its batch and as other faults.
         flow = frozen.findings("between the calls of the preflight") or flow
-        # Labels that are shifted in the data and shifted back in the loss are correct: the loss decides.
+        # Labels that are shifted in the data and shifted back in the loss are correct. The check of the loss decides.
         if walk and not blocks and (not flow or flow[0].code in ("labels-shifted", "labels-unshifted")):
             labels = [f for f in labels if f.code != "labels-shifted"]
         found += [*labels, *(f for f in flow if f.code not in {other.code for other in found + labels})]
@@ -148,7 +148,7 @@ class _Flight:
         return Preflight(rank(found), view, len(rows) + len(unread), batch, self._pairing(by_side, found))
 
     def _raw(self, side: str) -> dict[int, RawRow]:
-        """Rows of one side as they are in the file."""
+        """Return rows of one side as they are in the file."""
         wanted = getattr(self.prepared.split, side)
         data = self.config.data
         file = data.eval_json if side == "eval" and data.eval_json else data.json_file
@@ -156,7 +156,7 @@ class _Flight:
         return read_plainly(Path(file), sorted({wanted[p] for p in positions} | self._chosen(side)))
 
     def _chosen(self, side: str) -> set[int]:
-        """Rows of one side whose images are decoded."""
+        """Return the rows of one side whose images are decoded."""
         dataset: Dataset = getattr(self.prepared, side)
         usable = dataset.rows
         return {usable[p] for p in spread(self.rows, len(usable))}
@@ -176,7 +176,7 @@ class _Flight:
         return [*corpus_findings(corpus, self.prepared), *caption_findings(corpus, self.prepared)]
 
     def _read(self, raw: dict[str, dict[int, RawRow]]) -> tuple[dict[str, list[Row]], list[Reject]]:
-        """The chosen rows of both sides through data set and collator."""
+        """Read the chosen rows of both sides with the data set and the collator."""
         rows: dict[str, list[Row]] = {side: [] for side, _ in self.sides}
         unread: list[Reject] = []
         chosen = [(side, dataset, spread(self.rows, len(dataset))) for side, dataset in self.sides]
@@ -199,14 +199,18 @@ class _Flight:
         return pairing_of(train, held_out, self.vlm, self.prepared.inputs.pad_id, self.config.seed)
 
     def _unreadable(self, unread: list[Reject], found: list[Finding]) -> list[Finding]:
-        """Images that did not open; missing files have already been counted over more rows."""
+        """Report images that cannot be opened. Missing files have already been counted over more rows."""
         counted = any(f.code == "images-unreadable" for f in found)
         rest = [r for r in unread if r.kind is not RejectKind.NO_FILE] if counted else unread
         total = sum(len(spread(self.rows, len(dataset))) for _, dataset in self.sides)
         return reject_findings(rest, total, self.config, sampled=True)
 
     def _walk(self, rows: list[Row], settings: dict[str, Any]) -> tuple[Walk | None, list[Finding]]:
-        """The batch for the model: samples of different images and captions; and what is wrong with its image block."""
+        """Make a batch for the model from samples with different images and captions.
+
+        Returns:
+            The batch, or None if there is none, and the findings about its image block.
+        """
         distinct: dict[str, Sample] = {}
         captions: set[str] = set()
         for row in rows:
@@ -233,7 +237,7 @@ class _Flight:
 
     @torch.no_grad()
     def _latents(self, batch: Batch) -> int:
-        """Actual number of visual tokens per image of the connector."""
+        """Return the number of visual tokens per image that the connector actually produces."""
         return int(self.vlm.visual(self.vlm.features(batch)).shape[1])
 
 

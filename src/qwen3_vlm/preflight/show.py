@@ -1,4 +1,7 @@
-"""Findings and one decoded sample in the terminal, readable without colour and safe for any caption."""
+"""Prints findings and one decoded sample to the terminal. The output is readable without colour.
+
+Captions cannot affect the terminal, whatever they contain.
+"""
 
 from __future__ import annotations
 

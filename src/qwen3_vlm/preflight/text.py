@@ -1,4 +1,4 @@
-"""Samples as they leave the collator, each with its row of the file and its caption tokenised by itself."""
+"""Samples as they leave the collator, each with its row of the file and the separately tokenised caption."""
 
 from __future__ import annotations
 
@@ -17,68 +17,74 @@ _SHORT = 60
 
 @dataclass(frozen=True)
 class Row:
-    """One sample as it leaves the collator, with the content of the file."""
+    """One sample as it leaves the collator, with its row of the file."""
 
     sample: Sample
     raw: RawRow
     ids: list[int]
-    """Without padding."""
+    """Token ids without padding."""
     labels: list[int]
-    """With padding: there may wrongly be labels there."""
+    """Labels including those of the padding, where a fault may have put labels."""
     block: tuple[int, int]
-    """Position of the image block according to the batch."""
+    """Start and end (exclusive) of the image block according to the batch."""
     answer: list[int]
-    """The raw caption's tokens and EOS, tokenised by themselves."""
+    """Token ids of the raw caption and EOS, tokenised separately."""
     at_limit: bool
-    """Truncated to max_seq_len."""
+    """Whether the sequence has reached max_seq_len and may be truncated."""
 
     @property
     def labelled(self) -> list[int]:
-        """Positions with a label."""
+        """The positions that have a label."""
         return [t for t, label in enumerate(self.labels) if label != IGNORE_INDEX]
 
     @property
     def targets(self) -> list[int]:
-        """The labels there."""
+        """The labels at the positions that have one."""
         return [self.labels[t] for t in self.labelled]
 
     def answer_start(self) -> int | None:
-        """Where the answer begins in `ids`, possibly truncated or without its EOS; None if it is not found."""
-        # Below the limit nothing is cut: a last token equal to the caption's first token is not the caption.
+        """Return the position in `ids` where the answer begins; None if it is not found.
+
+        The answer may be truncated or lack its EOS.
+        """
+        # Below the limit nothing is truncated, so a last token equal to the caption's first one is not the caption.
         fewest = 1 if self.at_limit else max(1, len(self.answer) - 1)
         for kept in range(min(len(self.answer), len(self.ids)), fewest - 1, -1):
             if self.ids[len(self.ids) - kept :] == self.answer[:kept]:
                 return len(self.ids) - kept
-        # Cut off completely: then everything is prompt.
+        # If there are no labels, the caption was cut off completely and all ids are prompt.
         return len(self.ids) if not self.labelled else None
 
 
 class Tokens:
-    """The tokenizer used by itself, and the ids of the image block as it gives them."""
+    """The tokenizer, used without the pipeline's code, and the ids that it gives to the image block."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Look the block's ids up; `ids` has more than one if a string is not one token."""
+        """Look up the ids of the image block. A list in `ids` has several entries if the string is not one token."""
         self.tokenizer = tokenizer
         self.eos = int(tokenizer.eos_token_id)
         self.ids = {text: self.encode(text) for text in (START, PATCH, END)}
 
     def encode(self, text: str, special: bool = True) -> list[int]:
-        """Ids of a text; without `special`, special tokens' strings are ordinary text, as in a caption."""
+        """Return the ids of a text. Without `special`, strings of special tokens are ordinary text, as in a caption."""
         found = self.tokenizer(text, add_special_tokens=False, split_special_tokens=not special)
         return [int(i) for i in found["input_ids"]]
 
     def answer(self, caption: str) -> list[int]:
-        """A caption's ids and EOS."""
+        """Return the ids of a caption, followed by EOS."""
         return [*self.encode(caption, special=False), self.eos]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, special tokens included."""
+        """Return the text of ids, including special tokens."""
         known = [i for i in ids if 0 <= i < len(self.tokenizer)]
         return str(self.tokenizer.decode(known, skip_special_tokens=False))
 
 
 def rows_of(batch: Batch, raw: dict[int, RawRow], tokens: Tokens, limit: int) -> list[Row]:
-    """The batch's samples with their references; samples of rows that cannot be read plainly are left out."""
+    """Return the samples of a batch with their rows of the file.
+
+    A sample is left out if the independent reader cannot read its row.
+    """
     rows = []
     for b, sample in enumerate(batch.samples):
         if sample.row in raw:
@@ -93,7 +99,7 @@ def rows_of(batch: Batch, raw: dict[int, RawRow], tokens: Tokens, limit: int) ->
 
 
 def not_in_front(batch: Batch) -> list[int]:
-    """Rows of the data file whose ids are complete in the batch, but not at its left edge: padded on the left."""
+    """Return the rows whose ids are complete in the batch but not at its left edge, which means padding on the left."""
     moved = []
     for b, sample in enumerate(batch.samples):
         ids, whole = [int(i) for i in sample.ids_T], batch.ids_BT[b].tolist()
@@ -106,18 +112,18 @@ def not_in_front(batch: Batch) -> list[int]:
 
 @dataclass
 class Cases:
-    """Rows by what is wrong with them, with an example for the message."""
+    """Rows grouped by their fault, with an example of each fault for the message."""
 
     rows: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     shown: dict[str, str] = field(default_factory=dict)
 
     def add(self, code: str, row: Row, example: str) -> None:
-        """Count a row under `code`; the first one's example is kept."""
+        """Add a row to the fault `code`. Only the example of the first row is kept."""
         self.rows[code].append(row.sample.row)
         self.shown.setdefault(code, f"row {row.sample.row}: {example}")
 
 
 def short(text: str) -> str:
-    """A text quoted, its end cut off where it is long."""
+    """Return a text in quotes; the end of a long text is cut off."""
     shown = repr(text)
     return shown if len(shown) <= _SHORT else f"{shown[: _SHORT - 3]}..."

@@ -1,4 +1,4 @@
-"""What is labelled: every sample's labels against the caption tokenised by itself."""
+"""Compares the labels of every sample with the separately tokenised caption."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from qwen3_vlm.preflight.text import Cases, Row, Tokens, short
 
 _SHIFTS = (1, -1, 2, -2)
 _ALIKE = 0.8
-"""Likeness of two texts, 0 to 1 (difflib), above which one is the other with a few changes."""
+"""Similarity of two texts, 0 to 1 (difflib), above which one is taken for an edited version of the other."""
 
 
 def label_findings(rows: Sequence[Row], prepared: Prepared, tokens: Tokens) -> list[Finding]:
-    """What the labels teach, row by row."""
+    """Check the labels of every row."""
     cases = Cases()
     captions = {tuple(row.answer[:-1]): row.raw.row for row in rows}
     for row in rows:
         judged = _judge_labels(row, captions, tokens)
-        # Captions that say themselves that max_seq_len has cut them are counted over all rows elsewhere.
+        # Samples that are marked as truncated by max_seq_len are counted over all rows elsewhere.
         if judged and not (judged[0] == "answer-truncated" and row.sample.truncated):
             cases.add(judged[0], row, judged[1])
     return [_label_finding(code, cases, len(rows), prepared) for code in cases.rows]
 
 
 def _judge_labels(row: Row, captions: dict[tuple[int, ...], int], tokens: Tokens) -> tuple[str, str] | None:
-    """The fault of one row's labels and what shows it, or None."""
+    """Return the code of the fault in one row's labels and an example that shows it; None if there is no fault."""
     answer, targets, count = row.answer, row.targets, len(row.answer)
     start = row.answer_start()
     if not targets:
@@ -42,7 +42,7 @@ def _judge_labels(row: Row, captions: dict[tuple[int, ...], int], tokens: Tokens
     shift = label_shift(row)
     if shift:
         return "labels-shifted", f"the label at each position is the token {abs(shift)} to the {_side(shift)} of it"
-    # Positions first: with truncation the targets alone would not distinguish a masked start from a cut end.
+    # Check positions first: in a truncated sample, targets alone do not distinguish a masked start from a cut end.
     inside = [t for t in row.labelled if row.block[0] <= t < row.block[1]]
     if inside:
         return "image-labelled", f"{len(inside)} labels on image positions {row.block[0]} to {row.block[1] - 1}"
@@ -64,7 +64,7 @@ def _judge_labels(row: Row, captions: dict[tuple[int, ...], int], tokens: Tokens
         start_of = f"the caption's first {lost} {agree(lost, 'token', 'tokens')} {short(tokens.decode(answer[:lost]))}"
         said = f"{start_of} {agree(lost, 'has', 'have')} no label; {said}"
     if targets[:-1] == answer[:-1] or targets == answer[:-1]:
-        # A limit that ends just before EOS has cut it off; anything else never put it there.
+        # If the length limit is just before EOS, truncation has removed EOS; otherwise it was never added.
         cut = targets == answer[:-1] and row.at_limit and row.ids == row.ids[: start or 0] + answer[:-1]
         return ("answer-truncated" if cut else "eos-unlabelled"), said
     ended = targets[:-1] if targets[-1] == tokens.eos else targets
@@ -84,7 +84,7 @@ def _judge_labels(row: Row, captions: dict[tuple[int, ...], int], tokens: Tokens
 
 
 def label_shift(row: Row) -> int:
-    """By how many positions labels are shifted from their tokens; 0 if they are not shifted, or nowhere near."""
+    """Return by how many positions labels are shifted from their tokens; 0 if no shift was found."""
 
     def agreement(shift: int) -> float:
         pairs = [(row.labels[t], row.ids[t + shift]) for t in row.labelled if 0 <= t + shift < len(row.ids)]

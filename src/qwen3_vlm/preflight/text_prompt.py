@@ -1,4 +1,4 @@
-"""What surrounds the caption: the image block, the prompt after which captions are written, the tokens' ids."""
+"""Checks of the image block, of the prompt before the caption, and of the ids of special tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qwen3_vlm.preflight.text import Cases, Row, Tokens, short
 
 
 def block_findings(rows: Sequence[Row], prepared: Prepared, vlm: VLM, tokens: Tokens, latents: int) -> list[Finding]:
-    """The image block: one id per position, as many as visual tokens, together, between its delimiters."""
+    """Check the image block: one id for each visual token, at adjacent positions between the delimiters."""
     cases = Cases()
     legacy = prepared.config.prompt.image_block == "legacy"
     (start,), (patch,), (end,) = (
@@ -44,7 +44,7 @@ def block_findings(rows: Sequence[Row], prepared: Prepared, vlm: VLM, tokens: To
             cases.add("placeholder-split", row, f"the block is not between its two delimiters, it begins {around!r}")
         elif row.block != (at[0] - step, at[-1] + step + 1):
             cases.add("placeholder-split", row, f"the batch marks {row.block} as image block, it is at {at[0] - step}")
-    if "image-truncated" in cases.rows:  # a truncated block is not reported as wrongly built
+    if "image-truncated" in cases.rows:  # do not also report truncated blocks as malformed
         cases.rows = {"image-truncated": cases.rows["image-truncated"]}
     says = {
         "image-truncated": (
@@ -81,7 +81,7 @@ def block_findings(rows: Sequence[Row], prepared: Prepared, vlm: VLM, tokens: To
 
 
 def template_findings(rows: Sequence[Row], prepared: Prepared, tokens: Tokens) -> list[Finding]:
-    """The prompt alone must equal the text before the answer, because captions are generated after it."""
+    """Check that the prompt for generating captions is equal to the text before the answer in training."""
     cases = Cases()
     template = prepared.config.prompt.template
     for row in rows:
@@ -123,7 +123,10 @@ def template_findings(rows: Sequence[Row], prepared: Prepared, tokens: Tokens) -
 
 
 def token_findings(prepared: Prepared, vlm: VLM, tokens: Tokens) -> list[Finding]:
-    """The special tokens: one id each, the same on all sides, inside the vocabulary, and not EOS in disguise."""
+    """Check the special tokens.
+
+    Each must have one id, which is the same everywhere and inside the vocabulary, and must differ from EOS.
+    """
     legacy = prepared.config.prompt.image_block == "legacy"
     table_KE: Tensor = vlm.llm.model.get_input_embeddings().weight
     used = prepared.inputs.prompts.ids
@@ -177,7 +180,7 @@ def token_findings(prepared: Prepared, vlm: VLM, tokens: Tokens) -> list[Finding
 
 @torch.no_grad()
 def _delimiters_like_eos(tokens: Tokens, table_KE: Tensor, legacy: bool) -> list[Finding]:
-    # The legacy block's delimiters are EOS by name: nothing is disguised.
+    # The delimiters of the legacy block are EOS by definition.
     if legacy:
         return []
     eos_E = table_KE[tokens.eos].float()

@@ -1,6 +1,7 @@
-"""Held-out images that are trained on under another file: saved again, in another format or size.
+"""Finds held-out images of which another file (in another format or size, for example) is used in training.
 
-Their bytes differ, so files cannot show it. Rows that share a caption are few, and a copied row keeps its caption.
+The bytes of such files differ, so comparing files does not find them. Pixels are compared only for rows that share a
+caption: there are few of them, and a copied row usually keeps its caption.
 """
 
 from __future__ import annotations
@@ -22,29 +23,30 @@ from qwen3_vlm.preflight.rows import SHOWN, RawRow, by_share
 from qwen3_vlm.preflight.text import Row
 
 _PER_ROW = 4
-"""Training rows with the same caption that are tried for a held-out row."""
+"""Largest number of training rows with the same caption that are compared with one row."""
 _CELLS = 16
 """Images are compared as means over 16 x 16 cells, which compression and resizing hardly change."""
 _MEAN, _MOST = 3.0, 32.0
-"""Grey levels of 255 by which two savings of one image differ at most: JPEG at quality 75 of images of 64 pixels has
-means of 1 to 2.7 and single cells of up to 32; different scenes with one caption differ by 43 and more in some cell."""
+"""Largest mean and largest single difference between cells, in grey levels (0 to 255), of two files of one image. For
+JPEG at quality 75 and images of 64 pixels, means are 1 to 2.7 and single cells differ by up to 32. Different scenes
+with the same caption differ by 43 or more in some cell."""
 _SURE = 0.01
 _FLAT = 8.0
-"""Grey levels between the cells of an image below which it looks like any other."""
+"""Smallest standard deviation between the cells of an image, in grey levels. A flatter image resembles any other."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Training rows that have the caption of another row, and another image file."""
+    """Training rows that have the same caption as another row but another image file."""
 
     held_out: dict[int, list[int]]
-    """By held-out row."""
+    """The training rows for each held-out row."""
     train: dict[int, list[int]]
-    """By training row: how alike images with one caption are by nature."""
+    """The other training rows for each training row. They show how similar images with one caption are by nature."""
 
 
 def same_captions(train: Mapping[int, RawRow], held_out: Iterable[RawRow], chosen: Iterable[int]) -> Candidates:
-    """Look for rows to compare.
+    """Find the rows to compare.
 
     Args:
         train: training rows.
@@ -65,16 +67,16 @@ def same_captions(train: Mapping[int, RawRow], held_out: Iterable[RawRow], chose
 def twin_findings(
     rows: Mapping[str, list[Row]], candidates: Candidates, train: Dataset, allowed: float
 ) -> list[Finding]:
-    """Decode the candidates and compare; rows that cannot be read are counted elsewhere.
+    """Decode the candidates and compare them; rows that cannot be read are counted elsewhere.
 
-    Images that share a caption can be nearly equal by nature: drawings, product photographs. Training rows among
-    themselves show how often, and held-out rows that are like them no more often than that are no leak.
+    Images that share a caption can be nearly equal by nature, for example drawings or product photographs. Pairs of
+    training rows show how often this happens. If held-out rows resemble training rows no more often, it is not a leak.
 
     Args:
         rows: rows that were read, by side of the split.
-        candidates: `same_captions`.
+        candidates: the result of `same_captions`.
         train: the training data.
-        allowed: share of rows up to which a leak is a warning.
+        allowed: largest share of rows for which a leak is only a warning.
     """
     held_out = rows["eval"]
     found = _pairs(held_out, candidates.held_out, train)
@@ -119,15 +121,15 @@ def twin_findings(
 
 
 def _more_often(count: int, of: int, count_by_nature: int, of_nature: int) -> bool:
-    """Whether a share is surely above another one: Fisher's exact test."""
-    from scipy.stats import fisher_exact  # takes half a second, which only who has such rows should wait for
+    """Whether one share is significantly above another, according to Fisher's exact test at level `_SURE`."""
+    from scipy.stats import fisher_exact  # imported here because it takes half a second and is rarely needed
 
     table = [[count, of - count], [count_by_nature, of_nature - count_by_nature]]
     return bool(fisher_exact(table, alternative="greater").pvalue < _SURE)
 
 
 def _pairs(rows: list[Row], candidates: Mapping[int, list[int]], train: Dataset) -> list[tuple[Row, Sample]]:
-    """Rows with the first candidate that shows what they show."""
+    """Return the rows whose image resembles that of a candidate, each with the first such candidate."""
     place = {row: p for p, row in enumerate(train.rows)}
     found: list[tuple[Row, Sample]] = []
     for row in rows:
@@ -148,12 +150,12 @@ def _alike(one_CHW: Tensor | None, other_CHW: Tensor | None) -> bool:
 
 
 def cached_twins(train: Iterable[str], held_out: Iterable[str], allowed: float) -> list[Finding]:
-    """The same over all rows, where both sides have been decoded and hashed: pixels that are equal to the last bit.
+    """Report held-out images whose decoded pixels are bitwise equal to those of a training image, over all rows.
 
     Args:
         train: hashes of the decoded training images; "" for those that could not be read.
-        held_out: the same of the held-out images.
-        allowed: share of rows up to which it is a warning.
+        held_out: hashes of the decoded held-out images, in the same form.
+        allowed: largest share of rows for which a leak is only a warning.
     """
     trained = [h for h in train if h]
     known = set(trained) - shown_by_many(trained)

@@ -1,4 +1,4 @@
-"""One sample as the model reads it: decoded, with what is prompt, what is image and what is label."""
+"""One sample as the model reads it: decoded to text and divided into prompt, image and label."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Kind = Literal["prompt", "image", "label"]
 
 @dataclass(frozen=True)
 class Span:
-    """Neighbouring tokens of one kind."""
+    """Adjacent tokens of one kind."""
 
     kind: Kind
     text: str
@@ -28,13 +28,13 @@ class View:
     row: int
     image: str
     caption: str
-    """As the data file has it."""
+    """The caption as it is in the data file."""
     spans: tuple[Span, ...]
-    """In reading order; together all of the sample's tokens, and labels in the padding after them if there are any."""
+    """All tokens of the sample in reading order, followed by labels in the padding if there are any."""
 
 
 def view_of(row: Row, patch_id: int, tokens: Tokens) -> View:
-    """Cut a sample into stretches of prompt, image and label; a labelled image position is a label."""
+    """Divide a sample into spans of prompt, image and label. A labelled image position counts as label."""
 
     def kind(t: int) -> Kind:
         if row.labels[t] != IGNORE_INDEX:
@@ -44,7 +44,7 @@ def view_of(row: Row, patch_id: int, tokens: Tokens) -> View:
     spans = []
     for name, group in groupby(range(len(row.ids)), key=kind):
         positions = list(group)
-        # Labels are shown as labels: where they are wrong, so is the text.
+        # For labels, show the text of the labels and not of the ids, so that wrong labels are visible.
         source = row.labels if name == "label" else row.ids
         spans.append(Span(name, tokens.decode([source[t] for t in positions]), len(positions)))
     return View(row.sample.row, row.raw.image, row.raw.caption, tuple(spans))

@@ -1,4 +1,4 @@
-"""Frozen weights in memory against the files they should have come from, and signs that they were never trained."""
+"""Compares frozen weights in memory with their checkpoint files, and looks for weights that were never trained."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from qwen3_vlm.preflight.text import Tokens
 from qwen3_vlm.shipped import locate
 
 _OUTER = 2
-"""Tokens of an answer that are not judged: the first, which nothing precedes, and EOS."""
+"""Number of tokens of an answer that are not judged: the first one, which has no context, and EOS."""
 _JUDGED = 32
-"""Tokens below which nothing is said."""
+"""Minimum number of judged tokens; with fewer tokens there is no finding."""
 _EXCHANGES = 8
 _CLEARLY = 2.5
-"""Standard deviations."""
+"""Number of standard deviations by which the loss must be below that of random ids to be clearly better."""
 _FIX_ABSENT = "copy or download the checkpoint again: these weights are not in it, so they are random"
 _FIX_DIFFERS = (
     "look for what changes it after loading (a resize of the embeddings, an init, an optimizer that holds frozen "
@@ -42,7 +42,7 @@ _FIX_LAYERS = (
 
 
 def weight_findings(prepared: Prepared, vlm: VLM) -> list[Finding]:
-    """Both frozen parts, tensor by tensor: first and last row of each."""
+    """Compare the first and last row of every tensor of both frozen parts with the checkpoint files."""
     found = []
     parts: list[tuple[str, str, nn.Module]] = [
         ("model.vision", prepared.config.model.vision, vlm.tower.model),
@@ -88,24 +88,24 @@ def _part(setting: str, name: str, model: nn.Module) -> list[Finding]:
 
 @torch.no_grad()
 def reading_findings(name: str, vlm: VLM, tokens: Tokens, captions: Sequence[str]) -> list[Finding]:
-    """Can the language model read the captions, as text alone and with the ids that the tokenizer gives?
+    """Check that the language model can read the captions without a picture, with the ids that the tokenizer gives.
 
-    Worse than a guess among all tokens (ln of the vocabulary) is no weak model: one that knows nothing is at ln V. It
-    is one that is sure of something else: ids that mean other words to it, or text of a kind it never saw. The second
-    shows by reading the same text in ids drawn at random still worse; where it does not, they cannot be distinguished
-    from here, which is why it is a warning.
+    A model that knows nothing has a loss of ln V nats per token, where V is the size of the vocabulary. A loss above
+    ln V means that the model confidently expects other tokens: either the ids mean other words to it, or it was never
+    trained on this kind of text. In the second case, the loss is clearly higher still if the ids are replaced by random
+    ones, and there is no finding. Otherwise the two cases cannot be distinguished here, and the finding is a warning.
     """
     rows = len(vlm.llm.model.get_input_embeddings().weight)
     answers = [tokens.answer(caption) for caption in captions]
     if not answers or max(map(max, answers)) >= rows:
-        return []  # ids without a row are named where ids are compared with the table
+        return []  # another check reports ids without a row in the table
     judged = sum(max(0, len(answer) - _OUTER) for answer in answers)
     if judged < _JUDGED:
-        return []  # captions of a word or two: how they begin and end is this data set's own way
+        return []  # too few tokens; how very short captions begin and end depends on the data set
     nll, guess = _read(vlm, tokens.eos, answers), math.log(rows)
     if not nll > guess:
         return []
-    # Text of an unknown kind still reads better in its own ids than in any others; with wrong ids, all are alike.
+    # For text of an unknown kind, its own ids still give a lower loss than random ones; for wrong ids they do not.
     known = sorted({i for answer in answers for i in answer} - {tokens.eos})
     rng = np.random.default_rng(0)
     exchanged = []
@@ -133,7 +133,10 @@ def reading_findings(name: str, vlm: VLM, tokens: Tokens, captions: Sequence[str
 
 
 def _read(vlm: VLM, eos: int, answers: Sequence[Sequence[int]]) -> float:
-    """Nats per token inside texts that follow EOS, each alone and by embeddings, as in training."""
+    """Return the loss in nats per judged token of texts that follow EOS.
+
+    Each text is read by itself and through embeddings, as in training.
+    """
     nll, count = 0.0, 0
     for answer in answers:
         ids_T = torch.tensor([eos, *answer], device=vlm.device)
@@ -145,7 +148,7 @@ def _read(vlm: VLM, eos: int, answers: Sequence[Sequence[int]]) -> float:
 
 
 def _unlike(differ: list[str], absent: list[str], total: int) -> str:
-    """How many tensors differ from the file or are not in it; only what there is."""
+    """Describe how many tensors differ from the file or are not in it; a count of zero is left out."""
     said = []
     if differ:
         said.append(f"{len(differ)} of {total} tensors {agree(len(differ), 'differs', 'differ')} from the file")
@@ -155,7 +158,7 @@ def _unlike(differ: list[str], absent: list[str], total: int) -> str:
 
 
 def _files(name: str) -> list[Path]:
-    """The checkpoint's safetensors files, in its folder or the hub's cache; none where they cannot be found."""
+    """Return the checkpoint's safetensors files in its folder or the hub cache; an empty list if none are found."""
     name = locate(name)
     if Path(name).is_dir():
         return sorted(Path(name).glob("*.safetensors"))
@@ -169,7 +172,7 @@ def _files(name: str) -> list[Path]:
 
 
 def _compare(model: nn.Module, files: list[Path]) -> tuple[list[str], list[str], int]:
-    """Names that differ from the files, names that are not in them, and how many were compared."""
+    """Return names of tensors that differ from the files, names that are not in them, and the number compared."""
     wanted = dict(model.named_parameters())
     seen: set[str] = set()
     differ: list[str] = []
@@ -183,7 +186,7 @@ def _compare(model: nn.Module, files: list[Path]) -> tuple[list[str], list[str],
             differ.append(name)
             continue
         for row in (0, mine.shape[0] - 1) if mine.dim() else ():
-            # Compared as bfloat16: a file in float32 may be loaded at half the width.
+            # Compare as bfloat16, because a float32 file may be loaded as bfloat16.
             here = mine[row].to("cpu", torch.bfloat16)
             if not torch.equal(torch.as_tensor(tensor[row]).to(torch.bfloat16), here):
                 differ.append(name)
@@ -199,7 +202,7 @@ def _tensors(files: list[Path]) -> Iterator[tuple[str, Any]]:
 
 
 def _name_of(key: str, wanted: dict[str, nn.Parameter]) -> str | None:
-    """The parameter that a file's key is for: prefixes such as `vision_model.` come and go between versions."""
+    """Return the parameter that a file's key belongs to. Versions differ in prefixes such as `vision_model.`."""
     if key in wanted:
         return key
     parts = key.split(".")
@@ -211,7 +214,7 @@ def _name_of(key: str, wanted: dict[str, nn.Parameter]) -> str | None:
 
 
 def _never_trained(setting: str, name: str, model: nn.Module) -> list[Finding]:
-    """Every norm of the model exactly as it is made: training would have moved at least one value."""
+    """Report a model whose norms all have their initial values; training would have changed at least one value."""
     norms = _norms(model)
     if not norms or not all(_fresh(norm) for norm in norms):
         return _layers_never_trained(setting, name, model)
@@ -228,7 +231,7 @@ def _never_trained(setting: str, name: str, model: nn.Module) -> list[Finding]:
 
 
 def _layers_never_trained(setting: str, name: str, model: nn.Module) -> list[Finding]:
-    """Some layers of a stack with all their norms at starting values, beside layers whose norms have moved."""
+    """Report layers of a stack whose norms all have their initial values, if the norms of other layers have changed."""
     for stack, layers in model.named_modules():
         if not isinstance(layers, nn.ModuleList):
             continue
@@ -252,7 +255,7 @@ def _layers_never_trained(setting: str, name: str, model: nn.Module) -> list[Fin
 
 
 def _layers(numbers: list[int], one: str, many: str) -> str:
-    """`layer 1 has` or `layers 0, 2 have`, with the verb's forms for one and for many."""
+    """Return text such as `layer 1 has` or `layers 0, 2 have`; `one` and `many` are the two forms of the verb."""
     return f"{agree(len(numbers), 'layer', 'layers')} {', '.join(map(str, numbers))} {agree(len(numbers), one, many)}"
 
 

@@ -1,13 +1,13 @@
 """The blind prompt: one constant visual prompt, trained on the captions alone, that replaces every picture.
 
-Same training captions and same loss as the connector's, language model frozen, no image anywhere. The difference
-between its loss and that of the true pictures is information (eyechart.scoring.decomposition describes how the gaps are
-split).
+The prompt is trained on the same captions and with the same loss as the connector. The language model stays frozen and
+no image is used. The difference between the loss with this prompt and the loss with the true pictures is the
+information in the pictures (eyechart.scoring.decomposition describes how the gaps are split).
 
-The prompt [Q,E] is scaled like the connector's output: if that is normalised to the RMS of the text embeddings, so are
-its tokens. Its learning rate is far above the connector's, of which it is a few rows, and is chosen on training
-captions that were set aside; held-out samples are not used. Nothing here depends on the connector's weights, so that
-one prompt serves every checkpoint of a run.
+The prompt [Q,E] is scaled like the connector's output: if the output is normalised to the RMS of the text embeddings,
+the prompt is too. The prompt has far fewer parameters than the connector, and its learning rate is far higher. This
+rate is chosen on training captions that were set aside; held-out samples are not used. Nothing here depends on the
+connector's weights, so one prompt serves every checkpoint of a run.
 
 Dimension suffixes: Q visual tokens per image, E embedding width, S captions.
 """
@@ -37,42 +37,43 @@ from qwen3_vlm.train.checkpoint import save_checkpoint
 from qwen3_vlm.train.schedule import micro_batches, plan_epoch
 
 LEARNING_RATES = (1e-2, 5e-2, 2e-1)
-"""Each is tried on a short part of the training; the prompt's values are about 1 at any scale of the text."""
+"""Learning rates that are tried, each in a short training. They suit every language model, because the trained values
+are about 1 whatever the scale of the text embeddings."""
 BATCH_SIZE = 16
 _PROBE_UPDATES = 40
 _MOST_ASIDE = 256
 _WARM_UPDATES = 10
 _BETAS, _CLIP = (0.9, 0.98), 1.0
 _FALLING = 0.01
-"""Nats per token by which the last quarter of the training must lower the loss to call it still falling."""
+"""If the last quarter of the training lowers the loss by more nats per token than this, the loss is still falling."""
 
 
 @dataclass(frozen=True)
 class BlindPlan:
-    """How a prompt is trained, except for the learning rate, which is searched."""
+    """The settings for training a prompt. The learning rate is not among them, because it is searched."""
 
     seed: int
     captions: int
-    """Training captions, including repeats."""
+    """Number of training captions, including repeats."""
     precision: str
-    """Of the language model; another precision is another prompt."""
+    """Precision of the language model. A prompt is used only with the precision that it was trained with."""
     micro: int
-    """Captions per forward pass; the gradient does not depend on it."""
+    """Number of captions per forward pass. The gradient does not depend on it."""
 
 
 def blind_prompt(vlm: VLM, training: Dataset, plan: BlindPlan, pad_id: int, path: Path) -> Blind:
-    """The blind prompt of a run: an earlier one with the same inputs, or a new one.
+    """Return the blind prompt of a run: a saved prompt with the same inputs if there is one, otherwise a new prompt.
 
     Args:
         vlm: the model; only its language model is used, and it is not changed.
         training: the training split; its images are not opened.
-        plan: how it is trained.
-        pad_id: what fills sequences on the right.
+        plan: the settings for training the prompt.
+        pad_id: id of the token that pads sequences on the right.
         path: `blind_<step>.pt`. A prompt saved for another step of the run can also be used.
 
     Raises:
-        ValueError: fewer than two training captions with label tokens, or the prompt cannot be saved.
-        NonFiniteError: its loss is NaN or infinite at every learning rate.
+        ValueError: there are fewer than two training captions with label tokens, or the prompt cannot be saved.
+        NonFiniteError: the loss of the prompt is NaN or infinite at every learning rate.
     """
     task = _Task.of(vlm, training, plan, pad_id)
     key = task.key()
@@ -112,31 +113,32 @@ def blind_prompt(vlm: VLM, training: Dataset, plan: BlindPlan, pad_id: int, path
 
 
 def _read(path: Path, key: str) -> Blind | None:
-    """A saved prompt; None if its inputs differ, or if it cannot be read and is trained again."""
+    """Read a saved prompt; None if its inputs differ or the file cannot be read, and a new prompt must be trained."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         if saved["key"] != key:
             return None
         return Blind(saved["prompt_QE"], saved["captions"], saved["learning_rate"], saved["still_falling"])
-    except Exception:  # damaged bytes raise almost anything inside torch.load, and a cache can be made again
+    except Exception:  # damaged bytes raise many kinds of exception in torch.load; the prompt can be trained again
         return None
 
 
 @dataclass(frozen=True)
 class _Trained:
-    """One training of the prompt."""
+    """The result of one training of the prompt."""
 
     prompt_QE: Tensor
     captions: int
     before_S: FloatArray
-    """Summed NLL of every caption that was set aside, three quarters through, in nats."""
+    """Summed NLL of each caption that was set aside, in nats, after three quarters of the training."""
     after_S: FloatArray
-    """The same at the end."""
+    """Summed NLL of each caption that was set aside, in nats, at the end of the training."""
 
     def still_falling(self, tokens_S: IntArray) -> bool:
-        """Whether the last quarter lowered the loss by more than `_FALLING`, and by more than chance.
+        """Whether the last quarter lowered the loss by more than `_FALLING`, and by more than chance can explain.
 
-        The learning rate falls to zero during this time, which also lowers the loss: the test is biased towards yes.
+        The learning rate falls to zero during this quarter, which also lowers the loss. The answer is therefore True
+        more often than it should be.
         """
         fall = estimate((self.before_S - self.after_S)[:, None], tokens_S, np.arange(len(tokens_S)))
         interval = fall.interval(0.95)
@@ -152,21 +154,21 @@ class _Task:
     pad_id: int
     seed: int
     settings: str
-    """Other settings that affect the outcome, in words."""
+    """Other settings that affect the outcome, as text."""
     micro: int
-    """Captions per forward pass; the gradient does not depend on it."""
+    """Number of captions per forward pass. The gradient does not depend on it."""
     fit: list[int]
-    """Positions to train on."""
+    """Positions in the training split of the captions to train on."""
     aside: list[int]
-    """Positions set aside, to choose the learning rate and to test whether the loss still falls."""
+    """Positions of captions set aside to choose the learning rate and to test whether the loss is still falling."""
     aside_tokens_S: IntArray
     text_rms: float
 
     @classmethod
     def of(cls, vlm: VLM, training: Dataset, plan: BlindPlan, pad_id: int) -> _Task:
-        """Split the training captions: an eighth of them is set aside, at most 256."""
+        """Split the training captions: an eighth of them, but at most 256, is set aside."""
         order = torch.randperm(len(training), generator=torch.Generator().manual_seed(plan.seed)).tolist()
-        # The budget limits how many rows are read, even if there are half a million.
+        # Do not read more rows than the plan needs: a data set may have half a million.
         order = order[: plan.captions + _MOST_ASIDE]
         tokens = {position: training.text(position).label_tokens for position in order}
         usable = [position for position in order if tokens[position]]
@@ -183,7 +185,7 @@ class _Task:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Q and E."""
+        """Shape of the prompt: Q and E."""
         return self.vlm.connector.shape.latents, self.vlm.llm.width
 
     def key(self) -> str:
@@ -197,11 +199,11 @@ class _Task:
         return digest.hexdigest()
 
     def batch(self, positions: Sequence[int]) -> Batch:
-        """Captions without images."""
+        """Return a batch of these captions without images."""
         return collate([self.training.text(position) for position in positions], self.pad_id)
 
     def batches(self, updates: int) -> Iterator[list[int]]:
-        """This many batches of positions, each epoch in a new order."""
+        """Yield `updates` batches of positions; every epoch has a new order."""
         epoch = 0
         while True:
             for window in plan_epoch(len(self.fit), epoch, self.seed, BATCH_SIZE, accumulation=1):
@@ -212,13 +214,16 @@ class _Task:
             epoch += 1
 
     def prompt(self, raw_QE: Tensor) -> Tensor:
-        """From values of about 1 to the scale of the connector's output, as `Connector.project` does it."""
+        """Scale values of about 1 to the scale of the connector's output, in the same way as `Connector.project`."""
         if self.vlm.connector.shape.output_norm:
             raw_QE = raw_QE * raw_QE.pow(2).mean(-1, keepdim=True).add(1e-6).rsqrt()
         return raw_QE * self.text_rms
 
     def train(self, rate: float, updates: int, tick: Callable[[], None]) -> _Trained:
-        """Train a prompt from its seed with AdamW, no weight decay, rate rising for ten updates and falling to zero."""
+        """Train a prompt from its seed with AdamW without weight decay.
+
+        The learning rate rises during the first ten updates and then falls to zero.
+        """
         device = self.vlm.device
         raw_QE = torch.randn(self.shape, generator=torch.Generator().manual_seed(self.seed)).to(device).requires_grad_()
         optimizer = torch.optim.AdamW([raw_QE], lr=rate, betas=_BETAS, weight_decay=0.0)
@@ -235,7 +240,7 @@ class _Task:
         return _Trained(prompt_QE.cpu(), captions, before_S, self.losses(prompt_QE))
 
     def _step(self, raw_QE: Tensor, optimizer: torch.optim.Optimizer, positions: list[int]) -> None:
-        """One update on the mean NLL per label token of a batch."""
+        """Do one update on the mean NLL per label token of a batch."""
         lengths = [self.training.text(position).label_tokens for position in positions]
         optimizer.zero_grad(set_to_none=True)
         for group in micro_batches([list(range(len(positions)))], lengths, self.micro):
@@ -250,7 +255,7 @@ class _Task:
 
     @torch.no_grad()
     def losses(self, prompt_QE: Tensor) -> FloatArray:
-        """Summed NLL of every caption that was set aside, in nats."""
+        """Return the summed NLL of each caption that was set aside, in nats."""
         found = []
         for start in range(0, len(self.aside), BATCH_SIZE):
             batch = self.batch(self.aside[start : start + BATCH_SIZE])

@@ -1,10 +1,11 @@
-"""checkpoint_<step>.pt: written atomically, read without running code, sufficient for resuming and scoring.
+"""Writing and reading checkpoint_<step>.pt, which is sufficient for resuming a run and for scoring.
 
-Top-level keys: `resampler`, `projector` and optionally `vision_ln` (the connector's state dicts, with the names of the
-older format), `step` (batches done, over all ranks), `progress` (epoch, batches and counts inside it), `optimizer`,
-`rng`, `config` (YAML), `config_hash`, `backbones` (name and fingerprint of each), `versions`. Plain tensors, numbers,
-strings, lists and dicts only, so that `torch.load(weights_only=True)` reads all of it. A file of the older format has
-only the connector: it can be scored but not resumed.
+Files are written atomically and read without running code. Top-level keys: `resampler`, `projector` and optionally
+`vision_ln` (the connector's state dicts, with the names of the older format), `step` (number of batches done, over all
+ranks), `progress` (epoch, and the batches and counts of this epoch so far), `optimizer`, `rng`, `config` (YAML),
+`config_hash`, `backbones` (name and fingerprint of each), `versions`. A checkpoint contains only plain tensors,
+numbers, strings, lists and dicts, so that `torch.load(weights_only=True)` can read all of it. A file of the older
+format contains only the connector: it can be scored but not resumed.
 """
 
 from __future__ import annotations
@@ -28,31 +29,31 @@ from qwen3_vlm.models.connector import Connector
 
 _NAME = re.compile(r"checkpoint_(\d+)\.pt")
 PARTS = ("vision_ln", "resampler", "projector")
-"""Parts of a connector, in the order of the forward pass."""
+"""Names of the parts of a connector, in the order of the forward pass."""
 _TYPES = {"step": int, "updates": int, "config": str, "backbones": dict, "progress": dict, "optimizer": dict}
 
 Payload = dict[str, Any]
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Path of the checkpoint of `step`."""
+    """Return the path of the checkpoint of `step`."""
     return folder / f"checkpoint_{step}.pt"
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints of a folder, oldest step first."""
+    """Return the paths of all checkpoints in a folder, lowest step first."""
     return sorted((path for path in folder.glob("checkpoint_*.pt") if _NAME.fullmatch(path.name)), key=step_of)
 
 
 def step_of(path: Path) -> int:
-    """The step in a checkpoint's name."""
+    """Return the step in a checkpoint's file name."""
     match = _NAME.fullmatch(path.name)
     assert match, f"{path} is not a checkpoint's name"
     return int(match[1])
 
 
 def connector_state(connector: Connector) -> Payload:
-    """The connector's tensors by part, on the CPU."""
+    """Return the connector's tensors by part, on the CPU."""
     return {
         part: {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
         for part in PARTS
@@ -61,10 +62,10 @@ def connector_state(connector: Connector) -> Payload:
 
 
 def save_checkpoint(path: Path, payload: Payload) -> None:
-    """Write `payload`, so that a kill at any moment leaves the old file or the new one.
+    """Write `payload` atomically: if the process is killed, either the old file or the complete new file remains.
 
     Raises:
-        ValueError: the disk is full or not writable; older checkpoints are untouched.
+        ValueError: the disk is full or not writable. Older checkpoints are not changed.
     """
     try:
         with atomic(path) as file:
@@ -78,10 +79,10 @@ def save_checkpoint(path: Path, payload: Payload) -> None:
 
 
 def kept_steps(steps: list[int], keep_last: int | None, keep_every: int | None) -> list[int]:
-    """Those of rising `steps` whose checkpoints are kept.
+    """Return the steps whose checkpoints are kept.
 
     Args:
-        steps: of all checkpoints.
+        steps: the steps of all checkpoints, in increasing order.
         keep_last: number of newest checkpoints to keep; None keeps all.
         keep_every: also keep the first checkpoint at or after each multiple of this number of steps.
     """
@@ -104,7 +105,7 @@ def load_checkpoint(path: Path) -> Payload:
     """Read a checkpoint without running anything in it.
 
     Raises:
-        ValueError: missing, truncated, not a checkpoint, or a pickle that would run code.
+        ValueError: the file is missing, is truncated, is not a checkpoint, or is a pickle that would run code.
     """
     if not path.is_file():
         near = ", ".join(p.name for p in find_checkpoints(path.parent)) if path.parent.is_dir() else ""
@@ -120,7 +121,7 @@ def load_checkpoint(path: Path) -> Payload:
             "it is "
             "damaged; take another checkpoint"
         ) from error
-    except Exception as error:  # damaged bytes raise almost anything inside torch.load, and all of it means this
+    except Exception as error:  # damaged bytes raise many kinds of exception in torch.load, with the same cause
         raise ValueError(
             f"{path}: not a readable checkpoint ({_first_line(error)[:120]}); {path.stat().st_size} bytes, perhaps cut "
             "off: take an older one"
@@ -135,10 +136,10 @@ def load_checkpoint(path: Path) -> Payload:
 
 
 def config_tree(payload: Payload, path: Path) -> dict[str, Any]:
-    """The stored config as a plain dictionary, not validated.
+    """Return the stored config as a plain dictionary, without validating it.
 
     Raises:
-        ValueError: it is not YAML of a mapping.
+        ValueError: the stored config is not a YAML mapping.
     """
     try:
         tree = yaml.safe_load(payload["config"])
@@ -150,26 +151,26 @@ def config_tree(payload: Payload, path: Path) -> dict[str, Any]:
 
 
 def stored_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """The config a checkpoint was trained with, with command-line overrides.
+    """Return the config that a checkpoint was trained with, changed by command-line overrides.
 
     Raises:
-        ValueError: unreadable, or of the older format, which contains none.
+        ValueError: the checkpoint cannot be read, or it has the older format, which contains no config.
     """
     return config_of(load_checkpoint(path), path, overrides)
 
 
 def config_of(payload: Payload, path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Like `stored_config`, for a checkpoint that has been read."""
+    """Do the same as `stored_config` for a checkpoint that has already been read."""
     if "config" not in payload:
         raise ValueError(f"{path}: a checkpoint of the older format, without its config; name the config with --config")
     return apply_overrides(config_tree(payload, path), overrides, f"{path} (its stored config)")
 
 
 def restore_connector(connector: Connector, payload: Payload, path: Path) -> None:
-    """Copy a checkpoint's tensors into a connector, all of them or none.
+    """Copy a checkpoint's tensors into a connector. If one of them does not fit, nothing is copied.
 
     Raises:
-        InputError: a part or tensor is missing, extra, of another shape, or not finite.
+        InputError: a part or tensor is missing, is not expected, has another shape, or is not finite.
     """
     for part in PARTS:
         module, state = getattr(connector, part), payload.get(part)
@@ -187,10 +188,10 @@ def restore_connector(connector: Connector, payload: Payload, path: Path) -> Non
 
 
 def refuse_other_backbones(payload: Payload, now: dict[str, dict[str, Any]], path: Path) -> None:
-    """Reject a checkpoint that was trained with other backbones; the older format does not record them.
+    """Reject a checkpoint that was trained with other backbones. Files of the older format do not record backbones.
 
     Raises:
-        InputError: another fingerprint; the message shows both identities.
+        InputError: a fingerprint differs; the message shows both identities.
     """
     for part, then in payload.get("backbones", {}).items():
         if then["fingerprint"] != now[part]["fingerprint"]:

@@ -1,8 +1,8 @@
-"""Disk space for the checkpoints of a run: how many, how large, and whether they fit, before the first update.
+"""Disk space for the checkpoints of a run: whether all of them fit is checked before the first update.
 
     bytes of a checkpoint = 4 * trained parameters * (1 weight + 2 running averages of AdamW) + about 10 kB
 
-The frozen backbones are not in it.
+A checkpoint does not contain the frozen backbones.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ _BYTES_PER_PARAMETER = 4 * (1 + 2)
 
 
 def checkpoint_bytes(trained_parameters: int) -> int:
-    """Size of one checkpoint file in bytes, without its few kB of config, log counts and headers."""
+    """Return the size of one checkpoint file in bytes, without a few kB for config, log counts and headers."""
     return trained_parameters * _BYTES_PER_PARAMETER
 
 
 def checkpoint_steps(train: TrainConfig, samples: int) -> list[int]:
-    """The steps, in increasing order, at which a run with this many training samples saves: see `train.save_every`."""
+    """Return the steps at which a run with this many training samples saves, in increasing order.
+
+    The setting is `train.save_every`.
+    """
     batches = -(-samples // train.batch_size)
     steps: set[int] = set()
     for start in range(0, train.epochs * batches, batches):
@@ -36,22 +39,22 @@ def checkpoint_steps(train: TrainConfig, samples: int) -> list[int]:
 
 
 def require_space(folder: Path, train: TrainConfig, samples: int, trained_parameters: int, overwrite: bool) -> None:
-    """Compare the size of the remaining checkpoints with the free space.
+    """Check that the remaining checkpoints fit into the free disk space.
 
     Args:
-        folder: that of the run; it need not exist yet.
-        train: what to save and what to keep.
-        samples: of the training split.
-        trained_parameters: of the connector.
-        overwrite: an earlier run in `folder` will be deleted first.
+        folder: the folder of the run; it need not exist yet.
+        train: the settings for saving and keeping checkpoints.
+        samples: number of samples in the training split.
+        trained_parameters: number of trained parameters of the connector.
+        overwrite: whether an earlier run in `folder` will be deleted first.
 
     Raises:
-        ValueError: they do not fit.
+        ValueError: the checkpoints do not fit.
     """
     there = find_checkpoints(folder)
     wanted = kept_steps(checkpoint_steps(train, samples), train.keep_last, train.keep_every)
     coming = wanted if overwrite else sorted(set(wanted) - {step_of(path) for path in there})
-    # If old ones are deleted, the new one is written first.
+    # If old checkpoints are deleted, the new one is written first, so one more file has to fit.
     count = len(coming) + (train.keep_last is not None and len(coming) > 0)
     place = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
     free = shutil.disk_usage(place).free + (sum(path.stat().st_size for path in there) if overwrite else 0)
@@ -65,5 +68,5 @@ def require_space(folder: Path, train: TrainConfig, samples: int, trained_parame
 
 
 def size_text(count: float) -> str:
-    """Readable number of bytes."""
+    """Format a number of bytes with a readable unit."""
     return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.2f} MB"

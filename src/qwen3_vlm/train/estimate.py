@@ -1,4 +1,4 @@
-"""Estimated cost of a run: disk and memory from the shapes, time from the first updates."""
+"""Estimated cost of a run: disk and memory are computed from shapes, time is measured on the first updates."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from qwen3_vlm.train.run import Run
 
 TIMED_UPDATES = 5
 _FLOATS_PER_TRAINED = 4
-"""Weight, gradient and AdamW's two running averages, float32 each."""
+"""Number of float32 values per trained parameter: weight, gradient and AdamW's two running averages."""
 
 
 def shape_lines(run: Run) -> list[str]:
-    """Steps, disk and memory as readable lines, known before the first update."""
+    """Return readable lines about steps, disk and memory, which are known before the first update."""
     settings, samples = run.config.train, len(run.train_set)
     steps = checkpoint_steps(settings, samples)
     kept = kept_steps(steps, settings.keep_last, settings.keep_every)
@@ -39,9 +39,9 @@ def shape_lines(run: Run) -> list[str]:
 
 
 def time_line(run: Run) -> str:
-    """Run the first updates and estimate how long all of them will take.
+    """Run the first updates and return a line with the estimated time of all updates.
 
-    Nothing is written, but the connector has changed: only for `--dry-run`, which ends here.
+    Nothing is written, but the updates change the connector. Only `--dry-run` may call this, because it ends here.
     """
     timed = first_updates(run, TIMED_UPDATES)
     # The first update is slower because it initialises kernels and caches.
@@ -55,5 +55,5 @@ def time_line(run: Run) -> str:
 
 
 def total_updates(run: Run) -> int:
-    """Optimizer updates of the whole run."""
+    """Return the number of optimizer updates in the whole run."""
     return run.config.train.epochs * len(run.plan(0))

@@ -1,7 +1,7 @@
-"""The frozen tower's features kept in a mapped file: it runs once per image instead of once per epoch.
+"""A cache for the frozen tower's features, so that the tower runs once per image instead of once per epoch.
 
-The file has no name and is on the disk of the run; its pages belong to the page cache, so that memory in use does not
-grow with the number of images. The features of a sample are copied into its batch.
+The features are in a memory-mapped file without a name on the disk of the run. Its pages belong to the page cache, so
+memory in use does not grow with the number of images. The features of a sample are copied into its batch.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from qwen3_vlm.models.vlm import VLM
 
 _ENCODE_BATCH = 64
 _SHARE_OF_FREE = 0.5
-"""Share of the free space that an automatic cache may take, because the checkpoints still have to be written."""
+"""Largest share of the free disk space that an automatic cache may take. The checkpoints need space, too."""
 
 
 class CachedDataset:
     """A data set whose samples carry tower features instead of pixels."""
 
     def __init__(self, dataset: Dataset, features_NPV: Tensor, hashes: list[str], rejects: dict[int, Reject]) -> None:
-        """Wrap `dataset`; features and hashes by position, rejects for the positions that have none."""
+        """Wrap `dataset`. Features and hashes are ordered by position; rejects are for positions without features."""
         self.dataset, self.features_NPV, self.hashes, self.rejects = dataset, features_NPV, hashes, rejects
         self.lengths = dataset.lengths
 
     def __len__(self) -> int:
-        """Number of positions, including rejected ones."""
+        """Return the number of positions, including rejected ones."""
         return len(self.dataset)
 
     def __getitem__(self, position: int) -> Sample | Reject:
-        """The sample with its features, or why there is none."""
+        """Return the sample with its features, or the reason why there is none."""
         if position in self.rejects:
             return self.rejects[position]
         features_PV = self.features_NPV[position]
@@ -48,7 +48,10 @@ class CachedDataset:
 
 
 def wants_cache(config: DataConfig, vlm: VLM, images: int, folder: Path) -> bool:
-    """Whether `data.cache_features` asks for a cache of this many images, and if it is `auto`, there is room for it."""
+    """Whether to cache the features of this many images, according to `data.cache_features`.
+
+    If the setting is `auto`, the cache must be within `data.cache_gb` and take at most half of the free disk space.
+    """
     if config.cache_features == "auto":
         size = cache_gb(vlm, images)
         return size <= config.cache_gb and size * 1e9 < _SHARE_OF_FREE * free_bytes(folder)
@@ -56,20 +59,20 @@ def wants_cache(config: DataConfig, vlm: VLM, images: int, folder: Path) -> bool
 
 
 def cache_gb(vlm: VLM, images: int) -> float:
-    """Size of a feature cache in gigabytes."""
+    """Return the size of a feature cache in gigabytes."""
     value = next(vlm.tower.parameters()).element_size()
     return images * vlm.tower.patches * vlm.tower.width * value / 1e9
 
 
 def cache_features(vlm: VLM, dataset: Dataset, label: str, folder: Path, hidden: bool = False) -> CachedDataset:
-    """Run the tower once over a data set.
+    """Run the tower once over a data set and cache its features.
 
     Args:
         vlm: the model; only its tower is used.
-        dataset: what to encode.
-        label: shown on the progress bar.
-        folder: of the run; it need not exist yet, and no file will be visible in it.
-        hidden: show no bar (ranks other than the first).
+        dataset: the samples to encode.
+        label: text shown on the progress bar.
+        folder: the folder of the run; it need not exist yet, and no file will be visible in it.
+        hidden: whether to hide the progress bar (on all ranks other than the first).
 
     Returns:
         The data set with features in the tower's dtype, on the CPU. Unreadable images are kept as rejects.
@@ -86,7 +89,7 @@ def cache_features(vlm: VLM, dataset: Dataset, label: str, folder: Path, hidden:
         for start, items in _read_ahead(dataset):
             rejects |= {p: item for p, item in items.items() if isinstance(item, Reject)}
             usable = {p: item for p, item in items.items() if isinstance(item, Sample)}
-            features_BPV = torch.zeros(len(items), *shape, dtype=dtype)  # the place of a reject stays empty
+            features_BPV = torch.zeros(len(items), *shape, dtype=dtype)  # the features of a reject stay zero
             if usable:
                 batch = collate(list(usable.values()), pad_id=0)
                 features_BPV[[p - start for p in usable]] = vlm.features(batch).cpu()
@@ -98,7 +101,10 @@ def cache_features(vlm: VLM, dataset: Dataset, label: str, folder: Path, hidden:
 
 
 def _read_ahead(dataset: Dataset) -> Iterator[tuple[int, dict[int, Sample | Reject]]]:
-    """Batches of items by position; the next one is read in a second thread while the tower works on this one."""
+    """Yield batches of items by position.
+
+    While the tower processes one batch, a second thread reads the next one.
+    """
 
     def read(start: int) -> dict[int, Sample | Reject]:
         return {p: dataset[p] for p in range(start, min(start + _ENCODE_BATCH, len(dataset)))}

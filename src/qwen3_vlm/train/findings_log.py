@@ -1,4 +1,4 @@
-"""The findings that a run has recorded: findings.jsonl."""
+"""Writing and reading findings.jsonl, the findings that a run has recorded."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ FINDINGS_NAME = "findings.jsonl"
 
 @dataclass(frozen=True)
 class _Found:
-    """A line of findings.jsonl."""
+    """One line of findings.jsonl."""
 
     step: int
     forced: bool
-    """An error that `--force` ignored."""
+    """Whether the finding is an error that `--force` ignored."""
     finding: Finding
 
 
@@ -27,12 +27,12 @@ forget_findings = _LOG.forget
 
 
 def write_findings(folder: Path, findings: Sequence[Finding], step: int, forced: bool = False) -> None:
-    """Add findings of a run; `forced` marks errors that `--force` ignored."""
+    """Append findings of a run to the file; `forced` marks errors that `--force` ignored."""
     _LOG.append(folder, *(_Found(step, forced and f.severity == "error", f) for f in findings))
 
 
 def read_findings(folder: Path) -> list[Finding]:
-    """The findings that a run recorded, oldest first.
+    """Return the findings that a run recorded, oldest first.
 
     Raises:
         ValueError: a line is not a finding.
@@ -41,5 +41,5 @@ def read_findings(folder: Path) -> list[Finding]:
 
 
 def read_forced(folder: Path) -> list[str]:
-    """Codes of the errors that `--force` went past, each once."""
+    """Return the codes of the errors that `--force` ignored, without repeats."""
     return list(dict.fromkeys(found.finding.code for found in _LOG.read(folder) if found.forced))

@@ -1,4 +1,4 @@
-"""External causes that stop a run, reported in one line: signals, lack of memory, processes that die."""
+"""Reports external causes that stop a run in one line: signals, lack of memory, processes that end unexpectedly."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ Stage = Literal["loading", "caching", "training", "evaluating"]
 
 @dataclass(frozen=True)
 class Sizes:
-    """The settings that decide how much memory a run takes."""
+    """The settings that determine how much memory a run needs."""
 
     precision: str
-    """model.precision."""
+    """The setting model.precision."""
     micro: int
-    """Samples per forward pass in training."""
+    """Number of samples per forward pass in training."""
     scored: int
-    """Samples per forward pass in scoring, ablation.batch_size."""
+    """Number of samples per forward pass in scoring, from ablation.batch_size."""
     max_seq_len: int
-    """Tokens per sequence."""
+    """Largest number of tokens per sequence."""
 
 
 class Interrupt:
-    """Whether Ctrl-C, or SIGTERM, which a machine sends before it shuts down, has requested this process to stop."""
+    """Whether a signal has asked this process to stop: Ctrl-C, or the SIGTERM that a machine sends before shutdown."""
 
     def __init__(self) -> None:
-        """No stop was requested yet."""
+        """Start in the state in which no stop has been requested."""
         self.asked = False
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """First signal: finish the update, save, stop. Second: stop at once."""
+        """Handle signals. The first makes the run finish its update, save and stop; the second stops it at once."""
 
         def note(number: int, frame: FrameType | None) -> None:
             if self.asked:
@@ -51,7 +51,7 @@ class Interrupt:
 
         try:
             previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread (a notebook, a test): leave signals alone
+        except ValueError:  # not in the main thread (a notebook, a test), where signals cannot be handled
             yield
             return
         try:
@@ -63,10 +63,10 @@ class Interrupt:
 
 @contextmanager
 def memory_explained(sizes: Sizes, stage: Stage) -> Iterator[None]:
-    """Report which setting to change if memory runs out.
+    """If memory runs out, report which setting to change.
 
     Raises:
-        ValueError: in place of an out-of-memory error.
+        ValueError: memory ran out; this replaces the original error.
     """
     try:
         yield
@@ -96,7 +96,7 @@ def _what_would_fit(sizes: Sizes, stage: Stage) -> str:
 
 @contextmanager
 def ranks_watched(accelerator: Accelerator) -> Iterator[None]:
-    """Turn the communication errors caused by a dead process into one line.
+    """Replace the communication errors that follow the end of another process by a one-line error.
 
     Raises:
         RankLostError: another process of this job ended or was killed.

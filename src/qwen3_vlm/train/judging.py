@@ -1,4 +1,7 @@
-"""How a run handles faults: checks before the first update, between updates and at the end; reports them; stops."""
+"""How a run handles faults: when it checks for them, how it reports them, and when it stops.
+
+Checks take place before the first update, between updates and at the end.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ from qwen3_vlm.train.watch import end_findings, never_opened
 
 
 def look_before(run: Run) -> list[Finding]:
-    """The preflight of a run, with its optimizer and its feature cache; on the main process, nothing on the others."""
+    """Run the preflight of a run and check its optimizer and its feature cache.
+
+    Only the main process does this; the other processes return an empty list.
+    """
     if not run.accelerator.is_main_process:
         return []
     flight = preflight(run.prepared, run.vlm, progress=lambda total: progress_bar(total, "preflight", "row"))
@@ -31,7 +37,7 @@ def look_before(run: Run) -> list[Finding]:
         *order_findings(len(run.train_set), run.plan(0)),
     ]
     if flight.pairing is not None:
-        found += diagnose_pairing(flight.pairing, ignored=False)  # nothing is trained yet that could ignore pictures
+        found += diagnose_pairing(flight.pairing, ignored=False)  # no trained connector could ignore pictures yet
     if run.train_set is not run.prepared.train and flight.batch:
         found += cache_findings(run.vlm, run.train_set, run.prepared.train)
     if isinstance(run.train_set, CachedDataset) and isinstance(run.eval_set, CachedDataset):
@@ -41,14 +47,14 @@ def look_before(run: Run) -> list[Finding]:
 
 
 def look_after(run: Run) -> list[Finding]:
-    """`end_findings` of a run; on the main process, nothing on the others."""
+    """Return `end_findings` of a run on the main process, and an empty list on the others."""
     if not run.accelerator.is_main_process:
         return []
     return end_findings(run.vlm, run.eval_set, run.prepared.inputs.pad_id, read_looks(run.folder))
 
 
 def note(run: Run, found: Sequence[Finding], force: bool) -> None:
-    """Record findings with the run, and report the errors and warnings among them."""
+    """Record findings in the folder of the run, and report the errors and warnings among them."""
     if run.accelerator.is_main_process:
         write_findings(run.folder, found, run.step, force)
         for f in found:
@@ -57,13 +63,13 @@ def note(run: Run, found: Sequence[Finding], force: bool) -> None:
 
 
 def note_non_finite(run: Run, error: NonFiniteError, step: int) -> None:
-    """Record which value was not finite; the run stops."""
+    """Record which value was not finite, before the run stops."""
     if run.accelerator.is_main_process:
         write_findings(run.folder, [finding("non-finite", error.message, error.fix, step=step)], step)
 
 
 def watch_update(run: Run, grad_norm: float, learning_rate: float) -> None:
-    """After an update.
+    """Run the checks that follow an update.
 
     Raises:
         FaultsFoundError: see `Watch.after_update`.
@@ -73,7 +79,7 @@ def watch_update(run: Run, grad_norm: float, learning_rate: float) -> None:
 
 
 def watch_epoch(run: Run) -> None:
-    """After an epoch.
+    """Run the checks that follow an epoch.
 
     Raises:
         FaultsFoundError: see `Watch.after_epoch`.
@@ -83,9 +89,9 @@ def watch_epoch(run: Run) -> None:
 
 
 def watch_look(run: Run) -> None:
-    """After a look in the second half of a run: report immediately that there is no gap yet.
+    """After a look in the second half of a run, report if there is no gap yet.
 
-    It is not recorded, because a gap may still develop; `look_after` decides at the end.
+    This finding is not recorded, because a gap may still develop; `look_after` decides at the end.
     """
     if run.looking is None or not run.looking.steps[-1] / 2 <= run.step < run.looking.steps[-1]:
         return
@@ -103,10 +109,10 @@ def _act(run: Run, found: list[Finding], force: bool) -> None:
 
 
 def stop_on_errors(findings: Sequence[Finding], force: bool) -> None:
-    """End a run on errors.
+    """Stop a run if there are errors among its findings.
 
     Raises:
-        FaultsFoundError: an error among `findings`, unless `force` is set.
+        FaultsFoundError: `findings` contains an error and `force` is not set.
     """
     errors = [f for f in findings if f.severity == "error"]
     if errors and not force:

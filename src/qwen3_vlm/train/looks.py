@@ -1,16 +1,18 @@
-"""Looks during training: a few fixed held-out samples, scored with their own pictures, with others, with zeros.
+"""Looks during training: a few fixed held-out samples are scored with their own pictures, other pictures, and zeros.
 
-A look shows when the connector begins to carry the picture, long before the loss shows it. It is an indication, not
-check 1: 16 samples, and no verdict. The standing of its two gaps is decided here, once, when it is taken: that of
-shuffled against the margin of check 1, that of zeros against 0, with bounds at a level that all looks of the run share.
-How reliable that bound on errors is with 16 samples: `onset`.
+A look shows when the connector begins to carry the picture, long before the loss shows it. It is an indication and does
+not replace check 1: it uses only 16 samples and gives no verdict. The standing of its two gaps is decided here, once,
+when the look is taken. The gap to shuffled pictures is compared with the margin of check 1 and the gap to zeros with 0,
+with bounds at a confidence level that all looks of the run share. `onset` describes how reliable these bounds are with
+16 samples.
 
-No look changes a weight or uses a random generator of the training, so that a run with looks is bitwise equal to the
-run without. Only the main process takes them; the others wait at the next sum over processes.
+A look changes no weight and uses no random generator of the training, so a run with looks is bitwise equal to the
+same run without them. Only the main process takes looks; the others wait at the next sum over processes.
 
-Cost. A look scores each of 16 captions with 8 pictures, every picture read once, and once with zeros: for the
-embedded trial about 2,450 tokens forward, the work of 40 trained samples (24 tokens forward and back each, and the
-connector). `log` takes one look per 1,000 trained samples at most, so that looks stay below a twentieth of a run.
+Cost: a look scores each of 16 captions with 8 pictures and once with zeros. Every picture is read only once. In the
+embedded trial this is a forward pass of about 2,450 tokens, as much work as training on 40 samples (a forward and a
+backward pass of 24 tokens each, and the connector). With `log` there is at most one look per 1,000 trained samples, so
+that looks take less than a twentieth of a run.
 """
 
 from __future__ import annotations
@@ -37,23 +39,23 @@ LOOKS_NAME = "looks.jsonl"
 SAMPLES, IMAGES, MOST_LOOKS = 16, 8, 7
 TRAINED_PER_LOOK = 1000
 _SEARCHED = 64
-"""Number of held-out samples among which 16 with a readable image are searched."""
+"""Number of held-out samples that are searched for 16 with a readable image."""
 _PAIRS_AT_ONCE = 64
 _LAST_DIGITS = 1e-5
-"""Share of a caption's loss: a smaller difference is rounding between `pair_nll` and `nll` in float32 (measured
-3e-8)."""
+"""Share of a caption's loss. A smaller difference between `pair_nll` and `nll` is float32 rounding (3e-8 was
+measured)."""
 
 
 def look_steps(every: str | int, total_steps: int, samples: int) -> list[int]:
-    """At or after which steps to look.
+    """Return the steps at which looks are due; a look is taken at the end of the update that reaches the step.
 
     Args:
         every: `train.ablate_every`: off, log, or a number of steps.
         total_steps: the last step of the run.
-        samples: samples trained over all epochs.
+        samples: number of samples trained on over all epochs.
 
     Returns:
-        Increasing steps; with `log` each is half of the next, the last is the end.
+        Steps in increasing order. With `log`, each step is half of the next one, and the last one is `total_steps`.
     """
     if every == "off":
         return []
@@ -69,18 +71,18 @@ class Looking:
 
     steps: list[int]
     batch: Batch
-    """The samples, with the frozen tower's features."""
+    """The samples, with the features of the frozen tower."""
     donors_SK: IntArray
-    """The other pictures that each caption is scored with."""
+    """The samples whose pictures each caption is also scored with."""
     pairs_P2: IntArray
     images_S: IntArray
-    """A number for each distinct picture among the samples: the clusters of both gaps."""
+    """For each sample, a number that identifies its picture. Samples with one picture form a cluster in both gaps."""
     margin: float
-    """What the gap to wrong pictures must exceed, nats per label token: that of check 1."""
+    """Margin of check 1 in nats per label token, which the gap to wrong pictures must exceed."""
 
     @property
     def k(self) -> int:
-        """Pictures per caption, the own one included."""
+        """Number of pictures per caption, including its own."""
         return int(self.donors_SK.shape[1]) + 1
 
     def due(self, before: int, step: int) -> bool:
@@ -89,7 +91,7 @@ class Looking:
 
     @torch.no_grad()
     def look(self, vlm: VLM, step: int) -> Look | None:
-        """Score the samples; None if a loss is not finite."""
+        """Score the samples and return the look; None if a loss is not finite."""
         began = time.monotonic()
         visual = vlm.encode(self.batch)
         samples = self.batch.samples
@@ -135,15 +137,15 @@ def shuffled_gap(
     margin: float,
     looks: int,
 ) -> tuple[Estimate, Stand]:
-    """The gap to wrong pictures at one look, and its standing.
+    """Return the gap to wrong pictures at one look, and its standing.
 
     Args:
-        differences_SK: loss with each wrong picture minus that with the own one, nats per caption.
-        tokens_S: label tokens of each caption.
-        images_S: a number for each distinct picture.
-        donors_SK: whose pictures the wrong ones are.
-        margin: nats per label token.
-        looks: of the whole run; each bound is at the level that they share.
+        differences_SK: loss with each wrong picture minus the loss with the caption's own picture, nats per caption.
+        tokens_S: number of label tokens of each caption.
+        images_S: for each sample, a number that identifies its picture.
+        donors_SK: the samples that the wrong pictures belong to.
+        margin: the margin in nats per label token.
+        looks: number of looks in the whole run, which share the confidence level of the bounds.
     """
     found = Pairs.of(differences_SK, tokens_S, images_S, donors_SK).estimate()
     level = shared_level(looks)
@@ -154,11 +156,11 @@ def start_looking(steps: list[int], vlm: VLM, source: SampleSource, margin: floa
     """Choose the samples of a run's looks; None if there are no samples or no steps.
 
     Args:
-        steps: after which to look.
+        steps: the steps at which looks are due.
         vlm: the model; its tower runs once over the samples.
         source: the held-out set.
         margin: `ablation.margin_shuffled`.
-        seed: draws the other pictures.
+        seed: the seed for drawing the other pictures.
     """
     chosen = _choose(source) if steps else []
     if not chosen:
@@ -176,7 +178,7 @@ def start_looking(steps: list[int], vlm: VLM, source: SampleSource, margin: floa
 
 
 def _choose(source: SampleSource) -> list[Sample]:
-    """The first held-out samples that can be scored."""
+    """Return the first held-out samples that can be scored."""
     chosen: list[Sample] = []
     for position in range(min(_SEARCHED, len(source))):
         if len(chosen) == SAMPLES:
@@ -188,7 +190,7 @@ def _choose(source: SampleSource) -> list[Sample]:
 
 
 def plan_line(looking: Looking | None, every: str | int) -> list[str]:
-    """Lines about the looks of a run before it starts; none if they are turned off."""
+    """Return lines that describe the planned looks of a run; an empty list if looks are turned off."""
     if every == "off":
         return []
     if looking is None:

@@ -32,16 +32,16 @@ from qwen3_vlm.train.update import UpdateResult, evaluate, sum_over_ranks, updat
 _TIMED_UPDATES = 20
 """Number of updates after which a run estimates its total time."""
 _NAMED = 3
-"""Rows whose image could not be read that are shown one by one."""
+"""Number of unreadable rows that are named individually; the others are only counted."""
 
 
 def run_epoch(run: Run) -> None:
-    """Train the rest of the current epoch, log it, and save.
+    """Train for the rest of the current epoch, log the epoch, and save a checkpoint.
 
     Raises:
         NonFiniteError: a loss or gradient is NaN or infinite.
-        FaultsFoundError: a parameter that should change does not, or one that should not change does.
-        KeyboardInterrupt: Ctrl-C was pressed; everything so far is saved.
+        FaultsFoundError: a parameter that should change does not change, or a frozen one changes.
+        KeyboardInterrupt: Ctrl-C was pressed; the state after the last update is saved.
     """
     settings, progress = run.config.train, run.progress
     windows = run.plan(progress.epoch)
@@ -95,7 +95,10 @@ def _update(run: Run, batches: list[Batch], step: int) -> UpdateResult:
 
 
 def first_updates(run: Run, count: int) -> list[float]:
-    """Seconds of each of the first `count` updates, including reading of the images; nothing is saved or logged."""
+    """Run the first `count` updates and return the seconds that each took, including reading the images.
+
+    Nothing is saved or logged.
+    """
     windows = run.plan(0)[:count]
     seconds, began = [], time.monotonic()
     for window, batches in zip(windows, _read(run, windows), strict=True):
@@ -107,10 +110,10 @@ def first_updates(run: Run, count: int) -> list[float]:
 
 
 def name_unread(run: Run, rejects: Iterable[Reject]) -> None:
-    """Name the first training rows that could not be read, count all, and stop if there are too many.
+    """Name the first training rows that could not be read, count all of them, and stop if there are too many.
 
     Raises:
-        ValueError: more than `data.max_rejected` of the training rows are unusable.
+        ValueError: the share of unusable training rows is above `data.max_rejected`.
     """
     for reject in rejects:
         if reject.row not in run.unread and len(run.unread) < _NAMED and run.accelerator.is_main_process:
@@ -122,17 +125,17 @@ def name_unread(run: Run, rejects: Iterable[Reject]) -> None:
 
 
 def judge_held_out(run: Run, rejects: Iterable[Reject]) -> None:
-    """The same rule for the held-out rows.
+    """Stop if too many held-out rows could not be read.
 
     Raises:
-        ValueError: more than `data.max_rejected` of them are unusable.
+        ValueError: the share of unusable held-out rows is above `data.max_rejected`.
     """
     unusable = [*run.prepared.rejects["eval"], *rejects]
     judge_rejects(unusable, len(run.prepared.split.eval), run.config.data.max_rejected, "held-out")
 
 
 def _advance(run: Run, batches: int, result: UpdateResult) -> bool:
-    """Count an update; True if a checkpoint was due at one of its steps."""
+    """Count an update, and return whether a checkpoint was due at one of its steps."""
     before, run.step, run.updates = run.step, run.step + batches, run.updates + 1
     run.progress.batches += batches
     run.progress.nll += result.nll
@@ -143,7 +146,7 @@ def _advance(run: Run, batches: int, result: UpdateResult) -> bool:
 
 
 def _look(run: Run, before: int) -> None:
-    """Take a look if one is due. It precedes the save of its step, so that a checkpoint never lacks its look."""
+    """Take a look if one is due. This happens before the step is saved, so that a checkpoint never lacks its look."""
     if run.looking is None or not run.looking.due(before, run.step):
         return
     with memory_explained(run.sizes, "evaluating"):
@@ -159,7 +162,10 @@ def _look(run: Run, before: int) -> None:
 
 
 def _stop_asked(run: Run) -> bool:
-    """Whether any rank was asked to stop: all must stop at the same update, otherwise the others would wait forever."""
+    """Whether any rank was asked to stop.
+
+    All ranks must stop at the same update, because a rank that continued would wait forever for the others.
+    """
     return sum_over_ranks(run.accelerator, [float(run.interrupt.asked)])[0] > 0
 
 
@@ -169,7 +175,7 @@ def _stop_if(stop: bool, run: Run) -> None:
 
 
 def _windows_of(windows: list[Window], batches: int) -> int:
-    """How many whole windows `batches` batches are; saves happen at window ends only."""
+    """Return how many whole windows `batches` batches fill. Checkpoints are saved only at the end of a window."""
     count, seen = 0, 0
     while seen < batches:
         seen += len(windows[count])
@@ -179,17 +185,18 @@ def _windows_of(windows: list[Window], batches: int) -> int:
 
 
 def _read(run: Run, windows: list[Window]) -> Iterator[list[Batch]]:
-    """This rank's micro-batches, window by window, read ahead by `data.workers` processes."""
+    """Yield this rank's micro-batches for each window; `data.workers` processes read ahead."""
     settings, accelerator = run.config.train, run.accelerator
     size = settings.micro_batch_size or settings.batch_size
     lengths = run.train_set.lengths
     plans = [micro_batches(w, lengths, size, accelerator.process_index, accelerator.num_processes) for w in windows]
     loader: DataLoader[Batch] = DataLoader(
-        run.train_set,  # type: ignore[arg-type]  # map-style by duck typing; DataLoader wants its own base class
+        run.train_set,  # type: ignore[arg-type]  # map-style, but not a subclass of torch's Dataset
         batch_sampler=[positions for plan in plans for positions in plan],
         collate_fn=partial(collate, pad_id=run.prepared.inputs.pad_id),
         num_workers=run.config.data.workers,
-        # Its own generator: otherwise creating the iterator would use the global one, and a resumed run would differ.
+        # A separate generator: creating the iterator would otherwise draw from the global one, and a resumed run would
+        # differ.
         generator=torch.Generator().manual_seed(run.config.seed),
     )
     stream = iter(loader)
@@ -198,7 +205,11 @@ def _read(run: Run, windows: list[Window]) -> Iterator[list[Batch]]:
 
 
 def _close_epoch(run: Run, last_lr: float, grad_norm: float) -> tuple[Reject, ...]:
-    """Evaluate, write the record, print the line, and step to the next epoch; held-out rows that were not read."""
+    """Evaluate, write the record, print the line, and go to the next epoch.
+
+    Returns:
+        The held-out rows that could not be read.
+    """
     config, progress, stats = run.config, run.progress, run.progress.stats
     with memory_explained(run.sizes, "evaluating"):
         held_out = evaluate(
@@ -244,7 +255,7 @@ def _close_epoch(run: Run, last_lr: float, grad_norm: float) -> tuple[Reject, ..
 
 
 def save(run: Run) -> None:
-    """Write checkpoint_<step>.pt; only the main process writes, all wait."""
+    """Write checkpoint_<step>.pt. Only the main process writes the file, and all processes wait for it."""
     if run.accelerator.is_main_process:
         payload: Payload = {
             **connector_state(run.vlm.connector),
@@ -271,7 +282,7 @@ def _versions() -> dict[str, str]:
 
 
 def peak_memory_gb() -> float:
-    """Largest resident memory of this process so far; on a GPU, its largest allocation."""
+    """Return the peak memory in GB: allocated memory on a GPU, otherwise resident memory of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

@@ -1,4 +1,4 @@
-"""What a run prepares before its first update: an optimizer, an order of the rows, and perhaps cached features."""
+"""Checks of what a run prepares before its first update: optimizer, order of the rows, and cached features, if any."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CACHED = 4
 
 
 def order_findings(size: int, windows: Sequence[Window]) -> list[Finding]:
-    """Does an epoch of these windows read every one of `size` training rows once?"""
+    """Check that an epoch of these windows reads each of `size` training rows exactly once."""
     counts = Counter(position for window in windows for batch in window for position in batch)
     if counts == Counter(range(size)):
         return []
@@ -42,7 +42,7 @@ def order_findings(size: int, windows: Sequence[Window]) -> list[Finding]:
 
 
 def optimizer_findings(vlm: VLM, optimizer: torch.optim.Optimizer) -> list[Finding]:
-    """Does the optimizer hold every parameter of the connector, and no other?"""
+    """Check that the optimizer holds every parameter of the connector and no other parameter."""
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     own = dict(vlm.connector.named_parameters())
     absent = [name for name, p in own.items() if id(p) not in held]
@@ -74,7 +74,7 @@ def optimizer_findings(vlm: VLM, optimizer: torch.optim.Optimizer) -> list[Findi
 
 
 def _kept_gradients(vlm: VLM, optimizer: torch.optim.Optimizer) -> list[Finding]:
-    """Does `zero_grad` take gradients away? Tried on gradients of zeros, so that nothing remains."""
+    """Check that `zero_grad` removes gradients. The test sets gradients of zeros, so it has no lasting effect."""
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     tried = [p for p in vlm.connector.parameters() if id(p) in held and p.grad is None]
     for parameter in tried:
@@ -99,7 +99,7 @@ def _kept_gradients(vlm: VLM, optimizer: torch.optim.Optimizer) -> list[Finding]
 
 @torch.no_grad()
 def cache_findings(vlm: VLM, cached: SampleSource, dataset: Dataset) -> list[Finding]:
-    """Do cached features belong to their images? The tower is run again on a few samples."""
+    """Check that cached features belong to their images, by running the tower again on a few samples."""
     pairs = [(cached[p], dataset[p]) for p in spread(_CACHED, len(dataset))]
     both = [(a, b) for a, b in pairs if isinstance(a, Sample) and isinstance(b, Sample)]
     if len(both) < 2:
@@ -112,7 +112,7 @@ def cache_findings(vlm: VLM, cached: SampleSource, dataset: Dataset) -> list[Fin
         return []
     b = int(apart_B.argmax())
     swapped = _rows_of_others(kept_BPV, fresh_BPV)
-    # Features that differ from sample to sample come from images, if not from their own.
+    # Features that differ between samples were computed from images, although perhaps not from the right ones.
     of_images = float((kept_BPV - kept_BPV[:1]).norm()) > 0.1 * float((fresh_BPV - fresh_BPV[:1]).norm())
     if of_images and not swapped and _still_own(kept_BPV, fresh_BPV):
         return [
@@ -147,17 +147,17 @@ def cache_findings(vlm: VLM, cached: SampleSource, dataset: Dataset) -> list[Fin
 
 
 def _still_own(kept_BPV: Tensor, fresh_BPV: Tensor) -> bool:
-    """Whether features are most like those of their own image, when compared with the other images tried."""
+    """Whether the features of each sample are more similar to those of its own image than to those of the others."""
     kept, fresh = (F.normalize((x - x.mean(0)).flatten(1), dim=1) for x in (kept_BPV, fresh_BPV))
     likeness_BB = kept @ fresh.T
     return bool((likeness_BB.argmax(dim=1) == torch.arange(len(kept))).all() and likeness_BB.diagonal().min() > 0.7)
 
 
 def _rows_of_others(got_BX: Tensor, own_BX: Tensor) -> dict[int, int]:
-    """Rows of `got` that are nearer to another row of `own` than to their own, with that other row.
+    """Return the rows of `got` that are nearer to another row of `own` than to their own, mapped to that other row.
 
-    A row counts only if the other one is clearly nearer: if all rows are nearly equal, rounding decides which is
-    nearest, and nothing is reported.
+    A row counts only if the other one is clearly nearer. If all rows are nearly equal, rounding decides which is
+    nearest, and no row is returned.
     """
     distances_BB = torch.cdist(got_BX.flatten(1).float()[None], own_BX.flatten(1).float()[None])[0]
     nearest_B = distances_BB.argmin(dim=1)

@@ -1,4 +1,4 @@
-"""Resuming or restarting a run: what is found in `output_dir`, what is rejected, what is deleted."""
+"""Resuming or restarting a run: inspects `output_dir`, rejects what does not fit, and deletes old files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _OF_A_RUN = (
     "blind_*.pt",
 )
 _NEEDED = ("config", "optimizer", "rng", "progress", "step", "updates")
-# Location and speed of a run and which checkpoints it keeps: none of these affects the weights.
+# Settings for the location and speed of a run and for the checkpoints it keeps. None of them affects the weights.
 _FREE = {
     "output_dir",
     "threads",
@@ -69,11 +69,11 @@ def find_resumption(config: Config, resume: bool, overwrite: bool) -> Resumption
     """Inspect `output_dir` without changing it.
 
     Returns:
-        The newest checkpoint if `resume` is set and there is one, None for a run from the beginning.
+        The newest checkpoint if `resume` is set and there is one; None if the run starts from the beginning.
 
     Raises:
-        ValueError: a run exists and neither `resume` nor `overwrite` is set; both are; the checkpoint cannot be
-            read, or belongs to another config.
+        ValueError: a run exists and neither `resume` nor `overwrite` is set; both are set; or the checkpoint cannot
+            be read or belongs to another config.
     """
     folder = Path(config.output_dir)
     if resume and overwrite:
@@ -97,7 +97,7 @@ def restore(run: Run, resumption: Resumption) -> None:
     """Restore a run to the state of its checkpoint.
 
     Raises:
-        ValueError: the checkpoint does not fit: other backbones, another shape, values that are not finite.
+        ValueError: the checkpoint has other backbones or another shape, or contains values that are not finite.
     """
     payload, path = resumption.payload, resumption.path
     refuse_other_backbones(payload, backbone_identities(run.config.model, run.vlm), path)
@@ -113,10 +113,10 @@ def restore(run: Run, resumption: Resumption) -> None:
 
 
 def verify(run: Run, resumption: Resumption) -> None:
-    """After `restore`: is this run bitwise in the state of the checkpoint?
+    """Check after `restore` that the state of this run is bitwise equal to that of the checkpoint.
 
     Raises:
-        NamedInputError: weights, optimizer, random numbers, counts or data are not those of the checkpoint.
+        NamedInputError: weights, optimizer, random generators, counts or data differ from those of the checkpoint.
     """
     payload, windows = resumption.payload, run.plan(0)
     batches, epoch, done = sum(map(len, windows)), run.progress.epoch, run.progress.batches
@@ -151,7 +151,7 @@ def verify(run: Run, resumption: Resumption) -> None:
 
 
 def _same(now: object, then: object) -> bool:
-    """Bitwise equal, on any device; parts that both lack are equal."""
+    """Whether two states are bitwise equal on any device. A part that is missing from both counts as equal."""
     if isinstance(then, torch.Tensor):
         return isinstance(now, torch.Tensor) and torch.equal(now.detach().cpu(), then.cpu().to(now.dtype))
     if isinstance(then, dict):
@@ -161,7 +161,7 @@ def _same(now: object, then: object) -> bool:
 
 
 def clear_folder(folder: Path, resumption: Resumption | None, overwrite: bool) -> None:
-    """Delete incomplete files, and everything of an earlier run if it is overwritten."""
+    """Delete incomplete files; if an earlier run is overwritten, delete all of its files."""
     # [Contract] Temporary files of an atomic write begin with a dot and the name of the file they are for.
     for pattern in (*_OF_A_RUN, "config.yaml", "split.json"):
         for path in folder.glob(f".{pattern}.*"):
@@ -171,7 +171,7 @@ def clear_folder(folder: Path, resumption: Resumption | None, overwrite: bool) -
         forget_looks(folder, resumption.payload["step"])
         forget_findings(folder, resumption.payload["step"])
         return
-    # A log without a checkpoint is from a run that was killed before its first save.
+    # If there are logs but no checkpoint, a run was killed before its first save.
     for pattern in _OF_A_RUN if overwrite else (LOG_NAME, LOOKS_NAME, FINDINGS_NAME):
         for path in folder.glob(pattern):
             path.unlink()
@@ -180,13 +180,13 @@ def clear_folder(folder: Path, resumption: Resumption | None, overwrite: bool) -
 
 
 def _refuse_other_config(config: Config, payload: Payload, path: Path) -> None:
-    """A resumed run must be the same run."""
+    """Reject a checkpoint whose config differs in a setting that affects the weights."""
     if "optimizer" not in payload:
         raise ValueError(f"{path}: contains only a connector (the older format); it can be scored but not resumed")
     missing = [key for key in _NEEDED if key not in payload]
     if missing:
         raise ValueError(f"{path}: expected {', '.join(_NEEDED)}, it lacks {', '.join(missing)}; take an older one")
-    # Settings that did not exist in the checkpoint's version behaved like their current default.
+    # A setting that did not exist in the checkpoint's version has the effect of its current default.
     old = flatten(Config().model_dump(mode="json")) | flatten(config_tree(payload, path))
     new = flatten(config.model_dump(mode="json"))
     differ = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and k not in _FREE]

@@ -1,4 +1,4 @@
-"""A training run between two updates: all that the loop, the looks and the checkpoints share."""
+"""The state of a training run between two updates, which the loop, the looks and the checkpoints share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from qwen3_vlm.train.watch import Watch
 
 @dataclass
 class Run:
-    """A training run between two updates."""
+    """The state of a training run between two updates."""
 
     config: Config
     prepared: Prepared
@@ -38,34 +38,37 @@ class Run:
     updates: int = 0
     interrupt: Interrupt = field(default_factory=Interrupt)
     looking: Looking | None = None
-    """The looks of the main process; None on the others, or without looks."""
+    """The looks; None on processes other than the main one, or if there are no looks."""
     watch: Watch | None = None
-    """What every process monitors during training; None in a dry run."""
+    """The checks that every process makes during training; None in a dry run."""
     unread: dict[int, Reject] = field(default_factory=dict)
-    """Training rows whose image could not be read so far, by row."""
+    """Training rows whose image could not be read so far, by row number."""
 
     @property
     def sizes(self) -> Sizes:
-        """Settings that affect its memory."""
+        """The settings that affect the memory of this run."""
         return sizes_of(self.config)
 
     @property
     def checkpoint(self) -> Path:
-        """The checkpoint of this step, written or not."""
+        """Path of the checkpoint of the current step, whether or not the file exists."""
         return checkpoint_path(self.folder, self.step)
 
     @property
     def folder(self) -> Path:
-        """Where everything of this run is written."""
+        """The folder for all files of this run."""
         return Path(self.config.output_dir)
 
     def plan(self, epoch: int) -> list[Window]:
-        """The order of an epoch, always the same for the same arguments."""
+        """Return the order of an epoch, which is always the same for the same epoch and config."""
         train = self.config.train
         return plan_epoch(len(self.train_set), epoch, self.config.seed, train.batch_size, train.accumulation)
 
     def data_identity(self) -> dict[str, str]:
-        """What a resumed run must read in the same order: the data files, the usable rows, the order of this epoch."""
+        """Return hashes of the data files, the usable rows and the order of this epoch.
+
+        They must be the same in a resumed run.
+        """
 
         def digest(value: object) -> str:
             return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
@@ -79,6 +82,6 @@ class Run:
 
 
 def sizes_of(config: Config) -> Sizes:
-    """The settings that affect the memory of a run."""
+    """Return the settings that affect the memory of a run."""
     micro = config.train.micro_batch_size or config.train.batch_size
     return Sizes(config.model.precision, micro, config.ablation.batch_size, config.data.max_seq_len)

@@ -14,15 +14,15 @@ from qwen3_vlm.config import TrainConfig
 _ONE_CYCLE_START, _ONE_CYCLE_END = 25.0, 250_000.0
 
 Window = list[list[int]]
-"""One optimizer update: batches of positions in the training split."""
+"""The batches of one optimizer update, each a list of positions in the training split."""
 
 
 def learning_rate(update: int, total: int, config: TrainConfig) -> float:
-    """Learning rate of update `update` (from 0) of `total`.
+    """Return the learning rate of update `update` (counted from 0) of `total`.
 
-    Warm-up is linear from lr/warm to lr. Then: constant; linear to 0; cosine, lr * (1 + cos(pi * x)) / 2; one-cycle,
-    the same cosine between lr/25, lr and lr/250000 (Smith and Topin 2018, with PyTorch's default factors; the momentum
-    is not changed).
+    The warm-up is linear from lr/warm to lr. After it, the rate is constant, falls linearly to 0, or follows the cosine
+    lr * (1 + cos(pi * x)) / 2. With one-cycle, the warm-up is a cosine, too: from lr/25 to lr, and then down to
+    lr/250000 (Smith and Topin 2018, with PyTorch's default factors; the momentum is not changed).
     """
     warm = round(config.warmup_ratio * total)
     if update < warm:
@@ -44,10 +44,10 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 
 def plan_epoch(samples: int, epoch: int, seed: int, batch_size: int, accumulation: int) -> list[Window]:
-    """The order of one epoch, as windows of batches of positions 0..samples-1.
+    """Return the order of one epoch as windows of batches of positions 0..samples-1.
 
-    Every position appears once. The last batch and the last window may be smaller: 4,900 samples in batches of 4 with
-    accumulation 4 are 1,225 batches in 307 windows.
+    Every position appears exactly once. The last batch and the last window may be smaller than the others: 4,900
+    samples in batches of 4 with accumulation 4 give 1,225 batches in 307 windows.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(samples, generator=generator).tolist()
@@ -56,10 +56,10 @@ def plan_epoch(samples: int, epoch: int, seed: int, batch_size: int, accumulatio
 
 
 def micro_batches(window: Window, lengths: list[int], size: int, rank: int = 0, world: int = 1) -> list[list[int]]:
-    """This rank's share of a window, in forward passes of at most `size` samples of similar length.
+    """Split this rank's share of a window into forward passes of at most `size` samples of similar length.
 
-    The gradient of a window does not depend on how it is split: the loss is a sum, divided once by the window's label
-    tokens over all ranks.
+    The gradient of a window does not depend on how it is split, because the loss is a sum that is divided once by the
+    number of label tokens of the window over all ranks.
     """
     positions = sorted((p for batch in window for p in batch), key=lambda p: (lengths[p], p))
     mine = positions[rank::world]

@@ -1,7 +1,6 @@
 """Stage 1 alignment: train the connector between two frozen backbones.
 
-Ends with `checkpoint_<step>.pt` in `output_dir`, where a step is one batch of `train.batch_size` samples over all
-ranks.
+The result is `checkpoint_<step>.pt` in `output_dir`. A step is one batch of `train.batch_size` samples over all ranks.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from qwen3_vlm.train.watch import Watch
 
 
 def train(config: Config, resume: bool = False, overwrite: bool = False, force: bool = False) -> Path:
-    """Like `train_run`; returns only the last checkpoint."""
+    """Do the same as `train_run`, but return only the path of the last checkpoint."""
     return train_run(config, resume, overwrite, force).checkpoint
 
 
@@ -43,20 +42,20 @@ def train_run(config: Config, resume: bool = False, overwrite: bool = False, for
     """Train the connector as `config` says, after a preflight that looks for faults.
 
     Args:
-        config: the run.
-        resume: continue from the newest checkpoint in `output_dir`, if there is one.
-        overwrite: delete the files of an earlier run in `output_dir`.
-        force: train even if a fault was found; this is recorded with the run.
+        config: the config of the run.
+        resume: whether to continue from the newest checkpoint in `output_dir`, if there is one.
+        overwrite: whether to delete the files of an earlier run in `output_dir`.
+        force: whether to train even if a fault was found; this is recorded with the run.
 
     Returns:
         The finished run, with its data and model.
 
     Raises:
-        ValueError: bad input, or `output_dir` holds a run and neither `resume` nor `overwrite` is set.
+        ValueError: the input is bad, or `output_dir` contains a run and neither `resume` nor `overwrite` is set.
         FaultsFoundError: the preflight or the watch found an error, and `force` is not set.
         NonFiniteError: a loss or gradient is NaN or infinite.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the update in progress has been finished and saved.
-        RankLostError: another process of the job is gone.
+        RankLostError: another process of the job has ended or was killed.
     """
     accelerator = start_accelerator(config.train.tracker, config.model.device, config.output_dir)
     with ranks_watched(accelerator):
@@ -82,10 +81,12 @@ def train_run(config: Config, resume: bool = False, overwrite: bool = False, for
 
 
 def rehearse(config: Config) -> None:
-    """`--dry-run`: read, load, cache, run a few updates, say what the whole run would take; nothing is written.
+    """Do a dry run (`--dry-run`): prepare the run, do a few updates, and print what the whole run would need.
+
+    Nothing is written.
 
     Raises:
-        ValueError: as `train`.
+        ValueError: for the same reasons as in `train`.
     """
     accelerator = start_accelerator(config.train.tracker, config.model.device, config.output_dir)
     with ranks_watched(accelerator):
@@ -100,9 +101,9 @@ def _say(run: Run, lines: list[str]) -> None:
 
 
 def _start(config: Config, accelerator: Accelerator, resumption: Resumption | None, overwrite: bool) -> Run:
-    """Everything before the first update, short of touching `output_dir`."""
+    """Prepare everything that is needed before the first update, without changing `output_dir`."""
     choose_device(config.model, config.threads)
-    # One rank after the other: the first may have to draw a world's images.
+    # The first rank goes before the others, because it may have to draw the images of an embedded world.
     with accelerator.main_process_first():
         prepared = prepare_data(config, Path(config.output_dir) / "split.json" if resumption else None)
     if not len(prepared.train):
@@ -117,14 +118,14 @@ def _start(config: Config, accelerator: Accelerator, resumption: Resumption | No
         lr=settings.lr,
         betas=settings.betas,
         weight_decay=settings.weight_decay,
-        fused=True,  # one kernel instead of twelve per tensor: on small connectors a tenth of the training time
+        fused=True,  # one kernel instead of twelve per tensor saves a tenth of the time on small connectors
     )
     run = Run(config, prepared, vlm, optimizer, accelerator, prepared.train, prepared.eval, EpochProgress())
     if resumption is not None:
         restore(run, resumption)
         verify(run, resumption)
     else:
-        # Nothing draws from the global generator today; if something ever does, a run still is its seed's.
+        # Nothing uses the global generator now. If something does later, a run will still depend only on its seed.
         torch.manual_seed(config.seed)
     if wants_cache(config.data, vlm, len(prepared.train) + len(prepared.eval), run.folder):
         hidden = not accelerator.is_main_process
@@ -138,7 +139,7 @@ def _start(config: Config, accelerator: Accelerator, resumption: Resumption | No
 
 
 def _prepare_looks(run: Run) -> None:
-    """Only the main process looks: nothing in a look waits for the others."""
+    """Prepare the looks on the main process alone, because nothing in a look waits for the other processes."""
     if not run.accelerator.is_main_process:
         return
     settings, samples, margin = run.config.train, len(run.train_set), run.config.ablation.margin_shuffled
@@ -150,7 +151,10 @@ def _prepare_looks(run: Run) -> None:
 
 
 def _claim_folder(run: Run, resumption: Resumption | None, overwrite: bool) -> None:
-    """From here on the folder is this run's. Only now, with all input read, is anything of an earlier run deleted."""
+    """Prepare the folder for this run.
+
+    Files of an earlier run are deleted only here, after all input has been read.
+    """
     run.accelerator.wait_for_everyone()
     if run.accelerator.is_main_process:
         clear_folder(run.folder, resumption, overwrite)

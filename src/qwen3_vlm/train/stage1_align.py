@@ -1,4 +1,4 @@
-"""Stage 1 alignment by its own name: `python -m qwen3_vlm.train.stage1_align` is `qwen3-vlm train`."""
+"""Stage 1 alignment as a module: `python -m qwen3_vlm.train.stage1_align` does the same as `qwen3-vlm train`."""
 
 import sys
 from functools import partial

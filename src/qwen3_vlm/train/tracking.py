@@ -1,4 +1,4 @@
-"""Curves while training, through Accelerate's trackers: TensorBoard by default, others by one setting."""
+"""Records curves during training with one of Accelerate's trackers; TensorBoard is the default."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from accelerate import Accelerator
 from eyechart.settings import flatten
 
 FOLDER = "tracker"
-"""Inside `output_dir`; `tensorboard --logdir outputs` finds every run's."""
+"""Name of the tracker's folder inside `output_dir`; `tensorboard --logdir outputs` finds those of all runs."""
 
 
 def start_accelerator(tracker: str, device: str, folder: str) -> Accelerator:
-    """The process group, with a tracker.
+    """Start the process group, with a tracker.
 
     Args:
-        tracker: train.tracker.
-        device: model.device.
-        folder: output_dir.
+        tracker: the setting train.tracker.
+        device: the setting model.device.
+        folder: the setting output_dir.
 
     Raises:
         ValueError: the tracker's package is not installed.
@@ -35,7 +35,7 @@ def start_accelerator(tracker: str, device: str, folder: str) -> Accelerator:
 
 
 def start_tracker(accelerator: Accelerator, folder: Path, settings: dict[str, Any]) -> None:
-    """Open the tracker, if there is one, once the folder is this run's; the run's settings go with it."""
+    """Open the tracker, if there is one, and record the run's settings. The folder must already belong to this run."""
     if accelerator.log_with:
         folder.mkdir(parents=True, exist_ok=True)
         flat = flatten(settings).items()

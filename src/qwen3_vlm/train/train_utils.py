@@ -1,6 +1,7 @@
-"""The log of a run: what is summed over an epoch, one readable line and one JSONL record of it.
+"""The log of a run: sums over an epoch, written as one readable line and one JSONL record.
 
-Check 2 is counted here, while training: % truncated samples, % samples without label tokens, average label tokens.
+The numbers of check 2 are also counted here during training: the percentages of truncated samples and of samples
+without label tokens, and the average number of label tokens.
 """
 
 from __future__ import annotations
@@ -21,39 +22,39 @@ class EpochRecord:
     """One line of log.jsonl."""
 
     epoch: int
-    """From 1."""
+    """Number of the epoch, from 1."""
     step: int
     updates: int
     train_loss: float
-    """Nats per label token, over the epoch as it was trained."""
+    """Mean loss in nats per label token over the epoch, as computed during training."""
     eval_loss: float | None
     samples: int
     truncated: int
-    """Samples cut by max_seq_len; check 2, as the next five."""
+    """Number of samples cut by max_seq_len. This field and the next five are the numbers of check 2."""
     zero_label: int
     label_tokens: int
     truncated_pct: float
     zero_label_pct: float
     avg_label_tokens: float
     learning_rate: float
-    """Of the last update."""
+    """Learning rate of the last update."""
     grad_norm: float
-    """Of the last update, before clipping."""
+    """Gradient norm of the last update, before clipping."""
     seconds: float
-    """Spent training this epoch, over all its resumptions."""
+    """Seconds of training in this epoch, including those before the run was resumed."""
     samples_per_second: float
     peak_memory_gb: float
     lengths: dict[int, int] = field(default_factory=dict)
     """Histogram of sequence lengths before the cut, in tokens."""
     rejected: dict[str, int] = field(default_factory=dict)
-    """Planned rows that could not be read, by reason."""
+    """Number of planned training rows that could not be read, by reason."""
     eval_rejected: dict[str, int] = field(default_factory=dict)
-    """Held-out rows that could not be read, and so are not in `eval_loss`, by reason."""
+    """Number of held-out rows that could not be read, by reason. They are not included in `eval_loss`."""
     eval_part: EvalPart | None = None
-    """The held-out loss over the first `ablation.num_samples` rows alone, which check 1 has to find again."""
+    """The held-out loss over only the first `ablation.num_samples` rows, which check 1 must reproduce."""
 
     def line(self, epochs: int) -> str:
-        """The one line that a person reads per epoch."""
+        """Return the readable line about this epoch."""
         held_out = f"{self.eval_loss:.4f}" if self.eval_loss is not None else "-"
         unread = sum(self.rejected.values()) + sum(self.eval_rejected.values())
         rejected = f" | {unread} rejected" if unread else ""
@@ -66,7 +67,7 @@ class EpochRecord:
 
 @dataclass
 class EpochProgress:
-    """What has been summed in an epoch so far; part of a checkpoint, so a resumed epoch reports the whole of it."""
+    """The sums over an epoch so far. They are saved in checkpoints, so that a resumed epoch is reported as a whole."""
 
     epoch: int = 0
     batches: int = 0
@@ -76,7 +77,7 @@ class EpochProgress:
     seconds: float = 0.0
 
     def to_plain(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
+        """Return plain values for a checkpoint."""
         plain = asdict(self)
         plain["stats"]["lengths"] = dict(self.stats.lengths)
         plain["rejected"] = dict(self.rejected)
@@ -84,7 +85,7 @@ class EpochProgress:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> EpochProgress:
-        """Back from a checkpoint."""
+        """Restore the sums from the plain values in a checkpoint."""
         stats = CollateStats(**{**plain["stats"], "lengths": Counter(plain["stats"]["lengths"])})
         return cls(**{**plain, "stats": stats, "rejected": Counter(plain["rejected"])})
 

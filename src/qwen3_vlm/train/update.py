@@ -1,6 +1,6 @@
 """One optimizer update over all ranks, and one evaluation.
 
-The loss of an update is sum(NLL of label tokens) / (label tokens), over its whole accumulation window and all ranks.
+The loss of an update is sum(NLL of label tokens) / (number of label tokens), over the whole window and all ranks.
 Gradients are therefore summed over micro-batches and ranks, never averaged: neither the batch size, the accumulation
 nor the number of processes changes them. That is why neither DDP (which averages) nor `accelerator.backward` (which
 divides by the accumulation) is used; Accelerate supplies devices, processes and their sums.
@@ -30,11 +30,11 @@ _ROWS_SHOWN = 16
 
 
 class SampleSource(Protocol):
-    """A map-style data set: with pixels, or with cached features."""
+    """A map-style data set with pixels or with cached features."""
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of every position, before any cut."""
+        """Number of tokens at each position, before truncation."""
         ...
 
     def __len__(self) -> int:
@@ -42,18 +42,18 @@ class SampleSource(Protocol):
         ...
 
     def __getitem__(self, position: int) -> Sample | Reject:
-        """The sample, or why there is none."""
+        """Return the sample, or the reason why there is none."""
         ...
 
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """What one optimizer update saw, over all ranks."""
+    """Statistics of one optimizer update over all ranks."""
 
     nll: float
     tokens: int
     grad_norm: float
-    """Before clipping."""
+    """Norm of the whole gradient, before clipping."""
     stats: CollateStats
     rejects: tuple[Reject, ...]
 
@@ -63,9 +63,9 @@ class _BadTensor:
     """A tensor that is not finite."""
 
     name: str
-    """In words, with its row where it belongs to one."""
+    """Description of the tensor, including its row if it belongs to one."""
     before_connector: bool
-    """It is made of frozen weights and an image alone: training cannot have brought it about."""
+    """Whether the tensor depends only on frozen weights and an image, so that training cannot be the cause."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class EvalResult:
     loss: float | None
     rejects: tuple[Reject, ...]
     part: EvalPart
-    """The same over the rows that were named."""
+    """The same loss over only the rows in `first` (see `evaluate`)."""
 
 
 def update(
@@ -86,18 +86,18 @@ def update(
     clip: float,
     step: int,
 ) -> UpdateResult:
-    """One optimizer update on this rank's share of an accumulation window.
+    """Do one optimizer update with this rank's share of an accumulation window.
 
     Args:
         vlm: the model.
         optimizer: over the connector's parameters; its learning rate is already set.
-        batches: micro-batches; together with the other ranks' they are the window.
-        accelerator: sums over ranks.
+        batches: this rank's micro-batches; those of all ranks together form the window.
+        accelerator: computes sums over ranks.
         clip: largest norm of the whole gradient.
-        step: the step that this window ends on, for messages.
+        step: the last step of this window, for messages.
 
     Returns:
-        Loss, label tokens, gradient norm and counts of the whole window.
+        Loss, number of label tokens, gradient norm and counts of the whole window.
 
     Raises:
         NonFiniteError: a loss or gradient is NaN or infinite; the optimizer has not been called.
@@ -110,7 +110,7 @@ def update(
         if tokens and batch.stats.label_tokens:
             visual_BQE = vlm.visual(vlm.features(batch))
             loss = vlm.nll(batch, VisualTokens((visual_BQE,))).nll_N.sum()
-            # The backward pass of a non-finite loss is harmless: nothing is applied before the check below.
+            # The backward pass of a non-finite loss does no harm: gradients are applied only after the check below.
             torch.autograd.backward(loss / tokens)
             nll += float(loss.detach())
     nll = sum_over_ranks(accelerator, [nll])[0]
@@ -127,7 +127,7 @@ def update(
 
 
 def sum_over_ranks(accelerator: Accelerator, values: list[float]) -> list[float]:
-    """Add up plain numbers over all processes, in float64."""
+    """Sum plain numbers over all processes in float64."""
     if accelerator.num_processes == 1:
         return values
     total: Tensor = accelerator.reduce(torch.tensor(values, dtype=torch.float64, device=accelerator.device), "sum")
@@ -135,7 +135,7 @@ def sum_over_ranks(accelerator: Accelerator, values: list[float]) -> list[float]
 
 
 def over_ranks(accelerator: Accelerator, value: T) -> list[T]:
-    """Every process's `value`, in the order of ranks."""
+    """Return the `value` of every process, in the order of ranks."""
     if accelerator.num_processes == 1:
         return [value]
     gathered: list[T] = gather_object([value])
@@ -143,7 +143,7 @@ def over_ranks(accelerator: Accelerator, value: T) -> list[T]:
 
 
 def _sum_gradients(accelerator: Accelerator, parameters: list[nn.Parameter]) -> None:
-    """Add up gradients over ranks in one message; a rank without samples contributes zeros."""
+    """Sum gradients over ranks in one message; a rank without samples contributes zeros."""
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -156,14 +156,14 @@ def _sum_gradients(accelerator: Accelerator, parameters: list[nn.Parameter]) -> 
 
 
 def _explained(vlm: VLM, batches: Sequence[Batch], accelerator: Accelerator, step: int, nll: float) -> NonFiniteError:
-    """Name the step, the rows of all ranks, and the first tensor that is not finite."""
-    # Gathered over all ranks: the bad sample may be another rank's.
+    """Return an error that names the step, the rows of all ranks, and the first tensor that is not finite."""
+    # Gathered over all ranks, because the bad sample may be on another rank.
     seen = over_ranks(accelerator, ([s.row for b in batches for s in b.samples], _first_bad(vlm, batches)))
     rows = sorted(row for part, _ in seen for row in part)
     shown = ", ".join(map(str, rows[:_ROWS_SHOWN])) + (", ..." if len(rows) > _ROWS_SHOWN else "")
     first = next((bad for _, bad in seen if bad), _BadTensor("none of the forward pass, so a gradient", False))
     what = "loss" if not math.isfinite(nll) else "gradient"
-    # Training changes the connector only: what precedes it does not depend on the learning rate.
+    # Training changes only the connector, so the tensors before it do not depend on the learning rate.
     fix = (
         "look at that row's image; if it is sound, look for NaN in model.vision, then try model.precision fp32"
         if first.before_connector
@@ -178,7 +178,7 @@ def _explained(vlm: VLM, batches: Sequence[Batch], accelerator: Accelerator, ste
 
 @torch.no_grad()
 def _first_bad(vlm: VLM, batches: Sequence[Batch]) -> _BadTensor | None:
-    """Walk the forward pass again, from the weights to the losses; None if all of it is finite."""
+    """Repeat the forward pass and return the first tensor, from weights to losses, that is not finite; else None."""
     for name, parameter in vlm.connector.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             return _BadTensor(f"the connector's parameter {name}", before_connector=False)
@@ -204,15 +204,15 @@ def _first_bad(vlm: VLM, batches: Sequence[Batch]) -> _BadTensor | None:
 def evaluate(
     vlm: VLM, source: SampleSource, pad_id: int, batch_size: int, accelerator: Accelerator, first: Collection[int] = ()
 ) -> EvalResult:
-    """Token-weighted loss over a held-out set, split over ranks.
+    """Compute the token-weighted loss over a held-out set, split over ranks.
 
     Args:
         vlm: the model.
         source: the held-out set.
-        pad_id: fills sequences on the right.
-        batch_size: samples per forward pass.
-        accelerator: sums over ranks.
-        first: rows whose loss is told by itself, too.
+        pad_id: id of the token that pads sequences on the right.
+        batch_size: number of samples per forward pass.
+        accelerator: computes sums over ranks.
+        first: rows over which the loss is also reported separately.
     """
     nll, tokens, part_nll, part_tokens, part_samples = 0.0, 0.0, 0.0, 0.0, 0.0
     rejects: list[Reject] = []

@@ -1,4 +1,4 @@
-"""Faults that show only while a run trains: between updates, after an epoch, at the end."""
+"""Checks for faults that appear only during training: between updates, after an epoch, and at the end."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ from qwen3_vlm.preflight.frozen import Frozen
 from qwen3_vlm.train.update import SampleSource
 
 FIRST_UPDATES = 3
-"""Updates after which every trained parameter must have moved."""
+"""Number of updates after which every trained parameter must have changed."""
 _TEXT_SAMPLES = 64
 _SMALL_RATE = 0.01
-"""Of the peak learning rate."""
+"""Share of the peak learning rate. Updates with a lower rate are not expected to change parameters."""
 _STILL = 3e-7
-"""Relative distance from the start, shrinking by weight decay left out: the rounding of float32."""
+"""Relative distance from the initial values that float32 rounding can explain, not counting weight decay."""
 
 
 @dataclass
 class Watch:
-    """Looks at the parts between updates; one per run and process."""
+    """Checks the parts of the model between updates; there is one object per run and process."""
 
     vlm: VLM
     peak_lr: float
-    """Updates far below it, as at the very end of a schedule, are not expected to move anything."""
+    """Peak learning rate. Updates with a far lower rate (the end of a schedule) need not change parameters."""
     force: bool = False
-    """Write errors down and go on."""
+    """Whether to record errors and continue."""
     start: dict[str, Tensor] = field(init=False)
     frozen: Frozen = field(init=False)
     largest_norm: float = 0.0
     updates: int = 0
 
     def __post_init__(self) -> None:
-        """Record all values."""
+        """Record the initial values of all parts."""
         self.start = {name: p.detach().clone() for name, p in self.vlm.connector.named_parameters()}
         self.frozen = Frozen(self.vlm)
 
     def after_update(self, grad_norm: float, learning_rate: float) -> list[Finding]:
-        """Once, after the first few updates: has every trained parameter moved?
+        """Check once, after the first few updates, whether every trained parameter has changed.
 
         Args:
-            grad_norm: of this update, before clipping.
-            learning_rate: of this update.
+            grad_norm: gradient norm of this update, before clipping.
+            learning_rate: learning rate of this update.
         """
         self.largest_norm = max(self.largest_norm, grad_norm)
         self.updates += learning_rate >= _SMALL_RATE * self.peak_lr
@@ -88,31 +88,34 @@ class Watch:
         ]
 
     def after_epoch(self) -> list[Finding]:
-        """Have the frozen parts stayed what they were?"""
+        """Check that the frozen parts have not changed."""
         return self.frozen.findings("while training")
 
 
 def unmoved(connector: nn.Module, start: dict[str, Tensor]) -> list[str]:
-    """Names of parameters that are where they started, or have only been shrunk by weight decay."""
+    """Return names of parameters that have not changed since the start, or only shrunk by weight decay."""
     return [name for name, p in connector.named_parameters() if distance(p.detach(), start[name]) < _STILL]
 
 
 @torch.no_grad()
 def end_findings(vlm: VLM, held_out: SampleSource, pad_id: int, looks: Sequence[Look]) -> list[Finding]:
-    """At the end of a run: is the loss below what the text alone gives, and did the gap to wrong pictures open?
+    """At the end of a run, check the loss against that of the text alone, and the gap to wrong pictures.
 
     Args:
         vlm: the trained model.
-        held_out: its first samples are scored with their image and without.
-        pad_id: for batches.
-        looks: what was seen of the gaps while training, if anything.
+        held_out: the held-out set; its first samples are scored with and without their image.
+        pad_id: id of the token that pads sequences on the right.
+        looks: the looks taken during training, if any.
     """
     batch = collate([held_out[p] for p in range(min(_TEXT_SAMPLES, len(held_out)))], pad_id)
     return [*_no_better_than_text(vlm, batch, looks), *never_opened(looks)]
 
 
 def _no_better_than_text(vlm: VLM, batch: Batch, looks: Sequence[Look]) -> list[Finding]:
-    """Named only where it is ruled out that leaving the image out costs anything (margin 0, 99%)."""
+    """Report a loss no better than without the image.
+
+    There is a finding only if it is ruled out with 99% confidence that leaving out the image increases the loss.
+    """
     if not batch.stats.label_tokens:
         return []
     seeing = vlm.nll(batch, VisualTokens((vlm.visual(vlm.features(batch)),)))
@@ -143,16 +146,17 @@ def _no_better_than_text(vlm: VLM, batch: Batch, looks: Sequence[Look]) -> list[
 
 
 def _sums(made: TokenNLL, places: Sequence[int]) -> FloatArray:
-    """Summed loss of some samples of a batch, in nats."""
+    """Return the summed loss of each of the samples at `places` in a batch, in nats."""
     nlls = made.per_sample()
     return np.array([float(nlls[place].double().sum()) for place in places])
 
 
 def never_opened(looks: Sequence[Look]) -> list[Finding]:
-    """Three looks and more, of which the last two rule out that wrong pictures cost more than the margin of check 1.
+    """Report that the gap to wrong pictures never opened.
 
-    What it is, the gap to zeros says: it costs at both looks, or at both it is ruled out that it does. Nothing is named
-    where a standing is open.
+    This needs at least three looks. The last two must rule out that wrong pictures increase the loss by more than the
+    margin of check 1. The gap to zeros decides which fault it is: zeros increase the loss at both looks, or both looks
+    rule that out. If a standing is open, there is no finding.
     """
     if len(looks) < 3:
         return []
@@ -188,7 +192,7 @@ def never_opened(looks: Sequence[Look]) -> list[Finding]:
 
 
 def _next_run(looks: Sequence[Look]) -> str:
-    """Advice for the next run: not to train longer where the held-out loss of the looks no longer falls."""
+    """Return advice for the next run: do not train longer if the held-out loss of the looks no longer falls."""
     best = min(looks, key=lambda look: look.correct, default=None)
     if best is None or round(looks[-1].correct, 3) <= round(best.correct, 3):
         return "train longer or with a higher train.lr"

@@ -48,7 +48,7 @@ FAULTS: dict[str, Fault] = {
     "no-placeholder": Fault("error", "the text has no placeholder for the row's image", by_share=True),
     "placeholder-in-caption": Fault("error", "a caption contains an image token", by_share=True),
     "placeholder-count": Fault("error", "image positions and visual tokens differ in number"),
-    "special-token-is-eos": Fault("warning", "a delimiter of the image block has the embedding of end of text"),
+    "special-token-is-eos": Fault("warning", "a delimiter of the image block has the same embedding as the EOS token"),
     "template-unstable": Fault("error", "the prompt alone is not a prefix of prompt and answer"),
     "image-truncated": Fault("error", "max_seq_len cuts into the image block"),
     "answer-truncated": Fault("error", "max_seq_len cuts captions or their end", by_share=True),

@@ -3,5 +3,6 @@
     python -m qwen3_vlm.demo.tiny                                             # remake assets/tiny
     python -m qwen3_vlm.demo.tiny --data rows.json --image-root pictures --output outputs/backbones
 
-They replace the real ones in tests and trials: the same classes, the same loading path, a thousandth of the size.
+They replace the real backbones in tests and trials. The classes and the loading path are the same, but the size is a
+thousandth.
 """

@@ -57,7 +57,7 @@ class Options:
 def main() -> None:
     """Read the command line, make the backbones, and end with a one-line error if something is wrong."""
     options = tyro.cli(Options, prog="python -m qwen3_vlm.demo.tiny", description=__doc__)
-    disable_progress_bar()  # transformers': a bar for one file of one megabyte
+    disable_progress_bar()  # transformers would show a bar for a file of one megabyte
     try:
         make(options)
     except (ValueError, OSError) as problem:
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def make(options: Options) -> None:
-    """Make the backbones that `options` ask for.
+    """Make the backbones that `options` describe.
 
     Raises:
         ValueError: an option is out of range, the data is unusable, or the language model fails the reading gate.
@@ -84,10 +84,12 @@ def make(options: Options) -> None:
 
 
 def make_for_worlds(output: Path, steps: int, exam_size: int = 1000) -> None:
-    """Backbones for scenes and digits, from attribute labels; gated by reading before anything is written.
+    """Make backbones for scenes and digits, from attribute labels.
+
+    The language model must pass the reading gate before anything is written.
 
     Raises:
-        ValueError: the language model reads below the gate; nothing is written.
+        ValueError: the reading accuracy of the language model is below the gate; nothing is written.
     """
     texts = itertools.islice(documents.scene_documents("vocabulary"), 6000)
     tokenizer = vocabulary.train(_texts(texts), WORLD_TOKENS)
@@ -110,7 +112,7 @@ def make_for_worlds(output: Path, steps: int, exam_size: int = 1000) -> None:
 
 
 def make_for_file(options: Options, data: Path, image_root: Path, output: Path) -> None:
-    """Backbones for any LLaVA-format file, from the captions of its training rows.
+    """Make backbones for any LLaVA-format file, from the captions of its training rows.
 
     Raises:
         ValueError: the file has no usable rows.
@@ -126,7 +128,7 @@ def make_for_file(options: Options, data: Path, image_root: Path, output: Path) 
     lengths = card.lengths_of(rows.records, tokenizer)
     rng = random.Random(options.seed)
     rng.shuffle(pool)
-    # A few documents are kept for the exam where there are enough; a handful of rows is examined on itself.
+    # A few documents are set aside for the exam if there are enough; otherwise the exam uses the training documents.
     exam, training = (pool[: len(pool) // 10][:200], pool[len(pool) // 10 :]) if len(pool) >= 50 else (pool, pool)
     model, loss = language.train(tokenizer, _forever(training, rng), options.steps)
     read = reading.examine(

@@ -1,4 +1,4 @@
-"""The training rows of any LLaVA-format file, and which of their words are worth learning."""
+"""Reads the training rows of any LLaVA-format file, and selects the words that the tower learns."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from qwen3_vlm.demo.tiny.documents import plain_words
 MOST_WORDS = 256
 """Maximum number of words that the tower learns to distinguish."""
 MOST_ROWS = 20_000
-"""Rows used at most: their images are held in memory (0.25 GB at 64 px)."""
+"""Largest number of rows that are used. Their images are held in memory (0.25 GB at 64 px)."""
 MOST_PIXELS = 178_956_970
-"""Larger images are left out before they are decoded; the trainer's own default."""
+"""Images with more pixels are left out before they are decoded. The value is the default of `data.max_pixels`."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Captioned:
 def load_training_rows(
     file: Path, image_root: Path, *, side: int, max_samples: int | None, eval_ratio: float, seed: int
 ) -> Captioned:
-    """Read the rows that a run with the same numbers trains on; its held-out rows are left out here too.
+    """Read the rows that a run with the same settings trains on. The run's held-out rows are left out.
 
-    Rows and images that cannot be used are counted, and the first ones named, on the terminal.
+    Rows and images that cannot be used are counted on the terminal, and the first ones are named.
 
     Raises:
         ValueError: the file is missing or broken, or fewer than two rows are usable.
@@ -78,10 +78,11 @@ def _report(kept: int, drawn: int, rejects: list[Reject]) -> None:
 
 
 def content_words(captions: Sequence[str], most: int = MOST_WORDS) -> tuple[str, ...]:
-    """The words a picture could decide: neither in nearly every caption nor in hardly any, most frequent first.
+    """Return the words that could depend on the picture, most frequent first.
 
-    Between 0.3% (at least two) and 60% of the captions; where a small or odd file leaves none, whatever does not stand
-    in all of them. May be empty: then no word distinguishes pictures.
+    These are the words in at least 0.3% (and at least two) and at most 60% of the captions. If there are none, as in a
+    small or unusual file, they are all words that are not in every caption. The result may be empty; then no word
+    distinguishes pictures.
     """
     total = len(captions)
     count = Counter(word for caption in captions for word in set(plain_words(caption)))
@@ -92,6 +93,6 @@ def content_words(captions: Sequence[str], most: int = MOST_WORDS) -> tuple[str,
 
 
 def noted_words(captions: Sequence[str]) -> frozenset[str]:
-    """The words that go into notes: all but those in more than 60% of the captions, which are phrasing."""
+    """Return the words for notes: all except those in more than 60% of the captions, which are only phrasing."""
     count = Counter(word for caption in captions for word in set(plain_words(caption)))
     return frozenset(word for word, times in count.items() if times <= max(1, 0.6 * len(captions)))

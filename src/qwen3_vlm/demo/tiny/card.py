@@ -1,4 +1,4 @@
-"""What is written beside the weights: the model card, and a config that is ready to run."""
+"""The files that are written beside the weights: the model card, and a config that is ready to run."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ TRAIN = {
     "batch_size": 4, "accumulation": 4, "micro_batch_size": 16, "epochs": 3, "lr": 2e-3,
     "schedule": "one-cycle", "warmup_ratio": 0.08, "weight_decay": 0.01, "betas": [0.9, 0.98],
 }  # fmt: skip
-"""What works for connectors on these backbones."""
+"""Training settings that work for connectors on these backbones."""
 LEAST_ROOM, ROOM_STEP = 256, 32
-"""Tokens: the smallest max_seq_len that is written, and what it is a multiple of."""
+"""The smallest max_seq_len that is written, and the number that it is a multiple of, both in tokens."""
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files under `folder`."""
+    """Return the total size of all files under `folder` in bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def for_worlds(*, steps: int, loss: float, read: Mapping[str, float], seen: Mapping[str, float], folder: Path) -> str:
-    """The model card of the backbones for scenes and digits, in Markdown."""
+    """Return the model card of the backbones for scenes and digits, in Markdown."""
     return f"""# Tiny backbones for the embedded worlds
 
 Two real models, a thousandth of the usual size, that replace SigLIP2 and Qwen3-8B-Base if there is no network, no GPU
@@ -82,7 +82,7 @@ Reading: how often its greedy caption agrees with plain notes, over 1,000 docume
 
 
 def for_file(data: Path, *, rows: int, words: int, steps: int, loss: float, marks: Mapping[str, float]) -> str:
-    """The model card of backbones made for a user's own file, in Markdown."""
+    """Return the model card of backbones made for a user's own file, in Markdown."""
     return f"""# Tiny backbones for {data.name}
 
 Made by `python -m qwen3_vlm.demo.tiny` from the captions of {rows} training rows, {steps} steps each;
@@ -104,19 +104,22 @@ If `words` is low, the language model does not read, and no connector can make i
 
 
 def lengths_of(records: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """Tokens that a run on the written config needs for each row: prompt, image block, caption and EOS, uncut."""
+    """Return how many tokens a run with the written config needs for each row without truncation.
+
+    The number includes prompt, image block, caption and EOS.
+    """
     encoded = PromptBuilder(tokenizer, PromptConfig(), int(CONNECTOR["latents"]), sys.maxsize).encode(records)
     return [item.full_length for item in encoded if not isinstance(item, Reject)]
 
 
 def room_for(lengths: Sequence[int]) -> int:
-    """The max_seq_len that leaves rows of these lengths whole; no more than the language model has positions for."""
+    """Return the max_seq_len that truncates no row of these lengths, but at most the language model's positions."""
     needed = -(-max(lengths, default=0) // ROOM_STEP) * ROOM_STEP
     return min(max(LEAST_ROOM, needed), language.POSITIONS)
 
 
 def config_for_file(output: Path, seed: int, data: Mapping[str, object]) -> str:
-    """A run on these backbones and this file, as YAML; `data` is its section of that name."""
+    """Return the config of a run on these backbones and this file as YAML; `data` is its section of that name."""
     settings = {
         "output_dir": f"outputs/stage1_align_{output.name}",
         "seed": seed,

@@ -1,10 +1,10 @@
-"""What the tiny language model reads: notes about a picture, then its caption.
+"""The training texts of the tiny language model: notes about a picture, then its caption.
 
-A document is `prompt <|vision_start|> notes <|vision_end|> prompt` and the caption; only the caption counts in the
-loss. The notes are the caption's facts as single words in random order; half of the time several words share a place,
-their embeddings added up, as a connector with few visual tokens will have to do it. All of this matters: a model
-trained on captions alone, or on notes in a fixed order, learns to ignore what is in the image's place, and then no
-connector can make it see.
+A document is `prompt <|vision_start|> notes <|vision_end|> prompt`, followed by the caption. Only the caption counts in
+the loss. The notes are the caption's facts as single words in random order. In half of the documents, several words
+share a position and their embeddings are added, because a connector with few visual tokens will have to do the same.
+All of this is necessary: a model trained on captions alone, or on notes in a fixed order, learns to ignore the
+positions of the image, and then no connector can give it information about the image.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from qwen3_vlm.demo.worlds import digits, scenes
 
 IMAGE = "<image>"
 WITHOUT_NOTES = 0.15
-"""Share of documents without an image block: what a caption looks like when nothing is known."""
+"""Share of documents without an image block, from which the model learns captions of unknown pictures."""
 WITHOUT_PROMPT = 0.1
 TOGETHER = 0.5
 PACKED = 0.5
 FEWEST_SLOTS, MOST_SLOTS = 6, 10
-"""Share of documents whose notes are packed into a few positions, and into how many."""
+"""Share of documents whose notes are packed into a few positions, and the smallest and largest number of positions."""
 LONGEST_NOTES, LONGEST_CAPTION, LONGEST_SIDE = 24, 96, 128
-"""Most words of notes, and most tokens of a caption and of the prompt on either side of the image; the rest is cut."""
+"""Largest number of words in notes, of tokens in a caption, and of tokens in the prompt on either side of the image.
+The rest is cut off."""
 SCENE_SHARE = 0.78
 
 
@@ -38,9 +39,9 @@ _WORD = re.compile(rf"[{_IDEOGRAPHS}]|[^\W_{_IDEOGRAPHS}]+(?:['\u2019-][^\W_{_ID
 
 @dataclass(frozen=True)
 class Document:
-    """One training text: the human turn (with `<image>`), the notes, the caption.
+    """One training text: the human turn (with `<image>`), the notes, and the caption.
 
-    Notes are groups of words: what belongs to one thing is one group.
+    Notes are groups of words. The words about one thing form one group.
     """
 
     human: str
@@ -52,7 +53,8 @@ class Document:
 class Encoded:
     """A document as token ids: everything before the caption, and the caption with its end token.
 
-    Packed notes appear as `<|image_pad|>` in `prompt`; `packed` says which tokens are added up at which of its places.
+    Packed notes appear as `<|image_pad|>` in `prompt`. `packed` contains pairs (position in `prompt`, token): the
+    embeddings of all tokens with the same position are added.
     """
 
     prompt: tuple[int, ...]
@@ -61,17 +63,17 @@ class Encoded:
 
 
 def plain_words(text: str) -> list[str]:
-    """The words of a text in lower case, whatever the script; Chinese and Japanese count each character."""
+    """Return the words of a text of any script in lower case. In Chinese and Japanese, each character is a word."""
     return _WORD.findall(text.lower())
 
 
 def facts(caption: str, known: Collection[str]) -> tuple[str, ...]:
-    """The words of `caption` that are in `known`, repeated as often as the caption has them."""
+    """Return the words of `caption` that are in `known`, repeated as often as in the caption."""
     return tuple(word for word in plain_words(caption) if word in known)
 
 
 def scene_documents(seed: object) -> Iterator[Document]:
-    """Endless documents about scenes (78%) and digits, without a picture being drawn."""
+    """Yield an endless series of documents about scenes (78%) and digits. No pictures are drawn."""
     rng = random.Random(f"tiny-documents-{seed}")
     while True:
         if rng.random() < SCENE_SHARE:
@@ -86,10 +88,10 @@ def scene_documents(seed: object) -> Iterator[Document]:
 
 
 def noted(groups: Sequence[Sequence[str]], rng: random.Random) -> list[str]:
-    """The words of the notes in the order they are written down: shuffled altogether, or group by group.
+    """Return the words of the notes in random order: shuffled altogether, or group by group.
 
-    Half of the time words of one group stay together (groups and words within them are shuffled), which is how the
-    model can learn that adjacent words belong together; in the other half this cue is missing.
+    In half of the cases, the words of one group stay together (the groups and the words in each group are shuffled), so
+    that the model can learn that adjacent words belong together. In the other half, this cue is missing.
     """
     if rng.random() < TOGETHER:
         return [word for group in rng.sample(groups, len(groups)) for word in rng.sample(group, len(group))]
@@ -98,7 +100,7 @@ def noted(groups: Sequence[Sequence[str]], rng: random.Random) -> list[str]:
 
 
 def encoder(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], tuple[int, ...]]:
-    """Text to ids without special tokens, remembering what it has seen: prompts and words repeat endlessly."""
+    """Return a function from text to ids without special tokens. It caches results, because texts repeat very often."""
     seen: dict[str, tuple[int, ...]] = {}
 
     def encode(text: str) -> tuple[int, ...]:
@@ -115,13 +117,14 @@ def encode_document(
     encode: Callable[[str], tuple[int, ...]],
     rng: random.Random | None,
 ) -> Encoded:
-    """Write a document down as the trainer writes a sample, with notes where the visual tokens will be.
+    """Encode a document as the trainer encodes a sample, with notes at the positions of the visual tokens.
 
     Args:
-        document: what to write.
-        tokenizer: for the ids of the image block and of the end.
+        document: the document.
+        tokenizer: the tokenizer, which gives the ids of the image block and of EOS.
         encode: see `encoder`.
-        rng: shuffles the notes and leaves out prompt or notes now and then; None keeps everything, in order.
+        rng: shuffles and packs the notes, and sometimes leaves out prompt or notes. With None, everything is kept in
+            order.
     """
     before, _, after = document.human.partition(IMAGE)
     notes = [word for group in document.notes for word in group]

@@ -1,4 +1,4 @@
-"""The one training loop of the tiny backbones: AdamW, one cycle, clipped gradients, a progress bar."""
+"""The training loop of both tiny backbones: AdamW, a one-cycle schedule, clipped gradients, and a progress bar."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def fit(
     """Minimise `loss_of_step(step)` for `steps` steps.
 
     Args:
-        parameters: what is trained.
+        parameters: the parameters to train.
         loss_of_step: draws the batch of a step (counted from 0) and returns its scalar loss.
-        steps: optimiser steps.
+        steps: number of optimiser steps.
         rate: peak learning rate of the one-cycle schedule.
-        weight_decay: AdamW's.
-        label: what the progress bar says.
+        weight_decay: weight decay of AdamW.
+        label: text on the progress bar.
 
     Returns:
         The mean loss over the last tenth of the steps.
 
     Raises:
-        ValueError: the loss is not finite, with the step at which it happened.
+        ValueError: the loss is not finite; the message contains the step.
     """
     trained = list(parameters)
     optimizer = torch.optim.AdamW(trained, lr=rate, betas=BETAS, weight_decay=weight_decay)
-    # Below ten steps the cycle has no room for a warm-up, and OneCycleLR divides by its length.
+    # With fewer than ten steps the warm-up would have no steps, and OneCycleLR would divide by zero.
     warm_up = 0.08 if steps >= 50 else 0.3
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(steps, 10), pct_start=warm_up)
     tail: list[float] = []

@@ -1,4 +1,4 @@
-"""A tiny Qwen3 that reads: trained on documents of notes and captions, examined before it is shipped.
+"""A tiny Qwen3, trained on documents of notes and captions and tested for reading notes before it is used.
 
 Dimension suffixes: B batch, T tokens, E width of the embeddings, Y vocabulary.
 """
@@ -23,14 +23,14 @@ from qwen3_vlm.demo.tiny.vocabulary import PATCH
 HIDDEN, LAYERS, HEADS, KEY_HEADS, HEAD_DIM, MLP = 128, 3, 4, 2, 32, 256
 BATCH, EXAM_BATCH = 32, 200
 POSITIONS = 2048
-"""Positions the model is declared for; documents are far shorter (see documents.py)."""
+"""Number of positions in the model's config. Training documents are far shorter (see documents.py)."""
 IGNORED = -100
 NOISE = 0.3
-"""Noise in packed notes over the RMS of the embeddings."""
+"""Standard deviation of the noise in packed notes, divided by the RMS of the embeddings."""
 
 
 def build(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    """An untrained Qwen3 for `tokenizer`, with tied embeddings (about half a million weights)."""
+    """Return an untrained Qwen3 for `tokenizer`, with tied embeddings (about half a million weights)."""
     config = Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=HIDDEN, intermediate_size=MLP, num_hidden_layers=LAYERS,
         num_attention_heads=HEADS, num_key_value_heads=KEY_HEADS, head_dim=HEAD_DIM, tie_word_embeddings=True,
@@ -41,9 +41,9 @@ def build(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
 
 
 def embed(model: Qwen3ForCausalLM, ids_BT: Tensor, batch: Sequence[Encoded], patch: int) -> Tensor:
-    """Embed documents, [B,T,E]; at the places of packed notes stand sums of words, with noise, at the usual RMS.
+    """Embed documents, [B,T,E]. Packed notes become sums of word embeddings plus noise, scaled to the table's RMS.
 
-    This is what visual tokens look like: of the table's RMS, of several facts each, and exact in none.
+    They resemble visual tokens, which also have the RMS of the table and each contain several facts inexactly.
     """
     table_YE = model.get_input_embeddings().weight
     embedded_BTE: Tensor = model.get_input_embeddings()(ids_BT)
@@ -60,7 +60,7 @@ def embed(model: Qwen3ForCausalLM, ids_BT: Tensor, batch: Sequence[Encoded], pat
 
 
 def pad(batch: Sequence[Encoded], filler: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Documents to (ids, labels, mask), each [B,T], padded on the right; only caption tokens are labels."""
+    """Make (ids, labels, mask) from documents, each [B,T] and padded on the right. Only caption tokens are labels."""
     width = max(len(item.prompt) + len(item.caption) for item in batch)
     ids, labels = torch.full((len(batch), width), filler), torch.full((len(batch), width), IGNORED)
     mask = torch.zeros(len(batch), width, dtype=torch.long)
@@ -76,7 +76,8 @@ def train(
 ) -> tuple[Qwen3ForCausalLM, float]:
     """Train a language model on an endless stream of documents.
 
-    A higher peak rate (3e-3) gives a lower loss without notes and a model that ignores them: keep 2e-3.
+    Keep the peak learning rate at 2e-3. A higher one (3e-3) gives a lower loss without notes, but a model that ignores
+    notes.
 
     Returns:
         The model in evaluation mode and its last training loss in nats per caption token.
@@ -102,7 +103,7 @@ def train(
 def complete(
     model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document], seed: int, longest: int
 ) -> list[str]:
-    """Greedy captions of documents whose notes are shuffled and whose prompt is complete.
+    """Write greedy captions for documents with shuffled notes and a complete prompt.
 
     Prompts are padded on the left, so that all of them end where their captions begin.
     """
@@ -123,6 +124,6 @@ def complete(
 
 
 def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write model and tokenizer to `folder`, in the layout `from_pretrained` reads."""
+    """Write model and tokenizer to `folder`, in the layout that `from_pretrained` reads."""
     save_half(model, folder)
     tokenizer.save_pretrained(folder)

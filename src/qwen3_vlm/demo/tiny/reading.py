@@ -1,7 +1,7 @@
-"""The reading gate: can the language model say what its notes say?
+"""The reading gate: tests whether the language model writes captions that agree with its notes.
 
-A model that cannot use words in the image's place cannot use visual tokens there either, so it is examined before any
-connector is trained on it.
+A model that cannot use words at the positions of the image cannot use visual tokens there either. It is therefore
+tested before any connector is trained with it.
 """
 
 from __future__ import annotations
@@ -16,19 +16,23 @@ from qwen3_vlm.demo.tiny.language import complete
 from qwen3_vlm.demo.worlds import digits, scenes
 
 GATE = 0.95
-"""Least reading accuracy of every gated attribute."""
+"""Smallest accepted reading accuracy of each gated attribute."""
 GATED = ("colour", "shape", "background", "texture", "size", "count", "digit", "weight")
 NOT_GATED = ("position", "binding")
-"""Measured, but unordered notes do not show which of two things is where, or which colour belongs to which."""
+"""Attributes that are measured but not gated. Unordered notes do not show which of two things has which place or
+colour."""
 
 
 def world_grade(written: str, true: str) -> dict[str, bool]:
-    """Grade a caption of either world: a caption that names a shape is a scene's."""
+    """Grade a caption of either world. A true caption that names a shape belongs to the scenes."""
     return scenes.grade(written, true) if scenes.attributes(true)["shape"] else digits.grade(written, true)
 
 
 def recall(written: str, true: str) -> float:
-    """Share of the true caption's distinct words that the written one has too, for data sets without attributes."""
+    """Return the share of the true caption's distinct words that the written caption also contains.
+
+    This is the grade for data sets without attributes.
+    """
     meant = set(plain_words(true))
     return len(meant.intersection(plain_words(written))) / max(len(meant), 1)
 
@@ -40,7 +44,11 @@ def examine(
     grade: Callable[[str, str], Mapping[str, float]],
     longest: int = 30,
 ) -> dict[str, float]:
-    """Mean mark of the greedy captions against the captions the notes were taken from, per attribute of `grade`."""
+    """Grade greedy captions against the captions that the notes were made from.
+
+    Returns:
+        The mean mark for each attribute of `grade`.
+    """
     written = complete(model, tokenizer, documents, seed=1, longest=longest)
     marks: dict[str, list[float]] = defaultdict(list)
     for caption, document in zip(written, documents, strict=True):
@@ -50,5 +58,5 @@ def examine(
 
 
 def failures(marks: Mapping[str, float]) -> list[str]:
-    """The gated attributes below the gate, in words."""
+    """Return text about each gated attribute whose mark is below the gate."""
     return [f"{name} {marks[name]:.3f}" for name in GATED if name in marks and marks[name] < GATE]

@@ -1,4 +1,4 @@
-"""Saving small: fp16 on disk, fp32 in memory."""
+"""Saves models with fp16 weights on disk that are loaded as fp32."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 
 
 def save_half(model: PreTrainedModel, folder: Path) -> None:
-    """`save_pretrained` with fp16 weights, but a config that says float32.
+    """Call `save_pretrained` with fp16 weights, but with float32 in the config.
 
-    `from_pretrained` takes the compute type from the config, so the backbones compute in fp32 on a CPU while the files
-    take half the room.
+    `from_pretrained` takes the dtype from the config, so the backbones compute in fp32 on a CPU while the files have
+    half the size.
     """
     folder.mkdir(parents=True, exist_ok=True)
     copy.deepcopy(model).to(torch.float16).save_pretrained(folder)

@@ -1,7 +1,7 @@
-"""Train the tower on captions alone: which words does this picture's caption have?
+"""Trains the tower on captions alone: it learns to predict the words in the caption of a picture.
 
-Less than attribute labels can teach (shape, above all, comes hard), but it needs nothing that a LLaVA-format file does
-not have.
+The tower learns less than from attribute labels (shape in particular is hard to learn), but a LLaVA-format file
+contains everything that is needed.
 
 Dimension suffixes: B batch, P patches, V width of the tower, K words.
 """
@@ -22,26 +22,29 @@ from qwen3_vlm.demo.tiny.fitting import fit
 
 BATCH = 48
 SHIFT = 4
-"""Images are shifted by up to this many pixels, so that the tower cannot memorise them immediately."""
+"""Largest shift of training images in pixels. Shifts make it harder for the tower to memorise images."""
 
 
 class WordHead(nn.Module):
-    """Words from patches: what the mean patch says, plus what any single patch shouts. Thrown away after training."""
+    """Predicts words from the mean of the patches plus a soft maximum over single patches.
+
+    It is discarded after training.
+    """
 
     def __init__(self, words: int) -> None:
-        """Heads for `words` words."""
+        """Make a head for `words` words."""
         super().__init__()
         self.whole, self.somewhere = nn.Linear(towers.WIDTH, words), nn.Linear(towers.WIDTH, words)
 
     def forward(self, features_BPV: Tensor) -> Tensor:
-        """Logits [B,K]."""
+        """Return logits [B,K]."""
         loudest_BK = torch.logsumexp(self.somewhere(features_BPV), 1) - math.log(features_BPV.shape[1])
         logits_BK: Tensor = self.whole(features_BPV.mean(1)) + loudest_BK
         return logits_BK
 
 
 def targets(captions: Sequence[str], words: Sequence[str]) -> Tensor:
-    """Which words each caption has: float [B,K] of 0 and 1."""
+    """Return a table, float [B,K], with 1 for each word that a caption contains and 0 for the others."""
     place = {word: index for index, word in enumerate(words)}
     table = torch.zeros(len(captions), len(words))
     for row, caption in enumerate(captions):
@@ -52,7 +55,7 @@ def targets(captions: Sequence[str], words: Sequence[str]) -> Tensor:
 
 
 def shifted(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """uint8 images [B,3,H,W], the whole batch moved by the same few pixels; edges are repeated."""
+    """Shift a batch of uint8 images [B,3,H,W] by the same few pixels; edge pixels are repeated."""
     right, down = torch.randint(0, 2 * SHIFT + 1, (2,), generator=generator).tolist()
     padded = F.pad(pixels.float(), (SHIFT, SHIFT, SHIFT, SHIFT), mode="replicate")
     side = pixels.shape[-1]
@@ -65,15 +68,16 @@ def train(
     """Train a tower to name the words of its picture's caption.
 
     Args:
-        pixels: uint8 [N,3,side,side], training images.
-        captions: their captions.
-        words: what to learn; with none, the tower keeps its whitened first layer and random others.
-        steps: optimiser steps of 48 images.
-        seed: weights, batches and shifts.
+        pixels: training images, uint8 [N,3,side,side].
+        captions: the captions of the images.
+        words: the words to learn. If there are none, the tower keeps its whitened first layer and its random others.
+        steps: number of optimiser steps of 48 images each.
+        seed: seed for weights, batches and shifts.
 
     Returns:
-        The tower, and on a tenth of the rows that it was not trained on: `word_precision`, the mean average precision
-        over the words that occur there, and `chance`, the same for random guesses. Empty where rows are too few.
+        The tower, and two numbers measured on a tenth of the rows that was not used for training: `word_precision`, the
+        mean average precision over the words that occur there, and `chance`, the same for random guesses. If there are
+        too few rows, the numbers are missing.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -102,7 +106,12 @@ def train(
 
 
 def average_precision(logits_BK: Tensor, table_BK: Tensor) -> dict[str, float]:
-    """Mean average precision over the words with both answers, and the share of yes, which is what chance reaches."""
+    """Return the mean average precision over the words that occur in some captions but not in all of them.
+
+    Returns:
+        `word_precision`, and `chance`: the share of captions that contain such a word, which random guesses reach. The
+        dictionary is empty if there is no such word.
+    """
     decided = (table_BK.sum(0) > 0) & (table_BK.sum(0) < len(table_BK))
     if not decided.any():
         return {}

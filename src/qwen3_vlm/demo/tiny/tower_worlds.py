@@ -1,7 +1,7 @@
-"""Train the tower on the attributes of scenes and digits: every patch has to know what it lies on.
+"""Trains the tower to predict from every patch the attributes of the scene or digit at its position.
 
-Captions alone do not teach this tower shape; labels per patch do. The scenes come from seeds that no data set uses, the
-digits are the 1,500 training digits, enlarged, turned and shifted anew at every step.
+From captions alone, this tower does not learn shape; from labels per patch it does. The scenes come from seeds that no
+data set uses. The digits are the 1,500 training digits, enlarged, and turned and shifted differently at every step.
 
 Dimension suffixes: B batch, P patches, V width of the tower, K classes of one attribute.
 """
@@ -24,12 +24,13 @@ from qwen3_vlm.demo.worlds import digits, scenes
 from qwen3_vlm.demo.worlds.scene_words import BACKGROUNDS, COLOURS, SHAPES, SIZES, TEXTURES
 
 SEED = "tiny-tower"
-"""Not a number: `scenes.write` takes whole numbers, so no data set can be drawn from it by accident."""
+"""Seed of the scenes. It is text, and `scenes.write` accepts only whole numbers, so no data set has the same scenes."""
 SCENES = 30_000
 SCENES_A_STEP, DIGITS_A_STEP = 36, 12
 GRID = scenes.SIDE // towers.PATCH
 
-# Attribute: (classes, weight in the loss). In the first group the last class means "nothing lies here".
+# For each attribute: (number of classes, weight in the loss). In the first group, the last class means that the patch
+# is not on a thing.
 ON_THINGS = {
     "colour": (len(COLOURS) + 1, 1.0),
     "shape": (len(SHAPES) + 1, 2.0),
@@ -43,23 +44,23 @@ NOTHING_WEIGHT = 0.25
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images and their attributes: `pixels` uint8 [B,3,64,64]; `labels` per attribute, [B,P] of class indices."""
+    """Images and their attributes: `pixels` is uint8 [B,3,64,64]; `labels` has class indices [B,P] per attribute."""
 
     pixels: Tensor
     labels: dict[str, Tensor]
 
     def pick(self, rows: Tensor) -> Labelled:
-        """The chosen rows."""
+        """Return only the given rows."""
         return Labelled(self.pixels[rows], {name: label[rows] for name, label in self.labels.items()})
 
 
 def to_pixels(picture: Image.Image) -> Tensor:
-    """An RGB picture as uint8 [3,H,W]."""
+    """Convert an RGB picture to uint8 [3,H,W]."""
     return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).contiguous()
 
 
 def label_scene(scene: scenes.Scene) -> dict[str, list[int]]:
-    """The classes of every patch of a scene, row by row: P numbers for each attribute."""
+    """Return the classes of all patches of a scene, row by row: P numbers for each attribute."""
     labels = {name: [classes - 1] * GRID**2 for name, (classes, _) in ON_THINGS.items()}
     labels["background"] = [BACKGROUNDS.index(scene.background)] * GRID**2
     labels["texture"] = [TEXTURES.index(scene.texture)] * GRID**2
@@ -76,7 +77,7 @@ def label_scene(scene: scenes.Scene) -> dict[str, list[int]]:
 
 
 def labelled_scenes(count: int, seed: object) -> Labelled:
-    """`count` fresh scenes with their patch labels."""
+    """Draw `count` new scenes with their patch labels."""
     pixels, labels = [], []
     with progress_bar(count, "scenes", "image") as bar:
         for scene, _ in scenes.series(count, seed):
@@ -90,7 +91,7 @@ def labelled_scenes(count: int, seed: object) -> Labelled:
 
 
 def labelled_digits(half: tuple[digits.Digit, ...]) -> Labelled:
-    """Digits with the same label on every patch."""
+    """Return digits, with the same label on every patch of a digit."""
     values, weights = torch.tensor([d.value for d in half]), torch.tensor([d.weight for d in half])
     return Labelled(
         torch.stack([to_pixels(digit.picture) for digit in half]),
@@ -99,7 +100,10 @@ def labelled_digits(half: tuple[digits.Digit, ...]) -> Labelled:
 
 
 def jitter(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Turn (0.22 rad), stretch and shear (0.17) and shift (0.2 of half the side) uint8 images on white paper."""
+    """Randomly transform uint8 images on a white background.
+
+    They are turned by up to 0.22 rad, stretched and sheared by up to 0.17, and shifted by up to 0.2 of half the side.
+    """
     batch = len(pixels)
 
     def draw(width: float) -> Tensor:
@@ -119,16 +123,16 @@ def jitter(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class Heads(nn.Module):
-    """One linear classifier per attribute, on every patch; thrown away after training."""
+    """One linear classifier per attribute, which is applied to every patch. They are discarded after training."""
 
     def __init__(self) -> None:
-        """One head for each attribute of the three groups."""
+        """Make one head for each attribute of the three groups."""
         super().__init__()
         groups = {**ON_THINGS, **ON_SCENES, **ON_DIGITS}
         self.heads = nn.ModuleDict({name: nn.Linear(towers.WIDTH, classes) for name, (classes, _) in groups.items()})
 
     def loss(self, features_BPV: Tensor, labels: dict[str, Tensor]) -> Tensor:
-        """Weighted sum of the cross-entropies of the attributes in `labels` ([B,P] each)."""
+        """Return the weighted sum of the cross-entropies of the attributes in `labels` ([B,P] each)."""
         total = features_BPV.new_zeros(())
         for name, label_BP in labels.items():
             classes, weight = {**ON_THINGS, **ON_SCENES, **ON_DIGITS}[name]
@@ -140,7 +144,10 @@ class Heads(nn.Module):
         return total
 
     def accuracy(self, features_BPV: Tensor, labels: dict[str, Tensor]) -> dict[str, float]:
-        """Share of patches classified right; for things, only of the patches that lie on one."""
+        """Return the share of patches that are classified correctly, for each attribute.
+
+        For attributes of things, only patches on a thing are counted.
+        """
         marks = {}
         for name, label_BP in labels.items():
             right_BP = self.heads[name](features_BPV).argmax(-1) == label_BP
@@ -153,12 +160,12 @@ def train(steps: int, seed: int = 7, scene_count: int = SCENES) -> tuple[SiglipV
     """Train a tower on both worlds.
 
     Args:
-        steps: optimiser steps of 36 scenes and 12 digits.
-        seed: weights, batches and jitter; the scenes come from `SEED`.
-        scene_count: how many scenes to draw; 30,000 take 0.4 GB.
+        steps: number of optimiser steps of 36 scenes and 12 digits each.
+        seed: seed for weights, batches and jitter; the scenes are drawn from `SEED`.
+        scene_count: number of scenes to draw; 30,000 take 0.4 GB of memory.
 
     Returns:
-        The tower and its accuracy per patch, on 500 fresh scenes and, for digits, on the training digits.
+        The tower and its accuracy per patch, measured on 500 new scenes and, for digits, on the training digits.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)

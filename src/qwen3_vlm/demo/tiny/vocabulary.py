@@ -1,4 +1,4 @@
-"""The tiny tokenizer: byte-level BPE with the names that Qwen's tokenizer uses for what we need."""
+"""The tiny tokenizer: byte-level BPE whose special tokens have the same strings as in Qwen's tokenizer."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from transformers import PreTrainedTokenizerFast
 
 END = "<|endoftext|>"
 START, PATCH, STOP = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
-"""The image block, by the token strings of Qwen's own tokenizer."""
+"""Token strings of the image block, the same as in Qwen's own tokenizer."""
 BYTES = 256
 
 
 def train(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
-    """Learn a byte-level BPE of at most `size` tokens from `texts`; pad = EOS, as Qwen3-Base has it.
+    """Learn a byte-level BPE of at most `size` tokens from `texts`. The padding token is EOS, as in Qwen3-Base.
 
-    Bytes come first, so any text of any script can be written; what the texts repeat becomes single tokens.
+    All bytes are tokens, so that text of any script can be encoded. Strings that are frequent in `texts` become single
+    tokens.
 
     Raises:
-        ValueError: `size` leaves no room for merges beside the bytes and the special tokens.
+        ValueError: `size` leaves no room for merges in addition to the bytes and the special tokens.
     """
     special = [END, START, PATCH, STOP]
     if size < BYTES + len(special):

@@ -1,4 +1,4 @@
-"""The data we can make ourselves, in LLaVA-Pretrain's layout and without a download: scenes and digits."""
+"""Data sets that this package makes itself without a download, in LLaVA-Pretrain's layout: scenes and digits."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from pathlib import Path
 from qwen3_vlm.demo.worlds import digits, scenes
 
 WORLDS: dict[str, Callable[[Path], Path]] = {"scenes": scenes.ensure, "digits": digits.ensure}
-"""Name in a config (`data.world`) -> what makes it in a folder when it is absent, and returns its training file."""
+"""For each name in a config (`data.world`), the function that makes this world in a folder if it does not exist, and
+returns the path of its training file."""
 
 
 def ensure(name: str, folder: Path) -> Path:
-    """Make the world `name` in `folder` when it is absent; return the path of its (training) JSON file.
+    """Make the world `name` in `folder` if it does not exist, and return the path of its (training) JSON file.
 
     Raises:
-        ValueError: no such world, the folder holds something else, or what the world needs is not installed.
+        ValueError: there is no such world, the folder has other content, or a required package is not installed.
     """
     if name not in WORLDS:
         raise ValueError(f"expected one of the worlds {', '.join(sorted(WORLDS))}, got {name!r} in data.world")

@@ -1,8 +1,8 @@
-"""Writing a world to disk: LLaVA-Pretrain's layout, atomically.
+"""Writes a world to disk atomically, in LLaVA-Pretrain's layout.
 
-A world is written into a temporary sibling folder and renamed into place, so an interrupted run leaves nothing that
-looks like data. `world.json` inside records what the folder was made from; a folder made from something else is
-refused instead of being taken for the wanted one.
+A world is written to a temporary folder beside the final one and then renamed, so that an interrupted run leaves
+nothing that looks like data. `world.json` in the folder records what it was made from. A folder that was made from
+something else is rejected, so that it is not mistaken for the requested world.
 """
 
 from __future__ import annotations
@@ -18,43 +18,43 @@ from PIL import Image
 
 STAMP = "world.json"
 PER_FOLDER = 1000
-"""Images per numbered sub-folder."""
+"""Number of images per numbered sub-folder."""
 
 Row = dict[str, object]
 
 
 def image_name(index: int) -> str:
-    """Path of image `index` under the image root, as LLaVA-Pretrain has it: `00001/000001234.png`."""
+    """Return the path of image `index` under the image root, as in LLaVA-Pretrain: `00001/000001234.png`."""
     return f"{index // PER_FOLDER:05d}/{index:09d}.png"
 
 
 def save_png(picture: Image.Image, root: Path, name: str) -> None:
-    """Save `picture` as `root/name`, making its sub-folder."""
+    """Save `picture` as `root/name`, and create the sub-folder if necessary."""
     target = root / name
     target.parent.mkdir(parents=True, exist_ok=True)
     picture.save(target, format="PNG", compress_level=1)
 
 
 def instruction(rng: random.Random, choices: Sequence[str]) -> str:
-    """A human turn with `<image>` before or after the words, as LLaVA-Pretrain has both."""
+    """Return a human turn with `<image>` before or after the words. Both occur in LLaVA-Pretrain."""
     words = rng.choice(choices)
     return f"<image>\n{words}" if rng.random() < 0.5 else f"{words}\n<image>"
 
 
 def row(identity: str, image: str, human: str, caption: str) -> Row:
-    """One LLaVA-Pretrain row; `human` holds `<image>` once."""
+    """Return one LLaVA-Pretrain row; `human` must contain `<image>` once."""
     turns = [{"from": "human", "value": human}, {"from": "gpt", "value": caption}]
     return {"id": identity, "image": image, "conversations": turns}
 
 
 def save_rows(rows: list[Row], path: Path) -> None:
-    """Write rows as one JSON list, a row a line, so that two versions can be compared with diff."""
+    """Write rows as one JSON list with one row per line, so that two versions can be compared with diff."""
     lines = ",\n".join(json.dumps(item, ensure_ascii=False) for item in rows)
     path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
 def is_made(folder: Path, stamp: Mapping[str, object]) -> bool:
-    """Whether `folder` already holds exactly the world that `stamp` describes.
+    """Whether `folder` already contains exactly the world that `stamp` describes.
 
     Raises:
         ValueError: the folder has other content, which must be neither used nor overwritten.
@@ -84,9 +84,9 @@ def is_made(folder: Path, stamp: Mapping[str, object]) -> bool:
 
 
 def write_whole(folder: Path, stamp: Mapping[str, object], fill: Callable[[Path], None]) -> None:
-    """Let `fill` write into a temporary folder, stamp it, and rename it to `folder`.
+    """Let `fill` write to a temporary folder, add `stamp`, and rename the folder to `folder`.
 
-    Two processes doing this at once are harmless: the second finds the first one's result and drops its own.
+    Two processes can do this at the same time: the second finds the result of the first and discards its own.
 
     Raises:
         ValueError: `folder` has other content (see `is_made`).

@@ -1,10 +1,11 @@
-"""Digits: real images. scikit-learn's bundled handwritten digits, captioned, in the same layout as the scenes.
+"""Digits, a world of real images: scikit-learn's bundled handwritten digits with captions, in the layout of scenes.
 
     from qwen3_vlm.data.worlds import digits
     digits.ensure(Path("data/digits"))        # digits_train.json (1,500) and digits_eval.json (297)
 
-The 8 x 8 scans are enlarged to 64 px, dark ink on light paper. A caption names the digit and the weight of its strokes
-(thirds of the mean ink over the training digits). No download: the scans come with the package.
+The 8 x 8 scans are enlarged to 64 px and show dark ink on light paper. A caption names the digit and the weight of its
+strokes (thirds of the mean ink over the training digits). No download is needed, because the scans are part of
+scikit-learn.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SIDE = 64
 TRAIN_COUNT = 1500
 SEED = 2024
 VERSION = 1
-"""Raised whenever the same seed would give other pictures, captions or halves."""
+"""Version number, which is increased whenever the same seed would give other pictures, captions or halves."""
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WEIGHTS = ("thin", "medium", "bold")
@@ -44,7 +45,7 @@ class Digit:
 
 @cache
 def load() -> tuple[tuple[Digit, ...], tuple[Digit, ...]]:
-    """The digits as (1,500 training, 297 held out), always the same two halves.
+    """Return the digits as (1,500 for training, 297 held out). The two parts are always the same.
 
     Raises:
         ValueError: scikit-learn is not installed.
@@ -78,7 +79,7 @@ def caption(digit: Digit, rng: random.Random) -> str:
 
 
 def caption_of(value: int, weight_index: int, rng: random.Random) -> str:
-    """A caption for any `value` 0-9 and any weight 0-2, whether or not there is such a scan."""
+    """Return a caption for any `value` 0-9 and any weight 0-2, whether or not there is such a scan."""
     name, weight = NAMES[value], WEIGHTS[weight_index]
     ways = (
         f"A handwritten {name} in {weight} strokes.",
@@ -90,18 +91,18 @@ def caption_of(value: int, weight_index: int, rng: random.Random) -> str:
 
 
 def instruction(rng: random.Random) -> str:
-    """A human turn with `<image>` before or after the words."""
+    """Return a human turn with `<image>` before or after the words."""
     return _files.instruction(rng, _INSTRUCTIONS)
 
 
 def grade(written: str, true: str) -> dict[str, bool]:
-    """Whether the written caption names the same `digit` and stroke `weight` as the true one."""
+    """Return whether the written caption names the same `digit` and the same stroke `weight` as the true one."""
     said, meant = (set(text.lower().replace(".", " ").replace(",", " ").split()) for text in (written, true))
     return {"digit": said & set(NAMES) == meant & set(NAMES), "weight": said & set(WEIGHTS) == meant & set(WEIGHTS)}
 
 
 def write(folder: Path) -> tuple[Path, Path]:
-    """Write both halves to `folder` unless they are there.
+    """Write both parts to `folder` if they do not exist yet.
 
     Returns:
         The paths of `digits_train.json` and `digits_eval.json`; image paths in them are relative to `folder`.
@@ -128,5 +129,5 @@ def write(folder: Path) -> tuple[Path, Path]:
 
 
 def ensure(folder: Path) -> Path:
-    """Both halves, made when absent and left alone when there. Returns the path of `digits_train.json`."""
+    """Make both parts if they do not exist yet, and return the path of `digits_train.json`."""
     return write(folder)[0]

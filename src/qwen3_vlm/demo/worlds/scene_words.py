@@ -1,7 +1,7 @@
-"""The words of the scenes world, and what a caption says: read back and graded.
+"""The words of the scenes world, and functions that read attributes from captions and grade captions.
 
-A caption is read as sets of attribute words, so word order and phrasing are free. Which colour belongs to which shape
-(`binding`) is read from neighbouring words and graded on its own, for two things only.
+A caption is read as sets of attribute words, so word order and phrasing do not matter. Which colour belongs to which
+shape (`binding`) is read from adjacent words and graded separately, only for captions with two things.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ _VOCABULARY = {"colour": COLOURS, "shape": SHAPES, "background": BACKGROUNDS, "t
 FACT_WORDS = frozenset(word for words in _VOCABULARY.values() for word in words) | frozenset(
     word for row in PLACES for place in row for word in place.split()
 )
-"""Every word of a caption that says something about the picture; the rest is phrasing."""
+"""All words of captions that describe the picture; the others are phrasing."""
 
 _PLACE = re.compile(r"\b(?:(?:top|bottom) (?:left|right)|top|bottom|left|right|middle)\b")
 
 
 def words_of(text: str) -> list[str]:
-    """The lower-case words of a caption, in order."""
+    """Return the words of a caption in lower case and in order."""
     return re.findall(r"[a-z]+", text.lower())
 
 
 def attributes(text: str) -> dict[str, frozenset[str]]:
-    """What a caption says, as sets of words per attribute.
+    """Return the attributes that a caption names, as a set of words for each attribute.
 
     Returns:
         `colour`, `shape`, `background`, `texture`, `size`, `position` (cells such as `top left`) and `count` (how many
-        shapes are named, as a digit). An attribute the caption does not mention is an empty set; no shapes count `0`.
+        shapes are named, as a digit; `0` without shapes). The set is empty if an attribute is not mentioned.
     """
     words = words_of(text)
     said = {name: frozenset(words).intersection(known) for name, known in _VOCABULARY.items()}
@@ -49,7 +49,7 @@ def attributes(text: str) -> dict[str, frozenset[str]]:
 
 
 def bindings(text: str) -> frozenset[tuple[str, str]]:
-    """Pairs (colour, shape) that are next to each other: which colour the caption gives to which shape."""
+    """Return pairs (colour, shape) of adjacent words, which show the colour that the caption gives to each shape."""
     words = words_of(text)
     return frozenset(
         (one, other) for one, other in zip(words, words[1:], strict=False) if one in COLOURS and other in SHAPES
@@ -59,8 +59,8 @@ def bindings(text: str) -> frozenset[tuple[str, str]]:
 def grade(written: str, true: str) -> dict[str, bool]:
     """Compare a written caption with the true one, attribute by attribute.
 
-    An attribute is right when the two captions name the same SET of words: no thing forgotten, none invented.
-    `binding` is there only where the true caption has two things; with one there is nothing to confuse.
+    An attribute is correct if both captions name the same set of words, with none missing and none added. `binding` is
+    graded only if the true caption has two things, because with one thing there is nothing to confuse.
     """
     said, meant = attributes(written), attributes(true)
     marks = {name: said[name] == meant[name] for name in meant}

@@ -3,9 +3,10 @@
     from qwen3_vlm.data.worlds import scenes
     scenes.ensure(Path("data/scenes"))        # 5,000 pictures of 64 px and scenes.json, in seconds
 
-Every caption names every attribute: size, colour, shape and place of each thing, texture and colour of the background;
-the count is the number of things named. Two things differ in colour and in shape, so that "which colour belongs to
-which shape" has one answer. `attributes` reads a caption back and `grade` compares two, attribute by attribute.
+Every caption names every attribute: size, colour, shape and place of each thing, and texture and colour of the
+background. The count is the number of things named. Two things differ in colour and in shape, so that it is always
+clear which colour belongs to which shape. `attributes` reads the attributes of a caption, and `grade` compares those
+of two captions.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ SIDE = 64
 """Side of a picture in pixels."""
 COUNT, SEED = 5000, 2024
 VERSION = 1
-"""Raised whenever the same seed would give other pictures or captions."""
+"""Version number, which is increased whenever the same seed would give other pictures or captions."""
 
-_ZOOM = 3  # drawn this much larger and shrunk: PIL's shapes have hard edges
+_ZOOM = 3  # drawn larger by this factor and then shrunk, because PIL's shapes have hard edges
 _OUTLINE = 1.8  # pixels of the finished picture; without an outline the tower does not learn shape
 _INK = (22, 22, 26)
 _COLOUR_RGB = {
@@ -61,7 +62,7 @@ _BACKGROUND_RGB = {
     "beige": (222, 204, 164),
     "cyan": (150, 224, 230),
 }
-# Radii as shares of the side, (small, large); two things have to fit beside each other.
+# Ranges of radii as shares of the side, by number of things and size. Two things have to fit beside each other.
 _RADII = {1: {"small": (0.15, 0.18), "large": (0.26, 0.31)}, 2: {"small": (0.14, 0.165), "large": (0.21, 0.25)}}
 
 _INSTRUCTIONS = (
@@ -75,7 +76,7 @@ _INSTRUCTIONS = (
 
 @dataclass(frozen=True)
 class Thing:
-    """One shape; `x`, `y` and `radius` are shares of the side, `turn` is in radians, `tint` is added to its RGB."""
+    """One shape. `x`, `y` and `radius` are shares of the side, `turn` is in radians, and `tint` is added to its RGB."""
 
     shape: str
     colour: str
@@ -90,13 +91,13 @@ class Thing:
 
     @property
     def place(self) -> str:
-        """Its cell of the 3x3 grid in words, such as `top left`."""
+        """The cell of the 3x3 grid that it is in, in words such as `top left`."""
         return PLACES[self.row][self.column]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture before it is drawn; `things` in reading order, `phase` shifts the texture (share of its period)."""
+    """A picture before it is drawn. `things` are in reading order; `phase` shifts the texture (share of its period)."""
 
     background: str
     texture: str
@@ -120,7 +121,7 @@ def _thing(rng: random.Random, shape: str, colour: str, count: int) -> Thing:
     size = rng.choice(SIZES)
     radius = rng.uniform(*_RADII[count][size])
     row, column = rng.randrange(3), rng.randrange(3)
-    edge = radius + 0.025  # the outermost place where it is wholly inside
+    edge = radius + 0.025  # the smallest distance from the edge at which it is completely inside
     x, y = (edge + cell * (1 - 2 * edge) / 2 + rng.uniform(-0.02, 0.02) for cell in (column, row))
     tint = (rng.randint(-10, 10), rng.randint(-10, 10), rng.randint(-10, 10))
     return Thing(shape, colour, size, row, column, x, y, radius, rng.uniform(-0.15, 0.15), tint)
@@ -191,7 +192,7 @@ def _corners(thing: Thing, x: float, y: float, radius: float) -> list[tuple[floa
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
-    """Say everything about a scene in one of several ways (about 14 tokens with the end token)."""
+    """Describe all attributes of a scene in one of several ways (in about 14 tokens with the end token)."""
     ground = f"{scene.texture} {scene.background}"
     named = [f"{thing.size} {thing.colour} {thing.shape}" for thing in scene.things]
     if len(named) == 1:
@@ -213,19 +214,19 @@ def caption(scene: Scene, rng: random.Random) -> str:
 
 
 def instruction(rng: random.Random) -> str:
-    """A human turn with `<image>` before or after the words."""
+    """Return a human turn with `<image>` before or after the words."""
     return _files.instruction(rng, _INSTRUCTIONS)
 
 
 def series(count: int, seed: object) -> Iterator[tuple[Scene, random.Random]]:
-    """`count` scenes, each with the generator that goes on to word it; scene i depends on `seed` and i alone."""
+    """Yield `count` scenes, each with the generator for its caption. Scene i depends only on `seed` and i."""
     for index in range(count):
         rng = random.Random(f"scenes-{VERSION}-{seed}-{index}")
         yield sample(rng), rng
 
 
 def write(folder: Path, count: int = COUNT, seed: int = SEED) -> Path:
-    """Write `count` scenes to `folder` (pictures in numbered sub-folders, `scenes.json`) unless they are there.
+    """Write `count` scenes to `folder` (pictures in numbered sub-folders, and `scenes.json`) if they do not exist yet.
 
     Returns:
         The path of `scenes.json`; image paths in it are relative to `folder`.
@@ -250,5 +251,5 @@ def write(folder: Path, count: int = COUNT, seed: int = SEED) -> Path:
 
 
 def ensure(folder: Path) -> Path:
-    """The trial's 5,000 scenes: made when absent, left alone when there. Returns the path of `scenes.json`."""
+    """Make the 5,000 scenes of the trial if they do not exist yet, and return the path of `scenes.json`."""
     return write(folder)
