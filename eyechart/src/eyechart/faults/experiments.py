@@ -10,6 +10,7 @@
     the caption's input tokens from position t on -> the losses after t, and none before `LossRoute.text`
     the label at a position         -> its own loss, and no other
     pixels, with the visual tokens set to zero -> no loss: there is no second path       `past_tokens`
+
 They use the scoring seam, or any function of a batch that replaces a part of it, so they are the same for every model,
 trained or not: they do not require low losses. Their results are figures. Three callers use them: the self-tests
 before a score (`models.selftests`, which refuse a model), the probes of a run that did not pass (`faults.probes`, which

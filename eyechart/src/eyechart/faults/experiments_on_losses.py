@@ -143,7 +143,7 @@ class LossRoute:
         return any(float(max(self._base[row][i], after[row][i])) < _CERTAIN for i in skipped)
 
     def _unread(self, edge: int, step: int) -> bool:
-        """Return whether no loss changes with the token `step` positions outside the edge (0 start, 1 end) of the block."""
+        """Return whether changing the token `step` positions outside an edge (0 or 1) of the block changes no loss."""
         changes = {}
         for row, block_T in enumerate(self._text.block_BT):
             inside = block_T.nonzero()[:, 0].tolist()
