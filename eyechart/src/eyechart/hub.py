@@ -56,7 +56,7 @@ def hub_state() -> HubState:
 
 @functools.lru_cache(maxsize=1)
 def _answers(endpoint: str, now: int) -> bool:
-    """Whether the hub answers, with any response; `now` only invalidates the cache."""
+    """Return whether the hub gives any response; `now` is only a key of the cache, so that results expire."""
     heard = threading.Event()
 
     def ask() -> None:
@@ -66,7 +66,7 @@ def _answers(endpoint: str, now: int) -> bool:
             return
         heard.set()
 
-    # In a separate thread: a name look-up has no time limit and may take a minute.
+    # The request runs in a separate thread, because a name look-up has no time limit and may take a minute.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(_PATIENCE)

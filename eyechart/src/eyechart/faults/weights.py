@@ -1,6 +1,7 @@
 """A check of whether the connector in use is the trained one, made from its tensors without running it.
 
 Three sets of tensors are compared, each a flat mapping from names such as `resampler.latents`:
+
     initial   the weights before any training: the connector newly built from the config and the seed
     stored    the weights in the checkpoint
     in_use    the weights in the loaded model
