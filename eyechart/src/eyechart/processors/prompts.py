@@ -226,6 +226,6 @@ class PromptWriter:
         return {"role": "user", "content": kept}
 
     def _adds_special(self, text: str) -> bool:
-        """Return whether the tokenizer must add its beginning-of-text token, which the template may have written already."""
+        """Return whether the tokenizer must add its beginning-of-text token, or the template has written it already."""
         bos = getattr(self._tokenizer, "bos_token", None)
         return not (self.has_template and bos and text.startswith(bos))
