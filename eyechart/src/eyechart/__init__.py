@@ -3,11 +3,12 @@
     import eyechart
 
     rows, rejects = eyechart.read_rows("rows.json", image_root="images")
-    results = eyechart.score(my_scorer, rows)  # or the name of a model of transformers
+    results = eyechart.score(my_scorer, rows)  # or the name of a transformers model
     print(eyechart.explain(results))
     eyechart.write_results(results, "outputs/mine")
 
-Everything is loaded when it is first used: importing this changes nothing in the host process, and loads no torch.
+Every submodule is imported on first use: importing this package changes nothing in the host process and does not load
+PyTorch.
 """
 
 from importlib import import_module

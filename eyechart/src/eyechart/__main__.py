@@ -1,4 +1,4 @@
-"""`python -m eyechart` is `eyechart`."""
+"""Run the command `eyechart` with `python -m eyechart`."""
 
 import sys
 

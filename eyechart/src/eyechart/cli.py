@@ -40,11 +40,11 @@ _FLAGS: tuple[tuple[str, str, type, Sequence[str] | None, str], ...] = (
     ("precision", "model.precision", str, ("fp32", "bf16"), "of weights and computation (fp32)"),
     ("attention", "model.attention", str, ("sdpa", "eager", "flash_attention_2"), "attention of the model (sdpa)"),
 )
-"""Flags that are fields of `ScoreSettings`: name, field, type, choices, help with the default."""
+"""Flags that set a field of `ScoreSettings`: flag name, field, type, choices, and help text with the default."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports an error in one line, like all commands."""
+    """A parser that reports an error in one line, as all commands do."""
 
     def error(self, message: str) -> NoReturn:
         """Raise a ValueError with the message."""
@@ -52,7 +52,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry of `eyechart`."""
+    """Entry point of the command `eyechart`."""
 
     def run() -> int:
         options = _parser().parse_args(arguments)
@@ -151,7 +151,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _value(text: str) -> object:
-    """A setting as typed: parsed as JSON if possible, otherwise text."""
+    """Parse the value of a setting: as JSON if possible, otherwise as text."""
     try:
         return json.loads(text)
     except ValueError:

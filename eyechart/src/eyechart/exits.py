@@ -1,4 +1,4 @@
-"""How a command ends: exit codes, and a one-line error instead of a traceback.
+"""Exit codes of the commands, and one-line error messages instead of tracebacks.
 
 The codes:
 
@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-# Problems of the machine, not of this package: no space, no permission, a folder where a file should be.
+# Errors caused by the machine and not by this package: no space, no permission, a folder in place of a file.
 _ENVIRONMENT = {
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EISDIR", "EEXIST")
@@ -32,8 +32,8 @@ class NonFiniteError(RuntimeError):
         """Keep the parts of the line.
 
         Args:
-            message: what is not finite, and where.
-            fix: what to do.
+            message: which value is not finite, and where.
+            fix: what the user should do.
             spared: a sentence, without a full stop, about what was not affected; it is placed between message and fix.
         """
         said = f"{message}. {spared}" if spared else message
@@ -42,7 +42,7 @@ class NonFiniteError(RuntimeError):
 
 
 class FaultsFoundError(RuntimeError):
-    """A run was stopped because of faults with a name: the preflight's errors, or one that showed while training."""
+    """A run was stopped because of named faults: errors of the preflight, or a fault detected during training."""
 
     def __init__(self, message: str, findings: Sequence[object]) -> None:
         """Keep the `findings` (results.Finding, most likely first) in addition to the message."""
@@ -51,16 +51,16 @@ class FaultsFoundError(RuntimeError):
 
 
 class InputError(ValueError):
-    """Bad input: `message; fix` is the error line of a command; a finding made from it uses the two parts."""
+    """Bad input. The error line of a command is `message; fix`; a finding made from it has the two parts as fields."""
 
     def __init__(self, message: str, fix: str) -> None:
-        """Keep what is wrong (`message`) and what to do about it (`fix`) apart."""
+        """Keep what is wrong (`message`) and what to do about it (`fix`) as two parts."""
         super().__init__(f"{message}; {fix}")
         self.message, self.fix = message, fix
 
 
 class NamedInputError(InputError):
-    """Bad input that is a fault of `faults.table.FAULTS`: an error line for a command, a finding for `diagnose`."""
+    """Bad input that is one of `faults.table.FAULTS`: a command prints it as its error, `diagnose` as a finding."""
 
     def __init__(self, code: str, message: str, fix: str) -> None:
         """Keep the fault's `code` in addition to message and fix."""
@@ -69,15 +69,15 @@ class NamedInputError(InputError):
 
 
 class RankLostError(RuntimeError):
-    """Another process of a job with several is gone, so this one cannot continue."""
+    """Another process of the same job has ended, so this process cannot continue."""
 
 
 def guarded(command: Callable[[], int], package: str = "eyechart") -> int:
     """Run a command of `package` and turn what it raises into an exit code.
 
-    A ValueError raised in that package or in this one is caused by user input: one line, exit 2. A ValueError from
-    inside a library is not: it counts as an internal error, so that a crash is never reported as a usage error or a
-    verdict. A full disk or a folder without permission is exit 2 wherever it occurs.
+    A ValueError raised in that package or in this one is caused by user input: it gives one line and exit code 2. A
+    ValueError from inside a library counts as an internal error, so that a crash is never reported as a usage error or
+    as a verdict. A full disk, or a folder without permission, gives exit code 2 wherever it occurs.
     """
     try:
         code = command()
@@ -89,7 +89,7 @@ def guarded(command: Callable[[], int], package: str = "eyechart") -> int:
     except (NonFiniteError, FaultsFoundError) as error:
         return _say(f"stopped: {error}", 1)
     except BrokenPipeError:
-        # The reader of our output (`| head`) is gone. The rest of the run is unknown, so this is not a verdict.
+        # The process that reads our output (such as `| head`) has ended. The run is incomplete, so there is no verdict.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _say("interrupted: the output is no longer read", 130)
     except ValueError as error:

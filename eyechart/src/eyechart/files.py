@@ -1,4 +1,4 @@
-"""Atomic writing of files, and the logs of a run with one line of JSON per event."""
+"""Atomic writing of files, and log files with one line of JSON per event."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ T = TypeVar("T")
 
 @contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing so that a reader, or a kill at any moment, sees the old content or the new, never a part.
+    """Open a file for writing, so that it has either its old or its complete new content at any moment, even if killed.
 
-    [Contract] Until then the data is in the same folder, in a file whose name begins with a dot and `path`'s name.
+    [Contract] Until it is complete, the data is in the same folder, in a file whose name begins with a dot and `path`'s
+    name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -39,25 +40,25 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a whole file, as `atomic` does."""
+    """Write a whole file atomically, with `atomic`."""
     with atomic(path) as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 @dataclass(frozen=True)
 class Log(Generic[T]):
-    """A JSONL file of a run's folder: whole lines at any moment, oldest first."""
+    """A JSON Lines file in a run's folder, oldest line first; at any moment it only has complete lines."""
 
     name: str
     what: str
-    """What a line is, for messages, such as `an epoch record`."""
+    """The name of an item in messages, such as `an epoch record`."""
     kind: type[T]
-    """A pydantic model or a dataclass; a line that does not match is an error."""
+    """The type of an item, a pydantic model or a dataclass; a line that does not match is an error."""
     step: Callable[[T], int]
-    """The step of the event."""
+    """Returns the step of an item."""
 
     def read(self, folder: Path) -> list[T]:
-        """All items of the file; none if it does not exist.
+        """Return all items of the file; none if it does not exist.
 
         Raises:
             ValueError: a line is of another kind.

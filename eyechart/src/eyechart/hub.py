@@ -1,7 +1,7 @@
-"""Access to the model hub with one short check: without a network, a missing backbone is reported in seconds.
+"""Access to the model hub after one short check, so that without a network a missing model is reported in seconds.
 
-By default, transformers retries each file of each model with growing pauses: the four requests of a start took 48 s on
-a machine without a name server, with a warning for every retry, before the first error.
+By default, transformers retries each file of each model with increasing pauses. On a machine without a name server, the
+four requests at the start of a run took 48 s, with a warning for every retry, before the first error.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ from pathlib import Path
 from huggingface_hub import constants, get_session
 
 _PATIENCE = 4.0
-"""Seconds that the hub has to answer one request, name look-up included."""
+"""Seconds within which the hub must answer one request, including the name look-up."""
 _REMEMBERED = 60.0
 """Seconds for which a failed check is cached: a start requests several files, and a notebook may regain its network."""
 
 
 @contextmanager
 def hub_bounded(name: str) -> Iterator[None]:
-    """Load the model `name` inside: from its folder, from the local cache, or from the hub if it answers.
+    """Inside the block, load the model `name` from its folder, from the local cache, or from the hub if it answers.
 
-    If the hub does not answer, only the cache is used inside the block. If it does, downloads have their usual time
-    limits.
+    If the hub does not answer, only the cache is used. If it answers, downloads have their usual time limits.
     """
     before = constants.HF_HUB_OFFLINE
     if not (before or Path(name).is_dir() or _answers(constants.ENDPOINT, int(time.monotonic() / _REMEMBERED))):
@@ -39,7 +38,7 @@ def hub_bounded(name: str) -> Iterator[None]:
 
 
 class HubState(StrEnum):
-    """Why the hub could not provide a model, as part of a sentence."""
+    """The reason why the hub could not provide a model, worded as part of a sentence."""
 
     FORBIDDEN = "HF_HUB_OFFLINE forbids access to the hub"
     SILENT = "the hub cannot be reached"
@@ -47,7 +46,7 @@ class HubState(StrEnum):
 
 
 def hub_state() -> HubState:
-    """Why the hub could not provide a model."""
+    """Return the reason why the hub could not provide a model."""
     if constants.HF_HUB_OFFLINE:
         return HubState.FORBIDDEN
     if not _answers(constants.ENDPOINT, int(time.monotonic() / _REMEMBERED)):
@@ -57,7 +56,7 @@ def hub_state() -> HubState:
 
 @functools.lru_cache(maxsize=1)
 def _answers(endpoint: str, now: int) -> bool:
-    """Whether the hub answers, with any response; `now` only invalidates the cache."""
+    """Return whether the hub gives any response; `now` is only a key of the cache, so that results expire."""
     heard = threading.Event()
 
     def ask() -> None:
@@ -67,7 +66,7 @@ def _answers(endpoint: str, now: int) -> bool:
             return
         heard.set()
 
-    # In a separate thread: a name look-up has no time limit and may take a minute.
+    # The request runs in a separate thread, because a name look-up has no time limit and may take a minute.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(_PATIENCE)
@@ -75,9 +74,9 @@ def _answers(endpoint: str, now: int) -> bool:
 
 
 def explain_absence(name: str, setting: str, error: Exception) -> str:
-    """One line for a backbone that cannot be loaded: what is missing and how to get it."""
+    """Return one line about a backbone that cannot be loaded: what is missing and how to get it."""
     first = first_line(error)
-    if "flash" in first.lower():  # transformers has no class of its own for an attention that is not there
+    if "flash" in first.lower():  # transformers has no exception class for a missing attention implementation
         attention = "model.attention" if setting.startswith("model.") else "--attention"
         return f"{attention}: flash_attention_2 cannot be used here ({first}); set {attention} to sdpa"
     looks_local = Path(name).is_dir() or name.startswith((".", "/")) or name.count("/") != 1
@@ -95,7 +94,7 @@ def explain_absence(name: str, setting: str, error: Exception) -> str:
 
 
 def unreadable(name: str, setting: str, wanted: str, error: Exception) -> str:
-    """One line for a backbone whose files exist but cannot be used."""
+    """Return one line about a backbone whose files exist but cannot be used."""
     return (
         f"{setting}: {name} does not contain a usable {wanted} ({first_line(error)[:200]}); is it the right model, and "
         "are its files complete? Copy or download it again"
@@ -103,5 +102,5 @@ def unreadable(name: str, setting: str, wanted: str, error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a message that is not empty; otherwise the kind of error."""
+    """Return the first non-empty line of an error's message; if there is none, the type of the error."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

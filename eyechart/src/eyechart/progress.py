@@ -1,4 +1,4 @@
-"""Progress bars with one style, and without output if there is no terminal."""
+"""Progress bars in one style; without a terminal, they print a line from time to time instead."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Bar(Protocol):
     """The two methods of a tqdm bar that are used."""
 
     def update(self, n: int) -> object:
-        """Count `n` more."""
+        """Advance the bar by `n`."""
         ...
 
     def close(self) -> object:
-        """End the bar."""
+        """Close the bar."""
         ...
 
 
@@ -26,23 +26,23 @@ class SilentBar:
     """A bar that shows nothing."""
 
     def update(self, n: int) -> None:
-        """Count nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """End nothing."""
+        """Do nothing, because there is no bar to close."""
 
 
 def progress_bar(total: int, what: str, unit: str, initial: int = 0, hidden: bool = False) -> tqdm[Any]:
-    """A bar on standard error that vanishes when it is done.
+    """Make a bar on standard error that disappears when the work is done.
 
     Args:
         total: amount of work.
-        what: what is being done.
-        unit: of `total`, in the singular.
-        initial: amount done before.
-        hidden: show nothing (ranks other than the first).
+        what: name of the work.
+        unit: unit of `total`, in the singular.
+        initial: amount of work already done.
+        hidden: whether to show nothing, as on ranks other than the first.
 
-    Into a file or pipe it prints a line every 30 seconds at most: a log should show progress without animation.
+    In a file or pipe, it prints at most one line every 30 seconds, so that a log shows progress without animation.
     """
     terminal = sys.stderr.isatty()
     bar: tqdm[Any] = tqdm(
@@ -60,16 +60,16 @@ def progress_bar(total: int, what: str, unit: str, initial: int = 0, hidden: boo
 
 
 def say(line: str) -> None:
-    """Write a line to standard error while a bar may be there: above it on a terminal, unchanged in a log."""
+    """Write a line to standard error while a bar may be shown: above the bar on a terminal, unchanged in a log."""
     if sys.stderr.isatty():
         tqdm.write(line, file=sys.stderr)
     else:
-        # tqdm.write would draw the bar again after it, on a separate line.
+        # tqdm.write would draw the bar again after the line, on a separate line.
         sys.stderr.write(f"{line}\n")
 
 
 def duration(seconds: float) -> str:
-    """Readable duration: `1 h 5 min`, `2 min 10 s`, `9 s`."""
+    """Return a readable duration, such as `1 h 5 min`, `2 min 10 s` or `9 s`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,1 +1,1 @@
-"""What a program calls, and what the commands call."""
+"""The functions that programs and the commands call."""

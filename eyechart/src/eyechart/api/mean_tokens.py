@@ -17,7 +17,7 @@ from eyechart.settings import ScoreSettings
 
 
 def shared_images(wanted: Asked, averaged: Sequence[Row], train_file: Path) -> list[Remark]:
-    """A remark if images of the training rows are also scored: their mean then contains scored images."""
+    """Return a remark if some training images are also scored, because the mean then includes scored images."""
     images = {row.image for row in averaged}
     shared = len(images & {row.image for row in wanted.rows})
     same_file = wanted.file is not None and train_file.samefile(wanted.file)
@@ -33,7 +33,7 @@ def mean_over_rows(
     """Mean visual tokens [Q,E] over the first images of `rows`.
 
     Raises:
-        ValueError: too many or all of them cannot be read.
+        ValueError: too many of the images, or all of them, cannot be read.
     """
     usable, rejects = rows
     chosen, size = usable[: settings.ablation.mean_token_images], settings.ablation.batch_size

@@ -1,4 +1,4 @@
-"""`eyechart.score`: check 1 on any model, with verdict, coverage, diagnosis, and what it writes."""
+"""`eyechart.score`: check 1 on any model, with the verdict, the coverage, the diagnosis and the captions it writes."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from eyechart.seam import Batch, Description, Row, ScorerOfBatches, Writer, desc
 from eyechart.settings import ScoreSettings
 
 _TESTED = 2
-"""Samples for the self-tests: two are enough to detect mixed-up rows."""
+"""Number of samples for the self-tests: two are enough to detect mixed-up rows."""
 _PROBED = 4
-"""Samples on which the probes of what reaches the model run."""
+"""Number of samples for the probes that test which inputs reach the model."""
 _NOT_HERE: dict[str, RemarkCode] = {"blind": "blind-not-trained-here", "donors": "donors-need-tower-features"}
-"""Conditions that are only available for models trained here, and why."""
+"""Conditions that are only available for models trained by qwen3_vlm, with the remark that says why."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Output of check 1, to be written."""
+    """The results of check 1 and what is needed to write them to files."""
 
     results: Results
     samples: SampleRows
@@ -57,10 +57,10 @@ def score(
     image_root: str | Path | None = None,
     settings: ScoreSettings | None = None,
 ) -> Results:
-    """Score captions with the right picture, a wrong one and none, and report whether the model uses its images.
+    """Score captions with the right picture, a wrong picture and no picture; report whether the model uses its images.
 
     Args:
-        model: an image-text-to-text model of transformers, by folder or hub id; or a `Scorer`.
+        model: the folder or hub id of a transformers image-text-to-text model, or a `Scorer`.
         rows: data that the model has not been trained on: the path of a data file, rows, or batches.
         conditions: `runbook`, `standard`, `full`, or names separated by commas. Conditions that are not available are
             left out, with the reason in `ablation.remarks`; a list with no available condition is rejected.
@@ -68,13 +68,15 @@ def score(
             or batches that are passed.
         image_root: folder that the rows' image paths are relative to; None uses the data file's folder, or the rows'
             own.
-        settings: seed, margins, and for a model by name device, precision and prompt; the defaults if None.
+        settings: seed and margins and, for a model given by name, also device, precision and prompt; None uses the
+            defaults.
 
     Returns:
-        The results, with verdict; `eyechart.write_results` writes them as files and a page.
+        The results with the verdict; `eyechart.write_results` writes them to files, among them an HTML page.
 
     Raises:
-        ValueError: bad input, a model that fails a self-test, or a scorer that breaks its contract; one line.
+        ValueError: bad input, a model that fails a self-test, or a scorer that breaks its contract. The message is one
+            line.
     """
     return measure(model, rows, conditions, num_samples, image_root, settings).results
 
@@ -88,13 +90,13 @@ def measure(
     image_root: str | Path | None = None,
     settings: ScoreSettings | None = None,
 ) -> Measured:
-    """Like `score`, with every sample's per-token losses."""
+    """Do the same as `score`, and also return the per-token losses of every sample."""
     settings = settings or ScoreSettings()
     ranks = ranks_of_job() if settings.distributed else Ranks()
     names = named_conditions(conditions)
     wanted = asked(rows, num_samples, image_root, settings)
     train_file = None if settings.train_data is None else require_file("--train_data", settings.train_data)
-    _left_out(names, train_file)  # before the weights are loaded; the depths of visual tokens are known after that
+    _left_out(names, train_file)  # checked before the weights are loaded; the number of layers is only known afterwards
     by_name = isinstance(model, str | Path)
     scorer = _load(model, settings) if isinstance(model, str | Path) else model
     about = description_of(scorer)
@@ -152,10 +154,10 @@ def _load(name: str | Path, settings: ScoreSettings) -> ScorerOfBatches:
 
 @runtime_checkable
 class SelfTesting(Protocol):
-    """An unknown model, which has to pass more tests than a user's scorer."""
+    """A model given by name, which has to pass more tests than a user's own scorer."""
 
     def self_test(self, batch: Batch) -> None:
-        """Raise ValueError if it fails."""
+        """Raise ValueError if the model fails a self-test."""
         ...
 
 
@@ -181,19 +183,19 @@ def _left_out(names: Sequence[str], train_data: Path | None, layers: int = 1) ->
 
 @dataclass(frozen=True)
 class _Tested:
-    """What a few samples showed before scoring."""
+    """The result of the tests that run on a few samples before scoring."""
 
     layers: int
-    """Depths at which the language model takes visual tokens."""
+    """Number of layers at which the language model receives visual tokens."""
     remarks: Sequence[Remark] = ()
 
 
 @torch.no_grad()
 def _tested(scorer: ScorerOfBatches, source: Source, by_name: bool) -> _Tested:
-    """Run the self-tests of a model by name, or check any other scorer against its contract.
+    """Run the self-tests of a model given by name, or check any other scorer against the contract of the seam.
 
     Raises:
-        ValueError: it fails; the message says what that means.
+        ValueError: a test failed; the message says what that means.
     """
     batch = source.first(_TESTED)
     if batch is None:
@@ -212,7 +214,7 @@ def _tested(scorer: ScorerOfBatches, source: Source, by_name: bool) -> _Tested:
 def _with_captions(
     scored: list[ScoredSample], scorer: ScorerOfBatches, source: Source, settings: ScoreSettings
 ) -> tuple[list[ScoredSample], list[Remark]]:
-    """What the model writes for the samples that the page shows; a remark if it cannot write."""
+    """Add the captions that the model writes to the samples shown on the page; return a remark if it cannot write."""
     places = even_choice(len(scored), settings.ablation.gallery)
     if not isinstance(scorer, Writer) or not places:
         return scored, []
@@ -230,7 +232,7 @@ def _with_captions(
 def _diagnosis(
     scorer: ScorerOfBatches, source: Source, ablation: Ablation, settings: ScoreSettings
 ) -> tuple[list[Finding], list[Remark]]:
-    """What reaches the model, and what the pattern of check 1 means."""
+    """Probe which inputs reach the model, and diagnose the pattern of results of check 1."""
     evidence, remarks = RunEvidence(ablation=ablation), list[Remark]()
     batch = source.first(_PROBED)
     if batch is not None:
@@ -247,7 +249,7 @@ def _of_error(error: Exception) -> dict[str, str]:
 
 
 def _recorded(settings: ScoreSettings, about: Description, wanted: Asked, by_name: bool) -> dict[str, Any]:
-    """What was scored and how; only recorded values, because a default could be wrong."""
+    """Record what was scored and how. Only values that were used are recorded, because a default could be wrong."""
     tree = settings.model_dump(mode="json")
     data = {"json_file": None if wanted.file is None else str(wanted.file), "image_root": wanted.image_root}
     limits = {key: tree[key] for key in ("max_seq_len", "max_rejected", "max_pixels") if by_name}

@@ -1,4 +1,4 @@
-"""The data to score, from a data file, rows, or batches; read batch by batch and counted at the same time."""
+"""The data to score, from a data file, rows or batches. They are read batch by batch, and check 2 counts them then."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Asked:
 
     rows: tuple[Row, ...]
     batches: Sequence[Batch] | None
-    """Batches that were given instead of rows, in memory."""
+    """Batches in memory that the caller passed instead of rows."""
     rejects: tuple[Reject, ...]
     """Rows that cannot be used with any model."""
     requested: int
@@ -36,7 +36,7 @@ class Asked:
 
     @property
     def available(self) -> int:
-        """How many of the requested rows exist."""
+        """Number of requested rows that exist."""
         return self.requested if self.batches is not None else len(self.rows) + len(self.rejects)
 
 
@@ -46,7 +46,7 @@ def asked(
     image_root: str | Path | None,
     settings: ScoreSettings,
 ) -> Asked:
-    """Read and choose rows; the model is not needed.
+    """Read and choose the rows to score; no model is needed for this.
 
     Raises:
         ValueError: no such file or folder, an invalid number of samples, or neither rows nor batches.
@@ -70,7 +70,7 @@ def asked(
         found = [given[place] for place in sorted(draw_rows(len(given), settings.seed)[:requested])]
         found = found if root is None else [replace(row, image_root=root) for row in found]
         if root is None and len({row.image_root for row in found}) > 1:
-            # One folder is recorded for the page; images of several are named by their whole path.
+            # The page has one image folder. If the rows have several, each image is recorded with its whole path.
             found = [replace(row, image=str(row.path), image_root="") for row in found]
         return Asked(tuple(found), None, (), requested, None, root or found[0].image_root)
     batches = [item for item in items if isinstance(item, Batch)]
@@ -82,10 +82,10 @@ def asked(
 
 
 def require_file(flag: str, path: str | Path) -> Path:
-    """The path of a data file.
+    """Return the path of a data file.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such file.
     """
     if not Path(path).is_file():
         raise ValueError(f"{flag}: expected a data file in LLaVA-Pretrain layout, there is none at {path}")
@@ -94,7 +94,7 @@ def require_file(flag: str, path: str | Path) -> Path:
 
 @dataclass(frozen=True)
 class _Counted:
-    """Check 2 of one batch."""
+    """The counts of check 2 for one batch."""
 
     stats: CollateStats
     block_tokens: int
@@ -116,7 +116,7 @@ class Source(Sequence[Batch]):
     """The requested batches. Images are read when a batch is requested, and not kept."""
 
     def __init__(self, scorer: ScorerOfBatches, asked: Asked, batch_size: int) -> None:
-        """Group rows of similar length, longest first: a batch that is too large then fails immediately."""
+        """Group rows of similar length, longest first, so that a batch that is too large fails immediately."""
         self._scorer, self.asked = scorer, asked
         self._given = asked.batches
         ordered = sorted(asked.rows, key=lambda row: -len(row.human) - len(row.caption))
@@ -135,7 +135,7 @@ class Source(Sequence[Batch]):
     def __getitem__(self, number: slice) -> Sequence[Batch]: ...
 
     def __getitem__(self, number: int | slice) -> Batch | Sequence[Batch]:
-        """Read batches, and count them.
+        """Read one batch or several, and add them to the counts of check 2.
 
         Raises:
             ValueError: a broken contract of the seam.
@@ -151,7 +151,7 @@ class Source(Sequence[Batch]):
         return batch
 
     def read(self, rows: Sequence[Row]) -> Batch:
-        """Rows as the scorer reads them.
+        """Convert rows to a batch with the scorer's own `batch` method.
 
         Raises:
             ValueError: a broken contract of the seam, or a scorer that cannot read rows.
@@ -160,11 +160,11 @@ class Source(Sequence[Batch]):
             raise ValueError(
                 f"Scorer.batch: {type(self._scorer).__name__} has none, so it accepts only batches, not rows"
             )
-        scorer: Scorer = self._scorer  # type: ignore[assignment]  # just asked
+        scorer: Scorer = self._scorer  # type: ignore[assignment]  # checked just above
         return read_batch(scorer, rows)
 
     def first(self, count: int) -> Batch | None:
-        """The first samples, in the order of the rows, that have an image and a label; None without any."""
+        """Return the first `count` samples in row order with an image and a label token; None if there are none."""
         if self._given is not None:
             numbers, batch = range(len(self._given)), None
             for number in numbers:
@@ -183,7 +183,7 @@ class Source(Sequence[Batch]):
         return self.read(found[:count]) if found else None
 
     def pick(self, rows: Sequence[int]) -> Batch:
-        """Samples by row, with their images if they can still be read."""
+        """Return the samples with these row indices, with their images if they can still be read."""
         if self._given is None:
             return self.read([self._by_row[row] for row in rows])
         found: dict[int, Sample] = {}
@@ -192,12 +192,12 @@ class Source(Sequence[Batch]):
         return collate([found[row] for row in rows])
 
     def coverage(self, settings: ScoreSettings, limit: int | None, ranks: Ranks) -> Coverage:
-        """Check 2 on the scored data: nothing is trained here, but truncated captions are not evidence.
+        """Return check 2 on the scored data. Nothing is trained here, but truncated captions cannot be judged.
 
         Args:
             settings: thresholds.
-            limit: tokens to which sequences were cut; None if only the scorer knows it.
-            ranks: the processes that read; called by all of them.
+            limit: number of tokens to which sequences were cut; None if only the scorer knows it.
+            ranks: the processes that read the data; all of them must call this method.
         """
         counted = ranks.merge(self._counted)
         stats = sum((c.stats for c in counted.values()), CollateStats())
@@ -215,7 +215,7 @@ class Source(Sequence[Batch]):
 
 
 def _whole(batch: Batch, place: int) -> Sample:
-    """One sample of a batch with its image in it."""
+    """Return one sample of a batch with its pixels or features included."""
     pixels_BCHW, features_BPV = batch.pixels_BCHW, batch.features_BPV
     return replace(
         batch.samples[place],

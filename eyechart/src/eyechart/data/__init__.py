@@ -1,1 +1,1 @@
-"""Data files to rows, images and ids; what cannot be used, and why."""
+"""Reading data files into rows, images and token ids; rows that cannot be used are returned with the reason."""

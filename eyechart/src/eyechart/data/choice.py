@@ -1,4 +1,4 @@
-"""Selection of rows: drawn by seed for scoring, evenly spaced for a page."""
+"""Selection of rows: drawn by a seed for scoring, and evenly spaced for the page."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ def draw_rows(num_rows: int, seed: int) -> tuple[int, ...]:
 
 
 def even_choice(total: int, limit: int) -> list[int]:
-    """Positions of at most `limit` out of `total` things in order, evenly spaced, the first and the last among them.
+    """Return at most `limit` evenly spaced positions in 0..total-1, including the first and the last.
 
-    All of them if there are no more than `limit`; with a limit of 1 only the first.
+    If `total` is at most `limit`, all positions are returned. With a limit of 1, only the first is returned.
     """
     assert total >= 0 and limit >= 0, f"{limit} of {total}"
     if total <= limit:

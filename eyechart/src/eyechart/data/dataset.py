@@ -1,4 +1,4 @@
-"""Records and their ids to samples: the image is read when the sample is asked for, and never replaced by another."""
+"""Rows and their token ids combined to samples. An image is read when its sample is requested, and never replaced."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from eyechart.seam import Reject, Row, Sample
 class Dataset:
     """A map-style data set over usable rows, for `torch.utils.data.DataLoader`.
 
-    It can be pickled for workers, and holds no array per row beyond the caption's ids (about 0.5 kB a row in all).
+    It can be pickled for workers. The only array per row is the caption's ids; a row takes about 0.5 kB in total.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Dataset:
         spec: ImageSpec,
         max_pixels: int,
     ) -> None:
-        """Pair `records` with their ids, one for one."""
+        """Pair each of the `records` with its token ids, in the same order."""
         assert len(records) == len(encoded), f"{len(records)} records, {len(encoded)} encoded rows"
         self._records = records
         self._encoded = encoded
@@ -42,7 +42,7 @@ class Dataset:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Sample | Reject:
-        """Row `index` with its image, or why the image cannot be used."""
+        """Return row `index` with its image, or a Reject with the reason why the image cannot be used."""
         record = self._records[index]
         path = self._image_root / record.image
         try:
@@ -52,7 +52,7 @@ class Dataset:
         return replace(self.text(index), image_hash=content_hash(pixels_CHW), pixels_CHW=pixels_CHW)
 
     def text(self, index: int) -> Sample:
-        """Row `index` without its image: no file is opened."""
+        """Return row `index` without its image; no file is opened."""
         record, encoded = self._records[index], self._encoded[index]
         return Sample(
             row=record.row,
@@ -67,12 +67,12 @@ class Dataset:
 
     @property
     def rows(self) -> list[int]:
-        """Row in the data file, by index."""
+        """Return the row in the data file of every index."""
         return [record.row for record in self._records]
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens before the cut by max_seq_len, by index."""
+        """Return the number of tokens before the cut by max_seq_len, of every index."""
         return [encoded.full_length for encoded in self._encoded]
 
     @property
@@ -91,15 +91,15 @@ class TooManyRejectedError(ValueError):
 
 
 def above_share(count: int, total: int, allowed: float) -> bool:
-    """The one rule for rows that are counted against an allowed share of them, before training and in it.
+    """Return whether more rows are faulty than the allowed share. All checks use this rule, before and during training.
 
-    A single row is never a share: of eight rows it is 12%, and says nothing about the ninth. It counts where `allowed`
-    is 0, which allows none, and where there is no other row.
+    A single faulty row is accepted even above the share: it is 12% of eight rows, but does not show that other rows
+    are faulty too. It is only counted if `allowed` is 0, or if it is the only row.
 
     Args:
-        count: rows that are not as they should be.
-        total: rows looked at.
-        allowed: share, 0 to 1.
+        count: number of faulty rows.
+        total: number of rows checked.
+        allowed: accepted share of faulty rows, 0 to 1.
     """
     return count > allowed * total and (count > 1 or allowed == 0 or total == 1)
 
@@ -107,21 +107,21 @@ def above_share(count: int, total: int, allowed: float) -> bool:
 def judge_rejects(
     rejects: Sequence[Reject], total: int, max_rejected: float, label: str, setting: str = "data.max_rejected"
 ) -> None:
-    """The one rule for rows with unusable text or image: report them, and stop if there are too many.
+    """Report rows with unusable text or image, and stop if there are too many.
 
-    Too many is what `above_share` says, as in the check before training: that one would warn of a single broken file
-    for nothing, if the run ended at the same file a moment later. Who wants none at all sets `max_rejected` to 0.
+    `above_share` decides whether there are too many, as in the check before training, so that a single broken file that
+    this check accepts does not stop the run later. To accept no unusable row, set `max_rejected` to 0.
 
     Args:
         rejects: unusable rows.
-        total: rows that were asked for, usable or not.
-        max_rejected: accepted share of `total`; above it something else than the odd broken file is wrong. One row
-            is accepted of any number, unless it is 0.
-        label: what the rows are, such as `training`, for the line that is written to standard error.
+        total: number of requested rows, usable or not.
+        max_rejected: accepted share of `total`; a larger share indicates a systematic fault, not a few broken files. A
+            single unusable row is always accepted, unless `max_rejected` is 0 or it is the only row.
+        label: which rows they are, such as `training`, for the line that is written to standard error.
         setting: name of `max_rejected` in messages.
 
     Raises:
-        TooManyRejectedError: more than that, with counts by reason and three examples.
+        TooManyRejectedError: too many rows are unusable; the message has counts by reason and three examples.
     """
     too_many_rejected(rejects, total, max_rejected, label, setting)
     if rejects:
@@ -135,10 +135,10 @@ def too_many_rejected(
     label: str = "training",
     setting: str = "data.max_rejected",
 ) -> None:
-    """The second half of `judge_rejects`, for callers that have already reported the rows.
+    """Stop if there are too many unusable rows, as in `judge_rejects`, for callers that have already reported them.
 
     Raises:
-        TooManyRejectedError: more than `max_rejected` of `total`, with counts by reason and three examples.
+        TooManyRejectedError: too many of `total` are unusable; the message has counts by reason and three examples.
     """
     if above_share(len(rejects), total, max_rejected):
         raise TooManyRejectedError(
@@ -158,13 +158,13 @@ def _summary(rejects: Sequence[Reject], total: int, label: str) -> str:
 
 @functools.cache
 def _say_once(line: str) -> None:
-    """Report once per job and trial: all ranks read the same text, and a trial reads it twice."""
+    """Report a line once per job and trial, because all ranks read the same text and a trial reads it twice."""
     if os.environ.get("RANK", "0") == "0":
         sys.stderr.write(f"{line}\n")
 
 
 def _examples(rejects: Sequence[Reject], count: int = 3) -> list[Reject]:
-    """Up to `count` rejects, with as many different reasons as possible."""
+    """Return up to `count` rejects, with as many different reasons as possible."""
     firsts = {r.reason: r for r in reversed(rejects)}
     different = sorted(firsts.values(), key=lambda r: r.row)
     others = [r for r in rejects if r is not firsts[r.reason]]
@@ -172,5 +172,5 @@ def _examples(rejects: Sequence[Reject], count: int = 3) -> list[Reject]:
 
 
 def count_rejects(*groups: tuple[Reject, ...]) -> dict[str, int]:
-    """Rejected rows by reason."""
+    """Return the number of rejected rows by reason."""
     return dict(Counter(reject.reason for group in groups for reject in group))

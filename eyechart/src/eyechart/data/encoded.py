@@ -1,4 +1,4 @@
-"""A row as token ids: prompt with the image block, then the answer. Which of them carry a label is decided here."""
+"""A row as token ids: the prompt with the image block, then the answer. This module decides which ids have a label."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from eyechart.seam import IGNORE_INDEX, IntArray
 
 IMAGE_CUT = "image block cut by max_seq_len"
-"""Reason under which such rows are rejected; check 2 fails on any."""
+"""The reason given for rejecting such rows; check 2 fails if there is any."""
 
 
 class Prompt(NamedTuple):
@@ -24,7 +24,7 @@ class Prompt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One row as ids. The arrays are put together on demand: rows with the same human turn share one prompt."""
+    """One row as token ids. The arrays are built on demand, because rows with the same human turn share one prompt."""
 
     prompt: Prompt
     answer_N: npt.NDArray[np.int32]
@@ -33,12 +33,12 @@ class Encoded:
 
     @property
     def ids_T(self) -> IntArray:
-        """Prompt, caption, EOS; cut on the right to max_seq_len."""
+        """Token ids of prompt, caption and EOS, cut on the right to max_seq_len."""
         return np.concatenate([self.prompt.ids_T, self.answer_N.astype(np.int64)])[: self.max_seq_len]
 
     @property
     def labels_T(self) -> IntArray:
-        """`ids_T` after the prompt, IGNORE_INDEX in the prompt. Not shifted."""
+        """Labels: `ids_T` after the prompt, IGNORE_INDEX in the prompt. They are not shifted."""
         labels_T = self.ids_T
         labels_T[: len(self.prompt.ids_T)] = IGNORE_INDEX
         return labels_T
@@ -50,10 +50,10 @@ class Encoded:
 
     @property
     def full_length(self) -> int:
-        """Tokens before the cut."""
+        """Number of tokens before the cut."""
         return len(self.prompt.ids_T) + len(self.answer_N)
 
     @property
     def wrapper_tokens(self) -> int:
-        """Prompt tokens other than the image block."""
+        """Number of prompt tokens outside the image block."""
         return len(self.prompt.ids_T) - (self.block[1] - self.block[0])

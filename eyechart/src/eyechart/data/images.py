@@ -1,10 +1,11 @@
-"""Image files to uint8 pixels at the tower's size, and uint8 pixels to what the tower was trained on.
+"""Conversion of image files to uint8 pixels at the tower's size, and of these pixels to the tower's input.
 
 Decoding and resizing happen here on the CPU; `normalise` runs on the device, since bytes are four times cheaper to
-move than floats. Equal to transformers' SiglipImageProcessorPil with the checkpoint's own preprocessor_config.json.
+move than floats. The result equals that of transformers' SiglipImageProcessorPil with the checkpoint's own
+preprocessor_config.json.
 
-`Image.draft` would decode big JPEGs in half the time, but it first reduces them with another filter, which changes the
-pixels; so it is not used.
+`Image.draft` is not used: it would decode large JPEGs in half the time, but it first shrinks them with another filter,
+which changes the pixels.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _Made = TypeVar("_Made")
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """What a vision tower expects of its input."""
+    """The input format that a vision tower expects."""
 
     height: int
     width: int
@@ -44,9 +45,9 @@ class ImageSpec:
     std: tuple[float, ...]
     """Per channel (red, green, blue), in units of the rescaled pixel."""
     resample: int
-    """PIL's number of the resize filter: 2 bilinear, 3 bicubic."""
+    """Pillow's number for the resize filter: 2 is bilinear, 3 is bicubic."""
     rescale: float
-    """Factor on the byte values, usually 1/255."""
+    """Factor by which byte values are multiplied, usually 1/255."""
 
 
 class ImageError(Exception):
@@ -68,7 +69,7 @@ def image_spec(preprocessor_config: Mapping[str, Any], vision_config_image_size:
 
     Args:
         preprocessor_config: the decoded file.
-        vision_config_image_size: `image_size` of the tower's config, to be compared.
+        vision_config_image_size: `image_size` of the tower's config, which must agree with the file.
 
     Raises:
         ValueError: a setting is missing, or has a value that this code does not support.
@@ -116,21 +117,21 @@ def load_image(path: Path, spec: ImageSpec, max_pixels: int) -> Tensor:
     """Decode an image, upright and on white, and resize it to the tower's size.
 
     Args:
-        path: image file; of an animation the first frame is taken.
+        path: image file; if it is an animation, the first frame is used.
         spec: size and filter.
         max_pixels: larger images are rejected before they are decoded.
 
     Returns:
-        uint8 [3,H,W], red, green, blue.
+        uint8 [3,H,W] in the order red, green, blue.
 
     Raises:
-        ImageError: missing, empty, truncated, damaged, too small, too large, or not an image.
+        ImageError: the file is missing, empty, truncated, damaged, too small, too large, or not an image.
     """
     return _with_image(path, max_pixels, lambda image: to_pixels(image, spec, max_pixels))
 
 
 def load_thumbnail(path: Path, side: int, max_pixels: int) -> Image.Image:
-    """Decode an image by the same rules, and shrink it to fit a square of `side` pixels; small ones are not resized.
+    """Decode an image as `load_image` does, and shrink it to fit a square of `side` pixels; never enlarge it.
 
     Raises:
         ImageError: as for `load_image`.
@@ -146,7 +147,7 @@ def load_thumbnail(path: Path, side: int, max_pixels: int) -> Image.Image:
 
 
 def _with_image(path: Path, max_pixels: int, use: Callable[[Image.Image], _Made]) -> _Made:
-    """The result of `use` for an opened image file; every error becomes an ImageError."""
+    """Open an image file and return the result of `use` for it; every error becomes an ImageError."""
     _require_file(path)
     # Pillow's own limit on pixels would otherwise override ours.
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)
@@ -163,7 +164,7 @@ def _with_image(path: Path, max_pixels: int, use: Callable[[Image.Image], _Made]
         except UnidentifiedImageError as error:
             raise ImageError("not an image", f"expected one of {', '.join(_formats())}") from error
         except Exception as error:
-            # Decoders raise anything on damaged files: OSError, SyntaxError, struct.error, IndexError, KeyError, ...
+            # Decoders raise many kinds of errors on damaged files: OSError, SyntaxError, struct.error, IndexError, ...
             raise _damaged(error) from error
 
 
@@ -171,7 +172,8 @@ def to_pixels(image: Image.Image, spec: ImageSpec, max_pixels: int) -> Tensor:
     """An opened image, upright and on white, at the tower's size: uint8 [3,H,W]. Arguments as for `load_image`.
 
     Raises:
-        ImageError: too small, too large, or pixels without a fixed range. A damaged file raises what its decoder does.
+        ImageError: the image is too small or too large, or its pixels have no fixed range. For a damaged file, the
+            error of its decoder is raised.
     """
     _check_size(image.size, max_pixels)
     resized = _to_rgb(image).resize((spec.width, spec.height), Image.Resampling(spec.resample))
@@ -191,7 +193,7 @@ def _libtiff_quiet(image: Image.Image) -> Iterator[None]:
         return
     try:
         kept = os.dup(2)
-    except OSError:  # a process without standard error
+    except OSError:  # the process has no standard error
         yield
         return
     try:
@@ -218,7 +220,7 @@ def _require_file(path: Path) -> None:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """The wanted formats that this build of Pillow can read."""
+    """Return those of `_FORMATS` that this build of Pillow can read."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
@@ -235,12 +237,12 @@ def _damaged(error: Exception) -> ImageError:
     summary = " ".join(f"{type(error).__name__}: {error}".split())[:160]
     if isinstance(error, PermissionError):
         return ImageError("image unreadable", summary)
-    cut = isinstance(error, EOFError) or "truncated" in summary.lower()  # Pillow only gives this as text
+    cut = isinstance(error, EOFError) or "truncated" in summary.lower()  # Pillow says this only in the message
     return ImageError("image truncated" if cut else "image damaged", summary)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Upright, 8 bit, three channels; transparency is composited on white."""
+    """Convert an image to upright 8-bit RGB; transparent areas are composited on white."""
     image.load()
     upright = ImageOps.exif_transpose(image)
     if upright.mode == "I" or upright.mode.startswith("I;16"):
@@ -255,7 +257,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey to 8 bit, 65535 to 255; Pillow's own conversion clips everything above 255 to white."""
+    """Scale 16-bit grey to 8 bits, so that 65535 becomes 255; Pillow's conversion would clip values above 255."""
     values_HW = np.asarray(image).astype(np.int64)
     if values_HW.min() < 0 or values_HW.max() > 65535:
         raise ImageError("image format not supported", "32-bit pixels have no fixed range; save it as 8 bit")
@@ -272,7 +274,7 @@ def normalise(pixels_BCHW: Tensor, spec: ImageSpec) -> Tensor:
 
 
 def content_hash(pixels_CHW: Tensor) -> str:
-    """128-bit hash of decoded pixels: equal exactly if the tower cannot distinguish two images."""
+    """Return a 128-bit hash of decoded pixels. Two hashes are equal if and only if the tower gets the same input."""
     digest = hashlib.blake2b(str(tuple(pixels_CHW.shape)).encode(), digest_size=16)
     digest.update(pixels_CHW.contiguous().numpy().data)
     return digest.hexdigest()

@@ -1,12 +1,12 @@
-r"""A file in LLaVA-Pretrain layout to rows: each becomes a Row or a typed reject, nothing is dropped.
+r"""Reading a file in LLaVA-Pretrain layout: every row becomes a Row or a typed Reject, and none is dropped.
 
     [{"id": "004539375", "image": "00453/004539375.jpg",
       "conversations": [{"from": "human", "value": "What is this?\n<image>"}, {"from": "gpt", "value": "a cat"}]}, ...]
 
-It reads a JSON list or JSON Lines, also gzipped, with or without a byte order mark, with LF or CRLF.
+The file is a JSON list or JSON Lines, optionally gzipped, with or without a byte order mark, with LF or CRLF.
 There are two kinds of errors: a file that is not a data file raises ValueError; a row that cannot be used is
-returned as a Reject with a countable reason, and the rows around it keep their indices. Stage 1's preflight reads the
-file a second time independently (`qwen3_vlm/preflight/rows.py`), so that a fault of this reader is detected.
+returned as a Reject with a countable reason, and the other rows keep their indices. The preflight of Stage 1 reads the
+file a second time with independent code (`qwen3_vlm/preflight/rows.py`), so that a fault of this reader is detected.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import msgspec
 from eyechart.seam import Reject, RejectKind, Row
 
 PLACEHOLDER = "<image>"
-"""Where the image goes in a human turn."""
+"""Marks the place of the image in a human turn."""
 IMAGE_STRINGS = (PLACEHOLDER, "<|image_pad|>", "<|vision_start|>", "<|vision_end|>")
 """Strings that represent image positions; inside a caption they would refer to an image that does not exist."""
 
@@ -41,7 +41,7 @@ class _UnusableError(Exception):
     """A row that cannot be used."""
 
     def __init__(self, reason: str, detail: str, kind: RejectKind = RejectKind.LAYOUT) -> None:
-        """As for `Reject`."""
+        """Keep reason, detail and kind, which have the same meaning as in `Reject`."""
         super().__init__(reason, detail, kind)
 
 
@@ -67,10 +67,11 @@ def read_rows(
         image_root: folder that the rows' image paths are relative to.
 
     Returns:
-        Rows and rejects, each in file order; together exactly the requested rows.
+        Rows and rejects, both in file order. Every requested row is in exactly one of the two lists.
 
     Raises:
-        ValueError: missing, empty or broken file, not a list of rows, zero rows, or a row index out of range.
+        ValueError: the file is missing, empty or broken, is not a list of rows or has no rows, or a row index is out of
+            range.
     """
     path, root = Path(path), str(image_root)
     raw_rows = _raw_rows(path)
@@ -148,7 +149,7 @@ def _record(row: int, raw: msgspec.Raw, root: str, shared: dict[str, str]) -> tu
 
 
 def _turns(conversations: list[_Turn]) -> tuple[str, str]:
-    """The human turn and the stripped answer of a conversation with exactly these two turns, in this order."""
+    """Return the human turn and the stripped answer; the conversation must consist of these two turns in this order."""
     roles = [turn.role for turn in conversations]
     for role in ("human", "gpt"):
         if role not in roles:
@@ -161,7 +162,7 @@ def _turns(conversations: list[_Turn]) -> tuple[str, str]:
 
 
 def _image(given: str | list[str] | None, placeholders: int) -> str:
-    """The one image of a row, if the human turn names it once and it lies inside the image root."""
+    """Return the one image of a row; the human turn must refer to it once, and it must be inside the image root."""
     images = [] if given is None else [given] if isinstance(given, str) else given
     if len(images) > 1:
         detail = f"not supported yet: one image a row, got {len(images)}"
@@ -183,10 +184,10 @@ def _not_utf8(error: UnicodeDecodeError) -> _UnusableError:
 
 
 def _wrong_layout(raw: msgspec.Raw, error: msgspec.ValidationError) -> _UnusableError:
-    """Why a row does not have LLaVA-Pretrain's layout, as one of a few countable reasons."""
+    """Return why a row does not have LLaVA-Pretrain's layout, as one of a few countable reasons."""
     try:
         value = _ANY.decode(raw)
-    except UnicodeDecodeError as undecodable:  # in a key or a field that the layout does not have
+    except UnicodeDecodeError as undecodable:  # it is in a key, or in a field that the layout does not have
         return _not_utf8(undecodable)
     except (msgspec.DecodeError, RecursionError) as undecodable:
         return _UnusableError("row not readable", str(undecodable))
@@ -204,7 +205,7 @@ def _wrong_layout(raw: msgspec.Raw, error: msgspec.ValidationError) -> _Unusable
             return _UnusableError(reason, detail, RejectKind.NO_CAPTION)
     wrong = {"id": "id not text or number", "image": "image not a path", "conversations": "turn not text"}
     for key, reason in wrong.items():
-        if f"$.{key}" in str(error):  # msgspec gives the place of the error in its message alone
+        if f"$.{key}" in str(error):  # msgspec gives the place of the error only in its message
             kind = RejectKind.UNUSABLE_FILE if key == "image" else RejectKind.LAYOUT
             return _UnusableError(reason, f"{error}; got {_short(value[key])}", kind)
     return _UnusableError("row not readable", str(error))
@@ -224,7 +225,7 @@ def _short(value: object) -> str:
 
 
 def _raw_rows(path: Path) -> list[msgspec.Raw]:
-    """Split a data file into rows without decoding them; the syntax of all of them is checked here."""
+    """Split a data file into rows without decoding them; the JSON syntax of every row is checked."""
     data = _read_bytes(path)
     start = 3 if data.startswith(_BOM) else 0
     text = memoryview(data)[start:] if start else data
@@ -242,7 +243,7 @@ def _read_bytes(path: Path) -> bytes:
         raise ValueError(f"{path}: is a folder; name the JSON file itself")
     try:
         data = path.read_bytes()
-        # By content, not by name: a .gz file that was already unpacked can be read, and so can a packed .json.
+        # The content decides, not the name: an unpacked file may be named .gz, and a packed one .json.
         return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such data file, seen from {Path.cwd()}") from error
@@ -281,7 +282,7 @@ def _lines(path: Path, data: bytes, start: int) -> list[msgspec.Raw]:
 
 
 def _refuse_object(path: Path, text: bytes) -> None:
-    """Distinguish one big object from JSON Lines: its first or only line may be valid."""
+    """Raise ValueError if the text is one JSON object without `conversations`, so not JSON Lines of rows."""
     try:
         value = _ANY.decode(text)
     except (ValueError, RecursionError):
@@ -291,7 +292,7 @@ def _refuse_object(path: Path, text: bytes) -> None:
 
 
 def _syntax(error: Exception, size: int) -> str:
-    if "truncated" in str(error):  # msgspec has one class for all broken JSON, and says which in words
+    if "truncated" in str(error):  # msgspec has one class for all broken JSON; only the message says more
         return f"the JSON ends at byte {size}, in the middle of a value (is the file complete?)"
     return f"not valid JSON: {str(error).removeprefix('JSON is malformed: ')}"
 

@@ -1,1 +1,1 @@
-"""Which fault, from which evidence: the table of faults, and the detectors."""
+"""The table of faults, and the detectors that name a fault from the evidence about a run."""

@@ -1,4 +1,4 @@
-"""Batches and visual tokens with one thing changed, for the experiments.
+"""Copies of batches and visual tokens in which one thing is changed, for the experiments.
 
 Dimension suffixes as in `batch`; S visual slots of one image (Q of ours).
 """
@@ -15,7 +15,7 @@ from eyechart.seam import Batch, CollateStats, VisualTokens
 
 
 def select(batch: Batch, places: Sequence[int]) -> Batch:
-    """Some rows of a batch, cut to their longest; images and all."""
+    """Return some rows of a batch with their images, cut to the length of the longest of them."""
     lengths_B = batch.lengths_B[list(places)]
     longest = int(lengths_B.max())
     rows = list(places)
@@ -34,13 +34,13 @@ def select(batch: Batch, places: Sequence[int]) -> Batch:
 
 
 def without_images(batch: Batch) -> Batch:
-    """The text of a batch: what the seam's `nll` is given."""
+    """Return the batch without its images, which is what the `nll` method of the seam receives."""
     samples = tuple(replace(s, pixels_CHW=None, features_PV=None) for s in batch.samples)
     return replace(batch, samples=samples, pixels_BCHW=None, features_BPV=None)
 
 
 def with_text(text: Batch, ids_BT: Tensor, labels_BT: Tensor) -> Batch:
-    """The batch with other ids or labels, in the samples as well: a scorer may read either."""
+    """Return the batch with other ids or labels; its samples are changed too, because a scorer may read either."""
     samples = tuple(
         replace(s, ids_T=ids_T[: len(s.ids_T)].numpy(), labels_T=labels_T[: len(s.labels_T)].numpy())
         for s, ids_T, labels_T in zip(text.samples, ids_BT.cpu(), labels_BT.cpu(), strict=False)
@@ -49,7 +49,7 @@ def with_text(text: Batch, ids_BT: Tensor, labels_BT: Tensor) -> Batch:
 
 
 def with_noise_image(few: Batch, row: int, generator: torch.Generator) -> Batch:
-    """The batch with one image replaced by noise, wherever the scorer may read it."""
+    """Return the batch with one image replaced by noise, in every place from which a scorer may read it."""
     pixels_BCHW, features_BPV, samples = few.pixels_BCHW, few.features_BPV, list(few.samples)
     if pixels_BCHW is not None:
         pixels_BCHW = pixels_BCHW.clone()
@@ -67,7 +67,10 @@ def with_noise_image(few: Batch, row: int, generator: torch.Generator) -> Batch:
 
 
 def random_like(visual: VisualTokens, generator: torch.Generator) -> VisualTokens:
-    """Gaussian tokens of the same spread: a connector that says little must not hide where its tokens go."""
+    """Return Gaussian tokens with the root mean square of the given ones.
+
+    They differ between images even if those of a poor connector hardly do, so their effect on the losses can be seen.
+    """
     layers = []
     for layer in visual.layers:
         spread = float(layer[torch.isfinite(layer)].float().square().mean().sqrt())
@@ -77,12 +80,12 @@ def random_like(visual: VisualTokens, generator: torch.Generator) -> VisualToken
 
 
 def with_rows(kept: VisualTokens, taken: VisualTokens, rows: Sequence[int]) -> VisualTokens:
-    """`kept` with some images' tokens from `taken`."""
+    """Return `kept` with the tokens of some images replaced by those in `taken`."""
     return _mixed(kept, taken, (list(rows),))
 
 
 def with_slots(kept: VisualTokens, taken: VisualTokens, slots: Sequence[int]) -> VisualTokens:
-    """`kept` with some slots of every image from `taken`."""
+    """Return `kept` with some slots of every image replaced by those in `taken`."""
     return _mixed(kept, taken, (slice(None), list(slots)))
 
 

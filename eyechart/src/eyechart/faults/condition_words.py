@@ -1,4 +1,4 @@
-"""Conditions of check 1 in words, for the messages of findings, which must be understandable without context."""
+"""Names of the conditions of check 1 in words, for findings: their messages must be understandable without context."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _PLAIN = {
 
 
 def listed(conditions: Mapping[str, Condition], names: Sequence[str]) -> str:
-    """Conditions with their gaps, in words."""
+    """Return the conditions with their gaps, in words."""
     return ", ".join(f"{_PLAIN.get(name, name)} {conditions[name].gap:+.3f}" for name in names)
 
 
 def worded(names: Sequence[str], join: str = "and") -> str:
-    """Conditions in words, as a list in a sentence."""
+    """Return the conditions in words, as a list inside a sentence."""
     words = [_PLAIN.get(name, name) for name in names]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {join} {words[-1]}"

@@ -1,16 +1,16 @@
-"""From all evidence about a run to a ranked list of faults: the one function that `diagnose` calls.
+"""Diagnosis: from all evidence about a run to a ranked list of faults, in the one function that `diagnose` calls.
 
-Evidence is gathered by the caller and may be partial. What each part can show, and where it is read:
+The caller gathers the evidence, which may be partial. What each part can show, and the module that evaluates it:
 
     connector   tensors of the checkpoint against their start and the model in use    weights
     probes      what reaches the model: images, visual tokens, labels                 probes
     internals   scale and variance of the visual tokens by stage                      pattern_of_tokens
-    slots       what each visual token is worth                                       pattern_of_tokens
+    slots       how much each visual token lowers the loss                            pattern_of_tokens
     pairing     whether captions match their images, without any model       pairing
     ablation    the pattern of check 1                                                pattern
 
-The first four are about mechanisms and need no loss to be good; the pattern is about consequences, so a mechanism
-found explains it (`faults.table.EXPLAINS`).
+The parts before `pairing` test mechanisms and do not require low losses. The pattern of check 1 shows consequences, so
+a faulty mechanism explains it (`faults.table.EXPLAINS`).
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ from eyechart.faults.weights import ConnectorEvidence, diagnose_connector
 from eyechart.results import Ablation, Finding, Internals, Training
 
 _DAMAGE = ("slots-dead", "scale-mismatch")
-"""States of the visual tokens that can be present from the beginning of a working run; then they are only a warning."""
+"""Faults of the visual tokens that a working run can have from its beginning; in such a run they are only warnings."""
 
 
 @dataclass(frozen=True)
 class RunEvidence:
-    """What is known about a run; every part may be missing."""
+    """The evidence about a run; any part may be missing."""
 
     findings: Sequence[Finding] = ()
-    """Findings of others, such as the preflight or the loading; they are ranked with the rest."""
+    """Findings made elsewhere, such as in the preflight or while loading; they are ranked with the others."""
     connector: ConnectorEvidence | None = None
     probes: Probes | None = None
     internals: Internals | None = None
-    """By default those of `ablation`."""
+    """Figures of the connector's stages; by default those of `ablation`."""
     slots: SlotUse | None = None
     pairing: Pairing | None = None
     ablation: Ablation | None = None
     training: Training | None = None
     step: int | None = None
-    """Of the checkpoint."""
+    """Training step of the checkpoint."""
     vocabulary: int | None = None
-    """Tokens that the language model chooses from."""
+    """Number of tokens in the language model's vocabulary."""
     exact: bool = False
-    """Trained and scored in float32."""
+    """Whether the model was trained and scored in float32."""
 
 
 def diagnose_run(evidence: RunEvidence) -> list[Finding]:
-    """Every fault that the evidence shows, the most likely cause first (`faults.table.rank`)."""
+    """Return every fault that the evidence shows, the most likely cause first (`faults.table.rank`)."""
     found = list(evidence.findings)
     ablation, probes = evidence.ablation, evidence.probes
     if evidence.connector is not None:
@@ -69,10 +69,10 @@ def diagnose_run(evidence: RunEvidence) -> list[Finding]:
         known = RunContext(evidence.training, evidence.step, evidence.vocabulary, evidence.exact, horizon)
         pattern = diagnose_ablation(ablation, known)
         if _has(found, "image-masked") and not _has(found, "not-injected"):
-            # Losses that never move leave both open; what was seen on the way decides.
+            # Losses that never change have two possible causes; the findings of the probes decide between them.
             pattern = [f for f in pattern if f.code != "not-injected"]
         if _has(found, "held-out-differs"):
-            # Captions of another kind are badly predicted with any image; that they belong to other images is a guess.
+            # Captions of another kind are predicted badly with any image, which does not show that they are mismatched.
             pattern = [f for f in pattern if f.code != "pairs-mismatched"]
         found += pattern
     if evidence.pairing is not None:
@@ -81,13 +81,13 @@ def diagnose_run(evidence: RunEvidence) -> list[Finding]:
         # The tower's output still differs between images, so the pixels arrived and were lost after it.
         found = [f for f in found if f.code != "pixels-unused"]
     if _has(found, "image-masked"):
-        # Every visual token has a position: those that change no loss are where attention cannot see them.
+        # Every visual token has a position: those that change no loss are at positions hidden from attention.
         found = [f for f in found if not (f.code == "placeholder-count" and "unplaced_slots" in f.evidence)]
     if any(f.code == "captions-unread" and f.severity == "error" for f in found):
-        # Read badly before training and after it: what was only suspected of the ids is now shown of the scores.
+        # The captions are predicted badly before and after training: the scores confirm what the ids only suggested.
         found = [f.model_copy(update={"severity": "error"}) if f.code == "token-id-mismatch" else f for f in found]
     if _has(found, "loss-not-reproduced"):
-        # A connector that lived with this in training would score as it did there, so it came in afterwards.
+        # A connector trained in this state would reproduce its training loss, so the state arose after training.
         found = [f.model_copy(update={"severity": "error"}) if f.code in _DAMAGE else f for f in found]
     return rank(found)
 

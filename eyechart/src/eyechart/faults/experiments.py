@@ -1,20 +1,20 @@
-"""Experiments on the path from a picture to a loss: change one input, and measure what changes.
+"""Experiments on the path from a picture to a loss: each changes one input and measures which outputs change.
 
-    pixels of image i               -> what is made of image i, and of no other          `image_routes`
-    nothing                         -> nothing: two equal calls give the same            `repeated`
+    pixels of image i               -> the output for image i, and for no other image    `image_routes`
+    nothing                         -> nothing: two identical calls give equal results   `repeated`
     visual tokens of row i          -> the losses of row i, and of no other              `experiments_on_losses`
-    all visual tokens to NaN        -> every loss is NaN (also where a mask hides them: 0 * NaN is NaN)
-    the other samples taken away    -> no loss
-    visual tokens of slot q         -> some loss
-    the token beside a block        -> some loss: otherwise something was written over it
+    all visual tokens set to NaN    -> every loss is NaN (also if a mask hides them, because 0 * NaN is NaN)
+    the other samples removed       -> no loss changes
+    visual tokens of slot q         -> at least one loss
+    the token next to an image block -> at least one loss: otherwise something has overwritten it
     the caption's input tokens from position t on -> the losses after t, and none before `LossRoute.text`
     the label at a position         -> its own loss, and no other
-    pixels, with zeroed visual tokens in their place -> no loss: there is no second way  `past_tokens`
+    pixels, with the visual tokens set to zero -> no loss: there is no second path       `past_tokens`
 
-They go through the scoring seam, or through any function of a batch that replaces a part of it, so they are the same
-for every model, trained or not: no loss has to be good for them. What comes out are figures. Three callers read them:
-the self-tests before a score (`models.selftests`: a refusal), the probes of a run that did not pass (`faults.probes`:
-findings), and the preflight of a training run.
+They use the scoring seam, or any function of a batch that replaces a part of it, so they are the same for every model,
+trained or not: they do not require low losses. Their results are figures. Three callers use them: the self-tests
+before a score (`models.selftests`, which refuse a model), the probes of a run that did not pass (`faults.probes`, which
+give findings), and the preflight of a training run.
 
 Dimension suffixes as in `seam`.
 """
@@ -34,82 +34,83 @@ from eyechart.seam import Batch, ScorerOfBatches, VisualTokens
 Routes = tuple[tuple[int, ...], ...]
 """For each row that was changed, the rows in which something changed; `((0,), (1,))` is correct."""
 OwnLosses = Callable[[Batch, VisualTokens | None], Tensor]
-"""The untouched model's label losses on the batch's own pixels, with these visual tokens in place of its own if any."""
+"""Label losses of the unmodified model on the batch's own pixels; visual tokens, if given, replace its own."""
 
 RESTLESS = 0.01
-"""Relative difference between two equal calls that the order of summation cannot explain."""
+"""Relative difference between two identical calls above which the order of summation cannot explain it."""
 _FAINT = 1e-3
-"""A change below this share of the largest one is rounding."""
+"""A change smaller than this share of the largest change counts as rounding."""
 
 
 @dataclass(frozen=True)
 class ImageRoutes:
-    """From the images of a batch to what is computed from them: a tower's features, or visual tokens."""
+    """How the images of a batch affect what is computed from them: a tower's features, or visual tokens."""
 
     rows: tuple[int, ...]
-    """Data file rows of the samples."""
+    """Row of each sample in the data file."""
     finite: bool
-    """Whether everything computed from them is finite."""
+    """Whether everything computed from the images is finite."""
     repeated: float
-    """Relative difference between two equal calls."""
+    """Relative difference between two identical calls."""
     by_image: Routes | None
-    """By changed image: None where the batch has neither pixels nor features to change."""
+    """For each changed image, the rows whose output changed; None if the batch has no pixels or features to change."""
     misplaced: tuple[int, ...]
     """Places in the batch whose pixels are not those of the sample at that place."""
 
 
 @dataclass(frozen=True)
 class TokenRoutes:
-    """From the visual tokens of a batch to its losses."""
+    """How the visual tokens of a batch affect its losses."""
 
     loss: float
-    """Mean over the label tokens with drawn visual tokens, nats."""
+    """Mean loss per label token with randomly drawn visual tokens, in nats."""
     labels: int
-    """Label tokens."""
+    """Number of label tokens."""
     numbers: int
-    """Those whose loss is still a number when every visual token is NaN."""
+    """Number of label tokens whose loss is still a number when every visual token is NaN."""
     repeated: float
-    """Relative difference between two equal calls."""
+    """Relative difference between two identical calls."""
     by_row: Routes
-    """By row with changed visual tokens."""
+    """For each row whose visual tokens were changed, the rows whose losses changed."""
     alone: float
-    """Mean difference of a label token's loss between its batch and alone, nats."""
+    """Mean difference between a label token's loss in its batch and its loss when scored alone, in nats."""
 
     @property
     def nan_share(self) -> float:
-        """Share of the label tokens whose loss is NaN when every visual token is."""
+        """Return the share of the label tokens whose loss is NaN when every visual token is NaN."""
         return 1 - self.numbers / self.labels
 
 
 @dataclass(frozen=True)
 class SlotRoutes:
-    """How each visual token, and each text token next to them, affects the losses."""
+    """Which visual tokens, and which text tokens next to the image positions, affect the losses."""
 
     unplaced: tuple[int, ...]
-    """Visual tokens of an image that change no loss."""
+    """Slots whose visual tokens change no loss."""
     tried: int
     overwritten: tuple[str, ...]
-    """Tokens next to the image positions that change no loss."""
+    """Places of the text tokens next to the image positions that change no loss."""
 
 
 @dataclass(frozen=True)
 class TextRoutes:
-    """From input tokens and labels to losses."""
+    """How input tokens and labels affect the losses."""
 
     reach: int | None
-    """Losses until the first that a changed input token changes; 1 is correct. None if none changes."""
+    """Distance from a changed input token to the first loss that changes; 1 is correct. None if no loss changes."""
     target: int | None
-    """Losses between a changed label and the loss that changes; 0 is correct."""
+    """Distance from a changed label to the loss that changes; 0 is correct."""
     alignment: int | None
-    """labels[t] is ids[t + alignment]; 0 is correct. None if no shift fits."""
+    """Shift for which labels[t] is ids[t + alignment]; 0 is correct. None if no shift fits."""
     look_ahead: float
-    """Largest change of a loss in nats when the token it is about, or a later one, is another; 0 is correct."""
+    """Largest change of a loss, in nats, when its own token and the later input tokens are replaced; 0 is correct."""
 
     @property
     def horizon(self) -> int | None:
-        """How many positions a label's own token is ahead of its last visible input token.
+        """Return how many positions a label's own token is after the last input token that its prediction sees.
 
-        1 is next-token prediction, 0 means the token is predicted from itself, below 0 that later tokens are seen.
+        1 is next-token prediction, 0 means that the token is predicted from itself, and a negative value means that
+        later tokens are seen.
         """
         if self.reach is None or self.target is None or self.alignment is None:
             return None
@@ -121,9 +122,9 @@ def image_routes(encode: Callable[[Batch], VisualTokens], batch: Batch, seed: in
     """Change the images of a batch one by one.
 
     Args:
-        encode: what is tried: `ScorerOfBatches.encode`, or another way from images to one row of tensors each.
-        batch: a few samples with their pixels, or with features in their place.
-        seed: draws the images.
+        encode: the function to test: `ScorerOfBatches.encode`, or another function from images to one row each.
+        batch: a few samples with their pixels, or with cached features instead.
+        seed: seed for the random images.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -158,12 +159,12 @@ def _misplaced(batch: Batch) -> tuple[int, ...]:
 
 @torch.no_grad()
 def put_back(scorer: ScorerOfBatches, batch: Batch, own: OwnLosses) -> float:
-    """Largest difference between the model's own losses and those with its own visual tokens put back, in nats.
+    """Return the largest difference, in nats, between the model's losses and those with its own visual tokens put back.
 
     Args:
         scorer: the model, adapted to the seam.
         batch: one sample or more with pixels.
-        own: the untouched model.
+        own: the unmodified model.
     """
     put_back_N = scorer.nll(batch, scorer.encode(batch)).nll_N
     return float((own(batch, None) - put_back_N).abs().max())
@@ -171,7 +172,9 @@ def put_back(scorer: ScorerOfBatches, batch: Batch, own: OwnLosses) -> float:
 
 @torch.no_grad()
 def past_tokens(scorer: ScorerOfBatches, batch: Batch, own: OwnLosses) -> float:
-    """Largest change of a loss in nats when pixels are negated under zeroed visual tokens; 0 without a second path.
+    """Return the largest change of a loss, in nats, when pixels are inverted while visual tokens are zero.
+
+    It is 0 if the pixels have no second path to the losses.
 
     Arguments as for `put_back`.
     """
@@ -182,19 +185,22 @@ def past_tokens(scorer: ScorerOfBatches, batch: Batch, own: OwnLosses) -> float:
 
 
 def relative(got: Tensor, wanted: Tensor) -> float:
-    """Norm of the difference divided by the norm of the expected value."""
+    """Return the norm of the difference divided by the norm of the expected value."""
     return float((got.float() - wanted.float()).norm() / wanted.float().norm().clamp_min(1e-12))
 
 
 def repeated(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
-    """Largest relative difference between the parts of two equal calls; above `RESTLESS` something is random."""
-    # What is not finite is another fault: it compares with nothing.
+    """Return the largest relative difference between the results of two identical calls.
+
+    Above `RESTLESS`, some part of the computation is random.
+    """
+    # Values that are not finite are another fault and cannot be compared, so they are skipped.
     differences = [relative(b, a) for a, b in zip(first, second, strict=True) if len(a) and a.isfinite().all()]
     return max(differences, default=0.0)
 
 
 def changed(before_T: Tensor, after_T: Tensor) -> list[int]:
-    """Where two rows of numbers differ by more than rounding."""
+    """Return the positions at which two rows of numbers differ by more than rounding."""
     difference_T = (before_T - after_T).abs().nan_to_num(nan=float("inf"))
     largest = float(difference_T.max()) if len(difference_T) else 0.0
     if largest == 0:
@@ -203,7 +209,7 @@ def changed(before_T: Tensor, after_T: Tensor) -> list[int]:
 
 
 def changed_rows(before: Sequence[Tensor], after: Sequence[Tensor]) -> tuple[int, ...]:
-    """In which rows something differs by more than rounding, which is tiny compared with the largest change."""
+    """Return the rows that differ by more than rounding, which is tiny compared with the largest change."""
     pairs = zip(before, after, strict=True)
     largest_B = torch.stack([F.pad((a - b).abs(), (0, 1)).nan_to_num(nan=float("inf")).max() for a, b in pairs])
     return tuple(changed(torch.zeros_like(largest_B), largest_B))

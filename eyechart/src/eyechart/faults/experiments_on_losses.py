@@ -1,6 +1,7 @@
 """The experiments on the second half of the seam: from visual tokens, input tokens and labels to the losses.
 
-What each of them is for: `experiments`, which also holds what they measure. Dimension suffixes as in `seam`.
+Their purpose is described in `experiments`, which also has the classes of their results. Dimension suffixes as in
+`seam`.
 """
 
 from __future__ import annotations
@@ -17,27 +18,27 @@ from eyechart.faults.label_text import alignment_of
 from eyechart.seam import IGNORE_INDEX, Batch, ScorerOfBatches, VisualTokens
 
 _CERTAIN = 1e-3
-"""Nats: a token this likely has a loss that may stay the same although its input changes."""
+"""Loss in nats below which a token is so likely that its loss may stay the same although its input changes."""
 _SLOTS = 16
 
 
 class LossRoute:
-    """A few samples whose losses are known, and what changes them."""
+    """A few samples with known losses, and experiments that find out which inputs change them."""
 
     def __init__(self, scorer: ScorerOfBatches, text: Batch, visual: VisualTokens, seed: int = 0) -> None:
-        """Score once.
+        """Score the samples once.
 
         Args:
             scorer: the model, adapted to the seam.
             text: a few samples without images, each with at least one label token.
-            visual: one row of visual tokens for each, drawn at random: real ones may be too much alike.
-            seed: draws the replacements.
+            visual: one row of randomly drawn visual tokens per sample, because real ones may be too similar.
+            seed: seed for the random replacements.
         """
         self._scorer, self._text, self._visual = scorer, text, visual
         self._other = random_like(visual, torch.Generator().manual_seed(seed))
         self._base = self._nll(text, visual)
         self._labels = [
-            # The last of them: a scorer may leave out a label at position 0, which has no token before it.
+            # Only the last labels: a scorer may leave out a label at position 0, which has no token before it.
             (labels_T != IGNORE_INDEX).nonzero()[:, 0].tolist()[-len(losses_T) :] if len(losses_T) else []
             for labels_T, losses_T in zip(text.labels_BT, self._base, strict=True)
         ]
@@ -45,7 +46,7 @@ class LossRoute:
         words = set(text.ids_BT[outside_BT & (text.labels_BT != IGNORE_INDEX)].tolist())
         words = words if len(words) > 1 else set(text.ids_BT[outside_BT].tolist())
         self._words = sorted(words - set(text.ids_BT[text.block_BT].tolist()))
-        """Ids that the model knows and that mark no image."""
+        """Ids that occur in the samples and do not mark an image."""
 
     @torch.no_grad()
     def _nll(self, text: Batch, visual: VisualTokens | None = None) -> list[Tensor]:
@@ -53,10 +54,10 @@ class LossRoute:
         return [nll_T.detach().float().cpu() for nll_T in scored.per_sample()]
 
     def tokens(self, alone: Sequence[Batch] | None = None) -> TokenRoutes:
-        """Change the visual tokens row by row, make all of them NaN, and take the other samples away.
+        """Change the visual tokens row by row, set all of them to NaN, and score each sample alone.
 
         Args:
-            alone: each sample as a batch of its own; by default cut out of this one.
+            alone: each sample as a separate batch; by default they are cut out of this batch.
         """
         rows = range(len(self._base))
         singles = alone or [select(self._text, [row]) for row in rows]
@@ -75,7 +76,7 @@ class LossRoute:
         )
 
     def labels_despite_nan(self) -> tuple[int, int]:
-        """Losses that are still numbers when every visual token is NaN, and all losses."""
+        """Return how many losses are still numbers when every visual token is NaN, and how many losses there are."""
         nan = self._visual.map(lambda layer: torch.full_like(layer, torch.nan))
         lost_N = torch.cat(self._nll(self._text, nan))
         return int((~lost_N.isnan()).sum()), len(lost_N)
@@ -99,7 +100,7 @@ class LossRoute:
         return SlotRoutes(unplaced, len(tried), tuple(unread) if len(self._words) > 1 else ())
 
     def text(self) -> TextRoutes:
-        """Change the second half of each caption as input, then the label in its middle."""
+        """Change the input tokens of the second half of each caption, and then the label in its middle."""
         middle = self._middle() if all(bool(nll_T.isfinite().all()) for nll_T in self._base) else {}
         inputs = {row: self._outside(row)[self._outside(row).index(m) :] for row, m in middle.items()}
         other = self._nll(self._with_ids({row: [self._labels[row][m] for m in ms] for row, ms in inputs.items()}))
@@ -117,18 +118,18 @@ class LossRoute:
         )
 
     def _outside(self, row: int) -> list[int]:
-        """Which of a row's losses are of tokens outside the image block."""
+        """Return the indices of a row's losses whose tokens are outside the image block."""
         return [i for i, place in enumerate(self._labels[row]) if not bool(self._text.block_BT[row, place])]
 
     def _middle(self) -> dict[int, int]:
-        """By row, the loss in the middle of those."""
+        """Return, by row, the index of the middle one of the losses outside the image block."""
         if len(self._words) < 2:
-            return {}  # there is no other word to put in
+            return {}  # there is no other word to use as a replacement
         outside = {row: self._outside(row) for row in range(len(self._base))}
         return {row: indices[len(indices) // 2] for row, indices in outside.items() if indices}
 
     def _first_change(self, middle: dict[int, int], after: list[Tensor]) -> int | None:
-        """Losses from the middle one to the first that changed, as most rows have it."""
+        """Return the distance from the middle loss to the first loss that changed, as found in most rows."""
         found = Counter(
             where[0] - m
             for row, m in middle.items()
@@ -138,11 +139,11 @@ class LossRoute:
         return found.most_common(1)[0][0] if found else None
 
     def _saturated(self, row: int, after: list[Tensor], skipped: range) -> bool:
-        """Whether a loss that should have changed is next to 0 before and after: such a loss cannot show a change."""
+        """Return whether a loss that should have changed is almost 0 before and after, and so cannot show a change."""
         return any(float(max(self._base[row][i], after[row][i])) < _CERTAIN for i in skipped)
 
     def _unread(self, edge: int, step: int) -> bool:
-        """Whether no loss changes with the token this many positions outside an end (0 or 1) of the block."""
+        """Return whether changing the token `step` positions outside an edge (0 or 1) of the block changes no loss."""
         changes = {}
         for row, block_T in enumerate(self._text.block_BT):
             inside = block_T.nonzero()[:, 0].tolist()
@@ -155,8 +156,8 @@ class LossRoute:
                 changes[row] = [place]
         if not changes:
             return False
-        # Two words in its place: one of them may have the very embedding of what it replaces, as EOS has where the
-        # delimiters are copies of it.
+        # Two replacements are tried: one of them may have the same embedding as the token that it replaces, such as
+        # EOS if the delimiters are copies of it.
         for words in (self._words, self._words[::-1]):
             other = self._nll(self._with_ids(changes, words))
             if any(not torch.equal(self._base[row], other[row]) for row in changes):
@@ -164,7 +165,7 @@ class LossRoute:
         return True
 
     def _with_ids(self, changes: dict[int, list[int]], words: Sequence[int] | None = None) -> Batch:
-        """Other ids at these places of these rows."""
+        """Return the batch with other ids at these places of these rows."""
         ids_BT = self._text.ids_BT.clone()
         for row, places in changes.items():
             for place in places:
@@ -173,7 +174,7 @@ class LossRoute:
 
 
 def is_delimiter(block: list[int], end: int) -> bool:
-    """Whether a block of ids has a delimiter at this end (0 or -1): models without any begin with an image position."""
+    """Return whether a block of ids has a delimiter at this end (0 or -1), and not an image position."""
     return len(block) > 1 and block[end] != block[1 if end == 0 else -2]
 
 
@@ -182,7 +183,7 @@ def _another(token: int, words: Sequence[int]) -> int:
 
 
 def _apart(alone_T: Tensor, together_T: Tensor) -> Tensor:
-    """Difference of a row's losses from those it has alone; the whole loss if their number differs."""
+    """Return the difference between a row's losses in the batch and alone; the whole loss if their number differs."""
     if alone_T.shape == together_T.shape:
         return (alone_T - together_T).abs()
     return (alone_T.sum() - together_T.sum()).abs()[None] / max(1, len(alone_T))

@@ -1,6 +1,6 @@
-"""Which fault do the experiments on the images of a batch show? And the rules that they share with those on losses.
+"""Findings from the experiments on the images of a batch, and the rules shared with the experiments on losses.
 
-Each rule is about a path that must exist, or must not, whatever the losses are.
+Each rule is about a path that must exist, or must not exist, regardless of how low the losses are.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ VISUAL = "visual tokens"
 
 
 def diagnose_repeats(differences: Mapping[str, float]) -> list[Finding]:
-    """Name the outputs that differ between two equal calls.
+    """Name the outputs that differ between two identical calls.
 
     Args:
-        differences: how far they are apart, relative to their size, by the name of what they give.
+        differences: relative difference between the two calls, by the name of the output.
     """
     restless = {name: difference for name, difference in differences.items() if difference > RESTLESS}
     if not restless:
@@ -39,11 +39,11 @@ def diagnose_repeats(differences: Mapping[str, float]) -> list[Finding]:
 
 
 def diagnose_images(routes: ImageRoutes, made: str = VISUAL) -> list[Finding]:
-    """Name what is wrong between the images of a batch and what is made of them.
+    """Return findings about the path from the images of a batch to what is computed from them.
 
     Args:
-        routes: what was measured.
-        made: what is made of the images, in words.
+        routes: the results of the experiments.
+        made: what is computed from the images, in words.
     """
     if not routes.finite:
         return [
@@ -55,7 +55,7 @@ def diagnose_images(routes: ImageRoutes, made: str = VISUAL) -> list[Finding]:
                 "finite, score with model.precision fp32",
                 rows=list(routes.rows),
             )
-        ]  # a route cannot be seen through NaN
+        ]  # with NaN, no effect can be measured
     return diagnose_repeats({made: routes.repeated}) or [*_images(routes, made)]
 
 
@@ -100,7 +100,10 @@ def _images(routes: ImageRoutes, made: str) -> Iterator[Finding]:
 
 
 def crossed(routes: Routes) -> tuple[int, tuple[int, ...]] | None:
-    """The first row whose change shows in other rows, and those, where some row's change does not show in its own."""
+    """Return the first row whose change affects other rows, and these rows.
+
+    Return None if every row's change affects the row itself, or if none affects another row.
+    """
     if all(row in changed for row, changed in enumerate(routes)):
         return None
     for row, changed in enumerate(routes):
@@ -110,7 +113,7 @@ def crossed(routes: Routes) -> tuple[int, tuple[int, ...]] | None:
 
 
 def shared(routes: Routes, changed: str, reached: str, fix: str) -> Iterator[Finding]:
-    """Every row reaches itself, and some reach others as well."""
+    """Yield a finding if every row affects itself, and a change of some row also affects other rows."""
     wide = [row for row, to in enumerate(routes) if any(other != row for other in to)]
     if wide and all(row in to for row, to in enumerate(routes)):
         others = tuple(other for other in routes[wide[0]] if other != wide[0])
@@ -124,12 +127,12 @@ def shared(routes: Routes, changed: str, reached: str, fix: str) -> Iterator[Fin
 
 
 def who(others: tuple[int, ...]) -> str:
-    """Samples by their places, in words."""
+    """Return the samples, named by their places in the batch, in words."""
     return f"sample {others[0]}" if len(others) == 1 else f"samples {', '.join(map(str, others))}"
 
 
 def plain(routes: Routes) -> list[list[int]]:
-    """As evidence."""
+    """Convert routes to lists, as stored in the evidence of a finding."""
     return [list(changed) for changed in routes]
 
 

@@ -1,18 +1,18 @@
-"""What ids and labels of a batch show by themselves, without a model."""
+"""Checks of the ids and labels of a batch that need no model."""
 
 from __future__ import annotations
 
 from eyechart.seam import IGNORE_INDEX, Batch
 
 MIN_LABELS = 4
-"""Minimum number of label tokens for a statement about a caption."""
+"""Minimum number of label tokens that a caption needs to be checked."""
 _NEARLY_ALL = 0.9
-"""Share of a caption's tokens in a prompt from which on the picture is hardly needed."""
+"""If at least this share of a caption's tokens is in its prompt, the picture is hardly needed."""
 _SHIFTS = (0, 1, -1, 2, -2)
 
 
 def alignment_of(text: Batch) -> int | None:
-    """The shift at which labels are the text's own ids, 0 first; None where they are at no shift."""
+    """Return the shift at which the labels equal the ids of the text, trying 0 first; None if no shift fits."""
     shares = {shift: _agreement(text, shift) for shift in _SHIFTS}
     best = max(_SHIFTS, key=lambda shift: shares[shift])
     return best if shares[best] > 0.8 else None
@@ -28,7 +28,7 @@ def _agreement(text: Batch, shift: int) -> float:
 
 
 def answers_in_prompt(text: Batch) -> float:
-    """Share of the samples whose caption, or nearly all of its tokens, appears before its labels."""
+    """Return the share of the samples whose prompt contains the caption, or nearly all of its tokens."""
     pairs = []
     for ids_T, labels_T in zip(text.ids_BT.tolist(), text.labels_BT.tolist(), strict=True):
         first = next(i for i, label in enumerate(labels_T) if label != IGNORE_INDEX)
@@ -47,9 +47,9 @@ def _stands_in(answer: list[int], prompt: list[int]) -> bool:
 
 
 def _listed_in(answer: list[int], row: int, prompts: list[set[int]]) -> bool:
-    """Nearly all tokens of a caption are in its own prompt, in any order, but not in the prompts of others.
+    """Return whether a caption's own prompt has nearly all of its tokens, in any order, and the other prompts do not.
 
-    A question shares words with its answer; a request that is the same for all rows shares as many with all answers.
+    The other prompts are compared because a request that is the same for all rows may share words with every caption.
     """
     shares = [len(set(answer) & prompt) / len(set(answer)) for prompt in prompts]
     others = [share for other, share in enumerate(shares) if other != row]

@@ -1,4 +1,4 @@
-"""Which fault do the experiments show on the way from visual tokens, input tokens and labels to the losses?"""
+"""Findings from the experiments on the path from visual tokens, input tokens and labels to the losses."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from eyechart.faults.table import agree, finding
 from eyechart.results import Finding
 
 NEIGHBOURS = 0.05
-"""Nats per label token that a caption's loss may change between its batch and alone: the rounding of bfloat16."""
+"""Nats per label token by which a caption's loss in its batch may differ from its loss alone, for bfloat16 rounding."""
 _BESIDE = {
     "before the block": "the text token before the image block",
     "first of the block": "the opening delimiter of the image block",
     "last of the block": "the closing delimiter of the image block",
     "after the block": "the text token after the image block",
 }
-"""Places that the experiments name, in words."""
+"""The names that the experiments give to places, in words."""
 
 
 def diagnose_tokens(tokens: TokenRoutes) -> list[Finding]:
-    """Name what is wrong between the visual tokens of a batch and its losses; nothing if those are not numbers."""
+    """Return findings about the path from the visual tokens of a batch to its losses.
+
+    The list is empty if the losses are not finite, because no effect can then be measured.
+    """
     if not math.isfinite(tokens.loss):
-        return []  # a route cannot be seen through NaN
+        return []  # with NaN, no effect can be measured
     return diagnose_repeats({"losses": tokens.repeated}) or [*_tokens(tokens)]
 
 
@@ -73,12 +76,12 @@ def _tokens(tokens: TokenRoutes) -> Iterator[Finding]:
 
 
 def diagnose_slots(slots: SlotRoutes, text: TextRoutes) -> list[Finding]:
-    """Name visual tokens without a position, and text tokens that were overwritten by one."""
+    """Name visual tokens without a position, and text tokens that were overwritten by visual tokens."""
     return [*_slots(slots, text)]
 
 
 def _slots(slots: SlotRoutes, text: TextRoutes) -> Iterator[Finding]:
-    if slots.overwritten and text.reach is not None:  # a model that reads other text would read this
+    if slots.overwritten and text.reach is not None:  # a model that reads other text tokens would also read this one
         where = " and ".join(_BESIDE.get(place, place) for place in slots.overwritten)
         most = len(slots.overwritten)
         yield finding(
@@ -105,7 +108,7 @@ def _slots(slots: SlotRoutes, text: TextRoutes) -> Iterator[Finding]:
 
 
 def diagnose_text(text: TextRoutes) -> list[Finding]:
-    """Name errors in which token is predicted from which."""
+    """Return findings about which token is predicted from which input tokens."""
     horizon = text.horizon
     if horizon is None or horizon == 1:
         return []
@@ -142,8 +145,8 @@ def diagnose_past_tokens(change: float, allowed: float) -> list[Finding]:
     """Name a second path from the pixels to the losses.
 
     Args:
-        change: largest change of a loss when pixels change while visual tokens are zeroed, nats.
-        allowed: what rounding explains.
+        change: largest change of a loss, in nats, when pixels change while visual tokens are zero.
+        allowed: the largest change, in nats, that rounding explains.
     """
     if not change > allowed:
         return []
@@ -163,8 +166,8 @@ def diagnose_neighbours(tokens: TokenRoutes, allowed: float = NEIGHBOURS) -> lis
     """Name losses that depend on other samples of the batch, on their order, or on padding.
 
     Args:
-        tokens: what was measured.
-        allowed: nats per label token that rounding explains.
+        tokens: the results of the experiments.
+        allowed: the largest difference, in nats per label token, that rounding explains.
     """
     if not tokens.alone > allowed or crossed(tokens.by_row):
         return []

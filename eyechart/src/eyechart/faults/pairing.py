@@ -1,4 +1,4 @@
-"""Do captions match their images? Tested on the data, without a language model or training.
+"""A test of whether captions match their images, made on the data without a language model or training.
 
 Similar images should have similar captions. With K the centred cosine similarities of pooled tower features and L
 those of the captions' words (tf-idf), both without their diagonal,
@@ -6,7 +6,8 @@ those of the captions' words (tf-idf), both without their diagonal,
     A = sum_ij K_ij L_ij            z = (A - mean A under shuffled captions) / (its standard deviation)
 
 which is the Hilbert-Schmidt independence criterion with a permutation null (Gretton et al. 2008). Captions that belong
-to other images give a z like any shuffle's, within about 3 of 0. It says nothing about which caption is whose.
+to other images give a z like that of any shuffle, between about -3 and 3. The test does not show which caption belongs
+to which image.
 
 Dimension suffixes: N samples, V width of the tower, W distinct words.
 """
@@ -26,7 +27,7 @@ from eyechart.results import Finding
 from eyechart.verdict.statistics import FloatArray
 
 SURE, NONE = 6.0, 3.0
-"""z from which on captions match the images, and below which there is no sign that they do."""
+"""At z of at least SURE, the captions match the images; below NONE, there is no sign that they do."""
 _ENOUGH = 64
 """Number of samples below which a weak association is not detected."""
 _MANY = 100
@@ -50,14 +51,14 @@ class Association:
 
     samples: int
     z: float | None
-    """Standard deviations above chance; None if all captions or all images are equal."""
+    """Number of standard deviations above chance; None if all captions or all images are equal."""
     parts: tuple[Part, ...] = ()
     """The same for consecutive parts of the data file; empty if there are too few samples."""
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """The association on both sides of the split."""
+    """The association in both parts of the split, training and held-out."""
 
     train: Association
     held_out: Association | None = None
@@ -71,8 +72,8 @@ def association(
     Args:
         pooled_NV: tower features averaged over patches, one row per sample.
         captions: the samples' captions.
-        seed: draws the shuffles.
-        rows: their rows in the data file; with them, quarters of the file are measured one by one too.
+        seed: seed for the shuffles.
+        rows: the samples' rows in the data file; if given, each quarter of the file is also measured by itself.
     """
     whole = _association(pooled_NV, captions, seed)
     if rows is None or len(rows) < _PARTS * _ENOUGH_OF_PART:
@@ -101,12 +102,12 @@ def _association(pooled_NV: FloatArray, captions: Sequence[str], seed: int) -> A
 
 
 def diagnose_pairing(pairing: Pairing, ignored: bool) -> list[Finding]:
-    """Name mismatched pairs.
+    """Return findings about captions that do not match their images.
 
     Args:
-        pairing: the association on either side.
-        ignored: check 1 found that the picture's content is ignored. Without that, data in which neither side shows
-            an association gets a warning only: its captions may say what this tower does not see.
+        pairing: the association in both parts of the split.
+        ignored: whether check 1 found that the picture's content is ignored. If not, data without an association in
+            either part only gets a warning, because the captions may describe things that this tower does not see.
     """
     train, held_out = pairing.train, pairing.held_out
     fix = (
@@ -141,7 +142,7 @@ def diagnose_pairing(pairing: Pairing, ignored: bool) -> list[Finding]:
 
 
 def _stretches(train: Association) -> Iterator[Finding]:
-    """Parts of the file without association if other parts have one, such as one of several shards."""
+    """Yield a finding for parts of the file, such as shards, without an association while other parts have one."""
     z_of = {part: part.z for part in train.parts if part.z is not None}
     sound = [part for part, z in z_of.items() if z >= SURE]
     broken = [part for part, z in z_of.items() if z < NONE]
@@ -170,7 +171,10 @@ def _lacks(side: Association) -> bool:
 
 
 def _tf_idf(captions: Sequence[str]) -> FloatArray:
-    """Words that occur in only one caption, or in all, cannot show an association and are left out."""
+    """Return tf-idf vectors of the captions [N,W].
+
+    Words that occur in only one caption, or in all, cannot show an association and are left out.
+    """
     words = [Counter(re.findall(r"\w+", caption.lower())) for caption in captions]
     documents = Counter(word for counts in words for word in counts)
     kept = {word: i for i, word in enumerate(sorted(w for w, n in documents.items() if 1 < n < len(captions)))}
@@ -182,7 +186,7 @@ def _tf_idf(captions: Sequence[str]) -> FloatArray:
 
 
 def _similarity(values_NX: FloatArray) -> FloatArray | None:
-    """Centred cosine similarities without their diagonal; None if all rows are equal."""
+    """Return the centred cosine similarities with a zero diagonal; None if all rows are equal."""
     centred_NX = values_NX.astype(np.float64) - values_NX.mean(axis=0)
     norms_N = np.linalg.norm(centred_NX, axis=1, keepdims=True)
     if not np.isfinite(norms_N).all() or float(norms_N.max()) <= 1e-9 * float(np.abs(values_NX).max() or 1.0):

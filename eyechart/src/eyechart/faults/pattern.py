@@ -1,9 +1,9 @@
-"""Which fault does the pattern of check 1 show?
+"""Findings from the pattern of the results of check 1.
 
-The verdict says whether the picture is used; this says what it looks like when it is not. What costs something and
-what is ruled out stands in the results (`verdict.standing`), and is read here. Different faults can leave
-one pattern, so every message names what else could have made it, and `probes` look at the paths themselves. Losses and
-gaps are in nats per label token.
+The verdict says whether the picture is used; this module says which fault the pattern of gaps indicates if it is not
+used. The standings of the gaps are read from the results (`verdict.standing`). Different faults can cause the same
+pattern, so every message names the other possible causes, and `probes` tests the paths directly. Losses and gaps are in
+nats per label token.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from eyechart.results import Ablation, Condition, Finding, Matching
 from eyechart.verdict.gaps import costs, costs_nothing, harmful, helps, unchanged
 
 _COPIED = 0.05
-"""Nats per label token below which no caption of a language is predicted: the answer is seen."""
+"""A loss below this, in nats per label token, is too low for any language: the model must see the answer."""
 _SHOCK = 0.1
-"""Nats per label token by which a picture that does not belong to its caption makes it less likely than none."""
+"""A picture that is worse than none by more than this, in nats per label token, misleads the model."""
 _BLIND = ("zero", "noise", "no-image", "mean-token", "blind")
 
 
 def diagnose_ablation(ablation: Ablation, known: RunContext | None = None) -> list[Finding]:
-    """Name what the pattern of check 1 means; nothing but notes on a run that sees, however little it was trained."""
+    """Return findings from the pattern of check 1; a run that uses its pictures only gets notes."""
     known = known or RunContext()
     conditions = ablation.conditions
     if not ablation.samples or "correct" not in conditions:
@@ -60,7 +60,7 @@ def _non_finite(conditions: dict[str, Condition]) -> Iterator[Finding]:
 
 
 def _bit_equal(conditions: dict[str, Condition]) -> Iterator[Finding]:
-    """Changes of the visual tokens that move no loss at all: none of them does, or some do not."""
+    """Yield findings about conditions that change no loss at all, not even by rounding: all conditions, or some."""
     changed = {n: c for n, c in conditions.items() if n not in ("correct", "no-image") and c.gap is not None}
     unmoved = [name for name, condition in changed.items() if unchanged(condition)]
     if len(changed) >= 2 and len(unmoved) == len(changed):
@@ -89,7 +89,7 @@ def _bit_equal(conditions: dict[str, Condition]) -> Iterator[Finding]:
 
 
 def _content(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
-    """The picture's content plays no part, though the image positions do."""
+    """Yield a finding if the picture's content has no effect although the image positions have one."""
     conditions, shuffled = ablation.conditions, ablation.conditions.get("shuffled")
     if shuffled is None or shuffled.gap is None or costs(shuffled):
         return
@@ -115,7 +115,7 @@ def _content(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
     if not costs_nothing(shuffled):
         return
     costly = [name for name, condition in by.items() if costs(condition)]
-    # A prompt that works is at least as good as none. With one that is worse, the connector has hardly begun to learn.
+    # A working constant prompt is at least as good as none; if it is worse, the connector has hardly begun to learn.
     if costly and not harmful(conditions):
         yield finding(
             "constant-prompt",
@@ -132,11 +132,11 @@ def _content(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
 
 
 def _unlike_training(ablation: Ablation, known: RunContext) -> bool:
-    """Whether a connector that learnt to read pictures is now shown the wrong ones.
+    """Return whether a connector that learnt to read pictures is now scored with mismatched pictures.
 
-    No picture at all is then far better, and training got much further. Without the second, an untrained connector
-    would look the same. Where the held-out loss was as low as that when this checkpoint was made, it is not the
-    pairs: they are the same as then.
+    Two signs are required: the loss without a picture is far lower, and training reached a much lower loss. Without the
+    second sign it could be an untrained connector. If the held-out loss was also that low when this checkpoint was
+    made, the pairs are not the cause, because they have not changed since.
     """
     zero, loss = ablation.conditions.get("zero"), ablation.conditions["correct"].loss
     training = known.training
@@ -148,7 +148,7 @@ def _unlike_training(ablation: Ablation, known: RunContext) -> bool:
 
 
 def _level(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
-    """Losses that no sound language model has, high or low."""
+    """Yield findings about losses that are too low or too high for a correct setup."""
     losses = {name: c.loss for name, c in ablation.conditions.items() if c.loss is not None}
     correct = losses["correct"]
     if len(losses) > 2 and max(losses.values()) < _COPIED:

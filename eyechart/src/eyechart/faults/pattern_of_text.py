@@ -1,6 +1,6 @@
-"""Check 0: captions that the language model does not read, whatever the picture adds.
+"""Findings from check 0: captions that the language model does not read, regardless of the picture.
 
-Read from the standing that check 0 was given (`scoring.unigram` measures, `verdict.standing` decides).
+They follow from the standing of check 0 (`scoring.unigram` measures the gain, `verdict.standing` decides).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from eyechart.results import Ablation, Finding
 
 
 def diagnose_text(ablation: Ablation) -> Iterator[Finding]:
-    """Name captions that are not read.
+    """Yield a finding if the language model does not read the captions.
 
-    An error wherever the gates of check 1 are met, be the gain ruled out or only not shown: without this check that
-    would be a PASS. Where they are not met nothing is there to be barred, and a connector that has hardly been trained
-    can look like this on sound captions of an unusual kind (one word each, or a style that the language model has not
-    met): then a note, and none where nothing is decided.
+    If the gates of check 1 are met, it is an error, both if the gain is ruled out and if it is open: without this
+    check the run would pass. If the gates are not met, it is a note, and only if the gain is ruled out: a connector
+    that is hardly trained can give the same result on correct captions of an unusual kind (of one word each, or in a
+    style that the language model does not know).
     """
     unigram = ablation.unigram
     standing = unigram.gain.standing if unigram else None

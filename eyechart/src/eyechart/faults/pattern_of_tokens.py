@@ -1,4 +1,4 @@
-"""Which fault do the visual tokens themselves show: their scale, what is left of the image in them, idle slots?"""
+"""Findings from the visual tokens themselves: their scale, how much they differ between images, and unused slots."""
 
 from __future__ import annotations
 
@@ -10,36 +10,38 @@ from eyechart.results import Finding, Internals, Verdict
 from eyechart.scoring.internals import OUTPUT, TOWER
 
 SCALE = (0.1, 10.0)
-"""RMS of the visual tokens over that of the text embeddings."""
+"""Accepted range of the RMS of the visual tokens divided by the RMS of the text embeddings."""
 COLLAPSED = 1e-4
-"""Share of the variance between images below which a stage has lost them, as a part of the tower's own share. On the
-tiny world an untrained connector has 1.5e-3, one trained on mismatched pairs 9e-3, a trained one 0.3."""
+"""A stage has lost the images if its share of variance between images is below this fraction of the tower's share. On
+the tiny world, an untrained connector has 1.5e-3, one trained on mismatched pairs 9e-3, and a trained one 0.3."""
 _LOST = 0.01
-"""Part of the resampler's share that a projector passes on when it is all bias. Sound ones, trained or not, keep the
-share within a factor of ten: they mix within a token and see nothing of other images."""
+"""A projector dominated by its bias passes on less than this fraction of the resampler's share. Correct projectors,
+trained or not, keep the share within a factor of ten: they only mix values within a token."""
 _ALIKE = 1e-3
-"""Tower share below which the images themselves are alike, and nothing after it can be blamed."""
+"""If the tower's share is below this, the images themselves are almost equal, and no later stage can be judged."""
 _ONE_DIRECTION = 1.05
-"""Effective rank below which all visual tokens of an image are one token, repeated."""
+"""If the effective rank is below this, all visual tokens of an image are copies of one token, up to scale."""
 _DEAD = 0.01
-"""Part of the picture's whole worth below which a group of slots carries nothing."""
+"""If a group of slots is worth less than this fraction of the whole picture, it carries no information."""
 _CARRIES = 0.05
-"""Nats per label token that the picture must be worth before its slots are compared."""
+"""Slots are only compared if the whole picture is worth at least this many nats per label token."""
 _MILD = 3
-"""How far beyond `SCALE` a passing run may be without a warning: a healthy one without output norm ended at 12."""
+"""Factor by which a passing run may exceed `SCALE` without a warning; a healthy run without output norm had 12."""
 _HELPS = 0.05
-"""Nats per label token by which the right scale must lower the loss to be the matter."""
+"""If the text's scale lowers the loss by more than this, in nats per label token, the scale matters."""
 
 
 def diagnose_visual(
     internals: Internals | None, slots: SlotUse | None = None, verdict: Verdict | None = None
 ) -> list[Finding]:
-    """Name the faults of the visual tokens; nothing on tokens that differ by image, fit the text and share the work.
+    """Return findings about the visual tokens.
+
+    The list is empty if tokens differ between images, have the scale of the text, and all slots carry information.
 
     Args:
-        internals: the connector's stages, if measured.
-        slots: what each slot is worth, if measured.
-        verdict: of check 1, if known: a connector that passes can live on its own scale.
+        internals: figures of the connector's stages, if measured.
+        slots: the worth of each group of slots, if measured.
+        verdict: the verdict of check 1, if known: a connector that passes may have a scale of its own.
     """
     found = [*_slots(internals, slots)]
     if internals is not None:
@@ -72,7 +74,7 @@ def _collapse(internals: Internals, verdict: Verdict | None) -> Iterator[Finding
     shares = internals.variance_share
     tower = shares.get(TOWER)
     if tower is None or tower < _ALIKE or internals.images < 2:
-        return  # the images themselves are alike: nothing after the tower can be blamed
+        return  # the images themselves are almost equal, so no stage after the tower can be judged
     advice = "an activation that is always off, an average over the batch, or a learning rate that blew it up"
     before, had = TOWER, tower
     for stage, share in shares.items():
@@ -89,7 +91,7 @@ def _collapse(internals: Internals, verdict: Verdict | None) -> Iterator[Finding
             return
         before, had = stage, share
     if OUTPUT not in shares and internals.effective_rank_of > 1:
-        # No share is reported where there is no variance at all (or one slot, where there is nothing to compare with).
+        # No share is reported if there is no variance at all, or only one slot and so nothing to compare with.
         yield finding(
             "collapsed",
             f"the projector gives all visual tokens of all {internals.images} images one and the same vector, though "

@@ -1,4 +1,4 @@
-"""What check 1 means beside the log of training: another loss than was logged, a loss that stands, or one that falls.
+"""Findings from check 1 and the training log: a loss that differs from the log, has stopped falling, or still falls.
 
 Losses and gaps are in nats per label token.
 """
@@ -13,28 +13,28 @@ from eyechart.results import Ablation, Finding, Training
 from eyechart.verdict.gaps import costs, harmful
 
 _STALLED = 0.005
-"""Part of the loss below which a stretch of training took nothing off."""
+"""If a logged interval of training lowered the loss by at most this fraction, the loss did not fall."""
 _STILL_FALLING = 0.03
-"""Part of the loss that the last stretch of training took off when the connector was still improving."""
+"""If the last logged interval lowered the loss by more than this fraction, the connector was still improving."""
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """What else is known when the pattern is read; all of it may be missing."""
+    """What is known about the run apart from check 1; any part may be missing."""
 
     training: Training | None = None
     step: int | None = None
-    """Of the checkpoint: the log speaks for it only at this very step."""
+    """Training step of the checkpoint; a loss logged at another step cannot be compared."""
     vocabulary: int | None = None
-    """Tokens the language model chooses from."""
+    """Number of tokens in the language model's vocabulary."""
     exact: bool = False
-    """Trained and scored in float32: then a loss comes out the same again but for the order of sums."""
+    """Whether the model was trained and scored in float32: losses then agree except for the order of summation."""
     horizon: int | None = None
-    """From the probes: 1 where labels are the next token."""
+    """Result of the probes (`TextRoutes.horizon`): 1 if every label is the next token."""
 
 
 def diagnose_training(ablation: Ablation, known: RunContext) -> list[Finding]:
-    """Name what the log says of this check 1, the notes on more training included."""
+    """Return findings from comparing check 1 with the training log, including notes on more training."""
     found = []
     if ablation.conditions["correct"].loss is not None:
         found += [*_reproduced(ablation, known), *_stuck(ablation, known)]
@@ -42,12 +42,12 @@ def diagnose_training(ablation: Ablation, known: RunContext) -> list[Finding]:
 
 
 def _reproduced(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
-    """The log of the very checkpoint says what its held-out loss is; scoring must find that again."""
+    """Yield a finding if scoring does not reproduce the held-out loss that was logged for this checkpoint."""
     training, correct = known.training, ablation.conditions["correct"].loss
     logged = _logged(ablation, training) if training is not None and training.step == known.step else None
     if correct is None or logged is None:
         return
-    allowed = (1e-3 if known.exact else 0.02) * (1 + correct)  # on the same rows only rounding may differ
+    allowed = (1e-3 if known.exact else 0.02) * (1 + correct)  # on the same rows, only rounding may make a difference
     if abs(correct - logged) > allowed:
         yield finding(
             "loss-not-reproduced",
@@ -63,10 +63,10 @@ def _reproduced(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
 
 
 def _logged(ablation: Ablation, training: Training) -> float | None:
-    """What training logged of the very rows that were scored; None where it logged only others.
+    """Return the loss that training logged for exactly the scored rows; None if it only logged other rows.
 
-    The loss of a part says nothing of the whole, nor the other way round: one nat per caption between rows of one style
-    and any difference between styles.
+    Losses on other rows cannot be compared: captions of one style differ by one nat per caption, and captions of
+    different styles by any amount.
     """
     if ablation.samples == training.eval_samples:
         return training.eval_loss
@@ -76,7 +76,10 @@ def _logged(ablation: Ablation, training: Training) -> float | None:
 
 
 def _stuck(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
-    """Worse than no picture is where every connector starts, so only one that no longer moves is at fault."""
+    """Yield a finding if the picture is worse than none and the loss has stopped falling.
+
+    At the beginning of training every connector is worse than no picture, which is no fault while the loss falls.
+    """
     curve = _curve(known.training)
     drops = [1 - after / before for before, after in zip(curve, curve[1:], strict=False) if before > 0][-2:]
     if not harmful(ablation.conditions) or len(drops) < 2 or max(drops) > _STALLED:
@@ -98,10 +101,9 @@ def _stuck(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
 
 
 def _more_training(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
-    """Say that more training may help: where the curve still fell, or where a log of one point shows no curve.
+    """Yield a note that more training may help, if the loss was still falling or the log has only one point.
 
-    Where the curve is level or rises, more of the same training is no advice, whatever the losses are; nor is it where
-    nothing is known of the training.
+    There is no such note if the loss is level or rises, or if nothing is known about the training.
     """
     conditions, passed = ablation.conditions, ablation.verdict == "PASS"
     shuffled = conditions.get("shuffled")
@@ -137,18 +139,18 @@ def _more_training(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
 
 
 def _fallen(training: Training | None) -> float | None:
-    """Part of the loss that the last stretch of training took off; None where fewer than two points are logged."""
+    """Return the fraction by which the last logged interval lowered the loss; None with fewer than two points."""
     curve = _curve(training)
     return 1 - curve[-1] / curve[-2] if len(curve) > 1 and curve[-2] > 0 else None
 
 
 def _curve(training: Training | None) -> list[float]:
-    """The loss over training: held-out where all of it is, else that of training."""
+    """Return the loss over training: the held-out loss if it was logged at every point, otherwise the training loss."""
     points = training.curve if training else []
     held_out = [point.eval for point in points if point.eval is not None]
     return held_out if len(held_out) == len(points) else [point.train for point in points]
 
 
 def _which(training: Training | None) -> str:
-    """Whose loss `_curve` gives."""
+    """Return which loss `_curve` returns, as a word for messages."""
     return "held-out" if training and all(point.eval is not None for point in training.curve) else "training"

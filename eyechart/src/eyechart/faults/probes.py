@@ -1,6 +1,6 @@
-"""What reaches the model? All experiments on a few samples of one batch, through the scoring seam.
+"""Probes that test which inputs reach the model: all experiments on a few samples of a batch, through the scoring seam.
 
-What they are and what they measure: `experiments`. What it means: `image_findings`, `loss_findings`.
+`experiments` describes the experiments; `image_findings` and `loss_findings` derive findings from their results.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from eyechart.seam import IGNORE_INDEX, Batch, ScorerOfBatches
 
 _ROWS = 4
 _ANSWERS = 0.5
-"""Share of samples with their caption in the prompt above which it is not a coincidence."""
+"""If more than this share of the samples have their caption in the prompt, it is not a coincidence."""
 
 
 @dataclass(frozen=True)
 class Probes:
-    """What was measured."""
+    """The results of all experiments."""
 
     images: ImageRoutes
     tokens: TokenRoutes
     slots: SlotRoutes
     text: TextRoutes
     answers_in_prompt: float
-    """Share of the samples whose caption, or nearly all of its tokens, already appears before its labels."""
+    """Share of the samples whose prompt contains the caption, or nearly all of its tokens."""
 
 
 @torch.no_grad()
@@ -46,7 +46,7 @@ def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0) -> Probes:
     Args:
         scorer: the model, adapted to the seam.
         batch: samples with their images, at least one with label tokens.
-        seed: draws the replacements.
+        seed: seed for the random replacements.
 
     Raises:
         ValueError: no sample of the batch has a label token.
@@ -68,7 +68,7 @@ def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0) -> Probes:
 
 
 def diagnose_probes(probes: Probes) -> list[Finding]:
-    """Name the faults in how images, visual tokens and labels reach the losses; nothing if all paths are correct."""
+    """Return findings about how images, visual tokens and labels affect the losses; empty if all paths are correct."""
     images, tokens = probes.images, probes.tokens
     if images.finite and (random := diagnose_repeats({VISUAL: images.repeated, "losses": tokens.repeated})):
         return random  # random changes hide the effects of the experiments
@@ -90,6 +90,6 @@ def _answers(probes: Probes) -> Iterator[Finding]:
 
 
 def labelled(batch: Batch) -> list[int]:
-    """Places of the samples that have a label token."""
+    """Return the places of the samples that have a label token."""
     places: list[int] = (batch.labels_BT != IGNORE_INDEX).any(dim=1).nonzero()[:, 0].tolist()
     return places

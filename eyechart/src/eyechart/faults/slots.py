@@ -1,14 +1,14 @@
-"""Which visual tokens of an image contain information? Measured by swapping them with those of another image.
+"""How much information each visual token of an image contains, measured by swapping it with that of another image.
 
-With swap(G) the loss when the slots in G come from a donor image, and all = every slot:
+Let swap(G) be the loss when the slots in G come from a donor image, and let `all` be the set of every slot:
 
-    whole      = swap(all) - swap(nothing)              what the content of the picture is worth
-    without[G] = swap(G) - swap(nothing)                what is lost with G alone
-    alone[G]   = swap(all) - swap(all but G)            what G gives back alone
+    whole      = swap(all) - swap(nothing)              the worth of the picture's content
+    without[G] = swap(G) - swap(nothing)                the loss added when only G is swapped
+    alone[G]   = swap(all) - swap(all but G)            the loss removed when only G is right
 
-A group of slots is dead where both are next to nothing. `without` alone would call slots dead that carry the same
-twice; zeroing instead of swapping would call a slot alive that is the same for every image. All in nats per label
-token. Many slots are taken in up to 16 neighbouring groups.
+A group of slots is dead if `without` and `alone` are both almost 0. With `without` alone, two slots with the same
+information would count as dead; with zeros instead of a swap, a slot that is the same for every image would count as
+alive. All figures are in nats per label token. Many slots are combined into at most 16 groups of neighbouring slots.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class SlotUse:
     alone: tuple[float, ...]
     rescaled: float | None = None
     """Loss with the visual tokens scaled to the text's RMS minus the loss without scaling; negative if scaling helps.
-    None where the ratio is not known."""
+    None if the ratio is not known."""
 
 
 @torch.no_grad()
@@ -44,10 +44,10 @@ def measure_slots(scorer: ScorerOfBatches, batch: Batch, rms_ratio: float | None
     Args:
         scorer: the model, adapted to the seam.
         batch: about 32 samples with their images.
-        rms_ratio: RMS of the visual tokens over that of the text embeddings, if known.
+        rms_ratio: RMS of the visual tokens divided by the RMS of the text embeddings, if known.
 
     Returns:
-        What was measured; None where fewer than two samples have label tokens and donors with another image and
+        The worth of each group; None if fewer than two samples have label tokens and a donor with another image and
         another caption.
     """
     donors = _donors(batch)
@@ -74,7 +74,7 @@ def measure_slots(scorer: ScorerOfBatches, batch: Batch, rms_ratio: float | None
 
 
 def _donors(batch: Batch) -> dict[int, int]:
-    """For each sample with labels, the next one in the batch with another image and another caption."""
+    """Return, for each sample with labels, the next sample in the batch with another image and another caption."""
     count, found = len(batch), {}
     for i in range(count):
         if not bool((batch.labels_BT[i] != IGNORE_INDEX).any()):

@@ -1,6 +1,6 @@
 """The faults that this package can detect: code, severity, title, and which fault explains which.
 
-Each has a page, docs/faults/<code>.md: symptom, mechanism, how it is detected, how to fix, a public example.
+Each fault has a page, docs/faults/<code>.md, with its symptom, mechanism, detection, fix and a public example.
 
 Several findings usually come together, because one cause has several effects: visual tokens that are never placed leave
 the connector without a gradient, make all conditions of check 1 equal and let the visual tokens collapse. `rank` puts
@@ -25,7 +25,7 @@ class Fault:
     """One entry of the table."""
 
     severity: Severity
-    """By default; faults `by_share` are a warning below the config's share of rows."""
+    """The default severity; a fault with `by_share` is a warning below the share of rows set in the config."""
     title: str
     """What is wrong, in a few words."""
     by_share: bool = False
@@ -96,11 +96,11 @@ FAULTS: dict[str, Fault] = {
 }
 
 _BLIND = ("constant-prompt", "collapsed", "pairs-mismatched", "picture-harmful", "slots-dead", "under-trained")
-"""Effects of any fault that keeps the connector from learning from pictures, or from showing that it did."""
+"""Possible effects of any fault that prevents the connector from learning from pictures, or its use of them."""
 _UNTRAINED = ("no-gradient", "connector-not-loaded", "scale-mismatch", *_BLIND)
-"""The same, if the connector's weights cannot change either."""
+"""Possible effects of such a fault if it also prevents the connector's weights from changing."""
 _UNLIKE_TRAINING = ("loss-not-reproduced", "under-trained")
-"""Effects at scoring if the state of the connector or of the data is not that of training."""
+"""Possible effects at scoring if the connector or the data is not in the same state as in training."""
 _WRONG_LOSS = ("loss-not-reproduced", "under-trained", *_BLIND)
 
 EXPLAINS: dict[str, tuple[str, ...]] = {
@@ -168,34 +168,34 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "constant-prompt": ("picture-harmful", "under-trained", "eval-too-small"),
     "loss-not-reproduced": ("picture-harmful", "under-trained"),
 }
-"""Cause -> effects that it can have by itself. Transitive: a cause also explains the effects of its effects."""
+"""Maps each cause to its possible direct effects. The relation is transitive: their effects are explained as well."""
 
 
 def finding(code: str, message: str, fix: str, severity: Severity | None = None, **evidence: object) -> Finding:
-    """A finding of the table; `evidence` holds the numbers that the message is based on.
+    """Make a finding for a fault of the table; `evidence` holds the numbers that the message is based on.
 
     Args:
         code: a key of `FAULTS`.
         message: one sentence that can be understood without context.
-        fix: what to change.
-        severity: only for faults whose severity depends on a share of rows; by default the table's.
-        evidence: plain values (numbers, strings, lists of them) for results.json.
+        fix: what the user should change.
+        severity: severity of this finding if it differs from the table's.
+        evidence: plain values (numbers, strings, or lists of them) for results.json.
     """
     return Finding(code=code, severity=severity or FAULTS[code].severity, message=message, evidence=evidence, fix=fix)
 
 
 def agree(count: int, one: str, many: str) -> str:
-    """The form of a word that goes with a number, for messages: `agree(n, "row has", "rows have")`."""
+    """Return the singular or plural form that fits a count, for messages: `agree(n, "row has", "rows have")`."""
     return one if count == 1 else many
 
 
 def page_of(code: str) -> str:
-    """Path of the page of a fault, from the root of the repository."""
+    """Return the path of a fault's page, relative to the root of the repository."""
     return f"docs/faults/{code}.md"
 
 
 def explains(cause: str, consequence: str) -> bool:
-    """Whether `cause` by itself can lead to `consequence`, directly or through others."""
+    """Return whether `cause` by itself can lead to `consequence`, directly or through other faults."""
     seen, queue = {cause}, [cause]
     while queue:
         for code in EXPLAINS.get(queue.pop(), ()):
@@ -208,12 +208,12 @@ def explains(cause: str, consequence: str) -> bool:
 
 
 def rank(findings: Sequence[Finding]) -> list[Finding]:
-    """One finding per fault, the most likely cause first.
+    """Return one finding per fault, the most likely cause first.
 
-    Errors come before warnings, warnings before notes. Within a severity, what no other finding of at least that
-    severity explains comes before what one does, and then the order of `FAULTS` decides. Of several findings with
-    one code the first of the worst severity stays; what the others said goes into its evidence as `also`. A finding
-    that another one explains carries that one's code as `explained_by`.
+    Errors come before warnings, and warnings before notes. Within a severity, findings that no other finding of at
+    least that severity explains come first; the order of `FAULTS` then decides. Of several findings with the same
+    code, the first one with the worst severity is kept, and the messages of the others are added to its evidence as
+    `also`. A finding that others explain has their codes in `explained_by`.
     """
     assert all(f.code in FAULTS for f in findings), "a finding outside the table has no page and no place in the order"
     merged = [
@@ -229,7 +229,7 @@ def rank(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def _before(cause: str, consequence: str) -> bool:
-    """Whether `cause` precedes; for two faults that can explain each other, the order of the table decides."""
+    """Return whether `cause` comes first; if two faults can explain each other, the order of the table decides."""
     if not explains(cause, consequence):
         return False
     table = list(FAULTS)

@@ -1,13 +1,13 @@
-"""Is the connector in use the trained one? Determined from its tensors, without running it.
+"""A check of whether the connector in use is the trained one, made from its tensors without running it.
 
 Three sets of tensors are compared, each a flat mapping from names such as `resampler.latents`:
 
-    initial   the connector as the config and the seed make it, newly built: the weights before any training
-    stored    what the checkpoint holds
-    in_use    what the loaded model holds
+    initial   the weights before any training: the connector newly built from the config and the seed
+    stored    the weights in the checkpoint
+    in_use    the weights in the loaded model
 
-The distance of a tensor from its start is what no shrinking explains, because weight decay shrinks weights that no
-gradient reaches:
+The distance of a tensor from its initial value ignores shrinking, because weight decay also shrinks weights that get no
+gradient:
 
     min over 0 <= a <= 1 of ||w - a w0|| / ||w0||          (||w|| where w0 is zero)
 """
@@ -26,17 +26,17 @@ from eyechart.faults.table import agree, finding
 from eyechart.results import Finding
 
 MOVED = 1e-3
-"""Distance from the start below which a whole connector counts as not trained. Ten AdamW updates at 1e-4 move weights
-of the usual size (0.05) ten times as far."""
+"""If all distances are below this, the whole connector counts as untrained. Ten AdamW updates with a learning rate of
+1e-4 move weights of the usual size (0.05) ten times as far."""
 STILL = 1e-6
-"""The same for one part of a connector that was trained otherwise: it must be exactly unchanged, since norm weights
-move slowly. Above the rounding of float32."""
+"""The limit for one part of a connector whose other parts were trained. It only allows for the rounding of float32,
+because norm weights move slowly and only an unchanged part is a fault."""
 _LARGE = 256
-"""Minimum number of values of a tensor for its correlation with its initial values to be meaningful."""
+"""Minimum number of values that a tensor needs for a meaningful correlation with its initial values."""
 _CHANCE = 5.0
-"""Standard deviations of the correlation between two random tensors below which there is none."""
+"""A correlation of fewer standard deviations than this, as between two random tensors, counts as chance."""
 _RELATED = 0.3
-"""Correlation with the start that a part which was trained from it still has."""
+"""A trained part still has at least this correlation with its own initial values."""
 _SHOWN = 3
 
 
@@ -46,17 +46,17 @@ class ConnectorEvidence:
 
     initial: Mapping[str, Tensor]
     stored: Mapping[str, Any]
-    """As read from the file, unvalidated."""
+    """The tensors as read from the file, without validation."""
     in_use: Mapping[str, Tensor] | None = None
-    """None where the checkpoint could not be loaded into a model."""
+    """The loaded model's tensors; None if the checkpoint could not be loaded into a model."""
     updates: int | None = None
-    """Optimizer updates that the checkpoint was trained for, as recorded in it; None if not recorded."""
+    """Number of optimizer updates recorded in the checkpoint; None if not recorded."""
     gradient_norms: tuple[float, ...] = ()
-    """Gradient norms from the training log, where there is one."""
+    """Gradient norms from the training log; empty if there is no log."""
 
 
 def flatten(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"resampler": {"latents": w}}` as a checkpoint has it becomes `{"resampler.latents": w}`."""
+    """Flatten the nested mapping of a checkpoint: `{"resampler": {"latents": w}}` to `{"resampler.latents": w}`."""
     flat: dict[str, Any] = {}
     for part, tensors in parts.items():
         if isinstance(tensors, Mapping):
@@ -67,15 +67,18 @@ def flatten(parts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def diagnose_connector(evidence: ConnectorEvidence) -> list[Finding]:
-    """Name what is wrong with the connector's tensors; nothing on a trained, complete, finite one that is in use."""
+    """Return findings about the connector's tensors.
+
+    The list is empty if the connector in use is trained, complete and finite.
+    """
     found = _misfits(evidence) + _non_finite(evidence.stored)
     if found:
-        return found  # distances to tensors that are missing or not finite say nothing
+        return found  # distances to tensors that are missing or not finite are meaningless
     return _never_trained(evidence) or _not_in_use(evidence)
 
 
 def distance(value: Tensor, initial: Tensor) -> float:
-    """How far a tensor is from its start, by the formula at the top of this file."""
+    """Return the distance of a tensor from its initial value, by the formula at the top of this file."""
     value, initial = value.double(), initial.double()
     square = float((initial * initial).sum())
     if square == 0:
@@ -85,7 +88,7 @@ def distance(value: Tensor, initial: Tensor) -> float:
 
 
 def _misfits(evidence: ConnectorEvidence) -> list[Finding]:
-    """Tensors that are absent, extra, or of another shape."""
+    """Return findings about tensors that are missing, unexpected, or of another shape."""
     initial, stored = evidence.initial, evidence.stored
     lacking = [name for name in initial if name not in stored]
     extra = [name for name in stored if name not in initial]
@@ -194,7 +197,7 @@ def _never_trained(evidence: ConnectorEvidence) -> list[Finding]:
 
 
 def _whole(evidence: ConnectorEvidence, largest: float) -> Finding:
-    """The whole connector is where it began: it never moved, or its trained weights are somewhere else."""
+    """Return the finding for a connector that still has its initial weights: not trained, or not loaded."""
     trained = "" if evidence.updates is None else f" after {evidence.updates} updates"
     moved = f" (largest relative change {largest:.1e}; training changes weights by {MOVED:g} and more)"
     begins = (
@@ -222,7 +225,7 @@ def _whole(evidence: ConnectorEvidence, largest: float) -> Finding:
 
 
 def _constants_untouched(evidence: ConnectorEvidence) -> list[str]:
-    """The tensors that any initialisation fills with one value (norm weights, zero biases), if all still hold it."""
+    """Return the tensors initialised with a single value (norm weights, zero biases), if all still have that value."""
     constant = [n for n, w in evidence.initial.items() if w.numel() > 1 and bool((w == w.flatten()[0]).all())]
     untouched = [
         n for n in constant if torch.equal(evidence.stored[n].to(evidence.initial[n].dtype), evidence.initial[n])
@@ -231,10 +234,10 @@ def _constants_untouched(evidence: ConnectorEvidence) -> list[str]:
 
 
 def _foreign_parts(evidence: ConnectorEvidence) -> list[str]:
-    """Parts unrelated to their initial values, where another part is clearly related to its own.
+    """Return the parts unrelated to their initial values, if another part is clearly related to its own.
 
-    Training moves weights away from their start and leaves a correlation with it; two random starts have none, up to
-    about 1/sqrt(size). Where all parts are unrelated the seed was another one, which is not a fault.
+    Trained weights keep a correlation with their initial values, while two random initialisations have none, up to
+    about 1/sqrt(size). If all parts are unrelated, another seed was used, which is not a fault.
     """
     related = _correlations(evidence)
     if max(related.values(), default=0.0) < _RELATED:
@@ -243,7 +246,7 @@ def _foreign_parts(evidence: ConnectorEvidence) -> list[str]:
 
 
 def _correlations(evidence: ConnectorEvidence) -> dict[str, float]:
-    """By part, the largest correlation of a large tensor with its start; 0 where it is no more than chance."""
+    """Return, by part, the largest correlation of a large tensor with its initial values; 0 if it may be chance."""
     related: dict[str, float] = {}
     for name, initial in evidence.initial.items():
         if initial.numel() >= _LARGE and float(initial.float().std()) > 0:
@@ -283,7 +286,7 @@ def _not_in_use(evidence: ConnectorEvidence) -> list[Finding]:
 
 
 def _same(in_use: Tensor, stored: Tensor) -> bool:
-    """Equal up to the rounding of a model that is kept in bfloat16."""
+    """Return whether two tensors are equal up to the rounding of a model in bfloat16."""
     if in_use.shape != stored.shape:
         return False
     return torch.equal(in_use, stored.to(in_use.dtype))

@@ -1,1 +1,1 @@
-"""Models of transformers brought to the seam."""
+"""Adapters of transformers models to the scoring seam."""

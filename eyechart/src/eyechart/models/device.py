@@ -1,4 +1,4 @@
-"""Where a model runs and in which precision."""
+"""The device on which a model runs, and its precision."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def choose_device(place: Placement, threads: int | None = None) -> torch.device:
-    """Set the device and the threads.
+    """Set the number of threads and return the device.
 
     Raises:
         ValueError: cuda without a GPU, bf16 on a GPU that lacks it, or flash attention where it cannot run. The
-            message calls settings what `place` calls them.
+            message uses the names of settings given in `place`.
     """
     if threads is not None:
         torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""The one place where the picture enters a model of transformers: `get_image_features`, recorded or replaced."""
+"""Recording and replacing `get_image_features`, the method by which transformers models get image features."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 class _CaughtError(Exception):
-    """Carries the image features out of a forward pass whose rest is not needed."""
+    """Ends a forward pass early and carries its image features out, because the rest of the pass is not needed."""
 
     def __init__(self, features: Any) -> None:
         super().__init__("image features")
@@ -20,14 +20,14 @@ class _CaughtError(Exception):
 class FeatureGate:
     """Replaces `get_image_features` in every part of a model that has it.
 
-    The outer model hands the call on to an inner one; whichever of them a forward pass calls, it meets the gate.
+    The outer model passes the call on to an inner one; both are replaced, because a forward pass may call either.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Find the parts.
+        """Find the parts of the model that have this method.
 
         Raises:
-            ValueError: the model has none.
+            ValueError: no part of the model has it.
         """
         self._parts = [m for m in model.modules() if callable(getattr(m, "get_image_features", None))]
         if not self._parts:
@@ -37,7 +37,7 @@ class FeatureGate:
             )
 
     def catch(self, forward: Callable[[], Any]) -> Any:
-        """The image features of a forward pass, which ends as soon as they are there; None if it asks for none."""
+        """Return the image features of a forward pass and end the pass there; None if it requests none."""
 
         def listen(own: Callable[..., Any]) -> Callable[..., Any]:
             def answer(*arguments: Any, **options: Any) -> Any:
@@ -54,7 +54,7 @@ class FeatureGate:
 
     @contextmanager
     def answering(self, features: Any) -> Iterator[None]:
-        """Give these features, whatever the pixels, to every forward pass inside."""
+        """Inside the block, return these features in every forward pass, regardless of the pixels."""
         with self._standing(lambda _: lambda *arguments, **options: features):
             yield
 

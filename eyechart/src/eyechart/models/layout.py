@@ -1,9 +1,9 @@
-"""What `get_image_features` returns, taken apart into visual tokens per image and put together again.
+"""Conversion of the output of `get_image_features` to visual tokens per image, and back to the same form.
 
-Architectures return a tensor, a list with one tensor per image, or an output object whose `pooler_output` is either,
-with `deepstack_features` per layer beside it; some flatten images and tokens into one axis. Which axis or list counts
-the images is not guessed from names: the model is asked once with one image and once with two, and what doubles counts
-images.
+Architectures return a tensor, a list with one tensor per image, or an output object whose `pooler_output` is one of
+these, possibly with `deepstack_features` per layer. Some flatten images and tokens into one axis. Names do not decide
+which axis or list counts the images: the model is called once with one image and once with two, and the size that
+doubles counts images.
 
 Dimension suffixes: see `eyechart.seam`.
 """
@@ -22,8 +22,8 @@ from transformers.utils import ModelOutput
 from eyechart.seam import VisualTokens
 
 _NOT_HANDED_ON = ("last_hidden_state", "hidden_states", "attentions")
-"""Outputs of the vision tower. If there is also a `pooler_output`, it is what goes into the language model; a model
-that takes one of these after all finds None there, and is refused."""
+"""Outputs of the vision tower. If there is also a `pooler_output`, the language model gets that one, and these are
+replaced by None; a model that uses one of them all the same fails, and is refused."""
 
 
 class LayoutError(Exception):
@@ -35,19 +35,19 @@ class _Node(ABC):
 
     @abstractmethod
     def layers(self, tree: Any, images: int) -> Iterator[Tensor]:
-        """Its visual tokens, each [B,Q,E] with B = images."""
+        """Yield the visual tokens of this level, each [B,Q,E] with B = images."""
 
     @abstractmethod
     def tree(self, layers: Iterator[Tensor]) -> Any:
-        """The output again, from as many layers as `layers` gave."""
+        """Rebuild the output from as many layers as the method `layers` yields."""
 
 
 @dataclass(frozen=True)
 class _Rows(_Node):
-    """A tensor whose first axis counts images, or their tiles or tokens one image after the other."""
+    """A tensor whose first axis counts images, or the tiles or tokens of one image after the other."""
 
     shape: tuple[int, ...]
-    """Of one image."""
+    """Shape of the part of one image."""
 
     def layers(self, tree: Any, images: int) -> Iterator[Tensor]:
         if tuple(tree.shape) != (images * self.shape[0], *self.shape[1:]):
@@ -64,7 +64,7 @@ class _PerImage(_Node):
 
     kind: type
     shapes: tuple[tuple[int, ...], ...]
-    """Of one image's tensors."""
+    """Shapes of one image's tensors."""
 
     def layers(self, tree: Any, images: int) -> Iterator[Tensor]:
         if [tuple(item.shape) for item in tree] != list(self.shapes) * images:
@@ -85,7 +85,7 @@ class _PerImage(_Node):
 
 @dataclass(frozen=True)
 class _Series(_Node):
-    """A list or tuple whose length has nothing to do with the number of images, such as layers of the tower."""
+    """A list or tuple whose length does not depend on the number of images, such as one item per layer of the tower."""
 
     kind: type
     items: tuple[_Node, ...]
@@ -100,7 +100,7 @@ class _Series(_Node):
 
 @dataclass(frozen=True)
 class _Fields(_Node):
-    """An output object; what is not visual tokens is None when it is put together again."""
+    """An output object. When it is rebuilt, its fields that hold no visual tokens are None."""
 
     kind: type
     fields: tuple[tuple[str, _Node], ...]
@@ -121,23 +121,23 @@ class Layout:
 
     @classmethod
     def learn(cls, one: Any, two: Any) -> Layout:
-        """Read the form off the output for one image and for two.
+        """Determine the form from the output for one image and the output for two images.
 
         Raises:
-            LayoutError: a form that is not understood.
+            LayoutError: the form is not supported.
         """
         return cls(_learn(one, two))
 
     def take(self, output: Any, images: int) -> VisualTokens:
-        """The visual tokens of `images` images, each layer [B,Q,E].
+        """Return the visual tokens of `images` images, each layer [B,Q,E].
 
         Raises:
-            LayoutError: another number of tokens than the images it was learnt from.
+            LayoutError: the number of tokens differs from that of the images from which the form was determined.
         """
         return VisualTokens(tuple(self.root.layers(output, images)))
 
     def put(self, visual: VisualTokens) -> Any:
-        """An output of the model's own form with these visual tokens in it."""
+        """Return an output in the model's own form that contains these visual tokens."""
         return self.root.tree(iter(visual.layers))
 
 

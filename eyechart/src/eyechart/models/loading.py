@@ -1,4 +1,4 @@
-"""A model by name: weights, processor, prompts and scorer together, as one scorer of the seam."""
+"""Loading a model by name: weights, processor, prompts and scorer, combined to one scorer of the seam."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from eyechart.seam import Batch, Description, Reject, RejectKind, Row, Sample, T
 from eyechart.settings import ScoreSettings
 
 _ANY_REQUEST = "<image>\nDescribe the picture."
-"""A human turn with an image, to learn how the processor lays out image positions."""
+"""A human turn with an image, used to find out how the processor arranges image positions."""
 
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A loaded image-text-to-text model of transformers; implements `eyechart.Scorer`."""
+    """A loaded transformers image-text-to-text model; implements `eyechart.Scorer`."""
 
     name: str
     processor: ProcessorMixin
     prompts: PromptWriter
     scorer: TransformersScorer
     spec: ImageSpec
-    """The one size of all images."""
+    """The size to which all images are resized."""
     settings: ScoreSettings
 
     def batch(self, rows: Sequence[Row]) -> Batch:
-        """The scoring seam: text through the model's template, images at the common size."""
+        """Implement `Scorer.batch`: text in the model's chat template, and images at the common size."""
         encoded = self.prompts.encode(rows, self.settings.prompt)
         items = [self._item(row, text) for row, text in zip(rows, encoded, strict=True)]
         return collate(items, self.prompts.begin_id)
@@ -59,19 +59,19 @@ class NamedModel:
         return self.scorer.nll(batch, visual)
 
     def write(self, batch: Batch) -> list[str]:
-        """The scoring seam: greedy, with the model's own `generate`, each after the row's own prompt."""
+        """Implement `Writer.write`: greedily, with the model's own `generate`, each after the row's own prompt."""
         return write_captions(self.scorer, self.processor.tokenizer, batch)
 
     def self_test(self, batch: Batch) -> None:
-        """Refuse a model that no number could be believed about.
+        """Refuse a model whose results would not be reliable.
 
         Raises:
-            ValueError: it fails a self-test; the message names it and says what that means.
+            ValueError: the model fails a self-test; the message names the test and says what that means.
         """
         refuse_unfit(self.scorer, batch)
 
     def describe(self) -> Description:
-        """The scoring seam: what this model is, and how it was scored."""
+        """Describe this model and how it was scored, as required by the scoring seam."""
         ending, template = self.prompts.ending, self.prompts.has_template
         size = {"width": self.spec.width, "height": self.spec.height, "tokens": self.scorer.tokens}
         remarks = [
@@ -110,15 +110,15 @@ class NamedModel:
 
 
 def load_model(name: str, settings: ScoreSettings) -> NamedModel:
-    """Load an image-text-to-text model of transformers.
+    """Load a transformers image-text-to-text model.
 
     Args:
         name: folder in save_pretrained layout, or hub id.
         settings: device, precision, attention, longest sequence, size of the images.
 
     Raises:
-        ValueError: one line: nothing there, no such model, weights missing, a form that cannot be scored, or an
-            image size out of range.
+        ValueError: the folder or model does not exist, weights are missing, the model has a form that cannot be
+            scored, or the image size is out of range. The message is one line.
     """
     require_side(settings.image_size, settings.max_pixels)
     device, dtype = choose_device(settings.model, settings.threads), DTYPES[settings.model.precision]
@@ -145,6 +145,6 @@ def _image_id(name: str, model: nn.Module) -> int:
 
 
 def _any_image(spec: ImageSpec) -> Image.Image:
-    """Stands in where a model only has to know that there is an image; noise, for no processor takes it for padding."""
+    """Return a placeholder image for calls that only need some image; noise is never taken for padding."""
     noise_HWC = np.random.default_rng(0).integers(0, 256, (spec.height, spec.width, 3), dtype=np.uint8)
     return Image.fromarray(noise_HWC)

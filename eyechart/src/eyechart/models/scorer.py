@@ -1,8 +1,8 @@
-"""Adapts any image-text-to-text model of transformers to the scoring seam of the checks.
+"""Adapts any transformers image-text-to-text model to the scoring seam of the checks.
 
-The vision half runs once per image: a forward pass that ends when `get_image_features` has been called. Scoring is a
-forward pass on ids and placeholder pixels in which `get_image_features` gives the visual tokens that are wanted.
-Padding is on the right, with an attention mask; position ids are the model's own affair.
+The vision half runs once per image, in a forward pass that ends when `get_image_features` has been called. Scoring is a
+forward pass on ids and placeholder pixels in which `get_image_features` returns the visual tokens to be scored.
+Padding is on the right, with an attention mask; the model computes its own position ids.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ _PER_TOKEN = ("token_type_ids", "mm_token_type_ids")
 
 
 class TransformersScorer:
-    """`encode` and `nll` of the scoring seam for a model that nothing is known of."""
+    """The methods `encode` and `nll` of the scoring seam for a model of unknown architecture."""
 
     @torch.no_grad()
     def __init__(self, name: str, model: nn.Module, prompts: PromptWriter, prompt: str, image: Image.Image) -> None:
-        """Learn the form of the model's visual tokens.
+        """Determine the form of the model's visual tokens.
 
         Args:
-            name: of the model, for messages.
-            model: in eval mode, on its device.
-            prompts: its prompts.
+            name: name of the model, for messages.
+            model: the model, in eval mode and on its device.
+            prompts: writes the model's prompts.
             prompt: any prompt with one image, as text (`PromptWriter.text`).
             image: any image at the common size.
 
         Raises:
-            ValueError: a model whose image features cannot be replaced.
+            ValueError: the model's image features cannot be replaced.
         """
         self.name, self.model, self.prompts = name, model, prompts
         self._prompt, self._image = prompt, image
@@ -59,44 +59,44 @@ class TransformersScorer:
                 f"MODEL: {name}: its image features have a form that is not understood: {error}"
             ) from error
         self.tokens = int(reference.layers[0].shape[1])
-        """Q, visual tokens per image."""
+        """Q, the number of visual tokens per image."""
         self.layers = len(reference.layers)
-        """Depths at which the language model takes visual tokens; 1 but for models with deepstack features."""
+        """Number of layers at which the language model receives visual tokens: 1, or more with deepstack features."""
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]  # nn.Module
-        """Tokens that it chooses from."""
+        """Number of tokens in the model's vocabulary."""
 
     @property
     def prefix_attention(self) -> bool:
-        """Whether attention is bidirectional in the prompt, which token types then distinguish from the answer."""
+        """Whether attention is bidirectional in the prompt; token types then separate the prompt from the answer."""
         return any(prompt != answer for _, prompt, answer in self._types.values())
 
     @property
     def device(self) -> torch.device:
-        """Where the model lives."""
+        """The device of the model."""
         return next(self.model.parameters()).device
 
     def pixels(self, pixels_BCHW: Tensor) -> dict[str, Tensor]:
-        """What the model's own processor makes of uint8 images at the common size: pixels, grids, masks, per batch."""
+        """Return the output of the model's processor for uint8 images at the common size: pixels, grids and masks."""
         return self._pixels_of(_images(pixels_BCHW))
 
     def placeholder(self, count: int) -> dict[str, Tensor]:
-        """The same for `count` copies of one and the same image."""
+        """Return the output of the model's processor for `count` copies of one placeholder image."""
         if count not in self._placeholders:
             self._placeholders[count] = self._pixels_of([self._image] * count)
         return self._placeholders[count]
 
     def image_positions(self, pixels_BCHW: Tensor) -> list[int]:
-        """Image positions that the processor lays out for each image, without running the model."""
+        """Return the number of image positions that the processor makes for each image; the model is not run."""
         images = _images(pixels_BCHW)
         ids_BT = self.prompts.inputs([self._prompt] * len(images), images)["input_ids"]
         return [int(count) for count in (ids_BT == self.prompts.image_id).sum(dim=1)]
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> VisualTokens:
-        """The scoring seam: images of a batch to visual tokens, each image once.
+        """Implement `Scorer.encode`: encode the images of a batch to visual tokens, each image once.
 
         Raises:
-            ValueError: an image with another number of visual tokens.
+            ValueError: an image has another number of visual tokens.
         """
         assert batch.pixels_BCHW is not None, "a text-only batch has no images to encode"
         try:
@@ -110,7 +110,7 @@ class TransformersScorer:
 
     @torch.no_grad()
     def nll(self, batch: Batch, visual: VisualTokens | None) -> TokenNLL:
-        """The scoring seam: per-token NLL of a batch with these visual tokens, or of a text without image block."""
+        """Implement `Scorer.nll`: per-token NLL of a batch with these visual tokens, or of text without image block."""
         images = {} if visual is None else self.placeholder(len(visual))
         return self.forward(batch.ids_BT, batch.labels_BT, batch.lengths_B, images, visual)
 
@@ -122,14 +122,14 @@ class TransformersScorer:
         images: dict[str, Tensor],
         visual: VisualTokens | None,
     ) -> TokenNLL:
-        """One forward pass.
+        """Run one forward pass and return the per-token NLL.
 
         Args:
-            ids_BT: padded on the right.
-            labels_BT: IGNORE_INDEX where nothing is scored.
-            lengths_B: real tokens of each row.
-            images: what the processor makes of the images; empty for no image.
-            visual: visual tokens that take the place of what the model would make of `images`; None leaves it alone.
+            ids_BT: token ids, padded on the right.
+            labels_BT: labels, with IGNORE_INDEX at positions that are not scored.
+            lengths_B: number of tokens in each row without padding.
+            images: output of the processor for the images; empty if there is no image.
+            visual: visual tokens that replace those that the model would compute from `images`; None replaces nothing.
         """
         labels_BT = labels_BT.to(self.device)
         inputs = {**self._text_inputs(ids_BT, labels_BT, lengths_B), **images, "use_cache": False}
@@ -151,13 +151,13 @@ class TransformersScorer:
         return TokenNLL(nll_N, keep_BT.sum(dim=1))
 
     def prompt_inputs(self, ids_BT: Tensor) -> dict[str, Any]:
-        """Prompts of one length as the model takes them, without an answer and without images."""
+        """Return the model's inputs for prompts of equal length, without an answer and without images."""
         return self._text_inputs(
             ids_BT, torch.full_like(ids_BT, IGNORE_INDEX), torch.full((len(ids_BT),), ids_BT.shape[1])
         )
 
     def _features(self, images: dict[str, Tensor], count: int) -> Any:
-        """What `get_image_features` gives for the images of `count` samples, in a forward pass on the one prompt."""
+        """Return the output of `get_image_features` for the images of `count` samples that all have the same prompt."""
         text = self.prompt_inputs(self._ids_T.expand(count, -1))
         features = self._gate.catch(lambda: self.model(**text, **images))
         if features is None:
@@ -169,7 +169,7 @@ class TransformersScorer:
         positions_T = torch.arange(ids_BT.shape[1], device=self.device)
         types = {}
         for key, (image, prompt, answer) in self._types.items():
-            # Answers begin at the first label; what follows a row's last one is padding, and masked.
+            # Answers begin at the first label; positions after a row's last label are padding, and masked.
             answered_BT = (labels_BT.to(self.device) != IGNORE_INDEX).cumsum(dim=1) > 0
             types_BT = torch.where(answered_BT, answer, prompt)
             types[key] = torch.where(ids_BT == self.prompts.image_id, image, types_BT)
@@ -177,10 +177,10 @@ class TransformersScorer:
         return {"input_ids": ids_BT, "attention_mask": attention_BT, **types}
 
     def _learn_types(self, inputs: Mapping[str, Tensor]) -> dict[str, tuple[int, int, int]]:
-        """Per-token inputs that the processor makes: their value at image positions, in the prompt, in the answer.
+        """Return the processor's per-token inputs with their values at image positions, in the prompt, in the answer.
 
         Raises:
-            ValueError: another pattern than these.
+            ValueError: an input does not follow this pattern.
         """
         image_BT = inputs["input_ids"] == self.prompts.image_id
         learnt = {}
@@ -193,7 +193,7 @@ class TransformersScorer:
                         f"{image} at image positions and {prompt} elsewhere"
                     )
                 text = prompt[0] if prompt else 0
-                # Where they do not mark images they mark the prefix, in which attention goes both ways (PaliGemma).
+                # Token types that do not mark images mark the prefix with bidirectional attention (PaliGemma).
                 learnt[key] = (image[0], text, text if image[0] != text else text + 1)
         return learnt
 

@@ -1,11 +1,12 @@
-"""What a model must show before any number about it is believed. Run before every score.
+"""Self-tests that a model must pass before it is scored, because its figures would otherwise not be reliable.
 
-1. own features: put back through `get_image_features`, they give the loss of the untouched model.
-2. sentinel: with features that are not a number, no label token has a number for a loss. Otherwise the model does not
-   look at what it is handed, and every gap would be 0 for a reason that has nothing to do with the model's sight.
-3. leak: with features set to zero, other pixels change no loss, not by one bit. Otherwise the picture has a second way
-   in (Qwen3-VL's deepstack features, had they not been replaced as well), and every gap would be too small.
-4. causal: other caption tokens change no loss before them. Otherwise the model sees the caption it is to predict.
+1. own features: if the model's own features are put back through `get_image_features`, the loss is the same as without
+   any replacement.
+2. sentinel: if the features are NaN, the loss of every label token is NaN. Otherwise the model ignores the features
+   that are passed to it, and every gap would be 0 whether or not the model uses its images.
+3. leak: if the features are zero, other pixels do not change any loss, not by one bit. Otherwise the picture has a
+   second path (such as the deepstack features of Qwen3-VL, unless they are replaced too), and every gap is too small.
+4. causal: other caption tokens change no loss before them. Otherwise the model sees the caption that it has to predict.
 
 The experiments are those of `faults.experiments`.
 """
@@ -23,7 +24,7 @@ from eyechart.seam import Batch, VisualTokens
 
 _TOLERANCE = {torch.float32: 1e-3}
 _COARSE = 0.05
-"""Nats, for weights in 16 bits."""
+"""Allowed difference in nats for weights in 16 bits."""
 _MEANINGS = {
     "own features": "Visual tokens put back in their place do not give the model's own loss, so scores of other ones "
     "would not be its either; this architecture cannot be scored",
@@ -40,7 +41,7 @@ def refuse_unfit(scorer: TransformersScorer, batch: Batch) -> None:
     """Run all self-tests on a batch of one or two samples with images and label tokens.
 
     Raises:
-        ValueError: a test failed; one line says which, and what it means.
+        ValueError: a test failed; the message is one line that names the test and says what its failure means.
     """
     allowed = _TOLERANCE.get(next(scorer.model.parameters()).dtype, _COARSE)
 
@@ -75,7 +76,7 @@ def refuse_unfit(scorer: TransformersScorer, batch: Batch) -> None:
             outcome = test()
         except ValueError:
             raise
-        except Exception as error:  # whatever a model of unknown making raises
+        except Exception as error:  # an unknown model may raise any error
             outcome = f"it ended in {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         if outcome:
             raise ValueError(f"MODEL: {scorer.name} fails the self-test `{name}`: {outcome}. {_MEANINGS[name]}")

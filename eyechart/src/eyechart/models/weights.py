@@ -1,7 +1,7 @@
-"""Loading frozen backbones: all weights must come from the checkpoint, or there is a one-line error.
+"""Loading frozen backbones: if any weight does not come from the checkpoint, there is a one-line error.
 
-A tower or language model with newly initialised weights still trains, and its connector still lowers the loss. So a
-missing key stops here.
+Missing keys must be an error here, because they would not be noticed later: with newly initialised weights in the tower
+or the language model, the connector still trains and still lowers the loss.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from eyechart.hub import explain_absence, hub_bounded, unreadable
 def load_complete(
     kind: type[PreTrainedModel], name: str, setting: str, dtype: torch.dtype, attention: str
 ) -> PreTrainedModel:
-    """`kind.from_pretrained(name)` that refuses newly initialised weights.
+    """Call `kind.from_pretrained(name)`, and refuse newly initialised weights.
 
     Args:
         kind: a transformers model class.
         name: folder or hub id.
-        setting: the config field that named it, for messages.
-        dtype: of the loaded weights.
+        setting: the config field that contains the name, for messages.
+        dtype: precision of the loaded weights.
         attention: attention implementation.
 
     Raises:
-        ValueError: nothing there, no network and not in the cache, or weights missing.
+        ValueError: the model does not exist, is not in the cache and there is no network, or weights are missing.
     """
     if not sys.stderr.isatty():
         disable_progress_bar()
@@ -57,9 +57,9 @@ def load_complete(
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Identity of frozen weights: a hash over every parameter's name, shape and up to 64 of its values.
+    """Return a hash of frozen weights, computed from every parameter's name, shape and up to 64 of its values.
 
-    Values are compared as bfloat16, so the same weights match from another folder and at either precision.
+    Values are converted to bfloat16, so that the same weights have the same hash in any folder and precision.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):

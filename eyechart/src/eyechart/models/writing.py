@@ -1,4 +1,4 @@
-"""What a model writes about a picture: greedy, with its own `generate`, after the row's own prompt."""
+"""Captions written by a model: greedily, with its own `generate`, after the row's own prompt."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 def write_captions(
     scorer: TransformersScorer, tokenizer: PreTrainedTokenizerBase, batch: Batch, max_new_tokens: int = 64
 ) -> list[str]:
-    """Captions of a batch with pixels, in its order.
+    """Return one written caption for each sample of a batch with pixels, in its order.
 
-    Samples with equally long prompts go together, so that nothing is padded: models differ in what padding does to
-    their positions.
+    Samples with prompts of equal length are generated together, so that nothing is padded: padding affects the
+    positions differently in different models.
     """
     groups: dict[int, list[int]] = defaultdict(list)
     for index, sample in enumerate(batch.samples):

@@ -1,1 +1,1 @@
-"""A model's own processor and template: prompts, and tokens per image."""
+"""A model's own processor and chat template, which determine its prompts and the number of tokens per image."""

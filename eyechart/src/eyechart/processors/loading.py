@@ -1,8 +1,8 @@
-"""A model's own processor, loaded without torchvision, and the one size to which all images are brought.
+"""Loading a model's own processor without torchvision, and choosing the size to which all images are resized.
 
 Only the Pillow variants of image processors are used: they exist for every architecture that was tried, give the same
-pixels on every machine, and need nothing that is not a dependency here. Videos are no part of the test, so the video
-half of a processor, which needs torchvision, is left out.
+pixels on every machine, and need no further dependency. Videos are not tested, so the video half of a processor, which
+needs torchvision, is left out.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import transformers  # its parts are taken where they are used: the first of them loads PyTorch
+import transformers  # its attributes are only accessed on use, because the first access loads PyTorch
 
 from eyechart.data.images import ImageSpec
 from eyechart.hub import explain_absence, hub_bounded, unreadable
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
     from transformers.image_processing_base import ImageProcessingMixin
 
 SETTING = "MODEL"
-"""What the command line calls the model that is scored."""
+"""Name of the scored model's argument on the command line."""
 ONE_VIEW = {"do_image_splitting": False, "crop_to_patches": False, "do_pan_and_scan": False}
-"""Settings that cut an image into tiles, switched off: one view per image, as many visual tokens for each."""
+"""Settings that disable cutting an image into tiles: every image has one view and the same number of visual tokens."""
 _DEFAULT_SIDE = 448
-"""Pixels, where the processor takes images of any size."""
+"""Side in pixels if the processor accepts images of any size."""
 _BICUBIC = 3
 LEAST_SIDE, MOST_SIDE = 8, 4096
-"""Pixels of a side that may be asked for. Below, a tiling of 8x8 has no pixel to move; above, a batch of images takes
-gigabytes before the model's own processor has seen one."""
+"""Smallest and largest allowed side in pixels. A smaller image has less than one pixel per tile of an 8x8 tiling; with
+a larger one, a batch of images takes gigabytes even before the model's own processor runs."""
 
 
 class _UnfitProcessorError(ValueError):
-    """A processor that can be read and is of no use here; what transformers raises about one is another ValueError."""
+    """A processor that loads but cannot be used here; transformers raises other ValueErrors about processors."""
 
 
 def load_processor(name: str) -> ProcessorMixin:
-    """The processor of a checkpoint: tokenizer, chat template, and the Pillow image processor.
+    """Load the processor of a checkpoint: tokenizer, chat template, and the Pillow image processor.
 
     Raises:
-        ValueError: not there, not of an image-text-to-text model, or without a Pillow image processor.
+        ValueError: it does not exist, is not of an image-text-to-text model, or has no Pillow image processor.
     """
     try:
         with hub_bounded(name):
@@ -72,8 +72,8 @@ def _processor_class(name: str, model_type: str) -> type[ProcessorMixin]:
         )
     kind = getattr(transformers, class_name)
 
-    class _WithoutVideo(kind):  # type: ignore[misc, valid-type]  # its class is known at run time only
-        """The processor, its parts loaded one by one."""
+    class _WithoutVideo(kind):  # type: ignore[misc, valid-type]  # its base class is only known at run time
+        """The processor without its video half; its parts are loaded one by one."""
 
         @classmethod
         def _get_arguments_from_pretrained(cls, folder: str, *_: object, **__: object) -> list[Any]:
@@ -91,14 +91,14 @@ def _processor_class(name: str, model_type: str) -> type[ProcessorMixin]:
                 return type(argument)
             return super().check_argument_for_proper_class(argument_name, argument)
 
-    _WithoutVideo.__name__ = class_name  # it names files and messages
+    _WithoutVideo.__name__ = class_name  # this name appears in file names and messages
     return _WithoutVideo
 
 
 class _Absent(dict[str, Any]):
-    """Stands where a processor keeps its video half.
+    """A placeholder for the video half of a processor.
 
-    Some ask it for defaults even when there is no video, and a processor writes itself as JSON into its log line.
+    Some processors read defaults from it even without a video, and all of them are logged as JSON including this part.
     """
 
     def __getattr__(self, name: str) -> None:
@@ -130,17 +130,17 @@ def _image_processor(name: str) -> ImageProcessingMixin:
 
 
 def one_view(image_processor: ImageProcessingMixin) -> dict[str, bool]:
-    """The settings of this image processor that have to be switched off, for its call."""
+    """Return the settings that disable tiling in this image processor, as arguments of its call."""
     known = getattr(image_processor, "valid_kwargs", None)
     accepted = set(getattr(known, "__annotations__", ())) | set(vars(image_processor))
     return {key: value for key, value in ONE_VIEW.items() if key in accepted}
 
 
 def require_side(side: int | None, max_pixels: int) -> None:
-    """Refuse a size that no image can be brought to.
+    """Refuse a size to which images cannot be resized.
 
     Raises:
-        ValueError: out of range, or more pixels than an image may have.
+        ValueError: the side is out of range, or the image would have more than `max_pixels` pixels.
     """
     most = min(MOST_SIDE, math.isqrt(max_pixels))
     if side is not None and not LEAST_SIDE <= side <= most:
@@ -151,15 +151,15 @@ def require_side(side: int | None, max_pixels: int) -> None:
 
 
 def common_size(image_processor: ImageProcessingMixin, side: int | None) -> ImageSpec:
-    """The size to which all images are brought before the model's own processor sees them.
+    """Return the size to which all images are resized before they are passed to the model's own processor.
 
-    Equal size gives equal numbers of visual tokens, without which an image cannot replace another. By default it is
-    the size the processor resizes to; where it takes any size, the multiple of its patches nearest to 448 pixels that
-    lies within its limits.
+    Images of equal size have equal numbers of visual tokens, so that one can replace another. The default is the size
+    to which the processor resizes. If the processor accepts any size, the default is the multiple of its patch size
+    nearest to 448 pixels within its limits.
 
     Args:
-        image_processor: of the model.
-        side: pixels of a side asked for by the user, or None.
+        image_processor: image processor of the model.
+        side: side in pixels requested by the user, or None.
     """
     own = _own_size(image_processor)
     height, width = (side, side) if side else own
@@ -191,7 +191,7 @@ def _own_size(image_processor: ImageProcessingMixin) -> tuple[int, int]:
 
 
 def _patched_side(image_processor: ImageProcessingMixin, size: Mapping[str, Any]) -> int:
-    """Qwen's processors: any size in whole merged patches, with limits on the area in pixels."""
+    """Return the side for Qwen's processors, which accept whole merged patches and limit the area in pixels."""
     unit = int(image_processor.patch_size) * int(image_processor.merge_size)
     least, most = size.get("shortest_edge") or 0, size.get("longest_edge") or math.inf
     side = max(1, round(_DEFAULT_SIDE / unit)) * unit

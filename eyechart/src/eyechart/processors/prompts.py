@@ -1,10 +1,10 @@
-"""Rows to token ids by a model's own chat template: prompt with its image positions, caption, end of turn.
+"""Conversion of rows to token ids by a model's own chat template: prompt with image positions, caption, end of turn.
 
     template up to the answer, image positions expanded | caption | the token that ends a turn
     `-------------------- no label --------------------'  `----------- labelled ----------'
 
-The caption is tokenised by itself, as after a line break, and special tokens' strings in it stay ordinary
-text. Where a processor has no chat template, the prompt is the image, the row's text and a line break.
+The caption is tokenised separately, in the same way as after a line break, and strings of special tokens in it are
+treated as ordinary text. If a processor has no chat template, the prompt is the image, the row's text and a line break.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
     from transformers import BatchFeature, ProcessorMixin
 
 _PROBE = "zebra"
-"""Stands for the caption where the template is asked what it puts around one."""
+"""A stand-in for a caption, used to find out what the template puts around an answer."""
 _ANCHOR = "\n"
-"""Text before a caption when it is tokenised: at the beginning of a text some tokenizers add a space."""
+"""Text put before a caption when it is tokenised, because some tokenizers add a space at the beginning of a text."""
 IMAGE_IN_CAPTION = "image token in caption"
 SPECIAL_IN_HUMAN = "special token in the human turn"
 
 
 @dataclass(frozen=True)
 class Ending:
-    """What the template writes around an answer."""
+    """The text and tokens that the template writes around an answer."""
 
     lead: str
     """White space between prompt and answer."""
     end_id: int
-    """The token that ends the turn; EOS where the template writes none. It is labelled."""
+    """The token that ends the turn, or EOS if the template writes none. It has a label."""
     end: str
-    """The same as text."""
+    """The text of this token."""
 
 
 class PromptWriter:
-    """Turns records into ids for one processor."""
+    """Converts rows to token ids for one processor."""
 
     def __init__(
         self,
@@ -58,19 +58,19 @@ class PromptWriter:
         image_id: int,
         max_seq_len: int,
     ) -> None:
-        """Ask the template what it does.
+        """Find out what the template writes around an answer.
 
         Args:
-            name: of the model, for messages.
-            processor: its processor.
-            options: for the image processor (`processors.one_view`).
+            name: name of the model, for messages.
+            processor: the model's processor.
+            options: arguments for the image processor (`one_view`).
             image: any image at the common size; it decides how many image positions a prompt has.
             image_id: token id of an image position.
-            max_seq_len: tokens per sequence.
+            max_seq_len: maximum number of tokens per sequence.
 
         Raises:
-            ValueError: the template of a prompt is not the beginning of the template of prompt and answer, no EOS, or
-                no fast tokenizer.
+            ValueError: the templated prompt is not the beginning of the templated prompt and answer, or there is no EOS
+                or no fast tokenizer.
         """
         self._name, self._processor, self.options, self._image = name, processor, options, image
         self.image_id, self._max_seq_len = image_id, max_seq_len
@@ -81,23 +81,23 @@ class PromptWriter:
         self._plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._plain.no_padding()
         self._plain.no_truncation()
-        # The library's name is about the text: "encode special tokens" as if they were ordinary words.
+        # This attribute of the library means: encode the strings of special tokens as ordinary text.
         self._plain.encode_special_tokens = True
         special = {token.content for token in self._plain.get_added_tokens_decoder().values() if token.special}
         self._special = re.compile("|".join(map(re.escape, sorted(special)))) if special else None
         self.has_template = bool(getattr(processor, "chat_template", None))
         self.ending = self._ending()
         self.begin_id = int(self.ending.end_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id)
-        """Stands where nothing else does: padding, and before a caption whose prompt was nothing but the image."""
+        """Id used for padding, and before a caption if its prompt consists only of the image."""
         self._known: dict[str, Prompt] = {}
 
     def prompt(self, human: str) -> Prompt:
-        """The ids of a human turn with one `<image>`, and where its image block is.
+        """Return the ids of a human turn with one `<image>`, and the place of its image block.
 
-        The block is what the template writes because of the image: image positions and whatever it puts around them.
+        The block is everything that the template writes for the image: image positions and the tokens around them.
 
         Raises:
-            ValueError: no image position in the ids, or not exactly one `<image>` in `human`.
+            ValueError: there is no image position in the ids, or not exactly one `<image>` in `human`.
         """
         if human not in self._known:
             if human.count(PLACEHOLDER) != 1:
@@ -122,7 +122,7 @@ class PromptWriter:
         ]
 
     def text(self, human: str, image: bool = True) -> str:
-        """The prompt as text, up to where the answer begins; `image` False leaves the image out."""
+        """Return the prompt as text up to the beginning of the answer; with `image` False, it has no image."""
         before, after = (part.strip() for part in human.split(PLACEHOLDER))
         if not self.has_template:
             placeholder = str(getattr(self._processor, "image_token", PLACEHOLDER)) if image else ""
@@ -130,7 +130,7 @@ class PromptWriter:
         return self._render([self._turn(before, after, image)], True)
 
     def inputs(self, texts: Sequence[str], images: Sequence[Image.Image]) -> BatchFeature:
-        """The processor's output for prompts with one image each, padded on the right."""
+        """Return the processor's output for prompts with one image each, padded on the right."""
         return self._processor(
             text=list(texts),
             images=[[image] for image in images],
@@ -166,7 +166,10 @@ class PromptWriter:
         return [np.array([*ids, self.ending.end_id], dtype=np.int32) for ids in whole]
 
     def _ids(self, text: str) -> IntArray:
-        """Ids of a prompt with an image; without a template a line break ends it, unless the processor adds its own."""
+        """Return the ids of a prompt with an image.
+
+        Without a chat template, the prompt ends with a line break, which is added unless the processor adds it.
+        """
         ids_T: IntArray = self.inputs([text], [self._image])["input_ids"][0].numpy().astype(np.int64)
         if not self.has_template and not self._tokenizer.decode(ids_T[-1:]).endswith("\n"):
             (newline,) = [e.ids for e in self._plain.encode_batch([_ANCHOR], add_special_tokens=False)]
@@ -174,7 +177,7 @@ class PromptWriter:
         return ids_T
 
     def _block(self, ids_T: IntArray, human: str) -> tuple[int, int] | None:
-        """What the prompt has that the same prompt without an image lacks; None where that is not one stretch."""
+        """Return the range of ids missing from the same prompt without an image; None if it is not contiguous."""
         if not self.has_template:
             return None
         text = self.text(human, image=False)
@@ -196,10 +199,10 @@ class PromptWriter:
         return Ending(lead, int(end_id), str(self._tokenizer.convert_ids_to_tokens(int(end_id))))
 
     def _around_answer(self) -> tuple[str, str]:
-        """White space before an answer, and the text after it.
+        """Return the white space before an answer, and the text after it.
 
         Raises:
-            ValueError: the prompt alone is not how prompt and answer begin.
+            ValueError: the text of prompt and answer does not begin with the text of the prompt alone.
         """
         turn = self._turn("", _PROBE, True)
         prompt = self._render([turn], True)
@@ -223,6 +226,6 @@ class PromptWriter:
         return {"role": "user", "content": kept}
 
     def _adds_special(self, text: str) -> bool:
-        """Whether the tokenizer has to add its beginning of text: not where the template has written it."""
+        """Return whether the tokenizer must add its beginning-of-text token, or the template has written it already."""
         bos = getattr(self._tokenizer, "bos_token", None)
         return not (self.has_template and bos and text.startswith(bos))

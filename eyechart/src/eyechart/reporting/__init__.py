@@ -1,1 +1,1 @@
-"""Everything that a person reads: terminal, page, runbook."""
+"""All output for people: the terminal, the page and the runbook."""

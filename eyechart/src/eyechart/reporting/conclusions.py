@@ -1,6 +1,6 @@
 """The conclusions of a run as sentences: one function per code of `results.ConclusionCode`.
 
-`verdict.conclusions` chose the code from standings; this module only adds words and figures.
+`verdict.conclusions` chooses the code from standings; this module only adds words and figures.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from eyechart.verdict.overall import first_error
 
 
 def said(results: Results, topic: Topic) -> str:
-    """All sentences about one topic; empty if there is no conclusion."""
+    """Return all sentences about one topic; empty if there is no conclusion."""
     chosen = [conclusion for conclusion in results.conclusions if conclusion.topic == topic]
     if topic == "order":
         return _order(chosen)
@@ -27,14 +27,14 @@ def said(results: Results, topic: Topic) -> str:
 
 
 def _of_check_2(results: Results) -> str:
-    """What check 2 adds to a headline that does not state the verdict of the page."""
+    """Return what check 2 adds to a headline that does not state the overall verdict."""
     if results.coverage is not None and results.coverage.verdict == "FAIL":
         return f"Check 2 fails: {said(results, 'coverage')}"
     return said(results, "coverage") if results.ablation is None else ""
 
 
 def _order(chosen: list[Conclusion]) -> str:
-    """The comparisons of a wrong picture with inputs without content, grouped by standing."""
+    """Return the comparisons of a wrong picture with inputs without any picture content, grouped by standing."""
     groups: dict[Standing, list[str]] = {}
     for conclusion in chosen:
         for claim, standing in conclusion.asserts.items():
@@ -58,7 +58,7 @@ def _plain(text: str) -> Callable[[Conclusion, Results], str]:
 
 
 def _named(conclusion: Conclusion, standing: Standing, but: str = "") -> list[str]:
-    """Gates for which a conclusion asserts this standing."""
+    """Return the gates for which a conclusion asserts this standing."""
     return [name for name, found in conclusion.asserts.items() if found == standing and name != but]
 
 
@@ -73,7 +73,7 @@ def _covered(results: Results) -> Coverage:
 
 
 def _wrong_picture(results: Results) -> str:
-    """What another sample's picture costs, in numbers."""
+    """Return how much another sample's picture costs, in numbers."""
     shuffled = _ablation(results).conditions["shuffled"]
     assert shuffled.gap is not None
     return f"another sample's picture costs {signed(shuffled.gap)} nats per token{between(shuffled.ci95)}"
@@ -84,7 +84,7 @@ def _margin(results: Results) -> str:
 
 
 def _of(names: list[str], verb: str, join: str = "and", place: str = "in its place") -> str:
-    """Conditions in words with their verb: `zeros and noise in its place cost`, but `noise in its place costs`."""
+    """Return conditions with their verb: `zeros and noise in its place cost`, but `noise in its place costs`."""
     return f"{listed(names, join)} {place} {verb}{'s' if names == ['noise'] else ''}"
 
 
@@ -97,7 +97,7 @@ def _used_but_gate_fails(conclusion: Conclusion, _: Results) -> str:
 
 def _gate_fails(conclusion: Conclusion, results: Results) -> str:
     none = _of(_named(conclusion, "ruled out"), "cost", place="in place of the picture")
-    # If there is a pattern, its sentence states this with figures.
+    # If there is a conclusion about the pattern, its sentence already says this, with figures.
     rest = "" if said(results, "pattern") else " Whether the content of the picture matters is not decided."
     return f"Check 1 fails: {none} nothing above the margin.{rest}"
 
@@ -200,10 +200,10 @@ _SENTENCES: Mapping[ConclusionCode, Callable[[Conclusion, Results], str]] = {
 _WITHOUT_VERDICT: frozenset[ConclusionCode] = frozenset(
     ("check-1-not-run", "nothing-scored", "content-used-rest-undecided", "undecided")
 )
-"""Headlines after which the overall verdict can still be a FAIL because of check 2, or a PASS from check 2 alone."""
+"""Headlines that do not determine the overall verdict: it may be FAIL due to check 2, or PASS from check 2 alone."""
 ORDER_CODES: tuple[ConclusionCode, ...] = (
     "wrong-picture-costs-more",
     "wrong-picture-costs-no-more",
     "wrong-picture-open",
 )
-"""Written together, in one sentence per standing (`said`)."""
+"""Codes of conclusions that `said` combines to one sentence per standing."""

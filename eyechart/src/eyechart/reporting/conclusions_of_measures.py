@@ -1,6 +1,6 @@
-"""What matching, words and the blind prompt allow to say, as sentences: one function per code.
+"""Conclusions from matching, words and the blind prompt as sentences: one function per code.
 
-As in `conclusions`: the code was chosen from standings, and here it only gets words and figures.
+As in `conclusions`, the code was chosen from standings, and this module only adds words and figures.
 """
 
 from __future__ import annotations

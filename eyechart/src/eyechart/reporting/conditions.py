@@ -1,4 +1,4 @@
-"""Conditions of check 1 in words: what is in the image positions, and what the gap measures."""
+"""Conditions of check 1 in words: what the image positions contain, and what the gap measures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEANINGS = {
     "tiles-8": "what everything except fine texture and colour contributes: the 8x8 tiles of the picture are shuffled",
     "blind": "what the picture contributes beyond the best constant prompt, trained to fit all captions at once",
 }
-"""By name: one line about what the gap measures."""
+"""One line about what the gap measures, by the name of the condition."""
 IN_PLACE = {
     "shuffled": "another sample's picture",
     "zero": "zeros",
@@ -29,10 +29,10 @@ IN_PLACE = {
     "mean-token": "the average training image",
     "blind": "the trained constant prompt",
 }
-"""What replaces the picture, inside a sentence."""
+"""What replaces the picture, worded as part of a sentence, by the name of the condition."""
 
 
 def listed(names: list[str], join: str = "and") -> str:
-    """Conditions in words, as a list in a sentence."""
+    """Return the conditions in words, as a list inside a sentence."""
     words = [IN_PLACE.get(name, name) for name in names]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {join} {words[-1]}"

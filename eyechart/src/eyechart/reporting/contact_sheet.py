@@ -1,7 +1,7 @@
-"""A sheet of held-out pictures, each with its true and its written caption: what a person looks at first.
+"""A sheet of held-out pictures, each with its true and its written caption, for a first look at the results.
 
-Words of the written caption that the true one does not have are red and underlined. The sheet depends on its input
-alone: the font comes with matplotlib, not with the machine.
+Words of the written caption that are not in the true one are red and underlined. The sheet depends only on its input,
+because the font comes with matplotlib and not from the machine.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from eyechart.results import WrittenCaption
 
 _COLUMNS = 4
 _CELL, _PICTURE, _MARGIN, _LINE = 260, 220, 20, 19
-"""Pixels: width of a cell, side of the square a picture fits in, space around and between, height of a text line."""
+"""Sizes in pixels: width of a cell, side of a picture's square, margin around cells, height of a text line."""
 _FONT_SIZE = 14
 _INK, _FAINT, _WRONG = "#1a1a1a", "#6b6b6b", "#c00020"
 _BOX = "\u25a1"
-"""Stands for a character that the font does not have."""
+"""Replaces a character that the font does not have."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ def contact_sheet(items: Sequence[tuple[Path, WrittenCaption]], path: Path, titl
     """Draw the sheet and write it, as a PNG, to `path`.
 
     Args:
-        items: image file and captions. A file that cannot be opened leaves a grey square that says so.
-        path: where to write.
+        items: image files and captions. For a file that cannot be opened, a grey square with a note is drawn.
+        path: the file to write.
         title: one line above the pictures, such as the checkpoint and its verdict.
     """
     cells = [(_thumbnail(image), _cell_lines(caption)) for image, caption in items]
@@ -68,7 +68,7 @@ def contact_sheet(items: Sequence[tuple[Path, WrittenCaption]], path: Path, titl
 
 
 def missing_words(written: str, true: str) -> list[bool]:
-    """For each word of `written`, whether `true` lacks it; case and punctuation around words do not count."""
+    """Return for each word of `written` whether `true` lacks it; case and punctuation around words are ignored."""
     known = {_bare(word) for word in true.split()}
     return [_bare(word) not in known for word in written.split()]
 
@@ -80,12 +80,12 @@ def _bare(word: str) -> str:
         start += 1
     while end > start and not folded[end - 1].isalnum():
         end -= 1
-    # A word of signs alone, such as an emoji, is compared as it is.
+    # A word without letters and digits, such as an emoji, is compared unchanged.
     return folded[start:end] or folded
 
 
 def _legend(items: Sequence[tuple[Path, WrittenCaption]], title: str) -> str:
-    # Sets of words: a caption that swaps two colours shows no red, so the sheet must not look like a grade.
+    # Only sets of words are compared: a caption that swaps two colours has no red word, which the legend has to say.
     legend = "red and underlined: not in the true caption (swapped words are not marked)"
     shown = title + "".join(caption.true + caption.written for _, caption in items)
     absent = {c for c in one_line(shown) if not c.isspace() and ord(c) not in _font_characters()}
@@ -117,7 +117,7 @@ def _drawable(word: str) -> str:
 
 
 def _wrap(words: Sequence[_Word], width: int) -> list[list[_Word]]:
-    """Lines of at most `width` pixels; a word that is too long by itself is broken."""
+    """Break words into lines of at most `width` pixels; a word that is too long for a line is split."""
     lines: list[list[_Word]] = []
     used = 0.0
     for word in words:
@@ -152,7 +152,7 @@ def _write(draw: ImageDraw.ImageDraw, lines: Sequence[Sequence[_Word]], left: in
 
 
 def _thumbnail(path: Path) -> Image.Image:
-    """The picture in a grey square of _PICTURE pixels; small ones are enlarged."""
+    """Return the picture in a grey square of _PICTURE pixels; small pictures are enlarged."""
     square = Image.new("RGB", (_PICTURE, _PICTURE), "#e4e4e4")
     try:
         with warnings.catch_warnings():
@@ -174,7 +174,7 @@ def _font_file() -> str:
 
 @functools.cache
 def _font() -> ImageFont.FreeTypeFont:
-    # The basic layout is part of every Pillow; the other one depends on what the machine has.
+    # The basic layout is part of every Pillow; the other layout depends on software installed on the machine.
     return ImageFont.truetype(_font_file(), _FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
 
 

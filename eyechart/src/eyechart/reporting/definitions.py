@@ -1,4 +1,4 @@
-"""What each figure of report.html means. The page contains these texts, and docs/report.md repeats them."""
+"""Definitions of the figures in report.html. The page contains these texts, and docs/report.md repeats them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Definition(NamedTuple):
-    """One term, as a paragraph."""
+    """The definition of one term, as a paragraph."""
 
     title: str
     text: str

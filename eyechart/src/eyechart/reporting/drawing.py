@@ -1,6 +1,7 @@
-"""Inline SVG by matplotlib: text stays text, colours come from the page, and equal figures give equal bytes.
+"""Inline SVG by matplotlib: text remains text, colours come from the page, and equal figures give equal bytes.
 
-matplotlib draws with stand-in colours, which become CSS variables here: one drawing serves light, dark and print.
+matplotlib draws with placeholder colours, which are replaced by CSS variables here, so that one drawing can be used in
+light mode, in dark mode and in print.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Stand-ins; `--blue`, `--orange` and so on are set by the style sheet, for light and dark.
+# Placeholder colours; the style sheet sets `--blue`, `--orange` and so on, for light and dark mode.
 INK, FAINT, GRID = "#010203", "#020304", "#030405"
 BLUE, ORANGE, GREEN = "#040506", "#050607", "#060708"
 _VARIABLES = {INK: "ink", FAINT: "faint", GRID: "grid", BLUE: "blue", ORANGE: "orange", GREEN: "green"}
@@ -42,15 +43,15 @@ _STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "legend.labelcolor": INK,
 }
-# A matplotlibrc of the user's must not change the page.
+# The user's matplotlibrc must not change the page.
 _SETTINGS: Any = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith("backend")} | _STYLE
 _WIDTH = 4.6
-"""Inches; shown at the width of a phone, the letters stay readable."""
+"""Width in inches; at this width, the text is readable on the screen of a phone."""
 
 
 @contextmanager
 def drawing(height: float) -> Iterator[tuple[Figure, Axes]]:
-    """A figure of the page's width and `height` inches, in the page's style."""
+    """Make a figure of the page's width and `height` inches, in the page's style."""
     with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=(_WIDTH, height))
         axes = figure.add_subplot()
@@ -60,7 +61,7 @@ def drawing(height: float) -> Iterator[tuple[Figure, Axes]]:
 
 
 def as_svg(figure: Figure, alt: str, name: str) -> Markup:
-    """The drawing as inserted into the page; `alt` describes it in words, `name` makes its ids unique."""
+    """Return the drawing as SVG for the page; `alt` describes it in words, and `name` makes its ids unique."""
     buffer = io.StringIO()
     quiet: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
     figure.savefig(buffer, format="svg", transparent=True, metadata=quiet)
@@ -69,15 +70,15 @@ def as_svg(figure: Figure, alt: str, name: str) -> Markup:
     assert box is not None, "matplotlib writes a viewBox"
     body = drawn[drawn.index(">", drawn.index("<svg")) + 1 :]
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
-    # Ids that nothing refers to go; the others get the figure's name, so that no two on the page are equal.
+    # Ids without references are removed; the figure's name is added to the others, so that they are unique on the page.
     used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
     body = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", body)
     body = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", body).replace("xlink:href", "href")
     for colour, variable in _VARIABLES.items():
         body = body.replace(colour, f"var(--{variable})")
     body = re.sub(r"font-family: [^;\"]+", "font-family: var(--sans)", body)
-    body = re.sub(r"font: ((?:\w+ )*[\d.]+px) [^;\"]+", r"font: \1 var(--sans)", body)  # as matplotlib 3.9 writes it
-    # Coordinates to a hundredth of a point; text between the tags stays as it is.
+    body = re.sub(r"font: ((?:\w+ )*[\d.]+px) [^;\"]+", r"font: \1 var(--sans)", body)  # the format of matplotlib 3.9
+    # Coordinates are cut to a hundredth of a point; text between the tags is not changed.
     body = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\.\d{2})\d+", r"\1", tag[0]), body)
     body = re.sub(r"\n\s*", "\n", body).strip()
     return Markup(f'<svg viewBox="{box[1]}" role="img" aria-label="{escape(alt)}">{body}')

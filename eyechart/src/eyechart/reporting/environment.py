@@ -23,10 +23,10 @@ _GIT_SECONDS = 10
 
 
 def environment() -> dict[str, str]:
-    """Versions and hardware of this process, always the same keys in the same order.
+    """Return versions and hardware of this process, always with the same keys in the same order.
 
-    No host name, no user name, no absolute path. A value that cannot be determined is `unknown`; a missing one is
-    `none`.
+    There is no host name, no user name and no absolute path. A value that cannot be determined is `unknown`; something
+    that does not exist is `none`.
     """
     import torch
 
@@ -43,7 +43,7 @@ def environment() -> dict[str, str]:
 
 
 def _usable_cpus() -> int:
-    """CPUs this process may run on; a container or `taskset` may allow fewer than there are."""
+    """Return the number of CPUs that this process may use; a container or `taskset` may allow only some of them."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -62,7 +62,7 @@ def _version(package: str) -> str:
     if package == "torch":
         import torch
 
-        return str(torch.__version__)  # with its build, such as +cpu
+        return str(torch.__version__)  # includes the build, such as +cpu
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -70,9 +70,9 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str:
-    """The commit of the source tree this package runs from, with `+changes` where tracked files differ from it."""
+    """Return the commit of the source tree that this package runs from, with `+changes` if tracked files differ."""
     root = Path(__file__).parents[4]
-    # Installed into site-packages, any repository further up would be a different project.
+    # If the package is installed in site-packages, a repository in a parent folder would be a different project.
     if not ((root / ".git").exists() and (root / "src" / "qwen3_vlm").is_dir()):
         return "none"
     try:

@@ -1,4 +1,4 @@
-"""The verdict with its reasons, as lines: the first output, in the terminal and in a program."""
+"""The verdict with its reasons as lines of text, for the terminal and for programs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Line(NamedTuple):
 
 
 def explain(results: Results) -> str:
-    """The verdict, the headline, and every check with its reasons, one a line."""
+    """Return the verdict, the headline, and every check with its reasons, one per line."""
     return "\n".join(" " * line.indent + line.text for line in explanation(results))
 
 
 def explanation(results: Results) -> Iterator[Line]:
-    """As `explain`, line by line."""
+    """Yield the lines of `explain`, with their indentation and kind."""
     yield Line(f"VERDICT: {results.verdict}", 0, results.verdict)
     if headline := said(results, "headline"):
         yield Line(headline, 2)
@@ -37,5 +37,5 @@ def explanation(results: Results) -> Iterator[Line]:
 
 
 def consequence(finding: Finding) -> str:
-    """That a finding can follow from others; empty where it stands alone."""
+    """Return a sentence saying that other findings can have caused this one; empty if there are none."""
     return f"Can be a consequence of {', '.join(finding.explained_by)}." if finding.explained_by else ""

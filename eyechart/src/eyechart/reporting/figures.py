@@ -1,4 +1,4 @@
-"""Every drawing for which the results contain data: the drawing, its sentence, and where its terms are defined."""
+"""The figures of the page: each has a drawing, a sentence, and a link to the definition of its terms."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from eyechart.results import Ablation, Decomposition, Results
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing, its sentence and where its terms are defined."""
+    """A drawing, its sentence, and the place where its terms are defined."""
 
     title: str
     svg: Markup
@@ -28,7 +28,7 @@ class Figure:
 
 
 def figures(results: Results) -> Iterator[tuple[str, Figure]]:
-    """Every figure for which the results contain data, by name."""
+    """Yield the name and figure of everything for which the results contain data."""
     if results.ablation:
         yield from _ablation_figures(results, results.ablation)
         yield from _sample_figures(results)
@@ -92,7 +92,7 @@ def _then(sentence: str) -> str:
 
 
 def _decomposition(results: Results, split: Decomposition, ablation: Ablation) -> Figure:
-    """The parts that were measured: without zero there is no shock, without shuffled no misdirection."""
+    """Draw the measured parts: without the condition zero there is no shock, without shuffled no misdirection."""
     parts = {"information": split.information, "shock": split.shock, "misdirection": split.misdirection}
     measured = {name: part for name, part in parts.items() if part.value is not None}
     bars = [Bar(name, part.value, part.ci95) for name, part in measured.items()]

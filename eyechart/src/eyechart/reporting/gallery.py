@@ -1,4 +1,4 @@
-"""The gallery: each picture with its caption, words coloured by how much they rely on it, and what the model wrote."""
+"""The gallery: each picture with its caption, coloured by how much each word relies on it, and the written caption."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from eyechart.reporting.wording import signed
 from eyechart.results import END, Piece, ScoredSample
 
 FULL_COLOUR = 3.0
-"""Nats at which a word has its full colour. Fixed, so that the colours of two pages can be compared."""
+"""Gap in nats at which a word has its full colour. It is fixed, so that the colours of two pages can be compared."""
 _SIDES = (160, 120, 80, 48)
 _TOTAL_BYTES, _EACH_BYTES = 1_000_000, 12_000
-"""Of all thumbnails together, and of one; base64 adds a third."""
+"""Maximum size in bytes of all thumbnails together, and of one thumbnail; base64 adds a third."""
 _SHADES = 10
-"""Steps of colour; report.css has a class for each."""
+"""Number of colour steps; report.css has a class for each step."""
 _WORTH_A_MARK = 0.1
-"""A word that the picture makes less likely by at least this many nats gets a mark in addition to its colour."""
+"""A word that the picture makes less likely by at least this many nats is marked in addition to its colour."""
 _LONG = 280
-"""Captions with at least this many characters get their own scrollable box."""
+"""A caption with at least this many characters gets its own scrollable box."""
 _ALT = 120
-"""Characters of a caption used as the alternative text of its picture."""
+"""Number of characters of a caption that are used as the alternative text of its picture."""
 _OPEN = 12
-"""Cards shown unfolded at each end of the gallery."""
+"""Number of cards that are shown unfolded at each end of the gallery."""
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small picture embedded in the page, or why there is none."""
+    """A small picture embedded in the page, or the reason why there is none."""
 
     uri: str = ""
     width: int = 0
@@ -50,12 +50,13 @@ class Word:
 
     text: str
     gap: str = ""
-    """Nats by which it relies on the picture; empty if not measured."""
+    """How much the word relies on the picture, in nats; empty if not measured."""
     space: bool = False
-    """A space comes before it."""
+    """Whether a space comes before it."""
     kind: str = ""
-    """Classes. `b1` to `b10`: the picture made it likelier, by that shade of blue; `o1` to `o10`: less likely, orange;
-    `against`: the latter, worth a mark; `end`: the end token; `missing`: written, not in the true caption."""
+    """CSS classes. `b1` to `b10`: the picture made the word likelier (shades of blue). `o1` to `o10`: it made the word
+    less likely (shades of orange). `against`: so much less likely that it is marked. `end`: the end token. `missing`: a
+    written word that is not in the true caption."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Card:
     written: list[Word] | None
     written_long: bool
     gap: str
-    """Empty if not measured."""
+    """The gap of shuffled as text; empty if not measured."""
     losses: str
 
 
@@ -82,31 +83,31 @@ class GalleryPart:
 
     cards: list[Card]
     first: int
-    """Place of the first card, from 1."""
+    """Position of the first card, counted from 1."""
     summary: str = ""
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """All cards, and how they are ordered."""
+    """All cards and their order."""
 
     parts: list[GalleryPart]
     cards: int
     lost_images: int
     by_gap: bool
-    """Ordered by the gap of shuffled, words coloured; otherwise by row."""
+    """Whether the cards are ordered by the gap of shuffled, with coloured words; otherwise they are ordered by row."""
     written: bool
-    """Some card has a caption that the model wrote."""
+    """Whether some card has a caption that the model wrote."""
 
 
 def make_gallery(scored: Sequence[ScoredSample], limit: int, image_root: Path | None, max_pixels: int) -> Gallery:
-    """The gallery of at most `limit` samples, evenly spaced in their order.
+    """Make the gallery of at most `limit` samples, evenly spaced in their order.
 
     Args:
-        scored: from the most to the least image-driven. Where none of them has a gap, their rows give the order.
-        limit: cards.
-        image_root: where the images are; None if unknown.
-        max_pixels: larger images are not opened.
+        scored: samples from the most to the least image-driven, or in the order of rows if none of them has a gap.
+        limit: maximum number of cards.
+        image_root: folder of the images; None if unknown.
+        max_pixels: images with more pixels are not opened.
     """
     by_gap = any(gap_of(sample) is not None for sample in scored)
     ordered = scored if by_gap else sorted(scored, key=lambda sample: sample.row)
@@ -121,7 +122,7 @@ def make_gallery(scored: Sequence[ScoredSample], limit: int, image_root: Path | 
 
 
 def _parts(cards: list[Card]) -> list[GalleryPart]:
-    """The two ends open, so that the worst is seen as well as the best; the cards between them are folded."""
+    """Divide the cards into parts: both ends are open, to show the best and the worst; the middle is folded."""
     if len(cards) <= 2 * _OPEN + 6:
         return [GalleryPart(cards, 1)] if cards else []
     between_ends = len(cards) - 2 * _OPEN
@@ -141,7 +142,7 @@ def _cards(
 
 
 def gap_of(sample: ScoredSample) -> float | None:
-    """Gap of shuffled in nats per label token; None where one of its losses is missing."""
+    """Return the gap of shuffled in nats per label token; None if one of its two losses is missing."""
     if "shuffled" not in sample.losses or "correct" not in sample.losses:
         return None
     return (sample.losses["shuffled"] - sample.losses["correct"]) / sample.label_tokens
@@ -209,10 +210,10 @@ def _thumbnail(image: str, root: Path | None, room: int, max_pixels: int) -> Thu
 
 
 def _smaller(picture: Image.Image) -> tuple[bytes, str]:
-    """PNG or JPEG, whichever is smaller: drawings or photographs."""
+    """Encode a picture as PNG and JPEG and return the smaller one: PNG for most drawings, JPEG for photographs."""
     encoded = []
     for kind in ("png", "jpeg"):
         buffer = io.BytesIO()
-        picture.save(buffer, kind, quality=80)  # PNG has no quality and takes none
+        picture.save(buffer, kind, quality=80)  # PNG ignores the quality
         encoded.append((buffer.getvalue(), kind))
     return min(encoded, key=lambda pair: len(pair[0]))

@@ -1,7 +1,7 @@
-"""report.html: everything a run measured on one page, in one file that works offline and asks nothing of anyone.
+"""report.html: everything that a run measured on one page, in one file that works offline and makes no requests.
 
-The page is made from `Results` and image files alone, without a script. Figures come from `plots`, their sentences from
-`readings`, their definitions from `definitions`; the template places them. All text is escaped.
+The page is made only from `Results` and image files, and contains no script. Figures come from `plots`, their sentences
+from `readings`, and their definitions from `definitions`; the template arranges them. All text is escaped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from eyechart.results import Ablation, Finding, Results
 from eyechart.settings import flatten, setting
 
 _GALLERY = 100
-"""Cards where the config does not say."""
+"""Number of cards in the gallery if the config does not set it."""
 _MAX_PIXELS = 178_956_970
 _STATES = {"good": "\u2713", "bad": "\u2717", "open": "?"}
 _MARKS = {"PASS": "\u2713", "FAIL": "\u2717", "INCONCLUSIVE": "?"}
@@ -39,7 +39,7 @@ _SEVERITIES = ("error", "warning", "note")
 
 @dataclass(frozen=True)
 class FindingView:
-    """A finding with the page it links to."""
+    """A finding with the link to its page."""
 
     finding: Finding
     title: str
@@ -50,10 +50,10 @@ class FindingView:
 
 
 def render_html(results: Results, image_root: Path | None = None, docs: str | None = None) -> str:
-    """The page.
+    """Return the page as HTML.
 
     Args:
-        results: what to show; sections of what was not measured are left out, or say so.
+        results: the results to show; the section of a figure that was not measured is left out, or says so.
         image_root: folder that the samples' image paths are relative to; the config's `data.image_root` if None.
         docs: relative URL of the documentation folder, for links to the faults' pages; without it they are only named.
     """
@@ -98,7 +98,7 @@ def render_html(results: Results, image_root: Path | None = None, docs: str | No
 
 
 def docs_link(folder: Path) -> str | None:
-    """Relative URL from a page in `folder` to the documentation, where both are in the same source tree."""
+    """Return the relative URL from a page in `folder` to the documentation, if both are in the same source tree."""
     tree = Path(__file__).parents[4]
     if not (tree / "docs" / "faults").is_dir() or not folder.resolve().is_relative_to(tree):
         return None
@@ -136,7 +136,7 @@ def _written(value: object) -> str:
 
 
 def _unordered(ablation: Ablation | None) -> str:
-    """Why the gallery cannot be ordered by a gap; said where it is not."""
+    """Return why the gallery cannot be ordered by a gap, for the page to say so."""
     if ablation and "shuffled" in ablation.conditions:
         return "No sample has a finite gap of shuffled to order them by"
     return "Shuffled was not scored, so there is no gap to order them by"

@@ -1,4 +1,4 @@
-"""Looks while training, in words: the same sentences for the terminal and the page. They read standings only."""
+"""Looks during training in words, with the same sentences for the terminal and the page, based only on standings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from eyechart.verdict.onset import last_ruled_out, onset
 
 
 def look_line(look: Look) -> str:
-    """One look as one line, as a run prints it."""
+    """Return one look as the line that a run prints."""
     share = "" if look.r_at_1 is None else f" | own picture first of {look.k}: {look.r_at_1:.0%}"
     return (
         f"look at step {look.step} | loss {look.correct:.3f} | wrong picture {look.gap_shuffled:+.3f}{_bounds(look)} "
@@ -18,7 +18,7 @@ def look_line(look: Look) -> str:
 
 
 def read_onset(looks: Sequence[Look]) -> str:
-    """At which step the connector began to use the picture (see `onset`), in a sentence; empty without looks."""
+    """Return a sentence about the step at which the connector began to use the picture; empty without looks."""
     if not looks:
         return ""
     last = looks[-1]

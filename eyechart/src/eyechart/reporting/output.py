@@ -1,4 +1,4 @@
-"""From parts of a run to results, and from results to files and the terminal."""
+"""Assembly of the parts of a run to results, and output of results to files and the terminal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from eyechart.verdict.overall import overall
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run measured, as far as it did."""
+    """The parts of the results that a run measured; any part may be missing."""
 
     training: Training | None = None
     ablation: Ablation | None = None
@@ -43,12 +43,12 @@ class Parts:
 
 
 def assemble(config: Mapping[str, Any], checkpoint: str | Path | None, parts: Parts) -> Results:
-    """Put the parts of a run together; the overall verdict follows from checks and findings.
+    """Combine the parts of a run to results; the overall verdict follows from checks and findings.
 
     Args:
         config: what was scored and how, as recorded by the code that scored it.
-        checkpoint: the name of what was scored.
-        parts: what was measured.
+        checkpoint: name of the scored model or checkpoint.
+        parts: the measured parts.
     """
     return Results(
         verdict=overall(parts.ablation, parts.coverage, parts.diagnosis),
@@ -68,7 +68,7 @@ def assemble(config: Mapping[str, Any], checkpoint: str | Path | None, parts: Pa
 
 
 def command_line() -> str:
-    """The command line of this process, so that it can be run again; empty if there is none (a notebook)."""
+    """Return the command line of this process, so that it can be run again; empty if there is none (a notebook)."""
     script, *arguments = sys.argv or [""]
     module = getattr(sys.modules["__main__"], "__spec__", None)
     if module is not None:
@@ -78,12 +78,12 @@ def command_line() -> str:
     elif script.endswith(".py"):
         start = ["python", script]
     else:
-        start = [Path(script).name]  # an installed command: the folder it was found in belongs to the machine
+        start = [Path(script).name]  # an installed command: its folder is specific to the machine and is left out
     return shlex.join([*start, *arguments])
 
 
 def show(results: Results, as_json: bool = False) -> None:
-    """Print the tables to standard output; or the JSON there and the tables to standard error."""
+    """Print the tables to standard output; with `as_json`, print the JSON there and the tables to standard error."""
     if as_json:
         sys.stdout.write(to_json(results) + "\n")
     print_results(results, sys.stderr if as_json else sys.stdout)
@@ -94,9 +94,10 @@ def write_results(
 ) -> None:
     """Write the output files of a run to `folder`, then print the results.
 
-    results.json first; then, all made from it, runbook.md and report.html; and samples.parquet from `samples`.
+    results.json is written first, then runbook.md and report.html, which are made from it. samples.parquet is made from
+    `samples`.
     """
-    # Imported where it is used: the page's plots take a second to load, and scoring alone needs no page.
+    # Imported here because the page's plots take a second to load, and scoring alone needs no page.
     from eyechart.reporting.html import docs_link, render_html
 
     folder = Path(folder)
@@ -113,15 +114,15 @@ def write_results(
 
 
 def rewrite_page(folder: Path, output: Path | None = None, image_root: Path | None = None) -> None:
-    """Make the page of a run again from its results.json, and say which pictures it has to do without.
+    """Write the page of a run again from its results.json, and report how many pictures are missing.
 
     Args:
-        folder: with a results.json.
-        output: the page; `report.html` in `folder` if None.
-        image_root: folder that the samples' images are in; by default the one in the results, seen from here.
+        folder: folder that contains a results.json.
+        output: the file to write; `report.html` in `folder` if None.
+        image_root: folder of the samples' images; by default the one recorded in the results.
 
     Raises:
-        ValueError: no folder of images, or no results that can be read.
+        ValueError: the folder of images does not exist, or the results cannot be read.
     """
     from eyechart.reporting.html import docs_link, render_html
 

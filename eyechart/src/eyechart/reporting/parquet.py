@@ -1,7 +1,7 @@
 """samples.parquet: one row per scored sample, with the loss of every label token under every condition.
 
-docs/report.md describes the columns. Rows are put together and written some at a time, so that memory does not grow
-with their number.
+docs/report.md describes the columns. Rows are assembled and written in groups, so that memory does not grow with their
+number.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from eyechart.scoring.word_pieces import Decode
 
 _ROWS = 512
-"""Rows in memory at once, and in one row group of the file."""
+"""Number of rows in memory at a time, and in one row group of the file."""
 
 
 @dataclass(frozen=True)
 class SampleRows:
-    """What samples.parquet will hold."""
+    """The content of samples.parquet."""
 
     scores: Sequence[SampleScore]
-    """In the order of the data file's rows."""
+    """Scored samples in the order of the data file's rows."""
     decode: Decode | None = None
-    """Says label tokens as text; without it the column `tokens` is empty."""
+    """Converts label tokens to text; if it is None, the column `tokens` is empty."""
 
     @property
     def schema(self) -> pa.Schema:
-        """Columns; the conditions are those of the first sample, for all are scored alike."""
+        """Return the columns; the conditions are read from the first sample, because they are the same for all."""
         conditions = list(self.scores[0].nll) if len(self.scores) else []
         texts, numbers = pa.list_(pa.string()), pa.list_(pa.int64())
         return pa.schema(
@@ -54,7 +54,7 @@ class SampleRows:
         )
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """The rows, some at a time."""
+        """Yield the rows in groups of at most `_ROWS`."""
         schema = self.schema
         rows = [score.row for score in self.scores]
         for start in range(0, len(self.scores), _ROWS):

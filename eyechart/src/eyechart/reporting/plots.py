@@ -1,4 +1,4 @@
-"""The page's figures, each from the results it shows."""
+"""The drawings of the page, each made from the results that it shows."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from eyechart.reporting.wording import plain, signed
 from eyechart.results import Condition, Coverage, Decile, Look, LossPoint
 
 _LEGEND_ROW = 0.19
-"""Inches."""
+"""Height of one row of the legend in inches."""
 _STEP = "{x:,.0f}"
 _CHARACTER = 0.026
-"""Width of a digit below the axis, as a share of the axis."""
+"""Width of a digit in the labels below the axis, as a share of the axis."""
 _DOT_BINS = 44
 _FAR = 2
-"""A max_seq_len of more than that many times the longest sequence is said, not drawn: it would squash the histogram."""
+"""If max_seq_len is more than this many times the longest sequence, it is stated, not drawn, to save room."""
 
 
 class Bar(NamedTuple):
@@ -36,15 +36,15 @@ class Bar(NamedTuple):
 
 
 def intervals(bars: Sequence[Bar], label: str, mark: str, alt: str, name: str, signs: bool = True) -> Markup:
-    """Dots with 95% intervals, one line each, against the zero line and marks; `mark` says what a mark is.
+    """Draw dots with 95% intervals, one per line, with the zero line and marks for comparison.
 
     Args:
-        bars: from top to bottom; those without a value keep their line and say so.
-        label: of the axis, with its unit.
+        bars: lines from top to bottom; a line without a value is kept and says so.
+        label: label of the axis, with its unit.
         mark: meaning of the marks, for the legend; empty without marks.
-        alt: text in place of the picture.
-        name: of the figure, unique on the page.
-        signs: write values with their sign.
+        alt: alternative text of the picture.
+        name: name of the figure, unique on the page.
+        signs: whether to write values with their sign.
     """
     with drawing(0.62 + 0.34 * len(bars)) as (figure, axes):
         marked = False
@@ -70,7 +70,7 @@ def intervals(bars: Sequence[Bar], label: str, mark: str, alt: str, name: str, s
 
 
 def losses(conditions: Mapping[str, Condition], order: Sequence[str], alt: str, name: str) -> Markup:
-    """Loss per condition as bars, lowest on top, with the 95% interval of its gap."""
+    """Draw the loss of each condition as a bar, lowest on top, with the 95% interval of its gap."""
     base = conditions["correct"].loss
     with drawing(0.55 + 0.22 * len(order)) as (figure, axes):
         for y, condition in enumerate(conditions[key] for key in reversed(order)):
@@ -94,9 +94,9 @@ def losses(conditions: Mapping[str, Condition], order: Sequence[str], alt: str, 
 
 
 def dots(gaps: Sequence[float], margin: float | None, alt: str, name: str) -> Markup:
-    """Every sample as a dot at its gap in nats per label token, stacked where they would overlap.
+    """Draw every sample as a dot at its gap in nats per label token; dots that would overlap are stacked.
 
-    Bins begin at 0 on both sides, so that no dot is on the wrong side of the line.
+    Bins begin at 0 in both directions, so that no dot is on the wrong side of the zero line.
     """
     low, high = min(*gaps, 0.0), max(*gaps, 0.0, margin or 0.0)
     width = (high - low) / _DOT_BINS or 1.0
@@ -126,7 +126,7 @@ def dots(gaps: Sequence[float], margin: float | None, alt: str, name: str) -> Ma
 
 
 def training_loss(curve: Sequence[LossPoint], looks: Sequence[Look], alt: str, name: str) -> Markup:
-    """Training and held-out loss over steps, with the looks' own loss with the right picture."""
+    """Draw the training loss and the held-out loss over steps, and the looks' loss with the right picture."""
     with drawing(2.1) as (figure, axes):
         steps = [point.step for point in curve]
         axes.plot(steps, [point.train for point in curve], "o-", color=BLUE, ms=4, label="training, epoch")
@@ -145,7 +145,7 @@ def training_loss(curve: Sequence[LossPoint], looks: Sequence[Look], alt: str, n
 
 
 def training_gaps(looks: Sequence[Look], alt: str, name: str) -> Markup:
-    """Gaps of shuffled and zero over steps; lines at shuffled go from its lower to its upper bound."""
+    """Draw the gaps of shuffled and zero over steps; lines at shuffled join its lower and upper bounds."""
     with drawing(2.1) as (figure, axes):
         steps = [look.step for look in looks]
         axes.axhline(0, color=FAINT, lw=0.8)
@@ -160,7 +160,7 @@ def training_gaps(looks: Sequence[Look], alt: str, name: str) -> Markup:
 
 
 def lengths(coverage: Coverage, alt: str, name: str) -> Markup:
-    """Histogram of sequence lengths with the max_seq_len line; one that is far off is named in the legend alone."""
+    """Draw a histogram of sequence lengths with the line of max_seq_len, or only its legend if it is far away."""
     with drawing(1.9) as (figure, axes):
         longest, limit = max(coverage.lengths), coverage.max_seq_len
         far = limit > _FAR * longest
@@ -187,7 +187,7 @@ def lengths(coverage: Coverage, alt: str, name: str) -> Markup:
 
 
 def deciles(groups: Sequence[Decile], alt: str, name: str) -> Markup:
-    """The shuffled gap from the most unlike wrong pictures to the most alike."""
+    """Draw the gap of shuffled by tenths of the wrong pictures, from the least similar to the most similar."""
     with drawing(2.0) as (figure, axes):
         axes.axhline(0, color=FAINT, lw=0.8)
         for group in groups:
@@ -202,7 +202,7 @@ def deciles(groups: Sequence[Decile], alt: str, name: str) -> Markup:
 
 
 def shares(values: dict[str, float], label: str, alt: str, name: str) -> Markup:
-    """Shares between 0 and 1 as bars, one per stage."""
+    """Draw shares between 0 and 1 as bars, one per stage."""
     with drawing(0.6 + 0.32 * len(values)) as (figure, axes):
         for y, value in enumerate(reversed(list(values.values()))):
             axes.barh(y, value, height=0.6, color=BLUE, alpha=0.55)
@@ -216,7 +216,7 @@ def shares(values: dict[str, float], label: str, alt: str, name: str) -> Markup:
 
 
 def _over_steps(axes: Axes, looks: Sequence[Look]) -> None:
-    """A step axis: in log time with looks, which are evenly spaced there and get a tick each."""
+    """Set up the axis of steps: logarithmic if there are looks, which are evenly spaced on it, with a tick for each."""
     axes.set_xlabel("step, batches")
     if looks:
         axes.set_xscale("symlog" if looks[0].step == 0 else "log")
@@ -232,7 +232,7 @@ def _over_steps(axes: Axes, looks: Sequence[Look]) -> None:
 
 
 def _labelled(axes: Axes, steps: Sequence[int]) -> list[int]:
-    """Those of the rising steps whose labels leave each other room; the last is always among them."""
+    """Return those of the increasing steps whose labels do not overlap; the last step is always included."""
     low, *places, high = axes.xaxis.get_transform().transform([axes.get_xlim()[0], *steps, axes.get_xlim()[1]])
     shown: list[int] = []
     free = math.inf
@@ -245,7 +245,7 @@ def _labelled(axes: Axes, steps: Sequence[int]) -> list[int]:
 
 
 def _legend(axes: Axes) -> None:
-    """Above the axes, in as many rows as it takes not to be wider than the figure, which grows by the further ones."""
+    """Draw the legend above the axes, in as many rows as its width requires; the figure grows with additional rows."""
     handles, labels = axes.get_legend_handles_labels()
     figure = axes.figure
     assert isinstance(figure, Figure), "axes are drawn in a figure"

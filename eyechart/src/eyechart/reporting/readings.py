@@ -20,12 +20,12 @@ _READ: dict[Standing, str] = {
 
 
 def losses(results: Results, ablation: Ablation) -> str:
-    """The order of the conditions."""
+    """Return a sentence about the order of the conditions by loss."""
     return f"From lowest to highest: {', '.join(ablation.order)}. {said(results, 'order')}".rstrip()
 
 
 def unigram(ablation: Ablation) -> str:
-    """Check 0: the loss of counting tokens, and where the model stands against it; empty if it was not made."""
+    """Return check 0: the loss of counting tokens, and the model's loss compared with it; empty if not measured."""
     found = ablation.unigram
     if found is None or found.gain.value is None or found.gain.standing is None:
         return ""
@@ -40,7 +40,7 @@ def unigram(ablation: Ablation) -> str:
 
 
 def sample_gaps(gaps: Sequence[float], total: int) -> str:
-    """How many samples have a positive gap, and the smallest and largest gap."""
+    """Return how many samples have a positive gap, and the smallest and the largest gap."""
     better = sum(gap > 0 for gap in gaps)
     shown = "" if len(gaps) == total else f" The figure shows {len(gaps):,} of {total:,} samples, evenly spaced."
     return (
@@ -50,7 +50,7 @@ def sample_gaps(gaps: Sequence[float], total: int) -> str:
 
 
 def training_loss(training: Training) -> str:
-    """How the loss developed."""
+    """Return how the loss changed during training."""
     if not training.curve:
         return "No loss was logged."
     first, last = training.curve[0], training.curve[-1]
@@ -62,7 +62,7 @@ def training_loss(training: Training) -> str:
 
 
 def coverage(counted: Coverage) -> str:
-    """How much is cut off, and how large max_seq_len has to be; added to the conclusion of check 2."""
+    """Return how much is cut off and how large max_seq_len must be, as an addition to the conclusion of check 2."""
     if not counted.samples:
         return ""
     cut = f"{plain(counted.truncated_pct)}% of {counted.samples:,} samples are truncated; " if counted.truncated else ""
@@ -70,7 +70,7 @@ def coverage(counted: Coverage) -> str:
 
 
 def amounts(found: Matching) -> str:
-    """How much the own image contributes: the gain over another image, and a lower bound of the shared information."""
+    """Return how much the caption's own image contributes: its gain, and a lower bound on the mutual information."""
     if found.problem is not None:
         return ""
     sentences, gain, bound = [], found.image_specific_gain, found.infonce
@@ -95,7 +95,7 @@ def amounts(found: Matching) -> str:
 
 
 def decomposition(split: Decomposition, ablation: Ablation) -> str:
-    """What the gaps of zero and shuffled are made of, in numbers; empty if the gaps are not split."""
+    """Return the parts of the gaps of zero and shuffled, in numbers; empty if the gaps were not split."""
     parts = []
     for name, rest, word in (("zero", split.shock, "shock"), ("shuffled", split.misdirection, "misdirection")):
         condition = ablation.conditions.get(name)
@@ -109,7 +109,7 @@ def decomposition(split: Decomposition, ablation: Ablation) -> str:
 
 
 def internals(inside: Internals) -> str:
-    """Share of the variance that is between images, by stage."""
+    """Return the share of the variance that is between images, by stage."""
     shares = inside.variance_share
     text = ", ".join(f"{name} {percent(shares[name])}" for name in inside.stages if name in shares)
     if not text:
@@ -120,7 +120,7 @@ def internals(inside: Internals) -> str:
 
 
 def connector(inside: Internals) -> str:
-    """Scale, directions and neighbours of the visual tokens."""
+    """Return the scale, the effective rank and the neighbours of the visual tokens."""
     sentences = [
         f"The RMS of the visual tokens is {inside.rms_ratio:.3g} times that of text embeddings.",
         f"The visual tokens of one image span about {inside.effective_rank:.1f} of {inside.effective_rank_of} "

@@ -8,11 +8,11 @@ from eyechart.reporting.wording import number
 from eyechart.results import Ablation, Coverage, Reason, ReasonCode, Standing
 
 _MET: dict[Standing, str] = {"costs": "met", "ruled out": "not met", "open": "open"}
-"""State of a gate, in words."""
+"""The word for the state of a gate, by its standing."""
 
 
 def reasons_of(check: Ablation | Coverage) -> Iterator[tuple[Reason, str]]:
-    """Every reason of a check with its sentence, without a full stop; a warning begins with `Warning:`."""
+    """Yield every reason of a check with its sentence, without a full stop; a warning begins with `Warning:`."""
     for reason in check.reasons:
         if isinstance(check, Ablation):
             sentence = _OF_ABLATION[reason.code](reason, check)
@@ -22,7 +22,7 @@ def reasons_of(check: Ablation | Coverage) -> Iterator[tuple[Reason, str]]:
 
 
 def counted(by_reason: dict[str, int]) -> str:
-    """Counts by reason, as a list."""
+    """Return counts by reason, as a list in words."""
     return ", ".join(f"{count:,} {reason}" for reason, count in sorted(by_reason.items()))
 
 

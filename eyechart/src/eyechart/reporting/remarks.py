@@ -1,4 +1,4 @@
-"""How conditions and scores were made, and why something was left out, as sentences: one per code."""
+"""Remarks as sentences, one per code: how conditions and scores were made, and why something was left out."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ _SENTENCES: dict[RemarkCode, str] = {
 
 
 def sentence(remark: Remark) -> str:
-    """One remark in words."""
+    """Return one remark in words."""
     figures: dict[str, Any] = remark.figures
     return _SENTENCES[remark.code].format(**figures)
 
 
 def made(ablation: Ablation) -> list[tuple[str, str]]:
-    """How the conditions and scores were made: for each remark, its subject and a sentence."""
+    """Return how the conditions and scores were made: the subject and the sentence of each remark."""
     remarks = [(r.about, f"{'Left out. ' if r.left_out else ''}{sentence(r)}") for r in ablation.remarks]
     return [*remarks, *ablation.notes.items()]

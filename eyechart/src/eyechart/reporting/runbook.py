@@ -24,13 +24,13 @@ from eyechart.settings import setting
 
 _RUNBOOK_CONDITIONS = ("correct", "shuffled", "zero", "noise")
 _SAMPLES = 8
-"""Written captions shown; results.json has them all."""
+"""Number of written captions that are shown; results.json has all of them."""
 
 
 def render_runbook(results: Results) -> str:
-    """The document as Markdown, without any absolute path."""
+    """Return the document as Markdown, without any absolute path."""
     folder = (results.checkpoint or "none").replace("\\", "/").rpartition("/")[0] or "."
-    # A transformers model, scored by `eyechart score`, has no connector, no config file and no qwen3-vlm checkpoint.
+    # A transformers model scored by `eyechart score` has no connector, no config file and no qwen3-vlm checkpoint.
     trained_here = "connector" in results.config
     config_file = f"{folder}/config.yaml" if trained_here else "none"
     scored = results.ablation.conditions if results.ablation else {}
@@ -72,7 +72,7 @@ def render_runbook(results: Results) -> str:
 
 
 def _environment() -> jinja2.Environment:
-    # Every value is escaped unless a filter has made it Markdown on purpose (Markup): forgetting is safe.
+    # Every value is escaped unless a filter has explicitly made it Markdown (Markup), so a forgotten filter is safe.
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("eyechart.reporting"),
         undefined=jinja2.StrictUndefined,
@@ -122,7 +122,7 @@ def _reasons(check: Ablation | Coverage | None) -> list[str]:
 
 
 def _setting(config: Mapping[str, Any], key: str) -> Any:
-    """A field of the recorded config; a default could be a value that the run did not use."""
+    """Return a field of the recorded config; there is no default, because the run may not have used that value."""
     node: Any = config
     for part in key.split("."):
         if not isinstance(node, Mapping) or part not in node:
@@ -132,7 +132,7 @@ def _setting(config: Mapping[str, Any], key: str) -> Any:
 
 
 def _settings(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Every field on a line of its own, written as on the command line."""
+    """Yield every field as a separate line, written as on the command line."""
     for key, value in config.items():
         if isinstance(value, Mapping):
             yield from _settings(value, f"{prefix}{key}.")

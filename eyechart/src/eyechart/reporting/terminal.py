@@ -1,6 +1,6 @@
-"""Results in the terminal: verdict and reasons first, then tables. Legible without colour and when piped.
+"""Results in the terminal: the verdict and its reasons, then tables. They are legible without colour and when piped.
 
-Text from data files is never read as markup, nor sent to the terminal as control codes.
+Text from data files is never interpreted as markup, and never sent to the terminal as control codes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _COLOURS = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yell
 
 
 def print_results(results: Results, stream: TextIO) -> None:
-    """Print the verdict, why, what was found, and then the tables; colour only where `stream` is a terminal."""
+    """Print the verdict, its reasons, the findings and the tables; with colour only if `stream` is a terminal."""
     page = _Page(stream)
     for text, indent, kind in explanation(results):
         page.line(text, _COLOURS[kind], indent)
@@ -46,11 +46,11 @@ def print_results(results: Results, stream: TextIO) -> None:
 
 
 def absent_images(results: Results, image_root: Path | None = None) -> str:
-    """The line that says how many of the samples' images are not there for a page; empty where all of them are.
+    """Return a line that says how many of the samples' images are missing on the page; empty if none is.
 
     Args:
-        results: what the page is made of.
-        image_root: folder that the images are in; the config's `data.image_root` if None.
+        results: the results that the page shows.
+        image_root: folder of the images; the config's `data.image_root` if None.
     """
     images = {sample.image for sample in results.scored}
     data = results.config.get("data")
@@ -67,18 +67,18 @@ def absent_images(results: Results, image_root: Path | None = None) -> str:
 
 
 class _Page:
-    """A console that takes plain text only."""
+    """A console that only accepts plain text."""
 
     def __init__(self, stream: TextIO) -> None:
         self.console = Console(file=stream, highlight=False, markup=False, emoji=False)
 
     def text(self, words: str, style: str = "") -> Text:
-        """Plain text in characters that the stream can carry."""
+        """Return plain text in characters that the stream can encode."""
         encoding = self.console.encoding
         return Text(one_line(words).encode(encoding, "backslashreplace").decode(encoding), style=style)
 
     def line(self, words: str, style: str = "", indent: int = 0) -> None:
-        """One paragraph, wrapped with a hanging indent and no trailing blanks."""
+        """Print one paragraph, wrapped with a hanging indent and without trailing blanks."""
         width = max(20, self.console.width - indent - 2)
         for number, part in enumerate(self.text(words).wrap(self.console, width)):
             part.rstrip()
@@ -108,7 +108,7 @@ def _ablation(page: _Page, results: Results, ablation: Ablation) -> None:
 
 
 def _details(results: Results, ablation: Ablation) -> Iterator[tuple[str, str]]:
-    """What was measured beside the gates, in words; report.html has the figures."""
+    """Yield what was measured in addition to the gates, in words; report.html has the figures."""
     split = readings.decomposition(ablation.decomposition, ablation) if ablation.decomposition else ""
     sentences = {
         "unigram": readings.unigram(ablation),
@@ -127,7 +127,7 @@ def _amounts(ablation: Ablation) -> str:
 
 
 def _table(page: _Page, ablation: Ablation) -> Table:
-    # No box: the table is readable without one, and it would use 18 of the 80 columns.
+    # The table has no box, because it is readable without one, and a box would use 18 of the 80 columns.
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("condition", no_wrap=True, min_width=10)
     for heading in ("loss", "gap", "95% interval", "lower99"):
@@ -146,7 +146,7 @@ def _signed(value: float | None) -> str:
 
 
 def _gate(condition: Condition) -> str:
-    """What lower99 must exceed, and the standing of the gate."""
+    """Return the margin that lower99 must exceed, and the standing of the gate."""
     if not condition.gate or condition.standing is None:
         return "-"
     state = {"costs": "met", "ruled out": "NOT MET", "open": "open"}[condition.standing]

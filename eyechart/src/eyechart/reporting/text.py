@@ -1,6 +1,6 @@
-"""Text from users and data files, made safe for our pages: captions, file names, reasons, command lines.
+"""Escaping of text from users and data files for our pages: captions, file names, reasons, command lines.
 
-Nothing is dropped: a character that cannot be displayed is shown as its code point.
+No character is dropped: one that cannot be displayed is shown as its code point.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ _LINE_START = re.compile(r"^([#>|]|[+\-=](?=[\s+\-=]|$)|\d+(?=[.)](?:\s|$)))")
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _ENTITY = re.compile(r"&(?=#?\w+;)")
 _ROOT = r"(?:file://)?(?:(?:~[\w.-]*)?/(?!/)|[A-Za-z]:(?:/|\\\\?))"
-# A path from the root, a home folder or a drive. Not after a word (`zero/noise`) or after other endings of a folder's
-# name (`run (2)/split.json`), nor the slashes of a URL.
+# A path that begins at the root, a home folder or a drive. A slash after a word (`zero/noise`) or after another ending
+# of a folder's name (`run (2)/split.json`) is no beginning, nor are the slashes of a URL.
 _QUOTED_PATH = re.compile(rf"(?<=['\"]){_ROOT}[^'\"]+(?=['\"])")
 _PATH = re.compile(rf"(?<![\w.~/\\)\]}}+\-@%!#$&^]){_ROOT}[^\s'\"`,;:()<>]+")
 _RTL = r"\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefe\U00010800-\U00010fff\U0001e800-\U0001efff"
-# Words written from right to left, with what joins them. A list (`'x', 'y'`) is several runs, so its order is kept.
+# Words written from right to left, with the characters that join them. A list (`'x', 'y'`) is several such runs, so
+# that its order is kept.
 _RTL_RUN = re.compile(rf"[{_RTL}](?:[\w{_RTL}\u200c\u200d]|[ '\"\-](?=[{_RTL}]))*")
 
 
 def one_line(text: str) -> str:
-    """White space collapsed to single spaces; control and direction marks as `<U+001B>`."""
+    """Collapse white space to single spaces, and write control and direction characters as `<U+001B>`."""
     shown = (f"<U+{ord(c):04X}>" if _hidden(c) else c for c in " ".join(text.split()))
     return "".join(shown)
 
@@ -37,7 +38,7 @@ def _hidden(character: str) -> bool:
 
 
 def isolated(text: str) -> Markup:
-    """HTML of a sentence, its right-to-left words in <bdi>: otherwise they would reorder the figures after them."""
+    """Return a sentence as HTML, with right-to-left words in <bdi>: otherwise they would reorder the text after them."""
     parts, end = [], 0
     for run in _RTL_RUN.finditer(text):
         parts += [escape(text[end : run.start()]), Markup("<bdi>{}</bdi>").format(run[0])]
@@ -46,12 +47,12 @@ def isolated(text: str) -> Markup:
 
 
 def shortened(text: str, most: int) -> str:
-    """At most that many characters, with an ellipsis for the rest."""
+    """Shorten a text to at most `most` characters, with an ellipsis in place of the rest."""
     return text if len(text) <= most else f"{text[: most - 1].rstrip()}\u2026"
 
 
 def without_folders(text: str) -> str:
-    """Absolute paths as `.../<last part>`: a page that is shared must not reveal folder names."""
+    """Write absolute paths as `.../<last part>`, because a shared page must not reveal folder names."""
     for pattern in (_QUOTED_PATH, _PATH):
         text = pattern.sub(_last_part, text)
     return text
@@ -62,16 +63,16 @@ def _last_part(match: re.Match[str]) -> str:
 
 
 def markdown(text: str) -> str:
-    """One line that Markdown renders as `text`: no markup, no HTML, no link, no list or heading."""
+    """Return one line that Markdown renders as `text`, without markup, HTML, links, lists or headings."""
     escaped = _MARKDOWN.sub(r"\\\1", one_line(text))
     escaped = _TAG.sub("&lt;", _ENTITY.sub("&amp;", escaped))
-    # GitHub makes links of bare addresses too.
+    # GitHub also makes links from bare addresses.
     escaped = escaped.replace("://", r"\://").replace("www.", r"www\.").replace("@", r"\@")
     return _LINE_START.sub(lambda m: f"{m[1]}\\" if m[1].isdigit() else f"\\{m[1]}", escaped)
 
 
 def code(text: str) -> str:
-    """One line as a Markdown code span, even if it contains backticks."""
+    """Return one line as a Markdown code span, even if it contains backticks."""
     line = one_line(text)
     fence = "`" * (_longest_run(line) + 1)
     pad = " " if line.startswith("`") or line.endswith("`") or not line else ""
@@ -79,7 +80,7 @@ def code(text: str) -> str:
 
 
 def code_block(lines: list[str], language: str = "") -> str:
-    """Lines as a fenced block that none of them can end."""
+    """Return lines as a fenced block, with a fence that none of the lines can close."""
     shown = [one_line(line) for line in lines]
     fence = "`" * max(3, max((_longest_run(line) for line in shown), default=0) + 1)
     return "\n".join([fence + language, *shown, fence])

@@ -1,4 +1,4 @@
-"""The figures that decide the verdict, each with its standing, in words and in colour."""
+"""The figures that decide the verdict, each with its standing in words and in colour."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _CHANCE = {"good": "above chance", "bad": "not above chance", "open": "not decid
 
 @dataclass(frozen=True)
 class Tile:
-    """One of the figures that carry the verdict."""
+    """One of the figures that decide the verdict."""
 
     label: str
     value: str
     note: str
     state: str
-    """`good`, `bad` or `open`: said in words as well as in colour."""
+    """`good`, `bad` or `open`; it is shown in words as well as in colour."""
     state_text: str
     definition: str
-    """Where its label leads."""
+    """The definition to which its label links."""
     primary: bool = False
 
 
 def tiles(results: Results) -> Iterator[Tile]:
-    """The tiles of the first screen: the primary gate, matching, the other gates, coverage."""
+    """Yield the tiles of the first screen: the primary gate, matching, the other gates, coverage."""
     ablation, coverage = results.ablation, results.coverage
     if ablation:
         names = [name for name in readings.GATES if name in ablation.conditions]
@@ -72,12 +72,12 @@ def _coverage_tile(coverage: Coverage) -> Tile:
 
 
 def counted(coverage: Coverage) -> str:
-    """What comes before `captions` or `samples`: which they are; those of a model not trained here are just samples."""
+    """Return the word before `captions` or `samples` that says which they are; none for a model not trained here."""
     return {"train": "training ", "eval": "held-out ", None: ""}[coverage.split]
 
 
 def source(coverage: Coverage) -> str:
-    """Where the counts come from, in words."""
+    """Return the source of the counts, in words."""
     if coverage.source == "training":
         return f"training epoch {coverage.epoch}"
     if coverage.source == "score":
