@@ -1,1 +1,1 @@
-"""All output for people: the terminal, the page and the runbook."""
+"""All output that is read: the terminal, the page and the runbook."""
