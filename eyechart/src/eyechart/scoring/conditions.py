@@ -37,7 +37,7 @@ FULL = (*STANDARD, "blind", "tiles-2", "tiles-8", *MEASUREMENTS)
 LADDERS = {"runbook": RUNBOOK, "standard": STANDARD, "full": FULL}
 CONTENT_FREE = ("no-image", "mean-token", "blind")
 """Conditions without the content of any picture, used to interpret the order of the losses. zero and noise are not
-included: with real weights, any tokens can be better than a prompt without an image, and noise may not raise the loss."""
+included: with real weights, any tokens can be better than a prompt without any, and noise may not raise the loss."""
 RIVALS = ("zero", "no-image", "mean-token")
 """Conditions with which a trained blind prompt is compared. If it is worse than the best of them, it is under-trained
 and the gaps are not split; without them this could not be detected."""

@@ -129,7 +129,7 @@ class Inside:
         output_NSC = stages[OUTPUT].astype(np.float64)
         self.squares += float((output_NSC**2).sum())
         self.values += output_NSC.size
-        # There is no rank of values that are not finite; the sum of squares is then not finite, so no figure is reported.
+        # There is no rank of values that are not finite; the sum of squares then shows it for all figures.
         self.ranks += effective_ranks(output_NSC).tolist() if np.isfinite(output_NSC).all() else []
         self.rank_of = min(output_NSC.shape[1:])
 
@@ -170,7 +170,7 @@ class Inside:
         return self._ordered(TOWER, rows)
 
     def overlap(self) -> tuple[float | None, int]:
-        """Return the kNN overlap before and after the connector, and the number of images compared (the first by row)."""
+        """Return the kNN overlap before and after the connector, and the number of compared images (the first by row)."""
         rows = sorted(self.places)[:_COMPARED]
         return knn_overlap(self._ordered(TOWER, rows), self._ordered(OUTPUT, rows)), len(rows)
 
@@ -202,7 +202,7 @@ def effective_ranks(tokens_NSC: FloatArray) -> FloatArray:
 
 
 def knn_overlap(before_NC: FloatArray, after_NC: FloatArray, neighbours: int = NEIGHBOURS) -> float | None:
-    """Return the share of each image's nearest neighbours by cosine `before` that also are `after`, averaged over images.
+    """Return the share of nearest neighbours by cosine `before` that are also nearest `after`, averaged over images.
 
     Returns:
         A share from 0 to 1; unrelated spaces give about neighbours/(N-1). None if there are too few images for this to

@@ -36,7 +36,7 @@ _LISTED = 20
 
 @dataclass
 class _Tally:
-    """Sums over all scored captions, made in one pass. Only the pieces of captions are kept; equal pieces are shared."""
+    """Sums over all scored captions, made in one pass. Only the captions' pieces are kept; equal pieces are shared."""
 
     spans: list[tuple[Span, ...]] = field(default_factory=list)
     words: dict[str, tuple[int, float]] = field(default_factory=dict)
