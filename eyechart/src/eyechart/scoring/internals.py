@@ -170,7 +170,7 @@ class Inside:
         return self._ordered(TOWER, rows)
 
     def overlap(self) -> tuple[float | None, int]:
-        """Return the kNN overlap before and after the connector, and the number of compared images (the first by row)."""
+        """Return the kNN overlap of the connector's two ends, and the number of compared images (the first by row)."""
         rows = sorted(self.places)[:_COMPARED]
         return knn_overlap(self._ordered(TOWER, rows), self._ordered(OUTPUT, rows)), len(rows)
 
