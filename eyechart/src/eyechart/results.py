@@ -571,7 +571,6 @@ class Results(_Model):
     samples: list[WrittenCaption] = Field(default_factory=list)
     scored: list[ScoredSample] = Field(default_factory=list)
     """Every scored sample or, if there are very many, an evenly spaced selection by gap. `ablation.samples` is the
-
     total."""
     environment: dict[str, str] = Field(default_factory=dict)
     config: dict[str, Any] = Field(default_factory=dict)

@@ -5,11 +5,11 @@
 Each caption i is scored with its own image and K-1 donors. The likelihood of the caption without any image cancels out,
 because only images are compared. The effect of images that suit every caption (hubness) only cancels in the EMAP gain.
 
-    image R@1     1/(number tied for best) if the own image is among the best, else 0; chance is 1/K
-    MRR           1/(mid-rank of the own image)
+    image R@1     1/(number tied for best) if the caption's own image is among the best, else 0; chance is 1/K
+    MRR           1/(rank of the caption's own image); tied images get their mean rank
     gain          S_ii - mean over donors of S_ij
     EMAP gain     mean diagonal of a full n x n block, centred by rows and columns (after Hessel and Lee 2020)
-    InfoNCE       ln K + mean log softmax_j(S_ij / temperature) at the own image (van den Oord et al. 2018)
+    InfoNCE       ln K + mean log softmax_j(S_ij / temperature) at the caption's own image (van den Oord et al. 2018)
 
 This is not a retrieval benchmark, which would rank all images, and also captions.
 
