@@ -1,12 +1,12 @@
-"""The schema of results.json: what every command that measures writes, and what every page and table is rendered from.
+"""The schema of results.json, which every measuring command writes, and from which every page and table is rendered.
 
-Figures, codes and enumerations; the only sentences are a finding's own message and fix, which its detector writes, and
-the notes of a user's scorer. `reporting` writes all others, from a code and its figures.
+It has figures, codes and enumerations. Its only sentences are the message and fix of a finding, written by its
+detector, and the notes of a user's scorer. `reporting` writes all other sentences from a code and its figures.
 
-Over 300 lines, because the whole schema is in one file, with the unit and meaning of each figure.
+This file has over 300 lines, because the whole schema is in it, with the unit and meaning of each figure.
 
-Losses and gaps are in nats per label token unless a name says otherwise. Versioned: another `schema` is rejected when
-reading.
+Losses and gaps are in nats per label token unless a name says otherwise. The schema has a version: a file with another
+`schema` is rejected when it is read.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ SCHEMA: Literal[2] = 2
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 Standing = Literal["costs", "ruled out", "open"]
-"""The standing of a claim: its lower bound is above its margin, its upper bound is at or below it, or neither."""
+"""The standing of a claim: its lower bound is above the margin, its upper bound is not above the margin, or neither."""
 EXIT_CODES: dict[str, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
-"""Exit code of a command that judges. 2 is bad input, 4 an internal error, 130 an interrupt: none of them is a
-verdict."""
+"""Exit codes of a command that gives a verdict. The codes 2 (bad input), 4 (internal error) and 130 (interrupt) are not
+verdicts."""
 
 
 class _Model(BaseModel):
@@ -55,7 +55,7 @@ ReasonCode = Literal[
     "rows-rejected",
     "within-limits",
 ]
-"""Why a check ended as it did; `reporting.reasons` has a sentence for each."""
+"""A reason for the verdict of a check; `reporting.reasons` has a sentence for each code."""
 RemarkCode = Literal[
     "donors-from-all-samples",
     "noise-of-scalar-moments",
@@ -84,7 +84,7 @@ RemarkCode = Literal[
     "writing-failed",
     "probes-failed",
 ]
-"""How something was made, or why it was left out; `reporting.remarks` has a sentence for each."""
+"""A remark on how something was made, or why it was left out; `reporting.remarks` has a sentence for each code."""
 
 
 Topic = Literal["headline", "pattern", "order", "information", "matching", "twins", "likeness", "words", "coverage"]
@@ -133,7 +133,7 @@ ConclusionCode = Literal[
     "captions-within-limits",
     "captions-whole",
 ]
-"""A conclusion of a run; `verdict.conclusions` chooses it, `reporting.conclusions` has a sentence for each."""
+"""A conclusion of a run; `verdict.conclusions` chooses it, and `reporting.conclusions` has a sentence for each code."""
 
 
 class Conclusion(_Model):
@@ -150,19 +150,19 @@ class Reason(_Model):
 
     code: ReasonCode
     effect: Literal["fails", "undecided", "passes", "warns", "advises"]
-    """What it does to the verdict; a warning and advice leave it as it is."""
+    """The effect on the verdict; warnings and advice do not change it."""
     about: str = ""
-    """The condition that it is about, if any; the figures are stored there."""
+    """The condition that the reason is about, if any; its figures are stored with that condition."""
     figures: dict[str, Any] = Field(default_factory=dict)
-    """Figures of the sentence in addition to those of the condition."""
+    """Figures in the sentence, in addition to those of the condition."""
 
 
 class Remark(_Model):
-    """How a condition, or the whole score, was made, if a reader needs to know it."""
+    """A remark on how a condition, or the whole score, was made, if a reader needs to know it."""
 
     code: RemarkCode
     about: str
-    """The condition or other subject that it is about."""
+    """The condition or other subject of the remark."""
     left_out: bool = False
     """Whether the condition was not scored for this reason."""
     figures: dict[str, Any] = Field(default_factory=dict)
@@ -172,30 +172,30 @@ class Condition(_Model):
     """One condition of check 1 over all scored samples."""
 
     loss: float | None
-    """Token-weighted mean NLL. None (null in the file) if a loss was not finite; the verdict then has a reason."""
+    """Token-weighted mean NLL. None (null in the file) if a loss was not finite; the verdict then says so."""
     loss_per_caption: float | None = None
     """Mean over captions of the summed NLL, in nats per caption."""
     gate: bool = False
     """Whether the verdict depends on this condition."""
     gap: float | None = None
-    """Paired loss difference to `correct`; None for `correct` itself."""
+    """Loss minus the loss under `correct`, paired; None for `correct` itself."""
     se: float | None = None
     """Standard error of `gap`, clustered by image; dyadic for donor conditions."""
     ci95: tuple[float, float] | None = None
     margin: float | None = None
-    """What the gap is compared with: the margin of a gate, otherwise 0."""
+    """The value with which the gap is compared: the margin of a gate, otherwise 0."""
     lower99: float | None = None
     """One-sided 99% lower bound of `gap`."""
     upper: float | None = None
     """One-sided upper bound of `gap`, at `upper_level`."""
     upper_level: float | None = None
-    """0.99, and for gates 1 - 0.01/(number of gates): one of them is enough for a FAIL."""
+    """Confidence of `upper`: 0.99, and 1 - 0.01/(number of gates) for gates, because one gate is enough for a FAIL."""
     standing: Standing | None = None
     """Whether the gap exceeds `margin` (`verdict.standing`); None without a gap."""
     above_zero: bool = False
     """Whether `lower99` is above 0: the condition raises the loss, possibly by less than the margin."""
     needed_samples: int | None = None
-    """How many samples would decide an open gate if the gap stays the same; None if no number does."""
+    """Number of samples that would decide an open gate if the gap stays the same; None if no number would."""
     win_rate: float | None = None
     """Share of captions whose summed NLL is lower with the correct image."""
     gap_without_eos: float | None = None
@@ -206,19 +206,19 @@ class Estimated(_Model):
     """A figure with its uncertainty; what it measures and its unit are documented where it is used."""
 
     value: float | None
-    """None if it could not be estimated."""
+    """The estimate; None if it could not be estimated."""
     se: float | None = None
     ci95: tuple[float, float] | None = None
     margin: float | None = None
-    """What it is compared with, if there is a claim about it."""
+    """The value with which the estimate is compared; None if nothing is claimed about it."""
     lower99: float | None = None
     upper99: float | None = None
     standing: Standing | None = None
-    """Whether it exceeds `margin`, with 99% confidence in both directions; None without a margin."""
+    """Whether the estimate exceeds `margin`, with 99% confidence in both directions; None without a margin."""
 
 
 class Decomposition(_Model):
-    """What the gaps of zero and shuffled are made of, in nats per label token, by a trained blind prompt."""
+    """The parts of the gaps of zero and shuffled, in nats per label token, separated by a trained blind prompt."""
 
     information: Estimated
     """blind - correct: what the picture contributes beyond the best constant prompt."""
@@ -227,19 +227,19 @@ class Decomposition(_Model):
     misdirection: Estimated
     """shuffled - blind: what a wrong picture costs beyond no picture."""
     blind_rival: str | None = None
-    """The best of zero, no-image and mean-token, which the best constant prompt cannot be worse than."""
+    """The one of zero, no-image and mean-token with the lowest loss; the best constant prompt cannot be worse."""
     blind_deficit: Estimated | None = None
     """blind - the rival; if it `costs`, the prompt is under-trained and the three figures above are None."""
     blind_captions: int | None = None
-    """Training captions that the blind prompt was trained on, including repeats; None if unknown."""
+    """Number of training captions that the blind prompt was trained on, including repeats; None if unknown."""
     blind_learning_rate: float | None = None
-    """Of the blind prompt, chosen on training captions that were set aside."""
+    """Learning rate of the blind prompt, chosen on training captions that were set aside."""
     blind_still_falling: bool | None = None
     """Whether the blind prompt's loss was still falling when its budget ended: information is then too large."""
 
     @property
     def blind_under_trained(self) -> bool:
-        """Whether the blind prompt is worse than its rival, with confidence."""
+        """Whether the blind prompt is worse than its rival, with 99% confidence."""
         return self.blind_deficit is not None and self.blind_deficit.standing == "costs"
 
 
@@ -247,38 +247,38 @@ class Decile(_Model):
     """One tenth of the (caption, donor) pairs, by the similarity of their images."""
 
     similarity: tuple[float, float]
-    """Smallest and largest cosine of pooled tower features in it."""
+    """Smallest and largest cosine of pooled tower features among these pairs."""
     pairs: int
     gap: Estimated
-    """Nats per label token that these donors cost."""
+    """Loss with these donors minus the loss with the caption's own image, in nats per label token."""
 
 
 class Matching(_Model):
     """Whether a caption is likelier with its own image than with others; the caption's prior cancels out."""
 
     k: int
-    """Candidate images per caption, the own one included; chance of image R@1 is 1/k."""
+    """Number of candidate images per caption, including its own image; by chance, image R@1 is 1/k."""
     wanted_k: int = 0
-    """The number that was requested."""
+    """The requested number of candidate images."""
     captions: int
     problem: Literal["no-two-samples-differ", "not-finite"] | None = None
-    """Why nothing could be measured, if so."""
+    """The reason why nothing could be measured; None if it was measured."""
     r_at_1: Estimated
     """Share of captions that are likeliest with their own image; a tie counts as a fraction."""
     mrr: Estimated
-    """Mean reciprocal rank of the own image; ties get their mid-rank."""
+    """Mean reciprocal rank of the caption's own image; tied images get their mean rank."""
     hard_r_at_1: Estimated
-    """As `r_at_1`, with the nearest neighbours of the own image as the others."""
+    """As `r_at_1`, but the other images are the nearest neighbours of the caption's own image."""
     image_specific_gain: Estimated
-    """log p(caption | own image) minus the mean over the donors, in nats per caption."""
+    """log p(caption | its own image) minus the mean of log p(caption | donor) over the donors, in nats per caption."""
     emap_gain: Estimated | None = None
-    """The same, double-centred over a full block of n x n pairs, in nats per caption."""
+    """The gain after double-centring a full block of n x n pairs, in nats per caption."""
     infonce: Estimated
     """InfoNCE lower bound on the mutual information of caption and image, in nats; at most ln k."""
     infonce_saturated: bool = False
-    """The bound is within a tenth of ln k: the true value may be much larger."""
+    """Whether the bound is above 90% of ln k, its maximum; the true value may then be much larger."""
     temperature: float = 1.0
-    """Of the InfoNCE scores, chosen on pairs other than those it is reported for."""
+    """Temperature of the InfoNCE scores, chosen on pairs other than those that it is used for."""
     deciles: list[Decile] = Field(default_factory=list)
     """The shuffled gap, from the least similar donors to the most similar."""
 
@@ -289,111 +289,112 @@ class WordGap(_Model):
     word: str
     count: int
     gap: float
-    """Mean nats per occurrence by which a wrong picture makes the word less likely."""
+    """How much less likely a wrong picture makes the word, in mean nats per occurrence."""
     share: float | None = None
-    """Share of the sum of all gaps; None if the gap of shuffled is not above 0 with confidence."""
+    """Share of the sum of all gaps; None if the gap of shuffled is not above 0 with 99% confidence."""
 
 
 class Words(_Model):
-    """Which words rely on the picture; per token nll(shuffled) - nll(correct), subwords joined."""
+    """Which words rely on the picture: nll(shuffled) - nll(correct) per token, summed over the tokens of a word."""
 
     most_reliant: list[WordGap]
-    """By mean gap, words that occur often enough."""
+    """The words with the largest mean gap among those that occur at least `min_count` times."""
     least_reliant: list[WordGap]
     largest_share: list[WordGap]
-    """By share of the whole gap."""
+    """The words with the largest share of the whole gap."""
     min_count: int
-    """Occurrences that a word needs to be listed by its mean."""
+    """Number of occurrences that a word needs to be in `most_reliant`."""
     distinct_words: int
     first_content_word: Estimated
-    """Gap of each caption's first content word: later ones can be guessed from earlier ones. Nats per word."""
+    """Mean gap of the first content word of each caption, in nats per word; later words can be guessed from it."""
     eos: Estimated
-    """Gap at EOS, nats."""
+    """Mean gap at EOS, in nats."""
     gap_with_eos: float
-    """Nats per label token."""
+    """Gap over all label tokens including EOS, in nats per label token."""
     gap_without_eos: float | None
     captions: int = 0
     without_content_word: int = 0
-    """Captions without a content word."""
+    """Number of captions without a content word."""
     half_of_gap: int | None = None
     """Smallest number of different words that account for half of the total gap; None if the gap is not above 0."""
 
 
 class Internals(_Model):
-    """Inside the connector, without the language model."""
+    """Figures of the connector's stages, measured without the language model."""
 
     variance_share: dict[str, float]
     """By stage (tower, resampler, projector): share of the variance that is between images, 0 to 1."""
     rms_ratio: float
-    """RMS of the visual tokens over RMS of the text embeddings."""
+    """RMS of the visual tokens divided by the RMS of the text embeddings."""
     image_share: dict[str, float] = {}
-    """By stage: part of the mean square that differs between images, 0 to 1; near 0 if a constant is much larger."""
+    """By stage: share of the mean square that differs between images, 0 to 1; near 0 if a constant is much larger."""
     effective_rank: float
-    """Of one image's visual tokens, averaged over images: exp of the entropy of the normalised singular values."""
+    """exp of the entropy of the normalised singular values of one image's visual tokens, averaged over images."""
     effective_rank_of: int
-    """Its maximum."""
+    """Largest possible effective rank."""
     knn_overlap: float | None = None
     """Share of the 10 nearest images by tower features that are still the nearest after the connector."""
     neighbours: int = 10
     compared: int = 0
-    """Images among which neighbours were searched."""
+    """Number of images among which neighbours were searched."""
     images: int = 0
     stages: list[str] = []
     """Every stage in order, including those without a share."""
 
 
 class Unigram(_Model):
-    """Check 0: does the language model read these captions, better than counting their tokens predicts them?"""
+    """Check 0: whether the language model predicts these captions better than the frequencies of their tokens do."""
 
     loss: float
-    """Of a unigram with add-one smoothing on the scored captions, in nats per label token."""
+    """Loss of a unigram model with add-one smoothing on the scored captions, in nats per label token."""
     condition: str
-    """Where the model is compared with it: the lower loss of `correct` and `no-image` (`zero` without `no-image`)."""
+    """The condition compared with the unigram: `correct` or `no-image`, whichever has the lower loss. If `no-image` was
+    not scored, `zero` takes its place."""
     gain: Estimated
     """Loss of the unigram minus the model's, paired, in nats per label token. It must exceed 0: `costs` means that the
     captions are read."""
     source: Literal["training", "scored"]
-    """What was counted: training captions, or for each caption the scored captions of all other images."""
+    """The captions that were counted: training captions, or, for each caption, the scored captions of other images."""
     captions: int
-    """Captions counted; of `scored` all of them."""
+    """Number of captions counted; if `source` is `scored`, the number of all scored captions."""
     tokens: int
-    """Label tokens in them, the end tokens included."""
+    """Number of label tokens in these captions, including the end tokens."""
     vocabulary: int
-    """Tokens to choose from: what the smoothing adds one for."""
+    """Number of tokens in the vocabulary; the smoothing adds one to the count of each."""
 
 
 class Ablation(_Model):
-    """Check 1: does the loss rise when the picture is removed?"""
+    """Check 1: whether the loss rises when the picture is removed."""
 
     verdict: Verdict
     reasons: list[Reason]
     samples: int
-    """Samples scored."""
+    """Number of scored samples."""
     requested: int
-    """Samples requested (`--num_samples`)."""
+    """Number of requested samples (`--num_samples`)."""
     available: int | None = None
-    """Samples available for scoring, including unusable ones; None if unknown."""
+    """Number of samples available for scoring, including unusable ones; None if unknown."""
     label_tokens: int
     clusters: int
-    """Distinct images among the scored samples."""
+    """Number of distinct images among the scored samples."""
     seed: int
     derangements: int
-    """Derangements scored for `shuffled`."""
+    """Number of derangements scored for `shuffled`."""
     conditions: dict[str, Condition]
-    """By name, in the order in which they were scored; `correct` first."""
+    """Conditions by name, in the order in which they were scored; `correct` is the first."""
     order: list[str]
     """Condition names in order of increasing loss."""
     shuffled_beyond: dict[str, Estimated] = Field(default_factory=dict)
     """Loss under `shuffled` minus that under no-image, mean-token and blind, paired: whether a wrong picture is worse
-    than none. Empty where `shuffled` or all of them were not scored."""
+    than none. Empty if `shuffled` was not scored, or none of the other three."""
     needed_samples: int | None = None
-    """How many samples would decide an inconclusive verdict, even if fewer exist."""
+    """Number of samples that would decide an inconclusive verdict, even if fewer exist."""
     rejected: dict[str, int] = Field(default_factory=dict)
     """Held-out rows that could not be scored, by reason."""
     remarks: list[Remark] = Field(default_factory=list)
-    """How conditions were made if it differs from other runbooks, and what was left out."""
+    """Remarks on how conditions were made, if it differs from other runbooks, and on what was left out."""
     notes: dict[str, str] = Field(default_factory=dict)
-    """How the scorer scores, in its own words, by keyword (`seam.Description.notes`)."""
+    """The scorer's own notes on how it scores, by keyword (`seam.Description.notes`)."""
     unigram: Unigram | None = None
     """Check 0; None if nothing could be compared."""
     decomposition: Decomposition | None = None
@@ -403,18 +404,18 @@ class Ablation(_Model):
 
 
 class Coverage(_Model):
-    """Check 2: how much of the captions remains at max_seq_len, and does every row have label tokens?"""
+    """Check 2: how much of the captions remains at max_seq_len, and whether every row has label tokens."""
 
     verdict: Verdict
     reasons: list[Reason]
     source: Literal["training", "audit", "score"]
-    """Where the counts come from: the log of training, `audit`, or the rows that were scored."""
+    """Source of the counts: the training log, the command `audit`, or the scored rows."""
     split: Literal["train", "eval"] | None = None
-    """The side of the split; None where there is none."""
+    """The part of the split; None if the data is not split."""
     images_opened: bool = True
-    """Whether images were opened; if not, unreadable ones count as samples."""
+    """Whether images were opened; if not, rows with unreadable images are counted as samples."""
     epoch: int | None = None
-    """Of training."""
+    """Training epoch of the counts."""
     samples: int
     truncated: int
     zero_label: int
@@ -425,12 +426,12 @@ class Coverage(_Model):
     smallest_max_seq_len: int
     """The smallest max_seq_len that truncates at most the allowed share."""
     wrapper_tokens: float
-    """Average tokens of the prompt around the image block: the tokens that a shorter wrapper could save."""
+    """Average number of prompt tokens around the image block, which a shorter wrapper could save."""
     image_block_tokens: int
     image_cut: int = 0
-    """Samples whose image block lost a token to max_seq_len."""
+    """Number of samples whose image block lost a token to max_seq_len."""
     rejected: dict[str, int] = Field(default_factory=dict)
-    """Rows that could not be used, by reason."""
+    """Number of rows that could not be used, by reason."""
     lengths: dict[int, int] = Field(default_factory=dict)
     """Histogram of sequence lengths before the cut, in tokens."""
 
@@ -448,7 +449,7 @@ class Look(_Model):
 
     step: int
     correct: float
-    """Loss in nats per label token."""
+    """Loss with the right picture, in nats per label token."""
     gap_shuffled: float
     gap_zero: float
     se_shuffled: float | None = None
@@ -457,11 +458,11 @@ class Look(_Model):
     shuffled: Standing = "open"
     """Whether a wrong picture costs more than the margin of check 1, at the level that all looks of a run share."""
     zero: Standing = "open"
-    """The same for zeros."""
+    """Whether zeros cost more than the margin of check 1, at the same level."""
     lower_shuffled: float | None = None
     upper_shuffled: float | None = None
     r_at_1: float | None = None
-    """Of `k` images; chance is 1/k."""
+    """Image R@1 among `k` images; by chance it is 1/k."""
     k: int = 0
     seconds: float = 0.0
 
@@ -470,18 +471,18 @@ class EvalPart(_Model):
     """The held-out loss of training over the rows that check 1 scores."""
 
     rows: int
-    """The first so many held-out rows, unusable ones included."""
+    """Number of rows, counted from the first held-out row and including unusable ones."""
     samples: int
-    """Usable ones among them."""
+    """Number of usable rows among them."""
     loss: float | None
-    """Nats per label token; None where none was usable."""
+    """Loss over them in nats per label token; None if no row was usable."""
 
 
 class Training(_Model):
-    """What the run did."""
+    """The training of the run, as logged."""
 
     step: int
-    """Batches of `train.batch_size` samples over all ranks."""
+    """Number of batches of `train.batch_size` samples over all ranks."""
     updates: int
     epochs: int
     train_samples: int
@@ -489,9 +490,9 @@ class Training(_Model):
     trained_parameters: int
     train_loss: float
     eval_loss: float | None
-    """Over all of them."""
+    """Loss over all held-out samples."""
     eval_part: EvalPart | None = None
-    """Over the first of them; None in logs of versions that did not record it."""
+    """Loss over the first held-out rows; None in logs of versions that did not record it."""
     seconds: float
     samples_per_second: float
     peak_memory_gb: float
@@ -511,7 +512,7 @@ class Finding(_Model):
     evidence: dict[str, Any] = Field(default_factory=dict)
     fix: str = ""
     explained_by: list[str] = Field(default_factory=list)
-    """Codes of findings beside this one that can have caused it, the most likely first."""
+    """Codes of other findings of the run that can have caused this one, the most likely first."""
 
 
 class WrittenCaption(_Model):
@@ -524,37 +525,37 @@ class WrittenCaption(_Model):
 
 
 END = "<end>"
-"""How the token that ends a caption is shown."""
+"""The text shown for the token that ends a caption."""
 
 
 class Piece(_Model):
-    """A part of a caption that is coloured as one unit: a word with the space before it, or `END`, last, for EOS."""
+    """A part of a caption that is coloured as one unit: a word with the space before it, or `END` for a final EOS."""
 
     text: str
     gap: float
-    """nll(shuffled) - nll(correct) summed over its tokens, in nats; shuffled averaged over the derangements."""
+    """nll(shuffled) - nll(correct), summed over its tokens and averaged over the derangements, in nats."""
 
 
 class ScoredSample(_Model):
-    """One scored caption, as the gallery shows it. Per-token losses are in samples.parquet."""
+    """One scored caption for the gallery. Its per-token losses are in samples.parquet."""
 
     row: int
     image: str
     caption: str
     label_tokens: int
     losses: dict[str, float]
-    """Summed NLL per condition, in nats; averaged over derangements."""
+    """Summed NLL per condition in nats, averaged over the derangements."""
     pieces: list[Piece] = Field(default_factory=list)
     written: str | None = None
-    """What the model writes for this image."""
+    """The caption that the model writes for this image; None if it was not asked to write one."""
 
 
 class Results(_Model):
-    """Everything one run measured."""
+    """Everything that one run measured."""
 
     schema_: Literal[2] = Field(default=SCHEMA, alias="schema")
     verdict: Verdict
-    """The worst of the checks' verdicts; INCONCLUSIVE instead of PASS where the diagnosis holds an error."""
+    """The worst verdict of the checks; INCONCLUSIVE instead of PASS if the diagnosis has an error."""
     conclusions: list[Conclusion] = Field(default_factory=list)
     """Conclusions of these results, one code per topic, the headline first."""
     checkpoint: str | None = None
@@ -569,13 +570,14 @@ class Results(_Model):
     diagnosis: list[Finding] = Field(default_factory=list)
     samples: list[WrittenCaption] = Field(default_factory=list)
     scored: list[ScoredSample] = Field(default_factory=list)
-    """Every scored sample, or for very many an evenly spaced selection by gap (`ablation.samples` is the total)."""
+    """Every scored sample or, if there are very many, an evenly spaced selection by gap. `ablation.samples` is the
+    total."""
     environment: dict[str, str] = Field(default_factory=dict)
     config: dict[str, Any] = Field(default_factory=dict)
 
 
 def to_json(results: Results) -> str:
-    """Serialise, with the schema's own key names and no NaN or infinity."""
+    """Serialise the results with the key names of the schema, and without NaN or infinity."""
     return json.dumps(results.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False, allow_nan=False)
 
 
@@ -583,7 +585,7 @@ def read(path: Path) -> Results:
     """Read a results.json.
 
     Raises:
-        ValueError: missing, not JSON, or of another schema; the message names the file.
+        ValueError: the file is missing, is not JSON, or has another schema; the message names the file.
     """
     text = ""
     try:
@@ -601,7 +603,7 @@ def read(path: Path) -> Results:
 
 
 def _why_not(text: str, error: ValueError) -> str:
-    """What is wrong with a results file, and how to fix it, in one line."""
+    """Return what is wrong with a results file, and how to fix it, in one line."""
     try:
         tree = json.loads(text)
     except (ValueError, RecursionError):
@@ -614,6 +616,6 @@ def _why_not(text: str, error: ValueError) -> str:
         )
     if isinstance(found, int) and found > SCHEMA:
         return f"results of schema {found}, and this version reads schema {SCHEMA}; use the version that wrote them"
-    # Without the address of pydantic's documentation.
+    # The address of pydantic's documentation is removed.
     said = " ".join(str(error).splitlines()[:3]).partition(" For further information visit ")[0]
     return f"not a results file of schema {SCHEMA}: {said}"

@@ -1,4 +1,4 @@
-"""One row of a data set and its result: a sample, or the reason why there is none; and the counts of check 2.
+"""The types for one row of a data set, for the sample or the Reject made from it, and for the counts of check 2.
 
 Dimension suffixes: see `eyechart.seam`.
 """
@@ -33,22 +33,22 @@ class Row:
     id: str
     """The row's own id as text; the row index if it has none. Not necessarily unique."""
     image: str
-    """Path relative to `image_root`; empty if the row has no image."""
+    """Path of the image relative to `image_root`; empty if the row has no image."""
     human: str
     """The human turn, with `<image>` where the image goes."""
     caption: str
-    """The answer, stripped, not empty: what is scored."""
+    """The answer, which is scored; it is stripped and not empty."""
     image_root: str = ""
-    """Folder that `image` is relative to; empty is the working directory."""
+    """Folder that `image` is relative to; if it is empty, the working directory."""
 
     @property
     def path(self) -> Path:
-        """The image file."""
+        """Path of the image file."""
         return Path(self.image_root) / self.image
 
 
 class RejectKind(StrEnum):
-    """What is wrong with a rejected row, for programs: they never read its `reason`."""
+    """What is wrong with a rejected row, for programs, which never interpret the text of its `reason`."""
 
     OTHER = "other"
     """Not specified."""
@@ -83,11 +83,11 @@ class Reject:
     row: int
     """Row index in the data file, from 0."""
     reason: str
-    """Short and countable, such as `image missing` or `caption blank`."""
+    """A short reason that can be counted, such as `image missing` or `caption blank`."""
     detail: str
-    """One readable line: file, expected, got."""
+    """One readable line with the file, what was expected, and what was found."""
     kind: RejectKind = RejectKind.OTHER
-    """For programs."""
+    """The kind of fault, for programs."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,12 @@ class Sample:
     block: tuple[int, int]
     """The image block is ids_T[block[0]:block[1]], start and end token included."""
     full_length: int
-    """Tokens before the cut by max_seq_len."""
+    """Number of tokens before the cut by max_seq_len."""
     image_hash: str = ""
-    """Hash of the decoded, resized pixels: equal hashes mean that the tower cannot distinguish the images. Empty: it is
-    computed from the pixels or features when the sample is scored."""
+    """Hash of the decoded, resized pixels: if hashes are equal, the tower cannot distinguish the images. If empty, it
+    is computed from the pixels or features when the sample is scored."""
     pixels_CHW: Tensor | None = None
-    """uint8 [3,H,W], not normalised: that happens on the device."""
+    """uint8 [3,H,W], not normalised, because pixels are normalised on the device."""
     features_PV: Tensor | None = None
     """Cached output of the frozen tower for this image."""
 
@@ -129,12 +129,12 @@ class Sample:
         block: tuple[int, int] = (0, 0),
         pixels_CHW: Tensor | None = None,
     ) -> Sample:
-        """A sample from a row: `answer` is labelled and the prompt is not, as in `data.encoded.Encoded.labels_T`.
+        """Make a sample from a row: the answer has labels and the prompt has none, as in `data.encoded.Encoded`.
 
         Args:
-            row: its source.
+            row: the row.
             prompt: token ids before the answer, image block included.
-            answer: token ids that are scored, the end of the text included.
+            answer: token ids that are scored, including the end token.
             block: the image block is prompt[block[0]:block[1]]; by default there is none, and no image.
             pixels_CHW: uint8 [3,H,W].
         """
@@ -153,7 +153,7 @@ class Sample:
 
     @property
     def has_image(self) -> bool:
-        """Whether its sequence has a place for an image."""
+        """Whether the sequence has image positions."""
         return self.block[1] > self.block[0]
 
     @property
@@ -169,13 +169,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class CollateStats:
-    """Check 2, counted by the collator itself. Two counts can be added with `+`."""
+    """The counts of check 2, made by the collator. Two counts can be added with `+`."""
 
     samples: int = 0
     truncated: int = 0
-    """Samples that lost at least one token to max_seq_len."""
+    """Number of samples that lost at least one token to max_seq_len."""
     zero_label: int = 0
-    """Samples without any label token: nothing is learnt from them."""
+    """Number of samples without any label token, from which nothing is learnt."""
     label_tokens: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
     """Histogram of sequence lengths before the cut, in tokens."""
@@ -213,5 +213,5 @@ class CollateStats:
 
     @property
     def avg_label_tokens(self) -> float:
-        """Label tokens per sample, EOS included."""
+        """Average number of label tokens per sample, including EOS."""
         return self.label_tokens / self.samples if self.samples else 0.0

@@ -1,4 +1,4 @@
-"""The seam between the instrument and a model: the types passed across it, and what a scorer has to do.
+"""The seam between eyechart and a model: the types that are passed across it, and the contract of a scorer.
 
 Dimension legend, used as name suffixes everywhere in this package:
 
@@ -6,8 +6,8 @@ Dimension legend, used as name suffixes everywhere in this package:
     T  positions of a sequence       P  patch features per image             E  width of the LLM's embeddings
     N  label tokens of a batch       D  width of the resampler               C,H,W  channels, height, width
 
-Over 300 lines, because the whole contract is in one file with its example. This module does not import models, files or
-configs; every other room may import it.
+This file has over 300 lines, because the whole contract is in it, with its example. This module does not import models,
+files or configs, and every other part of the package may import it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples padded on the right to one length, as `eyechart.collate` makes it.
+    """Samples padded on the right to one length, as made by `eyechart.collate`.
 
     Masks come from `lengths_B`, never from the pad id (it may be EOS).
     """
@@ -56,23 +56,23 @@ class Batch:
     labels_BT: Tensor
     """int64: the ids that are scored, IGNORE_INDEX elsewhere. Not shifted: position t is predicted from t-1."""
     lengths_B: Tensor
-    """int64: tokens of each sample; what follows is padding."""
+    """int64: number of tokens of each sample; positions after them are padding."""
     block_BT: Tensor
     """bool: positions of the image block (start token, Q patch tokens, end token). A sample without an image block is
     counted, but not scored."""
     pixels_BCHW: Tensor | None
-    """uint8, not normalised; None where features were cached or the batch is text only."""
+    """uint8, not normalised; None if features were cached or the batch is text only."""
     features_BPV: Tensor | None
     stats: CollateStats
     rejects: tuple[Reject, ...] = ()
-    """Planned rows of this batch that could not be read."""
+    """Rows that belong to this batch but could not be read."""
 
     def __len__(self) -> int:
         """Number of usable samples."""
         return len(self.samples)
 
     def rows(self, places: Sequence[int]) -> Batch:
-        """Some of its samples, with the same width, without rejects."""
+        """Return some samples of the batch, with the same width and without rejects."""
         index = list(places)
         samples = tuple(self.samples[place] for place in index)
         return Batch(
@@ -87,7 +87,7 @@ class Batch:
         )
 
     def text(self) -> Batch:
-        """The batch without its images: what `Scorer.nll` gets."""
+        """Return the batch without its images, as `Scorer.nll` gets it."""
         samples = tuple(replace(sample, pixels_CHW=None, features_PV=None) for sample in self.samples)
         return replace(self, samples=samples, pixels_BCHW=None, features_BPV=None)
 
@@ -102,7 +102,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class VisualTokens:
-    """What an encoder passes to the language model for a batch of images; opaque to the checks.
+    """The output of an encoder for a batch of images, which goes to the language model; the checks do not interpret it.
 
     `layers[0]` is placed at the image positions; further layers are extra features that a model adds in deeper layers
     (Qwen3-VL's deepstack). Each is [B, Q, E_layer]; a condition treats every layer in the same way.
@@ -110,11 +110,11 @@ class VisualTokens:
 
     layers: tuple[Tensor, ...]
     counts_B: Tensor | None = None
-    """int64: visual tokens of each image if the numbers differ; what follows in the layers is padding."""
+    """int64: number of visual tokens of each image if the numbers differ; later slots in the layers are padding."""
 
     @classmethod
     def of(cls, images: Sequence[Tensor]) -> VisualTokens:
-        """One layer from a tensor [Q_i,E] per image; Q_i may differ."""
+        """Make visual tokens with one layer from a tensor [Q_i,E] per image; Q_i may differ."""
         import torch
         from torch.nn.utils.rnn import pad_sequence
 
@@ -127,7 +127,7 @@ class VisualTokens:
         return int(self.layers[0].shape[0])
 
     def counts(self) -> list[int]:
-        """Visual tokens of each image."""
+        """Number of visual tokens of each image."""
         return [int(self.layers[0].shape[1])] * len(self) if self.counts_B is None else self.counts_B.tolist()
 
     def rows(self, index: Tensor | Sequence[int]) -> VisualTokens:
@@ -144,7 +144,7 @@ class VisualTokens:
 
     @staticmethod
     def cat(parts: Sequence[VisualTokens]) -> VisualTokens:
-        """Concatenate images with equal numbers of tokens along the batch."""
+        """Concatenate images with equal numbers of tokens along the batch dimension."""
         import torch
 
         return VisualTokens(tuple(torch.cat(layers) for layers in zip(*(p.layers for p in parts), strict=True)))
@@ -155,13 +155,13 @@ class TokenNLL:
     """Per-token negative log-likelihood of a batch's label tokens, in nats, in reading order sample by sample."""
 
     nll_N: Tensor
-    """float32 [N]."""
+    """float32 [N]: losses in nats."""
     counts_B: Tensor
-    """int64 [B]: label tokens per sample; they sum to N."""
+    """int64 [B]: number of label tokens of each sample; the sum is N."""
 
     @classmethod
     def of(cls, logits_BTK: Tensor, labels_BT: Tensor) -> TokenNLL:
-        """From logits over K tokens: those at position t-1 predict the label at t."""
+        """Compute the NLL from logits over K tokens; the logits at position t-1 predict the label at t."""
         import torch.nn.functional as F
 
         targets_BT = labels_BT[:, 1:].to(logits_BTK.device)
@@ -170,7 +170,7 @@ class TokenNLL:
         return cls(nll_N, keep_BT.sum(dim=1))
 
     def per_sample(self) -> list[Tensor]:
-        """Split into one [T_i] tensor per sample (empty where a sample has no label token)."""
+        """Split into one [T_i] tensor per sample, which is empty if the sample has no label token."""
         import torch
 
         return list(torch.split(self.nll_N, self.counts_B.tolist()))
@@ -178,10 +178,10 @@ class TokenNLL:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Token ids as text. Every field may be missing; measures that need it are then left out with a remark."""
+    """Information about the token ids. Any field may be missing; measures that need it are left out with a remark."""
 
     decode: Callable[[list[int]], str] | None = None
-    """Token ids to text, special tokens kept and no spaces cleaned up: for words and for the page."""
+    """Converts token ids to text, keeping special tokens and all spaces; used for words and for the page."""
     end_id: int | None = None
     """The token that ends a caption, for gaps without it."""
     begin_id: int | None = None
@@ -192,17 +192,17 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Description:
-    """What is scored, as described by the scorer itself."""
+    """A scorer's description of the model that it scores."""
 
     name: str
-    """For the page and for messages."""
+    """Name of the model, for the page and for messages."""
     parts: Mapping[str, str] = field(default_factory=dict)
-    """What it is made of, such as `vision` and `llm`, with their names."""
+    """Parts of the model, such as `vision` and `llm`, with their names."""
     notes: Mapping[str, str] = field(default_factory=dict)
-    """Sentences about how it is scored, by keyword, for the page."""
+    """Sentences about how the model is scored, by keyword, for the page."""
     vocabulary: Vocabulary = Vocabulary()
     remarks: Sequence[Remark] = ()
-    """The same by code, from scorers of eyechart's own; `reporting.remarks` writes their sentences."""
+    """Notes as codes, from eyechart's own scorers; `reporting.remarks` writes their sentences."""
 
 
 class ScorerOfBatches(Protocol):
@@ -218,9 +218,9 @@ class ScorerOfBatches(Protocol):
 
 
 class Scorer(ScorerOfBatches, Protocol):
-    """Any vision-language model: three methods. It encodes images once, then scores captions with given visual tokens.
+    """Any vision-language model with three methods. It encodes images once, then scores captions with visual tokens.
 
-    A complete one, whose encoder is the mean colour and whose decoder is a GRU over characters:
+    A complete example, whose encoder is the mean colour and whose decoder is a GRU over characters:
 
         import eyechart, numpy, torch
         from PIL import Image
@@ -253,36 +253,37 @@ class Scorer(ScorerOfBatches, Protocol):
 
     The contract:
 
-    - The model is in eval mode. Everything is called without gradients, and may be called again: equal input gives
-      equal output. The output for a sample does not depend on the other samples of the batch.
-    - `batch`: a sample for every row, in the order of the rows; a row that cannot be used is a `Reject` in
+    - The model is in eval mode. All methods are called without gradients, possibly more than once, and must return
+      equal output for equal input. The output for a sample must not depend on the other samples of the batch.
+    - `batch` returns a sample for every row, in the order of the rows; a row that cannot be used is a `Reject` in
       `Batch.rejects`. Rows without an image are not passed to it. If reading raises OSError, the rows are passed one by
       one, and those that raise are counted and named.
-    - `encode`: one row of visual tokens per sample, in its order, each [Q,E] of one width. Pixels are uint8. Q may
-      differ between images (`VisualTokens.of`); no image with another number can replace one, so images with a number
-      other than the most common one are left out and counted. Bring images to one size to keep them all.
-    - `nll`: one loss in nats, at least 0, for every label that is not IGNORE_INDEX, in reading order, sample by
+    - `encode` returns one row of visual tokens per sample, in the same order, each [Q,E] with the same width E. Pixels
+      are uint8. Q may differ between images (`VisualTokens.of`), but images can only replace each other if they have
+      the same Q, so images whose Q is not the most common one are left out and counted. Resize images to one size to
+      keep all of them.
+    - `nll` returns one loss in nats, at least 0, for every label that is not IGNORE_INDEX, in reading order, sample by
       sample. Labels are not shifted: the label at position t is predicted from t-1. The batch comes without pixels,
-      and `visual` lies on the CPU: the scorer moves both to the model's device. `visual` may be zeros,
-      noise, or another image's. If it is None, the image block is already removed from ids and labels, and every
-      first label has a predecessor: score the text alone.
-    - A loss that is not finite is a FAIL of the verdict. Every other violation is a ValueError that names it.
+      and `visual` is on the CPU: the scorer moves both to the model's device. `visual` may be zeros, noise, or the
+      tokens of another image. If it is None, the image block is already removed from ids and labels, and every first
+      label has a predecessor: score only the text.
+    - A loss that is not finite makes the verdict FAIL. Every other violation is a ValueError that names it.
 
-    Used if present: `pair_nll` (`PairScorer`), `write` (`Writer`), `describe() -> Description`. If batches are given
+    Optional methods: `pair_nll` (`PairScorer`), `write` (`Writer`), `describe() -> Description`. If batches are given
     instead of rows, `batch` is not needed.
     """
 
     def batch(self, rows: Sequence[Row]) -> Batch:
-        """Read rows: text to ids and labels, with the image block in it, and image files to pixels."""
+        """Read rows: convert text to ids and labels with the image block, and image files to pixels."""
         ...
 
 
 @runtime_checkable
 class PairScorer(Protocol):
-    """An optional further method: scores many captions with few images without reading the image for each."""
+    """An optional additional method that scores many captions with few images, reading each image only once."""
 
     def pair_nll(self, batch: Batch, visual: VisualTokens, images_B: Sequence[int]) -> TokenNLL:
-        """What `nll(batch, visual.rows(images_B))` returns, for batches with few images and many captions.
+        """Return the same as `nll(batch, visual.rows(images_B))`, for batches with few images and many captions.
 
         A sample may occur in `batch` more than once. `images_B` holds its place in `visual` for every row of `batch`.
         """
@@ -291,18 +292,18 @@ class PairScorer(Protocol):
 
 @runtime_checkable
 class Writer(Protocol):
-    """An optional further method: captions for the page."""
+    """An optional additional method that writes captions for the page."""
 
     def write(self, batch: Batch) -> Sequence[str]:
-        """What the model writes, greedily, for each image of `batch` after the sample's own prompt."""
+        """Return a greedily written caption for each image of `batch`, after the sample's own prompt."""
         ...
 
 
 def description_of(scorer: object) -> Description:
-    """What a scorer reports about itself; by default the name of its class.
+    """Return a scorer's description of its model; by default, only the name of the scorer's class.
 
     Raises:
-        ValueError: it returns something other than a Description of texts.
+        ValueError: `describe` returns something other than a Description with texts.
     """
     describe = getattr(scorer, "describe", None)
     found = describe() if callable(describe) else Description(type(scorer).__name__)

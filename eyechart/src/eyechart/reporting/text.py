@@ -38,7 +38,7 @@ def _hidden(character: str) -> bool:
 
 
 def isolated(text: str) -> Markup:
-    """Return a sentence as HTML with right-to-left words in <bdi>; otherwise they would reorder the text after them."""
+    """Return a sentence as HTML, with right-to-left words in <bdi>, so that they do not reorder the text after them."""
     parts, end = [], 0
     for run in _RTL_RUN.finditer(text):
         parts += [escape(text[end : run.start()]), Markup("<bdi>{}</bdi>").format(run[0])]

@@ -1,1 +1,1 @@
-"""Every condition on the same samples: losses, and the measures made from them."""
+"""Scoring of every condition on the same samples: losses, and the measures computed from them."""

@@ -2,10 +2,10 @@
 
     loss(c) = sum_i sum_t nll[i,t,c] / sum_i T_i         nats per label token; gaps are paired, see `statistics`
 
-Each image is read once, and encoded once plus once for every condition that changes its pixels. Samples are brought
-into canonical order (by row) before donors and noise are drawn, so that results do not depend on the batch size or on
-the order of the batches. Visual tokens and losses go to mapped temporary files: beyond their text, memory does not grow
-with the number of samples.
+Each image is read once. It is encoded once, and once more for every condition that changes its pixels. Samples are
+sorted into canonical order (by row) before donors and noise are drawn, so that results do not depend on the batch size
+or on the order of the batches. Visual tokens and losses are stored in mapped temporary files, so that only the samples'
+text takes memory that grows with their number.
 
 Dimension suffixes: S samples, R derangements (1 for conditions without donors), T label tokens of one sample.
 """
@@ -41,13 +41,13 @@ def ablate(
 
     Args:
         scorer: the model, adapted to the seam.
-        batches: the held-out samples with their images; rows must be distinct. Each is asked for once (in a job of
-            several processes, by one of them), so that a sequence may read its images when it is asked.
-        plan: what is measured.
-        execution: how; by default in one process without a progress bar.
+        batches: the held-out samples with their images; rows must be distinct. Each batch is requested only once (in a
+            job of several processes, by one of them), so that a sequence may read its images on request.
+        plan: what to measure.
+        execution: how to carry it out; by default in one process without a progress bar.
 
     Returns:
-        The results with verdict, and every sample's per-token losses in canonical order.
+        The results with the verdict, and every sample's per-token losses in canonical order.
 
     Raises:
         ValueError: two samples with the same row; mean tokens or a blind prompt of another connector; images too small
@@ -86,7 +86,7 @@ def ablate(
 
 
 def _left_out(run: Run, encoded: Encoded, images: int) -> dict[str, Remark]:
-    """Conditions that are not available here, and why."""
+    """Return the conditions that are not available here, with the reason."""
     codes: dict[str, RemarkCode] = {}
     for name in run.conditions:
         if name == "mean-token" and name not in run.fixed:
@@ -103,12 +103,12 @@ def _left_out(run: Run, encoded: Encoded, images: int) -> dict[str, Remark]:
 
 
 def _image_alone(samples: Sequence[Sample]) -> bool:
-    """Whether the prompt of some caption is only the image."""
+    """Return whether the prompt of some caption consists only of the image."""
     return any(s.block[0] == 0 and s.labels_T[s.block[1]] != IGNORE_INDEX for s in samples)
 
 
 def _remarks(name: str, encoded: Encoded, images_S: IntArray) -> Iterator[Remark]:
-    """Remarks about how a condition was made here; usually none."""
+    """Yield remarks about how a condition was made here; usually there are none."""
     if name in PIXEL_CHANGES and len(encoded.sizes) == 1:
         (size,) = encoded.sizes
         if size and (left := remainder(name, *size)):
@@ -119,7 +119,7 @@ def _remarks(name: str, encoded: Encoded, images_S: IntArray) -> Iterator[Remark
 
 
 def _score(run: Run, encoded: Encoded, scene: Scene, name: str, rounds: int) -> Iterator[Tensor]:
-    """Per-token NLL [N] under one condition, batch by batch, round by round."""
+    """Yield the per-token NLL [N] under one condition, batch by batch and round by round."""
     ranks = run.execution.ranks
     tasks = [(round_, batch) for round_ in range(rounds) for batch in encoded.batches]
     for start in range(0, len(tasks), ranks.count):
@@ -130,7 +130,7 @@ def _score(run: Run, encoded: Encoded, scene: Scene, name: str, rounds: int) -> 
 
 
 def _nll(run: Run, encoded: Encoded, scene: Scene, name: str, task: tuple[int, StoredBatch]) -> Tensor:
-    """Losses [N] of one batch under one condition."""
+    """Return the losses [N] of one batch under one condition."""
     round_, stored = task
     batch = stored.load(encoded.text, encoded.samples)
     visual = CONDITIONS[name].change(scene, stored.places, round_)

@@ -1,7 +1,7 @@
-"""Samples to a Batch, with the counts of check 2 (% truncated, % without label tokens, average label tokens).
+"""Combining samples to a Batch with the counts of check 2 (% truncated, % without label tokens, average label tokens).
 
-Padding goes on the right, so a sample's ids and positions are the same in every batch; padding is known from
-`lengths_B` alone, since the pad id may be EOS.
+Padding is on the right, so that a sample's ids and positions are the same in every batch. Only `lengths_B` tells which
+positions are padding, because the pad id may be EOS.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def collate(items: Sequence[Sample | Reject], pad_id: int = 0) -> Batch:
     """Combine samples in their order.
 
     Args:
-        items: what the data set returned for the batch's rows. Where some samples have no place for an image, their
-            pixels are zeros that are not read.
-        pad_id: id at padded positions; it is never read.
+        items: the samples and rejects that the data set returned for the batch's rows. Samples without image positions
+            get pixels of zeros, which are not read.
+        pad_id: token id at padded positions; it is never read.
 
     Returns:
         The batch. Rejects are kept, not replaced: a batch of only rejects has tensors of size zero.
@@ -62,11 +62,11 @@ def collate(items: Sequence[Sample | Reject], pad_id: int = 0) -> Batch:
 
 
 def without_block(batch: Batch, begin_id: int | None) -> Batch:
-    """The batch with its image block removed from ids and labels: the text alone.
+    """Return the batch with the image block removed from ids and labels, so that only the text remains.
 
     Args:
-        batch: its blocks may have different lengths.
-        begin_id: placed before a first label if its prompt was only the block; None if there is no such token.
+        batch: a batch, whose image blocks may have different lengths.
+        begin_id: token placed before the first label if the prompt was only the block; None if there is no such token.
     """
     parts: list[tuple[list[Tensor], int]] = []
     for b, length in enumerate(batch.lengths_B.tolist()):
@@ -79,7 +79,7 @@ def without_block(batch: Batch, begin_id: int | None) -> Batch:
             length += 1
         parts.append(([ids_T, labels_T], length))
     width = max((len(ids_T) for (ids_T, _), _ in parts), default=0)
-    # After the shorter ones their own last token is repeated, which is never an image position.
+    # Shorter samples are padded with their own last token, which is never an image position.
     ids = [torch.cat([i_T, i_T[-1:].expand(width - len(i_T))]) for (i_T, _), _ in parts]
     labels = [F.pad(l_T, (0, width - len(l_T)), value=IGNORE_INDEX) for (_, l_T), _ in parts]
     samples = tuple(
@@ -99,7 +99,10 @@ def without_block(batch: Batch, begin_id: int | None) -> Batch:
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Indices in batches of similar length, longest first, so that too large ones fail early; ties in order."""
+    """Group indices in batches of similar length, longest first, so that a batch that is too large fails early.
+
+    Indices of equal length keep their order.
+    """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
@@ -108,15 +111,15 @@ class Items(Protocol):
     """A map-style data set."""
 
     def __getitem__(self, position: int) -> Sample | Reject:
-        """The sample, or why there is none."""
+        """Return the sample, or a Reject with the reason why there is none."""
         ...
 
 
 class LazyBatches(Sequence[Batch]):
-    """Batches that read their images whenever they are requested, and keep none."""
+    """Batches that read their images each time they are requested, and do not keep them."""
 
     def __init__(self, items: Items, groups: Sequence[Sequence[int]], pad_id: int) -> None:
-        """Batch number i is made of the positions `groups[i]` of `items`."""
+        """Define batch number i as the positions `groups[i]` of `items`."""
         self._items, self._groups, self._pad_id = items, groups, pad_id
 
     def __len__(self) -> int:

@@ -1,11 +1,11 @@
-"""What the language model sees in the image positions: visual tokens in, visual tokens out.
+"""The conditions: functions that return the visual tokens that the language model gets in the image positions.
 
-Each condition is a name, a role and a function in `CONDITIONS`; `reporting.conditions` has its sentence. It works on
-the whole scored set (`Scene`), in canonical order (by row), so that nothing it makes depends on how the samples were
-batched. A new condition is one more entry in both. Those that change the picture before the tower are in `pixels`; here
-they only return the result.
+Each condition is a name, a role and a function in `CONDITIONS`; `reporting.conditions` has its sentence. The function
+uses the whole scored set (`Scene`) in canonical order (by row), so that its result does not depend on how the samples
+were batched. A new condition needs an entry in both places. Conditions that change the picture before the tower are
+computed in `pixels`; the functions here only return their visual tokens.
 
-Dimension suffixes: S samples, B positions asked for, R derangements, Q visual tokens per image, E embedding width.
+Dimension suffixes: S samples, B requested positions, R derangements, Q visual tokens per image, E embedding width.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from eyechart.scoring.storage import VisualSet
 from eyechart.seam import IntArray, VisualTokens
 
 _NOISE, _NOISE_PER_DIM, _MIX = 2, 4, 5
-"""Second word of the seed: makes these draws independent of each other and of those in other files."""
+"""Second word of the seed, which makes these draws independent of each other and of those in other files."""
 
 RUNBOOK = ("correct", "shuffled", "zero", "noise")
 STANDARD = (*RUNBOOK, "no-image", "mean-token", "noise-per-dim", "slot-mix", "grey", "blurred", "tiles-4")
 MEASUREMENTS = ("matching", "donors")
-"""Names that `--conditions` also accepts, but that are not conditions: every caption against K images, and the shuffled
-gap by the similarity of the donor's image. `ablate` ignores them; its caller computes them."""
+"""Names that `--conditions` also accepts although they are not conditions: matching of every caption with K images, and
+the gap of shuffled by the similarity of the donor's image. `ablate` ignores them; its caller computes them."""
 FULL = (*STANDARD, "blind", "tiles-2", "tiles-8", *MEASUREMENTS)
 LADDERS = {"runbook": RUNBOOK, "standard": STANDARD, "full": FULL}
 CONTENT_FREE = ("no-image", "mean-token", "blind")
-"""Conditions without the content of any picture, used to interpret the order of the losses. Not zero and noise: on real
-weights any tokens can beat a bare prompt, and random ones may not raise the loss."""
+"""Conditions without the content of any picture, used to interpret the order of the losses. zero and noise are not
+included: with real weights, any tokens can be better than a prompt without any, and noise may not raise the loss."""
 RIVALS = ("zero", "no-image", "mean-token")
-"""What a trained blind prompt is compared with. One that is worse than the best of them is under-trained and the gaps
-are not split; without them it would not be known."""
+"""Conditions with which a trained blind prompt is compared. If it is worse than the best of them, it is under-trained
+and the gaps are not split; without them this could not be detected."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """All scored samples, by row, with everything that a condition may use."""
+    """All scored samples in the order of rows, with everything that a condition may use."""
 
     visual: VisualSet
-    """Every image's visual tokens, on the CPU."""
+    """Visual tokens of every image, on the CPU."""
     rows: tuple[int, ...]
-    """Row index of each sample: the identity its noise is drawn from."""
+    """Row index of each sample, which is part of the seed of its noise."""
     images_S: IntArray
     """Number of each sample's image, 0..G-1: images with equal content have equal numbers."""
     donors_SR: IntArray
@@ -58,21 +58,21 @@ class Scene:
     fixed: Mapping[str, Tensor] = field(default_factory=dict)
     """Visual tokens [Q,E] that are the same for every sample: `mean-token` and `blind`, if available."""
     changed: Mapping[str, VisualSet] = field(default_factory=dict)
-    """Output of the encoder for the changed pictures, by condition."""
+    """Visual tokens of the changed pictures, by condition."""
 
     @cached_property
     def moments(self) -> tuple[tuple[float, float], ...]:
-        """Mean and standard deviation over all numbers of each layer, in float64."""
+        """Mean and standard deviation over all values of each layer, computed in float64."""
         return tuple(_moments(self.visual, layer) for layer in range(len(self.visual.stored.layers)))
 
     @cached_property
     def moments_per_dim(self) -> tuple[tuple[Tensor, Tensor], ...]:
-        """Mean and standard deviation [Q,E] over the images, of each layer, in float32."""
+        """Mean and standard deviation [Q,E] of each layer over the images, in float32."""
         return tuple(_moments_per_dim(self.visual, layer) for layer in range(len(self.visual.stored.layers)))
 
     @cached_property
     def first_of_image(self) -> IntArray:
-        """The first sample of each distinct image."""
+        """Position of the first sample of each distinct image."""
         return np.unique(self.images_S, return_index=True)[1].astype(np.int64)
 
 
@@ -85,10 +85,10 @@ class ConditionKind:
     """One entry of the table."""
 
     role: Literal["baseline", "gate", "report"]
-    """gate: the verdict depends on it. report: reported for context, does not affect the verdict."""
+    """gate: the verdict depends on the condition. report: it is only reported, for context."""
     change: Change
     uses_donors: bool = False
-    """Scored once per derangement."""
+    """Whether the condition is scored once per derangement."""
 
 
 def _correct(scene: Scene, positions: Sequence[int], _: int) -> VisualTokens:
@@ -104,15 +104,15 @@ def _zero(scene: Scene, positions: Sequence[int], _: int) -> VisualTokens:
 
 
 def _noise(scene: Scene, positions: Sequence[int], _: int) -> VisualTokens:
-    """Gaussian with the scalar moments of the whole set; each sample from its own generator, seeded by (seed, row)."""
+    """Return Gaussian noise with the mean and standard deviation of all values, drawn per sample by (seed, row)."""
     return VisualTokens.cat([_gaussian(scene, position, _NOISE, scene.moments) for position in positions])
 
 
 def _noise_per_dim(scene: Scene, positions: Sequence[int], _: int) -> VisualTokens:
-    """Gaussian with the moments of every slot and dimension over the whole set.
+    """Return Gaussian noise with the mean and standard deviation of every slot and dimension over the whole set.
 
-    One mean and spread for all numbers is far from what the language model is used to where slots differ. These noise
-    tokens have the right scale in every coordinate; but their coordinates are independent.
+    If slots differ, a single mean and standard deviation gives tokens far from those that the language model knows.
+    These tokens have the right scale in every coordinate, but their coordinates are independent.
     """
     return VisualTokens.cat(
         [_gaussian(scene, position, _NOISE_PER_DIM, scene.moments_per_dim) for position in positions]
@@ -123,7 +123,7 @@ def _gaussian(
     scene: Scene, position: int, stream: int, moments: Sequence[tuple[float | Tensor, float | Tensor]]
 ) -> VisualTokens:
     words = np.random.SeedSequence([scene.seed, stream, scene.rows[position]]).generate_state(1, np.uint64)
-    generator = torch.Generator().manual_seed(int(words[0]) >> 1)  # 63 bits: every platform takes them
+    generator = torch.Generator().manual_seed(int(words[0]) >> 1)  # 63 bits, which every platform accepts
     layers = []
     for layer, (mean, std) in zip(scene.visual.stored.layers, moments, strict=True):
         drawn = torch.randn(layer.shape[1:], generator=generator, dtype=torch.float32)
@@ -132,9 +132,9 @@ def _gaussian(
 
 
 def _slot_mix(scene: Scene, positions: Sequence[int], _: int) -> VisualTokens:
-    """Every slot from a different image, never the own one, drawn by (seed, row).
+    """Return tokens whose slots come from different other images, drawn by (seed, row).
 
-    Each slot alone is as real as in any picture; together they belong to none. The additional cost compared with
+    Each slot by itself is from a real picture, but the combination is from none. The additional cost compared with
     `shuffled` is what the model reads from combinations of slots.
     """
     slots = scene.visual.slots
@@ -142,13 +142,13 @@ def _slot_mix(scene: Scene, positions: Sequence[int], _: int) -> VisualTokens:
 
 
 def _sources(scene: Scene, position: int, slots: int) -> IntArray:
-    """For each slot the sample that provides it; images only repeat if there are fewer others than slots."""
+    """Return the sample that provides each slot; images only repeat if there are fewer other images than slots."""
     others = len(scene.first_of_image) - 1
     assert others > 0, "the caller leaves slot-mix out if there is only one image"
     generator = np.random.default_rng([scene.seed, _MIX, scene.rows[position]])
     draws = [generator.choice(others, min(slots, others), replace=False) for _ in range(0, slots, others)]
     chosen = np.concatenate(draws)[:slots]
-    chosen += chosen >= scene.images_S[position]  # so that the own image is skipped
+    chosen += chosen >= scene.images_S[position]  # so that the sample's own image is skipped
     return scene.first_of_image[chosen]
 
 
@@ -185,7 +185,7 @@ def parse_conditions(text: str) -> tuple[str, ...]:
     """Read `--conditions`: a ladder (`runbook`, `standard`, `full`) or names separated by commas, in any combination.
 
     Returns:
-        As `named_conditions`, followed by those of RIVALS that `blind` lacks.
+        The names from `named_conditions` and, if `blind` is among them, the missing names of RIVALS.
 
     Raises:
         ValueError: an unknown or empty name, with the nearest known one.
@@ -195,11 +195,11 @@ def parse_conditions(text: str) -> tuple[str, ...]:
 
 
 def named_conditions(text: str) -> tuple[str, ...]:
-    """The names in `--conditions` and no others; for models that can have no blind prompt.
+    """Read `--conditions` without adding any names, for models that cannot have a blind prompt.
 
     Returns:
-        Each name once, in the order given, `correct` always first: every gap is relative to it. Names out of
-        MEASUREMENTS may be among them.
+        Each name once, in the given order, but `correct` always first, because every gap is relative to it. Names from
+        MEASUREMENTS may be included.
 
     Raises:
         ValueError: an unknown or empty name, with the nearest known one.
@@ -219,10 +219,10 @@ def named_conditions(text: str) -> tuple[str, ...]:
 
 
 def check_fixed(name: str, visual: VisualTokens, tokens_QE: Tensor) -> None:
-    """Reject a mean or a prompt that was made for another connector.
+    """Reject mean tokens or a blind prompt made for another connector.
 
     Raises:
-        ValueError: it does not have the shape of one image's visual tokens.
+        ValueError: the tokens do not have the shape of one image's visual tokens.
     """
     expected = [tuple(layer.shape[1:]) for layer in visual.layers]
     if expected != [tuple(tokens_QE.shape)]:
@@ -233,7 +233,7 @@ def check_fixed(name: str, visual: VisualTokens, tokens_QE: Tensor) -> None:
 
 
 def _moments(visual: VisualSet, layer: int) -> tuple[float, float]:
-    """Mean and population standard deviation, two passes in float64, one image in memory at a time."""
+    """Return mean and population standard deviation, in two passes in float64 with one image in memory at a time."""
     size = visual.stored.layers[layer].numel()
     mean = sum(float(image_QE.double().sum()) for image_QE in visual.images(layer)) / size
     variance = sum(float((image_QE.double() - mean).square().sum()) for image_QE in visual.images(layer)) / size
@@ -241,7 +241,7 @@ def _moments(visual: VisualSet, layer: int) -> tuple[float, float]:
 
 
 def _moments_per_dim(visual: VisualSet, layer: int) -> tuple[Tensor, Tensor]:
-    """The same for every slot and dimension; population standard deviation."""
+    """Return mean and population standard deviation of every slot and dimension."""
     total_QE = torch.zeros(visual.stored.layers[layer].shape[1:], dtype=torch.float64)
     for image_QE in visual.images(layer):
         total_QE += image_QE.double()

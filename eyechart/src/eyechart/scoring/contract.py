@@ -1,6 +1,6 @@
-"""Checks what a scorer returns against the contract of the seam; each error names the violated part.
+"""Checks of a scorer's output against the contract of the seam; each error names the violated part.
 
-Every message begins with the part of the contract that it is about; `eyechart.Scorer` has the whole contract.
+Every message begins with the part of the contract that was violated; `eyechart.Scorer` has the whole contract.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from eyechart.seam import (
 )
 
 _TOLERANCE, _COARSE = 0.01, 0.05
-"""Share of the largest number that a batch may change by rounding; the second for visual tokens in 16 bits."""
+"""Change, as a share of the largest value, that rounding may cause in another batch; _COARSE is for 16-bit tokens."""
 
 
 def read_batch(scorer: Scorer, rows: Sequence[Row]) -> Batch:
-    """`scorer.batch`, without the rows that have no image or whose files raise.
+    """Call `scorer.batch` without the rows that have no image or whose files raise an error.
 
     Raises:
-        ValueError: a broken contract.
+        ValueError: the scorer breaks its contract.
     """
     none = RejectKind.IMAGE_COUNT
     rejects = [Reject(row.row, "no image", "the row names none", none) for row in rows if not row.image]
@@ -72,7 +72,7 @@ def require_batch(batch: Batch) -> None:
     """Reject a batch whose parts do not match.
 
     Raises:
-        ValueError: a broken contract.
+        ValueError: the scorer breaks its contract.
     """
     shape = (len(batch.samples), *batch.ids_BT.shape[1:])
     for name in ("ids_BT", "labels_BT", "block_BT"):
@@ -111,10 +111,10 @@ def _require_sample(batch: Batch, b: int, sample: Sample) -> None:
 
 
 def encode(scorer: ScorerOfBatches, batch: Batch) -> VisualTokens:
-    """`scorer.encode`, on the CPU.
+    """Call `scorer.encode` and return its output on the CPU.
 
     Raises:
-        ValueError: a broken contract.
+        ValueError: the scorer breaks its contract.
     """
     visual = scorer.encode(batch)
     if not isinstance(visual, VisualTokens) or not isinstance(visual.layers, tuple) or not visual.layers:
@@ -137,10 +137,10 @@ def encode(scorer: ScorerOfBatches, batch: Batch) -> VisualTokens:
 
 
 def nll(scorer: ScorerOfBatches, batch: Batch, visual: VisualTokens | None) -> list[torch.Tensor]:
-    """`scorer.nll`, sample by sample [T_i], on the CPU.
+    """Call `scorer.nll` and return the losses of each sample [T_i] on the CPU.
 
     Raises:
-        ValueError: a broken contract.
+        ValueError: the scorer breaks its contract.
     """
     return _losses("Scorer.nll", batch, scorer.nll(batch, visual))
 
@@ -148,10 +148,10 @@ def nll(scorer: ScorerOfBatches, batch: Batch, visual: VisualTokens | None) -> l
 def pair_nll(
     scorer: ScorerOfBatches, batch: Batch, visual: VisualTokens, images_B: Sequence[int]
 ) -> list[torch.Tensor]:
-    """`scorer.pair_nll`, or a replacement if the scorer has none.
+    """Call `scorer.pair_nll`, or a replacement if the scorer has none.
 
     Raises:
-        ValueError: a broken contract.
+        ValueError: the scorer breaks its contract.
     """
     if isinstance(scorer, PairScorer):
         return _losses("Scorer.pair_nll", batch, scorer.pair_nll(batch, visual, images_B))
@@ -175,10 +175,10 @@ def _losses(what: str, batch: Batch, result: TokenNLL) -> list[torch.Tensor]:
 
 @torch.no_grad()
 def require_contract(scorer: ScorerOfBatches, batch: Batch) -> None:
-    """Test a few samples together and alone: the order of rows, and independence of the batch.
+    """Compare a few samples together and alone, to test the order of rows and the independence of the batch.
 
     Raises:
-        ValueError: a broken contract.
+        ValueError: the scorer breaks its contract.
     """
     if getattr(scorer, "training", False):
         raise ValueError("Scorer: the model is in training mode; call `model.eval()` before it is scored")
@@ -208,7 +208,7 @@ def require_contract(scorer: ScorerOfBatches, batch: Batch) -> None:
 
 
 def _unpadded(batch: Batch) -> Batch:
-    """A batch of one sample, as wide as the sample."""
+    """Return a batch of one sample without its padding."""
     width = int(batch.lengths_B.max())
     return replace(
         batch,

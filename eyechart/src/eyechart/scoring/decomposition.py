@@ -1,12 +1,12 @@
-"""What the gaps are made of: information, shock and misdirection, split by a trained blind prompt.
+"""The parts of the gaps: information, shock and misdirection, separated by a trained blind prompt.
 
     information  = blind - correct      what the picture contributes beyond the best constant prompt
     shock        = zero - blind         what zeros cost only because the model never saw zeros
     misdirection = shuffled - blind     what a wrong picture costs beyond no picture
 
-in nats per label token, so that gap(zero) = information + shock and gap(shuffled) = information + misdirection. Each is
-paired per caption and has the standard error of `statistics.estimate`: clustered by image, and dyadic where donors take
-part. A blind prompt that is not trained well enough makes information too large and the other two too small.
+All are in nats per label token, so that gap(zero) = information + shock and gap(shuffled) = information + misdirection.
+Each is paired per caption and has the standard error of `statistics.estimate`, which is clustered by image, and dyadic
+if there are donors. A blind prompt that is not trained enough makes information too large and the other two too small.
 
 Dimension suffixes: S samples, R derangements, Q visual tokens per image, E embedding width.
 """
@@ -33,11 +33,11 @@ class Blind:
 
     prompt_QE: Tensor
     captions: int
-    """Training captions it has seen, repeats counted."""
+    """Number of training captions it has seen, including repeats."""
     learning_rate: float
-    """Chosen on training captions held aside."""
+    """Learning rate, chosen on training captions that were set aside."""
     still_falling: bool
-    """Whether its loss on training captions held aside was still falling when its budget ended."""
+    """Whether its loss on training captions that were set aside was still falling when its budget ended."""
 
 
 def decompose(
@@ -47,19 +47,19 @@ def decompose(
     donors_SR: IntArray,
     blind: Blind | None,
 ) -> Decomposition | None:
-    """Split the gaps.
+    """Split the gaps of zero and shuffled into their parts.
 
     Args:
         sums: summed NLL [S,R] per condition, nats per caption; R is 1 without donors. Only conditions whose losses
             are all finite.
-        tokens_S: label tokens per caption.
+        tokens_S: number of label tokens per caption.
         clusters_S: number of each sample's image.
         donors_SR: donor of each sample in each derangement.
         blind: how the blind prompt was trained, if that is known.
 
     Returns:
-        The split; its figures are None where the blind prompt is under-trained, one of them where its condition was
-        not scored. None without `correct` and `blind`.
+        The parts. If the blind prompt is under-trained, all figures are None; if a condition was not scored, the figure
+        that needs it is None. Without `correct` and `blind`, the return value is None.
     """
     if "blind" not in sums or "correct" not in sums:
         return None

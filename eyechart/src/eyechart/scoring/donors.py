@@ -1,8 +1,8 @@
-"""Which sample gets which wrong picture: R disjoint derangements over all scored samples.
+"""The assignment of wrong pictures to samples: R disjoint derangements of all scored samples.
 
-A derangement gives every sample the image of another one and uses every image once. A donor never has the same image
-(by content hash) and never the same caption, because its picture would then not be a wrong one; no pair (own, donor)
-occurs twice, so R derangements have n*R different pairs. They are drawn once, by seed, before anything is scored.
+A derangement gives every sample the image of another sample and uses every image once. A donor never has the same image
+(by content hash) or the same caption, because its picture would then not be wrong. No pair (own, donor) occurs twice,
+so R derangements have n*R different pairs. They are drawn once, by the seed, before anything is scored.
 
 Dimension suffixes: S samples, R derangements.
 """
@@ -21,19 +21,19 @@ from scipy.sparse.csgraph import maximum_bipartite_matching, maximum_flow
 from eyechart.seam import IntArray
 
 _STREAM = 1
-"""Second word of the seed: makes the donors' generator independent of that of the noise."""
+"""Second word of the seed, which makes the donors' generator independent of the generator of the noise."""
 
 _ALL_PAIRS_UP_TO = 2048
-"""Samples up to which the exact search is offered every allowed pair: 4 million of them."""
+"""Up to this number of samples, the exact search uses every allowed pair, which are at most 4 million."""
 _OFFERED = 32
-"""Above that, random donors offered per sample, and samples per donor."""
+"""With more samples, the number of random donors per sample, and of samples per donor, that the search uses."""
 
 BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Donors:
-    """The derangements that were found, and why there are not more."""
+    """The derangements that were found, and the reason if there are fewer than requested."""
 
     table_SR: IntArray
     """Column r is a permutation: sample i sees the image of sample table_SR[i, r]."""
@@ -53,9 +53,9 @@ def draw_donors(hashes: Sequence[str], captions: Sequence[str], requested: int, 
     Args:
         hashes: image content hash of each sample, in canonical order (by row), so that the draw does not depend on
             how the samples were batched.
-        captions: their captions.
-        requested: R.
-        seed: of the run.
+        captions: caption of each sample.
+        requested: R, the number of derangements.
+        seed: seed of the run.
     """
     kinds = _Kinds.of(hashes, captions)
     generator = np.random.default_rng([seed, _STREAM])
@@ -70,7 +70,7 @@ def draw_donors(hashes: Sequence[str], captions: Sequence[str], requested: int, 
 
 @dataclass(frozen=True)
 class _Kinds:
-    """Which samples may exchange images, without a table of S x S: equal numbers mean equal image, or equal caption."""
+    """The image number and caption number of each sample, which decide the allowed donors without an S x S table."""
 
     images_S: IntArray
     texts_S: IntArray
@@ -83,19 +83,19 @@ class _Kinds:
         return len(self.images_S)
 
     def differ(self, own: IntArray | int, donor: IntArray | int) -> BoolArray:
-        """Whether these samples may get the images of these donors, element by element; never their own."""
+        """Return, element by element, whether samples may get the images of these donors; never their own image."""
         different: BoolArray = (self.images_S[own] != self.images_S[donor]) & (self.texts_S[own] != self.texts_S[donor])
         return different
 
 
 def _draw_by_swaps(kinds: _Kinds, requested: int, generator: np.random.Generator) -> list[IntArray]:
-    """Random permutations, repaired by swaps. Stops at the first that cannot be repaired this way."""
+    """Draw random permutations and repair them by swaps; stop at the first that cannot be repaired this way."""
     columns: list[IntArray] = []
     size = len(kinds)
     everyone_S = np.arange(size)
 
     def free(own: IntArray | int, donor: IntArray | int) -> BoolArray:
-        """Allowed, and not a pair of an earlier derangement."""
+        """Return whether a pair is allowed and does not occur in an earlier derangement."""
         found = kinds.differ(own, donor)
         for column_S in columns:
             found = found & (column_S[own] != donor)
@@ -104,7 +104,7 @@ def _draw_by_swaps(kinds: _Kinds, requested: int, generator: np.random.Generator
     while len(columns) < requested:
         donor_S = generator.permutation(size)
         for i in np.flatnonzero(~free(everyone_S, donor_S)).tolist():
-            if free(i, int(donor_S[i])):  # an earlier swap has already helped
+            if free(i, int(donor_S[i])):  # an earlier swap has already repaired it
                 continue
             # After swapping with j, both must have an allowed donor; j may or may not have had one before.
             partners = np.flatnonzero(free(i, donor_S) & free(everyone_S, int(donor_S[i])))
@@ -117,20 +117,22 @@ def _draw_by_swaps(kinds: _Kinds, requested: int, generator: np.random.Generator
 
 
 def _draw_by_flow(kinds: _Kinds, requested: int, generator: np.random.Generator) -> tuple[list[IntArray], int]:
-    """Find as many disjoint derangements as exist, up to `requested`, and say among how many donors each.
+    """Find as many disjoint derangements as exist, up to `requested`.
 
-    R of them exist exactly if some R pairs per own image and per donor can be chosen, which is a flow of n*R through
-    edges of capacity 1; a graph with R edges at every vertex always falls apart into R perfect matchings (König).
-    Drawing one derangement at a time could paint itself into a corner where R exist; this cannot.
+    R derangements exist if and only if R pairs can be chosen for every own image and every donor, which is a flow of
+    n*R through edges of capacity 1; a graph with R edges at every vertex can always be divided into R perfect matchings
+    (König). Drawing one derangement at a time could fail although R exist; this search cannot.
 
-    Of very many samples only a random part of the pairs is offered to the search, since all of them would take
-    gigabytes. It then may, though hardly will, find fewer than exist; the second value is 0 where all were offered.
+    With very many samples, the search only uses a random part of the pairs, because all of them would take gigabytes.
+    It may then find fewer derangements than exist, which is unlikely.
+
+    The second return value is the number of donors offered per sample, or 0 if all allowed pairs were used.
     """
     size = len(kinds)
     own_S, donor_S = (
         generator.permutation(size),
         generator.permutation(size),
-    )  # so that the solver's fixed order has no influence
+    )  # random, so that the solver's fixed order has no influence
     searched = _OFFERED if size > _ALL_PAIRS_UP_TO else 0
     mixed_SS = _some_pairs(kinds, own_S, donor_S, generator) if searched else _all_pairs(kinds, own_S, donor_S)
     for count in range(requested, 0, -1):
@@ -157,7 +159,7 @@ def _all_pairs(kinds: _Kinds, own_S: IntArray, donor_S: IntArray) -> csr_array:
 
 
 def _some_pairs(kinds: _Kinds, own_S: IntArray, donor_S: IntArray, generator: np.random.Generator) -> csr_array:
-    """The same number of random donors for every sample, and of samples for every donor; only allowed pairs."""
+    """Return allowed pairs with equally many random donors for every sample, and random samples for every donor."""
     size = len(kinds)
     drawn = generator.integers(size, size=(2, size, _OFFERED))
     everyone = np.broadcast_to(np.arange(size)[:, None], (size, _OFFERED))
@@ -169,13 +171,13 @@ def _some_pairs(kinds: _Kinds, own_S: IntArray, donor_S: IntArray, generator: np
 
 
 def _regular_part(allowed_SS: csr_array, count: int) -> csr_array | None:
-    """Choose allowed pairs so that every row and every column has exactly `count`, or None if that is impossible."""
+    """Choose allowed pairs so that every row and every column has exactly `count`; None if that is impossible."""
     size = allowed_SS.shape[0]
     if size == 0 or min(allowed_SS.sum(axis=0).min(), allowed_SS.sum(axis=1).min()) < count:
         return None
     own, donor = allowed_SS.nonzero()
     everyone_S, ones_S = np.arange(size), np.ones(size, dtype=np.int32)
-    source, sink = 2 * size, 2 * size + 1  # vertices: own images, then donors, then these two
+    source, sink = 2 * size, 2 * size + 1  # vertices are the own images, then the donors, then these two
     tails = np.concatenate([own, np.full(size, source), everyone_S + size])
     heads = np.concatenate([donor + size, everyone_S, np.full(size, sink)])
     capacity = np.concatenate([np.ones(len(own), dtype=np.int32), count * ones_S, count * ones_S])
@@ -190,7 +192,10 @@ def _regular_part(allowed_SS: csr_array, count: int) -> csr_array | None:
 def _shortage(
     hashes: Sequence[str], captions: Sequence[str], requested: int, found: int, searched: int
 ) -> dict[str, int]:
-    """Why there are fewer derangements: counts of the most common image and caption, and the donors searched."""
+    """Return the figures that explain why there are fewer derangements than requested.
+
+    Among them are how often the most common image and caption occur, and the number of donors searched per sample.
+    """
     return {
         "found": found,
         "requested": requested,

@@ -1,7 +1,7 @@
-"""The first half of check 1: every image encoded once, and samples that cannot be scored left out and counted.
+"""The first half of check 1: it encodes every image once, and counts and leaves out samples that cannot be scored.
 
-Samples without label tokens or image are counted. So are those whose image has another number of visual tokens than
-most: no image could replace theirs.
+These are samples without label tokens, without an image, or with a number of visual tokens other than the most common
+one, because no other image could replace theirs.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from eyechart.seam import Batch, Reject, Sample, ScorerOfBatches, VisualTokens
 
 _NO_IDS = np.empty(0, dtype=np.int64)
 NO_LABELS, NO_IMAGE, OTHER_TOKENS = "no label tokens", "no image", "another number of visual tokens"
-"""Reasons under which samples are counted as unscored."""
+"""The reasons for which samples are counted as unscored."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One call of `ablate`."""
+    """The arguments of one call of `ablate`, and what follows from them."""
 
     scorer: ScorerOfBatches
     plan: Plan
@@ -43,7 +43,7 @@ class Run:
 
     @property
     def changes(self) -> list[str]:
-        """Conditions that change the pixels."""
+        """The conditions that change the pixels."""
         return [name for name in self.conditions if name in PIXEL_CHANGES]
 
     @property
@@ -53,12 +53,12 @@ class Run:
 
     @property
     def fixed(self) -> dict[str, Tensor]:
-        """Those of them that are requested."""
+        """The visual tokens in `given` whose conditions are requested."""
         return {name: tokens for name, tokens in self.given.items() if tokens is not None and name in self.conditions}
 
     @property
     def passes(self) -> int:
-        """How often each batch is encoded or scored."""
+        """Number of times that each batch is encoded or scored."""
         rounds = self.plan.settings.derangements
         scored = [name for name in self.conditions if name not in self.given or name in self.fixed]
         return 1 + len(self.changes) + sum(rounds if CONDITIONS[name].uses_donors else 1 for name in scored)
@@ -66,17 +66,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Everything encoded, images dropped."""
+    """All samples after encoding, without their images."""
 
     samples: list[Sample]
     """Scorable samples in canonical order."""
     visual: dict[str, VisualSet]
-    """Their visual tokens: of the pictures as they are under `correct`, and of the changed ones by condition."""
+    """Visual tokens by condition: those of the unchanged pictures under `correct`, and those of changed pictures."""
     text: Tensor
     """Token ids of all batches, in a mapped file."""
     batches: list[StoredBatch]
     unscored: Counter[str]
-    """Samples left out, by reason."""
+    """Number of samples left out, by reason."""
     unread: list[Reject]
     """Rows whose image could not be read."""
     sizes: set[tuple[int, int] | None]
@@ -84,22 +84,22 @@ class Encoded:
 
     @property
     def places(self) -> list[int]:
-        """Canonical positions in the order of scoring."""
+        """Canonical position of each sample, in the order of scoring."""
         return [place for batch in self.batches for place in batch.places]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Samples of one batch with equally many visual tokens, encoded."""
+    """Encoded samples of one batch that have the same number of visual tokens."""
 
     batch: Batch
-    """Without images."""
+    """The batch without images."""
     visual: dict[str, VisualTokens]
 
 
 @dataclass(frozen=True)
 class _Read:
-    """One batch after encoding."""
+    """The result of encoding one batch."""
 
     parts: list[_Part]
     unscored: Counter[str]
@@ -109,7 +109,7 @@ class _Read:
 
 @dataclass
 class _Group:
-    """What was encoded with one number of visual tokens."""
+    """All encoded samples that have the same number of visual tokens."""
 
     scratch: Path | None
     text: BatchFile
@@ -121,10 +121,10 @@ class _Group:
         """Add a part.
 
         Raises:
-            ValueError: visual tokens of another form than before.
+            ValueError: the visual tokens have another form than those of earlier parts.
         """
-        # Their ids and labels come back as views into the file: small arrays that stay among the large ones
-        # that go with each batch would keep the allocator from ever using that room again.
+        # Ids and labels are dropped here and read back later as views into the file. Small arrays kept between the
+        # large arrays of each batch would prevent the allocator from reusing the memory of the large ones.
         self.found += [replace(sample, ids_T=_NO_IDS, labels_T=_NO_IDS) for sample in part.batch.samples]
         self.text.append(part.batch)
         for name, visual in part.visual.items():
@@ -144,7 +144,7 @@ def encode_all(run: Run, batches: Sequence[Batch], bar: Bar) -> Encoded:
     ranks, scratch, groups = run.execution.ranks, run.execution.scratch, dict[int, _Group]()
     unscored, unread, sizes = Counter[str](), list[Reject](), set[tuple[int, int] | None]()
     for start in range(0, len(batches), ranks.count):
-        # One batch per process at a time: all of them end with every visual token, but in a file.
+        # Each process encodes one batch at a time; in the end, every process has all visual tokens, in a file.
         tasks = range(start, min(start + ranks.count, len(batches)))
         done = ranks.merge({t: _encode_batch(run, batches[t]) for t in tasks if ranks.mine(t)})
         for read in (done[task] for task in tasks):
@@ -205,12 +205,12 @@ def _encode_batch(run: Run, batch: Batch) -> _Read:
 
 
 def _cut(visual: VisualTokens, slots: int) -> VisualTokens:
-    """Without padding."""
+    """Return the visual tokens without their padding."""
     return visual if visual.counts_B is None else VisualTokens(tuple(layer[:, :slots] for layer in visual.layers))
 
 
 def _changed(batch: Batch, pixels_BCHW: Tensor, name: str, seed: int) -> Batch:
-    """The batch with every picture changed in its pixels."""
+    """Return the batch with the pixels of every picture changed."""
     change = PIXEL_CHANGES[name]
     changed = [change(p_CHW, s.row, seed) for p_CHW, s in zip(pixels_BCHW, batch.samples, strict=True)]
     samples = tuple(
@@ -220,13 +220,13 @@ def _changed(batch: Batch, pixels_BCHW: Tensor, name: str, seed: int) -> Batch:
 
 
 def _for_scoring(batch: Batch, keep: list[int]) -> Batch:
-    """The chosen samples, without pixels or features: only their text and image hash are needed from here on."""
+    """Return the chosen samples without pixels or features, because only their text and image hash are needed later."""
     samples = tuple(s if s.image_hash else replace(s, image_hash=_hash(batch, i)) for i, s in enumerate(batch.samples))
     return replace(batch, samples=samples).text().rows(keep)
 
 
 def _hash(batch: Batch, place: int) -> str:
-    """Determines which donors show the same picture if samples have no hash."""
+    """Return a hash of the image of a sample without one, used to find donors with the same picture."""
     if batch.pixels_BCHW is not None:
         return content_hash(batch.pixels_BCHW[place].cpu())
     return batch.samples[place].image or f"row {batch.samples[place].row}"

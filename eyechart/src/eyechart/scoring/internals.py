@@ -1,4 +1,4 @@
-"""Inside the connector, without the language model: where is the picture lost, and what is the output?
+"""Figures of the connector without the language model: at which stage the picture is lost, and what the output is like.
 
     variance share   sum over slots of the variance across images / variance over images and slots, per stage
     image share      variance across images / mean square, per stage
@@ -6,8 +6,8 @@
     effective rank   exp(entropy of the normalised singular values) of one image's tokens (Roy and Vetterli 2007)
     kNN overlap      share of an image's 10 nearest by pooled tower features that are also nearest after the connector
 
-A variance share near 0 names the stage that collapses: its output is then the same for all images, whatever its slots
-contain. It does not show a constant that is added to all slots; the image share does.
+A stage with a variance share near 0 has collapsed: its output is the same for all images, whatever its slots contain.
+The variance share does not show a constant that is added to all slots; the image share does.
 
 Dimension suffixes: N images, S slots (patches of the tower, visual tokens of the connector), C channels.
 """
@@ -36,7 +36,7 @@ NEIGHBOURS = 10
 _COMPARED = 2000
 """Maximum number of images whose neighbours are compared: the time grows with the square."""
 AT_ONCE = 1000
-"""Images whose pooled vectors are copied or sent at once."""
+"""Number of images whose pooled vectors are copied or sent at a time."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Spread:
         self.merge(Spread(len(values_NSC), mean_SC, ((values_NSC - mean_SC) ** 2).sum(axis=0)))
 
     def merge(self, other: Spread) -> None:
-        """Add the values of another accumulator."""
+        """Add the values of another `Spread`."""
         if not other.images:
             return
         if not self.images:
@@ -66,9 +66,9 @@ class Spread:
         self.images = images
 
     def share(self) -> float | None:
-        """Share of the variance that is between images; None with one slot or no variance.
+        """Return the share of the variance that is between images; None with one slot or no variance.
 
-        With a single slot there is no comparison: images would account for all of the variance, however small.
+        With a single slot, the share would always be 1, because images would account for all of the variance.
         """
         between = float(self.squares_SC.sum()) / max(1, self.images)
         slots = float(((self.mean_SC - self.mean_SC.mean(axis=0)) ** 2).sum())
@@ -77,7 +77,7 @@ class Spread:
         return between / (between + slots)
 
     def part(self) -> float | None:
-        """Part of the mean square that differs between images; None if all values are zero."""
+        """Return the share of the mean square that differs between images; None if all values are zero."""
         between = float(self.squares_SC.sum())
         constant = self.images * float((self.mean_SC**2).sum())
         return between / (between + constant) if between + constant > 0 else None
@@ -85,7 +85,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Pooled:
-    """Mean over slots of some images, at both ends of the connector, for exchange between processes."""
+    """Means over slots for some images, before and after the connector, for exchange between processes."""
 
     rows: list[int]
     ends: dict[str, npt.NDArray[np.float32]]
@@ -94,20 +94,20 @@ class Pooled:
 
 @dataclass
 class Inside:
-    """Accumulated data of the images: sums, and in mapped files one pooled vector per image and end."""
+    """Accumulated data of the images: sums, and two pooled vectors per image in mapped files."""
 
     scratch: Path | None = None
     """Folder for temporary files; None uses the system's."""
     spreads: dict[str, Spread] = field(default_factory=dict)
     squares: float = 0.0
     values: int = 0
-    """Of the output: sum of squares and how many numbers."""
+    """Number of values in the connector's output; `squares` is their sum of squares."""
     ranks: list[float] = field(default_factory=list)
     rank_of: int = 0
     places: dict[int, int] = field(default_factory=dict)
-    """By row of the data file, which vector in the files is that image's."""
+    """By row of the data file, the position of the image's vector in the files."""
     files: dict[str, tuple[Spool, int]] = field(default_factory=dict)
-    """By stage, the vectors and their width C."""
+    """By stage, the file of the vectors and their width C."""
 
     def add(self, rows: list[int], stages: Mapping[str, FloatArray]) -> None:
         """Add the images of a batch.
@@ -129,16 +129,16 @@ class Inside:
         output_NSC = stages[OUTPUT].astype(np.float64)
         self.squares += float((output_NSC**2).sum())
         self.values += output_NSC.size
-        # Of values that are not finite there is no rank; the sum of squares then says so for all figures.
+        # There is no rank of values that are not finite; the sum of squares then shows it for all figures.
         self.ranks += effective_ranks(output_NSC).tolist() if np.isfinite(output_NSC).all() else []
         self.rank_of = min(output_NSC.shape[1:])
 
     def has(self, row: int) -> bool:
-        """Whether an image was added."""
+        """Return whether the image of this row was added."""
         return row in self.places
 
     def take(self, pooled: Pooled) -> None:
-        """Add only vectors."""
+        """Add pooled vectors, without the sums."""
         assert not any(map(self.has, pooled.rows)), "an image was counted twice"
         self.places |= {row: len(self.places) + i for i, row in enumerate(pooled.rows)}
         for name, values_NC in pooled.ends.items():
@@ -147,12 +147,12 @@ class Inside:
             self.files[name][0].append(torch.from_numpy(values_NC))
 
     def pooled(self, start: int, stop: int) -> Pooled:
-        """The vectors of the images added as number start..stop-1, read into memory."""
+        """Return the vectors of the images number start..stop-1, in the order of adding, read into memory."""
         rows = list(islice(self.places, start, stop))
         return Pooled(rows, {name: self._mapped(name)[start:stop].copy() for name in self.files})
 
     def sums(self) -> Inside:
-        """Everything except the vectors."""
+        """Return a copy without the vectors."""
         return replace(self, places={}, files={})
 
     def merge(self, other: Inside) -> None:
@@ -166,11 +166,11 @@ class Inside:
         self.rank_of = max(self.rank_of, other.rank_of)
 
     def features(self, rows: list[int]) -> FloatArray:
-        """Pooled tower features of these rows [S,V], for matching: in a mapped file."""
+        """Return the pooled tower features of these rows [S,V], in a mapped file, for matching."""
         return self._ordered(TOWER, rows)
 
     def overlap(self) -> tuple[float | None, int]:
-        """KNN overlap of the connector's two ends, and over how many images (the first by row)."""
+        """Return the kNN overlap of the connector's two ends, and the number of compared images (the first by row)."""
         rows = sorted(self.places)[:_COMPARED]
         return knn_overlap(self._ordered(TOWER, rows), self._ordered(OUTPUT, rows)), len(rows)
 
@@ -189,7 +189,7 @@ class Inside:
 
 
 def effective_ranks(tokens_NSC: FloatArray) -> FloatArray:
-    """Effective rank of each image's tokens, [N]; 0 for a matrix of zeros."""
+    """Return the effective rank of each image's tokens, [N]; 0 for a matrix of zeros."""
     if tokens_NSC.shape[1] > tokens_NSC.shape[2]:
         tokens_NSC = tokens_NSC.transpose(0, 2, 1)
     # The eigenvalues of the small Gram matrix are the squared singular values.
@@ -202,10 +202,11 @@ def effective_ranks(tokens_NSC: FloatArray) -> FloatArray:
 
 
 def knn_overlap(before_NC: FloatArray, after_NC: FloatArray, neighbours: int = NEIGHBOURS) -> float | None:
-    """Share of each image's nearest by cosine `before` that are among its nearest `after`, averaged over images.
+    """Return the share of nearest neighbours by cosine `before` that are also nearest `after`, averaged over images.
 
     Returns:
-        0 to 1; unrelated spaces give about neighbours/(N-1). None with too few images for that to be small.
+        A share from 0 to 1; unrelated spaces give about neighbours/(N-1). None if there are too few images for this to
+        be small.
     """
     if len(before_NC) < 2 * neighbours + 1:
         return None
@@ -224,14 +225,14 @@ def _nearest(space: Likeness, i: int, neighbours: int) -> set[int]:
 
 
 def internals(seen: Inside, text_rms: float) -> Internals | None:
-    """Figures of the added images.
+    """Return the figures of the added images.
 
     Args:
-        seen: at least one image, all values finite.
+        seen: the accumulated data of the images.
         text_rms: root mean square of the language model's text embeddings.
 
     Returns:
-        The figures; None without images or with values that are not finite.
+        The figures; None if there are no images, or values that are not finite.
     """
     if not seen.values or not math.isfinite(seen.squares):
         return None
@@ -253,5 +254,5 @@ def internals(seen: Inside, text_rms: float) -> Internals | None:
 
 
 def _steady(value: float) -> float:
-    """Nine digits: the last digits of a sum depend on the order in which processes were added."""
+    """Round to nine digits, because the last digits of a sum depend on the order in which processes were added."""
     return float(f"{value:.9g}")

@@ -1,17 +1,17 @@
-"""Matching: is a caption likelier with its own image than with others?
+"""Matching: a test of whether a caption is likelier with its own image than with other images.
 
     S_ij = sum_t log p(token t of caption i | image j)        nats per caption, a higher one is likelier
 
-Each caption i is scored with its own image and K-1 donors. The likelihood of the caption without any image cancels,
-because only images are compared; images that suit every caption (hubness) do not cancel, except in the EMAP form.
+Each caption i is scored with its own image and K-1 donors. The likelihood of the caption without any image cancels out,
+because only images are compared. The effect of images that suit every caption (hubness) only cancels in the EMAP gain.
 
-    image R@1     1/(number tied for best) if the own image is among the best, else 0; chance is 1/K
-    MRR           1/(mid-rank of the own image)
+    image R@1     1/(number tied for best) if the caption's own image is among the best, else 0; chance is 1/K
+    MRR           1/(rank of the caption's own image); tied images get their mean rank
     gain          S_ii - mean over donors of S_ij
     EMAP gain     mean diagonal of a full n x n block, centred by rows and columns (after Hessel and Lee 2020)
-    InfoNCE       ln K + mean log softmax_j(S_ij / temperature) at the own image (van den Oord et al. 2018)
+    InfoNCE       ln K + mean log softmax_j(S_ij / temperature) at the caption's own image (van den Oord et al. 2018)
 
-This is not a retrieval benchmark, which ranks all images, and also captions.
+This is not a retrieval benchmark, which would rank all images, and also captions.
 
 Dimension suffixes: S captions, K donors of each, M captions of the full block.
 """
@@ -34,12 +34,12 @@ from eyechart.verdict.pair_statistics import as_result, bootstrap_mean
 from eyechart.verdict.statistics import FloatArray, Pairs, clusters_of, estimate
 
 BLOCK = 32
-"""Captions of the full block: its pairs grow with the square."""
+"""Number of captions in the full block, whose number of pairs is the square of it."""
 _DECILES = 10
 _SATURATED = 0.9
 """Share of ln K above which the InfoNCE bound can be far below the true value."""
 _TEMPERATURES = (0.1, 100.0)
-"""Range searched. With a lower temperature, one error in the other half would dominate the result."""
+"""Range of temperatures searched. With a lower one, a single error in the other half would dominate the result."""
 
 
 def match(
@@ -55,11 +55,11 @@ def match(
         scorer: the model, adapted to the seam; with `pair_nll` each image is read once for all of its captions.
         captions: the scored samples in canonical order (by row), each with label tokens and an image hash.
         settings: `matching_k` and `batch_size`.
-        seed: draws donors, block, halves and resamples.
-        execution: its processes and its progress bar, for a total of pairs.
+        seed: seed for the donors, the block, the halves and the resamples.
+        execution: the processes, and the progress bar, which counts pairs.
 
     Returns:
-        The figures. Those that cannot be estimated are None; `problem` gives the reason if this is true of all.
+        The figures. A figure that cannot be estimated is None; if none can be, `problem` gives the reason.
     """
     samples, features_SV, execution = captions.samples, captions.features_SV, execution or Execution()
     images_S = clusters_of([sample.image_hash for sample in samples])
@@ -103,14 +103,14 @@ def match(
 
 
 def recall_at_1(own_S: FloatArray, others_SK: FloatArray) -> FloatArray:
-    """Each caption's point for naming its own image: 1 if it alone scores best, a fair share of 1 if it ties."""
+    """Return for each caption 1/(number tied for best) if its own image is among the best, otherwise 0."""
     ties_S = (others_SK == own_S[:, None]).sum(axis=1)
     beaten_S = (others_SK > own_S[:, None]).any(axis=1)
     return np.where(beaten_S, 0.0, 1.0 / (1 + ties_S))
 
 
 def reciprocal_rank(own_S: FloatArray, others_SK: FloatArray) -> FloatArray:
-    """1 over the rank of the own image, 1 being best; with ties, over the mean of their ranks."""
+    """Return 1 divided by the rank of the caption's own image; rank 1 is best, and tied images get their mean rank."""
     higher_S = (others_SK > own_S[:, None]).sum(axis=1)
     ties_S = (others_SK == own_S[:, None]).sum(axis=1)
     mid_rank_S: FloatArray = 1 + higher_S + ties_S / 2
@@ -118,20 +118,20 @@ def reciprocal_rank(own_S: FloatArray, others_SK: FloatArray) -> FloatArray:
 
 
 def emap_gains(scores_MM: FloatArray) -> FloatArray:
-    """The diagonal of a block after its row means and column means are taken off (and its mean added back)."""
+    """Return the diagonal of a block after subtracting row means and column means (and adding the overall mean)."""
     centred_MM = scores_MM - scores_MM.mean(axis=1, keepdims=True) - scores_MM.mean(axis=0) + scores_MM.mean()
     return np.diagonal(centred_MM).copy()
 
 
 def infonce_terms(own_S: FloatArray, others_SK: FloatArray, temperature: float) -> FloatArray:
-    """Each caption's term of the InfoNCE bound, in nats; none exceeds ln K."""
+    """Return each caption's term of the InfoNCE bound, in nats; no term exceeds ln K."""
     scores_SK = np.concatenate([own_S[:, None], others_SK], axis=1) / temperature
     own_share_S: FloatArray = log_softmax(scores_SK, axis=1)[:, 0]
     return math.log(scores_SK.shape[1]) + own_share_S
 
 
 def best_temperature(own_S: FloatArray, others_SK: FloatArray) -> float:
-    """The temperature that makes the bound on these captions largest; in 1/temperature the bound is concave."""
+    """Return the temperature with the largest bound on these captions; the bound is concave in 1/temperature."""
     low, high = (math.log(edge) for edge in _TEMPERATURES)
     found = minimize_scalar(
         lambda log_t: -float(infonce_terms(own_S, others_SK, math.exp(log_t)).mean()), bounds=(low, high)
@@ -142,10 +142,10 @@ def best_temperature(own_S: FloatArray, others_SK: FloatArray) -> float:
 def _infonce(
     own_S: FloatArray, others_SK: FloatArray, images_S: IntArray, generator: np.random.Generator
 ) -> tuple[Estimated, float]:
-    """The bound with its interval, and the temperature (geometric mean of two).
+    """Return the bound with its interval, and the temperature (the geometric mean of two temperatures).
 
-    Each half of the images gets the temperature that suits the other half: one fitted where it is reported would make
-    the bound too large.
+    Each half of the images uses the temperature fitted on the other half, because a temperature fitted on the same
+    images would make the bound too large.
     """
     images = generator.permutation(np.unique(images_S))
     if len(images) < 2:
@@ -159,17 +159,17 @@ def _infonce(
 
 
 def _gain(own_S: FloatArray, others_SK: FloatArray, images_S: IntArray, donors_SK: IntArray) -> Estimated:
-    """Mean of S_ii - S_ij over all (caption, donor) pairs."""
+    """Return the mean of S_ii - S_ij over all (caption, donor) pairs."""
     pairs = Pairs.of(own_S[:, None] - others_SK, np.ones_like(images_S), images_S, donors_SK)
     return as_result(pairs.estimate())
 
 
 def _emap(scores: PairScores, block_M: IntArray) -> Estimated | None:
-    """EMAP form over the block, with the standard error of a mean over its captions."""
+    """Return the EMAP gain over the block, with the standard error of a mean over its captions."""
     if len(block_M) < 3:
         return None
     gains_M = emap_gains(scores.of(block_M[:, None], block_M[None, :]))
-    # Centring has taken off what an image does as a donor, so captions are the only clusters left.
+    # Centring has removed the effect of an image as a donor, so that captions are the only clusters.
     each_M = np.arange(len(block_M))
     return as_result(estimate(gains_M[:, None], np.ones_like(each_M), each_M))
 
@@ -182,15 +182,15 @@ def graded(
     donors_SK: IntArray,
     features_SV: FloatArray | None,
 ) -> list[Decile]:
-    """The gap in nats per label token by similarity of own image and donor, from least to most similar.
+    """Return the gap in nats per label token by the similarity of own image and donor, from least to most similar.
 
     Returns:
-        Ten tenths of the pairs; none without features or with fewer than ten pairs.
+        One item for each tenth of the pairs; an empty list without features or with fewer than ten pairs.
     """
     if features_SV is None or donors_SK.size < _DECILES:
         return []
     likeness = Likeness(features_SV)
-    # Row by row: all donors' features at once would take gigabytes.
+    # This is done row by row, because the features of all donors at once would take gigabytes.
     alike_P = np.concatenate([likeness.to(i, donors_K) for i, donors_K in enumerate(donors_SK)])
     pairs = Pairs.of(own_S[:, None] - others_SK, tokens_S, images_S, donors_SK)
     deciles = []

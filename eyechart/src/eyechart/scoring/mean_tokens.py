@@ -17,12 +17,12 @@ def mean_tokens(scorer: ScorerOfBatches, batches: Iterable[Batch], bar: Bar) -> 
     """Average the visual tokens of all images that can be read.
 
     Args:
-        scorer: encodes them; its first layer is averaged.
-        batches: the images.
-        bar: counts images.
+        scorer: encodes the images; the first layer of its visual tokens is averaged.
+        batches: batches with the images.
+        bar: progress bar that counts images.
 
     Returns:
-        The mean [Q,E], float32 on the CPU, None without an image; and the images that could not be read.
+        The mean [Q,E] in float32 on the CPU, or None if there is no image; and the rows that could not be read.
     """
     total_QE, seen = torch.zeros(()), 0
     unread: list[Reject] = []

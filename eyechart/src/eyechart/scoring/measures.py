@@ -29,8 +29,8 @@ def with_measures(
     """Add matching, if the plan requests it, and words.
 
     Args:
-        ablation: check 1.
-        scores: its samples, with their visual tokens.
+        ablation: the results of check 1.
+        scores: the scored samples of check 1, with their visual tokens.
         scorer: the model, adapted to the seam.
         plan: what was requested.
         ranks: the processes that share the work, each called with the same arguments.

@@ -1,6 +1,6 @@
-"""Which (caption, image) pairs matching needs, and their scores: log p(caption | image) in nats.
+"""The (caption, image) pairs that matching needs, and their scores: log p(caption | image) in nats.
 
-A donor is an image with another content hash with another caption, as for `shuffled`.
+A donor is a sample whose image has another content hash and whose caption differs, as for `shuffled`.
 
 Dimension suffixes: S samples, K donors of each, M samples of the full block, P pairs.
 """
@@ -22,7 +22,7 @@ from eyechart.seam import IntArray, PairScorer, Sample, ScorerOfBatches, VisualT
 from eyechart.verdict.statistics import FloatArray
 
 STREAM = 3
-"""Second word of the seed: donors of `shuffled` and noise use others."""
+"""Second word of the seed; the donors of `shuffled` and the noise use other values."""
 _MOST_ROWS = 128
 """Maximum number of captions scored with one image at once; an image with more captions is read again."""
 
@@ -31,7 +31,7 @@ class VisualSource(Protocol):
     """Visual tokens of all samples, in memory or in a file."""
 
     def rows(self, index: Sequence[int]) -> VisualTokens:
-        """Those of some samples, by position."""
+        """Return the visual tokens of some samples, by position."""
         ...
 
 
@@ -40,11 +40,11 @@ class Captions:
     """Samples to be scored with each other's images."""
 
     samples: Sequence[Sample]
-    """Each with at least one label token. Only their text is read."""
+    """Samples with at least one label token each. Only their text is read."""
     visual: VisualSource
-    """Their visual tokens, in that order."""
+    """Visual tokens of the samples, in the same order."""
     features_SV: FloatArray | None = None
-    """Pooled tower features in that order, for hard and graded donors; None leaves these out."""
+    """Pooled tower features in the same order, for hard and graded donors; None leaves these out."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,17 @@ class Candidates:
     random_SK: IntArray
     """Donors drawn by seed."""
     hard_SK: IntArray | None
-    """The nearest neighbours of the own image among the allowed donors, nearest first; None without features."""
+    """The allowed donors most similar to the caption's own image, the most similar first; None without features."""
     block_M: IntArray
     """Samples with distinct images and captions: each is scored with every other."""
 
     @property
     def k(self) -> int:
-        """Images per caption, the own one included."""
+        """Number of images per caption, including its own image."""
         return int(self.random_SK.shape[1]) + 1
 
     def pairs(self) -> IntArray:
-        """[P,2]: each (caption, image) once, ordered by image and then caption, own pairs included."""
+        """Return [P,2]: each (caption, image) pair once, ordered by image and then caption, including own pairs."""
         size = len(self.random_SK)
         captions_S = np.arange(size)
         parts = [captions_S * size + captions_S, np.add.outer(self.block_M, self.block_M * size).ravel()]
@@ -84,9 +84,9 @@ def draw_candidates(
         images_S: a number for each distinct image (content hash).
         texts_S: a number for each distinct caption.
         features_SV: pooled tower features, for the hard donors.
-        k: images per caption wanted; fewer if some caption does not have that many allowed donors.
-        block: most samples of the full block.
-        seed: of the run.
+        k: requested number of images per caption; it is reduced if some caption has too few allowed donors.
+        block: maximum number of samples in the full block.
+        seed: seed of the run.
     """
     generator = np.random.default_rng([seed, STREAM])
     size = len(images_S)
@@ -105,7 +105,7 @@ def draw_candidates(
 
 
 def _alike(keys_S: IntArray) -> IntArray:
-    """How many samples, itself included, share each sample's key."""
+    """Return for each sample the number of samples with the same key, including itself."""
     _, place_S, counts = np.unique(keys_S, return_inverse=True, return_counts=True)
     return counts[place_S]
 
@@ -120,12 +120,12 @@ class Likeness:
         self._norms_S = np.where(norms_S > 0, norms_S, 1.0)
 
     def to_all(self, i: int) -> FloatArray:
-        """Cosine of row i with every row, [S]."""
+        """Return the cosine of row i with every row, [S]."""
         cosines_S: FloatArray = (self._features_SV @ self._features_SV[i]) / (self._norms_S * self._norms_S[i])
         return cosines_S
 
     def to(self, i: int, others_K: IntArray) -> FloatArray:
-        """Cosine of row i with some, [K]."""
+        """Return the cosine of row i with some rows, [K]."""
         products_K = self._features_SV[others_K] @ self._features_SV[i]
         cosines_K: FloatArray = products_K / (self._norms_S[others_K] * self._norms_S[i])
         return cosines_K
@@ -148,12 +148,12 @@ class PairScores:
     """log p(caption | image) of the scored pairs."""
 
     pairs_P2: IntArray
-    """As `Candidates.pairs` orders them."""
+    """The pairs, in the order of `Candidates.pairs`."""
     scores_P: FloatArray
-    """Summed over the caption's label tokens, nats."""
+    """Log-likelihood summed over the caption's label tokens, in nats."""
 
     def of(self, captions: IntArray, images: IntArray) -> FloatArray:
-        """Scores of pairs that were scored, in the (broadcast) shape asked for."""
+        """Return the scores of pairs that were scored, in the broadcast shape of the arguments."""
         size = 1 + int(self.pairs_P2.max())
         keys_P, wanted = self.pairs_P2[:, 1] * size + self.pairs_P2[:, 0], np.asarray(images * size + captions)
         place = np.searchsorted(keys_P, wanted)
@@ -171,11 +171,11 @@ def score_pairs(
 ) -> PairScores:
     """Score pairs that are ordered by image.
 
-    A scorer that offers `pair_nll` reads each image once for all of its captions; any other scores the pairs whole.
+    A scorer with `pair_nll` reads each image once for all of its captions; any other scorer reads it for each pair.
 
     Args:
         scorer: the model, adapted to the seam.
-        captions: what is paired.
+        captions: the captions and images to be paired.
         pairs_P2: (caption, image) positions.
         batch_size: pairs per forward pass. A pass holds an image's captions together, so it may be larger.
         bar: counts pairs.
@@ -194,7 +194,7 @@ def score_pairs(
 
 
 def _packs(images_P: IntArray, size: int, most: int) -> Iterator[tuple[int, int]]:
-    """Cut ordered pairs where a pack is full and the image changes, or where it would pass `most`."""
+    """Cut ordered pairs into packs: when a pack is full and the image changes, or when it would exceed `most` pairs."""
     start = 0
     for place in range(1, len(images_P) + 1):
         rows, ends = place - start, place == len(images_P)

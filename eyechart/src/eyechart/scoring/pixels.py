@@ -1,14 +1,14 @@
-"""Conditions that change the picture itself, before the tower sees it: uint8 pixels in, uint8 pixels out.
+"""Conditions that change the picture itself before the tower sees it: functions from uint8 pixels to uint8 pixels.
 
     grey      every pixel mid grey (128): the blank picture. Not the image's own mean colour, which would still name the
               background of a scene; what is left is only what the model makes of an empty image
     blurred   Gaussian, standard deviation 1/16 of the side: colours and rough layout stay, detail goes
     tiles-g   cut into g x g tiles, every tile moved to another place: what lies inside a tile stays, where it lies goes
 
-Each image is changed by itself, by its row and the seed alone, so that nothing depends on the batch. Tiles are moved in
-the PICTURE: the tower sees edges where there were none, and objects in pieces. That is another thing than permuting the
-tower's output, to which a resampler without key positions is exactly invariant, whatever it has read from it; neither
-says that a model is "not spatial".
+Each image is changed separately, depending only on its row and the seed, so that nothing depends on the batch. Tiles
+are moved in the PICTURE: the tower sees new edges, and objects in pieces. Permuting the tower's output would be a
+different test, because a resampler without key positions is exactly invariant to it. Neither test shows that a model is
+"not spatial".
 
 Dimension suffixes: C channels, H height, W width.
 """
@@ -25,27 +25,27 @@ PixelChange = Callable[[Tensor, int, int], Tensor]
 """(uint8 pixels [C,H,W], row, seed) -> uint8 pixels [C,H,W]."""
 
 BLUR_SHARE = 1 / 16
-"""Standard deviation of the blur over the side of the image."""
+"""Standard deviation of the blur divided by the side of the image."""
 _MID_GREY = 128
 _STREAM = 6
-"""Second word of the seed: keeps the tiles apart from donors and noise."""
+"""Second word of the seed, which makes the tiles independent of donors and noise."""
 
 
 def grey(pixels_CHW: Tensor, row: int, seed: int) -> Tensor:
-    """An image that is mid grey all over."""
+    """Return an image whose pixels are all mid grey."""
     return torch.full_like(pixels_CHW, _MID_GREY)
 
 
 def blurred(pixels_CHW: Tensor, row: int, seed: int) -> Tensor:
-    """Gaussian blur; at the border the weights inside the image sum to one, so that a plain image stays as it is."""
+    """Blur with a Gaussian; weights inside the image sum to one also at the border, so a uniform image is unchanged."""
     height, width = pixels_CHW.shape[1:]
-    # Image by image: a product over a whole batch may round otherwise in a batch of another size.
+    # Images are blurred one by one, because a product over a batch may round differently in a batch of another size.
     smooth_CHW = _gaussian(height) @ pixels_CHW.float() @ _gaussian(width).T
     return smooth_CHW.round().clamp(0, 255).to(torch.uint8)
 
 
 def _gaussian(side: int) -> Tensor:
-    """Weights [side, side]; row i holds what pixel i takes from each pixel."""
+    """Return weights [side, side]; row i has the weight of each pixel for the new pixel i."""
     positions = torch.arange(side, dtype=torch.float64)
     distance = (positions[:, None] - positions[None, :]) / (BLUR_SHARE * side)
     weights = torch.exp(-0.5 * distance.square())
@@ -53,9 +53,9 @@ def _gaussian(side: int) -> Tensor:
 
 
 def tiles(grid: int) -> PixelChange:
-    """The change that moves grid x grid tiles.
+    """Return the change that moves grid x grid tiles.
 
-    Tiles are floor(side / grid) pixels wide; a rest at the right or lower edge stays where it is.
+    Tiles are floor(side / grid) pixels wide; remaining pixels at the right or lower edge are not moved.
     """
 
     def change(pixels_CHW: Tensor, row: int, seed: int) -> Tensor:
@@ -79,7 +79,7 @@ def tiles(grid: int) -> PixelChange:
 
 
 def derangement(size: int, row: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """A permutation of 0..size-1 without a fixed point, uniform among these, drawn from (seed, row, size)."""
+    """Draw a permutation of 0..size-1 without a fixed point, uniformly among these, from (seed, row, size)."""
     generator = np.random.default_rng([seed, _STREAM, row, size])
     while True:  # about 1 in e permutations is usable
         drawn = generator.permutation(size)
@@ -96,7 +96,7 @@ PIXEL_CHANGES: dict[str, PixelChange] = {
 
 
 def remainder(name: str, height: int, width: int) -> dict[str, int]:
-    """How many pixels a tiling leaves in place, at the bottom and on the right; empty where it leaves none."""
+    """Return how many pixels a tiling leaves in place, at the bottom and on the right; empty if it leaves none."""
     grid = _GRIDS.get(name)
     if grid is None or not (height % grid or width % grid):
         return {}

@@ -1,4 +1,4 @@
-"""What is asked of check 1, and how it is carried out."""
+"""The arguments of check 1: what to measure, and how to carry it out."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from eyechart.settings import AblationSettings
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured; with the samples and the model it decides every figure."""
+    """What to measure; together with the samples and the model, it determines every figure."""
 
     conditions: tuple[str, ...]
     """Names from `parse_conditions`, `correct` first; MEASUREMENTS may be among them."""
     settings: AblationSettings = AblationSettings()
     seed: int = 42
-    """Draws donors, noise and candidates."""
+    """Seed for donors, noise and candidates."""
     requested: int | None = None
-    """Samples asked for; None are those that came, scored or not."""
+    """Number of requested samples; None uses the number of samples passed, scored or not."""
     available: int | None = None
-    """Samples that there are to score, unusable ones included; None where that is not known."""
+    """Number of samples available for scoring, including unusable ones; None if unknown."""
     rejected: Mapping[str, int] = field(default_factory=dict)
-    """Rows among those asked for that were rejected before any image was read, by reason."""
+    """Number of requested rows that were rejected before any image was read, by reason."""
     vocabulary: Vocabulary = Vocabulary()
     mean_tokens: Tensor | None = None
-    """[Q,E] mean visual tokens of training images; None leaves `mean-token` out, and that is said."""
+    """[Q,E] mean visual tokens of training images; None leaves `mean-token` out, with a remark."""
     blind: Blind | None = None
-    """The trained blind prompt; None leaves `blind` out, and that is said."""
+    """The trained blind prompt; None leaves `blind` out, with a remark."""
     training: TokenCounts | None = None
     """Label tokens of the training captions, for check 0; None counts the scored captions of other images instead."""
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How it is carried out; no figure depends on it."""
+    """How to carry out check 1; no figure depends on it."""
 
     ranks: Ranks = Ranks()
-    """The processes that share the work, each called with the same arguments."""
+    """The processes that share the work; each must make the call with the same arguments."""
     progress: Callable[[int], Bar] = lambda total: SilentBar()
     """Makes a progress bar for a total of batches, each counted once per encoding and once per scoring."""
     scratch: Path | None = None
-    """Folder for temporary files; None takes the system's."""
+    """Folder for temporary files; None uses the system's."""
     judge_unread: Callable[[Sequence[Reject]], None] = lambda unread: None
     """Called once with all rows of `Batch.rejects`, before anything is scored; may raise."""

@@ -1,4 +1,4 @@
-"""How scoring is shared by the processes of a job."""
+"""Distribution of the scoring among the processes of a job."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from eyechart.exits import RankLostError
 
 @dataclass(frozen=True)
 class Ranks:
-    """How the scoring is dealt out over the processes of a job; by default there is one, and it does everything.
+    """How scoring is distributed among the processes of a job; by default there is one process, which does everything.
 
-    Every process ends with every result, so all of them judge alike.
+    In the end every process has every result, so that all of them give the same verdict.
     """
 
     index: int = 0
     count: int = 1
     gather: Callable[[Any], list[Any]] = lambda value: [value]
-    """Every process's value, in the order of ranks; called by all of them at the same points."""
+    """Returns the values of all processes in the order of ranks; all processes must call it at the same points."""
 
     def mine(self, task: int) -> bool:
-        """Whether this process does task number `task`."""
+        """Return whether this process does task number `task`."""
         return task % self.count == self.index
 
     def merge(self, done: dict[Any, Any]) -> dict[Any, Any]:
-        """What all processes have done, by task."""
+        """Return the results of all processes, by task."""
         return {task: result for part in self.gather(done) for task, result in part.items()}
 
 
 def ranks_of_job() -> Ranks:
-    """The processes that torchrun or a launcher started; one if there was no launcher.
+    """Return the processes that torchrun or another launcher started; only this one if there was no launcher.
 
-    A process group that is there is used; without one it is made, from the environment that the launcher set.
+    An existing process group is used; otherwise one is made from the environment variables set by the launcher.
     """
     import torch
     import torch.distributed as dist
@@ -44,7 +44,7 @@ def ranks_of_job() -> Ranks:
     if not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("gloo")  # what is exchanged are objects, which lie on the CPU
+        dist.init_process_group("gloo")  # the exchanged objects are on the CPU
 
     def gather(value: object) -> list[Any]:
         found: list[Any] = [None] * dist.get_world_size()

@@ -1,4 +1,4 @@
-"""The scored samples one by one, as the page shows them: ordered, cut into words, with what the model writes."""
+"""The scored samples for the page: ordered, cut into words, and with the captions that the model writes."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LISTED = 500
-"""Samples listed in results.json at most; samples.parquet (`parquet`) has them all."""
+"""Maximum number of samples listed in results.json; samples.parquet (`parquet`) has all of them."""
 
 
 def decoder(tokenizer: PreTrainedTokenizerBase) -> Decode:
-    """Token ids to text as they are: special tokens kept, no spaces cleaned up."""
+    """Return a function that converts token ids to text unchanged: it keeps special tokens and all spaces."""
     return lambda ids: str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
 
 def scored_samples(scores: Sequence[SampleScore], vocabulary: Vocabulary, limit: int = LISTED) -> list[ScoredSample]:
-    """The samples from the most to the least image-driven, by gap(shuffled) per label token.
+    """Return the samples from the most to the least image-driven, by gap(shuffled) per label token.
 
     Args:
         scores: every scored sample.
-        vocabulary: cuts captions into words; without `decode` none is.
-        limit: with more samples than this, an evenly spaced selection in that order.
+        vocabulary: used to cut captions into words; without `decode`, captions are not cut.
+        limit: maximum number of samples; if there are more, an evenly spaced selection in this order is returned.
 
     Returns:
-        Losses that are not finite are left out; samples without a finite gap come last. Without `shuffled` the order
-        is that of the rows, and no caption is cut into pieces.
+        The samples without losses that are not finite; samples without a finite gap come last. Without `shuffled`, they
+        are in the order of rows, and no caption is cut into pieces.
     """
     order = sorted(range(len(scores)), key=lambda i: (-_gap(scores[i]), i))
     return [_scored(scores[order[i]], vocabulary) for i in even_choice(len(order), limit)]
@@ -55,7 +55,7 @@ def _scored(score: SampleScore, vocabulary: Vocabulary) -> ScoredSample:
 
 
 def _sum(score: SampleScore, name: str) -> float:
-    """Summed NLL in nats, averaged over the derangements."""
+    """Return the summed NLL in nats, averaged over the derangements."""
     return float(np.mean([nll_T.sum() for nll_T in score.nll[name]]))
 
 

@@ -1,8 +1,8 @@
-"""Arrays too large to keep in memory: appended to a temporary file, read back through memory mapping.
+"""Storage of arrays that are too large for memory: they are appended to a temporary file and read by memory mapping.
 
-The file never has a name (or loses it at once, where the system knows no nameless files): when the process ends, be it
-by SIGKILL, the system frees it, so that nothing is ever left to clean up. Mapped pages belong to the page cache; they
-are not anonymous memory, and the system takes them back when it needs room.
+The file has no name (or loses it immediately, on systems without unnamed files). When the process ends, even by
+SIGKILL, the system frees the file, so that there is never anything to clean up. Mapped pages belong to the page cache
+and are not anonymous memory, so the system can reclaim them when it needs memory.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Spool:
         """Open the file.
 
         Args:
-            folder: where it shall lie; the nearest parent that is there, if it is not. None, or a folder that cannot
-                be written to, means the system's folder for temporary files.
-            what: what is written, for messages.
+            folder: folder of the file, or its nearest existing parent if it does not exist. If it is None or cannot be
+                written to, the system's folder for temporary files is used.
+            what: name of the content, for messages.
 
         Raises:
             ValueError: no temporary file can be made there.
@@ -37,12 +37,12 @@ class Spool:
         except OSError as error:
             raise self._failed(error) from error
         self.size = 0
-        """Bytes written."""
+        """Number of bytes written."""
 
     def append(self, values: Tensor) -> None:
         """Append a tensor of at least one dimension.
 
-        Writing, and not storing into a mapping, is what turns a full disk into an error here instead of a SIGBUS.
+        It is written to the file and not stored into a mapping, so that a full disk gives an error and not a SIGBUS.
 
         Raises:
             ValueError: the disk is full.
@@ -55,14 +55,14 @@ class Spool:
         self.size += data.size
 
     def tensor(self, dtype: torch.dtype, *shape: int) -> Tensor:
-        """All that has been written, mapped. The mapping lives as long as the tensor, also without the spool."""
+        """Return everything written so far, mapped. The mapping lives as long as the tensor, even without the spool."""
         try:
             self._file.flush()
         except OSError as error:
             raise self._failed(error) from error
         if self.size == 0:
             return torch.empty(shape, dtype=dtype)
-        # A file object is as good as a name here, though numpy's stubs know it only as a name.
+        # numpy accepts a file object here, although its stubs only allow a name.
         mapped = np.memmap(self._file, dtype=np.uint8, mode="r+", shape=(self.size,))
         return torch.from_numpy(mapped).view(dtype).view(shape)
 
@@ -74,10 +74,10 @@ class Spool:
 
 
 def release_freed_memory() -> None:
-    """Give memory that has been freed back to the system.
+    """Return freed memory to the system.
 
-    Small things that stay between large ones that go make the C library keep most of the room of those, and ask for new
-    room beside it: after 10,000 samples some 20 MB. About a millisecond; nothing happens without glibc.
+    If small objects remain between large ones that were freed, the C library keeps most of the freed memory and
+    allocates more: about 20 MB after 10,000 samples. The call takes about a millisecond; without glibc it does nothing.
     """
     try:
         trim = ctypes.CDLL(None).malloc_trim
@@ -87,7 +87,7 @@ def release_freed_memory() -> None:
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes that a spool for `folder` can take at most."""
+    """Return the maximum number of bytes that a spool for `folder` can store."""
     stats = os.statvfs(_writable(folder))
     return stats.f_bavail * stats.f_frsize
 

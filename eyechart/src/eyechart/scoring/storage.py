@@ -1,6 +1,6 @@
-"""What check 1 keeps of every scored sample, in mapped files: visual tokens, token ids, and losses per label token.
+"""Storage of every scored sample's visual tokens, token ids and losses per label token in mapped files, for check 1.
 
-Memory in use then hardly grows with the number of samples: a few hundred bytes each, for names and captions.
+Memory use therefore hardly grows with the number of samples: by a few hundred bytes each, for names and captions.
 
 Dimension suffixes: S samples, B samples of a batch, Q visual tokens per image, T label tokens of one sample.
 """
@@ -22,11 +22,11 @@ from eyechart.verdict.statistics import FloatArray
 
 @dataclass(frozen=True)
 class VisualSet:
-    """The visual tokens of all scored images; positions are canonical (by row), wherever the tokens are stored."""
+    """The visual tokens of all scored images; positions are canonical (by row), regardless of the order of storage."""
 
     stored: VisualTokens
     order_S: Tensor
-    """int64: where in `stored` the tokens of each sample are."""
+    """int64: index in `stored` of the tokens of each sample."""
 
     def __len__(self) -> int:
         """S, the number of samples."""
@@ -34,19 +34,19 @@ class VisualSet:
 
     @property
     def slots(self) -> int:
-        """Q, visual tokens per image."""
+        """Q, the number of visual tokens per image."""
         return int(self.stored.layers[0].shape[1])
 
     def images(self, layer: int) -> Iterator[Tensor]:
-        """One layer [Q,E] of every image, in canonical order, one at a time."""
+        """Yield one layer [Q,E] of every image, one at a time in canonical order."""
         return (self.stored.layers[layer][place] for place in self.order_S.tolist())
 
     def rows(self, positions: Tensor | Sequence[int]) -> VisualTokens:
-        """The visual tokens of some samples, read into memory."""
+        """Return the visual tokens of some samples, read into memory."""
         return self.stored.rows(self.order_S[torch.as_tensor(positions, dtype=torch.long)])
 
     def mixed(self, positions_BQ: Tensor) -> VisualTokens:
-        """Visual tokens whose slot q comes from the image of sample positions_BQ[b, q]."""
+        """Return visual tokens whose slot q comes from the image of sample positions_BQ[b, q]."""
         index_BQ = self.order_S[positions_BQ]
         slots_Q = torch.arange(positions_BQ.shape[1])
         return self.stored.map(lambda layer: layer[index_BQ, slots_Q])
@@ -56,7 +56,7 @@ class VisualFile:
     """Collects visual tokens batch by batch in one mapped file per layer."""
 
     def __init__(self, folder: Path | None) -> None:
-        """Write below `folder`; None takes the system's folder for temporary files."""
+        """Write in `folder`; None uses the system's folder for temporary files."""
         self._folder = folder
         self._spools: list[Spool] = []
         self._like: VisualTokens | None = None
@@ -78,7 +78,7 @@ class VisualFile:
         self._images += len(visual)
 
     def read(self, order: Sequence[int]) -> VisualSet:
-        """All images; `order` says for each canonical position which one in the order of writing it is."""
+        """Return all images; `order` has the index in the order of writing for each canonical position."""
         assert self._like is not None and sorted(order) == list(range(self._images))
         layers = tuple(
             spool.tensor(layer.dtype, self._images, *layer.shape[1:])
@@ -89,18 +89,18 @@ class VisualFile:
 
 @dataclass(frozen=True)
 class StoredBatch:
-    """A batch without images whose ids, labels, block and lengths lie in a mapped file."""
+    """A batch without images whose ids, labels, block and lengths are in a mapped file."""
 
     places: tuple[int, ...]
     """Canonical positions of its samples."""
     rejects: tuple[Reject, ...]
     """Its rows that could not be read."""
     width: int
-    """T."""
+    """T, the number of positions of a sequence."""
     start: int
 
     def load(self, numbers: Tensor, samples: Sequence[Sample]) -> Batch:
-        """The batch, read into memory; `samples` has all samples by canonical position."""
+        """Return the batch, read into memory; `samples` has all samples by canonical position."""
         own = tuple(samples[place] for place in self.places)
         text_3BT, lengths_B = (part.clone() for part in self._parts(numbers))
         return Batch(
@@ -116,7 +116,7 @@ class StoredBatch:
         )
 
     def with_text(self, numbers: Tensor, samples: Sequence[Sample]) -> list[Sample]:
-        """The batch's samples, given without ids and labels, with them: views into the mapped file."""
+        """Return the batch's samples with their ids and labels added, as views into the mapped file."""
         text_3BT, lengths_B = self._parts(numbers)
         ids_BT, labels_BT, _ = text_3BT.numpy()
         return [
@@ -133,12 +133,12 @@ class StoredBatch:
 class BatchFile:
     """Collects batches, without their images, exactly as the collator made them.
 
-    What stays in memory of each is two numbers and the rows: small tensors and tables that outlive their batch would
-    lie between its large ones, and keep the allocator from releasing that memory.
+    Only two numbers and the rows of each batch stay in memory: small tensors kept between the large ones would prevent
+    the allocator from releasing the memory of the large ones.
     """
 
     def __init__(self, folder: Path | None) -> None:
-        """As for `VisualFile`."""
+        """Write in `folder`, with the same meaning as in `VisualFile`."""
         self._spool = Spool(folder, "token ids")
         self._batches: list[tuple[tuple[int, ...], tuple[Reject, ...], int, int]] = []
         self._numbers = 0
@@ -157,7 +157,7 @@ class BatchFile:
         self._numbers += text_3BT.numel() + len(rows)
 
     def read(self, position: Mapping[int, int]) -> tuple[Tensor, list[StoredBatch]]:
-        """The mapped numbers and the batches in them; `position` gives the canonical position of a row."""
+        """Return the mapped numbers and the batches in them; `position` has the canonical position of each row."""
         found = [
             StoredBatch(tuple(position[row] for row in rows), rejects, width, start)
             for rows, rejects, width, start in self._batches
@@ -172,9 +172,9 @@ class LossFile:
         """Prepare for samples that will come in the order `places` (canonical positions).
 
         Args:
-            folder: as for `VisualFile`.
+            folder: folder for the file, as in `VisualFile`.
             places: canonical position of each sample, in the order in which they are scored.
-            tokens: T of each sample, by canonical position.
+            tokens: number of label tokens T of each sample, by canonical position.
         """
         self._spool = Spool(folder, "losses")
         self._start = np.empty(len(tokens), dtype=np.int64)
@@ -191,7 +191,7 @@ class LossFile:
         self._spool.append(nll_N.double())
 
     def read(self, rounds: dict[str, int]) -> LossTable:
-        """All losses; `rounds` says how often each condition was scored, in that order."""
+        """Return all losses; `rounds` has the number of rounds of each condition, in the order of scoring."""
         columns = sum(rounds.values())
         return LossTable(
             self._spool.tensor(torch.float64, columns, self._total).numpy(), rounds, self._start, self._tokens
@@ -203,13 +203,13 @@ class LossTable:
     """Losses of every label token under every condition, in a mapped file."""
 
     columns: FloatArray
-    """One row per condition and round; label tokens of all samples, concatenated."""
+    """One row per condition and round, with the losses of the label tokens of all samples, concatenated."""
     rounds: dict[str, int]
     start: np.ndarray[tuple[int], np.dtype[np.int64]]
     tokens: list[int]
 
     def of(self, position: int) -> dict[str, list[FloatArray]]:
-        """Per condition and round, the losses [T] of one sample; views into the file."""
+        """Return the losses [T] of one sample per condition and round, as views into the file."""
         begin = int(self.start[position])
         part = self.columns[:, begin : begin + self.tokens[position]]
         found: dict[str, list[FloatArray]] = {}

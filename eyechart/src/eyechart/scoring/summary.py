@@ -1,6 +1,6 @@
-"""From per-token losses to the figures of check 1: losses, gaps with their standings, the order, and the verdict.
+"""Computation of the figures of check 1 from per-token losses: losses, gaps with standings, the order, the verdict.
 
-Kept apart from the scoring, so that saved per-token losses give the same figures again.
+It is separate from the scoring, so that the same figures can be computed again from saved per-token losses.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from eyechart.verdict.statistics import Estimate, FloatArray, Pairs
 from eyechart.verdict.verdict import Counts, Gate, Missing, judge
 
 _NO_ID = -1
-"""No token: where a vocabulary has none that ends a caption."""
+"""Stands for the end token if the vocabulary has none; no token has this id."""
 
 
 @dataclass(frozen=True)
 class SampleScore:
-    """One scored sample under every condition."""
+    """The losses of one scored sample under every condition."""
 
     row: int
     id: str
@@ -40,23 +40,23 @@ class SampleScore:
     caption: str
     image_hash: str
     label_ids_T: IntArray
-    """Token ids that carry loss, in reading order."""
+    """Token ids with a label, in reading order."""
     donors: tuple[int, ...]
     """Positions (in the list of scores) of the samples whose images replaced this one's, one per derangement."""
     nll: dict[str, list[FloatArray]]
-    """Per condition, NLL per label token in nats: one array [T], or one per derangement."""
+    """By condition, the NLL per label token in nats: one array [T], or one per derangement."""
 
 
 @dataclass(frozen=True)
 class Scores(Sequence[SampleScore]):
-    """Every scored sample, by row. Each is put together when it is asked for: the losses stay in a mapped file."""
+    """Every scored sample, in the order of rows. Each is assembled on request; the losses stay in a mapped file."""
 
     samples: list[Sample]
-    """Their texts, without images."""
+    """The samples with their texts, without images."""
     donors_SR: IntArray
     losses: LossTable
     visual: VisualSet | None
-    """Their own visual tokens, in a mapped file too; None without samples."""
+    """The samples' own visual tokens, also in a mapped file; None without samples."""
 
     def __len__(self) -> int:
         """Number of scored samples."""
@@ -69,7 +69,7 @@ class Scores(Sequence[SampleScore]):
     def __getitem__(self, position: slice) -> list[SampleScore]: ...
 
     def __getitem__(self, position: int | slice) -> SampleScore | list[SampleScore]:
-        """One sample, or some."""
+        """Return one sample, or several for a slice."""
         if isinstance(position, slice):
             return [self[i] for i in range(*position.indices(len(self)))]
         place = range(len(self))[position]
@@ -89,14 +89,14 @@ class Scores(Sequence[SampleScore]):
 def summarise(
     scores: Sequence[SampleScore], plan: Plan, donors: Donors, unscored: Mapping[str, int], remarks: Sequence[Remark]
 ) -> Ablation:
-    """Turn scores into judged results. Non-finite losses become None there, never NaN.
+    """Compute the results with the verdict from the scores. Losses that are not finite become None, never NaN.
 
     Args:
         scores: every scored sample.
-        plan: what was asked for.
-        donors: of `shuffled`.
-        unscored: held-out samples that could not be scored, by reason.
-        remarks: what is peculiar to how the conditions were made here, and what was left out.
+        plan: what was requested.
+        donors: the donors of `shuffled`.
+        unscored: number of held-out samples that could not be scored, by reason.
+        remarks: remarks on how the conditions were made here, and on what was left out.
     """
     settings, requested = plan.settings, plan.requested
     if requested is None:
@@ -148,7 +148,7 @@ def summarise(
 
 
 def _shuffled_beyond(table: _Table, donors: Donors) -> dict[str, Estimated]:
-    """What a wrong picture costs beyond inputs without any content, paired: the order of the losses with intervals."""
+    """Return the loss of shuffled minus that of inputs without picture content, paired and with intervals."""
     return {
         name: as_result(found)
         for name in CONTENT_FREE
@@ -158,7 +158,7 @@ def _shuffled_beyond(table: _Table, donors: Donors) -> dict[str, Estimated]:
 
 
 def _carried(scores: Sequence[SampleScore], table: _Table, gate: Gate, donors: Donors) -> list[Reason]:
-    """The warning that one image carries a gate's gap, where one does."""
+    """Return the warning that one image carries a gate's gap; an empty list if none does."""
     pairs = Pairs.of(table.differences(gate.name, "correct"), table.tokens_S, table.clusters_S, donors.table_SR)
     found = one_image(pairs, gate)
     if found is None:
@@ -180,7 +180,7 @@ class _Table:
     """Whether captions have an end token."""
     clusters_S: IntArray
     ids_N: IntArray
-    """Label tokens of all samples, one sample after the other."""
+    """Ids of the label tokens of all samples, one sample after the other."""
 
     @classmethod
     def of(cls, scores: Sequence[SampleScore], names: Sequence[str], end_id: int | None) -> _Table:
@@ -190,7 +190,7 @@ class _Table:
         without = {name: np.empty((size, rounds[name])) for name in names}
         tokens_S, words_S = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.int64)
         ids: list[IntArray] = []
-        for i, score in enumerate(scores):  # once: putting a sample together takes longer than adding it up
+        for i, score in enumerate(scores):  # only once, because assembling a sample takes longer than summing it
             word_T = score.label_ids_T != (_NO_ID if end_id is None else end_id)
             tokens_S[i], words_S[i] = len(word_T), word_T.sum()
             ids.append(score.label_ids_T)
@@ -213,11 +213,11 @@ class _Table:
         return name != other and self.finite(name) and self.finite(other)
 
     def differences(self, name: str, other: str) -> FloatArray:
-        """D_ir [S, R], nats per caption."""
+        """Return the differences D_ir [S, R] in nats per caption."""
         return self.sums[name] - self.sums[other]
 
     def estimate(self, name: str, other: str, donors_SR: IntArray | None) -> Estimate | None:
-        """What `name` costs beyond `other`, which has no donors; None where a loss is not finite."""
+        """Estimate the loss of `name` minus that of `other`, which has no donors; None if a loss is not finite."""
         if not self.comparable(name, other):
             return None
         return statistics.estimate(self.differences(name, other), self.tokens_S, self.clusters_S, donors_SR)
@@ -259,7 +259,7 @@ def _condition(table: _Table, name: str, estimate: Estimate | None, gate: Gate |
 
 
 def _made(derangements: int, names: Sequence[str]) -> list[Remark]:
-    """How the conditions were made, where a reader of another runbook would assume something else."""
+    """Return remarks on how the conditions were made if a reader of another runbook would assume something else."""
     codes: dict[str, RemarkCode] = {
         "shuffled": "donors-from-all-samples",
         "noise": "noise-of-scalar-moments",

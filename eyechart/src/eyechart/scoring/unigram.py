@@ -1,22 +1,23 @@
-"""Check 0: does the language model read these captions, better than counting tokens predicts them?
+"""Check 0: whether the language model predicts these captions better than the frequencies of their tokens do.
 
-A model with the wrong tokenizer, with permuted embeddings, or of another language can still be steered by a connector,
-and pass check 1 at a loss at which no caption is read. The rival knows nothing but how often each token occurs:
+A model with the wrong tokenizer, with permuted embeddings, or for another language can still be influenced by a
+connector. It may pass check 1 with a loss so high that it does not read the captions. It is therefore compared with a
+unigram model, which only knows how often each token occurs:
 
     p(t) = (count(t) + 1) / (N + V)                       add-one smoothing; N label tokens counted, V to choose from
     D_i  = sum_t -ln p(t) - sum_t nll(t)                  paired, per caption, over the very label tokens scored
     gain = sum_i D_i / sum_i T_i                          nats per label token, clustered by image
 
-The claim "the gain exceeds 0" has one standing (`verdict.standing`), and `costs` means that the captions are read. It
-is about the language model and the text, not about the connector: a connector that is not trained yet can ruin every
-caption. So the better loss of `correct` and `no-image` counts; where no-image was not scored, the loss with zeros is
-used instead.
+The claim "the gain exceeds 0" has one standing (`verdict.standing`), and `costs` means that the captions are read. The
+claim is about the language model and the text, not about the connector: a connector that is not yet trained can make
+every caption unlikely. The lower loss of `correct` and `no-image` is therefore used; if no-image was not scored, the
+loss with zeros is used in its place.
 
-Counted are the training captions. Where there are none (rows scored without training data), every caption is predicted
-from the other scored captions, those of its own image left out. That is sound: a caption never takes part in its own
-prediction, and images stay independent. It is a weaker rival, because add-one smoothing over a large vocabulary needs
-many captions to come down from ln V, so it can only err towards "the captions are read". One image alone leaves nothing
-to count, and the check is then not made.
+The token counts come from the training captions. If there are none (rows scored without training data), every caption
+is predicted from the scored captions of all other images. This is valid, because a caption is never used for its own
+prediction. Such a unigram is weaker, because add-one smoothing over a large vocabulary needs many captions to reach a
+loss well below ln V, so the check can only err towards "the captions are read". With a single image there is nothing to
+count, and the check is not made.
 
 Dimension suffixes: S samples, N label tokens of all samples in their order, K distinct tokens.
 """
@@ -35,7 +36,7 @@ from eyechart.verdict.pair_statistics import as_result
 from eyechart.verdict.statistics import FloatArray
 
 MOST_CAPTIONS = 20_000
-"""Training captions counted at most: with more, the counts of all but the rarest tokens stay the same."""
+"""Maximum number of training captions counted; more would only change the frequencies of the rarest tokens."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,13 @@ class TokenCounts:
     """How often each token occurs among the label tokens of some captions."""
 
     ids_K: IntArray
-    """Distinct tokens, ascending."""
+    """Ids of the distinct tokens, ascending."""
     counts_K: IntArray
     captions: int
 
     @classmethod
     def of(cls, labels: Iterable[IntArray]) -> TokenCounts:
-        """Count the labels [T] of captions; positions with IGNORE_INDEX are none."""
+        """Count the labels [T] of captions, without positions that have IGNORE_INDEX."""
         chosen = [labels_T[labels_T != IGNORE_INDEX] for labels_T in labels]
         joined = np.concatenate(chosen) if chosen else np.empty(0, dtype=np.int64)
         ids_K, counts_K = np.unique(joined, return_counts=True)
@@ -57,7 +58,7 @@ class TokenCounts:
 
     @property
     def tokens(self) -> int:
-        """Label tokens counted."""
+        """Number of label tokens counted."""
         return int(self.counts_K.sum())
 
 
@@ -67,7 +68,7 @@ class ScoredTokens:
 
     ids_N: IntArray
     tokens_S: IntArray
-    """Label tokens of each caption, at least 1; they sum to N."""
+    """Number of label tokens of each caption, at least 1; the sum is N."""
     clusters_S: IntArray
     """Number of each caption's image, 0..G-1."""
 
@@ -75,16 +76,16 @@ class ScoredTokens:
 def check_unigram(
     scored: ScoredTokens, sums: Mapping[str, FloatArray], training: TokenCounts | None, size: int | None
 ) -> Unigram | None:
-    """Check 0.
+    """Run check 0.
 
     Args:
         scored: the label tokens of the scored captions.
         sums: summed NLL [S,1] per condition, nats per caption; only conditions whose losses are all finite.
         training: counts of the training captions; without them the other scored captions are counted.
-        size: tokens that the model chooses from; by default as many as were seen.
+        size: number of tokens in the vocabulary; by default the number of distinct tokens seen.
 
     Returns:
-        None where there is no finite loss with the right image, or nothing to count.
+        The result; None if there is no finite loss with the right image, or nothing to count.
     """
     alone = training is None and (not len(scored.clusters_S) or int(scored.clusters_S.max()) == 0)
     if "correct" not in sums or alone or (training is not None and not training.tokens):
@@ -109,7 +110,7 @@ def check_unigram(
 
 
 def _counted(ids_N: IntArray, training: TokenCounts, vocabulary: int) -> FloatArray:
-    """NLL [N] under the counts of other captions, nats."""
+    """Return the NLL [N] under the counts of the training captions, in nats."""
     place_N = np.minimum(np.searchsorted(training.ids_K, ids_N), len(training.ids_K) - 1)
     count_N = np.where(training.ids_K[place_N] == ids_N, training.counts_K[place_N], 0)
     nll_N: FloatArray = np.log(training.tokens + vocabulary) - np.log(count_N + 1.0)
@@ -117,7 +118,7 @@ def _counted(ids_N: IntArray, training: TokenCounts, vocabulary: int) -> FloatAr
 
 
 def _left_out(scored: ScoredTokens, vocabulary: int) -> FloatArray:
-    """NLL [N] of each token under the counts of all captions but those of its own image, nats."""
+    """Return the NLL [N] of each token under the counts of all captions except those of its own image, in nats."""
     kinds, code_N = np.unique(scored.ids_N, return_inverse=True)
     image_N = np.repeat(scored.clusters_S, scored.tokens_S)
     all_K, all_G = np.bincount(code_N), np.bincount(image_N)

@@ -1,11 +1,12 @@
-"""Tokens joined to words, for any language and any tokenizer, and what a wrong picture costs each.
+"""Joining of tokens to words, for any language and any tokenizer, with the cost of a wrong picture for each word.
 
-A token is not a word: a word may be several tokens, a token several words, and the tokens of one emoji or one rare
-Chinese character are bytes that mean nothing alone. So the text is cut twice, into words by its characters and into
-tokens by decoding ever longer beginnings of it, and a piece ends where both cuts agree.
+A token is not a word: a word may have several tokens, a token may contain several words, and the tokens of an emoji or
+a rare Chinese character are bytes without a meaning of their own. The text is therefore cut twice: into words by its
+characters, and into tokens by decoding longer and longer beginnings of it. A piece ends where both cuts agree.
 
-A word is a run of letters, digits and their combining marks, with apostrophes and hyphens inside; in scripts written
-without spaces every character is one (its token then decides). Every other visible character is a piece of its own.
+A word is a run of letters, digits and their combining marks, possibly with apostrophes and hyphens inside. In scripts
+written without spaces, every character is a word, so that pieces end where tokens end. Every other visible character is
+a separate piece.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from eyechart.scoring.summary import SampleScore
 from eyechart.verdict.statistics import FloatArray
 
 Decode = Callable[[list[int]], str]
-"""Token ids to text, special tokens kept and no spaces cleaned up."""
+"""Converts token ids to text, keeping special tokens and all spaces."""
 
 _JOINER = "\u200d"
 _INNER = "'\u2019-\u2010"
-"""Apostrophes and hyphens: part of a word between two letters."""
+"""Apostrophes and hyphens, which are part of a word if they are between two letters."""
 # Han with its extensions and iteration marks, kana, Thai, Lao, Myanmar, Khmer.
 _UNSPACED = (
     (0x0E00, 0x0EFF),
@@ -44,34 +45,34 @@ _SKIN_TONES, _FLAG_LETTERS = (0x1F3FB, 0x1F3FF), (0x1F1E6, 0x1F1FF)
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A piece of a caption and the label tokens that make it."""
+    """A piece of a caption, and the label tokens that it consists of."""
 
     text: str
-    """With the space before it, and the last one of a caption with the space after it."""
+    """Text of the piece with the space before it; the last piece of a caption also has the space after it."""
     first: int
     stop: int
-    """Label tokens first..stop-1."""
+    """End of the range of its label tokens, which are first..stop-1."""
 
     @property
     def word(self) -> str:
-        """Without the space around it, in one case: what counts as the same word in a table."""
+        """The text in lower case without surrounding space; equal texts count as the same word in tables."""
         return self.text.strip().casefold()
 
     @property
     def has_word(self) -> bool:
-        """Whether there is a letter or digit in it, rather than punctuation, an emoji or nothing."""
+        """Whether the piece contains a letter or a digit, and not only punctuation, an emoji or nothing."""
         return any(_kind(c) in ("word", "unspaced") for c in self.text)
 
 
 def gaps_of(score: SampleScore) -> FloatArray:
-    """nll(shuffled) - nll(correct) per label token, [T, R]: one column per derangement."""
+    """Return nll(shuffled) - nll(correct) per label token, [T, R], with one column per derangement."""
     return np.stack([wrong_T - score.nll["correct"][0] for wrong_T in score.nll["shuffled"]], axis=1)
 
 
 def pieces_of(score: SampleScore, decode: Decode, eos_id: int | None) -> list[Piece]:
-    """A caption cut into words, each with the nats that a wrong picture costs it; EOS comes last, as its own piece.
+    """Cut a caption into words, each with the cost of a wrong picture in nats; EOS is a separate piece at the end.
 
-    The texts of the pieces other than EOS add up to the caption as far as it carries labels.
+    The texts of the other pieces, joined, are the part of the caption that has labels.
     """
     gaps_T = gaps_of(score).mean(axis=1)
     spans, end = spans_of(score.label_ids_T.tolist(), decode, eos_id)
@@ -83,7 +84,7 @@ def spans_of(ids: list[int], decode: Decode, eos_id: int | None) -> tuple[list[S
     """Cut label tokens into words.
 
     Returns:
-        The pieces in reading order, which together hold every token but a closing EOS, and whether there is one.
+        The pieces in reading order, which together contain every token except a final EOS, and whether there is an EOS.
     """
     end = bool(ids) and ids[-1] == eos_id
     ids = ids[:-1] if end else ids
@@ -93,7 +94,7 @@ def spans_of(ids: list[int], decode: Decode, eos_id: int | None) -> tuple[list[S
     start, first = 0, 0
     for stop in range(1, len(ids) + 1):
         place = _place(ids, stop, decode, text)
-        # Not a border: the middle of a character, a word, or nothing but space so far.
+        # A piece does not end inside a character or a word, nor if it contains only space so far.
         if stop < len(ids) and (place is None or place in inside or not text[start:place].strip()):
             continue
         place = len(text) if place is None else place
@@ -106,7 +107,7 @@ def spans_of(ids: list[int], decode: Decode, eos_id: int | None) -> tuple[list[S
 
 
 def _place(ids: list[int], stop: int, decode: Decode, text: str) -> int | None:
-    """Where the first `stop` tokens end in the text; None inside a character, whose bytes decode to something else."""
+    """Return the position in the text where the first `stop` tokens end; None if this is inside a character."""
     if stop == len(ids):
         return len(text)
     beginning = decode(ids[:stop])
@@ -114,18 +115,18 @@ def _place(ids: list[int], stop: int, decode: Decode, text: str) -> int | None:
 
 
 def _inside_words(text: str) -> set[int]:
-    """Positions between two characters of one word."""
+    """Return the positions between two characters of the same word."""
     return {place for place in range(1, len(text)) if _joined(text, place)}
 
 
 def _joined(text: str, place: int) -> bool:
-    """Whether the characters before and after `place` belong together."""
+    """Return whether the characters before and after `place` belong together."""
     before, after = text[place - 1], text[place]
     left, right = _kind(before), _kind(after)
     if right == "extend" or before == _JOINER:
         return left != "space"
     if right == "flag" and left == "flag":
-        # Two letters make a flag, so the number of them before decides.
+        # A flag is a pair of regional letters, so the number of letters before this place decides.
         run = 0
         while run < place and _kind(text[place - 1 - run]) == "flag":
             run += 1
@@ -138,7 +139,7 @@ def _joined(text: str, place: int) -> bool:
 
 
 def _base(text: str, place: int) -> str:
-    """Kind of the character before `place`, combining marks skipped."""
+    """Return the kind of the character before `place`, skipping combining marks."""
     while place > 1 and _kind(text[place - 1]) == "extend":
         place -= 1
     return _kind(text[place - 1]) if place > 0 else "space"

@@ -1,9 +1,10 @@
-"""Which words the picture carries.
+"""The words that rely on the picture.
 
     gap of a token = nll(shuffled) - nll(correct), shuffled averaged over the derangements; of a word, their sum
 
-Under teacher forcing, early words reveal content to later ones ("a black and white ..." names the cow before it comes),
-so gaps of late words understate what the picture carries. The first content word has nothing before it to lean on.
+Under teacher forcing, later words can be guessed from earlier ones (after "a black and white ...", "cow" is likely even
+without the picture), so the gaps of late words understate how much they rely on the picture. The first content word
+cannot be guessed in this way.
 
 Content words without a list of any language: the most frequent words that together make up a third of all words of the
 scored captions are taken for glue ("a", "of", "on"); the first word of a caption that is not glue is its first content
@@ -29,17 +30,17 @@ from eyechart.verdict.pair_statistics import as_result
 from eyechart.verdict.statistics import FloatArray, Pairs, clusters_of
 
 GLUE_SHARE = 1 / 3
-"""Of all words of the scored captions: what the most frequent ones together make up that count as glue."""
+"""The most frequent words that together make up this share of all words of the scored captions count as glue."""
 _LISTED = 20
 
 
 @dataclass
 class _Tally:
-    """All scored captions, one pass; of each only its pieces stay, and equal pieces are one object."""
+    """Sums over all scored captions, made in one pass. Only the captions' pieces are kept; equal pieces are shared."""
 
     spans: list[tuple[Span, ...]] = field(default_factory=list)
     words: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """By word, how often it occurs and the sum of its gaps in nats."""
+    """For each word, its number of occurrences and the sum of its gaps in nats."""
     tokens: int = 0
     total: float = 0.0
     """Summed gap of all label tokens, averaged over derangements."""
@@ -56,7 +57,7 @@ class _Tally:
         self.total += float(gaps_TR.mean(axis=1).sum())
 
     def table(self, sure: bool) -> list[WordGap]:
-        """Every word, punctuation and emoji included; EOS is none, but counts in the whole."""
+        """Return every word, including punctuation and emoji. EOS is not a word, but its gap is part of the total."""
         return [
             WordGap(word=word, count=count, gap=gap / count, share=gap / self.total if sure else None)
             for word, (count, gap) in self.words.items()
@@ -69,14 +70,14 @@ def words_of(
     """Sum the gaps of tokens up to words, over all scored captions.
 
     Args:
-        scores: with the conditions `correct` and `shuffled`.
-        decode: token ids to text, special tokens kept and no spaces cleaned up.
+        scores: scored samples with the conditions `correct` and `shuffled`.
+        decode: converts token ids to text, keeping special tokens and all spaces.
         eos_id: the token that ends a caption.
-        settings: `words_min_count`.
-        sure: whether the gap of `shuffled` is surely above 0; otherwise there is nothing to share among words.
+        settings: contains `words_min_count`.
+        sure: whether the gap of `shuffled` is above 0 with 99% confidence; if not, words have no shares of it.
 
     Returns:
-        The tables, or None where `shuffled` was not scored or a loss is not finite (the verdict then says so).
+        The tables, or None if `shuffled` was not scored or a loss is not finite (the verdict then says so).
     """
     if not scores or any("shuffled" not in score.nll for score in scores):
         return None
@@ -120,7 +121,7 @@ def words_of(
 
 
 def first_content_words(captions: Sequence[Sequence[Span]]) -> list[Span | None]:
-    """The first word of each caption that is not glue (see the top of this file); None where all of its words are."""
+    """Return the first word of each caption that is not glue (see the top of this file); None if all words are glue."""
     counts = Counter(span.word for spans in captions for span in spans if span.has_word)
     glue, seen = set(), 0
     for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
@@ -132,7 +133,7 @@ def first_content_words(captions: Sequence[Sequence[Span]]) -> list[Span | None]
 
 
 def _mean(gaps_SR: FloatArray, clusters_S: IntArray, donors_SR: IntArray) -> Estimated:
-    """Mean over the captions that have the word in question, each with R donors; nan if it has no such word."""
+    """Return the mean over captions, each with R donors; captions without the word in question have nan, left out."""
     chosen = np.flatnonzero(np.isfinite(gaps_SR).all(axis=1))
     if not len(chosen):
         return Estimated(value=None)
@@ -142,7 +143,7 @@ def _mean(gaps_SR: FloatArray, clusters_S: IntArray, donors_SR: IntArray) -> Est
 
 
 def _smallest_half(table: Sequence[WordGap]) -> int | None:
-    """How few words it takes for half of the whole gap."""
+    """Return the smallest number of words that together account for half of the whole gap."""
     seen = 0.0
     shares = sorted((word.share for word in table if word.share is not None), reverse=True)
     for count, share in enumerate(shares, start=1):

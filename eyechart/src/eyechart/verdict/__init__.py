@@ -1,1 +1,1 @@
-"""Statistics and judgements: how sure a figure is, and what it decides."""
+"""Statistics and judgements: the confidence of each figure, and the verdicts that follow from it."""

@@ -17,7 +17,7 @@ _GATES = ("shuffled", "zero", "noise")
 def conclude(
     ablation: Ablation | None, coverage: Coverage | None, findings: Sequence[Finding] = ()
 ) -> list[Conclusion]:
-    """Everything that may be said about a run, one conclusion per topic (`order` has one per comparison)."""
+    """Return all conclusions about a run, one per topic (`order` has one per comparison)."""
     found = [_headline(ablation, coverage, faulty=first_error(findings) is not None)]
     if ablation is not None:
         found += [*_pattern(ablation), *_order(ablation), *_information(ablation)]
@@ -31,7 +31,7 @@ def conclude(
 
 
 def standings(ablation: Ablation) -> dict[str, Standing]:
-    """Of the gates that have a gap."""
+    """Return the standings of the gates that have a gap."""
     measured = {name: ablation.conditions.get(name) for name in _GATES}
     return {name: c.standing for name, c in measured.items() if c is not None and c.standing is not None}
 
@@ -60,13 +60,13 @@ def _headline(ablation: Ablation | None, coverage: Coverage | None, faulty: bool
         return _said("headline", "loss-not-finite")
     if content == "ruled out":
         return _said("headline", "content-not-used", {"shuffled": "ruled out"})
-    # The content is costs or open here, so what failed is zero or noise.
+    # Here, the standing of `shuffled` is `costs` or `open`, so the gate that failed is zero or noise.
     asserts = {name: standing for name, standing in stand.items() if name == "shuffled" or standing == "ruled out"}
     return _said("headline", "content-used-but-gate-fails" if content == "costs" else "gate-fails", asserts)
 
 
 def _pattern(ablation: Ablation) -> Iterator[Conclusion]:
-    """What distinguishes a model that uses the picture from one that has only learnt the style of captions."""
+    """Yield the conclusion that distinguishes using the picture from having only learnt the style of captions."""
     stand = standings(ablation)
     content, presence = stand.get("shuffled"), [stand.get("zero"), stand.get("noise")]
     if content is None or None in presence:
@@ -96,7 +96,7 @@ def _order(ablation: Ablation) -> Iterator[Conclusion]:
 
 
 def _information(ablation: Ablation) -> Iterator[Conclusion]:
-    """What the picture contributes beyond the best constant prompt."""
+    """Yield the conclusion about what the picture contributes beyond the best constant prompt."""
     split, blind = ablation.decomposition, ablation.conditions.get("blind")
     if split is None:
         return

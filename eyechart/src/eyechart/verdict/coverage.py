@@ -1,4 +1,4 @@
-"""Check 2: how much of the captions survives max_seq_len, judged from the collator's own counts.
+"""Check 2: how much of the captions remains at max_seq_len, judged from the collator's own counts.
 
 The counting itself is `seam.CollateStats`; this file has the verdict and the figures of the fix: the
 smallest max_seq_len that is enough, and what the prompt around the image block costs.
@@ -17,18 +17,18 @@ from eyechart.settings import CoverageSettings
 
 @dataclass(frozen=True)
 class Counted:
-    """One split as the collator counted it."""
+    """The collator's counts of one part of the split."""
 
     source: Literal["training", "audit", "score"]
-    """Where the counts come from."""
+    """Source of the counts."""
     stats: CollateStats
-    """Over all usable samples."""
+    """Counts over all usable samples."""
     max_seq_len: int
-    """The limit the samples were cut to, tokens."""
+    """Number of tokens to which the samples were cut."""
     block_tokens: int
-    """Tokens of one image block."""
+    """Number of tokens in one image block."""
     wrapper_tokens: float
-    """Average tokens of the prompt besides the image block."""
+    """Average number of prompt tokens outside the image block."""
     rejected: Mapping[str, int]
     """Unusable rows by reason. They are reported; `data.max_rejected` decides whether a run goes on."""
     image_cut: int
@@ -40,11 +40,11 @@ class Counted:
 
 
 def judge_coverage(counted: Counted, thresholds: CoverageSettings) -> Coverage:
-    """Judge one split; thresholds in percent.
+    """Judge one part of the split; thresholds are in percent.
 
     Returns:
-        FAIL if any limit is broken, INCONCLUSIVE if there was nothing to count, else PASS; every reason that is not
-        clean can be written with what to change.
+        FAIL if any limit is exceeded, INCONCLUSIVE if there was nothing to count, otherwise PASS. Every reason for a
+        failure or warning has the figures needed to say what to change.
     """
     stats, max_seq_len, block_tokens = counted.stats, counted.max_seq_len, counted.block_tokens
     smallest = smallest_max_seq_len(stats, thresholds.truncated_warn, block_tokens) if stats.samples else max_seq_len
@@ -84,9 +84,9 @@ def judge_coverage(counted: Counted, thresholds: CoverageSettings) -> Coverage:
 
 
 def smallest_max_seq_len(stats: CollateStats, allowed_pct: float, block_tokens: int) -> int:
-    """The smallest limit that truncates at most `allowed_pct` percent of the samples, in tokens.
+    """Return the smallest limit, in tokens, that truncates at most `allowed_pct` percent of the samples.
 
-    It is never so small that it cuts the image block or leaves no token after it, whatever percentage is allowed.
+    Regardless of this percentage, the limit includes the whole image block and at least one token after it.
     """
     assert stats.samples > 0
     needed = block_tokens + 1
@@ -100,7 +100,7 @@ def smallest_max_seq_len(stats: CollateStats, allowed_pct: float, block_tokens: 
 
 
 def _reasons(stats: CollateStats, thresholds: CoverageSettings, image_cut: int) -> list[Reason]:
-    """What fails, then what is only worth a warning."""
+    """Return the reasons for a failure, followed by those for a warning."""
     found: list[Reason] = []
     if stats.truncated_pct > thresholds.truncated_fail:
         found.append(_over("truncated-too-many", "fails", thresholds.truncated_fail))

@@ -1,7 +1,9 @@
-"""Does one image carry the gap of `shuffled`? No formula for a standard error covers that; leaving each image out does.
+"""A test of whether one image causes the gap of `shuffled`, made by leaving out each image in turn.
 
-An image takes part in the gap twice: as the picture of its own captions, and as the wrong picture of others. It is
-left out in both parts. This is the delete-one jackknife over images, read for its largest single term.
+No formula for a standard error covers this case.
+
+An image takes part in the gap twice: as the picture of its own captions, and as the wrong picture of others. It is left
+out in both roles. This is the delete-one jackknife over images, of which only the largest term is used.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from eyechart.verdict.statistics import Estimate, Pairs
 from eyechart.verdict.verdict import Gate
 
 _MOST = 0.5
-"""Share of the gap from which on one image carries it."""
+"""If at least this share of the gap is due to one image, this image carries the gap."""
 
 
 @dataclass(frozen=True)
@@ -24,30 +26,30 @@ class Influence:
     """The image without which the gap changes most."""
 
     image: int
-    """Its number."""
+    """Number of the image."""
     without: Estimate
-    """The gap over the pairs in which it has no part."""
+    """The gap over the pairs in which the image does not occur."""
     before: Standing
     after: Standing
-    """Standing of the gate with all images, and without this one."""
+    """Standing of the gate without this image; `before` is the standing with all images."""
     share: float
-    """Share of the gap that goes with it."""
+    """Share of the gap that is due to the image."""
 
     @property
     def decides(self) -> bool:
-        """Whether the gate has another standing without it."""
+        """Whether the gate has another standing without the image."""
         return self.before != self.after
 
 
 def one_image(pairs: Pairs, gate: Gate) -> Influence | None:
-    """The image that carries the gap or decides the standing of its gate; None if there is none.
+    """Return the image that carries the gap or decides the standing of its gate; None if there is none.
 
-    A gap within the margin is close to noise, and a share of it is meaningless: there only a gate that stands
-    elsewhere counts.
+    If the gap is within the margin, it is close to noise and a share of it is meaningless: only a change of the gate's
+    standing is then considered.
 
     Args:
-        pairs: differences of `shuffled` to `correct`.
-        gate: its gate, with the estimate over all pairs.
+        pairs: differences between `shuffled` and `correct`.
+        gate: the gate of `shuffled`, with the estimate over all pairs.
     """
     gaps_G = pairs.gaps_without_each()
     if len(gaps_G) < 3 or not np.isfinite(gaps_G).all():
@@ -64,7 +66,7 @@ def one_image(pairs: Pairs, gate: Gate) -> Influence | None:
 
 
 def warning(found: Influence, gate: Gate, row: int, image: str) -> Reason:
-    """The warning, naming the image by the row and path of its first caption."""
+    """Return the warning, which names the image by the row and path of its first caption."""
     return Reason(
         code="one-image-carries" if found.share > _MOST else "one-image-decides",
         effect="warns",

@@ -1,10 +1,10 @@
-"""When a connector begins to use the picture: the one rule, for page and terminal. It only reads standings.
+"""The rule for when a connector begins to use the picture, for the page and the terminal. It only reads standings.
 
-How often it is wrong. Each lower bound of a look is taken at 1 - 0.01/(looks of the run), so that by the union bound at
-most 1% of runs, nominally, name a look whose true gap is at or below the margin, whether or not the looks of a run
-resemble one another; 1% again for each other plan of looks that a run is resumed with. "Nominally", because it rests on
-Student's t over 16 captions. Simulated (`benchmarks/looks_error.py`: 5,000 runs of 7 looks of 16 captions with 7 wrong
-pictures each, true gap exactly at the margin), between identical looks and independent ones:
+Its error rate: the lower bound of each look has the confidence 1 - 0.01/(looks of the run). By the union bound, at most
+1% of runs nominally name a look whose true gap is not above the margin, whether the looks are dependent or not. If a
+run is resumed with another plan of looks, a further 1% is added. The rate is nominal because the bounds use Student's t
+over 16 captions. Rates in simulations (`benchmarks/looks_error.py`: 5,000 runs of 7 looks of 16 captions with 7 wrong
+pictures each, with the true gap exactly at the margin), from identical looks to independent looks:
 
     captions differ, normal                              0.1% to 0.7%
     captions differ, Student's t with 3 degrees          0.1% to 0.4%
@@ -14,8 +14,8 @@ pictures each, true gap exactly at the margin), between identical looks and inde
     most captions gain a little, few lose much           4.4% to 27%
     the same by one picture in 16, which may be absent   36% to 96%
 
-At a true gap of 0 these are 0.6% at most, but for the last two: up to 3.9% and 85%. So an onset is a hint,
-and check 1 with its hundred samples and more decides.
+With a true gap of 0, these rates are at most 0.6%, except for the last two, which are up to 3.9% and 85%. An onset is
+therefore only a hint; check 1, which has a hundred samples or more, decides.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from eyechart.results import Look
 
 
 def onset(looks: Sequence[Look]) -> int | None:
-    """The first look that says `costs` after the last that says `ruled out`, by the standing of its shuffled gap.
+    """Return the first look whose shuffled gap has the standing `costs`, after the last with the standing `ruled out`.
 
     Args:
-        looks: by rising step.
+        looks: looks in the order of steps.
 
     Returns:
-        Its position; None if no look after the last `ruled out` is `costs`.
+        The position of the look; None if no look after the last `ruled out` is `costs`.
     """
     ruled_out = last_ruled_out(looks)
     start = 0 if ruled_out is None else ruled_out + 1
@@ -40,5 +40,5 @@ def onset(looks: Sequence[Look]) -> int | None:
 
 
 def last_ruled_out(looks: Sequence[Look]) -> int | None:
-    """Position of the last look that is `ruled out`; a connector that uses the picture has begun after it."""
+    """Return the position of the last look that is `ruled out`; a connector that uses pictures has begun later."""
     return next((place for place in reversed(range(len(looks))) if looks[place].shuffled == "ruled out"), None)

@@ -8,10 +8,10 @@ from eyechart.results import Ablation, Coverage, Finding, Verdict
 
 
 def overall(ablation: Ablation | None, coverage: Coverage | None, findings: Sequence[Finding] = ()) -> Verdict:
-    """FAIL before INCONCLUSIVE before PASS, over the checks that were run; nothing judged is INCONCLUSIVE.
+    """Return the worst verdict of the checks that were run (FAIL, INCONCLUSIVE, PASS); INCONCLUSIVE if none was run.
 
-    An error among the findings bars PASS: the gates stay as they are and are shown, but a figure that was measured
-    with a fault proves nothing, so the whole is INCONCLUSIVE.
+    If the findings contain an error, a PASS becomes INCONCLUSIVE: the gates are shown unchanged, but figures that were
+    measured with a fault prove nothing.
     """
     verdicts = [check.verdict for check in (ablation, coverage) if check is not None]
     if "FAIL" in verdicts:
@@ -22,5 +22,5 @@ def overall(ablation: Ablation | None, coverage: Coverage | None, findings: Sequ
 
 
 def first_error(findings: Sequence[Finding]) -> Finding | None:
-    """The most likely cause among the errors; None without one."""
+    """Return the error that is the most likely cause; None if there is no error."""
     return next((found for found in findings if found.severity == "error"), None)

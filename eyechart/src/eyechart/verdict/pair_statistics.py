@@ -17,11 +17,11 @@ _LEVEL = 0.95
 _BOTH_WAYS = 2 * LEVEL - 1
 """Confidence of the two-sided interval whose ends are one-sided bounds at `LEVEL`."""
 _DRAWN_AT_ONCE = 100_000
-"""Images drawn in one go: 2.4 MB with what is looked up for them, however many images there are."""
+"""Number of images drawn at a time, which needs 2.4 MB including the values looked up, for any number of images."""
 
 
 def as_result(found: Estimate, margin: float = 0.0) -> Estimated:
-    """A gap with its 95% interval as results hold it, and whether it exceeds a margin."""
+    """Convert a gap to the form of the results, with its 95% interval and its standing against a margin."""
     held = stand_gap(found, margin)
     return Estimated(
         value=found.gap,
@@ -41,27 +41,27 @@ def bootstrap_mean(
     margin: float | None = None,
     share: bool = True,
 ) -> Estimated:
-    """Mean over captions with a percentile bootstrap interval; captions of one image are drawn together.
+    """Return the mean over captions with a percentile bootstrap interval; captions of one image are drawn together.
 
-    If every caption has the same value, the bootstrap finds no spread. For values of 0 or 1 the exact binomial
-    interval (Clopper and Pearson 1934) over the images is used instead, so that 20 hits of 20 do not appear as
-    certainty; other equal values, such as 1/k where all k images tie, have none.
+    If every caption has the same value, the bootstrap finds no spread. For values of 0 or 1, the exact binomial
+    interval (Clopper and Pearson 1934) over the images is then used, so that 20 hits of 20 do not appear as certainty.
+    Other equal values, such as 1/k if all k images tie, have no interval.
 
     Args:
         values_S: one figure per caption.
-        clusters_S: cluster ids of their images.
+        clusters_S: cluster id of each caption's image.
         generator: draws the resamples.
-        margin: what the mean is held against, such as chance; None claims nothing.
+        margin: the value with which the mean is compared, such as chance; if None, nothing is claimed.
         share: whether values of 0 and 1 are misses and hits.
     """
-    from scipy import stats  # takes a second, which only who asks for matching should wait for
+    from scipy import stats  # imported here because it takes a second and only matching needs it
 
     value = float(values_S.mean())
     ids, place_S = np.unique(clusters_S, return_inverse=True)
     if len(ids) < 2:
         return _held(Estimated(value=value), None, margin)
     if np.ptp(values_S) == 0:
-        value = float(values_S[0])  # the mean of equal numbers can be off in its last digit, and chance is exact
+        value = float(values_S[0])  # exact: a computed mean may differ from it in the last digit
         if not share or value not in (0.0, 1.0):
             return _held(Estimated(value=value, se=0.0, ci95=(value, value)), (value, value), margin)
         exact = stats.binomtest(round(value * len(ids)), len(ids))
@@ -88,7 +88,7 @@ def bootstrap_mean(
 
 
 def _held(found: Estimated, bounds: tuple[float, float] | None, margin: float | None) -> Estimated:
-    """With its 99% bounds, and its standing against the margin."""
+    """Return the estimate with its 99% bounds and its standing against the margin."""
     lower, upper = bounds or (None, None)
     standing = None if margin is None else stand(lower, upper, margin)
     return found.model_copy(update={"lower99": lower, "upper99": upper, "margin": margin, "standing": standing})

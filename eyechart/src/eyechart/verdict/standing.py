@@ -23,37 +23,37 @@ from eyechart.verdict.statistics import Estimate
 LEVEL = 0.99
 """One-sided confidence of both bounds."""
 SHARED_ERROR = 0.01
-"""Chance that any of several claims is decided wrongly, where one of them decides for all."""
+"""Total error probability shared by several claims of which a single one is enough for a decision."""
 ROUNDING = 1e-7
-"""A gap and a standard error below this, in nats per token, count as no difference."""
+"""If a gap and its standard error are both below this, in nats per token, they count as no difference."""
 
 
 @dataclass(frozen=True)
 class Stand:
-    """A standing with the bounds it was read from."""
+    """A standing with the bounds from which it follows."""
 
     standing: Standing
     margin: float
     lower: float | None
-    """At `LEVEL` unless another level was asked for."""
+    """Lower bound, at `LEVEL` unless another level was requested."""
     upper: float | None
     upper_level: float
 
 
 def stand(lower: float | None, upper: float | None, margin: float) -> Standing:
-    """The standing of a claim, from its bounds; in the unit of the margin."""
+    """Return the standing of a claim, from its bounds, which have the unit of the margin."""
     if lower is None or upper is None:
         return "open"
     return "costs" if lower > margin else "ruled out" if upper <= margin else "open"
 
 
 def stand_gap(estimate: Estimate, margin: float = 0.0, upper_level: float = LEVEL, lower_level: float = LEVEL) -> Stand:
-    """The standing of the claim "this gap exceeds its margin".
+    """Return the standing of the claim "this gap exceeds its margin".
 
     Args:
         estimate: the gap, in nats per label token.
-        margin: what it must exceed.
-        upper_level: one-sided confidence of the upper bound; `shared_level` where one of several claims is enough.
+        margin: the value that the gap must exceed.
+        upper_level: one-sided confidence of the upper bound; `shared_level` if one of several claims is enough.
         lower_level: one-sided confidence of the lower bound.
     """
     lower, upper = estimate.lower(lower_level), estimate.upper(upper_level)
@@ -64,10 +64,10 @@ def stand_gap(estimate: Estimate, margin: float = 0.0, upper_level: float = LEVE
 
 
 def unmoved(gap: float | None, se: float | None) -> bool:
-    """Whether a difference is none but for rounding; without a standard error (one image) that is not known."""
+    """Return whether a difference is only rounding; False without a standard error (one image)."""
     return gap is not None and se is not None and abs(gap) < ROUNDING and se < ROUNDING
 
 
 def shared_level(claims: int) -> float:
-    """Level of each of several bounds, so that together they err no more often than `SHARED_ERROR` (Bonferroni)."""
+    """Return the level of each of several bounds, so that their total error is at most `SHARED_ERROR` (Bonferroni)."""
     return 1 - SHARED_ERROR / max(1, claims)

@@ -6,7 +6,7 @@ With T_i label tokens in sample i and D_i the summed NLL under a condition minus
     SE  = sqrt( G/(G-1) * sum_g (sum_{i in g} e_i)^2 ) / sum_i T_i           e_i = D_i - T_i * gap, g an image
 
 and for `shuffled`, where an image is also a donor, the dyadic form in `dyadic_variance`. Intervals use Student's t
-with G-1 degrees of freedom. These are token-weighted: a mean over captions of per-caption means is another number.
+with G-1 degrees of freedom. The gaps are weighted by tokens, so they differ from the mean of the captions' means.
 
 Dimension suffixes: S samples, R derangements. G counts clusters (distinct images).
 """
@@ -26,7 +26,7 @@ from eyechart.seam import IntArray
 
 FloatArray = npt.NDArray[np.float64]
 MOST_SAMPLES = 10**8
-"""More samples than this are no advice."""
+"""Largest number of samples that is recommended; a larger number would be useless advice."""
 
 
 @dataclass(frozen=True)
@@ -35,28 +35,28 @@ class Estimate:
 
     gap: float
     se: float | None
-    """None where it is undefined: fewer than two distinct images."""
+    """Standard error; None if there are fewer than two distinct images, because it is then undefined."""
     samples: int
     clusters: int
-    """G, distinct images."""
+    """G, the number of distinct images."""
 
     def lower(self, level: float) -> float | None:
-        """One-sided lower confidence bound, `gap - t(level, G-1) * SE`."""
+        """Return the one-sided lower confidence bound, `gap - t(level, G-1) * SE`."""
         return None if self.se is None else self.gap - self._quantile(level) * self.se
 
     def upper(self, level: float) -> float | None:
-        """One-sided upper confidence bound, `gap + t(level, G-1) * SE`."""
+        """Return the one-sided upper confidence bound, `gap + t(level, G-1) * SE`."""
         return None if self.se is None else self.gap + self._quantile(level) * self.se
 
     def interval(self, level: float = 0.95) -> tuple[float, float] | None:
-        """Two-sided confidence interval."""
+        """Return the two-sided confidence interval."""
         one_sided = 1 - (1 - level) / 2
         lower, upper = self.lower(one_sided), self.upper(one_sided)
         return None if lower is None or upper is None else (lower, upper)
 
     @property
     def sd(self) -> float | None:
-        """Spread of one sample's contribution, `SE * sqrt(samples)`: clustering and shared donors included."""
+        """Spread of one sample's contribution, `SE * sqrt(samples)`, including clustering and shared donors."""
         return None if self.se is None else self.se * math.sqrt(self.samples)
 
     def _quantile(self, level: float) -> float:
@@ -64,12 +64,12 @@ class Estimate:
 
 
 def clusters_of(keys: Sequence[str]) -> IntArray:
-    """Number the distinct keys (image hashes) 0..G-1: one cluster id per sample."""
+    """Number the distinct keys (image hashes) 0..G-1, and return one cluster id per sample."""
     return np.unique(np.asarray(keys, dtype=np.str_), return_inverse=True)[1].astype(np.int64)
 
 
 def weighted_mean(sums_S: FloatArray, tokens_S: IntArray) -> float:
-    """Token-weighted mean: summed values over summed label tokens."""
+    """Return the token-weighted mean: the sum of the values divided by the sum of label tokens."""
     return float(sums_S.sum() / tokens_S.sum())
 
 
@@ -87,16 +87,16 @@ def clustered_variance(excess_S: FloatArray, tokens_S: IntArray, clusters_S: Int
 
 
 def dyadic_variance(excess_SR: FloatArray, donors_SR: IntArray, tokens_S: IntArray, clusters_S: IntArray) -> float:
-    """Variance of the shuffled gap, where every image appears as an own image and as a donor.
+    """Return the variance of the shuffled gap, for which every image is both an own image and a donor.
 
-    With each image its own cluster:
+    If each image is a separate cluster:
 
         A_i = sum_r e_ir + sum_r e_{pi_r^-1(i), r}
         Var = n/(n-1) * (sum_i A_i^2 - sum_ir e_ir^2) / (R * sum_i T_i)^2
 
     With clusters, e is first summed within pairs (own cluster, donor cluster), and G replaces n. It is the dyadic
-    cluster-robust form (Fafchamps and Gubert 2007; Aronow, Samii and Assenova 2015). It can come out negative where
-    the effects of own image and donor cancel, which is why `estimate` never uses it alone.
+    cluster-robust form (Fafchamps and Gubert 2007; Aronow, Samii and Assenova 2015). It can be negative if the effects
+    of own image and donor cancel, so `estimate` never uses it alone.
 
     Args:
         excess_SR: e_ir = D_ir - T_i * gap, with the gap over all R, nats.
@@ -113,9 +113,9 @@ class Pairs:
     """Differences as a list of P (caption, donor) pairs, any of which may be missing."""
 
     differences_P: FloatArray
-    """D, nats."""
+    """D of each pair, in nats."""
     tokens_P: IntArray
-    """T of the caption."""
+    """Number of label tokens T of the caption."""
     own_P: IntArray
     """Number of the caption's own image."""
     donor_P: IntArray
@@ -123,7 +123,7 @@ class Pairs:
 
     @classmethod
     def of(cls, differences_SR: FloatArray, tokens_S: IntArray, clusters_S: IntArray, donors_SR: IntArray) -> Pairs:
-        """All pairs of a full table."""
+        """Make the list of all pairs of a full table."""
         shape = donors_SR.shape
         return cls(
             differences_SR.ravel(),
@@ -133,14 +133,14 @@ class Pairs:
         )
 
     def without(self, image: int) -> Pairs:
-        """Those in which an image has no part, neither as the caption's own nor as a donor."""
+        """Return the pairs in which an image occurs neither as the caption's own image nor as a donor."""
         keep_P = (self.own_P != image) & (self.donor_P != image)
         return Pairs(self.differences_P[keep_P], self.tokens_P[keep_P], self.own_P[keep_P], self.donor_P[keep_P])
 
     def gaps_without_each(self) -> FloatArray:
-        """The gap without each image in turn: what `without(g)` gives, for all g at once; nan where nothing is left.
+        """Return the gap of `without(g)` for all images g at once; nan if no pair is left.
 
-        No pair has the same image twice, so that nothing is taken away twice.
+        No pair has the same image twice, so that no pair is subtracted twice.
         """
         roles = np.concatenate([self.own_P, self.donor_P])
         differences_G = np.bincount(roles, weights=np.tile(self.differences_P, 2))
@@ -151,7 +151,7 @@ class Pairs:
         return gaps_G
 
     def estimate(self) -> Estimate:
-        """As `estimate` over the full table: the larger of plain and dyadic variance. Its `samples` are pairs."""
+        """Estimate the gap as the function `estimate` does for a full table; `samples` of the result counts pairs."""
         gap = weighted_mean(self.differences_P, self.tokens_P)
         images = np.unique(self.own_P)
         if len(images) < 2:
@@ -179,9 +179,9 @@ def estimate(
 ) -> Estimate:
     """Estimate the gap of one condition from paired differences.
 
-    With donors, the larger of the dyadic and the plain variance counts (the plain one on D_i averaged over R): alone,
-    the first is too small where own and donor effects cancel, the second where one vivid image helps its own caption
-    and misleads others.
+    With donors, the larger of the dyadic and the plain variance is used (the plain one for D_i averaged over R). The
+    dyadic one alone is too small if own and donor effects cancel, and the plain one alone is too small if one vivid
+    image helps its own caption and misleads others.
 
     Args:
         differences_SR: D_ir, summed NLL minus that under `correct`, nats; R is 1 without donors. All finite.
@@ -204,30 +204,30 @@ def estimate(
 
 
 def win_rate(differences_SR: FloatArray) -> float:
-    """Share of (caption, donor) pairs that are likelier with the correct image. A tie is no win."""
+    """Return the share of (caption, donor) pairs whose caption is likelier with the correct image; a tie is no win."""
     return float((differences_SR > 0).mean())
 
 
 def sample_size_factor(level: float = 0.99, power: float = 0.90) -> float:
-    """C = (z_level + z_power)^2 of a one-sided test: 13.02 for 99%/90%, 8.56 for 95%/90%."""
+    """Return C = (z_level + z_power)^2 of a one-sided test: 13.02 for 99%/90%, 8.56 for 95%/90%."""
     factor: float = (NormalDist().inv_cdf(level) + NormalDist().inv_cdf(power)) ** 2
     return factor
 
 
 def needed_samples(sd: float, gap: float, margin: float, level: float = 0.99, power: float = 0.90) -> int | None:
-    """Samples with which a one-sided bound at `level` parts `gap` from `margin` with probability `power`.
+    """Return the number of samples with which a one-sided bound separates `gap` from `margin` with probability `power`.
 
         n = C * (sd / (gap - margin))^2
 
     Args:
-        sd: spread per sample, nats per token (`Estimate.sd`).
-        gap: the true gap, taken to be the measured one.
-        margin: what it must part from; below it, the same n shows that the gap is smaller.
-        level: one-sided confidence.
-        power: chance to reach it.
+        sd: standard deviation per sample, in nats per token (`Estimate.sd`).
+        gap: the true gap, assumed to equal the measured one.
+        margin: the margin; if the gap is below it, the same n shows that the gap is smaller.
+        level: one-sided confidence of the bound.
+        power: probability that the bound separates them.
 
     Returns:
-        n rounded up, or None where the gap is on the margin: no number of samples below `MOST_SAMPLES` decides.
+        n rounded up; None if the gap is so close to the margin that more than `MOST_SAMPLES` would be needed.
     """
     spread, distance = math.sqrt(sample_size_factor(level, power)) * sd, abs(gap - margin)
     if not spread < math.sqrt(MOST_SAMPLES) * distance:

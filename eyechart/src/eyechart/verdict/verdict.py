@@ -1,13 +1,13 @@
-"""Verdict of check 1: claims and margins in, PASS, FAIL or INCONCLUSIVE with reasons out.
+"""The verdict of check 1: PASS, FAIL or INCONCLUSIVE with reasons, from the standings of the gates.
 
-PASS: every gate has the standing `costs`. All must hold, so no correction is needed.
+PASS: every gate has the standing `costs`. All of them are required, so no correction for several claims is needed.
 FAIL: some gate is `ruled out` (its upper bound is taken at 1 - 0.01/(number of gates); a gap of exactly 0 with no
 spread is ruled out), or any scored loss is not finite.
-INCONCLUSIVE: neither; or PASS but for something that was not measured: a gate left out of `--conditions`, too few
-donors, or a held-out sample among those asked for that could not be scored (unreadable image, no label token). Such a
-sample is not part of the evidence, and rows break for reasons that may go with their content, so that a PASS on the
-rest would claim more than was seen. A held-out split that is smaller than asked for is only a warning: every sample
-there is was scored. What was measured can still FAIL, whatever is missing.
+INCONCLUSIVE: neither of these, or every measured gate is met but something was not measured: a gate is not in
+`--conditions`, there were too few donors, or a requested held-out sample could not be scored (unreadable image, no
+label token). Whether a row can be scored may be related to its content, so a PASS on the other samples would claim more
+than was measured. A held-out split that is smaller than requested is only a warning, because every sample in it was
+scored. Missing measurements do not prevent a FAIL.
 
 The standing of each gate is decided by `standing`; the verdict counts standings and does not use bounds itself.
 """
@@ -22,7 +22,7 @@ from eyechart.verdict.standing import LEVEL, Stand, shared_level, stand_gap, unm
 from eyechart.verdict.statistics import Estimate, needed_samples
 
 SMALLEST_SET = 64
-"""The runbook's smallest held-out set. The sample-size formula takes normal quantiles, too small for less."""
+"""The runbook's smallest held-out set. The sample-size formula uses normal quantiles, too small for fewer samples."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Gate:
 
     @classmethod
     def of(cls, name: str, margin: float, estimate: Estimate, gates: int) -> Gate:
-        """Decide the standing of one of this many gates; `margin` in nats per token."""
+        """Make a gate and decide its standing as one of `gates` gates; `margin` is in nats per token."""
         return cls(name, estimate, stand_gap(estimate, margin, shared_level(gates)))
 
     @property
     def needed(self) -> int | None:
-        """Samples that would part an open gap from its margin, on the side where it lies now."""
+        """Number of samples that would separate an open gap from its margin, on the side where it is now."""
         estimate, margin = self.estimate, self.stand.margin
         if self.stand.standing != "open" or estimate.sd is None:
             return None
@@ -54,31 +54,31 @@ class Missing:
     """What is missing from the evidence."""
 
     left_out: Sequence[str] = ()
-    """Gates that were not asked for."""
+    """Gates that were not requested."""
     donor_shortage: Mapping[str, int] = field(default_factory=dict)
-    """Figures of why there are fewer derangements than asked for (`Donors.shortage`), or nothing."""
+    """Figures for why there are fewer derangements than requested (`Donors.shortage`); empty if there are enough."""
     unscored: Mapping[str, int] = field(default_factory=dict)
-    """Held-out samples that could not be scored, by reason."""
+    """Number of held-out samples that could not be scored, by reason."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """The verdict of check 1 and why."""
+    """The verdict of check 1 with its reasons."""
 
     verdict: Verdict
     reasons: list[Reason]
     needed_samples: int | None
-    """Samples that would decide an INCONCLUSIVE, where more of them can."""
+    """Number of samples that would decide an INCONCLUSIVE verdict; None if more samples cannot."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many samples."""
+    """Numbers of samples."""
 
     scored: int
     requested: int
     available: int | None = None
-    """As many as there are; None where that is not known."""
+    """Number of samples available; None if unknown."""
 
 
 def judge(gates: Sequence[Gate], non_finite: Sequence[str], missing: Missing, counts: Counts) -> Judgement:
@@ -88,7 +88,7 @@ def judge(gates: Sequence[Gate], non_finite: Sequence[str], missing: Missing, co
         gates: the measured gates; a gate with a non-finite loss is not among them.
         non_finite: conditions with a loss that is NaN or infinite.
         missing: what was not measured.
-        counts: how many samples.
+        counts: numbers of samples.
     """
     failures = [Reason(code="not-finite", effect="fails", about=name) for name in non_finite]
     failures += [_failed(gate) for gate in gates if gate.stand.standing == "ruled out"]
@@ -119,7 +119,10 @@ def _undecided(gate: Gate) -> Reason:
 
 
 def _overall(gates: Sequence[Gate]) -> int | None:
-    """One gate below its margin decides alone (FAIL); otherwise the slowest gate does (PASS)."""
+    """Return the number of samples that would decide the verdict.
+
+    If a gap is below its margin, deciding this gate is enough (FAIL); otherwise every gate must be decided (PASS).
+    """
     needed = [(gate, gate.needed) for gate in gates]
     if any(size is None for _, size in needed):
         return None
