@@ -70,8 +70,7 @@ def read_rows(
         Rows and rejects, both in file order. Every requested row is in exactly one of the two lists.
 
     Raises:
-        ValueError: the file is missing, empty or broken, is not a list of rows or has no rows, or a row index is out of
-            range.
+        ValueError: the file is missing, empty, broken or not a list of rows, or a row index is out of range.
     """
     path, root = Path(path), str(image_root)
     raw_rows = _raw_rows(path)

@@ -67,10 +67,7 @@ def flatten(parts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def diagnose_connector(evidence: ConnectorEvidence) -> list[Finding]:
-    """Return findings about the connector's tensors.
-
-    The list is empty if the connector in use is trained, complete and finite.
-    """
+    """Return findings about the connector's tensors; empty if the connector in use is trained, complete and finite."""
     found = _misfits(evidence) + _non_finite(evidence.stored)
     if found:
         return found  # distances to tensors that are missing or not finite are meaningless
