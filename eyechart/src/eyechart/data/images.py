@@ -184,7 +184,7 @@ def to_pixels(image: Image.Image, spec: ImageSpec, max_pixels: int) -> Tensor:
 
 @contextlib.contextmanager
 def _libtiff_quiet(image: Image.Image) -> Iterator[None]:
-    """Keep libtiff from writing to the terminal: a damaged file is reported once, as the reject of its row.
+    """Keep libtiff from writing to the terminal: a damaged file is reported once, where its row is rejected.
 
     It writes from C, past `sys.stderr`, so the file descriptor itself is redirected temporarily.
     """

@@ -157,7 +157,7 @@ def _level(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
             0: "changing a token changes its own loss, so each token is predicted from itself",
             1: "labels are shifted by one as they should be, so it is visible elsewhere: most likely in the prompt",
             None: "most likely because each token is predicted from itself (the shift of the labels is not known)",
-        }.get(known.horizon, f"labels are {known.horizon} places ahead of the last token seen, where 1 is right")
+        }.get(known.horizon, f"labels are {known.horizon} places after the last token seen, and 1 is correct")
         yield finding(
             "labels-unshifted" if copied else "leak",
             f"captions are predicted almost perfectly, with {correct:.4f} nats/token, and no worse than "
@@ -207,7 +207,7 @@ def _level(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
                 "and the shift of the labels is not known: they may be shifted twice, or the language model may be "
                 "untrained or have another model's tokenizer"
                 if known.horizon is None
-                else f"and labels are {known.horizon} places ahead of the last token seen, where 1 is right: the model "
+                else f"and labels are {known.horizon} places after the last token seen, and 1 is correct: the model "
                 "is scored on other tokens than those it predicts"
             ),
             "compare the logits at position t-1 with the label at position t, once: shift in the model or in the data, "

@@ -213,7 +213,7 @@ def _whole(evidence: ConnectorEvidence, largest: float) -> Finding:
         )
     return finding(
         "connector-not-loaded",
-        f"{begins}: either it was not trained, or trained weights were not what was saved or loaded",
+        f"{begins}: either it was not trained, or other weights than the trained ones were saved or loaded",
         "check that the checkpoint was saved from the model that was trained; then that the optimizer was given the "
         "connector's parameters, that they require gradients, that the visual tokens are not detached, and that "
         "train.lr is not 0",

@@ -37,10 +37,11 @@ DEFINITIONS: dict[str, Definition] = {
     ),
     "unigram": Definition(
         "Loss of a unigram (check 0)",
-        "What it costs to predict the same tokens by how often each occurs in the training captions, with one added to "
-        "every count; without training captions, in the scored captions of other images. A model that reads the "
-        "captions is clearly better than that (99%), with the right picture or without any. If it is not, the "
-        "language model has the wrong tokenizer or never learnt such text, and there is no PASS.",
+        "The loss of a predictor that knows only how often each token occurs in the training captions, with one "
+        "added to every count. Without training captions, the scored captions of other images are counted. A "
+        "model that reads the captions is clearly better than that (99%), with the right picture or without any. "
+        "If it is not, the language model has the wrong tokenizer or never learnt such text, and there is no "
+        "PASS.",
     ),
     "own-better": Definition(
         "Own better",

@@ -1,4 +1,4 @@
-"""Combining samples to a Batch with the counts of check 2 (% truncated, % without label tokens, average label tokens).
+"""Combine samples into a Batch with the counts of check 2 (% truncated, % without label tokens, average label tokens).
 
 Padding is on the right, so that a sample's ids and positions are the same in every batch. Only `lengths_B` tells which
 positions are padding, because the pad id may be EOS.
@@ -22,7 +22,7 @@ def collate(items: Sequence[Sample | Reject], pad_id: int = 0) -> Batch:
 
     Args:
         items: the samples and rejects that the data set returned for the batch's rows. Samples without image positions
-            get pixels of zeros, which are not read.
+            get pixels that are all 0 and that are not read.
         pad_id: token id at padded positions; it is never read.
 
     Returns:

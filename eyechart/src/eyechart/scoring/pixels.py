@@ -79,7 +79,10 @@ def tiles(grid: int) -> PixelChange:
 
 
 def derangement(size: int, row: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Draw a permutation of 0..size-1 without a fixed point, uniformly among these, from (seed, row, size)."""
+    """Draw a permutation of 0..size-1 without a fixed point, uniformly among all such permutations.
+
+    The draw depends on (seed, row, size) only.
+    """
     generator = np.random.default_rng([seed, _STREAM, row, size])
     while True:  # about 1 in e permutations is usable
         drawn = generator.permutation(size)

@@ -37,7 +37,8 @@ class Plan:
     blind: Blind | None = None
     """The trained blind prompt; None leaves `blind` out, with a remark."""
     training: TokenCounts | None = None
-    """Label tokens of the training captions, for check 0; None counts the scored captions of other images instead."""
+    """Counts of the label tokens of the training captions, for check 0. If None, the scored captions of other images
+    are counted instead."""
 
 
 @dataclass(frozen=True)

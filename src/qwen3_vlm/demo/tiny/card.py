@@ -113,7 +113,7 @@ def lengths_of(records: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> li
 
 
 def room_for(lengths: Sequence[int]) -> int:
-    """Return the max_seq_len that truncates no row of these lengths, but at most the language model's positions."""
+    """Return the max_seq_len that truncates no row of these lengths, limited to the language model's positions."""
     needed = -(-max(lengths, default=0) // ROOM_STEP) * ROOM_STEP
     return min(max(LEAST_ROOM, needed), language.POSITIONS)
 
