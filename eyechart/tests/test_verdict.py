@@ -7,6 +7,7 @@ from scipy import stats
 
 from eyechart.reporting.explanation import explain
 from eyechart.results import Finding
+from eyechart.verdict.standing import stand
 from eyechart.verdict.statistics import Estimate, needed_samples
 from eyechart.verdict.verdict import Counts, Gate, Missing, judge
 from standings import checked, results_of
@@ -50,6 +51,12 @@ def test_the_upper_bound_that_fails_is_corrected_for_three_gates(name):
     reach = 0.01 * stats.t.ppf(1 - 0.01 / 3, 99)
     assert judged(gate(name, MARGINS[name] - reach - 1e-6)).verdict == "FAIL"
     assert judged(gate(name, MARGINS[name] - reach + 1e-6)).verdict == "INCONCLUSIVE"
+
+
+def test_a_bound_on_its_margin_is_ruled_out_above_and_not_yet_a_cost_below():
+    assert stand(-1.0, 0.05, margin=0.05) == "ruled out"
+    assert stand(0.05, 1.0, margin=0.05) == "open"
+    assert stand(None, 0.0, margin=0.05) == stand(1.0, None, margin=0.05) == "open", "one bound decides nothing"
 
 
 @pytest.mark.parametrize("name", list(MARGINS))
