@@ -16,9 +16,9 @@ from eyechart.verdict.conclusions import conclude
 from eyechart.verdict.coverage import Counted, judge_coverage
 from eyechart.verdict.overall import overall
 from eyechart.verdict.pair_statistics import as_result
-from eyechart.verdict.standing import Stand, stand, stand_gap, unmoved
+from eyechart.verdict.standing import stand
 from eyechart.verdict.statistics import Estimate
-from eyechart.verdict.verdict import Counts, Gate, Missing, judge
+from eyechart.verdict.verdict import Counts, Gate, Missing, judge, judged_figures
 
 MARGINS = {"shuffled": 0.05, "zero": 0.0, "noise": 0.0}
 Gap = tuple[float, float | None]
@@ -33,22 +33,7 @@ def held(name: str, correct: float, gap: Gap, gates: int = 3, samples: int = 100
 
 def condition_of(correct: float, estimate: Estimate, gate: Gate | None, **figures: Any) -> Condition:
     """As `scoring.summary` writes it."""
-    stand: Stand = gate.stand if gate else stand_gap(estimate)
-    return Condition(
-        loss=correct + estimate.gap,
-        gate=gate is not None,
-        gap=estimate.gap,
-        se=estimate.se,
-        ci95=estimate.interval(0.95),
-        margin=stand.margin,
-        lower99=stand.lower,
-        upper=stand.upper,
-        upper_level=stand.upper_level,
-        standing=stand.standing,
-        above_zero=stand.lower is not None and stand.lower > 0 and not unmoved(estimate.gap, estimate.se),
-        needed_samples=gate.needed if gate else None,
-        **figures,
-    )
+    return Condition(loss=correct + estimate.gap, gate=gate is not None, **judged_figures(estimate, gate), **figures)
 
 
 def checked(

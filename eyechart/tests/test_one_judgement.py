@@ -152,6 +152,8 @@ def judged(draw: Draw, read: Callable[[Results], str]) -> None:
     # Every standing, and what is derived from it.
     for name in draw.gaps:
         assert ablation.conditions[name].standing == expected[name], name
+        above_zero = by_scipy(draw.gaps[name], 0.0, draw.samples, 0.99) == "costs"
+        assert ablation.conditions[name].above_zero == above_zero or on_edge(draw.gaps[name], 0.0, draw.samples, 0.99)
     for name, found in ablation.shuffled_beyond.items():
         assert found.standing == expected[f"shuffled - {name}"], name
     gates = [expected.get(name) for name in MARGINS]

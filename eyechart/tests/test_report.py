@@ -293,6 +293,15 @@ def test_terminal_survives_a_stream_that_knows_only_ascii() -> None:
     assert written.count(b"Bild_\\u732b.png") == sum("terminal" in pages for pages in PLACES.values())
 
 
+def test_a_closed_pipe_ends_no_command_with_the_code_of_a_verdict() -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        print_results(make_results(), Closed())
+
+
 def test_console_of_rich_would_have_read_the_markup() -> None:
     """The test above is worth something: rich's default does swallow it."""
     stream = io.StringIO()

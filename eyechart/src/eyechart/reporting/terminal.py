@@ -66,11 +66,19 @@ def absent_images(results: Results, image_root: Path | None = None) -> str:
     )
 
 
+class _Console(Console):
+    """Leaves a closed pipe to the command: rich would end the process with exit code 1, which is a FAIL here."""
+
+    def on_broken_pipe(self) -> None:
+        """Pass the error on."""
+        raise BrokenPipeError("the reader of the output is gone")
+
+
 class _Page:
     """A console that only accepts plain text."""
 
     def __init__(self, stream: TextIO) -> None:
-        self.console = Console(file=stream, highlight=False, markup=False, emoji=False)
+        self.console = _Console(file=stream, highlight=False, markup=False, emoji=False)
 
     def text(self, words: str, style: str = "") -> Text:
         """Return plain text in characters that the stream can encode."""

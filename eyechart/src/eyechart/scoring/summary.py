@@ -22,9 +22,8 @@ from eyechart.seam import IGNORE_INDEX, IntArray, Sample
 from eyechart.verdict import statistics
 from eyechart.verdict.influence import one_image, warning
 from eyechart.verdict.pair_statistics import as_result
-from eyechart.verdict.standing import stand_gap, unmoved
 from eyechart.verdict.statistics import Estimate, FloatArray, Pairs
-from eyechart.verdict.verdict import Counts, Gate, Missing, judge
+from eyechart.verdict.verdict import Counts, Gate, Missing, judge, judged_figures
 
 _NO_ID = -1
 """Stands for the end token if the vocabulary has none; no token has this id."""
@@ -240,19 +239,9 @@ def _condition(table: _Table, name: str, estimate: Estimate | None, gate: Gate |
     }
     if estimate is None:
         return Condition(**shared)
-    held = gate.stand if gate else stand_gap(estimate)
     return Condition(
         **shared,
-        gap=estimate.gap,
-        se=estimate.se,
-        ci95=estimate.interval(0.95),
-        margin=held.margin,
-        lower99=held.lower,
-        upper=held.upper,
-        upper_level=held.upper_level,
-        standing=held.standing,
-        above_zero=held.lower is not None and held.lower > 0 and not unmoved(estimate.gap, estimate.se),
-        needed_samples=gate.needed if gate else None,
+        **judged_figures(estimate, gate),
         win_rate=statistics.win_rate(table.differences(name, "correct")),
         gap_without_eos=table.gap_without_eos(name),
     )

@@ -38,6 +38,8 @@ class Stand:
     """Lower bound, at `LEVEL` unless another level was requested."""
     upper: float | None
     upper_level: float
+    above_zero: bool
+    """Whether the lower bound is above 0, whatever the margin is."""
 
 
 def stand(lower: float | None, upper: float | None, margin: float) -> Standing:
@@ -58,9 +60,10 @@ def stand_gap(estimate: Estimate, margin: float = 0.0, upper_level: float = LEVE
     """
     lower, upper = estimate.lower(lower_level), estimate.upper(upper_level)
     standing = stand(lower, upper, margin)
-    if unmoved(estimate.gap, estimate.se) and margin >= 0:
+    none = unmoved(estimate.gap, estimate.se)
+    if none and margin >= 0:
         standing = "ruled out"
-    return Stand(standing, margin, lower, upper, upper_level)
+    return Stand(standing, margin, lower, upper, upper_level, lower is not None and lower > 0 and not none)
 
 
 def unmoved(gap: float | None, se: float | None) -> bool:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from eyechart.results import Reason, Verdict
 from eyechart.verdict.standing import LEVEL, Stand, shared_level, stand_gap, unmoved
@@ -47,6 +48,23 @@ class Gate:
         level = LEVEL if estimate.gap > margin else self.stand.upper_level
         size = needed_samples(estimate.sd, estimate.gap, margin, level)
         return None if size is None else max(size, estimate.samples + 1, SMALLEST_SET)
+
+
+def judged_figures(estimate: Estimate, gate: Gate | None) -> dict[str, Any]:
+    """Return the fields of `results.Condition` that follow from a gap; a condition that is no gate has the margin 0."""
+    held = gate.stand if gate else stand_gap(estimate)
+    return {
+        "gap": estimate.gap,
+        "se": estimate.se,
+        "ci95": estimate.interval(0.95),
+        "margin": held.margin,
+        "lower99": held.lower,
+        "upper": held.upper,
+        "upper_level": held.upper_level,
+        "standing": held.standing,
+        "above_zero": held.above_zero,
+        "needed_samples": gate.needed if gate else None,
+    }
 
 
 @dataclass(frozen=True)
