@@ -122,7 +122,7 @@ def make_gallery(scored: Sequence[ScoredSample], limit: int, image_root: Path | 
 
 
 def _parts(cards: list[Card]) -> list[GalleryPart]:
-    """Divide the cards into parts: both ends are open, to show the best and the worst; the middle is folded."""
+    """Divide the cards into parts: the best and the worst are shown unfolded; the middle is folded."""
     if len(cards) <= 2 * _OPEN + 6:
         return [GalleryPart(cards, 1)] if cards else []
     between_ends = len(cards) - 2 * _OPEN

@@ -33,7 +33,7 @@ def read_onset(looks: Sequence[Look]) -> str:
     if first is None:
         if last.shuffled == "ruled out":
             return f"The connector had not begun to use the picture: {seen}."
-        since = "" if before is None else f"; at step {looks[before].step:,} it had not begun"
+        since = "" if before is None else f"; at step {looks[before].step:,} it had not begun to use it"
         return f"Whether the connector uses the picture is open: {seen}{since}."
     since = f"by step {looks[first].step:,}"
     if before is not None:

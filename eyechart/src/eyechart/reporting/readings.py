@@ -25,7 +25,7 @@ def losses(results: Results, ablation: Ablation) -> str:
 
 
 def unigram(ablation: Ablation) -> str:
-    """Return check 0: the loss of counting tokens, and the model's loss compared with it; empty if not measured."""
+    """Return check 0: the loss of token frequencies compared with the model's loss; empty if not measured."""
     found = ablation.unigram
     if found is None or found.gain.value is None or found.gain.standing is None:
         return ""
@@ -33,8 +33,8 @@ def unigram(ablation: Ablation) -> str:
     loss = ablation.conditions[found.condition].loss
     assert loss is not None, "check 0 compares finite losses"
     return (
-        f"Counting how often each token occurs in {counted} predicts these captions at {plain(found.loss)} nats per "
-        f"token, the model at {plain(loss)} ({found.condition}). The gain of {signed(found.gain.value)}"
+        f"A predictor that only knows how often each token occurs in {counted} has a loss of {plain(found.loss)} nats "
+        f"per token; the model has {plain(loss)} ({found.condition}). The gain of {signed(found.gain.value)}"
         f"{between(found.gain.ci95)} {_READ[found.gain.standing]}."
     )
 
