@@ -318,7 +318,7 @@ def code_in_pickle(place: Place) -> None:
 
 
 DAMAGES: list[tuple[str, Change, tuple[str, ...]]] = [
-    ("truncated", cut, ("not a readable checkpoint", "perhaps cut off")),
+    ("truncated", cut, ("not a readable checkpoint", "perhaps truncated")),
     ("of another shape", other_shape, ("`resampler.latents` has shape (5, 16) in the checkpoint, (4, 16) by the config",)),
     ("without a projector", lambda place: place.change_checkpoint(lambda p: p.pop("projector")), ("expected `resampler` and `projector`",)),
     ("with NaN", with_nan, ("`projector.net.0.bias` holds 32 values that are NaN or infinite",)),
@@ -338,7 +338,7 @@ CHECKPOINTS = [
     stop("caption without images", "caption", "expected image files, got none"),
     stop("caption of an unreadable image", "caption run.yaml", "run.yaml: not an image"),
     stop("report with an image folder that is none", "report run --image_root pictures",
-         "--image_root: expected the folder that the images are in, pictures is none"),
+         "--image_root: expected the folder that the images are in, pictures is not a folder"),
 ]  # fmt: skip
 
 

@@ -118,7 +118,7 @@ def test_another_data_file_is_refused(world: TinyWorld, whole: Path, capsys: pyt
             lambda p: [p.pop(k) for k in list(p) if k not in ("resampler", "projector")],
             "it can be scored but not resumed",
         ),
-        (lambda p: p.pop("rng"), "it lacks rng; take an older one"),
+        (lambda p: p.pop("rng"), "it lacks rng; use an older checkpoint"),
         (lambda p: p.update(optimizer={"state": {}}), "optimizer or progress cannot be restored"),
         (lambda p: p.update(progress={"epoch": 1}), "optimizer or progress cannot be restored"),
         (lambda p: p["resampler"].update(latents=torch.full((4, 16), float("nan"))), "64 values that are NaN"),

@@ -19,11 +19,11 @@ class Audit:
     """
 
     config: Path
-    """The run."""
+    """The run's config."""
     split: Literal["train", "eval"] = "train"
     """Side of the split to count."""
     text_only: bool = False
-    """Do not open the images: faster, but unreadable ones then count as samples."""
+    """Do not open the images. This is faster, but unreadable images then count as samples."""
     json: bool = False
     """Print the results as JSON to standard output, and the table to standard error."""
 

@@ -24,7 +24,7 @@ class Trial:
     """
 
     config: Path = Path("configs/stage1_align_tiny.yaml")
-    """The run; the default needs no download and no GPU."""
+    """The run's config; the default needs no download and no GPU."""
     num_samples: int | None = None
     """Held-out samples to score; by default the config's ablation.num_samples."""
     conditions: str = "standard"

@@ -1,4 +1,4 @@
-"""Checks of what the samples contain: the image of the right row, its pixels, their position and their length."""
+"""Checks of the samples: whether each has its row's image, and the pixels, the padding and the length."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def content_findings(rows: list[Row], allowed: float) -> list[Finding]:
                 f"{len(moved)} of {len(rows)} samples {agree(len(moved), 'has', 'have')} another image than the "
                 "data file names: row "
                 f"{row.sample.row} names {row.raw.image} and gets {row.sample.image}",
-                "keep image paths and captions in one order where rows are read",
+                "keep image paths and captions in the same order in the code that reads rows",
                 rows=len(moved),
                 of=len(rows),
             )
@@ -76,7 +76,7 @@ def content_findings(rows: list[Row], allowed: float) -> list[Finding]:
 
 
 def pixel_findings(rows: list[Row], prepared: Prepared, settings: dict[str, Any]) -> list[Finding]:
-    """Check the preprocessing of more images than the batch for the model contains."""
+    """Check the preprocessing of more images than are in the batch for the model."""
     read = [row for row in rows if row.sample.pixels_CHW is not None]
     chosen = [read[p] for p in spread(_COMPARED, len(read))]
     if not chosen:

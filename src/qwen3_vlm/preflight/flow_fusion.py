@@ -137,7 +137,8 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
                 "leak",
                 "the input at the image positions changes with the caption that is to be predicted: the answer "
                 "reaches the model through the visual tokens",
-                "compute visual tokens from the image alone (a prompt that is read with it must end before the answer)",
+                "compute visual tokens from the image alone (if a prompt is encoded with it, the prompt must end "
+                "before the answer)",
                 placed=went["own"],
                 of=total,
             )
@@ -159,7 +160,7 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
         return [
             finding(
                 "scale-mismatch",
-                f"visual tokens are multiplied by {scale:.3g} on their way into the language model",
+                f"visual tokens are multiplied by {scale:.3g} before they enter the language model",
                 "place the connector's output unchanged",
                 factor=scale,
             )

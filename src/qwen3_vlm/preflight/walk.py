@@ -111,7 +111,7 @@ def no_gradient(what: str, names: list[str], of: int) -> Finding:
     which = f"{len(names)} of the connector's {of} parameter tensors" if names else "the connector"
     return finding(
         "no-gradient",
-        f"{what}, so training would not move {which}",
+        f"{what}, so training would not change {which}",
         "keep the path from the loss to the connector differentiable: no detach, no no_grad, requires_grad on every "
         "parameter of the connector",
         parameters=names[:8],

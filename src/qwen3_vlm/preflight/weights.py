@@ -90,10 +90,11 @@ def _part(setting: str, name: str, model: nn.Module) -> list[Finding]:
 def reading_findings(name: str, vlm: VLM, tokens: Tokens, captions: Sequence[str]) -> list[Finding]:
     """Check that the language model can read the captions without a picture, with the ids that the tokenizer gives.
 
-    A model that knows nothing has a loss of ln V nats per token, where V is the size of the vocabulary. A loss above
-    ln V means that the model confidently expects other tokens: either the ids mean other words to it, or it was never
-    trained on this kind of text. In the second case, the loss is clearly higher still if the ids are replaced by random
-    ones, and there is no finding. Otherwise the two cases cannot be distinguished here, and the finding is a warning.
+    A model that knows nothing has a loss of ln V nats per token, where V is the size of the vocabulary. A loss above ln
+    V means that the model confidently expects other tokens: either it was trained with other ids for these words, or it
+    was never trained on this kind of text. In the second case, the loss is clearly higher still if the ids are replaced
+    by random ones, and there is no finding. Otherwise the two cases cannot be distinguished here, and the finding is a
+    warning.
     """
     rows = len(vlm.llm.model.get_input_embeddings().weight)
     answers = [tokens.answer(caption) for caption in captions]
@@ -243,7 +244,7 @@ def _layers_never_trained(setting: str, name: str, model: nn.Module) -> list[Fin
                 finding(
                     "tower-uninitialised",
                     f"{setting} {name}: in {stack}, {_layers(new, 'has', 'have')} all normalisation weights at their "
-                    f"starting values, while {_layers(moved[:8], 'has', 'have')} none of them there: most likely "
+                    f"starting values, while {_layers(moved[:8], 'has', 'have')} none at these values: most likely "
                     f"{_layers(new, 'was', 'were')} newly initialised and never trained",
                     _FIX_LAYERS,
                     stack=stack,
