@@ -58,7 +58,7 @@ class ConnectorConfig(Section):
 
 
 class PromptConfig(Section):
-    """What the language model reads before the caption."""
+    """The text that the language model reads before the caption."""
 
     template: str = "{human}\n"
     """Text before the caption; `{human}` is the row's own human turn, whose `<image>` becomes the image block. A
@@ -71,7 +71,7 @@ class PromptConfig(Section):
 
 
 class DataConfig(Section):
-    """What the run reads."""
+    """The data of the run."""
 
     world: Literal["none", "scenes", "digits"] = "none"
     """Generate this embedded data set under `image_root` first, if it does not exist."""

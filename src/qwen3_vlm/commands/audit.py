@@ -13,7 +13,7 @@ from qwen3_vlm.config import Config, load_config
 
 @dataclass(frozen=True)
 class Audit:
-    """Check 2 over a whole split without training: truncation, zero-label samples, label tokens, and the fix.
+    """Run check 2 over a whole split without training: truncation, zero-label samples, label tokens, and the fix.
 
     Example: qwen3-vlm audit --config configs/stage1_align_tiny.yaml --data.max_seq_len 32
     """

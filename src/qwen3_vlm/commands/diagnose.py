@@ -13,7 +13,7 @@ from qwen3_vlm.config import Config
 
 @dataclass(frozen=True)
 class Diagnose:
-    """Look for faults without training: data, prompts, labels, pixels, embeddings, gradients; or in a checkpoint.
+    """Look for faults in data, prompts, labels, pixels, embeddings and gradients without training, or in a checkpoint.
 
     Example: qwen3-vlm diagnose --config configs/stage1_align_tiny.yaml
 

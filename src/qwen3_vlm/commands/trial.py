@@ -16,7 +16,7 @@ _SHEET_IMAGES = 24
 
 @dataclass(frozen=True)
 class Trial:
-    """The whole trial: data, check 2, training, check 1, written captions, verdict.
+    """Run the whole trial: data, check 2, training, check 1, written captions, verdict.
 
     Example: qwen3-vlm trial --config configs/stage1_align_digits.yaml
 

@@ -56,9 +56,8 @@ def fusion_stage(walk: Walk) -> list[Finding]:
                 "scale-mismatch",
                 f"the prompt's and caption's embeddings reach the language model multiplied by {ratio:.3g}, but the "
                 "visual tokens are not",
-                "if your code multiplies text embeddings (for example by the square root of the width), remove that; "
-                "if the "
-                "language model's own embedding layer does, bring the visual tokens to the same scale",
+                "if your code multiplies text embeddings (for example by the square root of the width), remove this "
+                "multiplication; if the language model's own embedding layer does it, scale the visual tokens, too",
                 factor=ratio,
             )
         ]

@@ -97,7 +97,7 @@ def masked(what: str, seen: int, share: float) -> Finding:
         seen: number of image positions that at least one label sees.
         share: share of the image positions that no label sees.
     """
-    fix = "let the attention mask be true at image positions, and let no bias hide them"
+    fix = "make the attention mask true at image positions, and remove any bias that hides them"
     return finding("image-masked", f"attention cannot see the image: {what}", fix, positions_seen=seen, hidden=share)
 
 

@@ -32,8 +32,8 @@ _CLEARLY = 2.5
 """Number of standard deviations by which the loss must be below that of random ids to be clearly better."""
 _FIX_ABSENT = "copy or download the checkpoint again: these weights are not in it, so they are random"
 _FIX_DIFFERS = (
-    "look for what changes it after loading (a resize of the embeddings, an init, an optimizer that holds frozen "
-    "weights), and remove that"
+    "look for code that changes it after loading (a resize of the embeddings, an init, an optimizer that holds frozen "
+    "weights), and remove it"
 )
 _FIX_LAYERS = (
     "check these layers in the checkpoint's file: if they are the same there, download it again or use another model; "
@@ -62,7 +62,8 @@ def _part(setting: str, name: str, model: nn.Module) -> list[Finding]:
                 "non-finite",
                 f"{len(bad)} {agree(len(bad), 'tensor', 'tensors')} of {setting} {name} "
                 f"{agree(len(bad), 'holds', 'hold')} NaN or infinity, first {bad[0]}",
-                "copy or download the checkpoint again; if its file is finite, look for what writes to these weights "
+                "copy or download the checkpoint again; if its file is finite, look for code that writes to these "
+                "weights "
                 "after loading",
                 tensors=bad[:8],
             )

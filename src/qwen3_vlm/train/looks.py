@@ -86,7 +86,7 @@ class Looking:
         return int(self.donors_SK.shape[1]) + 1
 
     def due(self, before: int, step: int) -> bool:
-        """Whether an update that led from step `before` to `step` passed a step to look at."""
+        """Whether a look is due after an update that led from step `before` to `step`."""
         return any(before < wanted <= step for wanted in self.steps)
 
     @torch.no_grad()

@@ -133,7 +133,7 @@ def _no_better_than_text(vlm: VLM, batch: Batch, looks: Sequence[Look]) -> list[
         finding(
             "under-trained",
             f"{len(scored)} held-out captions cost {means[0]:.3f} nats/token with their images and {means[1]:.3f} "
-            "without, which rules out (99%) that the images help: the connector adds nothing to the text alone yet",
+            "without, which rules out (99%) that the images help: the connector adds no information to the text yet",
             "check that visual tokens reach the language model and that captions belong to their images (`qwen3-vlm "
             f"diagnose`), then {_next_run(looks)}",
             loss=round(means[0], 4),

@@ -54,9 +54,9 @@ def training_loss(training: Training) -> str:
     if not training.curve:
         return "No loss was logged."
     first, last = training.curve[0], training.curve[-1]
-    held_out = "" if last.eval is None else f", held out {plain(last.eval)}"
+    held_out = "" if last.eval is None else f"; the held-out loss at the end was {plain(last.eval)}"
     return (
-        f"Training loss {plain(first.train)} in the first epoch, {plain(last.train)} in the last{held_out}. "
+        f"The training loss was {plain(first.train)} in the first epoch and {plain(last.train)} in the last{held_out}. "
         "A falling loss does not show that the pictures are used."
     )
 
@@ -75,10 +75,11 @@ def amounts(found: Matching) -> str:
         return ""
     sentences, gain, bound = [], found.image_specific_gain, found.infonce
     if gain.value is not None:
-        direction = "likelier" if gain.value >= 0 else "less likely"
+        direction = "higher" if gain.value >= 0 else "lower"
         size = plain(abs(gain.value))
         sentences.append(
-            f"Its own image makes a caption {size} nats {direction} than another image does{between(gain.ci95)}."
+            f"A caption's log-likelihood is {size} nats {direction} with its own image than with another image"
+            f"{between(gain.ci95)}."
         )
     if bound.standing == "costs" and bound.value is not None and bound.lower99 is not None:
         near_maximum = ", close to the maximum for this number of images, so the true value may be much larger"
