@@ -33,8 +33,8 @@ def content_findings(rows: list[Row], allowed: float) -> list[Finding]:
         found.append(
             finding(
                 "pairs-mismatched",
-                f"{len(moved)} of {len(rows)} samples {agree(len(moved), 'has', 'have')} another image than the "
-                "data file names: row "
+                f"{len(moved)} of {len(rows)} samples {agree(len(moved), 'has', 'have')} an image that differs from "
+                "the one in the data file: row "
                 f"{row.sample.row} names {row.raw.image} and gets {row.sample.image}",
                 "keep image paths and captions in the same order in the code that reads rows",
                 rows=len(moved),

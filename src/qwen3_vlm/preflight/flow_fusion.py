@@ -69,7 +69,7 @@ def fusion_stage(walk: Walk) -> list[Finding]:
             f"{int(off_BT.sum())} text {agree(int(off_BT.sum()), 'position does', 'positions do')} not carry the "
             f"embedding of their own token, first position {t} of row {walk.rows[b].sample.row}, which is "
             f"{'next to' if near else 'outside'} the image block",
-            "replace embeddings at image positions only, and embed every other id with the language model's own table",
+            "replace embeddings only at image positions, and embed every other id with the language model's own table",
             positions=int(off_BT.sum()),
         )
     ]

@@ -99,9 +99,8 @@ def twin_findings(
         return [
             finding(
                 "split-leak",
-                f"{len(found)} of {len(held_out)} held-out images are nearly equal to a training image, as "
-                f"{by_nature} of "
-                f"{len(rows['train'])} training images do among themselves: {shown}",
+                f"{len(found)} of {len(held_out)} held-out images are nearly equal to a training image, and "
+                f"{by_nature} of {len(rows['train'])} training images are nearly equal to another one: {shown}",
                 "do nothing if images with the same caption are naturally this similar; otherwise, hold out whole "
                 "groups of them",
                 "note",

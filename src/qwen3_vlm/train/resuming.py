@@ -194,4 +194,6 @@ def _refuse_other_config(config: Config, payload: Payload, path: Path) -> None:
     differ = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and k not in _FREE]
     if differ:
         shown = "; ".join(f"{k}: {old.get(k)!r} then, {new.get(k)!r} now" for k in differ[:6])
-        raise ValueError(f"{path}: cannot resume with another config ({shown}); restore these, or use --overwrite")
+        raise ValueError(
+            f"{path}: cannot resume with another config ({shown}); restore these settings, or use --overwrite"
+        )

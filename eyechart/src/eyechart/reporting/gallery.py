@@ -27,7 +27,7 @@ _SHADES = 10
 _WORTH_A_MARK = 0.1
 """A word that the picture makes less likely by at least this many nats is marked in addition to its colour."""
 _LONG = 280
-"""A caption with at least this many characters gets its own scrollable box."""
+"""A caption with at least this many characters is shown in a scrollable box."""
 _ALT = 120
 """Number of characters of a caption that are used as the alternative text of its picture."""
 _OPEN = 12

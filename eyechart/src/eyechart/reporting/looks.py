@@ -1,4 +1,4 @@
-"""Looks during training in words, with the same sentences for the terminal and the page, based only on standings."""
+"""Sentences about looks during training, which are the same on the terminal and the page and use only standings."""
 
 from __future__ import annotations
 
