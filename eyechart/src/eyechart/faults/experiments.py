@@ -11,10 +11,10 @@
     the label at a position         -> its own loss, and no other
     pixels, with the visual tokens set to zero -> no loss: there is no second path       `past_tokens`
 
-They use the scoring seam, or any function of a batch that replaces a part of it, so they are the same for every model,
-trained or not: they do not require low losses. Their results are figures. Three callers use them: the self-tests
-before a score (`models.selftests`, which refuse a model), the probes of a run that did not pass (`faults.probes`, which
-give findings), and the preflight of a training run.
+They use the scoring interface, or a function of a batch that replaces a part of it, so they work with every model.
+They do not require low losses, so the model may be untrained. Their results are figures. Three callers use them: the
+self-tests before a score (`models.selftests`, which refuse a model), the probes of a run that did not pass
+(`faults.probes`, which give findings), and the preflight of a training run.
 
 Dimension suffixes as in `seam`.
 """
@@ -34,7 +34,7 @@ from eyechart.seam import Batch, ScorerOfBatches, VisualTokens
 Routes = tuple[tuple[int, ...], ...]
 """For each row that was changed, the rows in which something changed; `((0,), (1,))` is correct."""
 OwnLosses = Callable[[Batch, VisualTokens | None], Tensor]
-"""Label losses of the unmodified model on the batch's own pixels; visual tokens, if given, replace its own."""
+"""Label losses of the unmodified model on the batch's own pixels; visual tokens, if given, replace the model's own."""
 
 RESTLESS = 0.01
 """Relative difference between two identical calls above which the order of summation cannot explain it."""
@@ -44,7 +44,7 @@ _FAINT = 1e-3
 
 @dataclass(frozen=True)
 class ImageRoutes:
-    """How the images of a batch affect what is computed from them: a tower's features, or visual tokens."""
+    """How the images of a batch affect the values computed from them: a tower's features, or visual tokens."""
 
     rows: tuple[int, ...]
     """Row of each sample in the data file."""
@@ -55,7 +55,7 @@ class ImageRoutes:
     by_image: Routes | None
     """For each changed image, the rows whose output changed; None if the batch has no pixels or features to change."""
     misplaced: tuple[int, ...]
-    """Places in the batch whose pixels are not those of the sample at that place."""
+    """Positions in the batch whose pixels are not those of the sample at that position."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class SlotRoutes:
     """Slots whose visual tokens change no loss."""
     tried: int
     overwritten: tuple[str, ...]
-    """Places of the text tokens next to the image positions that change no loss."""
+    """Text tokens next to the image positions, by name, whose change changes no loss."""
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,10 @@ class TextRoutes:
 
     @property
     def horizon(self) -> int | None:
-        """Return how many positions a label's own token is after the last input token that its prediction sees.
+        """Return the distance from the last input token that a prediction uses to the token that it predicts.
 
         1 is next-token prediction, 0 means that the token is predicted from itself, and a negative value means that
-        later tokens are seen.
+        later tokens are used.
         """
         if self.reach is None or self.target is None or self.alignment is None:
             return None
@@ -122,7 +122,7 @@ def image_routes(encode: Callable[[Batch], VisualTokens], batch: Batch, seed: in
     """Change the images of a batch one by one.
 
     Args:
-        encode: the function to test: `ScorerOfBatches.encode`, or another function from images to one row each.
+        encode: the function to test: `ScorerOfBatches.encode`, or another function that returns one row per image.
         batch: a few samples with their pixels, or with cached features instead.
         seed: seed for the random images.
     """
@@ -162,7 +162,7 @@ def put_back(scorer: ScorerOfBatches, batch: Batch, own: OwnLosses) -> float:
     """Return the largest difference, in nats, between the model's losses and those with its own visual tokens put back.
 
     Args:
-        scorer: the model, adapted to the seam.
+        scorer: the model, adapted to the scoring interface.
         batch: one sample or more with pixels.
         own: the unmodified model.
     """
