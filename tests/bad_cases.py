@@ -166,7 +166,7 @@ NO_DONOR = [
 
 
 def rejected(name: str, make: Change, reason: str = "", command: str = "audit", row: int = ROW) -> Case:
-    says = (f"1 of {18 if row == ROW else 4} ", f"row {row}: {reason or name} (", "fix the rows or raise it")
+    says = (f"1 of {18 if row == ROW else 4} ", f"row {row}: {reason or name} (", "fix the rows, or raise this limit")
     # One row alone stops nothing, unless none is allowed.
     return Case(name, "rejected", f"{command} --data.max_rejected 0", says, make)
 

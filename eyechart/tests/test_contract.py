@@ -90,7 +90,7 @@ def test_a_scorer_without_batch_takes_batches_and_says_so_of_rows(rows: list[Row
     samples = [make_sample(row) for row in range(40)]
     results = score(Healthy(), make_batches(samples, 8))
     assert results.verdict == "PASS" and results.checkpoint == "Healthy"
-    with pytest.raises(ValueError, match=r"Scorer\.batch: Healthy has none, so it accepts only batches, not rows"):
+    with pytest.raises(ValueError, match=r"Scorer\.batch: Healthy has no such method, so it accepts only batches"):
         score(Healthy(), rows)
 
 

@@ -1,4 +1,4 @@
-"""`eyechart.score`: check 1 on any model, with the verdict, the coverage, the diagnosis and the captions it writes."""
+"""`eyechart.score`: check 1 on any model, with the verdict, the coverage, the diagnosis and the model's captions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _TESTED = 2
 _PROBED = 4
 """Number of samples for the probes that test which inputs reach the model."""
 _NOT_HERE: dict[str, RemarkCode] = {"blind": "blind-not-trained-here", "donors": "donors-need-tower-features"}
-"""Conditions that are only available for models trained by qwen3_vlm, with the remark that says why."""
+"""Conditions that are only available for models trained by qwen3_vlm, with the remark that gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class SelfTesting(Protocol):
 
 
 def _left_out(names: Sequence[str], train_data: Path | None, layers: int = 1) -> list[Remark]:
-    """Requested conditions that this model cannot be scored with, and why.
+    """Return the requested conditions that this model cannot be scored with, each with the reason.
 
     Raises:
         ValueError: only `correct` remains.
@@ -192,7 +192,7 @@ class _Tested:
 
 @torch.no_grad()
 def _tested(scorer: ScorerOfBatches, source: Source, by_name: bool) -> _Tested:
-    """Run the self-tests of a model given by name, or check any other scorer against the contract of the seam.
+    """Run the self-tests of a model given by name, or check any other scorer against the contract of a scorer.
 
     Raises:
         ValueError: a test failed; the message says what that means.

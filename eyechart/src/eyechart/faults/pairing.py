@@ -123,7 +123,7 @@ def diagnose_pairing(pairing: Pairing, ignored: bool) -> list[Finding]:
     elif broken and ignored:
         which, other, sure = "training", "and the connector trained on them ignores the picture", True
     elif broken and train.samples >= _MANY:
-        which, other, sure = "training", "unless they describe something that this vision tower cannot see", False
+        which, other, sure = "training", "unless they describe something that this vision tower does not see", False
     else:
         return [*_stretches(train)]
     side = train if which == "training" else held_out

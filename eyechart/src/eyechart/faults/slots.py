@@ -43,7 +43,7 @@ def measure_slots(scorer: ScorerOfBatches, batch: Batch, rms_ratio: float | None
     """Swap groups of slots between the samples of one batch.
 
     Args:
-        scorer: the model, adapted to the seam.
+        scorer: the model, adapted to the scoring interface.
         batch: about 32 samples with their images.
         rms_ratio: RMS of the visual tokens divided by the RMS of the text embeddings, if known.
 

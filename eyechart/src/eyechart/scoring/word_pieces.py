@@ -1,8 +1,9 @@
 """Joining of tokens to words, for any language and any tokenizer, with the cost of a wrong picture for each word.
 
 A token is not a word: a word may have several tokens, a token may contain several words, and the tokens of an emoji or
-a rare Chinese character are bytes without a meaning of their own. The text is therefore cut twice: into words by its
-characters, and into tokens by decoding longer and longer beginnings of it. A piece ends where both cuts agree.
+a rare Chinese character are single bytes that have no meaning by themselves. The text is therefore divided twice: into
+words by its characters, and into tokens by decoding longer and longer beginnings of the sequence. A piece ends at a
+position where a word and a token end.
 
 A word is a run of letters, digits and their combining marks, possibly with apostrophes and hyphens inside. In scripts
 written without spaces, every character is a word, so that pieces end where tokens end. Every other visible character is
