@@ -158,7 +158,7 @@ class Reason(_Model):
 
 
 class Remark(_Model):
-    """A remark on how a condition, or the whole score, was made, if a reader needs to know it."""
+    """A remark that a reader needs, on how a condition or the whole score was made."""
 
     code: RemarkCode
     about: str
@@ -262,7 +262,7 @@ class Matching(_Model):
     """The requested number of candidate images."""
     captions: int
     problem: Literal["no-two-samples-differ", "not-finite"] | None = None
-    """The reason why nothing could be measured; None if it was measured."""
+    """The reason why matching could not be measured; None if it was measured."""
     r_at_1: Estimated
     """Share of captions that are likeliest with their own image; a tie counts as a fraction."""
     mrr: Estimated
@@ -392,7 +392,7 @@ class Ablation(_Model):
     rejected: dict[str, int] = Field(default_factory=dict)
     """Held-out rows that could not be scored, by reason."""
     remarks: list[Remark] = Field(default_factory=list)
-    """Remarks on how conditions were made, if it differs from other runbooks, and on what was left out."""
+    """Remarks on conditions that are made differently in other runbooks, and on conditions that were left out."""
     notes: dict[str, str] = Field(default_factory=dict)
     """The scorer's own notes on how it scores, by keyword (`seam.Description.notes`)."""
     unigram: Unigram | None = None

@@ -61,7 +61,7 @@ class RejectKind(StrEnum):
     NO_PLACEHOLDER = "no-placeholder"
     """An image without a placeholder in the text."""
     IMAGE_COUNT = "image-count"
-    """No image, several of them, or more placeholders than images."""
+    """No image, several images, or more placeholders than images."""
     SPECIAL_TOKEN = "special-token"
     """The human turn contains the string of a special token."""
     IMAGE_IN_CAPTION = "image-in-caption"

@@ -60,11 +60,11 @@ class CoverageSettings(Section):
     """Check 2, thresholds in percent of the samples."""
 
     truncated_warn: float = Field(1.0, ge=0, le=100)
-    """If more samples are truncated, there is a warning."""
+    """If more than this percentage of samples is truncated, there is a warning."""
     truncated_fail: float = Field(2.0, ge=0, le=100)
-    """If more samples are truncated, the verdict is FAIL."""
+    """If more than this percentage of samples is truncated, the verdict is FAIL."""
     zero_label_fail: float = Field(0.1, ge=0, le=100)
-    """If more samples have no label tokens, the verdict is FAIL."""
+    """If more than this percentage of samples has no label tokens, the verdict is FAIL."""
 
 
 class ScoreSettings(Section):
@@ -95,13 +95,13 @@ class ScoreSettings(Section):
 
 
 def setting(config: Mapping[str, Any], section: str, key: str) -> Any:
-    """One setting of a recorded config; None if the section or the key is missing."""
+    """Return one setting of a recorded config; None if the section or the key is missing."""
     node = config.get(section)
     return node.get(key) if isinstance(node, Mapping) else None
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections to one level: `{"train": {"lr": 1}}` becomes `{"train.lr": 1}`."""
+    """Flatten nested sections to one level: `{"train": {"lr": 1}}` becomes `{"train.lr": 1}`."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
@@ -109,7 +109,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def settings_of(given: Mapping[str, Any], flags: Mapping[str, str] | None = None) -> ScoreSettings:
-    """Settings from dotted names such as `ablation.derangements`; the others take their defaults.
+    """Make settings from dotted names such as `ablation.derangements`; all other settings have their defaults.
 
     Args:
         given: values by name.

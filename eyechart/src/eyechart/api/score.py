@@ -42,7 +42,7 @@ _NOT_HERE: dict[str, RemarkCode] = {"blind": "blind-not-trained-here", "donors":
 
 @dataclass(frozen=True)
 class Measured:
-    """The results of check 1 and what is needed to write them to files."""
+    """The results of check 1, and the per-token losses that are written with them."""
 
     results: Results
     samples: SampleRows
@@ -68,7 +68,7 @@ def score(
             or batches that are passed.
         image_root: folder that the rows' image paths are relative to; None uses the data file's folder, or the rows'
             own.
-        settings: seed and margins and, for a model given by name, also device, precision and prompt; None uses the
+        settings: seed and margins; for a model given by name, also device, precision and prompt. None uses the
             defaults.
 
     Returns:
@@ -192,17 +192,17 @@ class _Tested:
 
 @torch.no_grad()
 def _tested(scorer: ScorerOfBatches, source: Source, by_name: bool) -> _Tested:
-    """Run the self-tests of a model given by name, or check any other scorer against the contract of a scorer.
+    """Run the self-tests of a model given by name, or check the output of any other scorer against its contract.
 
     Raises:
-        ValueError: a test failed; the message says what that means.
+        ValueError: a test failed; the message explains what that means.
     """
     batch = source.first(_TESTED)
     if batch is None:
         return _Tested(1)
     remarks = []
     if by_name:
-        assert isinstance(scorer, SelfTesting), "what is loaded by name has self-tests"
+        assert isinstance(scorer, SelfTesting), "a model loaded by name has self-tests"
         scorer.self_test(batch)
         remarks = [Remark(code="self-tests-passed", about="self-tests")]
     else:

@@ -204,7 +204,7 @@ def _wrong_layout(raw: msgspec.Raw, error: msgspec.ValidationError) -> _Unusable
             return _UnusableError(reason, detail, RejectKind.NO_CAPTION)
     wrong = {"id": "id not text or number", "image": "image not a path", "conversations": "turn not text"}
     for key, reason in wrong.items():
-        if f"$.{key}" in str(error):  # msgspec gives the place of the error only in its message
+        if f"$.{key}" in str(error):  # msgspec reports the position of the error only in its message
             kind = RejectKind.UNUSABLE_FILE if key == "image" else RejectKind.LAYOUT
             return _UnusableError(reason, f"{error}; got {_short(value[key])}", kind)
     return _UnusableError("row not readable", str(error))

@@ -1,4 +1,4 @@
-"""Copies of batches and visual tokens in which one thing is changed, for the experiments.
+"""Copies of batches and visual tokens in which one input is changed, for the experiments.
 
 Dimension suffixes as in `seam`; in addition, S: visual slots of one image (Q in `seam`).
 """
@@ -49,7 +49,7 @@ def with_text(text: Batch, ids_BT: Tensor, labels_BT: Tensor) -> Batch:
 
 
 def with_noise_image(few: Batch, row: int, generator: torch.Generator) -> Batch:
-    """Return the batch with one image replaced by noise, in every place from which a scorer may read it."""
+    """Return the batch with one image replaced by noise, in its tensors and its samples: a scorer may read either."""
     pixels_BCHW, features_BPV, samples = few.pixels_BCHW, few.features_BPV, list(few.samples)
     if pixels_BCHW is not None:
         pixels_BCHW = pixels_BCHW.clone()

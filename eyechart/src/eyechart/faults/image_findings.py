@@ -38,11 +38,11 @@ def diagnose_repeats(differences: Mapping[str, float]) -> list[Finding]:
 
 
 def diagnose_images(routes: ImageRoutes, made: str = VISUAL) -> list[Finding]:
-    """Return findings about the path from the images of a batch to what is computed from them.
+    """Return findings about the path from the images of a batch to the values computed from them.
 
     Args:
         routes: the results of the experiments.
-        made: what is computed from the images, in words.
+        made: name of the values computed from the images, for messages.
     """
     if not routes.finite:
         return [

@@ -47,7 +47,7 @@ def _stands_in(answer: list[int], prompt: list[int]) -> bool:
 
 
 def _listed_in(answer: list[int], row: int, prompts: list[set[int]]) -> bool:
-    """Return whether a caption's own prompt has nearly all of the caption's tokens, in any order, and others do not.
+    """Return whether nearly all of a caption's tokens are in its own prompt, in any order, but not in other prompts.
 
     The other prompts are compared because a request that is the same for all rows may share words with every caption.
     """

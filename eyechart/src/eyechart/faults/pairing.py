@@ -6,7 +6,7 @@ those of the captions' words (tf-idf), both without their diagonal,
     A = sum_ij K_ij L_ij            z = (A - mean A under shuffled captions) / (its standard deviation)
 
 which is the Hilbert-Schmidt independence criterion with a permutation null (Gretton et al. 2008). Captions that belong
-to other images give a z like that of any shuffle, between about -3 and 3. The test does not show which caption belongs
+to other images give a z as after shuffling, between about -3 and 3. The test does not show which caption belongs
 to which image.
 
 Dimension suffixes: N samples, V width of the tower, W distinct words.
@@ -31,7 +31,7 @@ SURE, NONE = 6.0, 3.0
 _ENOUGH = 64
 """Number of samples below which a weak association is not detected."""
 _MANY = 100
-"""Number of samples without association that justifies a warning by itself."""
+"""If at least this many samples show no association, this alone justifies a warning."""
 _SHUFFLES = 200
 _PARTS, _ENOUGH_OF_PART = 4, 24
 

@@ -182,8 +182,8 @@ def _level(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
             f"guessing among {known.vocabulary} tokens costs {guess:.2f}), but without any image far better "
             f"({text:.2f}): the visual tokens do more harm than good",
             "look at the training loss: if it rises, check the sign of the loss and of the optimizer's step "
-            "(`maximize`), then lower train.lr; if it falls, scoring differs from training: check what is loaded, the "
-            "preprocessing and the prompt",
+            "(`maximize`), then lower train.lr; if it falls, scoring differs from training: check the loaded "
+            "weights, the preprocessing and the prompt",
             losses=losses,
             guess=guess,
         )

@@ -95,7 +95,7 @@ def _collapse(internals: Internals, verdict: Verdict | None) -> Iterator[Finding
             return
         before, had = stage, share
     if OUTPUT not in shares and internals.effective_rank_of > 1:
-        # No share is reported if there is no variance at all, or only one slot and so nothing to compare with.
+        # No share is reported if there is no variance, or if there is only one slot.
         yield finding(
             "collapsed",
             f"the projector outputs the same vector for all visual tokens of all {internals.images} images, although "
@@ -166,6 +166,6 @@ def _slots(internals: Internals | None, slots: SlotUse | None) -> Iterator[Findi
 def _listed(slots: list[int]) -> str:
     shown = ", ".join(map(str, slots[:6]))
     if not slots:
-        return "none of them alone"
+        return "no token alone"
     more = " and others" if len(slots) > 6 else ""
     return f"{agree(len(slots), 'token', 'tokens')} {shown}{more} (counted from 0)"

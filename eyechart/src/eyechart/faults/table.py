@@ -83,7 +83,9 @@ FAULTS: dict[str, Fault] = {
     "gradients-kept": Fault("error", "gradients of earlier updates are never cleared"),
     "scale-mismatch": Fault("error", "visual tokens are far larger or smaller than text embeddings"),
     "pairs-mismatched": Fault("error", "captions belong to other images", synonyms=("constant-prompt",)),
-    "collapsed": Fault("error", "the connector's output hardly depends on the image", synonyms=("constant-prompt",)),
+    "collapsed": Fault(
+        "error", "the connector's output is nearly the same for all images", synonyms=("constant-prompt",)
+    ),
     "constant-prompt": Fault(
         "error",
         "the visual tokens act as a constant prompt",

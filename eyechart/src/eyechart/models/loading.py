@@ -59,7 +59,7 @@ class NamedModel:
         return self.scorer.nll(batch, visual)
 
     def write(self, batch: Batch) -> list[str]:
-        """Implement `Writer.write`: greedily, with the model's own `generate`, each after the row's own prompt."""
+        """Implement `Writer.write`: by greedy decoding with the model's own `generate`, after each row's own prompt."""
         return write_captions(self.scorer, self.processor.tokenizer, batch)
 
     def self_test(self, batch: Batch) -> None:

@@ -1,4 +1,4 @@
-"""Captions written by a model: greedily, with its own `generate`, after the row's own prompt."""
+"""Captions written by a model with its own `generate`, by greedy decoding after the prompt of each row."""
 
 from __future__ import annotations
 

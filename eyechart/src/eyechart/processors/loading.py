@@ -189,7 +189,7 @@ def _own_size(image_processor: ImageProcessingMixin) -> tuple[int, int]:
 
 
 def _patched_side(image_processor: ImageProcessingMixin, size: Mapping[str, Any]) -> int:
-    """Return the side for Qwen's processors, which accept whole merged patches and limit the area in pixels."""
+    """Return the side for Qwen's processors, which need a whole number of merged patches and limit the area."""
     unit = int(image_processor.patch_size) * int(image_processor.merge_size)
     least, most = size.get("shortest_edge") or 0, size.get("longest_edge") or math.inf
     side = max(1, round(_DEFAULT_SIDE / unit)) * unit

@@ -114,7 +114,7 @@ class PromptWriter:
         return self._known[human]
 
     def encode(self, records: Sequence[Row], request: str | None) -> list[Encoded | Reject]:
-        """Encode records, in their order, each after its own human turn or after `request`."""
+        """Return the token ids of records, in their order, each with its own human turn or with `request` instead."""
         answers = self._answers([record.caption for record in records])
         return [
             self._encode(record, request or record.human, answer_N)

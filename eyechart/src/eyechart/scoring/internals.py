@@ -31,7 +31,7 @@ from eyechart.scoring.spool import Spool
 from eyechart.verdict.statistics import FloatArray
 
 TOWER, OUTPUT = "tower", "projector"
-"""The stages before and after the connector; there may be others in between."""
+"""The first and the last stage; there may be other stages in between."""
 NEIGHBOURS = 10
 _COMPARED = 2000
 """Maximum number of images whose neighbours are compared: the time grows with the square of this number."""

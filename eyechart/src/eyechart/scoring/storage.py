@@ -169,7 +169,7 @@ class LossFile:
     """Collects losses per label token by condition, by round, and by batch, always in the same order of batches."""
 
     def __init__(self, folder: Path | None, places: Sequence[int], tokens: Sequence[int]) -> None:
-        """Prepare for samples that will come in the order `places` (canonical positions).
+        """Prepare for samples that will be appended in the order `places` (canonical positions).
 
         Args:
             folder: folder for the file, as in `VisualFile`.

@@ -41,7 +41,7 @@ class SampleScore:
     label_ids_T: IntArray
     """Token ids with a label, in reading order."""
     donors: tuple[int, ...]
-    """Positions (in the list of scores) of the samples whose images replaced this one's, one per derangement."""
+    """Positions (in the list of scores) of the samples whose images replaced this sample's, one per derangement."""
     nll: dict[str, list[FloatArray]]
     """By condition, the NLL per label token in nats: one array [T], or one per derangement."""
 

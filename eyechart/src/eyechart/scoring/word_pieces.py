@@ -61,7 +61,7 @@ class Span:
 
     @property
     def has_word(self) -> bool:
-        """Whether the piece contains a letter or a digit, and not only punctuation, an emoji or nothing."""
+        """Whether the piece contains a letter or a digit, and not only punctuation, emoji or white space."""
         return any(_kind(c) in ("word", "unspaced") for c in self.text)
 
 
@@ -127,7 +127,7 @@ def _joined(text: str, place: int) -> bool:
     if right == "extend" or before == _JOINER:
         return left != "space"
     if right == "flag" and left == "flag":
-        # A flag is a pair of regional letters, so the number of letters before this place decides.
+        # A flag is a pair of regional letters, so the number of letters before this position decides.
         run = 0
         while run < place and _kind(text[place - 1 - run]) == "flag":
             run += 1

@@ -75,7 +75,7 @@ def words_of(
         decode: converts token ids to text, keeping special tokens and all spaces.
         eos_id: the token that ends a caption.
         settings: contains `words_min_count`.
-        sure: whether the gap of `shuffled` is above 0 with 99% confidence; if not, words have no shares of it.
+        sure: whether the gap of `shuffled` is above 0 with 99% confidence; if not, no shares are computed.
 
     Returns:
         The tables, or None if `shuffled` was not scored or a loss is not finite (the verdict then says so).
