@@ -20,7 +20,7 @@ Example:
   eyechart score llava-hf/llava-1.5-7b-hf --data rows.json --image_root images --num_samples 128
 
 Every row is {"id": ..., "image": "path.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat is this?"},
-{"from": "gpt", "value": "a cat"}]}, in a JSON list or one per line. The model must not have been trained on these rows.
+{"from": "gpt", "value": "a cat"}]}, in a JSON list or one row per line. The model must not have been trained on them.
 
 Exit code: 0 PASS, 1 FAIL, 2 bad input, 3 INCONCLUSIVE, 4 an internal error, 130 interrupted."""
 _REPORT = """\

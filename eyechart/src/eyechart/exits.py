@@ -60,7 +60,7 @@ class InputError(ValueError):
 
 
 class NamedInputError(InputError):
-    """Bad input that is one of `faults.table.FAULTS`: a command prints it as its error, `diagnose` as a finding."""
+    """Bad input that is one of `faults.table.FAULTS`: commands report it as an error, and `diagnose` as a finding."""
 
     def __init__(self, code: str, message: str, fix: str) -> None:
         """Store the fault's `code` in addition to message and fix."""
@@ -96,7 +96,7 @@ def guarded(command: Callable[[], int], package: str = "eyechart") -> int:
         return _say(f"error: {error}", 2) if _raised_here(error, package) else _bug(error, package)
     except OSError as error:
         return _say(f"error: {_explain(error)}", 2) if error.errno in _ENVIRONMENT else _bug(error, package)
-    except Exception as error:  # noqa: BLE001 - the last resort of a command line
+    except Exception as error:  # noqa: BLE001 - the last error handler of a command
         return _bug(error, package)
     return code
 

@@ -176,7 +176,7 @@ def _left_out(names: Sequence[str], train_data: Path | None, layers: int = 1) ->
     if found and not set(names) - {"correct", *(remark.about for remark in found)}:
         listed = " ".join(f"{remark.about}: {sentence(remark)}" for remark in found)
         raise ValueError(
-            f"--conditions: only `correct` can be scored here ({listed}) Name other conditions, such as runbook"
+            f"--conditions: only `correct` can be scored here ({listed}); name other conditions, such as runbook"
         )
     return found
 
