@@ -1,5 +1,7 @@
 """Experiments on the path from a picture to a loss: each changes one input and measures which outputs change.
 
+The changed input, the outputs that change in a correct model, and the function or module:
+
     pixels of image i               -> the output for image i, and for no other image    `image_routes`
     nothing                         -> nothing: two identical calls give equal results   `repeated`
     visual tokens of row i          -> the losses of row i, and of no other              `experiments_on_losses`
@@ -7,8 +9,8 @@
     the other samples removed       -> no loss changes
     visual tokens of slot q         -> at least one loss
     the token next to an image block -> at least one loss: otherwise something has overwritten it
-    the caption's input tokens from position t on -> the losses after t, and none before `LossRoute.text`
-    the label at a position         -> its own loss, and no other
+    the caption's input tokens from position t on -> the losses after t, and none before it   `LossRoute.text`
+    the label at a position         -> its own loss, and no other loss
     pixels, with the visual tokens set to zero -> no loss: there is no second path       `past_tokens`
 
 They use the scoring interface, or a function of a batch that replaces a part of it, so they work with every model.
@@ -89,7 +91,7 @@ class SlotRoutes:
     """Slots whose visual tokens change no loss."""
     tried: int
     overwritten: tuple[str, ...]
-    """Text tokens next to the image positions, by name, whose change changes no loss."""
+    """Names of the text tokens next to the image positions that change no loss when they are replaced."""
 
 
 @dataclass(frozen=True)

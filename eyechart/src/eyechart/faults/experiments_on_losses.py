@@ -38,7 +38,7 @@ class LossRoute:
         self._other = random_like(visual, torch.Generator().manual_seed(seed))
         self._base = self._nll(text, visual)
         self._labels = [
-            # Only the last labels: a scorer may leave out a label at position 0, which has no token before it.
+            # Only the last labels are used: a scorer may leave out a label at position 0, which no token precedes.
             (labels_T != IGNORE_INDEX).nonzero()[:, 0].tolist()[-len(losses_T) :] if len(losses_T) else []
             for labels_T, losses_T in zip(text.labels_BT, self._base, strict=True)
         ]

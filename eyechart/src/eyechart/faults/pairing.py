@@ -153,7 +153,7 @@ def _stretches(train: Association) -> Iterator[Finding]:
         "pairs-mismatched",
         f"training captions do not seem to match their images in rows {part.first_row} to {part.last_row} of the "
         f"data file: the captions of similar images are no more similar there than after shuffling (z {part.z:.1f}; "
-        f"above {NONE:g} would be a sign of pairing), while elsewhere in the file they are (z "
+        f"above {NONE:g} would be a sign of pairing), while elsewhere in the file they are more similar (z "
         f"{min(z_of[p] for p in sound):.1f} and more)",
         "check how that part of the file was made (a separate shard, rows off by one), and compare a few of its rows "
         "by eye",

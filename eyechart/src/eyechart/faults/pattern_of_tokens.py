@@ -13,7 +13,7 @@ SCALE = (0.1, 10.0)
 """Accepted range of the RMS of the visual tokens divided by the RMS of the text embeddings."""
 COLLAPSED = 1e-4
 """A stage counts as collapsed if its share of variance between images is below this fraction of the tower's share. On
-the tiny test data, the fraction is 1.5e-3 for an untrained connector, 9e-3 for one trained on mismatched pairs, and 0.3
+the tiny test data, the value is 1.5e-3 for an untrained connector, 9e-3 for one trained on mismatched pairs, and 0.3
 for a trained one."""
 _LOST = 0.01
 """A projector dominated by its bias has less than this fraction of the resampler's share. Correct projectors, trained
