@@ -34,7 +34,7 @@ because norm weights move slowly and only an unchanged part is a fault."""
 _LARGE = 256
 """Minimum number of values that a tensor needs for a meaningful correlation with its initial values."""
 _CHANCE = 5.0
-"""A correlation below this many standard deviations of that between two random tensors counts as chance."""
+"""A correlation below this many standard deviations of the correlation between random tensors counts as chance."""
 _RELATED = 0.3
 """A trained part still has at least this correlation with its own initial values."""
 _SHOWN = 3

@@ -39,7 +39,7 @@ _DECILES = 10
 _SATURATED = 0.9
 """Share of ln K above which the InfoNCE bound can be far below the true value."""
 _TEMPERATURES = (0.1, 100.0)
-"""Range of temperatures searched. With a lower one, a single error in the other half would dominate the result."""
+"""Range of temperatures searched. At a lower one, a single error in the other half would dominate the result."""
 
 
 def match(

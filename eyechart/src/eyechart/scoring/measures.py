@@ -33,7 +33,7 @@ def with_measures(
         scores: the scored samples of check 1, with their visual tokens.
         scorer: the model, adapted to the scoring interface.
         plan: what was requested.
-        ranks: the processes that share the work, each called with the same arguments.
+        ranks: the processes that share the work; all must make this call with the same arguments.
         inside: pooled tower features, for hard and graded donors; None leaves these out.
     """
     found, words, vocabulary = None, None, plan.vocabulary

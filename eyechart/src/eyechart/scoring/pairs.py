@@ -177,7 +177,7 @@ def score_pairs(
         scorer: the model, adapted to the scoring interface.
         captions: the captions and images to be paired.
         pairs_P2: (caption, image) positions.
-        batch_size: pairs per forward pass. All captions of an image are in one pass, so it may contain more pairs.
+        batch_size: pairs per forward pass. With `pair_nll`, an image's captions share a pass, which may be larger.
         bar: progress bar that counts pairs.
         ranks: processes that share the work.
     """

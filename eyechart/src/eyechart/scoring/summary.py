@@ -189,7 +189,7 @@ class _Table:
         without = {name: np.empty((size, rounds[name])) for name in names}
         tokens_S, words_S = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.int64)
         ids: list[IntArray] = []
-        for i, score in enumerate(scores):  # only once, because assembling a sample takes longer than summing it
+        for i, score in enumerate(scores):  # each is read only once, because assembling it takes longer than summing
             word_T = score.label_ids_T != (_NO_ID if end_id is None else end_id)
             tokens_S[i], words_S[i] = len(word_T), word_T.sum()
             ids.append(score.label_ids_T)
