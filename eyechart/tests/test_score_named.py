@@ -257,7 +257,7 @@ def test_unreadable_images_are_counted_and_there_is_no_pass(saved: Saved, data: 
         *(
             (["m", "--data", "{rows}", "--image_size", size, *more], message)
             for size, more, message in (
-                ("-3", [], "--image_size: expected 8 to 4096 pixels, got -3; leave it out for the size"),
+                ("-3", [], "--image_size: expected 8 to 4096 pixels, got -3; leave it out to use the size"),
                 ("0", [], "--image_size: expected 8 to 4096 pixels, got 0"),
                 ("7", [], "--image_size: expected 8 to 4096 pixels, got 7"),
                 ("100000", [], "--image_size: expected 8 to 4096 pixels, got 100000"),
