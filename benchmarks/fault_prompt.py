@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from eyechart.data.encoded import Encoded, Prompt
-from eyechart.seam import IntArray
+from eyechart.seam import IGNORE_INDEX, IntArray
 from fault_edits import caption, each, with_text
-from fault_site import Case, Change, Site, human_turns, swap
+from fault_site import Case, Change, Site, human_turns, swap, take_base
 
 _PROMPT = "qwen3_vlm.data.prompt"
 
@@ -76,6 +77,37 @@ def _answers(change: Callable[[IntArray], IntArray]) -> Change:
     return swap(f"{_PROMPT}.PromptBuilder._answers", make)
 
 
+@contextmanager
+def _block_last() -> Iterator[None]:
+    """Prompt text, caption, image block."""
+
+    def last(row: Encoded, whole_T: IntArray) -> IntArray:
+        start, end = row.prompt.block
+        return np.concatenate([whole_T[:start], whole_T[end:], whole_T[start:end]])
+
+    def place(original: Any) -> property:
+        return property(lambda row: last(row, original.fget(row)))
+
+    def labels(original: Any) -> property:
+        def of(row: Encoded) -> IntArray:
+            whole_T = np.concatenate([row.prompt.ids_T, row.answer_N.astype(np.int64)])
+            whole_T[: len(row.prompt.ids_T)] = IGNORE_INDEX
+            return last(row, whole_T)
+
+        return property(of)
+
+    def block(original: Any) -> property:
+        return property(lambda row: (row.full_length - _width(row), row.full_length))
+
+    encoded = "eyechart.data.encoded.Encoded"
+    with swap(f"{encoded}.labels_T", labels)(), swap(f"{encoded}.ids_T", place)(), swap(f"{encoded}.block", block)():
+        yield
+
+
+def _width(row: Encoded) -> int:
+    return row.prompt.block[1] - row.prompt.block[0]
+
+
 def _captions_lowered(original: Any) -> Any:
     def answers(self: Any, captions: Sequence[str]) -> Iterator[IntArray]:
         lowered: Iterator[IntArray] = original(self, [c.lower().replace(",", "").replace(".", "") for c in captions])
@@ -127,6 +159,23 @@ PROMPT = (
         "token-id-mismatch",
         "the block opens with the first piece of `<|im_start|>`, which this tokenizer has no token for",
         change=swap(f"{_PROMPT}.PromptBuilder.__init__", _opened_by_a_turn),
+    ),
+    Case(
+        "image-after-the-caption",
+        "image-masked",
+        "the image block is placed after the caption, where causal attention cannot see it",
+        set_up=human_turns,
+        change=_block_last,
+        also=("template-unstable",),
+    ),
+    Case(
+        "image-after-the-caption-when-evaluated",
+        "image-masked",
+        "the image block is placed after the caption, for a healthy connector",
+        "evaluation",
+        take_base,
+        _block_last,
+        also=("template-unstable",),
     ),
     Case(
         "cut-on-the-left",

@@ -23,6 +23,8 @@ _ONE_DIRECTION = 1.05
 """If the effective rank is below this, all visual tokens of an image are copies of one token, up to scale."""
 _DEAD = 0.01
 """If a group of slots is worth less than this fraction of the whole picture, it carries no information."""
+_HALF = 0.5
+"""Share of dead slots from which there is a finding, this share included: half of the context spent on nothing."""
 _CARRIES = 0.05
 """Slots are only compared if the whole picture is worth at least this many nats per label token."""
 _MILD = 3
@@ -143,7 +145,7 @@ def _slots(internals: Internals | None, slots: SlotUse | None) -> Iterator[Findi
         for slot in group
     ]
     total = sum(map(len, slots.groups))
-    if len(dead) > total / 2:
+    if len(dead) >= _HALF * total:
         alive = [slot for group in slots.groups for slot in group if slot not in dead]
         yield finding(
             "slots-dead",
