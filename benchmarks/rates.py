@@ -4,7 +4,8 @@
     python benchmarks/rates.py --worlds digits --factors 0.1,1,30
 
 The set-ups are those of the fault benchmark. One line per run: the step and the pace of
-`eyechart.faults.learning_rate`, and the verdict of check 1. The limits of `learning-rate-too-high` and `learning-rate-too-low` rest on it.
+`eyechart.faults.learning_rate`, and the verdict of check 1. The limits of `learning-rate-too-high` and
+`learning-rate-too-low` rest on it.
 """
 
 from __future__ import annotations

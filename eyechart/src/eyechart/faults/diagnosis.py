@@ -34,6 +34,7 @@ _DAMAGE = ("slots-dead", "scale-mismatch")
 
 _RAISED = (
     "held-out-differs",
+    "tower-uninitialised",
     "wrong-preprocessing",
     "dropout-active",
     "learning-rate-too-high",
