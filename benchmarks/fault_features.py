@@ -39,7 +39,8 @@ def _train_mode(vlm: Any) -> None:
 
 def _dropout_layer(vlm: Any) -> None:
     norm = vlm.tower.model.post_layernorm
-    vlm.tower.model.post_layernorm = torch.nn.Sequential(norm, torch.nn.Dropout(0.1).train())
+    norm.drop = torch.nn.Dropout(0.1).train()
+    norm.register_forward_hook(lambda module, inputs, output: module.drop(output))
 
 
 def _averaged(features_BPV: Tensor) -> Tensor:

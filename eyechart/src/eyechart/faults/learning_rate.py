@@ -57,9 +57,9 @@ class Movement:
 def matrices(initial: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors that are judged: matrices that are neither small nor constant at the start."""
     return {
-        name: value
+        name: value.detach()
         for name, value in initial.items()
-        if value.ndim >= 2 and value.numel() >= _ENOUGH and float(value.float().std()) > 0
+        if value.ndim >= 2 and value.numel() >= _ENOUGH and float(value.detach().float().std()) > 0
     }
 
 
@@ -81,7 +81,7 @@ def movement(initial: Mapping[str, Tensor], stored: Mapping[str, Tensor], update
     if not judged or not updates or updates < 1:
         return None
     far = [
-        float((stored[name].float() - start.float()).norm() / start.float().norm()) for name, start in judged.items()
+        float((stored[name].detach().float() - start.float()).norm() / start.float().norm()) for name, start in judged.items()
     ]
     return Movement(median(far), updates)
 
