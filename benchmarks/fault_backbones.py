@@ -67,8 +67,9 @@ def _delimiters_alike(site: Site, tensors: Tensors) -> None:
 def _delimiters_at_the_mean(site: Site, tensors: Tensors) -> None:
     """As after `resize_token_embeddings`: new rows are the mean of the others plus next to no noise."""
     tokenizer, table = prepare_inputs(site.config()).tokenizer, tensors["model.embed_tokens.weight"]
+    mean = table.float().mean(0).to(table.dtype)
     for token in ("<|vision_start|>", "<|vision_end|>"):
-        table[tokenizer.convert_tokens_to_ids(token)] = table.float().mean(0).to(table.dtype)
+        table[tokenizer.convert_tokens_to_ids(token)] = mean
 
 
 def _nan_in_language_model(site: Site, tensors: Tensors) -> None:

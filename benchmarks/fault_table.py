@@ -67,7 +67,7 @@ class Row:
     @property
     def right(self) -> set[str]:
         """Codes that count as the right name."""
-        return {self.code, *self.also, *(FAULTS[self.code].synonyms if self.code in FAULTS else ())}
+        return {self.code, *self.also, *(FAULTS[self.code].synonyms if self.code else ())}
 
     @property
     def noticed(self) -> bool:

@@ -57,9 +57,7 @@ _OF_DATA = (*ROWS, *PAIRS, *SPLITS, *IMAGES)
 _OF_INPUTS = (*PROMPT, *LABELS, *PIXELS, *BATCHES)
 _OF_MODELS = (*BACKBONES, *FEATURES, *CONNECTOR, *FUSION, *LOSS, *TEXT)
 _OF_RUNS = (*TRAINING, *RATES, *RESUMING, *CHECKPOINTS)
-INJECTIONS = tuple(
-    sorted((*_OF_DATA, *_OF_INPUTS, *_OF_MODELS, *_OF_RUNS), key=lambda case: _ORDER.get(case.code, 999))
-)
+INJECTIONS = tuple(sorted((*_OF_DATA, *_OF_INPUTS, *_OF_MODELS, *_OF_RUNS), key=lambda case: _ORDER[case.code]))
 CASES = {case.name: case for case in (*INJECTIONS, *HEALTHY)}
 assert len(CASES) == len(INJECTIONS) + len(HEALTHY), "two cases share a name"
 

@@ -24,7 +24,9 @@ _CLEARLY = 2.5
 _UPPER = 0.5
 """Share of upper-case letters above which captions are in upper case."""
 _LETTERS = 2.5
-"""Number of characters per token below which the tokenizer does not know the words of the captions."""
+"""Number of characters per token below which the tokenizer does not know the words of the captions. The tiny tokenizer
+has 4.9 for scenes and 4.5 for digits, and 1.0 to 1.4 for scenes in upper case, in German or enciphered. It is read only
+where the language model is worse than a random guess, so it decides between two names and never raises an alarm."""
 
 
 @torch.no_grad()

@@ -24,7 +24,8 @@ _ONE_DIRECTION = 1.05
 _DEAD = 0.01
 """If a group of slots is worth less than this fraction of the whole picture, it carries no information."""
 _HALF = 0.5
-"""Share of dead slots from which there is a finding, this share included: half of the context spent on nothing."""
+"""Share of dead slots from which there is a finding, this share included. In the fault benchmark the healthy set-ups
+with 4, 8, 16 and 64 visual tokens stay below it, and so does one with two of eight zeroed."""
 _CARRIES = 0.05
 """Slots are only compared if the whole picture is worth at least this many nats per label token."""
 _MILD = 3
