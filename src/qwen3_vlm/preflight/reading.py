@@ -25,20 +25,20 @@ _UPPER = 0.5
 """Share of upper-case letters above which captions are in upper case."""
 _LETTERS = 2.5
 """Number of characters per token below which the tokenizer does not know the words of the captions. The tiny tokenizer
-has 4.9 for scenes and 4.5 for digits, and 1.0 to 1.4 for scenes in upper case, in German or enciphered. It is read only
-where the language model is worse than a random guess, so it decides between two names and never raises an alarm."""
+has 4.9 for scenes and 4.5 for digits, and 1.0 to 1.4 for scenes in upper case, in German or enciphered. It is used
+only where the language model is worse than a random guess, so no captions that a model reads are reported."""
 
 
 @torch.no_grad()
 def reading_findings(name: str, vlm: VLM, tokens: Tokens, captions: Sequence[str]) -> list[Finding]:
     """Check that the language model can read the captions without a picture, with the ids that the tokenizer gives.
 
-    A model that knows nothing has a loss of ln V nats per token, where V is the size of the vocabulary. A loss above
-    ln V means that the model confidently expects other tokens: either the ids mean other words to it, or it was never
-    trained on this kind of text. The text is named if the model reads the same captions in lower case, or if the
-    tokenizer has hardly any piece longer than a letter for them. Otherwise, if the text is the cause, the loss is
-    clearly higher still with random ids, and there is no finding. In the remaining cases the two causes cannot be
-    distinguished here, and the finding is a warning.
+    A model that knows nothing has a loss of ln V nats per token, where V is the size of the vocabulary. A loss above ln
+    V means that the model confidently expects other tokens: either it was trained with other ids for these words, or it
+    was never trained on this kind of text. The text is reported as the cause if the model reads the same captions in
+    lower case, or if the tokenizer has hardly any piece longer than a letter for them. Otherwise, if the text is the
+    cause, the loss is clearly higher still with random ids, and there is no finding. In the remaining cases the two
+    causes cannot be distinguished here. Every finding is a warning.
     """
     rows = len(vlm.llm.model.get_input_embeddings().weight)
     answers = [tokens.answer(caption) for caption in captions]

@@ -21,8 +21,8 @@ from qwen3_vlm.shipped import locate
 
 _FIX_ABSENT = "copy or download the checkpoint again: these weights are not in it, so they are random"
 _FIX_DIFFERS = (
-    "look for what changes it after loading (a resize of the embeddings, an init, an optimizer that holds frozen "
-    "weights), and remove that"
+    "look for code that changes it after loading (a resize of the embeddings, an init, an optimizer that holds frozen "
+    "weights), and remove it"
 )
 _FIX_LAYERS = (
     "check these layers in the checkpoint's file: if they are the same there, download it again or use another model; "
@@ -51,7 +51,8 @@ def _part(setting: str, name: str, model: nn.Module) -> list[Finding]:
                 "non-finite",
                 f"{len(bad)} {agree(len(bad), 'tensor', 'tensors')} of {setting} {name} "
                 f"{agree(len(bad), 'holds', 'hold')} NaN or infinity, first {bad[0]}",
-                "copy or download the checkpoint again; if its file is finite, look for what writes to these weights "
+                "copy or download the checkpoint again; if its file is finite, look for code that writes to these "
+                "weights "
                 "after loading",
                 tensors=bad[:8],
             )
@@ -171,7 +172,7 @@ def _layers_never_trained(setting: str, name: str, model: nn.Module) -> list[Fin
                 finding(
                     "tower-uninitialised",
                     f"{setting} {name}: in {stack}, {_layers(new, 'has', 'have')} all normalisation weights at their "
-                    f"starting values, while {_layers(moved[:8], 'has', 'have')} none of them there: most likely "
+                    f"starting values, while {_layers(moved[:8], 'has', 'have')} none at these values: most likely "
                     f"{_layers(new, 'was', 'were')} newly initialised and never trained",
                     _FIX_LAYERS,
                     stack=stack,

@@ -39,7 +39,7 @@ def look_before(run: Run) -> list[Finding]:
         *diagnose_step(run.config.train.lr, typical_size(dict(run.vlm.connector.named_parameters()))),
     ]
     if flight.pairing is not None:
-        found += diagnose_pairing(flight.pairing, ignored=False)  # no trained connector could ignore pictures yet
+        found += diagnose_pairing(flight.pairing, ignored=False)  # the connector is not trained yet
     if run.train_set is not run.prepared.train and flight.batch:
         found += cache_findings(run.vlm, run.train_set, run.prepared.train)
     if isinstance(run.train_set, CachedDataset) and isinstance(run.eval_set, CachedDataset):
