@@ -128,6 +128,20 @@ def test_weights_that_are_not_what_training_made_say_nothing_about_its_rate(code
     assert "learning-rate-too-low" not in {f.code for f in found}
 
 
+@pytest.mark.parametrize("code", ["connector-not-loaded", "non-finite"])
+def test_weights_further_away_than_another_start_show_a_high_rate_whatever_else_was_found(code: str) -> None:
+    for by, first in ((4.8, "learning-rate-too-high"), (2.6, code)):
+        given = evidence(moved(by), "FAIL")
+        found = diagnose_run(RunEvidence([finding(code, "m", "f")], given.connector, ablation=given.ablation))
+        assert found[0].code == first and (found[-1].explained_by == [first] or by < 3)
+
+
+def test_tensors_that_are_missing_or_of_another_shape_are_left_out_of_the_movement() -> None:
+    more = {**STATE, "other": torch.randn(32, 32), "wide": torch.randn(64, 16)}
+    seen = movement(more, {**moved(0.3), "wide": torch.zeros(2, 2)}, 150)
+    assert seen is not None and seen.moved == pytest.approx(0.3, rel=1e-4)
+
+
 def test_a_connector_near_its_start_was_loaded_if_its_rate_could_not_move_it() -> None:
     assert could_not_move(1e-7, 150, STATE) and not could_not_move(2e-3, 150, STATE)
     assert not could_not_move(None, 150, STATE) and not could_not_move(1e-7, None, STATE)

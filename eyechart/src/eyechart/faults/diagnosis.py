@@ -42,8 +42,12 @@ _RAISED = (
 )
 """Causes that can be harmless. If an error that they explain is found as well, they are its likely cause; they
 become errors then, and are ranked before it."""
-_NOT_THE_TRAINED = ("no-gradient", "connector-not-loaded", "loss-not-reproduced")
+_NOT_THE_TRAINED = ("no-gradient", "loss-not-reproduced")
 """Faults after which the weights of the checkpoint do not show what the learning rate did."""
+_MAYBE_THE_TRAINED = ("connector-not-loaded", "non-finite")
+"""The same, unless the weights have moved further than to another initialisation."""
+_ANOTHER_START = 3.0
+"""Relative distance that two initialisations do not have: unrelated weights of the same size are 1.4 times it apart."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +113,14 @@ def diagnose_run(evidence: RunEvidence) -> list[Finding]:
 
 def _of_learning_rate(evidence: RunEvidence, found: Sequence[Finding]) -> list[Finding]:
     connector, ablation = evidence.connector, evidence.ablation
-    if connector is None or any(_has(found, code) for code in (*_NOT_THE_TRAINED, "non-finite")):
+    if connector is None or any(_has(found, code) for code in _NOT_THE_TRAINED):
+        return []
+    seen = movement(connector.initial, connector.stored, connector.updates)
+    unsure = any(_has(found, code) for code in _MAYBE_THE_TRAINED)
+    if seen is None or (unsure and not seen.moved >= _ANOTHER_START):
         return []
     return diagnose_movement(
-        movement(connector.initial, connector.stored, connector.updates),
+        seen,
         connector.learning_rate,
         typical_size(connector.initial),
         ablation.verdict if ablation else None,

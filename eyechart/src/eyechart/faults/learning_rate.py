@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from torch import Tensor
 
@@ -73,15 +74,19 @@ def typical_size(initial: Mapping[str, Tensor]) -> float | None:
     return median(sizes) if sizes else None
 
 
-def movement(initial: Mapping[str, Tensor], stored: Mapping[str, Tensor], updates: int | None) -> Movement | None:
+def movement(initial: Mapping[str, Tensor], stored: Mapping[str, Any], updates: int | None) -> Movement | None:
     """Measure how far all updates together have moved the weights; None without a matrix or an update.
 
     Args:
         initial: the connector's tensors before training, by name.
-        stored: its tensors now, with the same names and shapes.
+        stored: its tensors now; those that are missing or of another shape are left out.
         updates: number of optimizer updates between the two, if known.
     """
-    judged = matrices(initial)
+    judged = {
+        name: start
+        for name, start in matrices(initial).items()
+        if isinstance(value := stored.get(name), Tensor) and value.shape == start.shape
+    }
     if not judged or not updates or updates < 1:
         return None
     far = [

@@ -97,7 +97,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "loss-not-reproduced": Fault("error", "scoring gives a different loss than training logged"),
     "picture-harmful": Fault("error", "captions are less likely with the right picture than without a picture"),
-    "slots-dead": Fault("warning", "most visual tokens contain no information"),
+    "slots-dead": Fault("warning", "at least half of the visual tokens contain no information"),
     "eval-too-small": Fault("note", "too few samples to decide"),
     "under-trained": Fault("note", "training may have ended too early"),
 }
