@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -77,35 +76,32 @@ def _answers(change: Callable[[IntArray], IntArray]) -> Change:
     return swap(f"{_PROMPT}.PromptBuilder._answers", make)
 
 
-@contextmanager
-def _block_last() -> Iterator[None]:
-    """Prompt text, caption, image block."""
+class _BlockLast(Encoded):
+    """A row whose image block comes after the prompt text and the caption."""
 
-    def last(row: Encoded, whole_T: IntArray) -> IntArray:
-        start, end = row.prompt.block
+    __slots__ = ()
+
+    @property
+    def ids_T(self) -> IntArray:
+        return self._moved(np.concatenate([self.prompt.ids_T, self.answer_N.astype(np.int64)]))
+
+    @property
+    def labels_T(self) -> IntArray:
+        unlabelled_T = np.full_like(self.prompt.ids_T, IGNORE_INDEX)
+        return self._moved(np.concatenate([unlabelled_T, self.answer_N.astype(np.int64)]))
+
+    @property
+    def block(self) -> tuple[int, int]:
+        start, end = self.prompt.block
+        return self.full_length - (end - start), self.full_length
+
+    def _moved(self, whole_T: IntArray) -> IntArray:
+        start, end = self.prompt.block
         return np.concatenate([whole_T[:start], whole_T[end:], whole_T[start:end]])
 
-    def place(original: Any) -> property:
-        return property(lambda row: last(row, original.fget(row)))
 
-    def labels(original: Any) -> property:
-        def of(row: Encoded) -> IntArray:
-            whole_T = np.concatenate([row.prompt.ids_T, row.answer_N.astype(np.int64)])
-            whole_T[: len(row.prompt.ids_T)] = IGNORE_INDEX
-            return last(row, whole_T)
-
-        return property(of)
-
-    def block(original: Any) -> property:
-        return property(lambda row: (row.full_length - _width(row), row.full_length))
-
-    encoded = "eyechart.data.encoded.Encoded"
-    with swap(f"{encoded}.labels_T", labels)(), swap(f"{encoded}.ids_T", place)(), swap(f"{encoded}.block", block)():
-        yield
-
-
-def _width(row: Encoded) -> int:
-    return row.prompt.block[1] - row.prompt.block[0]
+def _block_last(builder: Any, row: object) -> object:
+    return _BlockLast(row.prompt, row.answer_N, row.max_seq_len) if isinstance(row, Encoded) else row
 
 
 def _captions_lowered(original: Any) -> Any:
@@ -165,7 +161,7 @@ PROMPT = (
         "image-masked",
         "the image block is placed after the caption, where causal attention cannot see it",
         set_up=human_turns,
-        change=_block_last,
+        change=_encode(_block_last),
         also=("template-unstable",),
     ),
     Case(
@@ -174,7 +170,7 @@ PROMPT = (
         "the image block is placed after the caption, for a healthy connector",
         "evaluation",
         take_base,
-        _block_last,
+        _encode(_block_last),
         also=("template-unstable",),
     ),
     Case(
