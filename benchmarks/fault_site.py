@@ -129,6 +129,13 @@ def take_base(site: Site) -> None:
     site.take_base()
 
 
+def checkpoint_alone(site: Site) -> None:
+    """Evaluate the healthy run's `.pt`, without the other files of its folder."""
+    site.take_base()
+    for name in ("split.json", "log.jsonl", "config.yaml"):
+        (site.run / name).unlink(missing_ok=True)
+
+
 def short_config(world: World, output_dir: Path, overrides: list[str]) -> Config:
     """Return a world's shipped config, shortened, with this `output_dir`."""
     return load_config(_CONFIGS[world], ["--output_dir", str(output_dir), *_ALWAYS, *_SHORT[world], *overrides])

@@ -43,6 +43,7 @@ from fault_loss import LOSS
 from fault_pairs import PAIRS
 from fault_pixels import PIXELS
 from fault_prompt import PROMPT
+from fault_rates import RATES
 from fault_resuming import RESUMING
 from fault_rows import ROWS
 from fault_run import run_case, train_base
@@ -56,7 +57,7 @@ _ORDER = {code: place for place, code in enumerate(FAULTS)}
 _OF_DATA = (*ROWS, *PAIRS, *SPLITS, *IMAGES)
 _OF_INPUTS = (*PROMPT, *LABELS, *PIXELS, *BATCHES)
 _OF_MODELS = (*BACKBONES, *FEATURES, *CONNECTOR, *FUSION, *LOSS, *TEXT)
-_OF_RUNS = (*TRAINING, *RESUMING, *CHECKPOINTS)
+_OF_RUNS = (*TRAINING, *RATES, *RESUMING, *CHECKPOINTS)
 INJECTIONS = tuple(sorted((*_OF_DATA, *_OF_INPUTS, *_OF_MODELS, *_OF_RUNS), key=lambda case: _ORDER[case.code]))
 CASES = {case.name: case for case in (*INJECTIONS, *HEALTHY)}
 assert len(CASES) == len(INJECTIONS) + len(HEALTHY), "two cases share a name"

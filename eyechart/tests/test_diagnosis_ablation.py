@@ -174,13 +174,13 @@ def test_captions_predicted_almost_surely_mean_copying_or_an_answer_in_the_promp
     assert codes(sees) == [], "a connector may be that good: then a wrong picture costs"
 
 
-def test_a_loss_above_blind_guessing_means_shifted_labels_or_an_untrained_language_model() -> None:
+def test_a_loss_above_blind_guessing_means_shifted_labels_or_text_that_is_not_read() -> None:
     guess = math.log(VOCABULARY)
     bad = {"shuffled": (0.2, 0.02), "zero": (-0.4, 0.05), "noise": (0.3, 0.05)}
     assert ("labels-shifted", "error") in codes(ablation(guess + 1, **bad), vocabulary=VOCABULARY)
     assert ("labels-shifted", "error") not in codes(ablation(guess - 1, **bad), vocabulary=VOCABULARY)
     random_model = ablation(guess + 1, **bad, no_image=(0.1, 0.02))
-    assert ("tower-uninitialised", "error") in codes(random_model, vocabulary=VOCABULARY, horizon=1)
+    assert ("captions-unread", "error") in codes(random_model, vocabulary=VOCABULARY, horizon=1)
 
 
 def test_a_picture_that_is_worse_than_guessing_where_the_text_alone_is_not_is_harmful() -> None:
@@ -188,7 +188,7 @@ def test_a_picture_that_is_worse_than_guessing_where_the_text_alone_is_not_is_ha
     climbed = {"shuffled": (0.0, 0.01), "zero": (-2.0, 0.1), "noise": (-2.0, 0.1), "no_image": (-guess, 0.1)}
     found = codes(ablation(guess + 1, **climbed), vocabulary=VOCABULARY, horizon=1)
     assert found[0] == ("picture-harmful", "error")
-    assert "tower-uninitialised" not in dict(found)
+    assert "captions-unread" not in dict(found)
 
 
 def test_captions_that_the_text_model_cannot_read_are_no_error_where_the_picture_is_read() -> None:

@@ -137,6 +137,14 @@ class SomeSlots(Healthy):
         return 2.0 - right.float().sum() / len(self.used)
 
 
+class HalfOfTheSlots(SomeSlots):
+    used = (0, 1, 2)
+
+
+class MoreThanHalfOfTheSlots(SomeSlots):
+    used = (0, 1, 2, 3)
+
+
 class AllSlots(SomeSlots):
     used = (0, 1, 2, 3, 4, 5)
 
@@ -163,6 +171,12 @@ def test_slots_that_carry_nothing_are_counted_and_the_others_named() -> None:
     (found,) = diagnose_visual(None, use)
     assert (found.code, found.severity, found.evidence["dead"]) == ("slots-dead", "warning", [1, 2, 3, 4, 5])
     assert "is in token 0 (counted from 0)" in found.message
+
+
+def test_exactly_half_of_the_slots_is_enough_for_the_warning() -> None:
+    (found,) = diagnose_visual(None, measure_slots(HalfOfTheSlots(), one_batch()))
+    assert (found.code, found.evidence["dead"]) == ("slots-dead", [3, 4, 5])
+    assert codes(None, measure_slots(MoreThanHalfOfTheSlots(), one_batch())) == []
 
 
 @pytest.mark.parametrize("scorer", [AllSlots(), Redundant(), FourSlots()], ids=lambda s: type(s).__name__)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eyechart.exits import InputError
+from eyechart.exits import InputError, NamedInputError, NonFiniteError, RankLostError
 from eyechart.faults.diagnosis import RunEvidence, diagnose_run
 from eyechart.faults.probes import probe
 from eyechart.faults.slots import measure_slots
@@ -23,6 +23,7 @@ from qwen3_vlm.commands.loaded import Loaded, restored
 from qwen3_vlm.commands.scoring import score, training_of_run
 from qwen3_vlm.config import Config
 from qwen3_vlm.models.connector import fresh_connector
+from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight import ROWS, Preflight, View, findings_of_error, preflight
 from qwen3_vlm.train.checkpoint import PARTS, Payload, config_tree, connector_state, load_checkpoint
 from qwen3_vlm.train.findings_log import read_findings
@@ -111,6 +112,18 @@ def findings_of_score(loaded: Loaded, prepared: Prepared, checkpoint: Path, abla
     return _of_checkpoint(loaded, prepared, checkpoint, initial, ROWS, ablation).findings
 
 
+def named_failure(error: Exception, prepared: Prepared, vlm: VLM) -> NamedInputError | None:
+    """Return the fault of the preflight that makes scoring fail, as the error to raise; None if there is none.
+
+    A broken pipeline (labels or an image block at wrong places) can fail anywhere, with any exception. An error that is
+    a line for the user already needs no other one.
+    """
+    if isinstance(error, ValueError | OSError | MemoryError | NonFiniteError | RankLostError):
+        return None
+    named = preflight(prepared, vlm, progress=_bar).errors
+    return NamedInputError(named[0].code, f"{named[0].code}: {named[0].message}", named[0].fix) if named else None
+
+
 def refused(error: ValueError, config: Config) -> Diagnosis:
     """Turn an error about rejected input into a diagnosis, or raise it again if it is not in the table of faults."""
     named = findings_of_error(error, config)
@@ -144,7 +157,15 @@ def _of_weights(initial: Payload, in_use: Payload | None, payload: Payload, path
         flatten(in_use) if in_use else None,
         payload.get("updates"),
         tuple(r.grad_norm for r in records),
+        _peak_rate(payload, path),
     )
+
+
+def _peak_rate(payload: Payload, path: Path) -> float | None:
+    """Return the learning rate that the checkpoint was trained with; None if an older checkpoint does not record it."""
+    train = config_tree(payload, path).get("train") if "config" in payload else None
+    rate = train.get("lr") if isinstance(train, dict) else None
+    return float(rate) if isinstance(rate, int | float) else None
 
 
 def _of_checkpoint(

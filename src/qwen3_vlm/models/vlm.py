@@ -127,12 +127,18 @@ class VLM(nn.Module):
 
         The keys and values before a caption do not depend on the caption. They are computed once per prompt and image
         and shared by all captions that follow them, so that the cost of a pair is little more than that of its caption.
+        If a label comes before the last image position (labels in the prompt, an image after the caption), there is
+        nothing to share, and the whole batch is read as by `nll`.
         """
         ids_BT, labels_BT = batch.ids_BT.to(self.device), batch.labels_BT.to(self.device)
         labelled_BT = labels_BT != IGNORE_INDEX
         assert bool(labelled_BT.any(dim=1).all()), "a row without label tokens has nothing to score"
         # The last prompt token is processed with the caption, because its output predicts the first label.
         shared_B = labelled_BT.int().argmax(dim=1) - 1
+        places_T = torch.arange(ids_BT.shape[1], device=self.device)
+        last_image_B = torch.where(ids_BT == self.patch_id, places_T, -1).amax(dim=1)
+        if bool((last_image_B >= shared_B).any()):
+            return self.nll(batch, visual.rows(list(images_B)))
         scored: dict[int, Tensor] = {}
         for shared in sorted(set(shared_B.tolist())):
             # Prefixes of equal length need no padding before the captions, and therefore no mask.

@@ -25,8 +25,10 @@ from qwen3_vlm.preflight.corpus import corpus_findings, left_findings, read_corp
 from qwen3_vlm.preflight.corpus_captions import caption_findings
 from qwen3_vlm.preflight.flow import flow_findings
 from qwen3_vlm.preflight.frozen import Frozen
+from qwen3_vlm.preflight.modes import dropout_findings
 from qwen3_vlm.preflight.pairing import pairing_of
 from qwen3_vlm.preflight.pixels import processor_settings, references, settings_findings
+from qwen3_vlm.preflight.reading import reading_findings
 from qwen3_vlm.preflight.rows import RawRow, findings_of_error, read_plainly, reject_findings, spread
 from qwen3_vlm.preflight.text import Row, Tokens, not_in_front, rows_of
 from qwen3_vlm.preflight.text_labels import label_findings
@@ -34,7 +36,7 @@ from qwen3_vlm.preflight.text_prompt import block_findings, template_findings, t
 from qwen3_vlm.preflight.twins import same_captions, twin_findings
 from qwen3_vlm.preflight.view import View, view_of
 from qwen3_vlm.preflight.walk import Walk
-from qwen3_vlm.preflight.weights import reading_findings, weight_findings
+from qwen3_vlm.preflight.weights import weight_findings
 
 ROWS = 128
 """Number of rows per side of the split whose image is decoded."""
@@ -86,10 +88,10 @@ def preflight(prepared: Prepared, vlm: VLM, rows: int = ROWS, progress: Progress
     Raises:
         ValueError: the data file or a backbone's files cannot be read.
     """
-    was_training = vlm.training
+    was_training, dropping = vlm.training, dropout_findings(vlm)
     with torch.random.fork_rng(devices=[]):
         try:
-            return _Flight(prepared, vlm.eval(), rows, progress).fly()
+            return _Flight(prepared, vlm.eval(), rows, progress).fly(dropping)
         finally:
             vlm.train(was_training)
 
@@ -104,9 +106,10 @@ class _Flight:
         """Rows that the collator does not put at the left edge of their batch."""
         self.sides = (("train", prepared.train), ("eval", prepared.eval))
 
-    def fly(self) -> Preflight:
+    def fly(self, dropping: list[Finding]) -> Preflight:
+        """Run all checks; `dropping` are the findings about the mode of the model, which is in eval mode here."""
         raw = {side: self._raw(side) for side, _ in self.sides}
-        found = [*self._rejected(), *self._corpus(raw)]
+        found = [*dropping, *self._rejected(), *self._corpus(raw)]
         twins = same_captions(raw["train"], self._decoded("eval", raw["eval"]).values(), self._chosen("train"))
         raw = {side: self._decoded(side, rows) for side, rows in raw.items()}  # only the corpus checks need the others
         by_side, unread = self._read(raw)

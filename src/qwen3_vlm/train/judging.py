@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eyechart.exits import FaultsFoundError, NonFiniteError
+from eyechart.faults.learning_rate import diagnose_step, typical_size
 from eyechart.faults.pairing import diagnose_pairing
 from eyechart.faults.table import finding, page_of, rank
 from eyechart.progress import progress_bar, say
@@ -35,6 +36,7 @@ def look_before(run: Run) -> list[Finding]:
         *flight.findings,
         *optimizer_findings(run.vlm, run.optimizer),
         *order_findings(len(run.train_set), run.plan(0)),
+        *diagnose_step(run.config.train.lr, typical_size(dict(run.vlm.connector.named_parameters()))),
     ]
     if flight.pairing is not None:
         found += diagnose_pairing(flight.pairing, ignored=False)  # the connector is not trained yet

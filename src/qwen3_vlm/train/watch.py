@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from eyechart.faults.learning_rate import diagnose_step, typical_size
 from eyechart.faults.table import agree, finding
 from eyechart.faults.weights import distance
 from eyechart.results import Finding, Look
@@ -28,6 +29,8 @@ _SMALL_RATE = 0.01
 """Share of the peak learning rate. Updates with a lower rate are not expected to change parameters."""
 _STILL = 3e-7
 """Relative distance from the initial values that float32 rounding can explain, not counting weight decay."""
+_TOO_FINE = 10 * _STILL
+"""Share of a weight's size up to which the learning rates of the first updates together are lost in rounding."""
 
 
 @dataclass
@@ -43,14 +46,20 @@ class Watch:
     frozen: Frozen = field(init=False)
     largest_norm: float = 0.0
     updates: int = 0
+    summed_rate: float = 0.0
+    """Sum of the learning rates of all updates: AdamW has moved no value by much more."""
+    judged_rate: float = 0.0
+    """The highest learning rate so far with a finding; the peak rate is judged before the first update."""
+    typical_weight: float | None = field(init=False)
 
     def __post_init__(self) -> None:
         """Record the initial values of all parts."""
         self.start = {name: p.detach().clone() for name, p in self.vlm.connector.named_parameters()}
+        self.typical_weight = typical_size(self.start)
         self.frozen = Frozen(self.vlm)
 
     def after_update(self, grad_norm: float, learning_rate: float) -> list[Finding]:
-        """Check once, after the first few updates, whether every trained parameter has changed.
+        """Check the learning rate, and once, after the first few updates, whether every trained parameter has changed.
 
         Args:
             grad_norm: gradient norm of this update, before clipping.
@@ -58,12 +67,26 @@ class Watch:
         """
         self.largest_norm = max(self.largest_norm, grad_norm)
         self.updates += learning_rate >= _SMALL_RATE * self.peak_lr
+        self.summed_rate += learning_rate
+        return [*self._rate(learning_rate), *self._unmoved(learning_rate)]
+
+    def _rate(self, learning_rate: float) -> list[Finding]:
+        """Judge a learning rate that is higher than all before it, which happens if it is not the config's."""
+        if learning_rate <= 2 * max(self.judged_rate, self.peak_lr):
+            return []
+        found = diagnose_step(learning_rate, self.typical_weight)
+        self.judged_rate = learning_rate if found else 0.0
+        return found
+
+    def _unmoved(self, learning_rate: float) -> list[Finding]:
         if self.updates != FIRST_UPDATES or not self.start:
             return []
-        still = unmoved(self.vlm.connector, self.start)
+        still, start = unmoved(self.vlm.connector, self.start), self.start
         of, self.start = len(self.start), {}
         if not still:
             return []
+        if self.largest_norm and 0 < self.summed_rate <= _TOO_FINE * min(_size(start[name]) or 1.0 for name in still):
+            return [self._too_slow(len(still), of, learning_rate)]
         whole = len(still) == of
         return [
             finding(
@@ -87,6 +110,21 @@ class Watch:
             )
         ]
 
+    def _too_slow(self, still: int, of: int, learning_rate: float) -> Finding:
+        return finding(
+            "learning-rate-too-low",
+            f"after {self.updates} updates {still} of the connector's {of} parameter tensors have not moved, although "
+            f"they get gradients (largest gradient norm {self.largest_norm:.3g}): the learning rate is "
+            f"{learning_rate:.3g}, so low that updates are lost in the rounding of float32",
+            "raise train.lr by some powers of ten (a thirtieth of the typical weight is usual), and check the schedule "
+            "and the groups of the optimizer for a rate that the config does not have",
+            unmoved=still,
+            of=of,
+            learning_rate=learning_rate,
+            peak_learning_rate=self.peak_lr,
+            typical_weight=self.typical_weight,
+        )
+
     def after_epoch(self) -> list[Finding]:
         """Check that the frozen parts have not changed."""
         return self.frozen.findings("while training")
@@ -95,6 +133,11 @@ class Watch:
 def unmoved(connector: nn.Module, start: dict[str, Tensor]) -> list[str]:
     """Return names of parameters that have not changed since the start, or only shrunk by weight decay."""
     return [name for name, p in connector.named_parameters() if distance(p.detach(), start[name]) < _STILL]
+
+
+def _size(value: Tensor) -> float:
+    """Return the RMS of a tensor; 0 for zeros, which any update moves."""
+    return float(value.float().pow(2).mean().sqrt())
 
 
 @torch.no_grad()

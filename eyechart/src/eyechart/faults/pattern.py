@@ -189,12 +189,13 @@ def _level(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
         )
     elif known.horizon == 1 and text is not None and ablation.verdict != "PASS":
         yield finding(
-            "tower-uninitialised",
+            "captions-unread",
             f"captions are predicted worse than by random guessing, with the image ({correct:.2f} nats/token) and "
-            f"without any ({text:.2f}; guessing among {known.vocabulary} tokens costs {guess:.2f}), although labels "
-            "are correctly shifted by one: most likely the language model's weights are not trained, or its tokenizer "
-            "belongs to another model",
-            "set model.llm to a language model whose weights load completely, with the tokenizer that belongs to it",
+            f"without any ({text:.2f}; guessing among {known.vocabulary} tokens costs {guess:.2f}), though labels are "
+            "shifted by one as they should be: the language model was never trained on text like this (another "
+            "language, another case), its tokenizer is another model's, or its weights are not trained",
+            "score captions in the language and the case that the language model knows; if they are, name a language "
+            "model in model.llm whose weights load completely, with the tokenizer that belongs to it",
             losses=losses,
             guess=guess,
         )

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eyechart.faults.learning_rate import could_not_move
 from eyechart.faults.table import agree, finding
 from eyechart.results import Finding
 
@@ -53,6 +54,8 @@ class ConnectorEvidence:
     """Number of optimizer updates recorded in the checkpoint; None if not recorded."""
     gradient_norms: tuple[float, ...] = ()
     """Gradient norms from the training log; empty if there is no log."""
+    learning_rate: float | None = None
+    """Peak learning rate in the checkpoint's config; None if not recorded."""
 
 
 def flatten(parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,8 +147,10 @@ def _never_trained(evidence: ConnectorEvidence) -> list[Finding]:
     stored = evidence.stored
     far = {name: distance(stored[name], initial) for name, initial in evidence.initial.items()}
     still = [name for name, value in far.items() if value < STILL]
-    if max(far.values()) < MOVED:
-        return [_whole(evidence, max(far.values()))]
+    nearest = max(far.values())
+    slow = nearest > 0 and could_not_move(evidence.learning_rate, evidence.updates, evidence.initial)
+    if nearest < MOVED and not slow:
+        return [_whole(evidence, nearest)]
     if still_constant := _constants_untouched(evidence):
         return [
             finding(
