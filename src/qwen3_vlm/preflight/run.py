@@ -26,7 +26,8 @@ from qwen3_vlm.preflight.corpus_captions import caption_findings
 from qwen3_vlm.preflight.flow import flow_findings
 from qwen3_vlm.preflight.frozen import Frozen
 from qwen3_vlm.preflight.pairing import pairing_of
-from qwen3_vlm.preflight.pixels import processor_settings, references, settings_findings
+from qwen3_vlm.preflight.pixels import processor_settings, references
+from qwen3_vlm.preflight.processor import settings_findings
 from qwen3_vlm.preflight.rows import RawRow, findings_of_error, read_plainly, reject_findings, spread
 from qwen3_vlm.preflight.text import Row, Tokens, not_in_front, rows_of
 from qwen3_vlm.preflight.text_labels import label_findings
@@ -140,7 +141,8 @@ class _Flight:
         if not any(f.code in ("wrong-preprocessing", "image-order", "pixels-unused") for f in found):
             found += pixel_findings(rows, self.prepared, settings)
         if not any(f.code == "wrong-preprocessing" for f in found):
-            found += settings_findings(self.prepared, settings)
+            samples = [row.sample for row in by_side["train"]]
+            found += settings_findings(self.prepared, settings, self.vlm, samples)
         found += left_findings(self.prepared.split)
         shown = next((row for row in rows if row.targets), rows[0] if rows else None)
         view = view_of(shown, self.vlm.patch_id, self.tokens) if shown else None

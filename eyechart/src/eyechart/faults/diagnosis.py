@@ -8,6 +8,8 @@ The caller gathers the evidence, which may be partial. What each part can show, 
     slots       how much each visual token lowers the loss                            pattern_of_tokens
     pairing     whether captions match their images, without any model       pairing
     ablation    the pattern of check 1                                                pattern
+    untrained   what a fresh connector of the same shape has, as a reference          pattern_of_tokens
+    rivals      losses with visual tokens that learnt nothing, as a reference         rivals, pattern
 
 The parts before `pairing` test mechanisms and do not require low losses. The pattern of check 1 shows consequences, so
 a faulty mechanism explains it (`faults.table.EXPLAINS`).
@@ -20,9 +22,10 @@ from dataclasses import dataclass
 
 from eyechart.faults.pairing import Pairing, diagnose_pairing
 from eyechart.faults.pattern import diagnose_ablation
-from eyechart.faults.pattern_of_tokens import diagnose_visual
+from eyechart.faults.pattern_of_tokens import Untrained, diagnose_visual
 from eyechart.faults.pattern_of_training import RunContext
 from eyechart.faults.probes import Probes, diagnose_probes
+from eyechart.faults.rivals import Rivals
 from eyechart.faults.slots import SlotUse
 from eyechart.faults.table import rank
 from eyechart.faults.weights import ConnectorEvidence, diagnose_connector
@@ -45,6 +48,10 @@ class RunEvidence:
     slots: SlotUse | None = None
     pairing: Pairing | None = None
     ablation: Ablation | None = None
+    untrained: Untrained | None = None
+    """Figures of a fresh connector of the same shape on the same images."""
+    rivals: Rivals | None = None
+    """Losses with visual tokens that learnt nothing, where `pattern.asks_for_rivals`."""
     training: Training | None = None
     step: int | None = None
     """Training step of the checkpoint."""
@@ -63,10 +70,12 @@ def diagnose_run(evidence: RunEvidence) -> list[Finding]:
     if probes is not None:
         found += diagnose_probes(probes)
     internals = evidence.internals or (ablation.connector if ablation else None)
-    found += diagnose_visual(internals, evidence.slots, ablation.verdict if ablation else None)
+    found += diagnose_visual(internals, evidence.slots, ablation.verdict if ablation else None, evidence.untrained)
     if ablation is not None:
         horizon = probes.text.horizon if probes else None
-        known = RunContext(evidence.training, evidence.step, evidence.vocabulary, evidence.exact, horizon)
+        known = RunContext(
+            evidence.training, evidence.step, evidence.vocabulary, evidence.exact, evidence.rivals, horizon
+        )
         pattern = diagnose_ablation(ablation, known)
         if _has(found, "image-masked") and not _has(found, "not-injected"):
             # Losses that never change have two possible causes; the findings of the probes decide between them.

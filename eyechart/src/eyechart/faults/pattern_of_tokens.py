@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from eyechart.faults.slots import SlotUse
 from eyechart.faults.table import agree, finding
@@ -10,10 +11,12 @@ from eyechart.results import Finding, Internals, Verdict
 from eyechart.scoring.internals import OUTPUT, TOWER
 
 SCALE = (0.1, 10.0)
-"""Accepted range of the RMS of the visual tokens divided by the RMS of the text embeddings."""
-COLLAPSED = 1e-4
-"""A stage has lost the images if its share of variance between images is below this fraction of the tower's share. On
-the tiny world, an untrained connector has 1.5e-3, one trained on mismatched pairs 9e-3, and a trained one 0.3."""
+"""Accepted range of the RMS ratio of the visual tokens, as a multiple of its reference (`_reference`)."""
+OF_FRESH = 0.1
+"""A stage has lost the images if its share of variance between images is below this fraction of a fresh connector's."""
+ROUNDING = 2**-18 / 3
+"""Mean square of the relative rounding error of bfloat16 (uniform within 2**-9). If a smaller share of a stage's values
+differs between images, a language model in that precision receives rounding errors and no picture."""
 _LOST = 0.01
 """A projector dominated by its bias passes on less than this fraction of the resampler's share. Correct projectors,
 trained or not, keep the share within a factor of ten: they only mix values within a token."""
@@ -31,8 +34,20 @@ _HELPS = 0.05
 """If the text's scale lowers the loss by more than this, in nats per label token, the scale matters."""
 
 
+@dataclass(frozen=True)
+class Untrained:
+    """A fresh connector of the same shape on the same images: the reference for scale and for collapse."""
+
+    internals: Internals
+    scaled: bool
+    """Whether the connector scales its output to the text embeddings by construction."""
+
+
 def diagnose_visual(
-    internals: Internals | None, slots: SlotUse | None = None, verdict: Verdict | None = None
+    internals: Internals | None,
+    slots: SlotUse | None = None,
+    verdict: Verdict | None = None,
+    untrained: Untrained | None = None,
 ) -> list[Finding]:
     """Return findings about the visual tokens.
 
@@ -42,15 +57,31 @@ def diagnose_visual(
         internals: figures of the connector's stages, if measured.
         slots: the worth of each group of slots, if measured.
         verdict: the verdict of check 1, if known: a connector that passes may have a scale of its own.
+        untrained: the reference, if known; without it, a collapse is judged by rounding, and the scale by the text's.
     """
     found = [*_slots(internals, slots)]
     if internals is not None:
-        found += [*_scale(internals, slots, verdict), *_collapse(internals, verdict)]
+        found += [*_scale(internals, slots, verdict, untrained), *_collapse(internals, verdict, untrained)]
     return found
 
 
-def _scale(internals: Internals, slots: SlotUse | None, verdict: Verdict | None) -> Iterator[Finding]:
-    ratio, (low, high) = internals.rms_ratio, SCALE
+def _reference(untrained: Untrained | None) -> tuple[float, float]:
+    """Return the range of RMS ratios of a connector that is as it should be, before training or after.
+
+    It is 1 if the connector scales its output to the text: a fresh connector that deviates then shows a fault of the
+    code and is no reference. Otherwise a connector starts at the ratio of a fresh one, which only depends on how it is
+    initialised, and training moves it towards the text.
+    """
+    if untrained is None or untrained.scaled:
+        return 1.0, 1.0
+    return min(1.0, untrained.internals.rms_ratio), max(1.0, untrained.internals.rms_ratio)
+
+
+def _scale(
+    internals: Internals, slots: SlotUse | None, verdict: Verdict | None, untrained: Untrained | None
+) -> Iterator[Finding]:
+    ratio, least, most = internals.rms_ratio, *_reference(untrained)
+    low, high = SCALE[0] * least, SCALE[1] * most
     if low <= ratio <= high:
         return
     rescaled = None if slots is None else slots.rescaled
@@ -70,19 +101,22 @@ def _scale(internals: Internals, slots: SlotUse | None, verdict: Verdict | None)
     )
 
 
-def _collapse(internals: Internals, verdict: Verdict | None) -> Iterator[Finding]:
+def _collapse(internals: Internals, verdict: Verdict | None, untrained: Untrained | None) -> Iterator[Finding]:
     shares = internals.variance_share
+    fresh = untrained.internals.variance_share if untrained else {}
     tower = shares.get(TOWER)
     if tower is None or tower < _ALIKE or internals.images < 2:
         return  # the images themselves are almost equal, so no stage after the tower can be judged
     advice = "an activation that is always off, an average over the batch, or a learning rate that blew it up"
     before, had = TOWER, tower
     for stage, share in shares.items():
-        if share < COLLAPSED * tower or (stage == OUTPUT and share < _LOST * had):
+        bar = max(ROUNDING, OF_FRESH * fresh.get(stage, 0.0)) * (stage != TOWER)
+        if share < bar or (stage == OUTPUT and share < _LOST * had):
             yield finding(
                 "collapsed",
                 f"the {stage}'s output is nearly the same for all {internals.images} images: only {share:.2g} of its "
-                f"variance lies between images, where {had:.2g} of its input's does (from the {before})",
+                f"variance lies between images, where {had:.2g} of its input's does (from the {before})"
+                + (f" and {fresh[stage]:.2g} of a newly initialised connector's" if stage in fresh else ""),
                 f"look at the {stage} for weights at zero, {advice}; fix that or lower train.lr, and train again",
                 stage=stage,
                 variance_share=dict(shares),
@@ -104,9 +138,7 @@ def _collapse(internals: Internals, verdict: Verdict | None) -> Iterator[Finding
         return
     parts, before = internals.image_share, TOWER
     for stage, part in parts.items():
-        if verdict != "PASS" and (
-            part < COLLAPSED * parts[TOWER] or (stage == OUTPUT and part < _LOST * parts[before])
-        ):
+        if verdict != "PASS" and (part < ROUNDING or (stage == OUTPUT and part < _LOST * parts[before])):
             yield finding(
                 "collapsed",
                 f"the {stage}'s output is nearly one constant: only {part:.2g} of its mean square differs between the "

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from eyechart.faults.rivals import Rivals
 from eyechart.faults.table import finding
 from eyechart.results import Ablation, Finding, Training
 from eyechart.verdict.gaps import costs, harmful
@@ -29,6 +30,8 @@ class RunContext:
     """Number of tokens in the language model's vocabulary."""
     exact: bool = False
     """Whether the model was trained and scored in float32: losses then agree except for the order of summation."""
+    rivals: Rivals | None = None
+    """Losses with visual tokens that learnt nothing; None if they were not needed or not available."""
     horizon: int | None = None
     """Result of the probes (`TextRoutes.horizon`): 1 if every label is the next token."""
 
