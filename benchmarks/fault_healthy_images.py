@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,33 +16,30 @@ from fault_site import Case, Site, edit_json, edit_tensors
 from fault_splits import copies_of
 
 _PATCHES, _BIAS = "embeddings.patch_embedding.weight", "embeddings.patch_embedding.bias"
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _TINTS = {"red": (205, 45, 45), "green": (50, 150, 65), "blue": (50, 80, 200), "yellow": (235, 210, 50)}
 
 
-def _trained_with(mean: Sequence[float], std: Sequence[float]) -> Callable[[Site], None]:
-    """A tower that computes the same features from pixels of another mean and std, and whose file names those.
+def trained_with(folder: Path, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Turn a tower's files into those of a tower that was trained with another mean and std, with the same features.
 
     With x = 2 (s y + m) - 1 for the pixel x that it was trained with and the pixel y = (raw - m) / s, the first layer
     W x + b becomes (2 s W) y + b + sum W (2 m - 1).
     """
 
-    def set_up(site: Site) -> None:
-        folder = site.own_backbone("vision")
+    def adapt(tensors: dict[str, torch.Tensor]) -> None:
+        weight_VCHW = tensors[_PATCHES].float()
+        offset_C, scale_C = 2 * torch.tensor(mean) - 1, 2 * torch.tensor(std)
+        bias_V = tensors[_BIAS].float() + (weight_VCHW.sum((2, 3)) * offset_C).sum(1)
+        tensors |= {_PATCHES: weight_VCHW * scale_C[:, None, None], _BIAS: bias_V}
 
-        def adapt(tensors: dict[str, torch.Tensor]) -> None:
-            weight_VCHW = tensors[_PATCHES].float()
-            offset_C, scale_C = 2 * torch.tensor(mean) - 1, 2 * torch.tensor(std)
-            bias_V = tensors[_BIAS].float() + (weight_VCHW.sum((2, 3)) * offset_C).sum(1)
-            tensors |= {_PATCHES: weight_VCHW * scale_C[:, None, None], _BIAS: bias_V}
+    edit_tensors(folder / "model.safetensors", adapt)
+    values = {"image_mean": list(mean), "image_std": list(std)}
+    edit_json(folder / "preprocessor_config.json", lambda tree: tree.update(values))
 
-        edit_tensors(folder / "model.safetensors", adapt)
-        edit_json(
-            folder / "preprocessor_config.json",
-            lambda tree: tree.update(image_mean=list(mean), image_std=list(std)),
-        )
 
-    return set_up
+def _trained_with(mean: Sequence[float], std: Sequence[float]) -> Callable[[Site], None]:
+    return lambda site: trained_with(site.own_backbone("vision"), mean, std)
 
 
 def _mean_of_bytes(site: Site) -> None:
@@ -100,7 +98,7 @@ HEALTHY_IMAGES = (
     _images(
         "tower-of-clip-statistics",
         "a tower that was trained with CLIP's mean and std, and whose file names them",
-        _trained_with(_CLIP_MEAN, _CLIP_STD),
+        _trained_with(CLIP_MEAN, CLIP_STD),
     ),
     _images(
         "tower-of-unit-range",

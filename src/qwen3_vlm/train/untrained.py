@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from eyechart.faults.rivals import Rival, Rivals, rival_gap
+from eyechart.faults.rivals import Rival, Rivals, rival_gaps
 from eyechart.scoring.batching import collate
 from eyechart.seam import Batch, Sample, VisualTokens
 from qwen3_vlm.models.connector import Connector, fresh_connector
@@ -36,22 +36,27 @@ def fresh_rivals(vlm: VLM, batch: Batch, seed: int) -> Rivals | None:
         batch: samples with their pictures and label tokens.
         seed: seed of the run; its own start is the first of the fresh connectors.
     """
-    gaps = [rival_gap(vlm, batch, _tokens_of(vlm, seed + number)) for number in range(_FRESH)]
-    found = tuple(gap for gap in gaps if gap is not None)
-    return Rivals(found) if len(found) == _FRESH else None
+    return _compared(vlm, batch, seed)
 
 
 def all_rivals(vlm: VLM, batch: Batch, training: SampleSource, pad_id: int, seed: int) -> Rivals | None:
     """Compare also with the average over evenly spaced training pictures. Arguments as for `fresh_rivals`."""
-    rivals = fresh_rivals(vlm, batch, seed)
     step = max(1, len(training) // _AVERAGED)
     items = [training[place] for place in range(0, len(training), step)][:_AVERAGED]
     seen = [item for item in items if isinstance(item, Sample)]
-    if rivals is None or not seen:
-        return rivals
-    mean_QE = vlm.encode(collate(seen, pad_id)).layers[0].mean(dim=0)
-    average = rival_gap(vlm, batch, lambda given: VisualTokens((mean_QE.expand(len(given), -1, -1),)))
-    return Rivals(rivals.fresh, average)
+    return _compared(vlm, batch, seed, collate(seen, pad_id) if seen else None)
+
+
+@torch.no_grad()
+def _compared(vlm: VLM, batch: Batch, seed: int, averaged: Batch | None = None) -> Rivals | None:
+    rivals = [_tokens_of(vlm, seed + number) for number in range(_FRESH)]
+    if averaged is not None:
+        mean_QE = vlm.encode(averaged).layers[0].mean(dim=0)
+        rivals.append(lambda given: VisualTokens((mean_QE.expand(len(given), -1, -1),)))
+    gaps = [gap for gap in rival_gaps(vlm, batch, rivals) if gap is not None]
+    if len(gaps) < len(rivals):
+        return None
+    return Rivals(tuple(gaps[:_FRESH]), None if averaged is None else gaps[_FRESH])
 
 
 def _fresh(vlm: VLM, seed: int) -> Connector:

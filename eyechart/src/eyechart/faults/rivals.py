@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from eyechart.faults.changes import without_images
 from eyechart.seam import Batch, ScorerOfBatches, TokenNLL, VisualTokens
 from eyechart.verdict.standing import stand_gap, unmoved
 from eyechart.verdict.statistics import Estimate, FloatArray, clusters_of, estimate
@@ -56,17 +57,19 @@ def beaten_by(gap: Estimate) -> bool:
 
 
 @torch.no_grad()
-def rival_gap(scorer: ScorerOfBatches, batch: Batch, rival: Rival) -> Estimate | None:
-    """Score one batch with the connector's own tokens and with those of the rival.
+def rival_gaps(scorer: ScorerOfBatches, batch: Batch, rivals: Sequence[Rival]) -> list[Estimate | None]:
+    """Score one batch with the connector's own tokens and with those of each rival.
 
     Returns:
-        The gap; None if no sample has label tokens or a loss is not finite.
+        The gap of each rival; None if no sample has label tokens or a loss is not finite.
     """
-    return gap_between(scorer.nll(batch, scorer.encode(batch)), scorer.nll(batch, rival(batch)), batch)
+    text = without_images(batch)
+    own = scorer.nll(text, scorer.encode(batch))
+    return [gap_between(own, scorer.nll(text, rival(batch)), batch) for rival in rivals]
 
 
 def gap_between(own: TokenNLL, other: TokenNLL, batch: Batch) -> Estimate | None:
-    """Return the gap between two scores of one batch, clustered by image; None as for `rival_gap`."""
+    """Return the gap between two scores of one batch, clustered by image; None as for `rival_gaps`."""
     scored = [place for place, sample in enumerate(batch.samples) if sample.label_tokens]
     own_S, other_S = (_sums(made, scored) for made in (own, other))
     if not scored or not np.isfinite(own_S).all() or not np.isfinite(other_S).all():
