@@ -62,7 +62,7 @@ CUTS = (
     _cut(_TOKENS, "_ALIKE", "below", "share of the tower's variance between images"),
     _cut(_TOKENS, "_ONE_DIRECTION", "below", "effective rank, more than one latent"),
     _cut(_TOKENS, "_CARRIES", "below", "worth of the picture's content, in nats per label token"),
-    _cut(_TOKENS, "_DEAD", "below", "worth of the median group of slots over its even part of the picture's"),
+    _cut(_TOKENS, "_DEAD", "below", "contribution of the median group of slots over an equal share of the picture's"),
     _cut(_TOKENS, "_HELPS", "above", "loss saved by scaling the visual tokens to the text, in nats per label token"),
     _cut(weights, "MOVED", "below", "largest relative distance of a tensor from its start"),
     _cut(weights, "STILL", "below", "smallest relative distance of a tensor from its start"),

@@ -120,7 +120,8 @@ def compare(got_BCHW: Tensor, readings: Sequence[References], rows: Sequence[Raw
     return [
         finding(
             "wrong-preprocessing",
-            f"the tower gets other pixels than its own image processor gives, in {len(wrong)} of {len(known)} images: "
+            f"the tower's input differs from the output of its own image processor in {len(wrong)} of {len(known)} "
+            "images: "
             f"{explain(got[b], want)} (row {rows[b].row}, {rows[b].image})",
             FIX,
             images=len(wrong),
