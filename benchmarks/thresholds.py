@@ -61,7 +61,6 @@ CUTS = (
     _cut(_TOKENS, "_LOST", "below", "share of the projector over that of the resampler (variance, mean square)"),
     _cut(_TOKENS, "_ALIKE", "below", "share of the tower's variance between images"),
     _cut(_TOKENS, "_ONE_DIRECTION", "below", "effective rank, more than one latent"),
-    _cut(_TOKENS, "_CARRIES", "below", "worth of the picture's content, in nats per label token"),
     _cut(_TOKENS, "_DEAD", "below", "contribution of the median group of slots over an equal share of the picture's"),
     _cut(_TOKENS, "_HELPS", "above", "loss saved by scaling the visual tokens to the text, in nats per label token"),
     _cut(weights, "MOVED", "below", "largest relative distance of a tensor from its start"),
@@ -81,7 +80,7 @@ CUTS = (
         "beats_fresh",
         0.5,
         "above",
-        "an untrained connector beats three others (1) or not (0)",
+        "an untrained connector beats six others (1) or not (0)",
     ),
 )
 

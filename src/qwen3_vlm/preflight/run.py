@@ -37,13 +37,18 @@ from qwen3_vlm.preflight.view import View, view_of
 from qwen3_vlm.preflight.walk import Walk
 from qwen3_vlm.preflight.weights import reading_findings, weight_findings
 
+# size: rows that are decoded
 ROWS = 128
 """Number of rows per side of the split whose image is decoded."""
+# size: files that are compared
 _FILES = 20_000
 """Number of rows per side of which the text and the image file are checked without decoding the image."""
+# size: samples of the batch
 _BATCH = 4
 """Number of samples that go through the model."""
+# size: samples at a time
 _COLLATED = 16
+# size: captions that are read
 _READ_ALONE = 16
 """Number of captions that are scored by the language model without a picture."""
 

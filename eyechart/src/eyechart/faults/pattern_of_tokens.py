@@ -10,29 +10,39 @@ from eyechart.faults.table import agree, finding
 from eyechart.results import Finding, Internals, Verdict
 from eyechart.scoring.internals import OUTPUT, TOWER
 
+# measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 12
 SCALE = (0.1, 10.0)
 """Accepted range of the RMS ratio of the visual tokens, as a multiple of its reference (`_reference`)."""
+# measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 18
 OF_FRESH = 0.1
 """A stage has lost the images if its share of variance between images is below this fraction of a fresh connector's."""
+# exact: the rounding of bfloat16, whatever the data
 ROUNDING = 2**-18 / 3
 """Mean square of the relative rounding error of bfloat16 (uniform within 2**-9). If a smaller share of a stage's values
 differs between images, a language model in that precision receives rounding errors and no picture."""
+# measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 21
 _LOST = 0.01
 """A projector dominated by its bias has less than this fraction of the resampler's share. Correct projectors, trained
 or not, keep the share within a factor of ten, because they only mix values within a token."""
+# measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 12
 _ALIKE = 1e-3
 """If the tower's share is below this, the images themselves are almost equal, and no later stage can be judged."""
+# measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 9
 _ONE_DIRECTION = 1.05
 """If the effective rank is below this, all visual tokens of an image are copies of one token, up to scale."""
+# measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 12
 _DEAD = 0.01
 """If the loss added by a group of slots is below this fraction of an equal share of the whole picture's, the group has
 no information. In some healthy runs two of eight slots have nearly all of it, and the others 2 to 8% of an equal
 share."""
+# measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _CARRIES = 0.05
 """Slots are only compared if the whole picture lowers the loss by at least this many nats per label token."""
+# measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _MILD = 3
 """Factor by which a passing run may exceed `SCALE` without a warning; a healthy run without output norm had a ratio of
 12."""
+# measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 12
 _HELPS = 0.05
 """If rescaling the visual tokens to the text's RMS lowers the loss by more than this many nats per label token, their
 own scale is harmful."""

@@ -13,8 +13,10 @@ from eyechart.faults.table import finding
 from eyechart.results import Ablation, Finding, Training
 from eyechart.verdict.gaps import costs, harmful
 
+# measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _STALLED = 0.005
 """If a logged interval of training lowered the loss by at most this fraction, the loss did not fall."""
+# measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79 (it gives only notes)
 _STILL_FALLING = 0.03
 """If the last logged interval lowered the loss by more than this fraction, the connector was still improving."""
 
