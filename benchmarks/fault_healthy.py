@@ -101,7 +101,7 @@ def _healthy(name: str, how: str, world: World = "scenes", **overrides: object) 
     return Case(name, "", how, world=world, set_up=settings(**overrides))
 
 
-HEALTHY = (
+SET_UPS = (
     _healthy("seed-1", "the tiny trial, shortened", seed=1),
     _healthy("seed-2", "the same with another seed", seed=2),
     _healthy("digits-seed-1", "the digits trial, shortened: 120 different captions in 1,200 rows", "digits", seed=1),
@@ -243,4 +243,4 @@ HEALTHY = (
         _backbones_moved,
     ),
 )
-assert len(HEALTHY) >= 20 and HELD_OUT >= 64
+assert len(SET_UPS) >= 20 and HELD_OUT >= 64

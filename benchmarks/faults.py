@@ -36,7 +36,9 @@ from fault_checkpoints import CHECKPOINTS
 from fault_connector import CONNECTOR
 from fault_features import FEATURES
 from fault_fusion import FUSION
-from fault_healthy import HEALTHY
+from fault_healthy import SET_UPS
+from fault_healthy_images import HEALTHY_IMAGES
+from fault_healthy_settings import HEALTHY_SETTINGS
 from fault_images import IMAGES
 from fault_labels import LABELS
 from fault_loss import LOSS
@@ -59,6 +61,7 @@ _OF_INPUTS = (*PROMPT, *LABELS, *PIXELS, *BATCHES)
 _OF_MODELS = (*BACKBONES, *FEATURES, *CONNECTOR, *FUSION, *LOSS, *TEXT)
 _OF_RUNS = (*TRAINING, *RATES, *RESUMING, *CHECKPOINTS)
 INJECTIONS = tuple(sorted((*_OF_DATA, *_OF_INPUTS, *_OF_MODELS, *_OF_RUNS), key=lambda case: _ORDER[case.code]))
+HEALTHY = (*SET_UPS, *HEALTHY_IMAGES, *HEALTHY_SETTINGS)
 CASES = {case.name: case for case in (*INJECTIONS, *HEALTHY)}
 assert len(CASES) == len(INJECTIONS) + len(HEALTHY), "two cases share a name"
 

@@ -16,6 +16,7 @@ from eyechart.faults.learning_rate import typical_size
 from eyechart.faults.pairing import Association, Pairing
 from eyechart.faults.table import finding
 from eyechart.results import Look, Standing
+from eyechart.scoring.batching import collate
 from qwen3_vlm.build import build_model, prepare_data
 from qwen3_vlm.commands.loaded import load
 from qwen3_vlm.commands.scoring import training_of_run
@@ -27,6 +28,7 @@ from qwen3_vlm.train.checkpoint import load_checkpoint, save_checkpoint
 from qwen3_vlm.train.features import CachedDataset, cache_features
 from qwen3_vlm.train.looks import append_look
 from qwen3_vlm.train.stage1_align import main
+from qwen3_vlm.train.untrained import all_rivals
 from qwen3_vlm.train.watch import Watch
 from tiny_models import make_batch, make_vlm
 from tiny_runs import TinyWorld, make_world
@@ -316,13 +318,30 @@ def test_a_gap_that_never_opens_is_named_by_standings_alone(seen: list[Look], ex
 @pytest.mark.parametrize("zero", [NO, YES])
 def test_nobody_is_told_to_train_longer_where_the_held_out_loss_rises(zero: Standing) -> None:
     falling, rising = (
-        watch.never_opened(looks(NO, NO, NO, zero=zero, losses=losses))[0].fix
+        watch.never_opened(looks(NO, NO, NO, zero=zero, losses=losses), lambda: True)[0].fix
         for losses in ((3.0, 2.5, 2.4), (3.0, 2.4, 2.5))
     )
     assert falling.endswith("then train longer or with a higher train.lr")
     assert (
         rising.endswith("has not fallen since step 10 (2.400 there, 2.500 at step 20)") and "train longer" not in rising
     )
+
+
+@pytest.mark.parametrize(("learnt", "code"), [(True, "constant-prompt"), (False, "under-trained")])
+def test_a_constant_prompt_has_to_beat_fresh_connectors(learnt: bool, code: str) -> None:
+    (found,) = watch.never_opened(looks(NO, NO, NO, zero=YES), lambda: learnt)
+    assert found.code == code
+
+
+def test_a_connector_as_it_was_at_the_start_does_not_beat_fresh_ones(world: TinyWorld) -> None:
+    config = world.config("start")
+    prepared = prepare_data(config)
+    vlm = build_model(config, prepared.inputs)
+    batch = collate([prepared.eval[p] for p in range(len(prepared.eval))], prepared.inputs.pad_id)
+    assert not watch.beats_fresh(vlm, batch, config.seed)
+    rivals = all_rivals(vlm, batch, prepared.train, prepared.inputs.pad_id, config.seed)
+    assert rivals is not None and rivals.fresh[0].gap == pytest.approx(0, abs=1e-6), "the run's own start is the first"
+    assert rivals.average is not None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ from typing import Any
 
 from eyechart.exits import InputError, NamedInputError, NonFiniteError, RankLostError
 from eyechart.faults.diagnosis import RunEvidence, diagnose_run
+from eyechart.faults.pattern import asks_for_rivals
 from eyechart.faults.probes import probe
+from eyechart.faults.rivals import Rivals
 from eyechart.faults.slots import measure_slots
 from eyechart.faults.table import finding, rank
 from eyechart.faults.weights import ConnectorEvidence, flatten
@@ -20,6 +22,7 @@ from eyechart.scoring.batching import collate
 from eyechart.scoring.conditions import parse_conditions
 from qwen3_vlm.build import Prepared, build_model, prepare_data
 from qwen3_vlm.commands.loaded import Loaded, restored
+from qwen3_vlm.commands.recorder import fresh_reference
 from qwen3_vlm.commands.scoring import score, training_of_run
 from qwen3_vlm.config import Config
 from qwen3_vlm.models.connector import fresh_connector
@@ -28,8 +31,10 @@ from qwen3_vlm.preflight import ROWS, Preflight, View, findings_of_error, prefli
 from qwen3_vlm.train.checkpoint import PARTS, Payload, config_tree, connector_state, load_checkpoint
 from qwen3_vlm.train.findings_log import read_findings
 from qwen3_vlm.train.train_utils import read_records_of_run
+from qwen3_vlm.train.untrained import all_rivals
 
 _SLOT_SAMPLES = 32
+_RIVAL_SAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -218,5 +223,16 @@ def _of_checkpoint(
         probes=probe(vlm, batch, config.seed) if batch.stats.label_tokens else None,
         slots=measure_slots(vlm, batch, ratio) if batch.stats.label_tokens else None,
         ablation=ablation,
+        untrained=fresh_reference(vlm, batch, config.seed),
+        rivals=_rivals(loaded, prepared, ablation),
     )
     return Diagnosis(diagnose_run(evidence), flight.view, f"{_words(flight)}, {path.name} and {samples} scored samples")
+
+
+def _rivals(loaded: Loaded, prepared: Prepared, ablation: Ablation) -> Rivals | None:
+    """Return the losses of visual tokens that learnt nothing, if the pattern of check 1 cannot be read without them."""
+    if not asks_for_rivals(ablation):
+        return None
+    items = [prepared.eval[p] for p in range(min(_RIVAL_SAMPLES, len(prepared.eval)))]
+    batch, pad_id = collate(items, loaded.inputs.pad_id), loaded.inputs.pad_id
+    return all_rivals(loaded.vlm, batch, prepared.train, pad_id, loaded.config.seed) if len(batch) else None

@@ -93,7 +93,7 @@ class VLM(nn.Module):
 
         Its weights are float32; autocast is used if the tower is bfloat16.
         """
-        with self._autocast(features_BPV):
+        with self.autocast(features_BPV):
             visual_BQE: Tensor = self.connector(features_BPV)
         return visual_BQE
 
@@ -159,7 +159,7 @@ class VLM(nn.Module):
     def stages(self, batch: Batch) -> dict[str, Tensor]:
         """Return the output of each stage for a batch: tower [B,P,V], resampler [B,Q,D], projector [B,Q,E]."""
         features_BPV = self.features(batch)
-        with self._autocast(features_BPV):
+        with self.autocast(features_BPV):
             latents_BQD = self.connector.resample(features_BPV)
             visual_BQE = self.connector.project(latents_BQD)
         return {"tower": features_BPV, "resampler": latents_BQD, "projector": visual_BQE}
@@ -177,7 +177,8 @@ class VLM(nn.Module):
             embedded.append(placed[0])
         return self.llm.generate(embedded, self.eos_id, max_new_tokens)
 
-    def _autocast(self, features_BPV: Tensor) -> AbstractContextManager[object]:
+    def autocast(self, features_BPV: Tensor) -> AbstractContextManager[object]:
+        """Return the context in which a connector computes: autocast to bfloat16 if the features are bfloat16."""
         if features_BPV.dtype == torch.bfloat16:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()

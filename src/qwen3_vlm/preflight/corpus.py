@@ -15,8 +15,10 @@ from qwen3_vlm.data.repeats import ENOUGH, is_placeholder
 from qwen3_vlm.data.splits import Split
 from qwen3_vlm.preflight.rows import SHOWN, RawRow, by_share
 
+# size: bytes read at once
 _READ = 1 << 18
 """Number of bytes that are compared to distinguish image files of the same size."""
+# measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _DISTINCT_IMAGES = 0.1
 """Smallest normal ratio of distinct images to rows. Several captions per image are normal (COCO has five), but more
 than ten are not."""

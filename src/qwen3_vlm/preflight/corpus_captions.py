@@ -15,16 +15,21 @@ from qwen3_vlm.data.repeats import ENOUGH
 from qwen3_vlm.preflight.corpus import Corpus
 from qwen3_vlm.preflight.rows import SHOWN, by_share
 
+# measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 3
 _TOP_SHARE = 0.2
 """Largest share of rows that may have the same caption. For captions of ten digits in varied words it is below 2%."""
+# measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 3
 _FEWEST = 5
 """Smallest number of distinct captions in a data set of at least `ENOUGH` rows."""
+# measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 3
 _UNHEARD = 0.5
 """Largest share of held-out words that may be missing from all training captions. Among captions from the web, 500
 captions contain most words of another 500."""
+# measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _WORDS = 50
 """Minimum number of held-out words for judging their share."""
 _WORD = re.compile(r"[^\W_]+")
+# measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _PHRASE = 12
 """Only captions with more letters than this are searched for in their request. Shorter ones can occur by chance."""
 

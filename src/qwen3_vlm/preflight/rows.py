@@ -25,6 +25,7 @@ from eyechart.results import Finding
 from eyechart.seam import Reject, RejectKind
 from qwen3_vlm.config import Config
 
+# size: rows in a message
 SHOWN = 3
 """Maximum number of rows that a finding names."""
 _FAULT_OF = {

@@ -27,7 +27,8 @@ from qwen3_vlm.preflight.flow import flow_findings
 from qwen3_vlm.preflight.frozen import Frozen
 from qwen3_vlm.preflight.modes import dropout_findings
 from qwen3_vlm.preflight.pairing import pairing_of
-from qwen3_vlm.preflight.pixels import processor_settings, references, settings_findings
+from qwen3_vlm.preflight.pixels import processor_settings, references
+from qwen3_vlm.preflight.processor import settings_findings
 from qwen3_vlm.preflight.reading import reading_findings
 from qwen3_vlm.preflight.rows import RawRow, findings_of_error, read_plainly, reject_findings, spread
 from qwen3_vlm.preflight.text import Row, Tokens, not_in_front, rows_of
@@ -38,13 +39,18 @@ from qwen3_vlm.preflight.view import View, view_of
 from qwen3_vlm.preflight.walk import Walk
 from qwen3_vlm.preflight.weights import weight_findings
 
+# size: rows that are decoded
 ROWS = 128
 """Number of rows per side of the split whose image is decoded."""
+# size: files that are compared
 _FILES = 20_000
 """Number of rows per side of which the text and the image file are checked without decoding the image."""
+# size: samples of the batch
 _BATCH = 4
 """Number of samples that go through the model."""
+# size: samples at a time
 _COLLATED = 16
+# size: captions that are read
 _READ_ALONE = 16
 """Number of captions that are scored by the language model without a picture."""
 
@@ -143,7 +149,8 @@ class _Flight:
         if not any(f.code in ("wrong-preprocessing", "image-order", "pixels-unused") for f in found):
             found += pixel_findings(rows, self.prepared, settings)
         if not any(f.code == "wrong-preprocessing" for f in found):
-            found += settings_findings(self.prepared, settings)
+            samples = [row.sample for row in by_side["train"]]
+            found += settings_findings(self.prepared, settings, self.vlm, samples)
         found += left_findings(self.prepared.split)
         shown = next((row for row in rows if row.targets), rows[0] if rows else None)
         view = view_of(shown, self.vlm.patch_id, self.tokens) if shown else None
