@@ -59,7 +59,7 @@ def test_a_checkpoint_of_a_run_describes_itself(trained: Path, world: TinyWorld)
     payload = load_checkpoint(trained)
     assert set(payload) == {
         *("resampler", "projector", "step", "updates", "progress", "optimizer", "rng"),
-        *("config", "config_hash", "backbones", "data", "versions"),
+        *("config", "config_hash", "backbones", "data", "versions", "evidence"),
     }
     config = world.config("run", train__epochs=1)
     assert stored_config(trained) == config and payload["config_hash"] == config.fingerprint()

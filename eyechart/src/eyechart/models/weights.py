@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from eyechart.exits import NamedInputError
 from eyechart.hub import explain_absence, hub_bounded, unreadable
+from eyechart.models.hashing import HashedFiles
 
 
 def load_complete(
@@ -56,10 +57,22 @@ def load_complete(
     return model
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Return a hash of frozen weights, computed from every parameter's name, shape and up to 64 of its values.
+def load_hashed(
+    kind: type[PreTrainedModel], name: str, setting: str, dtype: torch.dtype, attention: str
+) -> tuple[PreTrainedModel, dict[str, str]]:
+    """Do the same as `load_complete`, and also return the hash of every parameter (`models.hashing`), by name.
 
-    Values are converted to bfloat16, so that the same weights have the same hash in any folder and precision.
+    The hashes are computed while the model is read.
+    """
+    with HashedFiles(name) as files:
+        model = load_complete(kind, name, setting, dtype, attention)
+        return model, files.of(model)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Return a quick hash of weights in memory: every parameter's name, shape and up to 64 of its values as bfloat16.
+
+    It shows whether weights that were loaded once have moved. The identity of a model is in `models.hashing`.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
