@@ -11,13 +11,19 @@ from fault_edits import in_turn, settings
 from fault_site import SAVE_EVERY, Case, Change, Site, edit_checkpoint, swap, take_base
 from qwen3_vlm.build import build_model, prepare_inputs
 from qwen3_vlm.train.checkpoint import Payload, connector_state
+from qwen3_vlm.train.evidence.record import KEY, sealed
 
 
 def _saved(edit: Callable[[Site, Payload], object]) -> Callable[[Site], None]:
-    """The healthy run's checkpoint, edited."""
+    """The healthy run's checkpoint with other content, as a faulty run would have saved it: its digests fit."""
+
+    def save(site: Site, payload: Payload) -> None:
+        edit(site, payload)
+        if KEY in payload:
+            payload.update(sealed(payload))
 
     def set_up(site: Site) -> None:
-        edit_checkpoint(site.take_base(), lambda payload: edit(site, payload))
+        edit_checkpoint(site.take_base(), lambda payload: save(site, payload))
 
     return set_up
 

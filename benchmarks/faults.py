@@ -40,6 +40,7 @@ from fault_healthy import HEALTHY
 from fault_images import IMAGES
 from fault_labels import LABELS
 from fault_loss import LOSS
+from fault_openings import OPENINGS
 from fault_pairs import PAIRS
 from fault_pixels import PIXELS
 from fault_prompt import PROMPT
@@ -56,7 +57,7 @@ _ORDER = {code: place for place, code in enumerate(FAULTS)}
 _OF_DATA = (*ROWS, *PAIRS, *SPLITS, *IMAGES)
 _OF_INPUTS = (*PROMPT, *LABELS, *PIXELS, *BATCHES)
 _OF_MODELS = (*BACKBONES, *FEATURES, *CONNECTOR, *FUSION, *LOSS, *TEXT)
-_OF_RUNS = (*TRAINING, *RESUMING, *CHECKPOINTS)
+_OF_RUNS = (*TRAINING, *RESUMING, *CHECKPOINTS, *OPENINGS)
 INJECTIONS = tuple(sorted((*_OF_DATA, *_OF_INPUTS, *_OF_MODELS, *_OF_RUNS), key=lambda case: _ORDER[case.code]))
 CASES = {case.name: case for case in (*INJECTIONS, *HEALTHY)}
 assert len(CASES) == len(INJECTIONS) + len(HEALTHY), "two cases share a name"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, DynamicCache, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from eyechart.hub import explain_absence, hub_bounded, unreadable
-from eyechart.models.hashing import model_hashes
+from eyechart.models.hashing import HashedFiles, model_hashes
 from eyechart.models.weights import load_hashed
 from eyechart.seam import IGNORE_INDEX, TokenNLL
 from qwen3_vlm.shipped import locate
@@ -17,10 +17,11 @@ from qwen3_vlm.shipped import locate
 class LanguageModel(nn.Module):
     """A Qwen3 whose weights never change; gradients pass through it to its input embeddings."""
 
-    def __init__(self, model: Qwen3ForCausalLM, hashes: dict[str, str] | None = None) -> None:
-        """Wrap a loaded model, with the `hashes` of its weights if they were computed while it was read."""
+    def __init__(self, model: Qwen3ForCausalLM, files: HashedFiles | None = None) -> None:
+        """Wrap a loaded model; `files` hashes its weights, if it was loaded from files."""
         super().__init__()
-        self._hashes = hashes
+        self._files = files
+        self._hashes: dict[str, str] | None = None
         self.model = model.requires_grad_(False).eval()
         self.width: int = model.config.hidden_size
         self.vocabulary: int = model.get_input_embeddings().num_embeddings
@@ -29,7 +30,7 @@ class LanguageModel(nn.Module):
     def hashes(self) -> dict[str, str]:
         """Return the hash of every weight (`eyechart.models.hashing`) as it was loaded, by name."""
         if self._hashes is None:
-            self._hashes = model_hashes(self.model)
+            self._hashes = self._files.of(self.model) if self._files is not None else model_hashes(self.model)
         return self._hashes
 
     def train(self, mode: bool = True) -> LanguageModel:

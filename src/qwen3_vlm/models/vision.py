@@ -9,7 +9,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from eyechart.data.images import ImageSpec, image_spec, normalise
 from eyechart.hub import explain_absence, hub_bounded
-from eyechart.models.hashing import model_hashes
+from eyechart.models.hashing import HashedFiles, model_hashes
 from eyechart.models.weights import load_hashed
 from qwen3_vlm.shipped import locate
 
@@ -21,16 +21,17 @@ class VisionTower(nn.Module):
     moving floats, and mean and std are applied in only one place.
     """
 
-    def __init__(self, model: SiglipVisionModel, spec: ImageSpec, hashes: dict[str, str] | None = None) -> None:
+    def __init__(self, model: SiglipVisionModel, spec: ImageSpec, files: HashedFiles | None = None) -> None:
         """Wrap a loaded model.
 
         Args:
             model: the model.
             spec: the checkpoint's own normalisation.
-            hashes: the hashes of the weights, if they were computed while the model was read.
+            files: hashes the weights, if the model was loaded from files.
         """
         super().__init__()
-        self._hashes = hashes
+        self._files = files
+        self._hashes: dict[str, str] | None = None
         self.model = model.requires_grad_(False).eval()
         self.spec = spec
         config = model.config
@@ -41,7 +42,7 @@ class VisionTower(nn.Module):
     def hashes(self) -> dict[str, str]:
         """Return the hash of every weight (`eyechart.models.hashing`) as it was loaded, by name."""
         if self._hashes is None:
-            self._hashes = model_hashes(self.model)
+            self._hashes = self._files.of(self.model) if self._files is not None else model_hashes(self.model)
         return self._hashes
 
     def train(self, mode: bool = True) -> VisionTower:
@@ -96,5 +97,5 @@ def load_tower(name: str, spec: ImageSpec, dtype: torch.dtype, attention: str) -
     Raises:
         ValueError: the tower was not found, or some of its weights are not in the checkpoint.
     """
-    model, hashes = load_hashed(SiglipVisionModel, name, "model.vision", dtype, attention)
-    return VisionTower(model, spec, hashes)
+    model, files = load_hashed(SiglipVisionModel, name, "model.vision", dtype, attention)
+    return VisionTower(model, spec, files)

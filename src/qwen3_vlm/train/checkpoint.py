@@ -27,7 +27,7 @@ from eyechart.exits import InputError
 from eyechart.files import atomic
 from qwen3_vlm.config import Config, apply_overrides
 from qwen3_vlm.models.connector import Connector
-from qwen3_vlm.train.evidence.damage import refuse_broken_file
+from qwen3_vlm.train.damage import refuse_broken_file
 
 _NAME = re.compile(r"checkpoint_(\d+)\.pt")
 PARTS = ("vision_ln", "resampler", "projector")

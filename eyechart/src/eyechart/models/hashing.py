@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -48,31 +47,34 @@ def model_hashes(model: nn.Module) -> dict[str, str]:
 
 
 class HashedFiles:
-    """Hashes the tensors of a model's safetensors files in other threads, from entering the block.
+    """Hashes the tensors of a model's safetensors files in other threads, from the moment that this object is made.
 
-    The model is loaded in the block. Both read the same files, and the operating system reads each part of them from
-    the disk only once.
+    The model is loaded at the same time. Both read the same files, and the operating system reads each part of them
+    from the disk only once. Hashing goes on while the model is moved to its device and used.
     """
 
     def __init__(self, name: str) -> None:
-        """Name the model: a folder, or a hub id, whose files are hashed here only if they are in the local cache."""
-        self._files = weight_files(name)
-        self._pool = ThreadPoolExecutor(_threads())
-        self._found: dict[str, Future[tuple[tuple[int, ...], str] | None]] = {}
+        """Start hashing.
 
-    def __enter__(self) -> HashedFiles:
-        """Start hashing."""
-        for file in self._files:
-            for name in _names(file):
-                self._found[name] = self._pool.submit(_hash_in_file, file, name)
+        Args:
+            name: a folder, or a hub id, whose files are hashed here only if they are in the local cache.
+        """
+        pool = ThreadPoolExecutor(_threads())
+        tensors = [(file, tensor) for file in weight_files(name) for tensor in _names(file)]
+        self._found = {tensor: pool.submit(_hash_in_file, file, tensor) for file, tensor in tensors}
+        pool.shutdown(wait=False)  # nothing more is submitted
+
+    def __deepcopy__(self, memo: dict[int, object]) -> HashedFiles:
+        """Return the same object: a copy of a model was loaded from the same files."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Stop. If loading has failed, hashes that are still missing are not computed."""
-        self._pool.shutdown(cancel_futures=kind is not None)
+    def cancel(self) -> None:
+        """Compute no more hashes, because the model could not be loaded."""
+        for future in self._found.values():
+            future.cancel()
 
     def of(self, model: nn.Module) -> dict[str, str]:
-        """Return the hash of every parameter of the loaded model, by name.
+        """Wait for the hashes, and return that of every parameter of the loaded model, by name.
 
         A parameter that has another name in the files, or another shape, is hashed in memory.
         """
@@ -129,11 +131,11 @@ def _hash_in_file(file: Path, name: str) -> tuple[tuple[int, ...], str] | None:
     return (tuple(tensor.shape), tensor_hash(tensor)) if tensor.is_floating_point() else None
 
 
-def _name_in_files(name: str, known: Iterable[str]) -> str | None:
+def _name_in_files(name: str, known: Collection[str]) -> str | None:
     """Return a parameter's name in the files, which may have more or fewer prefixes; None unless there is only one."""
-    if name in (names := set(known)):
+    if name in known:
         return name
-    near = [other for other in names if other.endswith(f".{name}") or name.endswith(f".{other}")]
+    near = [other for other in known if other.endswith(f".{name}") or name.endswith(f".{other}")]
     return near[0] if len(near) == 1 else None
 
 

@@ -59,14 +59,14 @@ def load_complete(
 
 def load_hashed(
     kind: type[PreTrainedModel], name: str, setting: str, dtype: torch.dtype, attention: str
-) -> tuple[PreTrainedModel, dict[str, str]]:
-    """Do the same as `load_complete`, and also return the hash of every parameter (`models.hashing`), by name.
-
-    The hashes are computed while the model is read.
-    """
-    with HashedFiles(name) as files:
-        model = load_complete(kind, name, setting, dtype, attention)
-        return model, files.of(model)
+) -> tuple[PreTrainedModel, HashedFiles]:
+    """Do the same as `load_complete`, and also hash the weights while they are read; `HashedFiles.of` returns them."""
+    files = HashedFiles(name)
+    try:
+        return load_complete(kind, name, setting, dtype, attention), files
+    except BaseException:
+        files.cancel()
+        raise
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,8 +28,9 @@ from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.train.update import SampleSource
 
 ROWS = 32
-BATCH, OTHER_BATCH = 16, 5
-"""Samples per forward pass in the first and in the second pass of a save."""
+BATCH, OTHER_BATCHES = 16, (1, 3, 7, 21)
+"""Samples per forward pass in the first and in the second pass of a save. A single sample rounds most differently."""
+assert sum(OTHER_BATCHES) == ROWS, "the second pass reads all rows"
 _SEARCHED = 4 * ROWS
 """Number of held-out rows that are searched for 32 with a readable image."""
 _PROJECTIONS = 8
@@ -67,7 +69,7 @@ class Canary:
 
     first: list[Batch]
     second: list[Batch]
-    """The same rows in reverse order and smaller batches, through the tower again."""
+    """The same rows in reverse order and in batches of other sizes, through the tower again."""
     pixels: dict[int, str]
     """Hash of the pixels of each row."""
 
@@ -102,9 +104,9 @@ def prepare_canary(prepared: Prepared, source: SampleSource, vlm: VLM) -> Canary
     """
     chosen: list[tuple[Sample, Sample]] = []
     for position in range(min(_SEARCHED, len(source))):
-        sample, opened = source[position], prepared.eval[position]
-        if isinstance(sample, Sample) and isinstance(opened, Sample) and sample.label_tokens:
-            chosen.append((sample, opened))
+        sample, read_again = source[position], prepared.eval[position]
+        if isinstance(sample, Sample) and isinstance(read_again, Sample) and sample.label_tokens:
+            chosen.append((sample, read_again))
         if len(chosen) == ROWS:
             break
     if not chosen:
@@ -112,7 +114,7 @@ def prepare_canary(prepared: Prepared, source: SampleSource, vlm: VLM) -> Canary
     pad_id = prepared.inputs.pad_id
     first = [_with_features(vlm, part, pad_id) for part in _groups([sample for sample, _ in chosen], BATCH)]
     opened = [opened for _, opened in chosen]
-    second = [_with_features(vlm, part, pad_id) for part in _groups(opened[::-1], OTHER_BATCH)]
+    second = [_with_features(vlm, part, pad_id) for part in _other_groups(opened[::-1])]
     return Canary(first, second, {sample.row: sample.image_hash for sample in opened})
 
 
@@ -173,6 +175,12 @@ def _groups(samples: list[Sample], size: int) -> list[list[Sample]]:
     return [samples[start : start + size] for start in range(0, len(samples), size)]
 
 
+def _other_groups(samples: list[Sample]) -> list[list[Sample]]:
+    ends = list(itertools.accumulate(OTHER_BATCHES))
+    groups = [samples[end - size : end] for size, end in zip(OTHER_BATCHES, ends, strict=True)]
+    return [group for group in groups if group]
+
+
 def _with_features(vlm: VLM, samples: list[Sample], pad_id: int) -> Batch:
     batch = collate(samples, pad_id)
     plain = tuple(replace(sample, pixels_CHW=None) for sample in batch.samples)
@@ -198,7 +206,8 @@ def _weights(size: int) -> Tensor:
     """Return the weights [N,8] of the projections, of about unit length."""
     steps_N1 = torch.arange(1, size + 1, dtype=torch.float64)[:, None]
     frequencies_1K = torch.tensor([2, 3, 5, 7, 11, 13, 17, 19], dtype=torch.float64).sqrt()[None, :_PROJECTIONS]
-    return torch.cos(steps_N1 * frequencies_1K) * (2 / size) ** 0.5
+    weights_NK: Tensor = torch.cos(steps_N1 * frequencies_1K) * (2 / size) ** 0.5
+    return weights_NK
 
 
 def _largest(differences: Tensor) -> float:

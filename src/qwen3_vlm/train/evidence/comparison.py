@@ -31,13 +31,16 @@ from qwen3_vlm.train.evidence.canary import (
 
 _TIMES = 10.0
 """How many times the difference between two passes of one save is allowed between two machines or versions."""
-_LEAST = {"fp32": 1e-4, "bf16": 2e-2}
-"""The smallest allowed difference by precision, as shares of the RMS of visual tokens and of one nat plus the loss."""
+_LEAST = {"fp32": 1e-4, "bf16": 0.1}
+"""The smallest allowed difference by precision, as shares of the RMS of visual tokens and of one nat plus the loss.
+Measured on the CPU, for both embedded worlds (docs/log.md): between two attention implementations, one and two threads
+and batches of 1 to 32 at most 1.8e-6 in fp32 and 0.039 in bf16."""
 _MOST = {"fp32": 1e-2, "bf16": 0.2}
 """The largest allowed difference: where two passes of one save differ by more, the loss depends on its batch."""
-_ELSEWHERE = 0.02
-"""Allowed difference of the mean loss, as a share of one nat plus the loss, on another device or in another precision:
-the rule of `loss-not-reproduced` for scores that are not both computed in float32."""
+_MEAN = 0.02
+"""Allowed difference of the mean loss, as a share of one nat plus the loss, also on another device or in another
+precision: the rule of `loss-not-reproduced` for scores that are not both computed in float32. Between fp32 and bf16 on
+the CPU, 7.5e-4 was measured."""
 _FIX = (
     "compare the versions of this package, of its libraries and of the files with those of the training; score in the "
     "training environment if they differ"
@@ -155,12 +158,10 @@ def _losses(canary: Mapping[str, Any], now_N: Tensor, allowed: Allowed) -> list[
     then, now = float(then_N.double().mean()), float(now_N.double().mean())
     difference = loss_difference(then_N, now_N)
     # On another device, or in another precision, single tokens differ by more than rounding. Means can be compared.
-    exceeded = (
-        difference > allowed.losses if allowed.losses is not None else not abs(then - now) <= _ELSEWHERE * (1 + then)
-    )
+    exceeded = not abs(then - now) <= _MEAN * (1 + then) or (allowed.losses is not None and difference > allowed.losses)
     if not exceeded:
         return []
-    rows, limit = len(canary["rows"]), allowed.losses if allowed.losses is not None else _ELSEWHERE
+    rows, limit = len(canary["rows"]), allowed.losses if allowed.losses is not None else _MEAN
     return [
         finding(
             "loss-not-reproduced",

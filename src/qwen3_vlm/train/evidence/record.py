@@ -17,9 +17,9 @@ from qwen3_vlm.config import Config
 from qwen3_vlm.data.recorded import RecordedSplit
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.train.checkpoint import PARTS, Payload, config_tree
+from qwen3_vlm.train.damage import refuse_damaged, tensor_digests
 from qwen3_vlm.train.evidence.canary import Canary
 from qwen3_vlm.train.evidence.comparison import canary_findings
-from qwen3_vlm.train.evidence.damage import refuse_damaged, tensor_digests
 from qwen3_vlm.train.evidence.identity import identities, identity_findings, refuse_other_backbones
 
 KEY = "evidence"
@@ -120,8 +120,8 @@ def compare(
         prepared: the data in use; without data (for writing captions, exporting), the canary is not compared.
 
     Returns:
-        A finding for the first stage that differs, and notes on settings that differ without an effect; an empty list
-        if there are none, or if the checkpoint is of an older version.
+        A finding for the first stage that differs, and warnings or notes on what differs without an effect on the
+        canary's rows; an empty list if there are none, or if the checkpoint is of an older version.
 
     Raises:
         NamedInputError: the file is damaged.
@@ -136,8 +136,13 @@ def compare(
     differ = canary_findings(canary, prepared, vlm)
     stage = differ[0].code if differ else ""
     causes = [f for f in found if stage in _EFFECTS[f.code]]
-    # The others have no effect on these rows: a larger limit on tokens, a token that does not occur.
-    harmless = [f.model_copy(update={"severity": "note"}) for f in found if f not in causes]
+    # The others have no effect on these rows: a larger limit on tokens, a token that does not occur. Other rows may
+    # contain such a token.
+    harmless = [
+        f.model_copy(update={"severity": "warning" if f.code == "tokenizer-changed" else "note"})
+        for f in found
+        if f not in causes
+    ]
     return [*(causes[:1] or differ), *harmless]
 
 
