@@ -217,6 +217,7 @@ CHECKPOINTS = (
         "the checkpoint's weights were rounded to steps of 0.1, as by an export with few bits",
         "evaluation",
         _saved(_quantise),
+        also=("visual-tokens-changed",),
     ),
     Case(
         "attention-transposed",
@@ -224,6 +225,7 @@ CHECKPOINTS = (
         "the attention's output matrix is transposed in the checkpoint",
         "evaluation",
         _saved(_attention_transposed),
+        also=("visual-tokens-changed",),
     ),
     Case(
         "resampler-of-an-older-step",
@@ -231,6 +233,7 @@ CHECKPOINTS = (
         "the resampler of step 152 with the projector of step 600",
         "evaluation",
         _saved(_older_resampler),
+        also=("visual-tokens-changed",),
     ),
     Case(
         "average-saved",
@@ -245,5 +248,6 @@ CHECKPOINTS = (
         "a healthy connector is scored with another prompt.template than it was trained with",
         "evaluation",
         in_turn(take_base, settings(prompt__template="Text: <image> Blue: ")),
+        also=("prompt-changed",),
     ),
 )

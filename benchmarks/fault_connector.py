@@ -128,7 +128,7 @@ CONNECTOR = (
         "evaluation",
         take_base,
         _visual(torch.neg),
-        also=("loss-not-reproduced",),
+        also=("loss-not-reproduced", "visual-tokens-changed"),
     ),
     Case(
         "first-slot-alone",

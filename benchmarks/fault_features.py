@@ -158,6 +158,7 @@ FEATURES = (
         "evaluation",
         take_base,
         _features(_half_dropped),
+        also=("visual-tokens-changed",),
     ),
     Case(
         "bright-images-overflow",

@@ -229,7 +229,7 @@ def test_pixels_that_no_visual_token_shows_are_a_warning(world: TinyWorld, monke
 
 
 @pytest.mark.parametrize("part", ["vision", "llm"])
-def test_other_backbones_are_refused_and_copies_in_other_precisions_are_not(world: TinyWorld, part: str) -> None:
+def test_other_backbones_are_refused_with_the_first_weight_that_differs(world: TinyWorld, part: str) -> None:
     file = world.root / part / "model.safetensors"
     tensors = load_file(file)
     name = sorted(tensors)[0]
@@ -238,6 +238,15 @@ def test_other_backbones_are_refused_and_copies_in_other_precisions_are_not(worl
     with pytest.raises(NamedInputError, match=rf"another model.{part}: .*; 1 of \d+ weights differ \(first ") as caught:
         opened(world)
     assert caught.value.code == "backbone-changed"
+
+
+def test_of_another_language_model_with_another_tokenizer_the_tokenizer_is_named_first(world: TinyWorld) -> None:
+    file = world.root / "llm" / "model.safetensors"
+    save_file({k: v * 1.1 for k, v in load_file(file).items()}, file, metadata={"format": "pt"})
+    swap_two_tokens(world, "a red circle")
+    with pytest.raises(NamedInputError, match=r"another model.llm: .*; the tokenizer is not the one") as caught:
+        opened(world)
+    assert caught.value.code == "tokenizer-changed"
 
 
 def test_a_backbone_saved_in_another_precision_with_the_same_rounded_values_is_the_same(world: TinyWorld) -> None:

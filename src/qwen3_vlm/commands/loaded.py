@@ -201,7 +201,7 @@ def restored(
         InputError: the checkpoint is damaged, was trained with other backbones, has another shape, or is not finite.
     """
     evidence_of(payload, path)
-    refuse_backbones_of(payload, config, vlm, path)
+    refuse_backbones_of(payload, config, inputs, vlm, path)
     restore_connector(vlm.connector, payload, path)
     differences = compare(payload, config, inputs, vlm.eval(), path, prepared)
     kept = {key: value for key, value in payload.items() if key not in ("optimizer", "rng")}  # twice the connector

@@ -101,7 +101,7 @@ def restore(run: Run, resumption: Resumption) -> None:
     """
     payload, path = resumption.payload, resumption.path
     evidence_of(payload, path)
-    refuse_backbones_of(payload, run.config, run.vlm, path)
+    refuse_backbones_of(payload, run.config, run.prepared.inputs, run.vlm, path)
     restore_connector(run.vlm.connector, payload, path)
     try:
         run.optimizer.load_state_dict(payload["optimizer"])

@@ -146,14 +146,21 @@ def compare(
     return [*(causes[:1] or differ), *harmless]
 
 
-def refuse_backbones_of(payload: Payload, config: Config, vlm: VLM, path: Path) -> None:
+def refuse_backbones_of(payload: Payload, config: Config, inputs: Inputs, vlm: VLM, path: Path) -> None:
     """Reject a checkpoint that was trained with other backbones than those in `vlm`.
 
     Raises:
-        NamedInputError: `backbone-changed`.
+        NamedInputError: `backbone-changed`, or the code of an earlier stage that differs as well: another language
+            model often has another tokenizer.
     """
     evidence: Mapping[str, Any] = payload.get(KEY) or {}
-    refuse_other_backbones(payload.get("backbones", {}), config, vlm, path, evidence.get("weights"))
+    try:
+        refuse_other_backbones(payload.get("backbones", {}), config, vlm, path, evidence.get("weights"))
+    except NamedInputError as error:
+        earlier = identity_findings(evidence, config, inputs) if evidence else []
+        if not earlier:
+            raise
+        raise NamedInputError(earlier[0].code, f"{error.message}; {earlier[0].message}", error.fix) from error
 
 
 def sealed(payload: Payload) -> Payload:
