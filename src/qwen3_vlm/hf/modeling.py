@@ -91,7 +91,7 @@ class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  #
         run = config.run_config(str(name), device or "cpu")
         inputs = checked_inputs(config, str(name))
         vlm = build_model(run, inputs)
-        refuse_other_backbones(export.recorded, run, vlm, Path(name))
+        refuse_other_backbones(export.recorded, run.model, vlm, Path(name))
         restore_connector(vlm.connector, _read_weights(weights), weights)
         model = cls(config, vlm, inputs)
         model.eval()

@@ -23,7 +23,6 @@ from eyechart.data.images import content_hash
 from eyechart.scoring.batching import collate
 from eyechart.seam import Batch, Sample
 from qwen3_vlm.build import Prepared
-from qwen3_vlm.config import Config
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.train.update import SampleSource
 
@@ -73,8 +72,11 @@ class Canary:
     pixels: dict[int, str]
     """Hash of the pixels of each row."""
 
-    def score(self, vlm: VLM, config: Config) -> dict[str, Any]:
-        """Score the rows twice, and return plain values and tensors to save in a checkpoint."""
+    def score(self, vlm: VLM, precision: str) -> dict[str, Any]:
+        """Score the rows twice, and return plain values and tensors to save in a checkpoint.
+
+        `precision` is the value of `model.precision`.
+        """
         first = read(vlm, self.first, self.pixels).sorted()
         second = read(vlm, self.second, self.pixels).sorted()
         return {
@@ -89,7 +91,7 @@ class Canary:
                 "losses": loss_difference(torch.cat(first.losses), torch.cat(second.losses)),
             },
             "device": device_name(vlm),
-            "precision": config.model.precision,
+            "precision": precision,
         }
 
 

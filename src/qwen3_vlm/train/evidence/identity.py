@@ -18,17 +18,17 @@ from eyechart.faults.table import finding
 from eyechart.models.weights import fingerprint
 from eyechart.results import Finding
 from qwen3_vlm.build import Inputs, backbone_identities
-from qwen3_vlm.config import Config
+from qwen3_vlm.config import ModelConfig, PromptConfig
 from qwen3_vlm.models.vlm import VLM
 
 _NAMED = 3
 
 
-def identities(config: Config, inputs: Inputs, vlm: VLM) -> dict[str, Any]:
-    """Return the identities of a run's tokenizer, prompt, preprocessing and weights as plain values."""
+def identities(prompt: dict[str, Any], inputs: Inputs, vlm: VLM) -> dict[str, Any]:
+    """Return the identities of a run's tokenizer, prompt (`prompt_settings`), preprocessing and weights."""
     return {
         "tokenizer": tokenizer_parts(inputs.tokenizer),
-        "prompt": prompt_settings(config),
+        "prompt": prompt,
         "image": image_settings(inputs),
         "weights": {"vision": dict(vlm.tower.hashes), "llm": dict(vlm.llm.hashes)},
     }
@@ -56,10 +56,10 @@ def tokenizer_parts(tokenizer: Any) -> dict[str, str]:
     return {name: _hash(part) for name, part in parts.items()}
 
 
-def prompt_settings(config: Config) -> dict[str, Any]:
-    """Return the settings that determine the ids of a sequence, apart from the rows."""
-    named = {f"prompt.{key}": value for key, value in config.prompt.model_dump(mode="json").items()}
-    return {**named, "connector.latents": config.connector.latents, "data.max_seq_len": config.data.max_seq_len}
+def prompt_settings(prompt: PromptConfig, latents: int, max_seq_len: int) -> dict[str, Any]:
+    """Return the settings that determine the ids of a sequence, apart from the rows, by name."""
+    named = {f"prompt.{key}": value for key, value in prompt.model_dump(mode="json").items()}
+    return {**named, "connector.latents": latents, "data.max_seq_len": max_seq_len}
 
 
 def image_settings(inputs: Inputs) -> dict[str, Any]:
@@ -68,14 +68,18 @@ def image_settings(inputs: Inputs) -> dict[str, Any]:
 
 
 def refuse_other_backbones(
-    then: Mapping[str, Any], config: Config, vlm: VLM, path: Path, weights: Mapping[str, dict[str, str]] | None = None
+    then: Mapping[str, Any],
+    named: ModelConfig,
+    vlm: VLM,
+    path: Path,
+    weights: Mapping[str, dict[str, str]] | None = None,
 ) -> None:
     """Reject a checkpoint or export that was trained with other backbones.
 
     Args:
         then: name, width and digest of each backbone in training. Older versions recorded a `fingerprint` of a few
             values of each weight instead of the digest of all; the oldest recorded nothing.
-        config: the config, whose names are shown.
+        named: the names of both backbones, to show.
         vlm: the model in use.
         path: the checkpoint or export, for messages.
         weights: the hashes of all weights in training, by backbone and name, to name the first one that differs.
@@ -83,7 +87,7 @@ def refuse_other_backbones(
     Raises:
         NamedInputError: `backbone-changed`; the message shows both identities.
     """
-    now = backbone_identities(config.model, vlm) if then else {}
+    now = backbone_identities(named, vlm) if then else {}
     for part, recorded in then.items():
         module = vlm.tower if part == "vision" else vlm.llm
         key = "digest" if "digest" in recorded else "fingerprint"
@@ -104,12 +108,12 @@ def refuse_other_backbones(
             )
 
 
-def identity_findings(then: Mapping[str, Any], config: Config, inputs: Inputs) -> list[Finding]:
+def identity_findings(then: Mapping[str, Any], prompt: dict[str, Any], inputs: Inputs) -> list[Finding]:
     """Return the findings for tokenizer, prompt settings and preprocessing that differ from those in training.
 
     Args:
         then: the result of `identities` when the checkpoint was saved.
-        config: the config in use.
+        prompt: the settings of the prompt in use (`prompt_settings`).
         inputs: tokenizer and preprocessing in use.
     """
     found = []
@@ -123,7 +127,7 @@ def identity_findings(then: Mapping[str, Any], config: Config, inputs: Inputs) -
             )
         )
     for code, key, now, fix in (
-        ("prompt-changed", "prompt", prompt_settings(config), "use the settings that the connector was trained with"),
+        ("prompt-changed", "prompt", prompt, "use the settings that the connector was trained with"),
         (
             "pixels-changed",
             "image",

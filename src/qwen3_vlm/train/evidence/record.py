@@ -20,7 +20,12 @@ from qwen3_vlm.train.checkpoint import PARTS, Payload, config_tree
 from qwen3_vlm.train.damage import refuse_damaged, tensor_digests
 from qwen3_vlm.train.evidence.canary import Canary
 from qwen3_vlm.train.evidence.comparison import canary_findings
-from qwen3_vlm.train.evidence.identity import identities, identity_findings, refuse_other_backbones
+from qwen3_vlm.train.evidence.identity import (
+    identities,
+    identity_findings,
+    prompt_settings,
+    refuse_other_backbones,
+)
 
 KEY = "evidence"
 _SCHEMA: Literal[1] = 1
@@ -48,9 +53,9 @@ def make_evidence(
     evidence = {
         "schema": _SCHEMA,
         "split": RecordedSplit(*prepared.files, prepared.split).to_plain(),
-        **identities(config, prepared.inputs, vlm),
+        **identities(_prompt(config), prepared.inputs, vlm),
         "connector": tensor_digests(parts),
-        "canary": canary.score(vlm, config) if canary is not None else None,
+        "canary": canary.score(vlm, config.model.precision) if canary is not None else None,
     }
     return {**evidence, "seal": _seal(evidence)}
 
@@ -129,7 +134,7 @@ def compare(
     evidence = evidence_of(payload, path)
     if evidence is None:
         return []
-    found = identity_findings(evidence, config, inputs)
+    found = identity_findings(evidence, _prompt(config), inputs)
     canary = evidence["canary"]
     if canary is None or prepared is None:
         return found[:1]
@@ -155,9 +160,9 @@ def refuse_backbones_of(payload: Payload, config: Config, inputs: Inputs, vlm: V
     """
     evidence: Mapping[str, Any] = payload.get(KEY) or {}
     try:
-        refuse_other_backbones(payload.get("backbones", {}), config, vlm, path, evidence.get("weights"))
+        refuse_other_backbones(payload.get("backbones", {}), config.model, vlm, path, evidence.get("weights"))
     except NamedInputError as error:
-        earlier = identity_findings(evidence, config, inputs) if evidence else []
+        earlier = identity_findings(evidence, _prompt(config), inputs) if evidence else []
         if not earlier:
             raise
         raise NamedInputError(earlier[0].code, f"{error.message}; {earlier[0].message}", error.fix) from error
@@ -168,6 +173,10 @@ def sealed(payload: Payload) -> Payload:
     evidence = {key: value for key, value in payload[KEY].items() if key != "seal"}
     evidence["connector"] = tensor_digests({part: payload[part] for part in PARTS if payload.get(part)})
     return {**payload, KEY: {**evidence, "seal": _seal(evidence)}}
+
+
+def _prompt(config: Config) -> dict[str, Any]:
+    return prompt_settings(config.prompt, config.connector.latents, config.data.max_seq_len)
 
 
 def _seal(value: Any) -> str:
