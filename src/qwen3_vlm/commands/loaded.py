@@ -204,7 +204,8 @@ def restored(
     refuse_backbones_of(payload, config, inputs, vlm, path)
     restore_connector(vlm.connector, payload, path)
     differences = compare(payload, config, inputs, vlm.eval(), path, prepared)
-    kept = {key: value for key, value in payload.items() if key not in ("optimizer", "rng")}  # twice the connector
+    # The optimizer's state takes twice the memory of the connector.
+    kept = {key: value for key, value in payload.items() if key not in ("optimizer", "rng")}
     return Loaded(config, inputs, vlm, kept, tuple(differences))
 
 

@@ -23,7 +23,7 @@ from eyechart.models.hashing import HashedFiles
 def load_complete(
     kind: type[PreTrainedModel], name: str, setting: str, dtype: torch.dtype, attention: str
 ) -> PreTrainedModel:
-    """Call `kind.from_pretrained(name)`, and refuse newly initialised weights.
+    """Call `kind.from_pretrained(name)`, and raise an error if any weights are newly initialised.
 
     Args:
         kind: a transformers model class.
@@ -33,7 +33,8 @@ def load_complete(
         attention: attention implementation.
 
     Raises:
-        ValueError: the model does not exist, is not in the cache and there is no network, or weights are missing.
+        ValueError: the model does not exist, or is neither in the cache nor available from the hub, or weights are
+            missing.
     """
     if not sys.stderr.isatty():
         disable_progress_bar()
