@@ -277,7 +277,7 @@ DATA = [
     stop("max_seq_len smaller than image block and prompt", "audit --data.max_seq_len 8", "cuts into the image block",
          "set data.max_seq_len to at least"),
     stop("no label token anywhere", "train --data.max_seq_len 12 --overwrite", "so no row keeps a token of its caption", "set data.max_seq_len to at least"),
-    stop("other data than the run's split", "ablate", "run/split.json", make=lambda place: place.change_row({"caption": "else"})),
+    stop("other data than the run's split", "ablate", "run/checkpoint_10.pt", make=lambda place: place.change_row({"caption": "else"})),
 ]  # fmt: skip
 
 
