@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from eyechart.data.images import ImageError, load_image
+from eyechart.exits import NamedInputError
 from eyechart.results import Finding
 from eyechart.seam import VisualTokens
 from qwen3_vlm.build import (
@@ -175,7 +176,13 @@ def data_of(config: Config, payload: Payload, path: Path) -> Prepared:
 
 
 def trained(run: Run) -> Loaded:
-    """Return the last checkpoint of a run in the model that was trained, without loading the backbones again."""
+    """Return the last checkpoint of a run in the model that was trained, without loading the backbones again.
+
+    Raises:
+        NamedInputError: `frozen-moved`: a frozen part has changed since the last check of the training.
+    """
+    for moved in run.watch.frozen.findings("since the end of the training") if run.watch else ():
+        raise NamedInputError(moved.code, moved.message, moved.fix)
     run.vlm.connector.zero_grad(set_to_none=True)
     payload, prepared = load_checkpoint(run.checkpoint), run.prepared
     loaded = restored(run.config, prepared.inputs, run.vlm, payload, run.checkpoint, prepared)
