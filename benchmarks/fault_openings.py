@@ -52,7 +52,8 @@ def _images_paler(site: Site) -> None:
     """The image files of held-out rows were saved again with less contrast, under the same names."""
     data = site.config().data
     rows = json.loads(Path(data.json_file).read_text(encoding="utf-8"))
-    held_out = set(torch.load(site.take_base(), weights_only=True)["evidence"]["split"]["eval"].tolist())
+    held_out = set(json.loads((site.base / "split.json").read_text(encoding="utf-8"))["eval"])
+    site.take_base()
     source, root = Path(data.image_root).resolve(), site.folder / "images"
     for place, row in enumerate(rows):
         link = root / row["image"]
