@@ -133,7 +133,7 @@ CONNECTOR = (
         "evaluation",
         take_base,
         visual_changed(torch.neg),
-        also=("loss-not-reproduced",),
+        also=("loss-not-reproduced", "visual-tokens-changed"),
     ),
     Case(
         "first-slot-alone",

@@ -171,6 +171,7 @@ FEATURES = (
         "evaluation",
         take_base,
         _features(_half_dropped),
+        also=("visual-tokens-changed",),
     ),
     Case(
         "tower-in-train-mode",

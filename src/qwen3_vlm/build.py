@@ -12,13 +12,14 @@ from eyechart.data.images import ImageSpec
 from eyechart.data.llava import count_rows, read_rows
 from eyechart.hub import explain_absence
 from eyechart.models.device import DTYPES, choose_device
-from eyechart.models.weights import fingerprint
+from eyechart.models.hashing import combined
 from eyechart.seam import Reject, Row
 from qwen3_vlm.config import Config, ConnectorConfig, DataConfig, ModelConfig
 from qwen3_vlm.data.prompt import PromptBuilder
+from qwen3_vlm.data.recorded import RecordedSplit
 from qwen3_vlm.data.repeats import without_repeats
 from qwen3_vlm.data.splits import DataFile, Split, describe, draw_split, load_split
-from qwen3_vlm.demo.worlds import ensure
+from qwen3_vlm.demo.worlds import ensure, ensure_in_place
 from qwen3_vlm.models.connector import ConnectorShape, fresh_connector
 from qwen3_vlm.models.files import load_config_only
 from qwen3_vlm.models.llm import LanguageModel, load_llm, load_tokenizer
@@ -70,7 +71,21 @@ def prepare_inputs(config: Config) -> Inputs:
     return Inputs(tokenizer, prompts, load_image_spec(config.model.vision))
 
 
-def prepare_data(config: Config, saved_split: Path | None = None) -> Prepared:
+@dataclass(frozen=True)
+class Origin:
+    """The checkpoint that data are prepared for: where its split is recorded."""
+
+    checkpoint: Path
+    recorded: RecordedSplit | None
+    """The split in the checkpoint; None if it is of an older version."""
+
+    @property
+    def split_file(self) -> Path:
+        """The split.json of the run, which need not exist: a copy of the `.pt` alone is enough."""
+        return self.checkpoint.parent / "split.json"
+
+
+def prepare_data(config: Config, saved_split: Path | None = None, origin: Origin | None = None) -> Prepared:
     """Read the rows, draw the split, and encode prompts and captions.
 
     Training rows that show a held-out row's picture are removed from a split that is drawn here. A saved split and a
@@ -80,21 +95,28 @@ def prepare_data(config: Config, saved_split: Path | None = None) -> Prepared:
         config: the config of the run.
         saved_split: the split.json of an earlier run. If it exists, it determines the split, and the data must be the
             same.
+        origin: the checkpoint to score. Its record determines the split, and an embedded world is made only in its own
+            place.
 
     Raises:
-        ValueError: a file is missing or broken, too many rows are unusable, or sequences have no room for text. The
-            message is one line.
+        ValueError: a file is missing or broken, the data are not those of `origin`, too many rows are unusable, or
+            sequences have no room for text. The message is one line.
     """
     if config.data.world != "none":
-        ensure(config.data.world, Path(config.data.image_root))
+        make = ensure if origin is None else ensure_in_place
+        make(config.data.world, Path(config.data.image_root))
     complain_of_missing(config.data, config.model)
     inputs = prepare_inputs(config)
     json_file = Path(config.data.json_file)
     eval_file = Path(config.data.eval_json) if config.data.eval_json else json_file
     held_out_file = _described(eval_file) if config.data.eval_json else None
     files = _described(json_file), held_out_file
-    saved = saved_split is not None and saved_split.is_file()
-    if saved_split is not None and saved:
+    saved_split = saved_split if origin is None else origin.split_file
+    recorded = origin.recorded if origin is not None else None
+    saved = recorded is not None or (saved_split is not None and saved_split.is_file())
+    if origin is not None and recorded is not None:
+        split = recorded.checked(*files, saved_split, str(origin.checkpoint))
+    elif saved_split is not None and saved:
         split = load_split(saved_split, *files)
     elif files[1] is not None:
         drawn = draw_split(files[0].rows, config.data.max_samples, 0.0, config.seed)
@@ -187,8 +209,8 @@ def build_model(config: Config, inputs: Inputs) -> VLM:
 
 
 def backbone_identities(named: ModelConfig, vlm: VLM) -> dict[str, dict[str, Any]]:
-    """Return name, width and weight fingerprint of both frozen parts, which identify them in a checkpoint."""
+    """Return name, width and digest of all weights of both frozen parts, which identify them in a checkpoint."""
     return {
-        "vision": {"name": named.vision, "width": vlm.tower.width, "fingerprint": fingerprint(vlm.tower.model)},
-        "llm": {"name": named.llm, "width": vlm.llm.width, "fingerprint": fingerprint(vlm.llm.model)},
+        "vision": {"name": named.vision, "width": vlm.tower.width, "digest": combined(vlm.tower.hashes)},
+        "llm": {"name": named.llm, "width": vlm.llm.width, "digest": combined(vlm.llm.hashes)},
     }

@@ -148,6 +148,10 @@ class TrainConfig(Section):
         looks.jsonl with the standing of each gap (costs, ruled out or open); all looks of a run share one error rate. A
         look changes no weights and does not use the random generators of the training."""
 
+    canary: bool = True
+    """Score 32 held-out rows at each save, so that commands that open the checkpoint can compare: the hashes of their
+    ids and pixels, digests of their visual tokens, and their losses are saved in it, but no text and no picture."""
+
     @field_validator("ablate_every", mode="before")
     @classmethod
     def _off_log_or_steps(cls, value: object) -> object:

@@ -21,7 +21,7 @@ from eyechart.results import Ablation, Finding
 from eyechart.scoring.batching import collate
 from eyechart.scoring.conditions import parse_conditions
 from qwen3_vlm.build import Prepared, build_model, prepare_data
-from qwen3_vlm.commands.loaded import Loaded, restored
+from qwen3_vlm.commands.loaded import Loaded, data_of, restored
 from qwen3_vlm.commands.recorder import fresh_reference
 from qwen3_vlm.commands.scoring import score, training_of_run
 from qwen3_vlm.config import Config
@@ -77,9 +77,10 @@ def diagnose(config: Config, checkpoint: str | Path | None = None, rows: int = R
         ValueError: the input is bad for a reason that is not in the table of faults; the message is one line.
     """
     path = Path(checkpoint) if checkpoint else None
-    payload = load_checkpoint(path) if path else None
+    payload: Payload | None = None
     try:
-        prepared = prepare_data(config, path.parent / "split.json" if path else None)
+        payload = load_checkpoint(path) if path else None
+        prepared = prepare_data(config) if path is None or payload is None else data_of(config, payload, path)
         vlm = build_model(config, prepared.inputs)
     except ValueError as error:
         return refused(error, config)
@@ -91,11 +92,12 @@ def diagnose(config: Config, checkpoint: str | Path | None = None, rows: int = R
         return Diagnosis(diagnose_run(evidence), flight.view, _words(flight))
     initial = connector_state(vlm.connector)
     try:
-        loaded = restored(config, prepared.inputs, vlm, payload, path)
+        loaded = restored(config, prepared.inputs, vlm, payload, path, prepared)
     except InputError as error:
         found = diagnose_run(RunEvidence(read_findings(path.parent), _of_weights(initial, None, payload, path)))
-        if not any(f.severity == "error" for f in found):
-            found.append(finding("connector-not-loaded", error.message, error.fix))
+        named = error.code if isinstance(error, NamedInputError) else None
+        if named or not any(f.severity == "error" for f in found):
+            found.append(finding(named or "connector-not-loaded", error.message, error.fix))
         flight = preflight(prepared, vlm, rows, _bar)  # if the backbones differ, they may be the cause
         looked_at = f"{_words(flight)} and the weights of {path.name}"
         return Diagnosis(rank([*found, *flight.findings]), flight.view, looked_at)

@@ -52,4 +52,5 @@ def measure_run(
         findings_of_score(loaded, prepared, checkpoint, ablation),
         with_captions(scored_samples(scores, words), loaded, prepared, config.ablation.gallery),
     )
-    return Measured(assemble(config.model_dump(mode="json"), checkpoint, parts), SampleRows(scores, words.decode))
+    results = assemble(config.model_dump(mode="json"), checkpoint, parts)
+    return Measured(results.model_copy(update={"judged_by": loaded.judged_by}), SampleRows(scores, words.decode))

@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from eyechart.data.choice import draw_rows
+from eyechart.exits import NamedInputError
 from eyechart.files import write_atomic
 
 _SCHEMA: Literal[1] = 1
@@ -117,18 +118,31 @@ def load_split(path: Path, data: DataFile, eval_data: DataFile | None = None) ->
             f"{path}: not a split file of schema {_SCHEMA} ({what}); delete it to draw the split again"
         ) from error
     split = Split(saved.train, saved.eval, saved.repeats)
-    _require_same(path, "data.json_file", saved.data, data)
-    _require_same(path, "data.eval_json", saved.eval_data, eval_data)
+    require_same(str(path), "data.json_file", saved.data, data)
+    require_same(str(path), "data.eval_json", saved.eval_data, eval_data)
     _check_rows(path, split, saved.data.rows, saved.eval_data.rows if saved.eval_data else None)
     return split
 
 
-def _require_same(path: Path, setting: str, saved: DataFile | None, now: DataFile | None) -> None:
+def require_same(source: str, setting: str, saved: DataFile | None, now: DataFile | None) -> None:
+    """Reject a data file other than the one that a split was drawn from; its name and folder may differ.
+
+    Args:
+        source: the file that holds the split.
+        setting: the config field that names the data file.
+        saved: the data file when the split was drawn.
+        now: the data file now.
+
+    Raises:
+        NamedInputError: `data-changed`: the content differs, which includes another order of the rows.
+    """
     if (saved.sha256 if saved else None) == (now.sha256 if now else None):
         return
-    raise ValueError(
-        f"{setting} is not the file that {path} was drawn from: it was {_name(saved)}, now it is {_name(now)}; "
-        "held-out rows could have been trained on. Restore the file, or start a new run in another output_dir"
+    raise NamedInputError(
+        "data-changed",
+        f"{setting} is not the file that {source} was drawn from: it was {_name(saved)}, now it is {_name(now)}; "
+        "held-out rows could have been trained on",
+        "restore the file, or start a new run in another output_dir",
     )
 
 

@@ -115,7 +115,7 @@ def diagnose_run(evidence: RunEvidence) -> list[Finding]:
     if any(f.code == "captions-unread" and f.severity == "error" for f in found):
         # The captions are predicted badly before and after training, which confirms the fault that the ids suggested.
         found = [f.model_copy(update={"severity": "error"}) if f.code == "token-id-mismatch" else f for f in found]
-    if _has(found, "loss-not-reproduced"):
+    if _has(found, "loss-not-reproduced") or _has(found, "visual-tokens-changed"):
         # A connector trained in this state would reproduce its training loss, so the state arose after training.
         found = [f.model_copy(update={"severity": "error"}) if f.code in _DAMAGE else f for f in found]
     return rank([_raised(f, found) for f in found])

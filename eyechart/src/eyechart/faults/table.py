@@ -35,7 +35,9 @@ class Fault:
 
 
 FAULTS: dict[str, Fault] = {
-    # Data files.
+    # Files.
+    "file-damaged": Fault("error", "the checkpoint is not the file that was saved"),
+    "data-changed": Fault("error", "the data are not those of the training"),
     "images-unreadable": Fault("error", "images that cannot be read", by_share=True),
     "images-degenerate": Fault("warning", "repeated or blank images"),
     "captions-degenerate": Fault("warning", "few different captions"),
@@ -43,6 +45,7 @@ FAULTS: dict[str, Fault] = {
     "split-leak": Fault("error", "held-out images are in training", by_share=True),
     "held-out-differs": Fault("warning", "held-out captions use different words than training captions"),
     # Text and tokenisation.
+    "tokenizer-changed": Fault("error", "the tokenizer is not that of the training"),
     "older-image-block": Fault("warning", "the checkpoint was trained with another image block"),
     "token-id-mismatch": Fault("error", "tokenizer and language model disagree about an id"),
     "placeholder-split": Fault("error", "the image block is not one id per position"),
@@ -60,17 +63,20 @@ FAULTS: dict[str, Fault] = {
     "prompt-labelled": Fault("error", "prompt tokens have labels"),
     "answer-partly-labelled": Fault("error", "part of the caption has no label"),
     "eos-unlabelled": Fault("error", "the end of a caption is never learnt"),
+    "prompt-changed": Fault("error", "the token ids or labels are not those of the training"),
     # Inputs and model.
     "wrong-preprocessing": Fault("error", "pixels are not preprocessed as in the tower's training"),
     "tower-uninitialised": Fault("error", "frozen weights are random"),
     "dropout-active": Fault("error", "a frozen part is in train mode, and its dropout is active"),
     "captions-unread": Fault("error", "the language model does not read these captions"),
     "frozen-moved": Fault("error", "a frozen part changed"),
+    "backbone-changed": Fault("error", "a frozen part is not that of the training"),
     "non-finite": Fault("error", "NaN or infinity"),
     "connector-not-loaded": Fault("error", "the trained connector is not the one in use", synonyms=("no-gradient",)),
     "pixels-unused": Fault("error", "the pixels never reach the model"),
     "features-altered": Fault("error", "the connector does not receive the features of the tower's last layer"),
     "image-order": Fault("error", "samples get each other's images"),
+    "pixels-changed": Fault("error", "the pixels are not those of the training"),
     "not-injected": Fault("error", "visual tokens are computed but not placed", synonyms=("image-masked",)),
     "image-masked": Fault("error", "attention cannot see the image positions", synonyms=("not-injected",)),
     "placeholder-offset": Fault("error", "visual tokens are placed next to their positions"),
@@ -95,6 +101,7 @@ FAULTS: dict[str, Fault] = {
         "the visual tokens act as a constant prompt",
         synonyms=("pairs-mismatched", "collapsed"),
     ),
+    "visual-tokens-changed": Fault("error", "the same pixels give other visual tokens than in training"),
     "loss-not-reproduced": Fault("error", "scoring gives a different loss than training logged"),
     "picture-harmful": Fault("error", "captions are less likely with the right picture than without a picture"),
     "slots-dead": Fault("warning", "at least half of the visual tokens contain no information"),
@@ -186,6 +193,30 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "loss-not-reproduced": ("picture-harmful", "under-trained"),
 }
 """Maps each cause to its possible direct effects. The relation is transitive: their effects are explained as well."""
+
+_OF_THE_TEXT = ("token-id-mismatch", "placeholder-split", "placeholder-count", "placeholder-in-caption")
+_OF_LABELS = ("answer-truncated", "no-labels", "image-labelled", "prompt-labelled", "eos-unlabelled")
+_OF_FEATURES = ("frozen-moved", "non-finite", "connector-not-loaded", "pixels-unused", "features-altered")
+_OF_VISUAL_TOKENS = ("batch-dependent", "scale-mismatch", "collapsed", "constant-prompt", "slots-dead")
+_SHOWN_AT_OPENING: dict[str, tuple[str, ...]] = {
+    "prompt-changed": (
+        *("data-changed", "tokenizer-changed", "older-image-block", "no-placeholder", "template-unstable"),
+        *("image-truncated", "answer-partly-labelled", *_OF_THE_TEXT, *_OF_LABELS),
+    ),
+    "pixels-changed": ("data-changed", "images-unreadable", "images-degenerate", "wrong-preprocessing", "image-order"),
+    "visual-tokens-changed": (
+        *("file-damaged", "pixels-changed", "wrong-preprocessing", "backbone-changed", "tower-uninitialised"),
+        *("image-order", *_OF_FEATURES, *_OF_VISUAL_TOKENS),
+    ),
+    "loss-not-reproduced": ("prompt-changed", "visual-tokens-changed"),
+    "captions-unread": ("tokenizer-changed", "backbone-changed"),
+    "non-finite": ("file-damaged",),
+}
+"""Maps each effect that is seen when a checkpoint is opened to its possible causes: the stages that a checkpoint's
+evidence names, and the faults that a stage can be an effect of."""
+for _effect, _causes in _SHOWN_AT_OPENING.items():
+    for _cause in _causes:
+        EXPLAINS[_cause] = (*EXPLAINS.get(_cause, ()), _effect)
 
 
 def finding(code: str, message: str, fix: str, severity: Severity | None = None, **evidence: object) -> Finding:
