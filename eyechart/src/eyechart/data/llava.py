@@ -179,7 +179,9 @@ def _image(given: str | list[str] | None, placeholders: int) -> str:
 
 
 def _not_utf8(error: UnicodeDecodeError) -> _UnusableError:
-    return _UnusableError("row not UTF-8", f"byte 0x{error.object[error.start]:02x}: save the file as UTF-8")
+    return _UnusableError(
+        "row not UTF-8", f"byte 0x{error.object[error.start]:02x} is not valid UTF-8; save the file as UTF-8"
+    )
 
 
 def _wrong_layout(raw: msgspec.Raw, error: msgspec.ValidationError) -> _UnusableError:
