@@ -41,7 +41,7 @@ _FAST, _SLOW = 0.2, 3e-3
 """Limits of `moved / sqrt(updates)`, the size of one update relative to the weights if updates go in unrelated
 directions. In the fault benchmark, runs at the config's rate have 0.018 to 0.030 (also with 15 updates), at five times
 it 0.083 and 0.087, at a tenth of it 0.0054; at a hundredth 0.0008 and 0.0012, at 30 times 0.39 and 0.43 (scenes and
-digits). No healthy set-up is outside the limits, but for the two that are called hardly trained: a note."""
+digits). Of 10 healthy set-ups that were run, one is outside the limits (a fiftieth of the rate, one epoch): a note."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _LITTLE = 0.1
 """A connector whose `moved` is at least this has left its start, so that a low rate does not explain its scores."""
