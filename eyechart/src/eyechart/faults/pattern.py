@@ -163,8 +163,8 @@ def _constant(ablation: Ablation, known: RunContext, told: str) -> Iterator[Find
         f"{_matching(ablation.matching)}: the visual tokens act as one fixed prompt, and the content of the image is "
         "ignored",
         "first check that training captions belong to their images (order, paths, off by one row), and that "
-        "different images give different tower features; if both are right, try a higher train.lr, and train "
-        "longer only while the held-out loss falls",
+        "different images give different tower features; if both are right, try a higher train.lr, and "
+        "continue training only while the held-out loss falls",
         "warning" if rivals is None else None,
         shuffled=shuffled.gap,
         se=shuffled.se,
