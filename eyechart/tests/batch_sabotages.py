@@ -140,6 +140,12 @@ def image_tokens_in_loss(made: Made) -> Batch:
     return batch
 
 
+def prompt_in_loss(made: Made) -> Batch:
+    """Everything but padding and images has a label."""
+    batch = healthy(made, labels="all")
+    return batch | {"labels": batch["labels"].masked_fill(batch["input_ids"] == made.config.image_token_id, -100)}
+
+
 def flat_positions(made: Made) -> Batch:
     batch = healthy(made)
     positions = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
@@ -244,26 +250,59 @@ def black_pictures(made: Made) -> Batch:
 
 
 SABOTAGES = [
-    Sabotage("pixels dropped by the collator", "pixels-unused", without("pixel_values", "image_grid_thw"), "agent-lightning#559"),
+    Sabotage(
+        "pixels dropped by the collator",
+        "pixels-unused",
+        without("pixel_values", "image_grid_thw"),
+        "agent-lightning#559",
+    ),
     Sabotage("a list of text fields only", "pixels-unused", text_only_field, "NeMo/RL#2957", "gemma3"),
     Sabotage("images=None, numpy", "pixels-unused", numpy_without_images, "mlx-vlm#979", "gemma3"),
     Sabotage("pixels None", "pixels-unused", changed(pixel_values=lambda b: None), "prime-rl#2786", "llava"),
     Sabotage("pixels zeroed", "images-degenerate", changed(pixel_values=lambda b: b["pixel_values"] * 0), "live.md"),
-    Sabotage("pixels zeroed, LLaVA", "images-degenerate", changed(pixel_values=lambda b: b["pixel_values"] * 0), "", "llava"),
+    Sabotage(
+        "pixels zeroed, LLaVA", "images-degenerate", changed(pixel_values=lambda b: b["pixel_values"] * 0), "", "llava"
+    ),
     Sabotage("black pictures", "images-degenerate", black_pictures, ""),
-    Sabotage("token types padded on the other side", "token-types-misaligned", changed(mm_token_type_ids=other_side), "trl#5785"),
-    Sabotage("token types all text", "token-types-misaligned", changed(mm_token_type_ids=lambda b: b["mm_token_type_ids"] * 0), ""),
-    Sabotage("assistant mask all zero", "no-labels", changed(labels=lambda b: b["labels"] * 0 - 100), "transformers#46559"),
-    Sabotage("template without generation mark", "no-labels", changed(labels=lambda b: b["labels"] * 0 - 100), "liquid-finetune#37", "idefics3"),
+    Sabotage(
+        "token types padded on the other side",
+        "token-types-misaligned",
+        changed(mm_token_type_ids=other_side),
+        "trl#5785",
+    ),
+    Sabotage(
+        "token types all text",
+        "token-types-misaligned",
+        changed(mm_token_type_ids=lambda b: b["mm_token_type_ids"] * 0),
+        "",
+    ),
+    Sabotage(
+        "assistant mask all zero", "no-labels", changed(labels=lambda b: b["labels"] * 0 - 100), "transformers#46559"
+    ),
+    Sabotage(
+        "template without generation mark",
+        "no-labels",
+        changed(labels=lambda b: b["labels"] * 0 - 100),
+        "liquid-finetune#37",
+        "idefics3",
+    ),
     Sabotage("max_length cuts answers, masked prompt", "answer-truncated", cut_to(before_answer), "ms-swift#5238"),
     Sabotage("max_length cuts answers, all labelled", "answer-truncated", cut_to(before_answer, "all"), "live.md"),
     Sabotage("max_length cuts within answers", "answer-truncated", cut_to(within_answer), ""),
     Sabotage("image tokens in the loss", "image-labelled", image_tokens_in_loss, "Transformers-Tutorials#511"),
-    Sabotage("image tokens in the loss, LLaVA", "image-labelled", lambda m: healthy(m, labels="all"), "Transformers-Tutorials#513", "llava"),
-    Sabotage("prompt in the loss", "prompt-labelled", lambda m: (b := healthy(m, labels="all")) | {"labels": b["labels"].masked_fill(b["input_ids"] == m.config.image_token_id, -100)}, "trl#3751"),
+    Sabotage(
+        "image tokens in the loss, LLaVA",
+        "image-labelled",
+        lambda m: healthy(m, labels="all"),
+        "Transformers-Tutorials#513",
+        "llava",
+    ),
+    Sabotage("prompt in the loss", "prompt-labelled", prompt_in_loss, "trl#3751"),
     Sabotage("max_length cuts the image", "image-truncated", cut_to(within_image, "all"), "trl#5904"),
     Sabotage("cutoff_len cuts the image", "image-truncated", cut_to(within_image), "LlamaFactory#9313"),
-    Sabotage("truncated mid-image, tiles", "image-truncated", cut_to(within_image, "all"), "Automodel#2689", "idefics3"),
+    Sabotage(
+        "truncated mid-image, tiles", "image-truncated", cut_to(within_image, "all"), "Automodel#2689", "idefics3"
+    ),
     Sabotage("truncated mid-image, LLaVA", "image-truncated", cut_to(within_image, "all"), "", "llava"),
     Sabotage("no <image> in the data", "no-placeholder", without_image_text, "Qwen-VL-Series-Finetune#218"),
     Sabotage("no <image> in one row", "no-placeholder", one_row_without_image_text, ""),
@@ -273,13 +312,19 @@ SABOTAGES = [
     Sabotage("grid of another resolution", "placeholder-count", other_grid, "LlamaFactory#10589"),
     Sabotage("one-dimensional positions", "positions-wrong", flat_positions, "Automodel#2172"),
     Sabotage("the same positions three times", "positions-wrong", flat_positions_three_times, "Automodel#3113"),
-    Sabotage("positions all zero", "positions-wrong", lambda m: (b := healthy(m)) | {"position_ids": b["input_ids"] * 0}, "", "llava"),
+    Sabotage("positions all zero", "positions-wrong", changed(position_ids=lambda b: b["input_ids"] * 0), "", "llava"),
     Sabotage("packed with a mask of ones", "positions-wrong", packed, "Automodel#2172"),
     Sabotage("packed with a mask of ones, Gemma", "batch-dependent", packed, "axolotl#3817", "gemma3"),
     Sabotage("one picture for all rows", "images-degenerate", one_picture, "ms-swift#9605"),
     Sabotage("every picture shrunk", "resolution-differs", all_shrunk, "unsloth#6129"),
     Sabotage("limits ignored", "resolution-differs", beyond_the_limits, "transformers#41955"),
-    Sabotage("another resolution, LLaVA", "resolution-differs", lambda m: (b := healthy(m)) | {"pixel_values": b["pixel_values"][:, :, :14, :14]}, "", "llava"),
+    Sabotage(
+        "another resolution, LLaVA",
+        "resolution-differs",
+        changed(pixel_values=lambda b: b["pixel_values"][:, :, :14, :14]),
+        "",
+        "llava",
+    ),
     Sabotage("normalised for another tower", "wrong-preprocessing", other_mean, ""),
     Sabotage("normalised for another tower, LLaVA", "wrong-preprocessing", other_mean, "", "llava"),
     Sabotage("not normalised", "wrong-preprocessing", only_rescaled, ""),
@@ -292,7 +337,7 @@ SABOTAGES = [
     Sabotage("labels shifted twice", "labels-shifted", shifted, ""),
     Sabotage("id outside the vocabulary", "token-id-mismatch", large_id, ""),
     Sabotage("NaN in the pixels", "non-finite", not_a_number, ""),
-]  # fmt: skip
+]
 
 
 HEALTHY: dict[str, Callable[[Made], Batch]] = {
@@ -309,10 +354,74 @@ HEALTHY: dict[str, Callable[[Made], Batch]] = {
         [item(1), Item(item(1).images, ("And what is that?", ANSWER)), item(2)]
     ),
     "numpy": lambda made: {k: v.numpy() for k, v in healthy(made).items()},
-    "half precision": lambda made: {
-        k: v.bfloat16() if v.is_floating_point() else v for k, v in healthy(made).items()
-    },
+    "half precision": lambda made: {k: v.bfloat16() if v.is_floating_point() else v for k, v in healthy(made).items()},
     "a white page and a dark one": lambda made: made.batch(
         [Item((Image.new("RGB", (32, 32), "white"),), (QUESTION, ANSWER)), item(2), item(3)]
     ),
-}  # fmt: skip
+}
+
+
+def own_positions(made: Made) -> Batch:
+    """The positions that Qwen2.5-VL computes, by the model's own code."""
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
+
+    batch = made.batch([item(1), item(2, 0), item(3, 2, QUESTION, ANSWER, "And now?", ANSWER)])
+    names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
+    # The method only reads its config; no weights are needed.
+    model = torch.nn.Module()
+    model.config = made.config
+    model.get_vision_position_ids = Qwen2_5_VLModel.get_vision_position_ids.__get__(model)
+    positions, _ = Qwen2_5_VLModel.get_rope_index(model, **{name: batch[name] for name in names})
+    return batch | {"position_ids": positions}
+
+
+def counted(made: Made) -> Batch:
+    batch = healthy(made)
+    return batch | {"position_ids": (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)}
+
+
+def other_padding(made: Made) -> Batch:
+    """Padding is an id that the tokenizer does not name."""
+    batch = made.batch([item(1), item(2, 1, f"{QUESTION} and more", ANSWER)])
+    batch["input_ids"][batch["attention_mask"] == 0] = 0
+    return batch
+
+
+def augmented(made: Made) -> Batch:
+    """Pixels with noise added after the processor, within their range."""
+    batch = healthy(made)
+    noise = torch.rand(batch["pixel_values"].shape, generator=torch.Generator().manual_seed(0)) / 10
+    return batch | {"pixel_values": batch["pixel_values"] * 0.9 + noise - 0.05}
+
+
+def dark(made: Made) -> Batch:
+    shown = [Image.fromarray((torch.rand(30, 30, 3) * 40).byte().numpy()) for _ in range(3)]
+    return made.batch([Item((one,), (f"{QUESTION} {i}", ANSWER)) for i, one in enumerate(shown)])
+
+
+def last_turn_labelled(made: Made) -> Batch:
+    """Only the last answer has labels, as with mask_history."""
+    batch = made.batch([item(seed, 1, QUESTION, ANSWER, "And now?", ANSWER) for seed in range(3)])
+    for row in range(3):
+        places = (batch["labels"][row] != -100).nonzero()[:, 0]
+        batch["labels"][row, places[: len(places) // 2]] = -100
+    return batch
+
+
+def of_one_size(made: Made) -> Batch:
+    return made.batch([Item((picture(i, (20, 16)),), row.texts) for i, row in enumerate(rows())])
+
+
+LOOK_ALIKES: list[tuple[str, str, Callable[[Made], Batch]]] = [
+    ("positions of the model itself", "qwen2_5_vl", own_positions),
+    ("counted positions", "gemma3", counted),
+    ("packed without a mask", "gemma3", lambda made: packed(made, mask=False)),
+    ("padding of another id", "gemma3", other_padding),
+    ("augmented pixels", "qwen2_5_vl", augmented),
+    ("augmented pixels", "gemma3", augmented),
+    ("dark pictures", "qwen2_5_vl", dark),
+    ("only the last answer labelled", "qwen2_5_vl", last_turn_labelled),
+    ("small pictures of one size", "qwen2_5_vl", of_one_size),
+    ("prompts for generation", "qwen2_5_vl", lambda made: without("labels")(made)),
+]
+"""Sound batches that resemble a fault, with their architecture."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -90,5 +91,9 @@ def item(seed: int, count: int = 1, *texts: str) -> Item:
 
 def made(saved: Saved, name: str) -> Made:
     """The processor and config of a tiny model."""
-    folder = str(saved.folder(name))
+    return _loaded(str(saved.folder(name)))
+
+
+@cache
+def _loaded(folder: str) -> Made:
     return Made(load_processor(folder), transformers.AutoConfig.from_pretrained(folder))

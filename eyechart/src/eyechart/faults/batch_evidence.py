@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from eyechart.processors.answers import Answers, find_answers
+from eyechart.processors.answers import Answers, Way, find_answers
 from eyechart.processors.arrays import AnyArray
 from eyechart.processors.geometry import Geometry, read_geometry
 from eyechart.processors.pixel_entries import PIXEL_KEYS
@@ -103,15 +103,21 @@ class BatchEvidence:
         features = any(word in str(key) for key in self.batch for word in ("embeds", "features", "mm_encoder"))
         return features or any(self.batch.get(key) is not None for key in PIXEL_KEYS)
 
+    @property
+    def unanswered(self) -> list[int]:
+        """Rows in which the chat template would mark an answer, but none is; empty if there is no template."""
+        if self.answers.turns is None:
+            return []
+        found = self.answers.way is Way.TEMPLATE
+        return [row for row, spans in enumerate(self.answers.spans) if not (found and spans)]
+
     def skip(self, check: Check, why: Why) -> None:
         """Record that something was not checked."""
         if Unchecked(check, why) not in self.unchecked:
             self.unchecked.append(Unchecked(check, why))
 
 
-def gather(
-    batch: Mapping[str, Any], processor: Any, config: Any, accepted: frozenset[str] | None
-) -> BatchEvidence:
+def gather(batch: Mapping[str, Any], processor: Any, config: Any, accepted: frozenset[str] | None) -> BatchEvidence:
     """Read a batch for the detectors.
 
     Raises:

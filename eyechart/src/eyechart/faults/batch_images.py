@@ -25,11 +25,11 @@ _LENGTH_FIX = (
 def diagnose_images(evidence: BatchEvidence) -> Iterator[Finding]:
     """Yield findings about images and image positions; nothing for a batch of text only."""
     geometry = evidence.geometry
+    if geometry.image_id.id is None:
+        evidence.skip(Check.PLACEHOLDERS, Why.NO_PROCESSOR if evidence.processor is None else Why.UNKNOWN_FORM)
+        return
     if geometry.pixels.layout is PixelLayout.NONE and not geometry.placeholders_B.any():
         evidence.skip(Check.PLACEHOLDERS, Why.NO_IMAGES)
-        return
-    if geometry.image_id.id is None:
-        evidence.skip(Check.PLACEHOLDERS, Why.NO_PROCESSOR)
         return
     if geometry.pixels.layout is PixelLayout.NONE:
         if not evidence.pixels_named:
@@ -105,8 +105,7 @@ def _in_answers(evidence: BatchEvidence) -> Iterator[Finding]:
 def _counts(evidence: BatchEvidence) -> Iterator[Finding]:
     geometry = evidence.geometry
     if geometry.expected is None:
-        if geometry.unassigned is not None:
-            evidence.skip(Check.VISUAL_TOKENS, Why.NO_PROCESSOR if evidence.processor is None else Why.UNKNOWN_FORM)
+        evidence.skip(Check.VISUAL_TOKENS, Why.NO_PROCESSOR if evidence.processor is None else Why.UNKNOWN_FORM)
         return
     if geometry.unassigned is None:
         expected_B = np.array([sum(e.tokens or 0 for e in geometry.entries_of(row)) for row in range(evidence.rows)])
@@ -137,17 +136,14 @@ def _counts(evidence: BatchEvidence) -> Iterator[Finding]:
 
 def _cut_rows(evidence: BatchEvidence) -> list[int]:
     """Return the rows that fill the whole length and are cut off: in an image, or with images but without an answer."""
-    geometry, answers = evidence.geometry, evidence.answers
+    geometry, unanswered = evidence.geometry, evidence.unanswered
     length = geometry.ids_BT.shape[1]
-    cut = []
-    for row, runs in enumerate(geometry.runs):
-        ends = geometry.attended_BT[row, [0, -1]].all()
-        in_image = any(start == 0 or stop == length for start, stop in runs)
-        unanswered = answers.way is Way.TEMPLATE and not answers.spans[row]
-        if ends and (in_image or unanswered):
-            cut.append(row)
-    # Without any answer in the batch, the template's marker is not found, and the longest rows are the ones cut off.
-    return cut
+    full = geometry.attended_BT[:, 0] & geometry.attended_BT[:, -1]
+    return [
+        row
+        for row, runs in enumerate(geometry.runs)
+        if full[row] and (row in unanswered or any(start == 0 or stop == length for start, stop in runs))
+    ]
 
 
 def _truncated(evidence: BatchEvidence, cut: list[int], given: int, made: int, where: str) -> Finding:

@@ -13,6 +13,10 @@ from eyechart.results import Finding
 
 _AGREE = 0.8
 """Share of labels that have to equal the id at their position, or at the next one, to decide which of the two it is."""
+_COPIED = 0.95
+"""Share of all tokens with labels above which the labels are a copy of the ids."""
+_PROMPT = 0.5
+"""Share of the prompt's tokens with labels above which prompts are trained on."""
 _ANSWER_FIX = (
     "label the answer only: completion_only_loss or assistant_only_loss in TRL, train_on_prompt off in "
     "LLaMA-Factory, or labels of -100 everywhere else in a collator of your own"
@@ -48,9 +52,7 @@ def diagnose_labels(evidence: BatchEvidence) -> Iterator[Finding]:
 def _no_labels(evidence: BatchEvidence, rows: list[int]) -> Finding:
     every = len(rows) == evidence.rows
     effect = (
-        "the loss of the batch is 0 or NaN, and nothing is learnt from it"
-        if every
-        else "nothing is learnt from them"
+        "the loss of the batch is 0 or NaN, and nothing is learnt from it" if every else "nothing is learnt from them"
     )
     full = evidence.geometry.attended_BT[rows].all(axis=1).all()
     cause = f"; they fill all {evidence.geometry.ids_BT.shape[1]} tokens, so the answer may be cut off" if full else ""
@@ -68,28 +70,23 @@ def _no_labels(evidence: BatchEvidence, rows: list[int]) -> Finding:
 def _cut_answers(evidence: BatchEvidence) -> Iterator[Finding]:
     """Yield a finding for rows that fill the whole length and have no answer, or an answer without its end."""
     answers, attended_BT = evidence.answers, evidence.geometry.attended_BT
-    if answers.way is not Way.TEMPLATE:
-        if answers.turns is None:
-            evidence.skip(Check.ANSWERS, Why.NO_PROCESSOR if evidence.processor is None else Why.NO_TEMPLATE)
-            return
-        if answers.labels_BT is None:
-            return
-    full = attended_BT[:, 0] & attended_BT[:, -1]
-    cut = [
-        row
-        for row, spans in enumerate(answers.spans)
-        if full[row] and (answers.way is not Way.TEMPLATE or not spans or spans[-1].ended is False)
-    ]
+    if answers.turns is None:
+        evidence.skip(Check.ANSWERS, Why.NO_PROCESSOR if evidence.processor is None else Why.NO_TEMPLATE)
+        return
+    if answers.way is not Way.TEMPLATE and answers.labels_BT is None:
+        return  # prompts without answers, as for generation
+    full = np.flatnonzero(attended_BT[:, [0, -1]].all(axis=1)).tolist()
+    gone = [row for row in full if row in evidence.unanswered]
+    cut = [row for row in full if row in gone or answers.spans[row][-1].ended is False]
     if not cut:
         return
     length = attended_BT.shape[1]
-    gone = [row for row in cut if answers.way is not Way.TEMPLATE or not answers.spans[row]]
     lost = f"{rows_in_words(gone)} without any answer token" if gone else "before the end of the answer"
     yield finding(
         "answer-truncated",
         f"{rows_in_words(cut)} of {evidence.rows} {agree(len(cut), 'is', 'are')} cut off at {length} tokens, {lost}",
         "raise max_length (cutoff_len, max_seq_length), or lower the image resolution in the processor",
-        by_share(len(cut), evidence.rows),
+        "error" if len(gone) == evidence.rows else by_share(len(cut), evidence.rows),
         rows=cut,
         length=length,
         without_answer=gone,
@@ -131,8 +128,9 @@ def _beside_answers(evidence: BatchEvidence) -> Iterator[Finding]:
     image = int((labelled_BT & geometry.image_BT).sum())
     text_BT = geometry.attended_BT & ~geometry.image_BT & ~answers.answer_BT
     prompt = int((labelled_BT & text_BT).sum()) if answers.way is Way.TEMPLATE else 0
-    # A copy of the ids with only padding (and images) masked is TRL's documented default, and others' as well.
-    copied = prompt > 0 and bool(labelled_BT[text_BT].mean() > 0.5)
+    # A copy of the ids with only padding masked is the documented default of TRL and of others.
+    everywhere = bool(labelled_BT[geometry.attended_BT].mean() > _COPIED)
+    copied = everywhere or (prompt > 0 and bool(labelled_BT[text_BT].mean() > _PROMPT))
     default = " (TRL's default labels all tokens but padding)" if copied else ""
     if image:
         yield finding(
@@ -144,7 +142,7 @@ def _beside_answers(evidence: BatchEvidence) -> Iterator[Finding]:
             labels=image,
             of=total,
         )
-    if copied:
+    if copied and prompt:
         yield finding(
             "prompt-labelled",
             f"{prompt} of {total} labels ({prompt / total:.0%}) are on the prompt{'' if image else default}: the loss "

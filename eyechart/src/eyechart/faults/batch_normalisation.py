@@ -14,11 +14,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from eyechart.faults.batch_evidence import BatchEvidence, Check, Why
-from eyechart.faults.batch_pixels import raw_pixels
 from eyechart.faults.table import finding
 from eyechart.processors.arrays import AnyArray
 from eyechart.processors.pixel_entries import PixelLayout
-from eyechart.processors.pixel_images import Normalisation, normalisation_of
+from eyechart.processors.pixel_images import Normalisation, normalisation_of, numbers_of
 from eyechart.results import Finding
 
 _BYTE = 1 / 255
@@ -89,7 +88,7 @@ def _colours(evidence: BatchEvidence) -> AnyArray | None:
     entries = evidence.geometry.entries
     parts = []
     for entry in entries:
-        values = raw_pixels(evidence, entry)
+        values = numbers_of(evidence.batch, evidence.geometry, entry)
         if evidence.geometry.pixels.layout is PixelLayout.PATCHES:
             if values.shape[1] % 3:
                 return None

@@ -10,8 +10,9 @@ import numpy as np
 
 from eyechart.faults.batch_evidence import BatchEvidence, Check, Why, rows_in_words
 from eyechart.faults.table import agree, finding
-from eyechart.processors.arrays import AnyArray, shape_of, to_numpy
-from eyechart.processors.pixel_entries import Entry, PixelLayout
+from eyechart.processors.arrays import AnyArray, shape_of
+from eyechart.processors.pixel_entries import PixelLayout
+from eyechart.processors.pixel_images import numbers_of
 from eyechart.results import Finding
 
 _SEVERAL = 4
@@ -24,7 +25,7 @@ def diagnose_pixels(evidence: BatchEvidence) -> Iterator[Finding]:
     if not entries:
         return
     try:
-        pixels = [raw_pixels(evidence, entry) for entry in entries]
+        pixels = [numbers_of(evidence.batch, evidence.geometry, entry) for entry in entries]
     except TypeError:
         evidence.skip(Check.PIXELS, Why.UNKNOWN_FORM)
         return
@@ -40,15 +41,6 @@ def diagnose_pixels(evidence: BatchEvidence) -> Iterator[Finding]:
         return
     yield from _blank(evidence, pixels)
     yield from _resolution(evidence)
-
-
-def raw_pixels(evidence: BatchEvidence, entry: Entry) -> AnyArray:
-    """Return the numbers of an entry in the form of the batch."""
-    values = evidence.batch[str(evidence.geometry.pixels.key)]
-    layout = evidence.geometry.pixels.layout
-    if layout is PixelLayout.ROWS:
-        return to_numpy(values[entry.row][entry.start])
-    return to_numpy(values[entry.start : entry.stop] if layout is PixelLayout.PATCHES else values[entry.start])
 
 
 def _of(count: int, total: int) -> str:

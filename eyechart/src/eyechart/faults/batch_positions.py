@@ -46,15 +46,15 @@ def _not_computed(evidence: BatchEvidence) -> Iterator[Finding]:
     elif key in evidence.accepted:
         yield finding(
             "positions-wrong",
-            f"the batch has neither position_ids nor {key}, without which this model counts image positions as text "
-            "and does not warn: it needs time, height and width of each image position (M-RoPE)",
+            f"the batch has neither position_ids nor {key}: without them a model with M-RoPE cannot compute height and "
+            "width of image positions; some count them as text without a warning (Qwen2.5-VL), others stop (Qwen3-VL)",
             f"return {key} from the collator as the processor makes it, padded like input_ids (with 0)",
             keys=[str(name) for name in evidence.batch],
         )
 
 
 def _has_mrope(evidence: BatchEvidence) -> bool:
-    """Return whether image positions have a height and a width: config, or patches with grids of time, height, width."""
+    """Return whether image positions have a height and a width: by the config, or by grids of three numbers."""
     config = getattr(evidence.config, "text_config", None) or evidence.config
     if config is not None:
         return _names_mrope(config) or _names_mrope(evidence.config)

@@ -8,6 +8,7 @@ import numpy as np
 
 from eyechart.faults.batch_evidence import BatchEvidence, Check, Why, rows_in_words
 from eyechart.faults.table import agree, finding
+from eyechart.processors.answers import Way
 from eyechart.processors.arrays import AnyArray, matrix_of
 from eyechart.processors.image_ids import image_ids_of
 from eyechart.results import Finding
@@ -84,9 +85,11 @@ def _misaligned(evidence: BatchEvidence, hidden_BT: AnyArray) -> Iterator[Findin
         # The id at the outer end pads the row, whatever the tokenizer calls its padding.
         ends = {int(ids_BT[row, place]) for place in (0, -1) if hidden_T[place]}
         outer = padding or ends
-        if hidden_T.any() and not np.isin(ids_BT[row, hidden_T], list(outer)).all() and len(set(
-            ids_BT[row, hidden_T].tolist()
-        )) > 1:
+        if (
+            hidden_T.any()
+            and not np.isin(ids_BT[row, hidden_T], list(outer)).all()
+            and len(set(ids_BT[row, hidden_T].tolist())) > 1
+        ):
             rows.append(row)
     if rows:
         count = int(hidden_BT[rows].sum())
@@ -109,7 +112,7 @@ def _types(evidence: BatchEvidence) -> Iterator[Finding]:
             continue
         marked_BT = types_BT == _IMAGE_TYPE
         # `token_type_ids` marks image positions in Gemma 3, but answers or nothing in other processors.
-        if key == "token_type_ids" and not _marks_images(marked_BT, image_BT):
+        if key == "token_type_ids" and not _marks_images(evidence, marked_BT):
             continue
         rows = np.flatnonzero((marked_BT != image_BT).any(axis=1)).tolist()
         if rows:
@@ -128,7 +131,10 @@ def _types(evidence: BatchEvidence) -> Iterator[Finding]:
             return
 
 
-def _marks_images(marked_BT: AnyArray, image_BT: AnyArray) -> bool:
-    """Return whether token types are meant to mark image positions: as many as those, or most of them."""
+def _marks_images(evidence: BatchEvidence, marked_BT: AnyArray) -> bool:
+    """Return whether token types are meant to mark image positions: most of these, or as many in a chat template."""
+    image_BT = evidence.geometry.image_BT
+    if 2 * int((marked_BT & image_BT).sum()) > int(image_BT.sum()):
+        return True
     same_number = bool(marked_BT.any()) and int(marked_BT.sum()) == int(image_BT.sum())
-    return same_number or 2 * int((marked_BT & image_BT).sum()) > int(image_BT.sum())
+    return same_number and evidence.answers.way is Way.TEMPLATE  # without a template, types mark the answer

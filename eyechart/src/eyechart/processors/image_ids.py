@@ -63,7 +63,9 @@ def find_image_id(
 
 def image_ids_of(processor: Any, config: Any) -> list[int]:
     """Return the ids that config and processor name as image positions, without repetition; both may be None."""
-    return list(dict.fromkeys(found.id for found in (*_of_config(config), *_of_processor(processor)) if found.id is not None))
+    return list(
+        dict.fromkeys(found.id for found in (*_of_config(config), *_of_processor(processor)) if found.id is not None)
+    )
 
 
 def _of_config(config: Any) -> Iterator[ImageId]:

@@ -70,13 +70,12 @@ def entry_pixels(batch: Mapping[str, Any], geometry: Geometry, entry: Entry, pro
     """
     if geometry.pixels.key is None:
         return None
-    pixels = batch[geometry.pixels.key]
-    if geometry.pixels.layout is PixelLayout.PATCHES:
-        return _from_patches(to_numpy(pixels[entry.start : entry.stop]), geometry, entry, processor)
     try:
-        found = to_numpy(pixels[entry.row][entry.start] if geometry.pixels.layout is PixelLayout.ROWS else pixels[entry.start])
+        found = numbers_of(batch, geometry, entry)
     except TypeError:
         return None
+    if geometry.pixels.layout is PixelLayout.PATCHES:
+        return _from_patches(found, geometry, entry, processor)
     while found.ndim > 3:
         found = found[0]
     if found.ndim != 3:
@@ -84,6 +83,18 @@ def entry_pixels(batch: Mapping[str, Any], geometry: Geometry, entry: Entry, pro
     if found.shape[0] != _COLOURS and found.shape[2] == _COLOURS:
         found = np.moveaxis(found, 2, 0)
     return found if found.shape[0] == _COLOURS else None
+
+
+def numbers_of(batch: Mapping[str, Any], geometry: Geometry, entry: Entry) -> AnyArray:
+    """Return the numbers of an entry in the form of the batch: [C, H, W], [tiles, C, H, W] or [patches, values].
+
+    Raises:
+        TypeError: they are no numbers of one shape.
+    """
+    pixels, layout = batch[str(geometry.pixels.key)], geometry.pixels.layout
+    if layout is PixelLayout.ROWS:
+        return to_numpy(pixels[entry.row][entry.start])
+    return to_numpy(pixels[entry.start : entry.stop] if layout is PixelLayout.PATCHES else pixels[entry.start])
 
 
 def picture(image_CHW: AnyArray, normalisation: Normalisation | None) -> Image.Image:
@@ -110,5 +121,7 @@ def _from_patches(patches_PD: AnyArray, geometry: Geometry, entry: Entry, proces
     first_PD = patches_PD[: rows * columns]
     if len(first_PD) < rows * columns:
         return None
-    cells = first_PD.reshape(rows // merge, columns // merge, merge, merge, _COLOURS, depth, side, side)[:, :, :, :, :, 0]
+    cells = first_PD.reshape(rows // merge, columns // merge, merge, merge, _COLOURS, depth, side, side)[
+        :, :, :, :, :, 0
+    ]
     return np.asarray(cells.transpose(4, 0, 2, 5, 1, 3, 6).reshape(_COLOURS, rows * side, columns * side))
