@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from batches import ANSWER, QUESTION, SIZES, Item, Made, item, picture
+from batches import ANSWER, QUESTION, SIZES, Item, Made, answer_labels, item, picture, turns
 
 Batch = dict[str, Any]
 TEXT = ("input_ids", "attention_mask", "labels", "mm_token_type_ids", "token_type_ids")
@@ -249,6 +249,51 @@ def black_pictures(made: Made) -> Batch:
     return made.batch([Item((Image.new("RGB", (30, 30)),), i.texts) for i in rows()])
 
 
+def not_expanded(made: Made) -> Batch:
+    """The tokenizer alone made the ids, with one position per image."""
+    texts = [made.processor.apply_chat_template(turns(row), tokenize=False) for row in rows()]
+    text = dict(made.tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False))
+    text["labels"] = text["input_ids"].masked_fill(text["attention_mask"] == 0, -100)
+    return {key: value for key, value in healthy(made).items() if key not in TEXT} | text
+
+
+def cut_on_the_left(made: Made) -> Batch:
+    batch = healthy(made)
+    first = int((batch["input_ids"][0] == made.config.image_token_id).nonzero()[0]) + 2
+    return batch | {key: batch[key][:, first:] for key in TEXT if key in batch}
+
+
+def end_stripped(made: Made) -> Batch:
+    """The texts were stripped of the token that ends a turn."""
+    texts = [made.processor.apply_chat_template(turns(row), tokenize=False).rstrip() for row in rows()]
+    texts = [text.removesuffix("<|im_end|>") for text in texts]
+    batch = dict(made.processor(text=texts, images=[list(r.images) for r in rows()], return_tensors="pt", padding=True))
+    return batch | {"labels": answer_labels(batch, made.processor, {ANSWER})}
+
+
+def only_the_prompt(made: Made) -> Batch:
+    answers = healthy(made)["labels"]
+    batch = healthy(made, labels="all")
+    return batch | {"labels": batch["labels"].masked_fill(answers != -100, -100)}
+
+
+def one_boundary(made: Made) -> Batch:
+    batch = packed(made, mask=False)
+    return batch | {"cu_seq_lens_q": torch.tensor([0, batch["input_ids"].shape[1]])}
+
+
+def padding_attended(made: Made) -> Batch:
+    batch = made.batch([item(0), item(1, 1, f"{QUESTION} and what is that thing there?", ANSWER)], padding_side="left")
+    return batch | {"attention_mask": torch.ones_like(batch["attention_mask"])}
+
+
+def images_hidden_as_padding(made: Made) -> Batch:
+    """The mask of the pixels is 0 for a whole row."""
+    batch = healthy(made)
+    batch["pixel_attention_mask"][1] = 0
+    return batch
+
+
 SABOTAGES = [
     Sabotage(
         "pixels dropped by the collator",
@@ -337,6 +382,30 @@ SABOTAGES = [
     Sabotage("labels shifted twice", "labels-shifted", shifted, ""),
     Sabotage("id outside the vocabulary", "token-id-mismatch", large_id, ""),
     Sabotage("NaN in the pixels", "non-finite", not_a_number, ""),
+    Sabotage("placeholders not expanded", "placeholder-count", not_expanded, "Qwen-VL-Series-Finetune#218", "llava"),
+    Sabotage("cut on the left, in the image", "image-truncated", cut_on_the_left),
+    Sabotage("end of the turn stripped", "eos-unlabelled", end_stripped),
+    Sabotage("labels of other rows", "labels-shifted", changed(labels=lambda b: b["labels"].roll(1, 0))),
+    Sabotage("only the prompt labelled", "no-labels", only_the_prompt),
+    Sabotage(
+        "one image fewer", "placeholder-count", changed(pixel_values=lambda b: b["pixel_values"][:-1]), "", "gemma3"
+    ),
+    Sabotage("pixel mask of 0", "placeholder-count", images_hidden_as_padding, "", "idefics3"),
+    Sabotage(
+        "normalised twice",
+        "wrong-preprocessing",
+        changed(pixel_values=lambda b: b["pixel_values"] * 2 - 1),
+        "",
+        "gemma3",
+    ),
+    Sabotage(
+        "token types too short",
+        "token-types-misaligned",
+        changed(mm_token_type_ids=lambda b: b["mm_token_type_ids"][:, :-3]),
+        "Megatron-Bridge#5215",
+    ),
+    Sabotage("one boundary for two samples", "batch-dependent", one_boundary, "", "gemma3"),
+    Sabotage("padding on the left attended", "padding-misaligned", padding_attended, "Automodel#3704"),
 ]
 
 
@@ -412,6 +481,15 @@ def of_one_size(made: Made) -> Batch:
     return made.batch([Item((picture(i, (20, 16)),), row.texts) for i, row in enumerate(rows())])
 
 
+def prompts_alone(made: Made) -> Batch:
+    """Prompts that end where the answer begins, padded on the left."""
+    texts = [
+        made.processor.apply_chat_template(turns(row)[:1], tokenize=False, add_generation_prompt=True) for row in rows()
+    ]
+    images = [list(row.images) for row in rows()]
+    return dict(made.processor(text=texts, images=images, return_tensors="pt", padding=True, padding_side="left"))
+
+
 LOOK_ALIKES: list[tuple[str, str, Callable[[Made], Batch]]] = [
     ("positions of the model itself", "qwen2_5_vl", own_positions),
     ("counted positions", "gemma3", counted),
@@ -422,6 +500,6 @@ LOOK_ALIKES: list[tuple[str, str, Callable[[Made], Batch]]] = [
     ("dark pictures", "qwen2_5_vl", dark),
     ("only the last answer labelled", "qwen2_5_vl", last_turn_labelled),
     ("small pictures of one size", "qwen2_5_vl", of_one_size),
-    ("prompts for generation", "qwen2_5_vl", lambda made: without("labels")(made)),
+    ("prompts for generation", "qwen2_5_vl", prompts_alone),
 ]
 """Sound batches that resemble a fault, with their architecture."""

@@ -12,7 +12,7 @@ from PIL import Image
 
 import eyechart
 from batch_sabotages import HEALTHY, LOOK_ALIKES, SABOTAGES, Sabotage, before_answer, cut_to, healthy, rows
-from batches import ANSWER, FAMILIES, QUESTION, Item, item, made
+from batches import ANSWER, FAMILIES, QUESTION, Item, made
 from eyechart.api.check_batch import BatchCheck
 from eyechart.exits import InputError
 from eyechart.faults.batch_evidence import Check, Unchecked, Why

@@ -16,6 +16,7 @@ _TEXT_FIX = (
     "write the placeholder of the processor's chat template into every row with an image, one per image, and let the "
     "processor expand it"
 )
+_ALL = "the whole batch"
 _LENGTH_FIX = (
     "raise max_length (cutoff_len, max_seq_length) until the longest row fits, or lower the image resolution in the "
     "processor; a row that is too long has to be left out, not cut off in its image"
@@ -113,19 +114,21 @@ def _counts(evidence: BatchEvidence) -> Iterator[Finding]:
         if not differ:
             return
         given, made = int(geometry.placeholders_B[differ[0]]), int(expected_B[differ[0]])
-        where = rows_in_words(differ)
+        where = rows_in_words(differ[:1])
     else:
         differ = list(range(evidence.rows))
-        given, made, where = int(geometry.placeholders_B.sum()), geometry.expected, "the batch"
+        given, made, where = int(geometry.placeholders_B.sum()), geometry.expected, _ALL
     if given < made and (cut := _cut_rows(evidence)):
         yield _truncated(evidence, cut, given, made, where)
     elif given < made and (bare := _rows_without(evidence, made - given)):
         yield _no_placeholder(evidence, bare)
     else:
+        several = geometry.unassigned is None and len(differ) > 1
+        others = f"; {len(differ)} of {evidence.rows} rows differ" if several else ""
         yield finding(
             "placeholder-count",
-            f"{where}: {given} image positions, but the images give {made} visual tokens"
-            f"{_grid_in_words(evidence, differ[0])}",
+            f"{where} has {given} image positions, but its images give {made} visual tokens"
+            f"{_grid_in_words(evidence, differ[0])}{others}",
             "make ids and pixels in one call of the processor with the same image settings, and write one placeholder "
             "per image",
             rows=differ,
@@ -151,7 +154,7 @@ def _truncated(evidence: BatchEvidence, cut: list[int], given: int, made: int, w
     return finding(
         "image-truncated",
         f"{rows_in_words(cut)} of the batch {agree(len(cut), 'is', 'are')} cut off at {length} tokens inside the "
-        f"image: {where} has {given} image positions for {made} visual tokens",
+        f"image: {given} image positions in {where} for {made} visual tokens",
         _LENGTH_FIX,
         rows=cut,
         length=length,

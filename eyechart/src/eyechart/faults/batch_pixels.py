@@ -33,7 +33,7 @@ def diagnose_pixels(evidence: BatchEvidence) -> Iterator[Finding]:
     if broken:
         yield finding(
             "non-finite",
-            f"{_of(len(broken), len(entries))} NaN or infinity in its pixels",
+            f"NaN or infinity among the pixel values of {len(broken)} of {len(entries)} images",
             "look for a division by a standard deviation of 0, or for 16-bit pixels that overflow before they are "
             "normalised",
             images=broken,
@@ -41,10 +41,6 @@ def diagnose_pixels(evidence: BatchEvidence) -> Iterator[Finding]:
         return
     yield from _blank(evidence, pixels)
     yield from _resolution(evidence)
-
-
-def _of(count: int, total: int) -> str:
-    return f"{count} of {total} {agree(total, 'image', 'images')} {agree(count, 'has', 'have')}"
 
 
 def _blank(evidence: BatchEvidence, pixels: list[AnyArray]) -> Iterator[Finding]:

@@ -52,7 +52,7 @@ FAULTS: dict[str, Fault] = {
     "template-unstable": Fault("error", "the prompt alone is not a prefix of prompt and answer"),
     "image-truncated": Fault("error", "max_seq_len cuts into the image block"),
     "answer-truncated": Fault("error", "max_seq_len cuts captions or their end", by_share=True),
-    "padding-misaligned": Fault("error", "the attention mask hides text instead of padding"),
+    "padding-misaligned": Fault("error", "the attention mask does not match the padding"),
     "token-types-misaligned": Fault("error", "token types do not mark the image positions"),
     "positions-wrong": Fault("error", "position ids do not match the tokens or the image grid"),
     # Labels.

@@ -30,6 +30,8 @@ from eyechart.processors.pixel_entries import Entry, PixelLayout, Pixels, read_p
 
 Runs = tuple[tuple[tuple[int, int], ...], ...]
 """For each row, its runs of image positions as (first, after the last)."""
+BOUNDARIES = ("cu_seq_lens_q", "cu_seqlens", "seq_idx")
+"""Names of arrays that separate the samples of a packed row."""
 _COUNT_KEYS = ("images_per_sample", "batch_num_images")
 
 
@@ -178,16 +180,28 @@ def _runs_of(row_T: AnyArray) -> tuple[tuple[int, int], ...]:
 
 
 def _packing_of(batch: Mapping[str, Any], attended_BT: AnyArray) -> Packing:
-    if any(batch.get(key) is not None for key in ("cu_seqlens", "cu_seq_lens_q", "seq_idx")):
+    if any(batch.get(key) is not None for key in BOUNDARIES):
         return Packing.BOUNDARIES
     positions = matrix_of(batch, "position_ids")
     if positions is None or positions.shape[-2:] != attended_BT.shape:
         return Packing.NONE
-    # Text positions only grow; the first axis of M-RoPE (time) does so too. A start at 0 after the first is a new one.
+    return Packing.POSITIONS if restarts(positions, attended_BT) else Packing.NONE
+
+
+def restarts(positions: AnyArray, attended_BT: AnyArray) -> list[int]:
+    """Return the places, counted over all rows, at which position ids start again at 0 after other positions.
+
+    Text positions only grow, and so does the first axis of M-RoPE (time), so a further 0 begins another sample.
+
+    Args:
+        positions: [B, T], or [axes, B, T] for M-RoPE.
+        attended_BT: positions that are not padding, bool [B, T].
+    """
     first_BT = positions.reshape(-1, *attended_BT.shape)[0]
     starts_BT = (first_BT == 0) & attended_BT
-    again_BT = starts_BT[:, 1:] & ~starts_BT[:, :-1] & attended_BT[:, :-1]
-    return Packing.POSITIONS if again_BT.any() else Packing.NONE
+    starts_BT[:, 1:] &= ~starts_BT[:, :-1].copy() & attended_BT[:, :-1]
+    starts_BT[:, 0] = False
+    return [int(place) for place in np.flatnonzero(starts_BT)]
 
 
 def _assign(pixels: Pixels, image_id: ImageId, runs: Runs, batch: Mapping[str, Any]) -> list[int] | Unassigned | None:
