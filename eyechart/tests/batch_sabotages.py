@@ -304,7 +304,7 @@ SABOTAGES = [
     Sabotage("a list of text fields only", "pixels-unused", text_only_field, "NeMo/RL#2957", "gemma3"),
     Sabotage("images=None, numpy", "pixels-unused", numpy_without_images, "mlx-vlm#979", "gemma3"),
     Sabotage("pixels None", "pixels-unused", changed(pixel_values=lambda b: None), "prime-rl#2786", "llava"),
-    Sabotage("pixels zeroed", "images-degenerate", changed(pixel_values=lambda b: b["pixel_values"] * 0), "live.md"),
+    Sabotage("pixels zeroed", "images-degenerate", changed(pixel_values=lambda b: b["pixel_values"] * 0)),
     Sabotage(
         "pixels zeroed, LLaVA", "images-degenerate", changed(pixel_values=lambda b: b["pixel_values"] * 0), "", "llava"
     ),
@@ -332,7 +332,7 @@ SABOTAGES = [
         "idefics3",
     ),
     Sabotage("max_length cuts answers, masked prompt", "answer-truncated", cut_to(before_answer), "ms-swift#5238"),
-    Sabotage("max_length cuts answers, all labelled", "answer-truncated", cut_to(before_answer, "all"), "live.md"),
+    Sabotage("max_length cuts answers, all labelled", "answer-truncated", cut_to(before_answer, "all")),
     Sabotage("max_length cuts within answers", "answer-truncated", cut_to(within_answer), ""),
     Sabotage("image tokens in the loss", "image-labelled", image_tokens_in_loss, "Transformers-Tutorials#511"),
     Sabotage(

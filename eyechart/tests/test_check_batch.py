@@ -15,6 +15,7 @@ from batch_sabotages import HEALTHY, LOOK_ALIKES, SABOTAGES, Sabotage, before_an
 from batches import ANSWER, FAMILIES, QUESTION, Item, made
 from eyechart.api.check_batch import BatchCheck
 from eyechart.exits import InputError
+from eyechart.faults.batch_check import ONLY_IN_BATCHES
 from eyechart.faults.batch_evidence import Check, Unchecked, Why
 from eyechart.processors.answers import Way
 from saved_models import Saved, saved
@@ -37,6 +38,10 @@ def test_the_fault_is_named_first(sabotage: Sabotage, saved: Saved) -> None:
     result = eyechart.check_batch(sabotage.make(one), one.processor, one.config)
     assert codes(result)[0] == sabotage.code
     assert all(found.message and found.fix and "\n" not in found.message for found in result)
+
+
+def test_every_fault_that_only_a_batch_shows_is_made_here() -> None:
+    assert {sabotage.code for sabotage in SABOTAGES} >= ONLY_IN_BATCHES
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -26,6 +26,11 @@ DETECTORS = (
 )
 """Each yields findings from a `BatchEvidence`, and records in it what it could not check."""
 
+ONLY_IN_BATCHES = frozenset(
+    {"padding-misaligned", "token-types-misaligned", "positions-wrong", "padding-labelled", "resolution-differs"}
+)
+"""Codes that only these detectors report: faults of collators, which a run of Stage 1 cannot have."""
+
 
 @dataclass(frozen=True)
 class BatchFacts:
