@@ -383,6 +383,12 @@ SABOTAGES = [
     Sabotage("id outside the vocabulary", "token-id-mismatch", large_id, ""),
     Sabotage("NaN in the pixels", "non-finite", not_a_number, ""),
     Sabotage("placeholders not expanded", "placeholder-count", not_expanded, "Qwen-VL-Series-Finetune#218", "llava"),
+    Sabotage(
+        "patches cut as tokens",
+        "placeholder-count",
+        changed(pixel_values=lambda b: b["pixel_values"][:-4]),
+        "Automodel#3531",
+    ),
     Sabotage("cut on the left, in the image", "image-truncated", cut_on_the_left),
     Sabotage("end of the turn stripped", "eos-unlabelled", end_stripped),
     Sabotage("labels of other rows", "labels-shifted", changed(labels=lambda b: b["labels"].roll(1, 0))),

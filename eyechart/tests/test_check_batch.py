@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
@@ -214,3 +215,40 @@ def test_what_is_no_batch_is_one_line(saved: Saved) -> None:
         eyechart.check_batch(healthy(one) | {"labels": torch.zeros(1, 3)}, one.processor)
     with pytest.raises(InputError, match="row: expected a number from 0 to 3, got 4"):
         eyechart.check_batch(healthy(one), one.processor).row(4)
+
+
+def test_broken_batches_give_findings_or_one_line_and_never_another_error(saved: Saved) -> None:
+    for seed in range(120):
+        draw = random.Random(seed)
+        one = made(saved, draw.choice(["llava", "qwen2_5_vl", "gemma3", "internvl"]))
+        batch = broken(healthy(one, labels=draw.choice(["answers", "all"])), draw)
+        processor, config = draw.choice([(one.processor, one.config), (one.tokenizer, None), (None, None)])
+        try:
+            result = eyechart.check_batch(batch, processor, config)
+            assert str(result) and result.row() and result.html()
+        except InputError as error:
+            assert "\n" not in str(error)
+
+
+def broken(batch: dict[str, Any], draw: random.Random) -> dict[str, Any]:
+    """A batch in which a few entries are absent, of another shape, kind or length."""
+    changes: list[Any] = [
+        lambda value: None,
+        lambda value: value[:-1],
+        lambda value: value[..., :-2],
+        lambda value: value * 0,
+        lambda value: value[None],
+        lambda value: value[0],
+        lambda value: value.float(),
+        lambda value: value.tolist(),
+        lambda value: list(value),
+        lambda value: "text",
+    ]
+    more = ("position_ids", "cu_seqlens", "image_sizes", "pixel_attention_mask", "image_grid_thw", "images_per_sample")
+    for _ in range(draw.randrange(1, 4)):
+        key = draw.choice([*batch])
+        if draw.random() < 0.25:
+            batch = {**batch, draw.choice(more): draw.choice([batch[key], torch.arange(5), torch.ones(2, 2), [1, 2]])}
+        elif hasattr(batch[key], "tolist") and batch[key].ndim:
+            batch = {**batch, key: draw.choice(changes)(batch[key])}
+    return batch

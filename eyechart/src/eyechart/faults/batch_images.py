@@ -9,6 +9,8 @@ import numpy as np
 from eyechart.faults.batch_evidence import BatchEvidence, Check, Why, rows_in_words
 from eyechart.faults.table import agree, finding
 from eyechart.processors.answers import Way
+from eyechart.processors.arrays import shape_of
+from eyechart.processors.geometry import Unassigned
 from eyechart.processors.pixel_entries import PixelLayout
 from eyechart.results import Finding
 
@@ -51,6 +53,9 @@ def diagnose_images(evidence: BatchEvidence) -> Iterator[Finding]:
         )
         return
     yield from _in_answers(evidence)
+    if geometry.unassigned is Unassigned.PATCHES_DIFFER:
+        yield _patches(evidence)
+        return
     yield from _counts(evidence)
 
 
@@ -81,6 +86,20 @@ def _not_accepted(evidence: BatchEvidence) -> Iterator[Finding]:
             "load the model with AutoModelForImageTextToText, and use the processor of the same checkpoint",
             key=key,
         )
+
+
+def _patches(evidence: BatchEvidence) -> Finding:
+    pixels = evidence.geometry.pixels
+    held = (shape_of(evidence.batch[str(pixels.key)]) or (0,))[0]
+    counted = pixels.entries[-1].stop
+    return finding(
+        "placeholder-count",
+        f"{pixels.key} has {held} patches, but the grids of {_images(evidence)} count {counted}",
+        "keep pixels and grids of the same images: filter, concatenate and truncate them together, and never pad or "
+        "cut patches as if they were tokens",
+        patches=held,
+        counted=counted,
+    )
 
 
 def _in_answers(evidence: BatchEvidence) -> Iterator[Finding]:

@@ -133,6 +133,8 @@ def _beside_answers(evidence: BatchEvidence) -> Iterator[Finding]:
     labelled_BT, geometry, answers = evidence.labelled_BT, evidence.geometry, evidence.answers
     assert labelled_BT is not None
     total = int((labelled_BT & geometry.attended_BT).sum())
+    if not total:
+        return
     image = int((labelled_BT & geometry.image_BT).sum())
     text_BT = geometry.attended_BT & ~geometry.image_BT & ~answers.answer_BT
     prompt = int((labelled_BT & text_BT).sum()) if answers.way is Way.TEMPLATE else 0

@@ -16,6 +16,7 @@ import numpy as np
 from eyechart.faults.batch_evidence import BatchEvidence, Check, Why
 from eyechart.faults.table import finding
 from eyechart.processors.arrays import AnyArray
+from eyechart.processors.geometry import Unassigned
 from eyechart.processors.pixel_entries import PixelLayout
 from eyechart.processors.pixel_images import Normalisation, normalisation_of, numbers_of
 from eyechart.results import Finding
@@ -43,7 +44,7 @@ _SLACK = 0.02
 
 def diagnose_normalisation(evidence: BatchEvidence) -> Iterator[Finding]:
     """Yield a finding if the pixels are not normalised as the processor says."""
-    if not evidence.geometry.entries:
+    if not evidence.geometry.entries or evidence.geometry.unassigned is Unassigned.PATCHES_DIFFER:
         return
     own = normalisation_of(evidence.processor)
     if own is None:

@@ -11,6 +11,7 @@ import numpy as np
 from eyechart.faults.batch_evidence import BatchEvidence, Check, Why, rows_in_words
 from eyechart.faults.table import agree, finding
 from eyechart.processors.arrays import AnyArray, shape_of
+from eyechart.processors.geometry import Unassigned
 from eyechart.processors.pixel_entries import PixelLayout
 from eyechart.processors.pixel_images import numbers_of
 from eyechart.results import Finding
@@ -22,7 +23,7 @@ _SEVERAL = 4
 def diagnose_pixels(evidence: BatchEvidence) -> Iterator[Finding]:
     """Yield findings about the pixels; nothing for a batch of text only."""
     entries = evidence.geometry.entries
-    if not entries:
+    if not entries or evidence.geometry.unassigned is Unassigned.PATCHES_DIFFER:
         return
     try:
         pixels = [numbers_of(evidence.batch, evidence.geometry, entry) for entry in entries]
