@@ -20,6 +20,7 @@ from eyechart.faults.batch_check import ONLY_IN_BATCHES
 from eyechart.faults.batch_evidence import Check, Unchecked, Why
 from eyechart.processors.answers import Way
 from saved_models import Saved, saved
+from test_public import NO_TORCH, python
 
 __all__ = ["saved"]
 
@@ -151,13 +152,24 @@ def test_what_cannot_be_checked_is_listed_with_its_reason(saved: Saved) -> None:
     assert Unchecked(Check.LABELS, Why.NOT_IN_BATCH) in eyechart.check_batch(healthy(one, labels="none")).unchecked
 
 
-def test_coarse_pixels_are_compared_by_their_range_only(saved: Saved) -> None:
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_pixels_of_16_bits_are_compared_as_well(kind: torch.dtype, saved: Saved) -> None:
+    one = made(saved, "gemma3")
+    for options, named in (({}, ""), ({"do_normalize": False}, "0 to 1, rescaled"), ({"do_rescale": False}, "")):
+        batch = healthy(one, images_kwargs=options)
+        result = eyechart.check_batch(batch | {"pixel_values": batch["pixel_values"].to(kind)}, one.processor)
+        assert codes(result) == (["wrong-preprocessing"] if options else [])
+        assert not options or named in result.findings[0].message
+
+
+def test_pixels_of_no_known_values_are_compared_by_their_range_only(saved: Saved) -> None:
     one = made(saved, "gemma3")
     batch = healthy(one)
-    half = eyechart.check_batch(batch | {"pixel_values": batch["pixel_values"].bfloat16()}, one.processor, one.config)
-    assert not list(half) and Unchecked(Check.NORMALISATION, Why.COARSE) in half.unchecked
-    wide = batch | {"pixel_values": (batch["pixel_values"] * 3).bfloat16()}
-    assert codes(eyechart.check_batch(wide, one.processor, one.config)) == ["wrong-preprocessing"]
+    blurred = batch["pixel_values"] * 0.83 + 0.001
+    result = eyechart.check_batch(batch | {"pixel_values": blurred}, one.processor, one.config)
+    assert not list(result) and Unchecked(Check.NORMALISATION, Why.COARSE) in result.unchecked
+    wide = eyechart.check_batch(batch | {"pixel_values": blurred * 3}, one.processor, one.config)
+    assert codes(wide) == ["wrong-preprocessing"]
 
 
 def test_a_wrong_normalisation_is_named(saved: Saved) -> None:
@@ -252,3 +264,13 @@ def broken(batch: dict[str, Any], draw: random.Random) -> dict[str, Any]:
         elif hasattr(batch[key], "tolist") and batch[key].ndim:
             batch = {**batch, key: draw.choice(changes)(batch[key])}
     return batch
+
+
+def test_a_batch_without_torch_is_checked_without_torch() -> None:
+    code = f"""{NO_TORCH}
+import eyechart
+batch = {{"input_ids": [[1, 7, 7, 7, 7, 2]], "pixel_values": [[[[0.0]]]], "labels": [[-100] * 5 + [2]]}}
+print(eyechart.check_batch(batch))
+assert "torch" not in sys.modules
+"""
+    assert "Looked at: 1 row of 6 tokens" in python(code)
