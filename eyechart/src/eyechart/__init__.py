@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from eyechart.api.check_batch import check_batch
     from eyechart.api.score import score
     from eyechart.data.llava import read_rows
     from eyechart.reporting.explanation import explain
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "score": "api.score",
+    "check_batch": "api.check_batch",
     "read_rows": "data.llava",
     "explain": "reporting.explanation",
     "write_results": "reporting.output",
@@ -52,6 +54,7 @@ __all__ = [
     "VisualTokens",
     "Vocabulary",
     "__version__",
+    "check_batch",
     "collate",
     "explain",
     "read_rows",
