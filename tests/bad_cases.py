@@ -19,7 +19,7 @@ from PIL import Image
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from bad_inputs import CHECKPOINT, HELD_OUT, ROW, Case, Place
-from eyechart.data.llava import IMAGE_STRINGS
+from eyechart.data.turns import IMAGE_STRINGS
 from tiny_rows import llava_row
 from tiny_runs import SIDE
 

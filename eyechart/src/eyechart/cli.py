@@ -29,6 +29,7 @@ Generate report.html again from the results.json of a run.
 Example:
   eyechart report outputs/eyechart/llava-1.5-7b-hf"""
 _FLAGS: tuple[tuple[str, str, type, Sequence[str] | None, str], ...] = (
+    ("layout", "layout", str, None, "layout of the rows, or the keys of their parts, such as image=picture (auto)"),
     ("prompt", "prompt", str, None, "human turn with one <image> for every row; by default each row's own"),
     ("image_size", "image_size", int, None, "pixels of both sides of every image, 8 to 4096 (the processor's own)"),
     ("max_seq_len", "max_seq_len", int, None, "tokens per sequence; longer sequences are truncated (4096)"),

@@ -18,10 +18,10 @@ import msgspec
 from scipy.special import betaincinv
 
 from eyechart.data.dataset import TooManyRejectedError, above_share
-from eyechart.data.llava import PLACEHOLDER
 from eyechart.exits import NamedInputError
 from eyechart.faults.table import FAULTS, Severity, agree, finding
 from eyechart.results import Finding
+from eyechart.rows import PLACEHOLDER
 from eyechart.seam import Reject, RejectKind
 from qwen3_vlm.config import Config
 

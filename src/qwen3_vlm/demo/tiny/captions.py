@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from eyechart.data.images import ImageError, load_image
-from eyechart.data.llava import count_rows, read_rows
+from eyechart.data.reader import count_rows, read_rows
 from eyechart.progress import progress_bar
 from eyechart.seam import Reject, Row
 from qwen3_vlm.data.splits import draw_split
@@ -47,7 +47,7 @@ def load_training_rows(
         ValueError: the file is missing or broken, or fewer than two rows are usable.
     """
     split = draw_split(count_rows(file), max_samples, eval_ratio, seed)
-    records, rejects = read_rows(file, split.train[:MOST_ROWS])
+    records, rejects = read_rows(file, split.train[:MOST_ROWS], image_root)
     spec = tower.image_spec(side)
     kept: list[Row] = []
     pixels: list[Tensor] = []
