@@ -1,4 +1,4 @@
-"""The same rows written in every layout that `eyechart.data.reader` reads, by the tools of the layout where installed."""
+"""The same rows written in every layout that `eyechart.data.reader` reads, by the tools of that layout if installed."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from eyechart.data.dataset import Dataset, judge_rejects
 from eyechart.data.images import ImageSpec
-from eyechart.data.reader import count_rows, folder_of, read_rows
+from eyechart.data.reader import count_rows, folder_of, open_rows, read_rows
 from eyechart.exits import InputError
 from eyechart.hub import explain_absence
 from eyechart.models.device import DTYPES, choose_device
@@ -93,6 +93,7 @@ def prepare_data(config: Config, saved_split: Path | None = None) -> Prepared:
             message is one line.
     """
     if config.data.world != "none":
+        _refuse_own_rows(config.data)
         ensure(config.data.world, Path(config.data.image_root))
     complain_of_missing(config.data, config.model)
     inputs = prepare_inputs(config)
@@ -128,6 +129,18 @@ def _described(file: Path, layout: str) -> DataFile:
     return describe(file, count_rows(file, layout))
 
 
+def _refuse_own_rows(data: DataConfig) -> None:
+    """Stop before a world is generated if the data file is somewhere else and has its own images.
+
+    Raises:
+        ValueError: it has, or it cannot be read.
+    """
+    file = Path(data.json_file)
+    if file.exists() and not file.resolve().is_relative_to(Path(data.image_root).resolve()):
+        opened = open_rows(file, data.layout, data.image_root)
+        _require_images(data, file, opened.read(range(min(_LOOKED_FOR, len(opened))))[0])
+
+
 def _require_images(data: DataConfig, file: Path, rows: Sequence[Row]) -> None:
     """Stop early if no image of the first rows is below the image root, but they are in the data file's folder.
 
@@ -139,8 +152,8 @@ def _require_images(data: DataConfig, file: Path, rows: Sequence[Row]) -> None:
     if not here and any(file_of(folder / image).is_file() for image in first):
         world = " --data.world none" if data.world != "none" else ""
         raise InputError(
-            f"data.image_root {data.image_root}: none of the first {len(first)} images is below it, such as {first[0]}; "
-            f"they are in the folder of {file}",
+            f"data.image_root {data.image_root}: none of the first {len(first)} images is below it, such as "
+            f"{first[0]}; they are in the folder of {file}",
             f"add --data.image_root {folder}{world}",
         )
 

@@ -8,6 +8,7 @@ several fit, the file is rejected with the keys that were found. A specification
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,7 +104,7 @@ def understand(path: Path, records: Sequence[Record], choice: str = AUTO) -> Und
             considered, the keys that were found, and how to name the layout.
     """
     named, given = layout_choice(choice)
-    found = tuple(dict.fromkeys(key for record in records for key, value in record.items() if value is not None))
+    found = _keys_of(records)
     absent = [f"{role}={key}" for role, key in given.items() if key not in found]
     if absent:
         raise InputError(f"{path}: layout: no row has the key of {', '.join(absent)}", f"the rows have {_list(found)}")
@@ -112,7 +113,7 @@ def understand(path: Path, records: Sequence[Record], choice: str = AUTO) -> Und
     if not named and any(layout is not CAPTIONS for layout in fitting) and "caption" not in given:
         fitting = [layout for layout in fitting if layout is not CAPTIONS]  # conversations may also have a caption
     if len(fitting) != 1:
-        raise _not_clear(path, fitting, considered, found, given)
+        raise _not_clear(path, fitting, considered, records, given)
     layout = fitting[0]
     keys = {role: _key(path, role, found, given, layout) for role in ROLES}
     known = {role: key for role, key in keys.items() if key is not None and _is_read(layout, role)}
@@ -125,6 +126,11 @@ def understand(path: Path, records: Sequence[Record], choice: str = AUTO) -> Und
 def fits_any(keys: Collection[str]) -> bool:
     """Return whether an object with these keys may be a row of any layout."""
     return any(_fits(layout, tuple(keys), {}, ()) for layout in LAYOUTS.values())
+
+
+def _keys_of(records: Sequence[Record]) -> tuple[str, ...]:
+    """Return the keys that have a value in any record."""
+    return tuple(dict.fromkeys(key for record in records for key, value in record.items() if value is not None))
 
 
 def _is_read(layout: Layout, role: str) -> bool:
@@ -183,9 +189,10 @@ def _not_clear(
     path: Path,
     fitting: Sequence[Layout],
     considered: Sequence[Layout],
-    found: Sequence[str],
+    records: Sequence[Record],
     given: Mapping[str, str],
 ) -> InputError:
+    found = _keys_of(records)
     where = "name the layout and its keys with --layout or data.layout, such as"
     if fitting:
         names = "; ".join(f"{layout.name} ({layout.form})" for layout in fitting)
@@ -196,7 +203,7 @@ def _not_clear(
     known = {key for groups in ROLES.values() for group in groups for key in group} | set(given.values())
     strange = [key for key in found if key not in known]
     likely = considered[0] if len(considered) == 1 else CAPTIONS
-    pairs = [f"{role}={_key_or_word(role, found, given, strange)}" for role in likely.roles]
+    pairs = [f"{role}={_likely_key(role, records[0], strange, given)}" for role in likely.roles]
     return InputError(
         f"{path}: no layout fits: the keys found are {_list(found)}, not understood: {_list(strange)}; considered "
         f"{'; '.join(f'{layout.name} ({layout.form})' for layout in considered)}",
@@ -204,9 +211,17 @@ def _not_clear(
     )
 
 
-def _key_or_word(role: str, found: Sequence[str], given: Mapping[str, str], strange: Sequence[str]) -> str:
-    keys = _candidates(role, found, given)
-    return keys[0] if keys else strange[0] if len(strange) == 1 else "KEY"
+def _likely_key(role: str, record: Record, strange: Sequence[str], given: Mapping[str, str]) -> str:
+    """Return a key for the example in a message: a known one, or one whose value looks like the role."""
+    keys = _candidates(role, tuple(record), given)
+    if keys:
+        return keys[0]
+    texts = {key: value for key in strange if isinstance(value := record.get(key), str)}
+    files = [
+        key for key, value in texts.items() if re.search(r"\.(jpe?g|png|webp|gif|bmp|tiff?)$", value, re.IGNORECASE)
+    ]
+    others = sorted((key for key in texts if key not in files), key=lambda key: -len(texts[key]))
+    return next(iter(files if role == "image" else others), "KEY")
 
 
 def _list(keys: Sequence[str]) -> str:
