@@ -76,8 +76,8 @@ class DataConfig(Section):
     world: Literal["none", "scenes", "digits"] = "none"
     """Generate this embedded data set under `image_root` first, if it does not exist."""
     json_file: str = "data/llava_pretrain/blip_laion_cc_sbu_558k.json"
-    """The rows: JSON, JSON Lines, CSV, Parquet, Arrow, a WebDataset archive, or a folder with one of them or with images
-    and texts (docs/data.md). A pattern such as `data/train-*.parquet` names several files."""
+    """The rows: JSON, JSON Lines, CSV, Parquet, Arrow, a WebDataset archive, or a folder with one of them, or with
+    images and texts (docs/data.md). A pattern such as `data/train-*.parquet` names several files."""
     layout: str = "auto"
     """Layout of the rows: auto, a name (llava, sharegpt, messages, prompt-completion, captions), or the keys of their
     parts, such as `captions,image=picture,caption=title`."""

@@ -149,6 +149,21 @@ def load_thumbnail(path: Path, side: int, max_pixels: int) -> Image.Image:
     return _with_image(path, max_pixels, shrink)
 
 
+def image_facts(path: Path, max_pixels: int) -> tuple[int, int, str]:
+    """Decode an image and return its width and height in pixels as stored, and its format, such as `PNG`.
+
+    Raises:
+        ImageError: as for `load_image`.
+    """
+
+    def facts(image: Image.Image) -> tuple[int, int, str]:
+        _check_size(image.size, max_pixels)
+        image.load()
+        return image.width, image.height, str(image.format)
+
+    return _with_image(path, max_pixels, facts)
+
+
 def _with_image(path: Path, max_pixels: int, use: Callable[[Image.Image], _Made]) -> _Made:
     """Open an image file and return the result of `use` for it; every error becomes an ImageError."""
     source = _source(path)
