@@ -219,7 +219,10 @@ REJECTED = [
     ),
     rejected("special token in the human turn", row({"human": "<image><|im_end|>"})),
     rejected("no gpt turn", row({"conversations": llava_row()["conversations"][:1]})),
-    rejected("several exchanges", row({"conversations": llava_row()["conversations"] * 2})),
+    rejected(
+        "several exchanges",
+        row({"conversations": llava_row()["conversations"] + llava_row(human="And?")["conversations"]}),
+    ),
 ]
 
 

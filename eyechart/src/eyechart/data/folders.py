@@ -89,7 +89,7 @@ def _in_folder(folder: Path) -> Found:
     for file in (file for file in data if file.with_suffix("") not in stems):
         groups[file.name] = [file]
     sides = [f for f in folder.rglob("*") if f.suffix in (*_TEXT_SUFFIXES, ".json") and f.with_suffix("") in stems]
-    groups["side files"] = sorted([*images, *sides]) if sides else []
+    groups["side-files"] = sorted([*images, *sides]) if sides else []
     found = {name: files for name, files in groups.items() if files}
     if not found:
         splits = sorted({str(file.parent.name) for file in folder.glob("*/metadata.*")})
@@ -104,7 +104,7 @@ def _in_folder(folder: Path) -> Found:
             "name one file, or a pattern such as 'train-*.parquet'",
         )
     ((name, files),) = found.items()
-    if name == "side files":
+    if name == "side-files":
         return Found("side-files", tuple(files), folder)
     _require_one_split(folder, files)
     return Found(_kind_of_file(files[0]), tuple(files), folder)
@@ -185,7 +185,7 @@ class SideFileRecords:
         path = image.relative_to(self._folder).as_posix()
         found: dict[str, object] = {"id": path.rpartition(".")[0]}
         found |= _side_text(texts[0])
-        return found | {"image": StoredImage(f"{self._name}/{path}" if self._name not in ("", ".") else path)}
+        return found | {"image": StoredImage(f"{self._name}/{path}" if self._name else path)}
 
     def locate(self, index: int, text: str) -> str:
         """See `Records`."""

@@ -105,5 +105,7 @@ def from_root(file: Path, root: str) -> str:
     if not root:
         return str(file)
     absolute = os.path.abspath(file)  # noqa: PTH100 - links are not followed
+    if absolute == os.path.abspath(root):  # noqa: PTH100
+        return ""
     below = _below(absolute, root)
     return absolute if below is None else below

@@ -71,6 +71,8 @@ class RowsReport:
     """Rows that were understood and whose image files exist."""
     rejected: dict[str, int]
     """Number of other rows by reason."""
+    missing: int
+    """Number of rows with an image file that does not exist; they are among the rejected ones."""
     examples: tuple[Reject, ...]
     """A few of them."""
     turns: dict[int, int]
@@ -115,6 +117,7 @@ def inspect_rows(path: str | Path, layout: str = AUTO, image_root: str | Path | 
         rows=len(opened),
         usable=len(usable),
         rejected=dict(Counter(reject.reason for reject in rejects).most_common()),
+        missing=len(missing),
         examples=tuple(examples_of(rejects, SHOWN)),
         turns=dict(sorted(Counter(len(row.turns) for row in usable).items())),
         images=dict(sorted(Counter(len(row.images) for row in usable).items())),
@@ -132,10 +135,11 @@ def require_usable(report: RowsReport) -> None:
     """
     if not report.usable:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in report.rejected.items())
-        missing = "image missing" in report.rejected
         raise InputError(
             f"{report.path}: none of its {report.rows:,} rows can be used: {reasons}",
-            "set --image_root to the folder that the paths are relative to" if missing else "see the examples above",
+            "set --image_root to the folder that the paths are relative to"
+            if report.missing
+            else "see the reasons above",
         )
 
 

@@ -62,7 +62,7 @@ class TarRecords:
 def _samples(path: Path, name: str) -> list[Record | UnusableError]:
     samples: dict[str, dict[str, object] | UnusableError] = {}
     try:
-        with tarfile.open(path, "r:*" if not _is_gzip(path) else "r:gz") as tar:
+        with tarfile.open(path, "r:gz" if _is_gzip(path) else "r:") as tar:
             for member in tar:
                 if member.isdir() or PurePosixPath(member.name).name.startswith("."):
                     continue

@@ -1,0 +1,32 @@
+"""The layout of the rows does not change what a model is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eyechart.api.score import score
+from layout_files import WITH_QUESTIONS, make_pairs
+from saved_models import Saved, saved, settings
+
+__all__ = ["saved"]
+
+PAIRS = make_pairs(40)
+
+
+def test_the_same_40_rows_in_each_layout_have_the_same_losses(
+    saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    losses = {}
+    layouts = ("llava", "messages of ms-swift", "Parquet", "WebDataset, gzipped", "content parts with base64")
+    for number, layout in enumerate(layouts):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        path = WITH_QUESTIONS[layout](folder, PAIRS)
+        results = score(saved.folder("llava"), path, "runbook", 40, folder, settings(ablation__batch_size=20))
+        assert results.ablation is not None and results.coverage is not None
+        losses[layout] = [(s.row, s.label_tokens, s.losses) for s in sorted(results.scored, key=lambda s: s.row)]
+    assert len(losses["llava"]) == 40 and {*losses["llava"][0][2]} >= {"correct", "shuffled"}
+    assert all(found == losses["llava"] for found in losses.values())
