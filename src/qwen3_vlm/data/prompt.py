@@ -153,7 +153,7 @@ class PromptBuilder:
             raise NamedInputError(
                 "placeholder-split",
                 f"{self._name}: this tokenizer encodes {text!r} as {len(ids)} ids, beginning {ids[:3]}, "
-                "where it must be one",
+                "but it must be one",
                 "set model.llm to a model with the tokenizer of Qwen3, whose vocabulary has the image block's tokens, "
                 "and all files of that tokenizer",
             )

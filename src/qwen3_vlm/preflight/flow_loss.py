@@ -24,8 +24,8 @@ from qwen3_vlm.preflight.walk import Walk, no_gradient, non_finite
 _SHIFTS = (-1, 0, -2, 1, -3)
 """Positions from which an answer token may be predicted, relative to its own; -1 is correct."""
 _LIKE = 0.8
-"""Correlation above which two lists contain the same losses, changed by another loss function. Losses of unrelated
-tokens differ widely."""
+"""Correlation above which two lists contain losses of the same tokens, computed by different loss functions. Losses of
+unrelated tokens differ widely."""
 _ALL = 0.98
 """Smallest share of tokens whose loss must be equal to the independent cross-entropy."""
 _FEWEST = 8

@@ -86,7 +86,7 @@ class Looking:
         return int(self.donors_SK.shape[1]) + 1
 
     def due(self, before: int, step: int) -> bool:
-        """Whether an update that led from step `before` to `step` passed a step to look at."""
+        """Whether a look is due after an update that led from step `before` to `step`."""
         return any(before < wanted <= step for wanted in self.steps)
 
     @torch.no_grad()
@@ -199,7 +199,7 @@ def plan_line(looking: Looking | None, every: str | int) -> list[str]:
             "look needs held-out samples that differ in image and caption)"
         ]
     steps = ", ".join(map(str, looking.steps[:MOST_LOOKS])) + (", ..." if len(looking.steps) > MOST_LOOKS else "")
-    return [f"looks: at {len(looking.batch)} held-out samples, {len(looking.steps)} times, at step {steps}"]
+    return [f"looks: {len(looking.steps)}, each at {len(looking.batch)} held-out samples, at step {steps}"]
 
 
 _LOG = Log(LOOKS_NAME, "a look", Look, lambda look: look.step)

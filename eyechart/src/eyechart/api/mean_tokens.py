@@ -30,7 +30,7 @@ def shared_images(wanted: Asked, averaged: Sequence[Row], train_file: Path) -> l
 def mean_over_rows(
     scorer: ScorerOfBatches, rows: tuple[Sequence[Row], Sequence[Reject]], settings: ScoreSettings
 ) -> Tensor:
-    """Mean visual tokens [Q,E] over the first images of `rows`.
+    """Return the mean visual tokens [Q,E] over the first images of `rows`.
 
     Raises:
         ValueError: too many of the images, or all of them, cannot be read.

@@ -1,4 +1,4 @@
-"""`eyechart.score`: check 1 on any model, with the verdict, the coverage, the diagnosis and the captions it writes."""
+"""`eyechart.score`: check 1 on any model, with the verdict, the coverage, the diagnosis and the model's captions."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _TESTED = 2
 _PROBED = 4
 """Number of samples for the probes that test which inputs reach the model."""
 _NOT_HERE: dict[str, RemarkCode] = {"blind": "blind-not-trained-here", "donors": "donors-need-tower-features"}
-"""Conditions that are only available for models trained by qwen3_vlm, with the remark that says why."""
+"""Conditions that are only available for models trained by qwen3_vlm, with the remark that gives the reason."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The results of check 1 and what is needed to write them to files."""
+    """The results of check 1, and the per-token losses that are written with them."""
 
     results: Results
     samples: SampleRows
@@ -68,7 +68,7 @@ def score(
             or batches that are passed.
         image_root: folder that the rows' image paths are relative to; None uses the data file's folder, or the rows'
             own.
-        settings: seed and margins and, for a model given by name, also device, precision and prompt; None uses the
+        settings: seed and margins; for a model given by name, also device, precision and prompt. None uses the
             defaults.
 
     Returns:
@@ -163,7 +163,7 @@ class SelfTesting(Protocol):
 
 
 def _left_out(names: Sequence[str], train_data: Path | None, layers: int = 1) -> list[Remark]:
-    """Requested conditions that this model cannot be scored with, and why.
+    """Return the requested conditions that this model cannot be scored with, each with the reason.
 
     Raises:
         ValueError: only `correct` remains.
@@ -177,7 +177,7 @@ def _left_out(names: Sequence[str], train_data: Path | None, layers: int = 1) ->
     if found and not set(names) - {"correct", *(remark.about for remark in found)}:
         listed = " ".join(f"{remark.about}: {sentence(remark)}" for remark in found)
         raise ValueError(
-            f"--conditions: only `correct` can be scored here ({listed}) Name other conditions, such as runbook"
+            f"--conditions: only `correct` can be scored here ({listed}); name other conditions, such as runbook"
         )
     return found
 
@@ -193,17 +193,17 @@ class _Tested:
 
 @torch.no_grad()
 def _tested(scorer: ScorerOfBatches, source: Source, by_name: bool) -> _Tested:
-    """Run the self-tests of a model given by name, or check any other scorer against the contract of the seam.
+    """Run the self-tests of a model given by name, or check the output of any other scorer against its contract.
 
     Raises:
-        ValueError: a test failed; the message says what that means.
+        ValueError: a test failed; the message explains what that means.
     """
     batch = source.first(_TESTED)
     if batch is None:
         return _Tested(1)
     remarks = []
     if by_name:
-        assert isinstance(scorer, SelfTesting), "what is loaded by name has self-tests"
+        assert isinstance(scorer, SelfTesting), "a model loaded by name has self-tests"
         scorer.self_test(batch)
         remarks = [Remark(code="self-tests-passed", about="self-tests")]
     else:

@@ -49,7 +49,7 @@ def find(path: Path) -> Found:
             return Found(kinds[0], tuple(files), path.parent)
         what = f"{len(files)} files" + (f" of the kinds {', '.join(kinds)}" if kinds else "")
         raise InputError(f"{path}: matches {what}", "match one file, or files that are all Parquet, Arrow or tar")
-    raise ValueError(f"{path}: no such data file, seen from {Path.cwd()}")
+    raise ValueError(f"{path}: no such data file (the working directory is {Path.cwd()})")
 
 
 def _kind_of_file(path: Path) -> str:

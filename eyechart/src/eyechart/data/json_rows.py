@@ -124,13 +124,13 @@ def read_bytes(path: Path) -> bytes:
         ValueError: the file is missing, a folder, broken or too large.
     """
     if path.is_dir():
-        raise ValueError(f"{path}: is a folder; name the JSON file itself")
+        raise ValueError(f"{path}: is a folder; give the path of the JSON file itself")
     try:
         data = path.read_bytes()
-        # The content decides, not the name: an unpacked file may be named .gz, and a packed one .json.
+        # The content decides, not the name: an uncompressed file may be named .gz, and a compressed file .json.
         return _unpacked(path, data) if data.startswith(b"\x1f\x8b") else data
     except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such data file, seen from {Path.cwd()}") from error
+        raise ValueError(f"{path}: no such data file (the working directory is {Path.cwd()})") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: broken gzip file ({error}); copy or download it again") from error
     except OSError as error:
@@ -176,7 +176,7 @@ def _lines(path: Path, data: bytes, start: int) -> list[msgspec.Raw]:
 
 
 def _refuse_object(path: Path, text: bytes) -> None:
-    """Raise ValueError if the text is one JSON object that no layout fits, so not JSON Lines of rows."""
+    """Raise ValueError if the text is one JSON object that no layout fits, which is not a file of rows."""
     try:
         value = _ANY.decode(text)
     except (ValueError, RecursionError):

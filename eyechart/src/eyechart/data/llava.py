@@ -89,7 +89,7 @@ def _image(given: str | list[str] | None, placeholders: int, root: str) -> str:
     if len(images) > 1 or (images and images[0].startswith(("data:", "http:", "https:"))):
         raise NotSimpleError
     if placeholders > len(images):
-        detail = f"{placeholders} {PLACEHOLDER} in the human turn for {len(images)}"
+        detail = f"{placeholders} {PLACEHOLDER} in the human turn, but {len(images)} in `image`"
         raise UnusableError("more <image> than images", detail, RejectKind.IMAGE_COUNT)
     if not images:
         return ""
@@ -122,7 +122,7 @@ def _wrong_layout(raw: msgspec.Raw, error: msgspec.ValidationError) -> UnusableE
             return UnusableError(reason, detail, RejectKind.NO_CAPTION)
     wrong = {"id": "id not text or number", "image": "image not a path", "conversations": "turn not text"}
     for key, reason in wrong.items():
-        if f"$.{key}" in str(error):  # msgspec gives the place of the error only in its message
+        if f"$.{key}" in str(error):  # msgspec reports the position of the error only in its message
             kind = RejectKind.UNUSABLE_FILE if key == "image" else RejectKind.LAYOUT
             return UnusableError(reason, f"{error}; got {short(value[key])}", kind)
     return UnusableError("row not readable", str(error))

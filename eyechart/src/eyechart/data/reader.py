@@ -63,7 +63,7 @@ class RowFile:
         wanted = range(len(self)) if rows is None else sorted(set(rows))
         if wanted and not 0 <= wanted[0] <= wanted[-1] < len(self):
             raise ValueError(
-                f"{self.path}: rows {wanted[0]} to {wanted[-1]} were requested, the file has rows 0 to "
+                f"{self.path}: rows {wanted[0]} to {wanted[-1]} were requested, but the file has rows 0 to "
                 f"{len(self) - 1}; is it the file that the split was drawn from?"
             )
         found: list[Row] = []
@@ -159,7 +159,7 @@ def single(row: Row) -> Row | Reject:
         detail = f"not supported yet: expected one question and one answer, got {short(roles)}"
         return Reject(row.row, reason, detail, RejectKind.SEVERAL_EXCHANGES)
     if len(row.images) > 1:
-        detail = f"not supported yet: one image a row, got {len(row.images)}"
+        detail = f"not supported yet: expected one image per row, got {len(row.images)}"
         return Reject(row.row, "several images", detail, RejectKind.IMAGE_COUNT)
     return row
 

@@ -20,7 +20,7 @@ class UnusableError(Exception):
     """A row that cannot be used."""
 
     def __init__(self, reason: str, detail: str, kind: RejectKind = RejectKind.LAYOUT) -> None:
-        """Keep reason, detail and kind, which have the same meaning as in `Reject`."""
+        """Store reason, detail and kind, which have the same meaning as in `Reject`."""
         super().__init__(reason, detail, kind)
 
 

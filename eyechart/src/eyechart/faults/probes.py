@@ -1,4 +1,4 @@
-"""Probes that test which inputs reach the model: all experiments on a few samples of a batch, through the scoring seam.
+"""Probes that test which inputs reach the model: all experiments on a few samples, through the scoring interface.
 
 `experiments` describes the experiments; `image_findings` and `loss_findings` derive findings from their results.
 """
@@ -41,10 +41,10 @@ class Probes:
 def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0) -> Probes:
     """Run all experiments on the first few samples of a batch that have label tokens.
 
-    About 40 forward passes of four samples. Nothing is trained and nothing is kept.
+    This takes about 40 forward passes of four samples. Nothing is trained or stored.
 
     Args:
-        scorer: the model, adapted to the seam.
+        scorer: the model, adapted to the scoring interface.
         batch: samples with their images, at least one with label tokens.
         seed: seed for the random replacements.
 
@@ -53,7 +53,7 @@ def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0) -> Probes:
     """
     places = labelled(batch)[:_ROWS]
     if not places:
-        raise ValueError("probing needs a sample with label tokens, and none of this batch has any")
+        raise ValueError("probing needs a sample with label tokens, but no sample of this batch has any")
     few = select(batch, places)
     text = without_images(few)
     drawn = random_like(scorer.encode(few), torch.Generator().manual_seed(seed))
@@ -68,7 +68,7 @@ def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0) -> Probes:
 
 
 def diagnose_probes(probes: Probes) -> list[Finding]:
-    """Return findings about how images, visual tokens and labels affect the losses; empty if all paths are correct."""
+    """Return findings about how images, visual tokens and labels affect the losses; none if all paths are correct."""
     images, tokens = probes.images, probes.tokens
     if images.finite and (random := diagnose_repeats({VISUAL: images.repeated, "losses": tokens.repeated})):
         return random  # random changes hide the effects of the experiments
@@ -90,6 +90,6 @@ def _answers(probes: Probes) -> Iterator[Finding]:
 
 
 def labelled(batch: Batch) -> list[int]:
-    """Return the places of the samples that have a label token."""
+    """Return the positions in the batch of the samples that have a label token."""
     places: list[int] = (batch.labels_BT != IGNORE_INDEX).any(dim=1).nonzero()[:, 0].tolist()
     return places

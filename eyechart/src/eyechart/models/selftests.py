@@ -4,9 +4,10 @@
    any replacement.
 2. sentinel: if the features are NaN, the loss of every label token is NaN. Otherwise the model ignores the features
    that are passed to it, and every gap would be 0 whether or not the model uses its images.
-3. leak: if the features are zero, other pixels do not change any loss, not by one bit. Otherwise the picture has a
+3. leak: if the features are zero, other pixels do not change any loss, not even by one bit. Otherwise the picture has a
    second path (such as the deepstack features of Qwen3-VL, unless they are replaced too), and every gap is too small.
-4. causal: other caption tokens change no loss before them. Otherwise the model sees the caption that it has to predict.
+4. causal: replacing caption tokens changes no loss before them. Otherwise the model sees the caption that it has to
+   predict.
 
 The experiments are those of `faults.experiments`.
 """
@@ -26,13 +27,13 @@ _TOLERANCE = {torch.float32: 1e-3}
 _COARSE = 0.05
 """Allowed difference in nats for weights in 16 bits."""
 _MEANINGS = {
-    "own features": "Visual tokens put back in their place do not give the model's own loss, so scores of other ones "
-    "would not be its either; this architecture cannot be scored",
-    "sentinel": "The model does not read the visual tokens that get_image_features gives it: it ignores its image, or "
-    "takes it from elsewhere; nothing could be said about what it sees",
-    "leak": "The picture reaches the language model past get_image_features, so that taking the visual tokens away "
-    "does not take the picture away; gaps would be too small",
-    "causal": "The loss of a caption token depends on tokens after it: the model reads the caption it is to predict",
+    "own features": "If the model's own visual tokens are put back, the loss is not the model's own loss, so scores "
+    "with other visual tokens would be wrong too; this architecture cannot be scored",
+    "sentinel": "The model does not use the visual tokens that get_image_features returns: it ignores its image, or "
+    "reads it by another path; gaps would not show whether the image is used",
+    "leak": "The picture reaches the language model by a path other than get_image_features, so that removing the "
+    "visual tokens does not remove the picture; gaps would be too small",
+    "causal": "The loss of a caption token depends on later tokens: the model sees the caption that it has to predict",
 }
 
 
@@ -56,16 +57,18 @@ def refuse_unfit(scorer: TransformersScorer, batch: Batch) -> None:
 
     def sentinel() -> str:
         numbers, labels = route().labels_despite_nan()
-        return "" if not numbers else f"{numbers} of {labels} label tokens still have a number for a loss"
+        return "" if not numbers else f"the losses of {numbers} of {labels} label tokens are still numbers"
 
     def leak() -> str:
         difference = past_tokens(scorer, batch, own)
-        return "" if difference == 0 else f"negated pixels change a loss by {difference:.4g} nats"
+        return "" if difference == 0 else f"inverted pixels change a loss by {difference:.4g} nats"
 
     def causal() -> str:
         difference = route().text().look_ahead
         return (
-            "" if difference <= allowed else f"other caption tokens change a loss before them by {difference:.4g} nats"
+            ""
+            if difference <= allowed
+            else f"replaced caption tokens change a loss before them by {difference:.4g} nats"
         )
 
     def route() -> LossRoute:
@@ -77,6 +80,6 @@ def refuse_unfit(scorer: TransformersScorer, batch: Batch) -> None:
         except ValueError:
             raise
         except Exception as error:  # an unknown model may raise any error
-            outcome = f"it ended in {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            outcome = f"it raised {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         if outcome:
             raise ValueError(f"MODEL: {scorer.name} fails the self-test `{name}`: {outcome}. {_MEANINGS[name]}")

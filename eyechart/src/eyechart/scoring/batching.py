@@ -1,6 +1,6 @@
 """Combine samples into a Batch with the counts of check 2 (% truncated, % without label tokens, average label tokens).
 
-Padding is on the right, so that a sample's ids and positions are the same in every batch. Only `lengths_B` tells which
+Padding is on the right, so that a sample's ids and positions are the same in every batch. Only `lengths_B` shows which
 positions are padding, because the pad id may be EOS.
 """
 

@@ -37,7 +37,7 @@ class Influence:
 
     @property
     def decides(self) -> bool:
-        """Whether the gate has another standing without the image."""
+        """Whether the gate's standing is different without the image."""
         return self.before != self.after
 
 

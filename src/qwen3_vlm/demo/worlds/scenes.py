@@ -42,7 +42,7 @@ SIDE = 64
 """Side of a picture in pixels."""
 COUNT, SEED = 5000, 2024
 VERSION = 1
-"""Version number, which is increased whenever the same seed would give other pictures or captions."""
+"""Version number, which is increased whenever the same seed would give different pictures or captions."""
 
 _ZOOM = 3  # drawn larger by this factor and then shrunk, because PIL's shapes have hard edges
 _OUTLINE = 1.8  # pixels of the finished picture; without an outline the tower does not learn shape
