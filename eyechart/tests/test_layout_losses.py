@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from eyechart.api.score import score
+from eyechart.reporting.html import render_html
+from eyechart.reporting.terminal import absent_images
 from layout_files import WITH_QUESTIONS, make_pairs
 from saved_models import Saved, saved, settings
 
@@ -25,7 +27,9 @@ def test_the_same_40_rows_in_each_layout_have_the_same_losses(
         folder = tmp_path / str(number)
         folder.mkdir()
         path = WITH_QUESTIONS[layout](folder, PAIRS)
-        results = score(saved.folder("llava"), path, "runbook", 40, folder, settings(ablation__batch_size=20))
+        how = settings(ablation__batch_size=20, ablation__gallery=2)
+        results = score(saved.folder("llava"), path, "runbook", 40, folder, how)
+        assert absent_images(results) == "" and render_html(results).count("data:image/") >= 2, layout
         assert results.ablation is not None and results.coverage is not None
         losses[layout] = [(s.row, s.label_tokens, s.losses) for s in sorted(results.scored, key=lambda s: s.row)]
     assert len(losses["llava"]) == 40 and {*losses["llava"][0][2]} >= {"correct", "shuffled"}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import io
 import json
+import random
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from eyechart import stored
 from eyechart.data import json_rows, tars
@@ -24,6 +29,8 @@ from layout_files import (
     CAPTIONS_ONLY,
     IMAGE,
     QUESTION,
+    arrow,
+    csv_captions,
     make_pairs,
     openai_base64,
     parquet,
@@ -416,6 +423,50 @@ def test_a_row_group_that_states_too_many_bytes_is_not_unpacked(
     monkeypatch.setattr(stored, "MAX_GROUP_BYTES", 1000)
     stored._row_group.cache_clear()
     assert rejected(rows[0]) == "image unreadable"
+
+
+DAMAGED = {"Parquet": parquet, "Arrow": arrow, "tar": tar_captions, "gzipped tar": tar_gz, "CSV": csv_captions}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_file_gives_rows_rejects_or_one_line(tmp_path: Path, kind: str) -> None:
+    path = DAMAGED[kind](tmp_path, PAIRS)
+    data = path.read_bytes()
+    for seed in range(30):
+        draw = random.Random(seed)
+        damaged = bytearray(data)
+        for _ in range(draw.randint(1, 4)):
+            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        path.write_bytes(damaged[: draw.randrange(len(damaged)) if seed % 3 == 0 else None])
+        try:
+            opened = open_rows(path, image_root=tmp_path)
+        except ValueError as error:
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+            continue
+        rows, rejects = opened.read()
+        assert len(rows) + len(rejects) == len(opened)
+        for row in rows:
+            with contextlib.suppress(ImageError):
+                load_image(row.path, SPEC, 10**6)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from(["<image>", "a.png", "user"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["type", "text", "image", "role", "content", "path"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.dictionaries(st.sampled_from(["messages", "images", "id", "system", "history"]), VALUES)))
+def test_whatever_a_row_holds_it_is_a_row_or_a_reject(tmp_path: Path, rows: list[Any]) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([GOOD, *rows]), encoding="utf-8")
+    found, rejects = open_rows(path, "messages").read()
+    assert sorted(item.row for item in [*found, *rejects]) == list(range(len(rows) + 1))
 
 
 def test_a_path_with_the_mark_of_addresses_is_refused(tmp_path: Path) -> None:

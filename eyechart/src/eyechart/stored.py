@@ -212,15 +212,21 @@ def _row_group(file: str, stamp: tuple[int, int], group: int, column: str) -> An
 
 @functools.lru_cache(maxsize=64)
 def arrow_table(file: str, stamp: tuple[int, int]) -> Any:
-    """Return an Arrow file (stream or file format) as a `pyarrow.Table`, mapped and not loaded into memory."""
+    """Return an Arrow file (stream or file format) as a `pyarrow.Table`, mapped and not loaded into memory.
+
+    Lengths and texts are checked once, because values of a damaged file would end the process.
+
+    Raises:
+        pyarrow.ArrowInvalid: the file is damaged.
+    """
     import pyarrow as pa
 
     source = pa.memory_map(file)
-    try:
-        return pa.ipc.open_stream(source).read_all()
-    except pa.ArrowInvalid:
-        source.seek(0)
-        return pa.ipc.open_file(source).read_all()
+    is_file = source.read(6) == b"ARROW1"
+    source.seek(0)
+    table = (pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)).read_all()
+    table.validate(full=True)
+    return table
 
 
 def stamp_of(file: Path) -> tuple[int, int]:

@@ -53,17 +53,17 @@ def find(path: Path) -> Found:
 
 
 def _kind_of_file(path: Path) -> str:
-    """Return the kind of a file by its first bytes, and of text files by the name."""
+    """Return the kind of a file by its first bytes or its name; a file of neither kind is read as JSON."""
     try:
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:
         raise ValueError(f"{path}: cannot read the data file ({error.strerror})") from error
-    if head[:4] == b"PAR1":
-        return "parquet"
-    if head[:6] == b"ARROW1" or (head[:4] == b"\xff\xff\xff\xff" and path.suffix == ".arrow"):
-        return "arrow"
     name = path.name.lower()
+    if head[:4] == b"PAR1" or name.endswith(".parquet"):
+        return "parquet"
+    if head[:6] == b"ARROW1" or name.endswith(".arrow"):
+        return "arrow"
     if head[257:262] == b"ustar" or name.endswith(_TAR_ENDINGS):
         return "tar"
     return "csv" if name.removesuffix(".gz").endswith((".csv", ".tsv")) else "json"

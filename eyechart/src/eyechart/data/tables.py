@@ -6,6 +6,7 @@ The `bytes` of a Parquet file are not read here, only the other columns are.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ class TableRecords:
 
     def record(self, index: int) -> Record:
         """See `Records`."""
-        place = next(place for place, end in enumerate(self._starts[1:]) if index < end)
+        place = bisect.bisect_right(self._starts, index) - 1
         return self._tables[place].record(index - self._starts[place])
 
     def locate(self, index: int, text: str) -> str:
@@ -122,13 +123,17 @@ def _read_parquet(path: Path) -> tuple[Any, Any, set[str]]:
 
     with pyarrow.parquet.ParquetFile(path) as file:
         schema, metadata = file.schema_arrow, file.metadata
+        owners = [field.name for field in schema for _ in range(_leaves(field.type))]
+        if len(owners) != len(file.schema):
+            raise InputError(
+                f"{path}: a column has a type that is not supported", "leave it out, or convert it to text"
+            )
         light: list[str] = []
         heavy: list[int] = []
-        for leaf in range(len(file.schema)):
+        for leaf, owner in enumerate(owners):
             column = file.schema.column(leaf)
-            way = column.path.split(".")
             is_bytes = column.physical_type == "BYTE_ARRAY" and column.logical_type.type == "NONE"
-            if is_bytes and _has_image(schema.field(way[0]).type):
+            if is_bytes and _has_image(schema.field(owner).type):
                 heavy.append(leaf)
             else:
                 light.append(column.path)
@@ -138,8 +143,21 @@ def _read_parquet(path: Path) -> tuple[Any, Any, set[str]]:
         return (
             table,
             schema,
-            {file.schema.column(leaf).path.split(".")[0] for leaf in heavy if _all_null(metadata, leaf)},
+            {owners[leaf] for leaf in heavy if _all_null(metadata, leaf)},
         )
+
+
+def _leaves(kind: Any) -> int:
+    """Return the number of columns that Parquet stores for a type."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return sum(_leaves(field.type) for field in kind)
+    if pa.types.is_map(kind):
+        return _leaves(kind.key_type) + _leaves(kind.item_type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _leaves(kind.value_type)
+    return 1
 
 
 def _lists_of_bytes(path: Path, schema: Any, read: Sequence[str]) -> dict[str, list[object]]:
