@@ -102,8 +102,7 @@ def test_a_list_of_which_nothing_can_be_had_is_refused_once_the_model_is_known(
     assert capsys.readouterr().err == (
         "error: --conditions: only `correct` can be scored here (blind: It needs a constant prompt "
         "trained with the model, which only the qwen3-vlm trainer makes. mean-token: This model takes visual tokens at "
-        "several depths, for which no mean is defined.); name other conditions, such as runbook
-"
+        "several depths, for which no mean is defined.); name other conditions, such as runbook\n"
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -30,7 +30,9 @@ Score rows with the right picture, a wrong picture and no picture, and report wh
 Example:
   eyechart score llava-hf/llava-1.5-7b-hf --data rows.json --image_root images --num_samples 128
 
-The rows may have any layout that `eyechart rows` understands. The model must not have been trained on them.
+Every row is {"id": ..., "image": "path.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat is this?"},
+{"from": "gpt", "value": "a cat"}]}, in a JSON list or one row per line, or has another layout that `eyechart rows`
+understands. The model must not have been trained on these rows.
 
 Exit code: 0 PASS, 1 FAIL, 2 bad input, 3 INCONCLUSIVE, 4 an internal error, 130 interrupted."""
 _REPORT = """\

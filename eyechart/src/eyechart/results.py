@@ -244,7 +244,7 @@ class Decomposition(_Model):
 
 
 class Decile(_Model):
-    """One tenth of the (caption, donor) pairs, by the similarity of their images."""
+    """One decile of the (caption, donor) pairs, ranked by the similarity of their images."""
 
     similarity: tuple[float, float]
     """Smallest and largest cosine of pooled tower features among these pairs."""

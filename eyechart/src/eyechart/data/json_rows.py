@@ -101,7 +101,8 @@ def decoded_row(raw: msgspec.Raw) -> object:
 
 def not_utf8(error: UnicodeDecodeError) -> UnusableError:
     """Return the error of a row that is not UTF-8."""
-    return UnusableError("row not UTF-8", f"byte 0x{error.object[error.start]:02x}: save the file as UTF-8")
+    detail = f"byte 0x{error.object[error.start]:02x} is not valid UTF-8; save the file as UTF-8"
+    return UnusableError("row not UTF-8", detail)
 
 
 def _raw_rows(path: Path, data: bytes) -> tuple[list[msgspec.Raw], int]:

@@ -125,7 +125,7 @@ def diagnose_text(text: TextRoutes) -> list[Finding]:
             "predicting the next token"
         )
         fix = (
-            "compare the logits at position t-1 with the label at position t: shift exactly once, in the model or in "
+            "compute the loss at position t from the logits at position t-1: shift the labels once, in the model or in "
             "the data; if that is right, make attention causal"
         )
     else:
@@ -135,7 +135,7 @@ def diagnose_text(text: TextRoutes) -> list[Finding]:
             "labels are shifted once too often"
         )
         fix = (
-            "compare the logits at position t-1 with the label at position t, and shift only once: if the model "
+            "compute the loss at position t from the logits at position t-1, and shift the labels once: if the model "
             "shifts the labels itself, the data must not shift them"
         )
     return [finding(code, message, fix, horizon=horizon, reach=text.reach, alignment=text.alignment)]

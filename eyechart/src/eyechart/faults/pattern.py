@@ -210,8 +210,8 @@ def _level(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
                 else f"and labels are {known.horizon} positions after the last token seen, while 1 is correct: the "
                 "model is scored on tokens other than those that it predicts"
             ),
-            "compare the logits at position t-1 with the label at position t, and shift only once, in the model or in "
-            "the data; if that is right, check model.llm and its tokenizer",
+            "compute the loss at position t from the logits at position t-1, and shift the labels only "
+            "once, in the model or in the data; if that is already so, check model.llm and its tokenizer",
             losses=losses,
             guess=guess,
         )

@@ -20,8 +20,8 @@ class _CaughtError(Exception):
 class FeatureGate:
     """Replaces `get_image_features` in every part of a model that has it.
 
-    The outer model passes the call on to an inner model. The method is replaced in both, because a forward pass may
-    call either.
+    The outer model passes the call on to an inner model. The method is replaced in the outer and in the inner model,
+    because a forward pass may call either of them.
     """
 
     def __init__(self, model: nn.Module) -> None:

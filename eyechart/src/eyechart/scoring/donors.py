@@ -121,7 +121,7 @@ def _draw_by_flow(kinds: _Kinds, requested: int, generator: np.random.Generator)
 
     R derangements exist if and only if R pairs can be chosen for every own image and every donor, which is a flow of
     n*R through edges of capacity 1; a graph with R edges at every vertex can always be divided into R perfect matchings
-    (König). Drawing one derangement at a time could fail although R exist; this search cannot.
+    (König). Drawing one derangement at a time could fail although R derangements exist; this search cannot.
 
     With very many samples, the search only uses a random part of the pairs, because all of them would take gigabytes.
     It may then find fewer derangements than exist, which is unlikely.
