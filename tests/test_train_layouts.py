@@ -130,7 +130,7 @@ def test_own_rows_with_a_worlds_image_root_stop_before_the_world_is_drawn(
     assert main(where) == 2
     line = capsys.readouterr().err
     assert "none of the first 16 images is below it, such as 0" in line
-    assert line.endswith("they are in the folder of captions.csv; add --data.image_root . --data.world none\n")
+    assert line.endswith("they are below .; add --data.image_root . --data.world none\n")
     assert not (tmp_path / "data").exists()
     more = ["--data.image_root", ".", "--data.world", "none", "--data.eval_ratio", "0.2"]
     assert main([*where, *more, "--output_dir", "out"]) == 0

@@ -425,6 +425,31 @@ def test_a_row_group_that_states_too_many_bytes_is_not_unpacked(
     assert rejected(rows[0]) == "image unreadable"
 
 
+def test_tables_of_every_shape_give_their_images(tmp_path: Path) -> None:
+    write_images(tmp_path, PAIRS)
+    images = [pair.data for pair in PAIRS[:2]]
+    bare = pa.struct([("bytes", pa.large_binary())])
+    shapes = {
+        "a list of bytes": pa.array([images, images[:1]], pa.list_(pa.binary())),
+        "a list of structs without a path": pa.array([[{"bytes": i} for i in images]] * 2, pa.large_list(bare)),
+        "structs of which only the path is given": pa.array(
+            [[{"bytes": None, "path": pair.name} for pair in PAIRS[:2]]] * 2, pa.list_(IMAGE)
+        ),
+        "paths": pa.array([[pair.name for pair in PAIRS[:2]]] * 2, pa.list_(pa.string())),
+    }
+    for column in shapes.values():
+        captions = pa.array(["a", "b"]).dictionary_encode()
+        table = pa.table({"a.b/c": column, "caption": captions, "in.id": pa.array([[b"x"]] * 2)})
+        pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+        with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        for name in ("a.parquet", "a.arrow"):
+            opened = open_rows(tmp_path / name, "captions,image=a.b/c", tmp_path)
+            rows, rejects = opened.read()
+            assert not rejects and [row.caption for row in rows] == ["a", "b"]
+            assert [stored.image_bytes(tmp_path / image) for image in rows[0].images] == images
+
+
 DAMAGED = {"Parquet": parquet, "Arrow": arrow, "tar": tar_captions, "gzipped tar": tar_gz, "CSV": csv_captions}
 
 

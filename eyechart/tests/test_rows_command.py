@@ -83,7 +83,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.Ca
         "no such data": ((tmp_path / "none.json",), "no such data file"),
         "images elsewhere": (
             (path, "--image-root", tmp_path.parent),
-            "none of its 9 rows can be used: image missing 9; set --image_root",
+            f"none of its 9 rows can be used: image missing 9; set --image_root to {tmp_path}\n",
         ),
         "no such image root": ((path, "--image_root", tmp_path / "none"), "is not a folder"),
     }[case]

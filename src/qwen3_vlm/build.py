@@ -10,7 +10,7 @@ from typing import Any
 
 from eyechart.data.dataset import Dataset, judge_rejects
 from eyechart.data.images import ImageSpec
-from eyechart.data.reader import count_rows, folder_of, open_rows, read_rows
+from eyechart.data.reader import count_rows, find_image_root, open_rows, read_rows
 from eyechart.exits import InputError
 from eyechart.hub import explain_absence
 from eyechart.models.device import DTYPES, choose_device
@@ -142,18 +142,20 @@ def _refuse_own_rows(data: DataConfig) -> None:
 
 
 def _require_images(data: DataConfig, file: Path, rows: Sequence[Row]) -> None:
-    """Stop early if no image of the first rows is below the image root, but they are in the data file's folder.
+    """Stop early if no image of the first rows is below the image root, but they are near the data file.
 
     Raises:
         InputError: the images are elsewhere.
     """
-    folder, first = folder_of(file), [row.image for row in rows[:_LOOKED_FOR]]
-    here = any(file_of(Path(data.image_root) / image).is_file() for image in first)
-    if not here and any(file_of(folder / image).is_file() for image in first):
+    first = [row.image for row in rows[:_LOOKED_FOR]]
+    if any(file_of(Path(data.image_root) / image).is_file() for image in first):
+        return
+    folder = find_image_root(file, first)
+    if folder is not None:
         world = " --data.world none" if data.world != "none" else ""
         raise InputError(
             f"data.image_root {data.image_root}: none of the first {len(first)} images is below it, such as "
-            f"{first[0]}; they are in the folder of {file}",
+            f"{first[0]}; they are below {folder}",
             f"add --data.image_root {folder}{world}",
         )
 

@@ -26,6 +26,7 @@ from eyechart.data.text_tables import CsvRecords
 from eyechart.data.turns import row_of
 from eyechart.exits import InputError
 from eyechart.rows import Reject, RejectKind, Row
+from eyechart.stored import file_of
 
 _LOG = logging.getLogger(__name__)
 _WHOLE = 2 * 2**30
@@ -130,6 +131,17 @@ def _first(path: Path, records: Records) -> list[Record]:
 def folder_of(path: str | Path) -> Path:
     """Return the folder that image paths are relative to by default: a folder itself, otherwise that of the file."""
     return Path(path) if Path(path).is_dir() else Path(path).parent
+
+
+def find_image_root(path: str | Path, images: Iterable[str]) -> Path | None:
+    """Look for the folder that these image paths are relative to: that of the data, or a folder directly inside it.
+
+    Returns:
+        The first folder with any of the images; None if there is none.
+    """
+    folder, wanted = folder_of(path), [file_of(image) for image in images]
+    inside = sorted(item for item in folder.iterdir() if item.is_dir()) if folder.is_dir() else []
+    return next((root for root in (folder, *inside) if any((root / image).is_file() for image in wanted)), None)
 
 
 def _records(found: Found, root: str) -> Records:

@@ -12,7 +12,7 @@ from eyechart.data.choice import even_choice
 from eyechart.data.dataset import examples_of
 from eyechart.data.images import ImageError, image_facts
 from eyechart.data.layouts import AUTO
-from eyechart.data.reader import folder_of, open_rows, simple_rows
+from eyechart.data.reader import find_image_root, folder_of, open_rows, simple_rows
 from eyechart.exits import InputError
 from eyechart.progress import progress_bar
 from eyechart.rows import Reject, RejectKind, Row
@@ -73,6 +73,8 @@ class RowsReport:
     """Number of other rows by reason."""
     missing: int
     """Number of rows with an image file that does not exist; they are among the rejected ones."""
+    first_missing: tuple[str, ...]
+    """A few of these files, relative to the image root."""
     examples: tuple[Reject, ...]
     """A few of them."""
     turns: dict[int, int]
@@ -102,7 +104,7 @@ def inspect_rows(path: str | Path, layout: str = AUTO, image_root: str | Path | 
         raise ValueError(f"--image_root: expected the folder that image paths are relative to, {root} is not a folder")
     opened = open_rows(path, layout, root)
     found, rejects = opened.read()
-    usable, missing = _with_files(found, root)
+    usable, missing, absent = _with_files(found, root)
     rejects = sorted([*rejects, *missing], key=lambda reject: reject.row)
     simple, others = simple_rows(usable)
     understood = opened.understood
@@ -118,6 +120,7 @@ def inspect_rows(path: str | Path, layout: str = AUTO, image_root: str | Path | 
         usable=len(usable),
         rejected=dict(Counter(reject.reason for reject in rejects).most_common()),
         missing=len(missing),
+        first_missing=tuple(absent[:SHOWN]),
         examples=tuple(examples_of(rejects, SHOWN)),
         turns=dict(sorted(Counter(len(row.turns) for row in usable).items())),
         images=dict(sorted(Counter(len(row.images) for row in usable).items())),
@@ -137,14 +140,17 @@ def require_usable(report: RowsReport) -> None:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in report.rejected.items())
         raise InputError(
             f"{report.path}: none of its {report.rows:,} rows can be used: {reasons}",
-            "set --image_root to the folder that the paths are relative to"
-            if report.missing
-            else "see the reasons above",
+            _how_to_find(report) if report.missing else "see the reasons above",
         )
 
 
-def _with_files(rows: Sequence[Row], root: Path) -> tuple[list[Row], list[Reject]]:
-    """Return the rows whose image files exist, and a Reject for each other row."""
+def _how_to_find(report: RowsReport) -> str:
+    root = find_image_root(report.path, report.first_missing)
+    return f"set --image_root to {root or 'the folder that the paths are relative to'}"
+
+
+def _with_files(rows: Sequence[Row], root: Path) -> tuple[list[Row], list[Reject], list[str]]:
+    """Return the rows whose image files exist, a Reject for each other row, and the images that do not exist."""
     kept: list[Row] = []
     missing: list[Reject] = []
     known: dict[str, bool] = {}
@@ -160,7 +166,7 @@ def _with_files(rows: Sequence[Row], root: Path) -> tuple[list[Row], list[Reject
             else:
                 kept.append(row)
             bar.update(1)
-    return kept, missing
+    return kept, missing, [image for image, exists in known.items() if not exists]
 
 
 def _shown(row: Row, root: Path) -> ShownRow:

@@ -105,7 +105,7 @@ class _Table:
         if pa.types.is_struct(kind):
             assert isinstance(value, dict)
             if _is_image(kind):
-                if value.get("bytes") is None and ("bytes" in value or f"{pointer.split('/')[0]}" in self._empty):
+                if value.get("bytes") is None and ("bytes" in value or pointer.split("/")[0] in self._empty):
                     return value.get("path")
                 return StoredImage(cell_address(self._name, pointer, row))
             return {
@@ -143,7 +143,7 @@ def _read_parquet(path: Path) -> tuple[Any, Any, set[str]]:
         return (
             table,
             schema,
-            {owners[leaf] for leaf in heavy if _all_null(metadata, leaf)},
+            {_escaped(owners[leaf]) for leaf in heavy if _all_null(metadata, leaf)},
         )
 
 
@@ -155,17 +155,16 @@ def _leaves(kind: Any) -> int:
         return sum(_leaves(field.type) for field in kind)
     if pa.types.is_map(kind):
         return _leaves(kind.key_type) + _leaves(kind.item_type)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if _is_list(kind) or pa.types.is_fixed_size_list(kind):
         return _leaves(kind.value_type)
     return 1
 
 
 def _lists_of_bytes(path: Path, schema: Any, read: Sequence[str]) -> dict[str, list[object]]:
     """Return the columns that are lists of nothing but bytes, whose lengths are only known by reading the bytes."""
-    import pyarrow as pa
     import pyarrow.parquet
 
-    names = [name for name in schema.names if name not in read and pa.types.is_list(schema.field(name).type)]
+    names = [name for name in schema.names if name not in read and _is_list(schema.field(name).type)]
     lists: dict[str, list[object]] = {name: [] for name in names}
     if names:
         with pyarrow.parquet.ParquetFile(path) as file:
@@ -210,6 +209,12 @@ def _escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
+def _is_list(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
 def _is_bytes(kind: Any) -> bool:
     import pyarrow as pa
 
@@ -228,6 +233,6 @@ def _has_image(kind: Any) -> bool:
 
     if pa.types.is_struct(kind):
         return any(_has_image(field.type) for field in kind)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if _is_list(kind):
         return _has_image(kind.value_type)
     return _is_bytes(kind)
