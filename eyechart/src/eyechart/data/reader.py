@@ -162,7 +162,9 @@ def single(row: Row) -> Row | Reject:
 
     This is what Stage 1 and `eyechart score` read.
     """
-    if not row.images:
+    if row.image and not row.conversation:
+        return row
+    if not row.image:
         detail = "expected the key of an image with a path relative to the image root"
         return Reject(row.row, "no image", detail, RejectKind.IMAGE_COUNT)
     roles = [turn.role for turn in row.turns]
