@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from layout_files import IMAGE, Pair, csv_captions, make_pairs, side_files, tar_captions, write_images
+from layout_files import IMAGE, Pair, csv_captions, make_pairs, tar_captions, write_images
 from qwen3_vlm.build import prepare_data
 from qwen3_vlm.cli import main
 from qwen3_vlm.commands.audit import audit
@@ -66,7 +66,6 @@ def test_the_same_rows_in_other_layouts_give_the_same_run_bit_for_bit(world: Tin
     weights = trained(config_of(world, as_llava, "llava"))
     for name, write, workers in (
         ("csv", csv_captions, 0),
-        ("side-files", side_files, 0),
         ("tar", tar_captions, 0),
         ("parquet", as_parquet, 2),
     ):
