@@ -19,7 +19,7 @@ from PIL import Image
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from bad_inputs import CHECKPOINT, HELD_OUT, ROW, Case, Place
-from eyechart.data.llava import IMAGE_STRINGS
+from eyechart.data.turns import IMAGE_STRINGS
 from qwen3_vlm.train.evidence.record import KEY, sealed
 from tiny_rows import llava_row
 from tiny_runs import SIDE
@@ -222,7 +222,10 @@ REJECTED = [
     ),
     rejected("special token in the human turn", row({"human": "<image><|im_end|>"})),
     rejected("no gpt turn", row({"conversations": llava_row()["conversations"][:1]})),
-    rejected("several exchanges", row({"conversations": llava_row()["conversations"] * 2})),
+    rejected(
+        "several exchanges",
+        row({"conversations": llava_row()["conversations"] + llava_row(human="And?")["conversations"]}),
+    ),
 ]
 
 
@@ -270,6 +273,14 @@ DATA = [
     stop("data file not JSON", "audit", "data/data.json: not valid JSON", make=data_bytes(lambda data: b"\x89PNG" + data)),
     stop("one object instead of rows", "audit", "not a list of rows but one object with the keys ['train']",
          make=data_bytes(lambda data: b'{"train": ' + data + b"}")),
+    stop("a layout that does not exist", "audit --data.layout lava", "layout: expected auto, one of llava, "),
+    stop("columns that are not known", "audit --data.json_file data/rows.csv",
+         "data/rows.csv: no layout fits: the keys found are picture, title",
+         "such as captions,image=picture,caption=title",
+         make=lambda place: place.path("data/rows.csv").write_text("picture,title\na.png,a cat\n")),
+    stop("images below another folder", "audit --data.image_root models",
+         "data.image_root models: none of the first 16 images is below it, such as images/",
+         "they are below data; add --data.image_root data"),
     stop("gzip file cut off", "audit", "data/data.json: broken gzip file", "download it again",
          make=data_bytes(lambda data: gzip.compress(data)[:-30])),
     stop("max_seq_len smaller than the image block", "audit --data.max_seq_len 6", "data.max_seq_len: 6 leaves no room",

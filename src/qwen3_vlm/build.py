@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from eyechart.data.dataset import Dataset, judge_rejects
 from eyechart.data.images import ImageSpec
-from eyechart.data.llava import count_rows, read_rows
+from eyechart.data.reader import count_rows, find_image_root, open_rows, read_rows
+from eyechart.exits import InputError
 from eyechart.hub import explain_absence
 from eyechart.models.device import DTYPES, choose_device
 from eyechart.models.hashing import combined
 from eyechart.seam import Reject, Row
+from eyechart.stored import file_of
 from qwen3_vlm.config import Config, ConnectorConfig, DataConfig, ModelConfig
 from qwen3_vlm.data.prompt import PromptBuilder
 from qwen3_vlm.data.recorded import RecordedSplit
@@ -29,6 +32,10 @@ from qwen3_vlm.shipped import locate
 
 _KINDS = {"model.llm": ("qwen3",), "model.vision": ("siglip_vision_model", "siglip")}
 """Accepted values of `model_type` in config.json. `siglip` is a SigLIP checkpoint that also contains the text tower."""
+
+
+_LOOKED_FOR = 16
+"""Number of rows whose images are looked for before any other work."""
 
 
 @dataclass(frozen=True)
@@ -103,14 +110,16 @@ def prepare_data(config: Config, saved_split: Path | None = None, origin: Origin
             sequences have no room for text. The message is one line.
     """
     if config.data.world != "none":
+        _refuse_own_rows(config.data)
         make = ensure if origin is None else ensure_in_place
         make(config.data.world, Path(config.data.image_root))
     complain_of_missing(config.data, config.model)
     inputs = prepare_inputs(config)
     json_file = Path(config.data.json_file)
     eval_file = Path(config.data.eval_json) if config.data.eval_json else json_file
-    held_out_file = _described(eval_file) if config.data.eval_json else None
-    files = _described(json_file), held_out_file
+    layout = config.data.layout
+    held_out_file = _described(eval_file, layout) if config.data.eval_json else None
+    files = _described(json_file, layout), held_out_file
     saved_split = saved_split if origin is None else origin.split_file
     recorded = origin.recorded if origin is not None else None
     saved = recorded is not None or (saved_split is not None and saved_split.is_file())
@@ -123,9 +132,12 @@ def prepare_data(config: Config, saved_split: Path | None = None, origin: Origin
         split = Split(train=drawn.train, eval=tuple(range(files[1].rows)))
     else:
         split = draw_split(files[0].rows, config.data.max_samples, config.data.eval_ratio, config.seed)
-    of_train, of_eval = read_rows(json_file, split.train), read_rows(eval_file, split.eval)
+    root = config.data.image_root
+    of_train = read_rows(json_file, split.train, root, layout)
+    of_eval = read_rows(eval_file, split.eval, root, layout)
+    _require_images(config.data, json_file, of_train[0])
     if not saved and files[1] is None:
-        split = without_repeats(split, of_eval[0], of_train[0], Path(config.data.image_root))
+        split = without_repeats(split, of_eval[0], of_train[0], Path(root))
     train, train_rejects = _dataset(config.data, inputs, of_train, split.train, "training")
     held_out, eval_rejects = _dataset(config.data, inputs, of_eval, split.eval, "held-out")
     if config.data.workers:
@@ -135,8 +147,39 @@ def prepare_data(config: Config, saved_split: Path | None = None, origin: Origin
     return Prepared(config, inputs, split, files, train, held_out, rejects)
 
 
-def _described(file: Path) -> DataFile:
-    return describe(file, count_rows(file))
+def _described(file: Path, layout: str) -> DataFile:
+    return describe(file, count_rows(file, layout))
+
+
+def _refuse_own_rows(data: DataConfig) -> None:
+    """Stop before a world is generated if the data file is somewhere else and has its own images.
+
+    Raises:
+        ValueError: it has, or it cannot be read.
+    """
+    file = Path(data.json_file)
+    if file.exists() and not file.resolve().is_relative_to(Path(data.image_root).resolve()):
+        opened = open_rows(file, data.layout, data.image_root)
+        _require_images(data, file, opened.read(range(min(_LOOKED_FOR, len(opened))))[0])
+
+
+def _require_images(data: DataConfig, file: Path, rows: Sequence[Row]) -> None:
+    """Stop early if no image of the first rows is below the image root, but they are near the data file.
+
+    Raises:
+        InputError: the images are elsewhere.
+    """
+    first = [row.image for row in rows[:_LOOKED_FOR]]
+    if any(file_of(Path(data.image_root) / image).is_file() for image in first):
+        return
+    folder = find_image_root(file, first)
+    if folder is not None:
+        world = " --data.world none" if data.world != "none" else ""
+        raise InputError(
+            f"data.image_root {data.image_root}: none of the first {len(first)} images is below it, such as "
+            f"{first[0]}; they are below {folder}",
+            f"add --data.image_root {folder}{world}",
+        )
 
 
 def _dataset(
@@ -161,7 +204,7 @@ def complain_of_missing(data: DataConfig, backbones: ModelConfig) -> None:
     """
     missing = []
     for setting, path in (("data.json_file", data.json_file), ("data.eval_json", data.eval_json)):
-        if path is not None and not Path(path).is_file():
+        if path is not None and not Path(path).exists() and "*" not in Path(path).name:
             missing.append(f"{setting} {path}")
     if not Path(data.image_root).is_dir():
         missing.append(f"data.image_root {data.image_root}")

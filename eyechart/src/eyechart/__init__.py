@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eyechart.api.check_batch import check_batch
     from eyechart.api.score import score
-    from eyechart.data.llava import read_rows
+    from eyechart.data.reader import read_rows
     from eyechart.reporting.explanation import explain
     from eyechart.reporting.output import write_results
     from eyechart.results import Results
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "score": "api.score",
     "check_batch": "api.check_batch",
-    "read_rows": "data.llava",
+    "read_rows": "data.reader",
     "explain": "reporting.explanation",
     "write_results": "reporting.output",
     "Results": "results",

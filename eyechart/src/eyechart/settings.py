@@ -83,6 +83,9 @@ class ScoreSettings(Section):
     """Images with more pixels are rejected before they are decoded (default: Pillow's decompression-bomb limit)."""
     image_size: int | None = None
     """Width and height of images in pixels, 8 to 4096; null uses the size to which the model's processor resizes."""
+    layout: str = "auto"
+    """Layout of the rows: auto, a name (llava, sharegpt, messages, prompt-completion, captions), or the keys of their
+    parts, such as `captions,image=picture,caption=title` (docs/data.md)."""
     prompt: str | None = None
     """Human turn, with one `<image>`, used for every row; null uses each row's own human turn."""
     train_data: str | None = None

@@ -6,7 +6,6 @@ one from training to evaluation. After the draw, `data.repeats` removes training
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from eyechart.data.choice import draw_rows
+from eyechart.data.reader import content_digest
 from eyechart.exits import NamedInputError
 from eyechart.files import write_atomic
 
@@ -58,16 +58,12 @@ class _Saved:
 
 
 def describe(path: Path, rows: int) -> DataFile:
-    """Hash a data file on disk (about a third of a second for LLaVA-Pretrain's 156 MB).
+    """Hash a data file on disk, or the files of a data set (about a third of a second for LLaVA-Pretrain's 156 MB).
 
     Raises:
-        ValueError: the file cannot be read.
+        ValueError: a file cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            return DataFile(path.name, rows, hashlib.file_digest(file, "sha256").hexdigest())
-    except OSError as error:
-        raise ValueError(f"{path}: cannot read the data file ({error.strerror})") from error
+    return DataFile(path.name, rows, content_digest(path))
 
 
 def draw_split(num_rows: int, max_samples: int | None, eval_ratio: float, seed: int) -> Split:

@@ -17,6 +17,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from eyechart.faults.table import finding
 from eyechart.hub import hub_bounded
 from eyechart.results import Finding
+from eyechart.stored import opened
 from qwen3_vlm.build import Prepared
 from qwen3_vlm.preflight.rows import RawRow
 from qwen3_vlm.shipped import locate
@@ -51,8 +52,8 @@ def references(rows: Sequence[RawRow], prepared: Prepared, settings: dict[str, A
 
 def _reference(path: Path, processor: SiglipImageProcessorPil) -> References:
     try:
-        with Image.open(path) as opened:
-            images = _readings(ImageOps.exif_transpose(opened))
+        with Image.open(opened(path)) as image:
+            images = _readings(ImageOps.exif_transpose(image))
     except (OSError, ValueError, SyntaxError):
         return ()  # the pipeline also rejects this file and reports it
     return [processor(images=[image], return_tensors="pt")["pixel_values"][0].float() for image in images]

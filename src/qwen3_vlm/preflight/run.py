@@ -30,7 +30,7 @@ from qwen3_vlm.preflight.pairing import pairing_of
 from qwen3_vlm.preflight.pixels import processor_settings, references
 from qwen3_vlm.preflight.processor import settings_findings
 from qwen3_vlm.preflight.reading import reading_findings
-from qwen3_vlm.preflight.rows import RawRow, findings_of_error, read_plainly, reject_findings, spread
+from qwen3_vlm.preflight.rows import RawRow, findings_of_error, read_unprocessed, reject_findings, spread
 from qwen3_vlm.preflight.text import Row, Tokens, not_in_front, rows_of
 from qwen3_vlm.preflight.text_labels import label_findings
 from qwen3_vlm.preflight.text_prompt import block_findings, template_findings, token_findings
@@ -163,7 +163,7 @@ class _Flight:
         data = self.config.data
         file = data.eval_json if side == "eval" and data.eval_json else data.json_file
         positions = spread(_FILES, len(wanted))
-        return read_plainly(Path(file), sorted({wanted[p] for p in positions} | self._chosen(side)))
+        return read_unprocessed(data, Path(file), sorted({wanted[p] for p in positions} | self._chosen(side)))
 
     def _chosen(self, side: str) -> set[int]:
         """Return the rows of one side whose images are decoded."""

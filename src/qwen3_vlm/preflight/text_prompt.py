@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eyechart.data.llava import PLACEHOLDER
 from eyechart.faults.table import finding
 from eyechart.results import Finding
+from eyechart.rows import PLACEHOLDER
 from qwen3_vlm.build import Prepared
 from qwen3_vlm.data.prompt import END, PATCH, START
 from qwen3_vlm.models.vlm import VLM
