@@ -110,7 +110,8 @@ def prepare_data(config: Config, saved_split: Path | None = None, origin: Origin
             sequences have no room for text. The message is one line.
     """
     if config.data.world != "none":
-        _refuse_own_rows(config.data)
+        if origin is None:
+            _refuse_own_rows(config.data)
         make = ensure if origin is None else ensure_in_place
         make(config.data.world, Path(config.data.image_root))
     complain_of_missing(config.data, config.model)
