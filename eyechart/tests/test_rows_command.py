@@ -75,6 +75,22 @@ def test_texts_of_the_data_cannot_affect_the_terminal(tmp_path: Path, capsys: py
     assert code == 0 and "\x1b" not in out and "\u202e" not in out and "red <U+001B>[31m <U+202E>" in out
 
 
+@pytest.mark.parametrize("image_root", ["set/pictures", "."])
+def test_the_folder_of_the_images_is_found_near_the_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, image_root: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture = tmp_path / "set" / "pictures" / "a.png"
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(PAIRS[0].data)
+    image = picture.relative_to(tmp_path / image_root)
+    (tmp_path / "set" / "rows.csv").write_text(f"image,caption\n{image},a cat\n")
+    code, _, err = rows(capsys, "set/rows.csv")
+    found = err.rpartition("set --image_root to ")[2].strip()
+    assert code == 2 and Path(found).resolve() == (tmp_path / image_root).resolve()
+    assert rows(capsys, "set/rows.csv", "--image_root", found)[0] == 0
+
+
 @pytest.mark.parametrize("case", ["unknown layout", "no such data", "images elsewhere", "no such image root"])
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
     path = WITH_QUESTIONS["llava"](tmp_path, PAIRS)

@@ -134,14 +134,16 @@ def folder_of(path: str | Path) -> Path:
 
 
 def find_image_root(path: str | Path, images: Iterable[str]) -> Path | None:
-    """Look for the folder that these image paths are relative to: that of the data, or a folder directly inside it.
+    """Look for the folder that these image paths are relative to: that of the data, or one directly inside or above it.
 
     Returns:
         The first folder with any of the images; None if there is none.
     """
     folder, wanted = folder_of(path), [file_of(image) for image in images]
     inside = sorted(item for item in folder.iterdir() if item.is_dir()) if folder.is_dir() else []
-    return next((root for root in (folder, *inside) if any((root / image).is_file() for image in wanted)), None)
+    return next(
+        (root for root in (folder, *inside, folder / "..") if any((root / image).is_file() for image in wanted)), None
+    )
 
 
 def _records(found: Found, root: str) -> Records:
