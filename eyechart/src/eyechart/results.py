@@ -83,6 +83,14 @@ RemarkCode = Literal[
     "attention-both-ways-in-prompt",
     "writing-failed",
     "probes-failed",
+    "door-encoder-outputs",
+    "door-image-features",
+    "door-pixels",
+    "answers-only",
+    "donors-resampled",
+    "unequal-visual-tokens",
+    "needs-rows",
+    "not-for-pixels",
 ]
 """A remark on how something was made, or why it was left out; `reporting.remarks` has a sentence for each code."""
 
