@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from eyechart.results import Remark
+    from eyechart.results import DoorName, Remark
 
 __all__ = [
     "IGNORE_INDEX",
@@ -231,6 +231,8 @@ class Description:
     vocabulary: Vocabulary = Vocabulary()
     remarks: Sequence[Remark] = ()
     """Notes as codes, from eyechart's own scorers; `reporting.remarks` writes their sentences."""
+    door: DoorName | None = None
+    """How images are replaced in a model of transformers, from eyechart's own scorers."""
 
 
 class ScorerOfBatches(Protocol):

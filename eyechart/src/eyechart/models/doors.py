@@ -27,7 +27,7 @@ from eyechart.models.collated import Collated, RowInput
 from eyechart.models.gate import FeatureGate
 from eyechart.models.layout import Layout, LayoutError
 from eyechart.processors.pixel_entries import PixelLayout
-from eyechart.results import RemarkCode
+from eyechart.results import DoorName, RemarkCode
 from eyechart.seam import Grid, VisualTokens
 
 Forward = Callable[[Mapping[str, Any]], Any]
@@ -38,8 +38,10 @@ _OFFICIAL = "mm_encoder_outputs"
 class Door(ABC):
     """One way in."""
 
+    name: DoorName
+    """Its name in the results."""
     code: RemarkCode
-    """The remark that tells readers of the results which door was used."""
+    """The remark with which results explain it."""
     slots: bool
     """Whether visual tokens are those of the language model; otherwise they are pixel values."""
 
@@ -59,7 +61,7 @@ class Door(ABC):
 class PixelDoor(Door):
     """Other pixels."""
 
-    code = "door-pixels"
+    name, code = "pixels", "door-pixels"
     slots = False
 
     def grid(self, source: Collated, place: int) -> Grid:
@@ -154,7 +156,7 @@ class _FeatureDoor(Door):
 class OfficialDoor(_FeatureDoor):
     """Features as an argument of the forward pass."""
 
-    code = "door-encoder-outputs"
+    name, code = "encoder-outputs", "door-encoder-outputs"
 
     @contextmanager
     def giving(self, parts: Sequence[RowInput], visual: VisualTokens) -> Iterator[dict[str, Any]]:
@@ -168,7 +170,7 @@ class OfficialDoor(_FeatureDoor):
 class GateDoor(_FeatureDoor):
     """Features as the answer of `get_image_features`."""
 
-    code = "door-image-features"
+    name, code = "image-features", "door-image-features"
 
     @contextmanager
     def giving(self, parts: Sequence[RowInput], visual: VisualTokens) -> Iterator[dict[str, Any]]:

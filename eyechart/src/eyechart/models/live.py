@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,10 +23,13 @@ from eyechart.models.collated import Collated, RowInput, RowInputs
 from eyechart.models.doors import Door, as_tensor, inputs_of, parameters_of
 from eyechart.models.unchanged import kept_randomness, unchanged
 from eyechart.models.wrappers import unwrapped
-from eyechart.results import Remark
+from eyechart.results import Remark, RemarkCode
+from eyechart.scoring.pixels import PIXEL_CHANGES
 from eyechart.scoring.samples import decoder
 from eyechart.seam import Batch, Description, Grid, TokenNLL, VisualTokens, Vocabulary
 
+_OF_TOKENS = ("mean-token", "noise-per-dim", "slot-mix", "matching")
+"""Conditions about visual tokens of the language model, which pixel values are not."""
 _SEED = 1
 """Seed of the generators in every forward pass, so that dropout, if it is active, is the same in all of them."""
 
@@ -122,14 +126,30 @@ class LiveScorer:
         self.sources = list(sources)
         self._places = {s.first_row + place: (s, place) for s in sources for place in range(s.geometry.rows)}
 
+    @property
+    def text_rows(self) -> int:
+        """Number of rows without image positions; they are no image rows, and are left out."""
+        return sum(not runs for source in self.sources for runs in source.geometry.runs)
+
+    @property
+    def unavailable(self) -> dict[str, RemarkCode]:
+        """Conditions that batches of a collator do not allow, with the reason."""
+        found: dict[str, RemarkCode] = {"no-image": "needs-rows", **dict.fromkeys(PIXEL_CHANGES, "needs-rows")}
+        return found if self.door.slots else {**found, **dict.fromkeys(_OF_TOKENS, "not-for-pixels")}
+
     def with_remarks(self, remarks: Sequence[Remark]) -> LiveScorer:
         """Return the scorer with remarks on how it scores, for the results."""
         return LiveScorer(self.live, self.door, self.sources, remarks)
 
+    @cached_property
     def batches(self) -> list[Batch]:
-        """Return all rows as batches of the seam."""
-        with self.live.running(), torch.no_grad():
-            return [source.batch([self._grid(source, p) for p in range(source.geometry.rows)]) for source in self.sources]
+        """All rows with image positions, as batches of the seam."""
+        found = []
+        for source in self.sources:
+            places = [place for place, runs in enumerate(source.geometry.runs) if runs]
+            if places:
+                found.append(source.batch([self._grid(source, p) for p in range(source.geometry.rows)]).rows(places))
+        return found
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> VisualTokens:
@@ -165,8 +185,11 @@ class LiveScorer:
             None,
             getattr(text, "vocab_size", None),
         )
+        remarks = list(self._remarks)
+        if self.text_rows:
+            remarks.append(Remark(code="text-only-rows", about="rows", figures={"rows": self.text_rows}))
         name = str(getattr(config, "_name_or_path", "") or type(self.live.model).__name__)
-        return Description(name, {"class": type(self.live.model).__name__}, {}, vocabulary, self._remarks)
+        return Description(name, {"class": type(self.live.model).__name__}, {}, vocabulary, remarks, self.door.name)
 
     def _grid(self, source: Collated, place: int) -> Grid:
         return self.door.grid(source, place) if source.shows_image(place) else ()

@@ -15,7 +15,8 @@ from eyechart.models.gate import FeatureGate
 from eyechart.models.layout import LayoutError
 from eyechart.models.live import LiveModel, LiveScorer
 from eyechart.models.selftests import ALL, TestName, failures, refusal
-from eyechart.results import Remark
+from eyechart.processors.answers import Way
+from eyechart.results import Remark, RemarkCode
 from eyechart.seam import Batch
 
 _TESTED = 2
@@ -86,12 +87,12 @@ def _opened(live: LiveModel, sources: Sequence[Collated]) -> LiveScorer:
         scorer = LiveScorer(live, door, sources)
         reason = _tested(scorer, ALL)
         if not reason:
-            return scorer.with_remarks([_door_remark(door, reasons), *_remarks(sources)])
+            return scorer.with_remarks([*_about_door(door, reasons, "self-tests-passed"), *_remarks(sources)])
         reasons.append(reason)
     scorer = LiveScorer(live, PixelDoor(), sources)
     if reason := _tested(scorer, _OF_PIXELS):
         raise InputError(f"model: {reason}", "see docs/any-model.md for what each self-test shows")
-    return scorer.with_remarks([_door_remark(scorer.door, reasons), *_remarks(sources)])
+    return scorer.with_remarks([*_about_door(scorer.door, reasons, "self-tests-of-pixels"), *_remarks(sources)])
 
 
 def _tested(scorer: LiveScorer, names: Sequence[TestName]) -> str:
@@ -100,7 +101,7 @@ def _tested(scorer: LiveScorer, names: Sequence[TestName]) -> str:
     Raises:
         ValueError: a test failed in a way that another door would only hide.
     """
-    batch = first_samples(scorer.batches(), _TESTED)
+    batch = first_samples(scorer.batches, _TESTED)
     if batch is None:
         return ""
     live = scorer.live
@@ -123,11 +124,12 @@ def first_samples(batches: Sequence[Batch], count: int) -> Batch | None:
     return None
 
 
-def _door_remark(door: Door, reasons: Sequence[str]) -> Remark:
-    return Remark(code=door.code, about="door", figures={"reasons": list(reasons)})
+def _about_door(door: Door, reasons: Sequence[str], tests: RemarkCode) -> list[Remark]:
+    why = [Remark(code="other-door-failed", about="door", figures={"reason": reason}) for reason in reasons]
+    return [Remark(code=door.code, about="door"), *why, Remark(code=tests, about="self-tests")]
 
 
 def _remarks(sources: Sequence[Collated]) -> list[Remark]:
-    ways = sorted({source.answers.way.value for source in sources})
-    figures = {"ways": ways, "other_labels": sum(source.other_labels for source in sources)}
-    return [Remark(code="answers-only", about="labels", figures=figures)]
+    ways = {source.answers.way for source in sources}
+    code: RemarkCode = "answers-by-labels" if Way.LABELS in ways else "answers-only"
+    return [Remark(code=code, about="labels", figures={"other_labels": sum(s.other_labels for s in sources)})]
