@@ -55,3 +55,36 @@ def test_losses_are_those_of_the_models_own_forward_with_the_own_and_with_the_wr
     agrees(scores, "correct", own_losses(model.eval(), batch, answer_BT))
     wrong = collate(processor, [pictures[score.donors[0]] for score in scores])
     agrees(scores, "shuffled", own_losses(model, {**wrong, "input_ids": batch["input_ids"]}, answer_BT))
+
+
+def test_donors_of_the_own_grid_come_first_and_others_are_resampled_and_counted(saved: Saved) -> None:
+    model, processor = load(saved, "qwen3_vl")
+    sizes = [(36, 30), (36, 30), (36, 30), (20, 44)]
+    batch = collate(processor, [[picture(row, *size)] for row, size in enumerate(sizes)])
+    scorer = open_live(model, [batch], processor)
+    with scorer.live.running():
+        ablation, scores = ablate(scorer, scorer.batches, Plan(("correct", "shuffled"), AblationSettings(derangements=1)))
+    (found,) = [remark for remark in ablation.remarks if remark.code == "donors-resampled"]
+    assert (found.figures, len(scores)) == ({"resampled": 2, "donors": 4}, 4)
+    agrees(scores, "correct", own_losses(model.eval(), batch, scorer.sources[0].answers.answer_BT))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_rows_of_several_images_and_of_none_have_the_losses_of_the_own_forward(saved: Saved, side: str) -> None:
+    model, processor = load(saved, "qwen2_5_vl")
+    pictures = [[picture(0), picture(1, 20, 44)], [], [picture(2)], [picture(3), picture(4)], [picture(5)]]
+    batch = collate(processor, pictures, side)
+    scorer = open_live(model, [batch], processor)
+    scores = scored(scorer)
+    answer_BT = scorer.sources[0].answers.answer_BT
+    own = own_losses(model.eval(), batch, answer_BT)
+    assert ([score.row for score in scores], scorer.text_rows) == ([0, 2, 3, 4], 1)
+    agrees(scores, "correct", [own[score.row] for score in scores])
+    donors = {score.row: scores[score.donors[0]].row for score in scores}
+    assert donors[2] == 4 and donors[4] == 2
+    wrong = [pictures[donors[row]] if row in (2, 4) else shown for row, shown in enumerate(pictures)]
+    swapped = own_losses(model, {**collate(processor, wrong, side), "input_ids": batch["input_ids"]}, answer_BT)
+    for place, score in enumerate(scores):
+        if score.row in (2, 4):
+            torch.testing.assert_close(torch.from_numpy(score.nll["shuffled"][0]).float(), swapped[score.row], **CLOSE)
+    assert len(scores) == 4 and place == 3

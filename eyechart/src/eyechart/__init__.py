@@ -15,6 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from eyechart.api.assert_sees import assert_sees
+    from eyechart.api.check_model import check_model
     from eyechart.api.score import score
     from eyechart.data.llava import read_rows
     from eyechart.reporting.explanation import explain
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "score": "api.score",
+    "check_model": "api.check_model",
+    "assert_sees": "api.assert_sees",
     "read_rows": "data.llava",
     "explain": "reporting.explanation",
     "write_results": "reporting.output",
@@ -52,6 +56,8 @@ __all__ = [
     "VisualTokens",
     "Vocabulary",
     "__version__",
+    "assert_sees",
+    "check_model",
     "collate",
     "explain",
     "read_rows",

@@ -276,8 +276,9 @@ def _diagnosis(
     batch = source.first(_PROBED)
     if batch is not None:
         try:
-            probes = probe(scorer, batch, settings.seed)
-            evidence = replace(evidence, probes=probes, vocabulary=description_of(scorer).vocabulary.size)
+            about = description_of(scorer)
+            probes = probe(scorer, batch, settings.seed, about.door != "pixels")
+            evidence = replace(evidence, probes=probes, vocabulary=about.vocabulary.size)
         except Exception as error:  # noqa: BLE001 - a user's scorer may raise anything; all scores are complete
             remarks = [Remark(code="probes-failed", about="probes", figures=_of_error(error))]
     return diagnose_run(evidence), remarks

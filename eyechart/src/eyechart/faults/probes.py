@@ -38,7 +38,7 @@ class Probes:
 
 
 @torch.no_grad()
-def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0) -> Probes:
+def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0, slots: bool = True) -> Probes:
     """Run all experiments on the first few samples of a batch that have label tokens.
 
     About 40 forward passes of four samples. Nothing is trained and nothing is kept.
@@ -47,6 +47,7 @@ def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0) -> Probes:
         scorer: the model, adapted to the seam.
         batch: samples with their images, at least one with label tokens.
         seed: seed for the random replacements.
+        slots: whether to change visual tokens one by one; pixel values in their place are too many and too small.
 
     Raises:
         ValueError: no sample of the batch has a label token.
@@ -61,7 +62,7 @@ def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0) -> Probes:
     return Probes(
         images=image_routes(scorer.encode, few, seed),
         tokens=route.tokens(),
-        slots=route.slots(),
+        slots=route.slots() if slots else SlotRoutes((), 0, ()),
         text=route.text(),
         answers_in_prompt=answers_in_prompt(text),
     )

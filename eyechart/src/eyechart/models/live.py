@@ -10,7 +10,7 @@ Dimension suffixes: see `eyechart.seam`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eyechart.exits import InputError
+from eyechart.faults.experiments import RESTLESS, repeated
 from eyechart.models.collated import Collated, RowInput, RowInputs
 from eyechart.models.doors import Door, as_tensor, inputs_of, parameters_of
 from eyechart.models.unchanged import kept_randomness, unchanged
@@ -30,24 +31,23 @@ from eyechart.seam import Batch, Description, Grid, TokenNLL, VisualTokens, Voca
 
 _OF_TOKENS = ("mean-token", "noise-per-dim", "slot-mix", "matching")
 """Conditions about visual tokens of the language model, which pixel values are not."""
-_SEED = 1
-"""Seed of the generators in every forward pass, so that dropout, if it is active, is the same in all of them."""
 
 
 class LiveModel:
     """Forward passes of a live model that leave no trace."""
 
-    def __init__(self, model: nn.Module, evaluating: bool = True) -> None:
+    def __init__(self, model: nn.Module, evaluating: bool = True, seed: int | None = None) -> None:
         """Take the model out of its wrappers.
 
         Args:
             model: a model of transformers, possibly wrapped.
             evaluating: whether passes are in eval mode; otherwise in the mode that the model is in.
+            seed: seed of every forward pass, so that active dropout is the same in all of them; None sets none.
 
         Raises:
             InputError: a wrapper that is not supported, or an encoder-decoder model.
         """
-        self.model, self._evaluating = unwrapped(model), evaluating
+        self.model, self._evaluating, self._seed = unwrapped(model), evaluating, seed
         self.config: Any = getattr(self.model, "config", None)
         if getattr(self.config, "is_encoder_decoder", False):
             raise InputError(
@@ -79,8 +79,16 @@ class LiveModel:
     def forward(self, inputs: Mapping[str, Any]) -> Any:
         """Run one forward pass; tensors are moved to the model's device and dtype."""
         options = {"use_cache": False} if "use_cache" in self.parameters else {}
-        with kept_randomness(_SEED):
+        with nullcontext() if self._seed is None else kept_randomness(self._seed):
             return self.model(**{key: self._placed(value) for key, value in inputs.items()}, **options)
+
+    @torch.no_grad()
+    def stochastic(self, inputs: Mapping[str, Any]) -> bool:
+        """Return whether two equal passes give different logits, as they do with active dropout."""
+        given = {key: value for key, value in inputs.items() if key in self.parameters and key != "labels"}
+        with self.running():
+            first, second = (as_tensor(self.forward(given)).float().cpu() for _ in range(2))
+        return repeated([first], [second]) > RESTLESS
 
     def losses(self, inputs: Mapping[str, Any], targets_BT: Tensor) -> list[Tensor]:
         """Return the losses [T_i] of each row's labels, in nats; labels are at the positions of their own tokens.

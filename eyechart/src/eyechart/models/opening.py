@@ -14,7 +14,7 @@ from eyechart.models.doors import Door, PixelDoor, feature_doors
 from eyechart.models.gate import FeatureGate
 from eyechart.models.layout import LayoutError
 from eyechart.models.live import LiveModel, LiveScorer
-from eyechart.models.selftests import ALL, TestName, failures, refusal
+from eyechart.models.selftests import ALL, TestName, UnfitError, failures
 from eyechart.processors.answers import Way
 from eyechart.results import Remark, RemarkCode
 from eyechart.seam import Batch
@@ -65,7 +65,7 @@ def open_live(
 
     Raises:
         InputError: batches or model cannot be used.
-        ValueError: the model fails a self-test that no door avoids; the message says what this means.
+        UnfitError: the model fails a self-test that no door avoids; the message says what this means.
     """
     live = LiveModel(model, evaluating)
     sources = read_batches(batches, processor, live.config, most)
@@ -90,8 +90,7 @@ def _opened(live: LiveModel, sources: Sequence[Collated]) -> LiveScorer:
             return scorer.with_remarks([*_about_door(door, reasons, "self-tests-passed"), *_remarks(sources)])
         reasons.append(reason)
     scorer = LiveScorer(live, PixelDoor(), sources)
-    if reason := _tested(scorer, _OF_PIXELS):
-        raise InputError(f"model: {reason}", "see docs/any-model.md for what each self-test shows")
+    _tested(scorer, _OF_PIXELS)
     return scorer.with_remarks([*_about_door(scorer.door, reasons, "self-tests-of-pixels"), *_remarks(sources)])
 
 
@@ -99,7 +98,7 @@ def _tested(scorer: LiveScorer, names: Sequence[TestName]) -> str:
     """Run self-tests on the first samples; return why another door is needed, or an empty text.
 
     Raises:
-        ValueError: a test failed in a way that another door would only hide.
+        UnfitError: a test failed in a way that another door would only hide.
     """
     batch = first_samples(scorer.batches, _TESTED)
     if batch is None:
@@ -110,7 +109,7 @@ def _tested(scorer: LiveScorer, names: Sequence[TestName]) -> str:
         layers = len(scorer.encode(batch).layers)
         in_part = failure.name == "sentinel" and not failure.crashed and len(failure.depths) < layers
         if in_part or failure.name not in _OTHER_DOOR:
-            raise refusal(who, failure)
+            raise UnfitError(who, failure)
         return f"the self-test `{failure.name}` failed: {failure.outcome}"
     return ""
 

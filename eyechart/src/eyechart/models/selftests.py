@@ -68,7 +68,7 @@ def refuse_unfit(scorer: TransformersScorer, batch: Batch) -> None:
     """Run all self-tests on a batch of one or two samples with images and label tokens.
 
     Raises:
-        ValueError: a test failed; the message is one line that names the test and says what its failure means.
+        UnfitError: a test failed; the message is one line that names the test and says what its failure means.
     """
 
     def own(given: Batch, visual: VisualTokens | None) -> Tensor:
@@ -77,12 +77,16 @@ def refuse_unfit(scorer: TransformersScorer, batch: Batch) -> None:
         return scorer.forward(given.ids_BT, given.labels_BT, given.lengths_B, pixels, visual).nll_N
 
     for failure in failures(scorer, batch, own, next(scorer.model.parameters()).dtype):
-        raise refusal(f"MODEL: {scorer.name}", failure)
+        raise UnfitError(f"MODEL: {scorer.name}", failure)
 
 
-def refusal(who: str, failure: Failure) -> ValueError:
-    """Return the error with which a model is refused."""
-    return ValueError(f"{who} fails the self-test `{failure.name}`: {failure.outcome}. {failure.meaning}")
+class UnfitError(ValueError):
+    """A model fails a self-test; `failure` says which."""
+
+    def __init__(self, who: str, failure: Failure) -> None:
+        """Write the line of the error; `who` names the model."""
+        super().__init__(f"{who} fails the self-test `{failure.name}`: {failure.outcome}. {failure.meaning}")
+        self.failure = failure
 
 
 @torch.no_grad()
