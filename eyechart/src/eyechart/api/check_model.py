@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _ROWS = 4
 """Number of rows that the paths are tested on."""
 _SELF_TESTS = {
+    "repeat": "loss-not-reproduced",
     "own features": "features-altered",
     "sentinel": "not-injected",
     "leak": "leak",

@@ -92,11 +92,12 @@ def score(
     if not is_live(model):
         if processor is not None or collate_fn is not None:
             raise InputError(
-                "processor, collate_fn: only for a live model of transformers", "leave them out, or pass the model itself"
+                "processor, collate_fn: only for a live model of transformers",
+                "leave them out, or pass the model itself",
             )
         return measure(model, rows, conditions, num_samples, image_root, settings).results  # type: ignore[arg-type]
     settings = settings or ScoreSettings()
-    with opened(model, rows, LiveArguments(processor, collate_fn, num_samples, settings)) as live:  # type: ignore[arg-type]
+    with opened(model, rows, LiveArguments(processor, collate_fn, num_samples, settings)) as live:
         number = num_samples if live.by_rows else None
         return measure(live.scorer, live.rows, conditions, number, image_root, settings).results
 
@@ -116,7 +117,9 @@ def measure(
     names = named_conditions(conditions)
     wanted = asked(rows, num_samples, image_root, settings)
     train_file = None if settings.train_data is None else require_file("--train_data", settings.train_data)
-    _left_out(names, _codes(train_file))  # checked before the weights are loaded; the number of layers is only known afterwards
+    _left_out(
+        names, _codes(train_file)
+    )  # checked before the weights are loaded; the number of layers is only known afterwards
     by_name = isinstance(model, str | Path)
     scorer = _load(model, settings) if isinstance(model, str | Path) else model
     about = description_of(scorer)

@@ -71,7 +71,7 @@ class TokenRoutes:
     """Number of label tokens whose loss is still a number when the visual tokens of one depth are NaN; the largest of
     all depths."""
     unread_depths: tuple[int, ...]
-    """Depths whose visual tokens can be NaN without making any loss NaN; several depths exist with deepstack features."""
+    """Depths whose visual tokens can be NaN without making any loss NaN; deepstack features have several depths."""
     repeated: float
     """Relative difference between two identical calls."""
     by_row: Routes

@@ -2,7 +2,8 @@
 
 Weights are matched by their values and not by their names, because versions of transformers rename them: a tensor comes
 from the checkpoint if a tensor of the same shape has the same first and last row, compared as bfloat16. Trained weights
-differ from the file, but are still similar to the tensor whose name ends in the same way; newly initialised ones are not.
+differ from the file, but are still similar to the tensor whose name ends in the same way; newly initialised ones are
+not.
 """
 
 from __future__ import annotations

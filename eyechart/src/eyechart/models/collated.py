@@ -1,8 +1,8 @@
 """Batches as a collator made them, as batches of the seam: their rows, answer tokens, grids and image inputs.
 
 Every row is one sample. Its ids are those at positions that are not padding, on whichever side the collator pads. Only
-answer tokens have labels (`processors.answers`), whatever the trainer labels. Rows without an image are counted, and not
-scored. Rows that hold several samples (packing) are refused.
+answer tokens have labels (`processors.answers`), whatever the trainer labels. Rows without an image are counted, and
+not scored. Rows that hold several samples (packing) are refused.
 
 Dimension suffixes: see `eyechart.seam`.
 """
@@ -49,7 +49,9 @@ class Collated:
     processor: Any = None
 
     @classmethod
-    def read(cls, batch: Mapping[str, Any], processor: Any, config: Any, number: int = 0, first_row: int = 0) -> Collated:
+    def read(
+        cls, batch: Mapping[str, Any], processor: Any, config: Any, number: int = 0, first_row: int = 0
+    ) -> Collated:
         """Read a batch.
 
         Raises:
@@ -64,7 +66,7 @@ class Collated:
         answers = find_answers(batch, geometry, processor)
         if answers.way is Way.NONE:
             raise InputError(
-                f"batch {number}: no answer token can be found: it has no labels, and no chat template marks the answer",
+                f"batch {number}: no answer token can be found: it has no labels, and no chat template marks answers",
                 "pass processor=, or batches with labels",
             )
         inputs = {key: _tensor(value) for key, value in batch.items() if key not in _NOT_INPUTS and value is not None}
@@ -253,7 +255,9 @@ def _tensor(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value
     if isinstance(value, list | tuple) and value and all(is_array(item) for item in value):
-        return type(value)(torch.as_tensor(np.asarray(item)) if not isinstance(item, Tensor) else item for item in value)
+        return type(value)(
+            torch.as_tensor(np.asarray(item)) if not isinstance(item, Tensor) else item for item in value
+        )
     return torch.as_tensor(np.asarray(value)) if is_array(value) else value
 
 

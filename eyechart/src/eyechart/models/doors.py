@@ -53,6 +53,10 @@ class Door(ABC):
     def take(self, part: RowInput) -> VisualTokens:
         """Return the visual tokens of one row, each layer [1,Q,E]."""
 
+    def take_together(self, parts: Sequence[RowInput]) -> list[VisualTokens]:
+        """Return the visual tokens of rows of one batch, as the model computes them for the batch as a whole."""
+        return [self.take(part) for part in parts]
+
     @abstractmethod
     def giving(self, parts: Sequence[RowInput], visual: VisualTokens) -> Any:
         """Return a context with the inputs of these rows (of one batch), in which a forward pass uses `visual`."""
@@ -67,7 +71,7 @@ class PixelDoor(Door):
     def grid(self, source: Collated, place: int) -> Grid:
         """Return the axes of each entry; patches in the order of the merged grid."""
         merge = source.geometry.pixels.merge
-        grids = []
+        grids: list[tuple[int, ...]] = []
         for entry, pixels in zip(source.geometry.entries_of(place), source.pixels(place), strict=True):
             if source.geometry.pixels.layout is PixelLayout.PATCHES and entry.grid is not None and merge is not None:
                 time, height, width = entry.grid
@@ -135,16 +139,29 @@ class _FeatureDoor(Door):
         self._device = visual.layers[0].device
         return visual
 
+    def take_together(self, parts: Sequence[RowInput]) -> list[VisualTokens]:
+        """Run the vision half on rows of one batch.
+
+        Raises:
+            LayoutError: the features have another form than those of the rows alone.
+        """
+        layouts = [self._layout_of(part) for part in parts]
+        outputs = self._layout.split(self._caught(inputs_of(parts)), layouts)
+        return [layout.take(output, 1) for layout, output in zip(layouts, outputs, strict=True)]
+
     def features(self, parts: Sequence[RowInput], visual: VisualTokens) -> Any:
         """Return the output of the model's vision half for these rows, with other visual tokens in it."""
         outputs = []
         for row, (part, count) in enumerate(zip(parts, visual.counts(), strict=True)):
-            key = part.source.number, part.place
-            if key not in self._layouts:
-                self.take(RowInput(part.source, part.place))
             own = VisualTokens(tuple(layer[row : row + 1, :count].to(self._device) for layer in visual.layers))
-            outputs.append(self._layouts[key].put(own))
+            outputs.append(self._layout_of(part).put(own))
         return self._layout.join(outputs)
+
+    def _layout_of(self, part: RowInput) -> Layout:
+        key = part.source.number, part.place
+        if key not in self._layouts:
+            self.take(RowInput(part.source, part.place))
+        return self._layouts[key]
 
     def _caught(self, inputs: Mapping[str, Any]) -> Any:
         found = self._gate.catch(lambda: self._forward(inputs))

@@ -49,6 +49,10 @@ class _Node(ABC):
     def join(self, trees: Sequence[Any]) -> Any:
         """Return the output for several samples from the outputs for each of them."""
 
+    @abstractmethod
+    def split(self, tree: Any, nodes: Sequence[Any]) -> list[Any]:
+        """Return the outputs for each sample from the output for several; `nodes` has the shapes of each."""
+
 
 @dataclass(frozen=True)
 class _Rows(_Node):
@@ -72,6 +76,9 @@ class _Rows(_Node):
 
     def join(self, trees: Sequence[Any]) -> Any:
         return torch.cat(list(trees))
+
+    def split(self, tree: Any, nodes: Sequence[Any]) -> list[Any]:
+        return list(torch.split(tree, [node.shape[0] for node in nodes]))
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,10 @@ class _PerImage(_Node):
     def join(self, trees: Sequence[Any]) -> Any:
         return self.kind([item for tree in trees for item in tree])
 
+    def split(self, tree: Any, nodes: Sequence[Any]) -> list[Any]:
+        items = iter(tree)
+        return [self.kind([next(items) for _ in node.shapes]) for node in nodes]
+
 
 @dataclass(frozen=True)
 class _Series(_Node):
@@ -130,6 +141,11 @@ class _Series(_Node):
         columns = zip(*trees, strict=True)
         return self.kind([item.join(parts) for item, parts in zip(self.items, columns, strict=True)])
 
+    def split(self, tree: Any, nodes: Sequence[Any]) -> list[Any]:
+        items = enumerate(zip(self.items, tree, strict=True))
+        columns = [item.split(part, [node.items[place] for node in nodes]) for place, (item, part) in items]
+        return [self.kind(parts) for parts in zip(*columns, strict=True)]
+
 
 @dataclass(frozen=True)
 class _Fields(_Node):
@@ -152,6 +168,10 @@ class _Fields(_Node):
 
     def join(self, trees: Sequence[Any]) -> Any:
         return self.kind(**{name: node.join([tree[name] for tree in trees]) for name, node in self.fields})
+
+    def split(self, tree: Any, nodes: Sequence[Any]) -> list[Any]:
+        fields = [(name, own.split(tree[name], [dict(n.fields)[name] for n in nodes])) for name, own in self.fields]
+        return [self.kind(**{name: parts[place] for name, parts in fields}) for place in range(len(nodes))]
 
 
 @dataclass(frozen=True)
@@ -192,6 +212,10 @@ class Layout:
     def join(self, outputs: Sequence[Any]) -> Any:
         """Return the output for several samples from the outputs for each of them."""
         return self.root.join(outputs)
+
+    def split(self, output: Any, layouts: Sequence[Layout]) -> list[Any]:
+        """Return the outputs for each sample from the output for several; each has a layout of its own sizes."""
+        return self.root.split(output, [layout.root for layout in layouts])
 
 
 def _learn(one: Any, two: Any) -> _Node:

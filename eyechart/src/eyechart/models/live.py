@@ -51,8 +51,8 @@ class LiveModel:
         self.config: Any = getattr(self.model, "config", None)
         if getattr(self.config, "is_encoder_decoder", False):
             raise InputError(
-                f"model: {type(self.model).__name__} is an encoder-decoder model, whose labels are not at the positions "
-                "of its ids",
+                f"model: {type(self.model).__name__} is an encoder-decoder model, whose labels are not at the "
+                "positions of its ids",
                 "score a decoder-only model",
             )
         self.parameters = parameters_of(self.model)
@@ -110,7 +110,7 @@ class LiveModel:
         wanted_BT = targets_BT[:, columns + 1].to(logits_BTK.device)
         kept_BT = wanted_BT != -100
         nll_N = F.cross_entropy(logits_BTK[kept_BT].float(), wanted_BT[kept_BT], reduction="none")
-        return list(nll_N.cpu().split(kept_BT.sum(dim=1).tolist()))
+        return list(torch.split(nll_N.cpu(), kept_BT.sum(dim=1).tolist()))
 
     def _placed(self, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -128,7 +128,9 @@ class LiveModel:
 class LiveScorer:
     """`seam.ScorerOfBatches` for a live model and the batches of its collator."""
 
-    def __init__(self, live: LiveModel, door: Door, sources: Sequence[Collated], remarks: Sequence[Remark] = ()) -> None:
+    def __init__(
+        self, live: LiveModel, door: Door, sources: Sequence[Collated], remarks: Sequence[Remark] = ()
+    ) -> None:
         """Prepare for the rows of `sources`; no other row can be scored."""
         self.live, self.door, self._remarks = live, door, list(remarks)
         self.sources = list(sources)
@@ -171,6 +173,17 @@ class LiveScorer:
             return VisualTokens.cat([self._take(part) for part in batch.inputs.parts])
 
     @torch.no_grad()
+    def encode_together(self, batch: Batch) -> VisualTokens:
+        """Return the same as `encode`, computed as in training: the rows of each batch of the collator together."""
+        assert isinstance(batch.inputs, RowInputs), "batches of a live model have its inputs"
+        found: dict[int, VisualTokens] = {}
+        with self.live.running():
+            for places in _by_source(batch.inputs.parts):
+                made = self.door.take_together([batch.inputs.parts[place] for place in places])
+                found |= dict(zip(places, made, strict=True))
+        return VisualTokens.cat([found[place].map(lambda layer: layer.cpu()) for place in range(len(found))])
+
+    @torch.no_grad()
     def nll(self, batch: Batch, visual: VisualTokens | None) -> TokenNLL:
         """Implement `Scorer.nll`: the losses of the batch's labels with these visual tokens."""
         assert visual is not None, "`no-image` is left out for batches of a collator"
@@ -207,11 +220,8 @@ class LiveScorer:
 
     def _scored(self, batch: Batch, parts: Sequence[RowInput], visual: VisualTokens | None) -> TokenNLL:
         found: dict[int, Tensor] = {}
-        by_source: dict[int, list[int]] = {}
-        for place, part in enumerate(parts):
-            by_source.setdefault(part.source.number, []).append(place)
         with self.live.running():
-            for places in by_source.values():
+            for places in _by_source(parts):
                 some = [parts[place] for place in places]
                 seen = None if visual is None else visual.rows(places)
                 found |= dict(zip(places, self._rows(batch, places, some, seen), strict=True))
@@ -233,3 +243,11 @@ class LiveScorer:
             return self.live.losses({**inputs_of(parts), "input_ids": ids_BT}, targets_BT)
         with self.door.giving(parts, visual) as inputs:
             return self.live.losses({**inputs, "input_ids": ids_BT}, targets_BT)
+
+
+def _by_source(parts: Sequence[RowInput]) -> list[list[int]]:
+    """Return the places of rows, grouped by the batch of the collator that they are from."""
+    found: dict[int, list[int]] = {}
+    for place, part in enumerate(parts):
+        found.setdefault(part.source.number, []).append(place)
+    return list(found.values())

@@ -92,7 +92,9 @@ class NamedModel:
         vocabulary = Vocabulary(
             decoder(self.processor.tokenizer), ending.end_id, self.prompts.begin_id, self.scorer.vocabulary
         )
-        return Description(self.name, {"vision": self.name, "llm": self.name}, {}, vocabulary, remarks, "image-features")
+        return Description(
+            self.name, {"vision": self.name, "llm": self.name}, {}, vocabulary, remarks, "image-features"
+        )
 
     def _item(self, row: Row, text: Encoded | Reject) -> Sample | Reject:
         if isinstance(text, Reject):

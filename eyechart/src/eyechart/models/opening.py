@@ -21,7 +21,7 @@ from eyechart.seam import Batch
 
 _TESTED = 2
 """Number of samples for the self-tests: two are enough to detect mixed-up rows."""
-_OF_PIXELS: tuple[TestName, ...] = ("kept", "causal")
+_OF_PIXELS: tuple[TestName, ...] = ("repeat", "kept", "causal")
 """Self-tests that pixels have to pass; the others are about replaced features."""
 _OTHER_DOOR: tuple[TestName, ...] = ("own features", "sentinel", "leak")
 """Self-tests of features after whose failure pixels are tried: the picture may enter by another way."""

@@ -1,13 +1,14 @@
 """Self-tests that a model must pass before it is scored, because its figures would otherwise not be reliable.
 
-1. own features: if the model's own features are put back, the loss is the same as without any replacement.
-2. sentinel: if the features are NaN, the loss of every label token is NaN, for the features of each depth alone.
+1. repeat: two equal calls give equal losses. Otherwise something random is active, and no figure is certain.
+2. own features: if the model's own features are put back, the loss is the same as without any replacement.
+3. sentinel: if the features are NaN, the loss of every label token is NaN, for the features of each depth alone.
    Otherwise the model ignores features that are passed to it, and gaps would not show what it uses.
-3. leak: if the features are zero, other pixels do not change any loss, not by one bit. Otherwise the picture has a
+4. leak: if the features are zero, other pixels do not change any loss, not by one bit. Otherwise the picture has a
    second path (such as the deepstack features of Qwen3-VL, unless they are replaced too), and every gap is too small.
-4. kept: features of other images that are computed and used in between change no loss. Otherwise the model keeps
+5. kept: features of other images that are computed and used in between change no loss. Otherwise the model keeps
    features from an earlier call, and losses would depend on what was scored before.
-5. causal: other caption tokens change no loss before them. Otherwise the model sees the caption that it has to predict.
+6. causal: other caption tokens change no loss before them. Otherwise the model sees the caption that it has to predict.
 
 The experiments are those of `faults.experiments`.
 """
@@ -30,9 +31,11 @@ from eyechart.seam import Batch, ScorerOfBatches, VisualTokens
 _TOLERANCE = {torch.float32: 1e-3}
 _COARSE = 0.05
 """Allowed difference in nats for weights in 16 bits."""
-TestName = Literal["own features", "sentinel", "leak", "kept", "causal"]
-ALL: tuple[TestName, ...] = ("own features", "sentinel", "leak", "kept", "causal")
+TestName = Literal["repeat", "own features", "sentinel", "leak", "kept", "causal"]
+ALL: tuple[TestName, ...] = ("repeat", "own features", "sentinel", "leak", "kept", "causal")
 _MEANINGS: dict[TestName, str] = {
+    "repeat": "Something random is active although the model is in eval mode, such as a dropout that is called as a "
+    "function; no loss can be obtained twice",
     "own features": "Visual tokens put back in their place do not give the model's own loss, so scores of other ones "
     "would not be its either; this architecture cannot be scored",
     "sentinel": "The model does not read all visual tokens that it is given: it ignores its image or a part of its "
@@ -114,6 +117,12 @@ def failures(
     def route() -> LossRoute:
         return LossRoute(scorer, without_images(batch), scorer.encode(batch))
 
+    def repeat() -> Failure | None:
+        text, visual = batch.text(), scorer.encode(batch)
+        first_N, second_N = (scorer.nll(text, seen).nll_N for seen in (visual, scorer.encode(batch)))
+        difference = float((first_N - second_N).abs().max())
+        return _failure("repeat", difference, allowed, "the losses of two equal calls differ by up to {:.4g} nats")
+
     def own_features() -> Failure | None:
         difference = put_back(scorer, batch, own)
         return _failure("own features", difference, allowed, "the losses differ by up to {:.4g} nats")
@@ -140,6 +149,7 @@ def failures(
         return _failure("causal", difference, allowed, said)
 
     tests: dict[TestName, Callable[[], Failure | None]] = {
+        "repeat": repeat,
         "own features": own_features,
         "sentinel": sentinel,
         "leak": leak,

@@ -81,8 +81,8 @@ def loss_findings(live: LiveModel, source: Collated) -> list[Finding]:
 def _other_loss(own: float, plain: float) -> Finding:
     return finding(
         "loss-altered",
-        f"the model's loss on this batch is {own:.4g}, and the mean cross-entropy of its labels is {plain:.4g} nats: it "
-        "weighs tokens differently, or adds another term",
+        f"the model's loss on this batch is {own:.4g}, and the mean cross-entropy of its labels is {plain:.4g} nats: "
+        "it weighs tokens differently, or adds another term",
         "nothing, if the model adds a term on purpose (experts, label smoothing); otherwise compute the mean "
         "cross-entropy of logits at t-1 and labels at t",
         "warning",
@@ -193,14 +193,14 @@ def _judged(part: Part, source: Collated) -> Iterator[Finding]:
         )
 
 
-def _no_gradient(said: str, part: str, **evidence: object) -> Finding:
+def _no_gradient(said: str, part: str, trainable: int) -> Finding:
     return finding(
         "no-gradient",
         said,
         "look for no_grad, detach() or features that were computed before training on the way from this part to the "
         "loss, and for gradient checkpointing of a frozen part without enable_input_require_grads()",
         part=part,
-        **evidence,
+        trainable=trainable,
     )
 
 
@@ -230,7 +230,10 @@ def _without_checkpointing(model: nn.Module) -> Any:
 def weight_findings(live: LiveModel) -> list[Finding]:
     """Name weights that are not those of the checkpoint that the model was loaded from, if its files are here."""
     name = str(getattr(live.config, "_name_or_path", "") or "")
-    files = safetensors_of(name, local_only=True) if name else []
+    try:
+        files = safetensors_of(name, local_only=True) if name else []
+    except OSError:  # neither a folder nor in the hub's cache: moved, deleted, or made in memory
+        return []
     if not files:
         return []
     origin = origin_of(live.model, files)

@@ -1,9 +1,9 @@
 """A block in which a live model may run, and after which model and process are as they were before, bit for bit.
 
 What is put back: train or eval mode of every module, the content of every buffer (batch statistics, caches), every
-attribute and hook that a forward pass adds to a module (such as `rope_deltas` of the Qwen models), and the states of the
-random generators of Python, NumPy, PyTorch and CUDA. Parameters, their gradients, dtypes and devices are never touched: passes
-run without gradients, or take them with `torch.autograd.grad`, which writes to no parameter.
+attribute and hook that a forward pass adds to a module (such as `rope_deltas` of the Qwen models), and the states of
+the random generators of Python, NumPy, PyTorch and CUDA. Parameters, their gradients, dtypes and devices are never
+touched: passes run without gradients, or take them with `torch.autograd.grad`, which writes to no parameter.
 """
 
 from __future__ import annotations

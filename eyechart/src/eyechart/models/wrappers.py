@@ -32,11 +32,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
                     "model: it is a PEFT model with prompt learning, which adds tokens to every row",
                     "pass a model whose adapters change layers, such as LoRA, or the base model",
                 )
-            model = model.get_base_model()  # type: ignore[operator]  # a method of PeftModel
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        elif kinds & set(_WRAPPERS) and isinstance(inner := getattr(model, "module", None), nn.Module):
-            model = inner
+            inner = model.get_base_model()  # type: ignore[operator]  # a method of PeftModel
+        elif hasattr(model, "_orig_mod"):
+            inner = model._orig_mod
         else:
+            inner = getattr(model, "module", None) if kinds & set(_WRAPPERS) else None
+        if not isinstance(inner, nn.Module):
             return model
+        model = inner
     raise InputError(f"model: expected at most {_MOST} wrappers around it", "pass the model inside them")

@@ -48,19 +48,20 @@ _SENTENCES: dict[RemarkCode, str] = {
     "attention-both-ways-in-prompt": "Attention goes both ways within the prompt, as the model was trained; captions "
     "are causal.",
     "writing-failed": "No captions were written: `write` raised {error}: {message}",
-    "door-encoder-outputs": "Image features are replaced by the argument mm_encoder_outputs of the model's forward pass.",
+    "door-encoder-outputs": "Image features are replaced by the argument mm_encoder_outputs of the forward pass.",
     "door-image-features": "Image features are replaced in get_image_features, while the model's forward pass runs.",
     "door-pixels": "Image features of this model cannot be replaced, so it gets other pixels: `shuffled` shows another "
     "sample's pixels, `zero` and `noise` are pictures and not visual tokens.",
     "other-door-failed": "A way to replace image features was not used: {reason}.",
     "self-tests-of-pixels": "Passed before scoring: other images in between change no loss; no label depends on the "
     "tokens after it.",
-    "answers-only": "Only answer tokens are scored, whatever the trainer labels; it labels {other_labels} other tokens.",
+    "answers-only": "Only answer tokens are scored, whatever the trainer labels; {other_labels} other tokens have "
+    "labels.",
     "answers-by-labels": "Answers are found by the labels, because no chat template marks them: all labelled tokens "
     "but image positions are scored. If the trainer labels prompts, pass processor=.",
     "text-only-rows": "{rows} rows without image positions are not scored.",
-    "donors-resampled": "{resampled} of {donors} wrong pictures have another grid of visual tokens than the own picture; "
-    "their tokens are taken from the nearest places.",
+    "donors-resampled": "{resampled} of {donors} wrong pictures have another grid of visual tokens than the own "
+    "picture; their tokens are taken from the nearest places.",
     "unequal-visual-tokens": "The images have different numbers of visual tokens, and it needs equal numbers.",
     "mean-of-scored-images": "The mean is over the visual tokens of the scored images themselves.",
     "needs-rows": "A batch of a collator has no pictures or texts to change; pass rows and processor= instead.",

@@ -202,7 +202,9 @@ def _encode_batch(run: Run, batch: Batch) -> _Read:
                 f"Scorer.encode: expected as many visual tokens of the pictures changed by {name}, got others"
             )
     if batch.samples[keep[0]].grid:
-        return _Read([_Part(_for_scoring(batch, keep), {"correct": visual["correct"].rows(keep)})], +unscored, rejects, size)
+        return _Read(
+            [_Part(_for_scoring(batch, keep), {"correct": visual["correct"].rows(keep)})], +unscored, rejects, size
+        )
     places = {slots: [i for i in keep if counts[i] == slots] for slots in dict.fromkeys(counts[i] for i in keep)}
     parts = [
         _Part(_for_scoring(batch, some), {name: _cut(v.rows(some), slots) for name, v in visual.items()})

@@ -108,7 +108,7 @@ class VisualFile:
     def _padded(self, spool: Spool, like: Tensor) -> Tensor:
         """Copy one layer to a file in which every image has the largest number of visual tokens."""
         most, padded = max(self._counts), Spool(self._folder, "visual tokens")
-        for image_QE in spool.tensor(like.dtype, sum(self._counts), like.shape[2]).split(self._counts):
+        for image_QE in torch.split(spool.tensor(like.dtype, sum(self._counts), like.shape[2]), self._counts):
             padded.append(F.pad(image_QE, (0, 0, 0, most - len(image_QE))))
         return padded.tensor(like.dtype, len(self._counts), most, like.shape[2])
 
