@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,8 @@ class Made:
         if labels != "none":
             batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
         if labels == "answers":
-            batch["labels"] = answer_labels(batch, self.processor)
+            answers = {text for item in items for text in item.texts[1::2]}
+            batch["labels"] = answer_labels(batch, self.processor, answers)
         return batch
 
 
@@ -62,20 +64,18 @@ def turns(item: Item) -> list[dict[str, Any]]:
     return messages
 
 
-def answer_labels(batch: dict[str, Any], processor: Any) -> Any:
-    """Labels of the words of the answer and the token after it, found by decoding and not by what is tested."""
+def answer_labels(batch: dict[str, Any], processor: Any, answers: set[str]) -> Any:
+    """Labels of the words of the answers and the token after each, found by decoding and not by what is tested."""
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] >= 0, -100)
     for row, ids in enumerate(batch["input_ids"].tolist()):
         words = [processor.tokenizer.decode([token]) for token in ids]
-        last = int(batch["attention_mask"][row].sum())
-        for start in range(last):
+        for start in range(len(ids)):
             text = ""
-            for stop in range(start, min(last, start + 24)):
+            for stop in range(start, min(len(ids), start + 24)):
                 text += words[stop]
-                if text.strip() == ANSWER and words[start].strip():
-                    end = stop + 2 if stop + 1 < last else stop + 1
-                    labels[row, start:end] = batch["input_ids"][row, start:end]
-    return labels
+                if text.strip() in answers and words[start].strip():
+                    labels[row, start : stop + 2] = batch["input_ids"][row, start : stop + 2]
+    return labels.masked_fill(batch["attention_mask"] == 0, -100)
 
 
 def picture(seed: int, size: tuple[int, int] = SIZES[0]) -> Image.Image:
@@ -91,5 +91,9 @@ def item(seed: int, count: int = 1, *texts: str) -> Item:
 
 def made(saved: Saved, name: str) -> Made:
     """The processor and config of a tiny model."""
-    folder = str(saved.folder(name))
+    return _loaded(str(saved.folder(name)))
+
+
+@cache
+def _loaded(folder: str) -> Made:
     return Made(load_processor(folder), transformers.AutoConfig.from_pretrained(folder))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eyechart.api.assert_sees import assert_sees
+    from eyechart.api.check_batch import check_batch
     from eyechart.api.check_model import check_model
     from eyechart.api.score import score
     from eyechart.data.llava import read_rows
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "score": "api.score",
-    "check_model": "api.check_model",
     "assert_sees": "api.assert_sees",
+    "check_batch": "api.check_batch",
+    "check_model": "api.check_model",
     "read_rows": "data.llava",
     "explain": "reporting.explanation",
     "write_results": "reporting.output",
@@ -57,6 +59,7 @@ __all__ = [
     "Vocabulary",
     "__version__",
     "assert_sees",
+    "check_batch",
     "check_model",
     "collate",
     "explain",

@@ -196,6 +196,10 @@ class Limited(Protocol):
         """The conditions that it does not have, with the remark that says why."""
         ...
 
+    def batch_findings(self) -> Sequence[Finding]:
+        """Return the faults that its batches show by themselves."""
+        ...
+
 
 def _codes(train_data: Path | None, scorer: object = None, layers: int = 1) -> dict[str, RemarkCode]:
     """Return the conditions that are not available, with the remark that says why."""
@@ -275,7 +279,8 @@ def _diagnosis(
     scorer: ScorerOfBatches, source: Source, ablation: Ablation, settings: ScoreSettings
 ) -> tuple[list[Finding], list[Remark]]:
     """Probe which inputs reach the model, and diagnose the pattern of results of check 1."""
-    evidence, remarks = RunEvidence(ablation=ablation), list[Remark]()
+    of_batch = scorer.batch_findings() if isinstance(scorer, Limited) else []
+    evidence, remarks = RunEvidence(ablation=ablation, findings=of_batch), list[Remark]()
     batch = source.first(_PROBED)
     if batch is not None:
         try:

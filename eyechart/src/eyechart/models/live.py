@@ -19,12 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eyechart.exits import InputError
+from eyechart.faults.batch_check import diagnose_batch
+from eyechart.faults.batch_evidence import gather
 from eyechart.faults.experiments import RESTLESS, repeated
 from eyechart.models.collated import Collated, RowInput, RowInputs
 from eyechart.models.doors import Door, as_tensor, inputs_of, parameters_of
 from eyechart.models.unchanged import kept_randomness, unchanged
 from eyechart.models.wrappers import unwrapped
-from eyechart.results import Remark, RemarkCode
+from eyechart.results import Finding, Remark, RemarkCode
 from eyechart.scoring.pixels import PIXEL_CHANGES
 from eyechart.scoring.samples import decoder
 from eyechart.seam import Batch, Description, Grid, TokenNLL, VisualTokens, Vocabulary
@@ -150,6 +152,15 @@ class LiveScorer:
     def with_remarks(self, remarks: Sequence[Remark]) -> LiveScorer:
         """Return the scorer with remarks on how it scores, for the results."""
         return LiveScorer(self.live, self.door, self.sources, remarks)
+
+    def batch_findings(self) -> list[Finding]:
+        """Return the faults that the first batch shows by itself, without a forward pass (`faults.batch_check`)."""
+        if not self.sources:
+            return []
+        source = self.sources[0]
+        labels = {} if source.labels_BT is None else {"labels": source.labels_BT}
+        accepted = frozenset(self.live.parameters) if "input_ids" in self.live.parameters else None
+        return diagnose_batch(gather({**source.inputs, **labels}, source.processor, self.live.config, accepted))
 
     @cached_property
     def batches(self) -> list[Batch]:

@@ -61,10 +61,11 @@ def find_image_id(
     return _of_types(ids_BT, batch) or _of_runs(ids_BT, attended_BT) or ImageId(None, IdSource.NONE)
 
 
-def video_ids(processor: Any, config: Any) -> set[int]:
-    """Return the ids of video positions that config and processor name."""
-    values = [getattr(owner, "video_token_id", None) for owner in (config, processor)]
-    return {value for value in values if isinstance(value, int) and not isinstance(value, bool)}
+def image_ids_of(processor: Any, config: Any) -> list[int]:
+    """Return the ids that config and processor name as image positions, without repetition; both may be None."""
+    return list(
+        dict.fromkeys(found.id for found in (*_of_config(config), *_of_processor(processor)) if found.id is not None)
+    )
 
 
 def _of_config(config: Any) -> Iterator[ImageId]:
