@@ -102,27 +102,29 @@ def of_the_call_before(model: Any) -> Any:
 @contextmanager
 def kept_inside(model: Any) -> Iterator[None]:
     """The language model gets the features that the vision half computed last, whatever it is given."""
-    last: dict[str, Any] = {}
+    kept: dict[str, Any] = {}
+    image_id = getattr(model.config, "image_token_id", None) or model.config.image_token_index
 
-    def note(found: Any) -> Any:
-        last["is"] = found
+    def note_features(found: Any) -> Any:
+        pooled = found.pooler_output
+        kept["features"] = pooled.flatten(0, -2) if isinstance(pooled, Tensor) else torch.cat(list(pooled))
         return found
 
-    def swap(kwargs: Batch) -> Batch:
-        given = kwargs.get("mm_encoder_outputs")
-        if given and "is" in last and _like(given["image"], last["is"]):
-            kwargs["mm_encoder_outputs"] = {"image": last["is"]}
+    def note_ids(kwargs: Batch) -> Batch:
+        kept["ids"] = kwargs["input_ids"]
         return kwargs
 
-    with features(model, note), arguments(model.model, swap):
-        yield
+    def swap(kwargs: Batch) -> Batch:
+        image_BT = kept["ids"] == image_id
+        if "features" not in kept or int(image_BT.sum()) != len(kept["features"]):
+            return kwargs
+        embeds_BTE = kwargs["inputs_embeds"].clone()
+        embeds_BTE[image_BT] = kept["features"].detach().to(embeds_BTE)
+        return {**kwargs, "inputs_embeds": embeds_BTE}
 
-
-def _like(one: Any, other: Any) -> bool:
-    found: list[list[Any]] = [[], []]
-    for output, into in zip((one, other), found, strict=True):
-        tensors_of(output, lambda t, into=into: into.append(t.shape) or t)
-    return found[0] == found[1]
+    with features(model, note_features), arguments(model.model, note_ids):
+        with arguments(model.model.language_model, swap):
+            yield
 
 
 def deepstack_dropped(model: Any) -> Any:

@@ -188,22 +188,24 @@ def past_tokens(scorer: ScorerOfBatches, batch: Batch, own: OwnLosses) -> float:
 
 
 @torch.no_grad()
-def kept_between_calls(scorer: ScorerOfBatches, batch: Batch) -> float:
+def kept_between_calls(scorer: ScorerOfBatches, batch: Batch, own: OwnLosses) -> float:
     """Return the largest change of a loss, in nats, after other images were encoded and scored in between.
 
     It is 0 if the model keeps nothing from one call to the next.
 
-    Args:
-        scorer: the model, adapted to the seam.
-        batch: one sample or more with images.
+    Arguments as for `put_back`.
     """
-    text, visual = batch.text(), scorer.encode(batch)
+    text, visual, other = batch.text(), scorer.encode(batch), with_negated_images(batch)
+
+    def with_other_tokens() -> None:
+        scorer.nll(text, scorer.encode(other))
+
+    changes = [0.0]
     before_N = scorer.nll(text, visual).nll_N
-    other = scorer.encode(with_negated_images(batch))
-    between_N = scorer.nll(text, visual).nll_N
-    scorer.nll(text, other)
-    after_N = scorer.nll(text, visual).nll_N
-    return max(float((later_N - before_N).abs().max()) for later_N in (between_N, after_N))
+    for call in (lambda: scorer.encode(other), with_other_tokens, lambda: own(other, None)):
+        call()
+        changes.append(float((scorer.nll(text, visual).nll_N - before_N).abs().max()))
+    return max(changes)
 
 
 def relative(got: Tensor, wanted: Tensor) -> float:

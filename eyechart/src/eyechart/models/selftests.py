@@ -140,7 +140,7 @@ def failures(
         return _failure("leak", difference, 0.0, "negated pixels change a loss by {:.4g} nats")
 
     def kept() -> Failure | None:
-        difference = kept_between_calls(scorer, batch)
+        difference = kept_between_calls(scorer, batch, own)
         return _failure("kept", difference, allowed, "other images in between change a loss by {:.4g} nats")
 
     def causal() -> Failure | None:
