@@ -225,12 +225,14 @@ def of_pixels(change: Change) -> Callable[[Batch], Batch]:
 def other_rows_pixels(batch: Batch) -> Batch:
     """Every row has the pixels of the row before it."""
     pixels = batch["pixel_values"]
-    return {**batch, "pixel_values": pixels.view(len(batch["input_ids"]), -1, *pixels.shape[1:]).roll(1, 0).view_as(pixels)}
+    return {
+        **batch,
+        "pixel_values": pixels.view(len(batch["input_ids"]), -1, *pixels.shape[1:]).roll(1, 0).view_as(pixels),
+    }
 
 
 def without_pixels(batch: Batch) -> Batch:
     return {key: value for key, value in batch.items() if key != "pixel_values"}
-
 
 
 OF_LIVE = (
@@ -244,7 +246,9 @@ OF_LIVE = (
 OWN = (
     Sabotage("the forward pass drops pixels and features", pixels_ignored),
     Sabotage("the attention mask hides the image", image_hidden),
-    Sabotage("images of a batch are rolled by one", lambda m: features(m, lambda f: _over_batch(f, lambda t: t.roll(1, 0)))),
+    Sabotage(
+        "images of a batch are rolled by one", lambda m: features(m, lambda f: _over_batch(f, lambda t: t.roll(1, 0)))
+    ),
     Sabotage("features are averaged over the batch", lambda m: features(m, lambda f: _over_batch(f, _mean))),
     Sabotage("features are constant", lambda m: features(m, lambda f: tensors_of(f, torch.ones_like))),
     Sabotage("features have dropout that never stops", lambda m: features(m, lambda f: tensors_of(f, _dropped))),
@@ -327,7 +331,10 @@ def main() -> int:
             if sabotage.only in ("", name):
                 found = outcome(world, sabotage)
                 passed += found.verdict.startswith("PASS")
-                print(f"{name}: {sabotage.name}: {found.verdict} | check_model: {', '.join(found.errors) or '-'}", flush=True)
+                print(
+                    f"{name}: {sabotage.name}: {found.verdict} | check_model: {', '.join(found.errors) or '-'}",
+                    flush=True,
+                )
     print(f"{passed} passed")
     return passed
 

@@ -25,6 +25,7 @@ from eyechart.faults.experiments_on_losses import LossRoute
 from eyechart.faults.loss_findings import diagnose_tokens
 from eyechart.faults.probes import diagnose_probes, probe
 from eyechart.faults.table import finding, rank
+from eyechart.models.unchanged import kept_randomness
 from eyechart.results import Finding
 
 if TYPE_CHECKING:
@@ -64,6 +65,11 @@ def check_model(
     Raises:
         InputError: model or batch cannot be used.
     """
+    with kept_randomness():  # also importing a library may draw numbers
+        return rank(_found(model, batch, processor, optimizer, seed))
+
+
+def _found(model: nn.Module, batch: Mapping[str, Any], processor: Any, optimizer: Any, seed: int) -> list[Finding]:
     # Imported where they are used: transformers takes seconds to load.
     from eyechart.models.live import LiveModel
     from eyechart.models.opening import read_batches
@@ -72,13 +78,11 @@ def check_model(
     live = LiveModel(model, evaluating=False)
     (source,) = read_batches([batch], processor, live.config)
     with live.running():
-        found = [*_pixels(source)]
-        if not found:
-            found = _paths(live, batch, processor, seed)
+        found = [*_pixels(source)] or _paths(live, batch, processor, seed)
         found += loss_findings(live, source)
         found += gradient_findings(live, source, optimizer)
         found += weight_findings(live)
-    return rank(found)
+    return found
 
 
 def _pixels(source: Collated) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from eyechart.data.choice import draw_rows
 from eyechart.exits import InputError
+from eyechart.models.unchanged import kept_randomness
 from eyechart.results import Ablation
 from eyechart.scoring.ablation import ablate
 from eyechart.scoring.plan import Plan
@@ -60,23 +61,24 @@ def opened(model: nn.Module, rows: Any, given: LiveArguments) -> Iterator[Opened
     Raises:
         ValueError: the model or its batches cannot be scored.
     """
-    # Imported where it is used: transformers takes seconds to load, and a user's scorer does not need it.
-    from eyechart.models.live import LiveModel
-    from eyechart.models.loading import adapt
-    from eyechart.models.opening import open_live
+    with kept_randomness():  # also importing a library may draw numbers
+        # Imported where it is used: transformers takes seconds to load, and a user's scorer does not need it.
+        from eyechart.models.live import LiveModel
+        from eyechart.models.loading import adapt
+        from eyechart.models.opening import open_live
 
-    if _are_rows(rows):
-        if given.processor is None:
-            raise InputError("processor: it is needed to score rows with a live model", "pass processor=")
-        live = LiveModel(model)
-        with live.running():
-            name = str(getattr(live.config, "_name_or_path", "") or type(live.model).__name__)
-            yield Opened(adapt(name, live.model, given.processor, given.settings), rows, True)
-        return
-    batches, most = batches_of(rows, given)
-    scorer = open_live(model, batches, given.processor, most)
-    with scorer.live.running():
-        yield Opened(scorer, scorer.batches, False)
+        if _are_rows(rows):
+            if given.processor is None:
+                raise InputError("processor: it is needed to score rows with a live model", "pass processor=")
+            live = LiveModel(model)
+            with live.running():
+                name = str(getattr(live.config, "_name_or_path", "") or type(live.model).__name__)
+                yield Opened(adapt(name, live.model, given.processor, given.settings), rows, True)
+            return
+        batches, most = batches_of(rows, given)
+        scorer = open_live(model, batches, given.processor, most)
+        with scorer.live.running():
+            yield Opened(scorer, scorer.batches, False)
 
 
 def batches_of(rows: Any, given: LiveArguments) -> tuple[Iterable[BatchDict], int | None]:
