@@ -76,6 +76,7 @@ def arguments(module: nn.Module, change: Callable[[Batch], Batch]) -> Iterator[N
 
 
 def kept_forever(model: Any) -> Any:
+    """The vision half returns what it computed first for images of these sizes."""
     first: dict[Any, Any] = {}
 
     def change(found: Any) -> Any:
@@ -87,6 +88,7 @@ def kept_forever(model: Any) -> Any:
 
 
 def of_the_call_before(model: Any) -> Any:
+    """The vision half returns what it computed in the call before."""
     last: dict[str, Any] = {}
 
     def change(found: Any) -> Any:
@@ -122,16 +124,18 @@ def kept_inside(model: Any) -> Iterator[None]:
         embeds_BTE[image_BT] = kept["features"].detach().to(embeds_BTE)
         return {**kwargs, "inputs_embeds": embeds_BTE}
 
-    with features(model, note_features), arguments(model.model, note_ids):
-        with arguments(model.model.language_model, swap):
-            yield
+    language_model = model.model.language_model
+    with features(model, note_features), arguments(model.model, note_ids), arguments(language_model, swap):
+        yield
 
 
 def deepstack_dropped(model: Any) -> Any:
+    """The deeper layers of the language model get no image features."""
     return arguments(model.model.language_model, lambda kwargs: {**kwargs, "deepstack_visual_embeds": None})
 
 
 def deepstack_stale(model: Any) -> Any:
+    """The deeper layers get the image features of the pass before."""
     last: dict[str, Any] = {}
 
     def change(kwargs: Batch) -> Batch:
@@ -144,6 +148,8 @@ def deepstack_stale(model: Any) -> Any:
 
 
 def pixels_ignored(model: Any) -> Any:
+    """The inner model gets neither pixels nor features."""
+
     def change(kwargs: Batch) -> Batch:
         return {k: v for k, v in kwargs.items() if not k.startswith("pixel_values") and k != "mm_encoder_outputs"}
 
@@ -151,6 +157,8 @@ def pixels_ignored(model: Any) -> Any:
 
 
 def image_hidden(model: Any) -> Any:
+    """The attention mask hides image positions."""
+
     def change(kwargs: Batch) -> Batch:
         mask_BT, ids_BT = kwargs["attention_mask"], kwargs["input_ids"]
         image_id = getattr(model.config, "image_token_id", None) or model.config.image_token_index
@@ -219,6 +227,7 @@ def connector_new(model: Any) -> Iterator[None]:
 
 
 def of_pixels(change: Change) -> Callable[[Batch], Batch]:
+    """Return a change of the pixels of a batch."""
     return lambda batch: {**batch, "pixel_values": change(batch["pixel_values"])}
 
 
@@ -232,6 +241,7 @@ def other_rows_pixels(batch: Batch) -> Batch:
 
 
 def without_pixels(batch: Batch) -> Batch:
+    """Return the batch without its pixels."""
     return {key: value for key, value in batch.items() if key != "pixel_values"}
 
 

@@ -118,7 +118,7 @@ def measure(
     wanted = asked(rows, num_samples, image_root, settings)
     train_file = None if settings.train_data is None else require_file("--train_data", settings.train_data)
     _left_out(
-        names, _codes(train_file)
+        names, _codes(train_file, model)
     )  # checked before the weights are loaded; the number of layers is only known afterwards
     by_name = isinstance(model, str | Path)
     scorer = _load(model, settings) if isinstance(model, str | Path) else model
@@ -201,12 +201,12 @@ class Limited(Protocol):
         ...
 
 
-def _codes(train_data: Path | None, scorer: object = None, layers: int = 1) -> dict[str, RemarkCode]:
+def _codes(train_data: Path | None, scorer: object, layers: int = 1) -> dict[str, RemarkCode]:
     """Return the conditions that are not available, with the remark that says why."""
     codes = dict(_NOT_HERE)
     if isinstance(scorer, Limited):
         codes |= scorer.unavailable
-    elif train_data is None and scorer is not None:
+    elif train_data is None:
         codes["mean-token"] = "mean-needs-train-data"
     if layers > 1:
         codes.setdefault("mean-token", "mean-of-several-depths")

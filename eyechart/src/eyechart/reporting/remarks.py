@@ -57,11 +57,11 @@ _SENTENCES: dict[RemarkCode, str] = {
     "tokens after it.",
     "answers-only": "Only answer tokens are scored, whatever the trainer labels; {other_labels} other tokens have "
     "labels.",
-    "answers-by-labels": "Answers are found by the labels, because no chat template marks them: all labelled tokens "
-    "but image positions are scored. If the trainer labels prompts, pass processor=.",
-    "text-only-rows": "{rows} rows without image positions are not scored.",
-    "donors-resampled": "{resampled} of {donors} wrong pictures have another grid of visual tokens than the own "
-    "picture; their tokens are taken from the nearest places.",
+    "answers-by-labels": "No chat template marks the answers, so all labelled tokens but image positions are scored, "
+    "prompts among them if they are labelled; pass processor= to find the answers.",
+    "text-only-rows": "Rows without image positions are not scored: {rows}.",
+    "donors-resampled": "Of {donors} wrong pictures, {resampled} have another grid of visual tokens than the own "
+    "picture, and their tokens are taken from the nearest places.",
     "unequal-visual-tokens": "The images have different numbers of visual tokens, and it needs equal numbers.",
     "mean-of-scored-images": "The mean is over the visual tokens of the scored images themselves.",
     "needs-rows": "A batch of a collator has no pictures or texts to change; pass rows and processor= instead.",
