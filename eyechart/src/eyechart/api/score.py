@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from eyechart.api.available import Limited, left_out_of, unavailable_of
 from eyechart.api.live import Collate, LiveArguments, LiveRows, is_live, opened
 from eyechart.api.mean_tokens import mean_over_batches, mean_over_rows, shared_images
 from eyechart.api.source import Asked, Source, asked, require_file
@@ -24,7 +25,7 @@ from eyechart.progress import progress_bar
 from eyechart.reporting.output import Parts, assemble
 from eyechart.reporting.parquet import SampleRows
 from eyechart.reporting.remarks import sentence
-from eyechart.results import Ablation, Finding, Remark, RemarkCode, Results, ScoredSample
+from eyechart.results import Ablation, Finding, Remark, Results, ScoredSample
 from eyechart.scoring.ablation import ablate
 from eyechart.scoring.conditions import named_conditions
 from eyechart.scoring.contract import encode, require_contract
@@ -39,8 +40,6 @@ _TESTED = 2
 """Number of samples for the self-tests: two are enough to detect mixed-up rows."""
 _PROBED = 4
 """Number of samples for the probes that test which inputs reach the model."""
-_NOT_HERE: dict[str, RemarkCode] = {"blind": "blind-not-trained-here", "donors": "donors-need-tower-features"}
-"""Conditions that are only available for models trained by qwen3_vlm, with the remark that says why."""
 
 
 @dataclass(frozen=True)
@@ -117,15 +116,15 @@ def measure(
     names = named_conditions(conditions)
     wanted = asked(rows, num_samples, image_root, settings)
     train_file = None if settings.train_data is None else require_file("--train_data", settings.train_data)
-    _left_out(
-        names, _codes(train_file, model)
+    left_out_of(
+        names, unavailable_of(train_file, model)
     )  # checked before the weights are loaded; the number of layers is only known afterwards
     by_name = isinstance(model, str | Path)
     scorer = _load(model, settings) if isinstance(model, str | Path) else model
     about = description_of(scorer)
     source = Source(scorer, wanted, settings.ablation.batch_size)
     tested = _tested(scorer, source)
-    left_out = _left_out(names, _codes(train_file, scorer, tested.layers))
+    left_out = left_out_of(names, unavailable_of(train_file, scorer, tested.layers))
     absent = {remark.about for remark in left_out}
     names = tuple(name for name in names if name not in absent)
     remarks, mean = [*about.remarks, *tested.remarks, *left_out], None
@@ -185,47 +184,6 @@ class SelfTesting(Protocol):
     def self_test(self, batch: Batch) -> None:
         """Raise ValueError if the model fails a self-test."""
         ...
-
-
-@runtime_checkable
-class Limited(Protocol):
-    """A scorer of batches that a collator made, which does not have all conditions."""
-
-    @property
-    def unavailable(self) -> Mapping[str, RemarkCode]:
-        """The conditions that it does not have, with the remark that says why."""
-        ...
-
-    def batch_findings(self) -> Sequence[Finding]:
-        """Return the faults that its batches show by themselves."""
-        ...
-
-
-def _codes(train_data: Path | None, scorer: object, layers: int = 1) -> dict[str, RemarkCode]:
-    """Return the conditions that are not available, with the remark that says why."""
-    codes = dict(_NOT_HERE)
-    if isinstance(scorer, Limited):
-        codes |= scorer.unavailable
-    elif train_data is None:
-        codes["mean-token"] = "mean-needs-train-data"
-    if layers > 1:
-        codes.setdefault("mean-token", "mean-of-several-depths")
-    return codes
-
-
-def _left_out(names: Sequence[str], codes: Mapping[str, RemarkCode]) -> list[Remark]:
-    """Requested conditions that this model cannot be scored with, and why.
-
-    Raises:
-        ValueError: only `correct` remains.
-    """
-    found = [Remark(code=code, about=name, left_out=True) for name, code in codes.items() if name in names]
-    if found and not set(names) - {"correct", *(remark.about for remark in found)}:
-        listed = " ".join(f"{remark.about}: {sentence(remark)}" for remark in found)
-        raise ValueError(
-            f"--conditions: only `correct` can be scored here ({listed}) Name other conditions, such as runbook"
-        )
-    return found
 
 
 @dataclass(frozen=True)

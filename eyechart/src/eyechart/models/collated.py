@@ -236,12 +236,13 @@ class RowInputs:
     def with_noise(self, place: int, generator: torch.Generator) -> RowInputs:
         """Return the inputs with the pixels of one sample replaced by noise of the same mean and spread."""
 
-        def noise(pixels: Tensor) -> Tensor:
+        def noisy(pixels: Tensor) -> Tensor:
             values = pixels.detach().float()
             drawn = torch.randn(values.shape, generator=generator) * max(float(values.std()), 1e-3)
-            return (drawn.to(values.device) + values.mean()).to(pixels)
+            noise = drawn.to(values.device) + values.mean()
+            return noise.to(pixels) if pixels.is_floating_point() else noise.clamp(0, 255).to(pixels)
 
-        return self._changed({place: self.parts[place].with_pixels(noise)})
+        return self._changed({place: self.parts[place].with_pixels(noisy)})
 
     def negated(self) -> RowInputs:
         """Return the inputs with the sign of every pixel value changed."""

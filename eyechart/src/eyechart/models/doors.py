@@ -82,7 +82,8 @@ class PixelDoor(Door):
 
     def take(self, part: RowInput) -> VisualTokens:
         """Return the pixel values [1,Q,1]."""
-        return VisualTokens((torch.cat([pixels.flatten() for pixels in part.pixels()])[None, :, None],))
+        values = [pixels.flatten() for pixels in part.pixels()]
+        return VisualTokens((torch.cat([v if v.is_floating_point() else v.float() for v in values])[None, :, None],))
 
     @contextmanager
     def giving(self, parts: Sequence[RowInput], visual: VisualTokens) -> Iterator[dict[str, Any]]:
