@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,8 +22,11 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 import eyechart
-from colour_worlds import World, make_world
 from eyechart.models.collated import Collated
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "eyechart" / "tests"))
+
+from colour_worlds import World, make_world  # noqa: E402 - the path above is for it
 
 Batch = dict[str, Any]
 Change = Callable[[Any], Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from eyechart.api.live import look
 from eyechart.exits import InputError
 from eyechart.models import opening
 from eyechart.models.doors import GateDoor, OfficialDoor, PixelDoor, parameters_of
+from eyechart.models.gate import FeatureGate
 from eyechart.models.live import LiveScorer
 from eyechart.models.opening import open_live
 from eyechart.results import Results
@@ -255,3 +257,16 @@ def test_a_look_scores_the_right_picture_and_one_wrong_one(saved: Saved) -> None
     scorer = open_live(model, [collate(processor, [[picture(row)] for row in range(4)])], processor)
     first, again = look(scorer), look(scorer)
     assert list(first.conditions) == ["correct", "shuffled"] and first == again and first.derangements == 1
+
+
+def test_rows_of_a_model_without_image_features_are_scored_by_pixels(
+    saved: Saved, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = load(saved, "qwen2_5_vl")
+    rows, _ = eyechart.read_rows(data / "data.json", image_root=data)
+    rows = [replace(row, caption=row.caption.replace("<|im_end|>", "")) for row in rows]
+    by_features = standing(eyechart.score(model, rows, "shuffled", processor=processor, settings=FEW))
+    monkeypatch.setattr(FeatureGate, "fits", lambda _: False)
+    results = eyechart.score(model, rows, "shuffled", processor=processor, settings=FEW)
+    assert results.ablation is not None and results.ablation.door == "pixels"
+    assert standing(results)["correct"] == pytest.approx(by_features["correct"], abs=1e-4)

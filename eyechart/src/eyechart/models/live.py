@@ -82,7 +82,7 @@ class LiveModel:
         """Run one forward pass; tensors are moved to the model's device and dtype."""
         options = {"use_cache": False} if "use_cache" in self.parameters else {}
         with nullcontext() if self._seed is None else kept_randomness(self._seed):
-            return self.model(**{key: self._placed(value) for key, value in inputs.items()}, **options)
+            return self.model(**{k: self._placed(v) for k, v in inputs.items() if self._takes(k, v)}, **options)
 
     @torch.no_grad()
     def stochastic(self, inputs: Mapping[str, Any]) -> bool:
@@ -113,6 +113,11 @@ class LiveModel:
         kept_BT = wanted_BT != -100
         nll_N = F.cross_entropy(logits_BTK[kept_BT].float(), wanted_BT[kept_BT], reduction="none")
         return list(torch.split(nll_N.cpu(), kept_BT.sum(dim=1).tolist()))
+
+    def _takes(self, key: str, value: Any) -> bool:
+        """Return whether an entry of a batch is an input; collators also pass on texts and row ids."""
+        tensors = value if isinstance(value, list | tuple) else [value]
+        return key in self.parameters or all(isinstance(item, Tensor) for item in tensors)
 
     def _placed(self, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -211,17 +216,19 @@ class LiveScorer:
         config, processor = self.live.config, self.sources[0].processor if self.sources else None
         tokenizer = getattr(processor, "tokenizer", processor)
         text = getattr(config, "text_config", config)
-        vocabulary = Vocabulary(
-            decoder(tokenizer) if hasattr(tokenizer, "decode") else None,
-            None,
-            None,
-            getattr(text, "vocab_size", None),
-        )
+        decode = decoder(tokenizer) if hasattr(tokenizer, "decode") else None
+        vocabulary = Vocabulary(decode, self._end_id(tokenizer), None, getattr(text, "vocab_size", None))
         remarks = list(self._remarks)
         if self.text_rows:
             remarks.append(Remark(code="text-only-rows", about="rows", figures={"rows": self.text_rows}))
         name = str(getattr(config, "_name_or_path", "") or type(self.live.model).__name__)
         return Description(name, {"class": type(self.live.model).__name__}, {}, vocabulary, remarks, self.door.name)
+
+    def _end_id(self, tokenizer: Any) -> int | None:
+        """Return the token that ends an answer: the chat template's, or EOS."""
+        turns = self.sources[0].answers.turns if self.sources else None
+        found = getattr(turns, "end_id", None)
+        return found if found is not None else getattr(tokenizer, "eos_token_id", None)
 
     def _grid(self, source: Collated, place: int) -> Grid:
         return self.door.grid(source, place) if source.shows_image(place) else ()
