@@ -59,7 +59,7 @@ def tensors_of(output: Any, change: Change) -> Any:
 def features(model: Any, change: Callable[[Any], Any]) -> Iterator[None]:
     """Change what `get_image_features` returns."""
     inner, own = model.model, model.model.get_image_features
-    # The real method is replaced at the class level of this instance, as a patch of the modelling file would do.
+    # The real method is replaced at the class level of this instance, like a patch of the modelling file.
     kind = type(inner)
     patched = type(kind.__name__, (kind,), {"get_image_features": lambda _, *a, **k: change(own(*a, **k))})
     inner.__class__ = patched

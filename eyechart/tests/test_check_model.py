@@ -13,7 +13,7 @@ from torch import nn
 import eyechart
 from collators import collate, load, picture
 from eyechart.models.checkpoint import origin_of, safetensors_of
-from eyechart.models.training_checks import part_of
+from eyechart.models.training_checks import PartName, part_of
 from eyechart.results import Finding
 from saved_models import Saved, saved
 from tiny_architectures import ARCHITECTURES
@@ -56,7 +56,7 @@ def test_a_batch_of_text_is_only_a_warning_and_missing_pixels_are_an_error(saved
 def test_frozen_parts_need_no_gradient_and_a_trainable_part_without_one_is_named(saved: Saved) -> None:
     model, batch, processor = loaded(saved)
     for name, weight in model.named_parameters():
-        weight.requires_grad_(part_of(name) == "connector")
+        weight.requires_grad_(part_of(name) is PartName.CONNECTOR)
     assert eyechart.check_model(model, batch, processor) == []
     own = model.model.get_image_features
 
@@ -75,7 +75,7 @@ def test_frozen_parts_need_no_gradient_and_a_trainable_part_without_one_is_named
 
 def test_what_the_optimizer_does_not_hold_is_named(saved: Saved) -> None:
     model, batch, processor = loaded(saved)
-    held = [weight for name, weight in model.named_parameters() if part_of(name) != "connector"]
+    held = [weight for name, weight in model.named_parameters() if part_of(name) is not PartName.CONNECTOR]
     (found,) = eyechart.check_model(model, batch, processor, optimizer=torch.optim.SGD(held))
     assert found.code == "no-gradient" and found.evidence["part"] == "connector" and "none of its 4" in found.message
 

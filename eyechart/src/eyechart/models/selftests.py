@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from enum import StrEnum
 
 import torch
 from torch import Tensor
@@ -31,20 +31,40 @@ from eyechart.seam import Batch, ScorerOfBatches, VisualTokens
 _TOLERANCE = {torch.float32: 1e-3}
 _COARSE = 0.05
 """Allowed difference in nats for weights in 16 bits."""
-TestName = Literal["repeat", "own features", "sentinel", "leak", "kept", "causal"]
-ALL: tuple[TestName, ...] = ("repeat", "own features", "sentinel", "leak", "kept", "causal")
-_MEANINGS: dict[TestName, str] = {
-    "repeat": "Something random is active although the model is in eval mode, such as a dropout that is called as a "
-    "function; no loss can be obtained twice",
-    "own features": "Visual tokens put back in their place do not give the model's own loss, so scores of other ones "
-    "would not be its either; this architecture cannot be scored",
-    "sentinel": "The model does not read all visual tokens that it is given: it ignores its image or a part of its "
-    "features, or takes them from elsewhere; nothing could be said about what it sees",
-    "leak": "The picture reaches the language model past get_image_features, so that taking the visual tokens away "
-    "does not take the picture away; gaps would be too small",
-    "kept": "The model keeps image features from an earlier call, so that a loss depends on which images were used "
-    "before; scores would change with their order",
-    "causal": "The loss of a caption token depends on tokens after it: the model reads the caption it is to predict",
+
+
+class SelfTest(StrEnum):
+    """The self-tests, in the order in which they run."""
+
+    REPEAT = "repeat"
+    OWN_FEATURES = "own features"
+    SENTINEL = "sentinel"
+    LEAK = "leak"
+    KEPT = "kept"
+    CAUSAL = "causal"
+
+
+_MEANINGS: dict[SelfTest, str] = {
+    SelfTest.REPEAT: "Something random is active although the model is in eval mode, such as a dropout that is called "
+    "as a function; no loss can be obtained twice",
+    SelfTest.OWN_FEATURES: "Visual tokens put back in their place do not give the model's own loss, so scores of other "
+    "ones would not be its either; this architecture cannot be scored",
+    SelfTest.SENTINEL: "The model does not read all visual tokens that it is given: it ignores its image or a part of "
+    "its features, or takes them from elsewhere; nothing could be said about what it sees",
+    SelfTest.LEAK: "The picture reaches the language model past get_image_features, so that taking the visual tokens "
+    "away does not take the picture away; gaps would be too small",
+    SelfTest.KEPT: "The model keeps image features from an earlier call, so that a loss depends on which images were "
+    "used before; scores would change with their order",
+    SelfTest.CAUSAL: "The loss of a caption token depends on tokens after it: the model reads the caption it is to "
+    "predict",
+}
+_FAULTS: dict[SelfTest, str] = {
+    SelfTest.REPEAT: "loss-not-reproduced",
+    SelfTest.OWN_FEATURES: "features-altered",
+    SelfTest.SENTINEL: "not-injected",
+    SelfTest.LEAK: "leak",
+    SelfTest.KEPT: "image-order",
+    SelfTest.CAUSAL: "leak",
 }
 
 
@@ -52,7 +72,7 @@ _MEANINGS: dict[TestName, str] = {
 class Failure:
     """A self-test that a model fails."""
 
-    name: TestName
+    test: SelfTest
     outcome: str
     """What was measured, in words."""
     depths: tuple[int, ...] = ()
@@ -61,9 +81,14 @@ class Failure:
     """Whether the test ended in an error."""
 
     @property
+    def fault(self) -> str:
+        """Return the code of the fault that the failure shows (`faults.table`)."""
+        return _FAULTS[self.test]
+
+    @property
     def meaning(self) -> str:
         """Return what the failure means for a score."""
-        return _MEANINGS[self.name]
+        return _MEANINGS[self.test]
 
 
 @torch.no_grad()
@@ -88,7 +113,7 @@ class UnfitError(ValueError):
 
     def __init__(self, who: str, failure: Failure) -> None:
         """Write the line of the error; `who` names the model."""
-        super().__init__(f"{who} fails the self-test `{failure.name}`: {failure.outcome}. {failure.meaning}")
+        super().__init__(f"{who} fails the self-test `{failure.test.value}`: {failure.outcome}. {failure.meaning}")
         self.failure = failure
 
 
@@ -98,7 +123,7 @@ def failures(
     batch: Batch,
     own: OwnLosses,
     dtype: torch.dtype,
-    names: Sequence[TestName] = ALL,
+    names: Sequence[SelfTest] = tuple(SelfTest),
 ) -> Iterator[Failure]:
     """Run self-tests one after the other, and yield those that fail.
 
@@ -121,11 +146,13 @@ def failures(
         text, visual = batch.text(), scorer.encode(batch)
         first_N, second_N = (scorer.nll(text, seen).nll_N for seen in (visual, scorer.encode(batch)))
         difference = float((first_N - second_N).abs().max())
-        return _failure("repeat", difference, allowed, "the losses of two equal calls differ by up to {:.4g} nats")
+        return _failure(
+            SelfTest.REPEAT, difference, allowed, "the losses of two equal calls differ by up to {:.4g} nats"
+        )
 
     def own_features() -> Failure | None:
         difference = put_back(scorer, batch, own)
-        return _failure("own features", difference, allowed, "the losses differ by up to {:.4g} nats")
+        return _failure(SelfTest.OWN_FEATURES, difference, allowed, "the losses differ by up to {:.4g} nats")
 
     def sentinel() -> Failure | None:
         found = route().labels_despite_nan()
@@ -133,28 +160,28 @@ def failures(
         numbers, labels = max(found)
         where = f" with NaN at depth {', '.join(map(str, depths))} alone" if len(found) > 1 else ""
         outcome = f"{numbers} of {labels} label tokens still have a number for a loss{where}"
-        return Failure("sentinel", outcome, depths) if depths else None
+        return Failure(SelfTest.SENTINEL, outcome, depths) if depths else None
 
     def leak() -> Failure | None:
         difference = past_tokens(scorer, batch, own)
-        return _failure("leak", difference, 0.0, "negated pixels change a loss by {:.4g} nats")
+        return _failure(SelfTest.LEAK, difference, 0.0, "negated pixels change a loss by {:.4g} nats")
 
     def kept() -> Failure | None:
         difference = kept_between_calls(scorer, batch, own)
-        return _failure("kept", difference, allowed, "other images in between change a loss by {:.4g} nats")
+        return _failure(SelfTest.KEPT, difference, allowed, "other images in between change a loss by {:.4g} nats")
 
     def causal() -> Failure | None:
         difference = route().text().look_ahead
         said = "other caption tokens change a loss before them by {:.4g} nats"
-        return _failure("causal", difference, allowed, said)
+        return _failure(SelfTest.CAUSAL, difference, allowed, said)
 
-    tests: dict[TestName, Callable[[], Failure | None]] = {
-        "repeat": repeat,
-        "own features": own_features,
-        "sentinel": sentinel,
-        "leak": leak,
-        "kept": kept,
-        "causal": causal,
+    tests: dict[SelfTest, Callable[[], Failure | None]] = {
+        SelfTest.REPEAT: repeat,
+        SelfTest.OWN_FEATURES: own_features,
+        SelfTest.SENTINEL: sentinel,
+        SelfTest.LEAK: leak,
+        SelfTest.KEPT: kept,
+        SelfTest.CAUSAL: causal,
     }
     for name in names:
         try:
@@ -168,6 +195,6 @@ def failures(
             yield failure
 
 
-def _failure(name: TestName, difference: float, allowed: float, said: str) -> Failure | None:
+def _failure(name: SelfTest, difference: float, allowed: float, said: str) -> Failure | None:
     # A difference that is not a number is one: `not (nan <= allowed)`.
     return None if difference <= allowed else Failure(name, said.format(difference))
