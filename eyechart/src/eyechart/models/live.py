@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from eyechart.exits import InputError
 from eyechart.faults.batch_check import diagnose_batch
 from eyechart.faults.batch_evidence import gather
+from eyechart.faults.batch_labels import diagnose_labels
 from eyechart.faults.experiments import RESTLESS, repeated
 from eyechart.models.collated import Collated, RowInput, RowInputs
 from eyechart.models.doors import Door, as_tensor, inputs_of, parameters_of
@@ -159,13 +160,23 @@ class LiveScorer:
         return LiveScorer(self.live, self.door, self.sources, remarks)
 
     def batch_findings(self) -> list[Finding]:
-        """Return the faults that the first batch shows by itself, without a forward pass (`faults.batch_check`)."""
+        """Return the faults that the first batch shows by itself, without a forward pass (`faults.batch_check`).
+
+        Those of its labels are at most warnings here, because a score does not use them.
+        """
         if not self.sources:
             return []
         source = self.sources[0]
         labels = {} if source.labels_BT is None else {"labels": source.labels_BT}
         accepted = frozenset(self.live.parameters) if "input_ids" in self.live.parameters else None
-        return diagnose_batch(gather({**source.inputs, **labels}, source.processor, self.live.config, accepted))
+        evidence = gather({**source.inputs, **labels}, source.processor, self.live.config, accepted)
+        of_labels = {found.code for found in diagnose_labels(evidence)}
+        return [
+            found.model_copy(update={"severity": "warning"})
+            if found.code in of_labels and found.severity == "error"
+            else found
+            for found in diagnose_batch(evidence)
+        ]
 
     @cached_property
     def batches(self) -> list[Batch]:
