@@ -1,10 +1,10 @@
-"""How well the trials' connectors write: greedy captions of images that nothing was trained on, graded.
+"""Grades greedy captions by the trials' connectors, of images that no part of the model was trained on.
 
     python benchmarks/captions.py
 
-Scenes: 500 fresh scenes from another seed than the trial's 5,000, graded by sets of attributes. Digits: the 297
-held-out ones. Trains a trial first where `outputs/` has none. Prints one table with the target beside each figure, and
-exits with 1 where a target is missed.
+Scenes: 500 new scenes, drawn with a different seed than the trial's 5,000 and graded by sets of attributes. Digits: the
+    297 held-out digits. If `outputs/` contains no trial, one is trained first. Prints one table per data set with a
+    target next to each figure. The exit code is 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DIGIT_TARGETS = {"digit": 0.95}
 
 
 def trained(config_file: str) -> tuple[Loaded, Results]:
-    """The trial's last checkpoint and results; the trial is run where there are none."""
+    """Return the trial's last checkpoint and its results; the trial is run first if they do not exist."""
     config = load_config(Path(config_file))
     folder = Path(config.output_dir)
     if not (folder / "results.json").is_file():
@@ -40,7 +40,7 @@ def trained(config_file: str) -> tuple[Loaded, Results]:
 
 
 def fresh_scenes(model: Loaded) -> tuple[list[str], list[str]]:
-    """True and written captions of scenes that no trial and no backbone has seen."""
+    """Return the true and the written captions of scenes that neither a trial nor a backbone was trained on."""
     drawn = [
         (scene, scenes.instruction(rng), scenes.caption(scene, rng)) for scene, rng in scenes.series(FRESH, FRESH_SEED)
     ]
@@ -55,7 +55,7 @@ def fresh_scenes(model: Loaded) -> tuple[list[str], list[str]]:
 
 
 def table(title: str, marks: list[dict[str, bool]], targets: dict[str, float]) -> bool:
-    """Print the share of right captions per attribute; True where every target is met."""
+    """Print the share of correct captions per attribute, and return whether every target is met."""
     print(f"\n{title}\n{'attribute':<12} {'right':>7} {'of':>5} {'target':>7}")
     met = True
     for name in sorted({key for mark in marks for key in mark}, key=lambda n: (n not in targets, n)):
@@ -68,7 +68,7 @@ def table(title: str, marks: list[dict[str, bool]], targets: dict[str, float]) -
 
 
 def gaps(results: Results) -> bool:
-    """Print check 1's figures; True where the trial's targets for the shuffled gap are met."""
+    """Print the figures of check 1, and return whether the trial's targets for the shuffled gap are met."""
     assert results.ablation is not None
     print(f"verdict {results.verdict}, {results.ablation.samples} held-out samples")
     for name, condition in results.ablation.conditions.items():
@@ -80,7 +80,7 @@ def gaps(results: Results) -> bool:
 
 
 def main() -> int:
-    """Both tables."""
+    """Print both tables."""
     model, results = trained("configs/stage1_align_tiny.yaml")
     met = gaps(results)
     true, written = fresh_scenes(model)

@@ -1,4 +1,4 @@
-"""How often does the 95% interval of gap(shuffled) hold the true gap?
+"""Simulates how often the 95% interval of gap(shuffled) contains the true gap.
 
     python benchmarks/coverage.py --runs 2000
 
@@ -6,18 +6,19 @@ Every run draws n captions of T_i in 6..21 label tokens and the differences
 
     D_ir = T_i * mu + own_i + donor_{pi_r(i)} + N(0, 2)             nats, mu 0.5 nats per token, v standard normal
 
-with donors from the real `draw_donors`, in four worlds:
+with donors from the package's own `draw_donors`, in four worlds:
 
     vivid        own_i = donor_i = 3 v_i: a vivid picture helps its own caption and misleads others
     reversed     own_i = 3 v_i, donor_i = -3 v_i: the two effects cancel
-    independent  own_i = donor_i = 0: every difference stands alone
+    independent  own_i = donor_i = 0: the differences are independent
     clustered    as vivid, but every two captions share an image (and its v)
 
-Vivid, independent and clustered shall hold the truth in 93% to 97% of the runs, reversed in at least 93%; exit code 1
-where one does not (for 2,000 runs; few runs scatter). `outlier`, where one image in a hundred has effects 100 times as
-large as in vivid and no other has any, is shown and not judged: no formula covers it at n = 100.
+In the worlds vivid, independent and clustered, the interval must contain the true gap in 93% to 97% of the runs, and in
+the world reversed in at least 93%; otherwise the exit code is 1. These limits are for 2,000 runs; with fewer runs the
+shares vary more. In the world `outlier`, one image in a hundred has effects 100 times as large as in vivid, and the
+others have no effects. It is reported but not judged, because no formula covers it at n = 100.
 
-The last two columns are the plain and the dyadic standard error alone: why the larger of the two is taken.
+The last two columns use only the plain or only the dyadic standard error. They show why the larger of the two is used.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ WORLDS = ("vivid", "reversed", "independent", "clustered", "outlier")
 
 @dataclass(frozen=True)
 class Coverage:
-    """Shares of runs whose interval held the truth."""
+    """Shares of runs whose interval contained the true gap."""
 
     ours: float
     plain: float
@@ -47,7 +48,7 @@ class Coverage:
 
 
 def simulate(world: str, samples: int, rounds: int, runs: int, seed: int = 0) -> Coverage:
-    """Draw `runs` data sets of one world and count how often mu lies within the 95% interval."""
+    """Draw `runs` data sets of one world and count how often the 95% interval contains mu."""
     generator = np.random.default_rng([seed, WORLDS.index(world), samples, rounds])
     images = np.arange(samples) // 2 if world == "clustered" else np.arange(samples)
     hashes, captions = [str(i) for i in images], [str(i) for i in range(samples)]
@@ -69,14 +70,14 @@ def simulate(world: str, samples: int, rounds: int, runs: int, seed: int = 0) ->
         excess = differences - tokens[:, None] * result.gap
         reach = stats.t.ppf(0.975, result.clusters - 1)
         plain = clustered_variance(excess.mean(axis=1), tokens, images)
-        dyadic = dyadic_variance(excess, donors, tokens, images)  # a negative one covers nothing
+        dyadic = dyadic_variance(excess, donors, tokens, images)  # if negative, the interval is empty
         held_plain += abs(result.gap - MU) <= reach * math.sqrt(plain)
         held_dyadic += abs(result.gap - MU) <= reach * math.sqrt(max(0.0, dyadic))
     return Coverage(held / runs, held_plain / runs, held_dyadic / runs)
 
 
 def acceptable(world: str, ours: float) -> bool:
-    """Whether the interval holds the truth as often as it shall."""
+    """Return whether the interval contains the true gap as often as required."""
     return world == "outlier" or 0.93 <= ours <= (1.0 if world == "reversed" else 0.97)
 
 
@@ -86,7 +87,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=2000, help="data sets per line (default 2000)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    print(f"95% interval, {arguments.runs} runs a line")
+    print(f"95% interval, {arguments.runs} runs per line")
     print(f"{'world':<12} {'n':>4} {'R':>2} {'ours':>7} {'plain':>7} {'dyadic':>7}")
     right = True
     for world in WORLDS:

@@ -1,4 +1,4 @@
-"""Faults of the frozen backbones: their folders (tokenizer, config, weights), and changes of them in memory."""
+"""Faults of the frozen backbones, in their folders (tokenizer, config, weights) or in memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Tensors = dict[str, Tensor]
 
 
 def _weights(part: Literal["vision", "llm"], edit: Callable[[Site, Tensors], object]) -> Callable[[Site], None]:
-    """A backbone whose safetensors file was edited."""
+    """Return a set-up that edits a backbone's safetensors file."""
 
     def set_up(site: Site) -> None:
         edit_tensors(site.own_backbone(part) / "model.safetensors", lambda tensors: edit(site, tensors))
@@ -32,7 +32,7 @@ def _drop_layer(site: Site, tensors: Tensors) -> None:
 
 
 def _random(kind: type[torch.nn.Module], only: str) -> Callable[[Site, Tensors], None]:
-    """Tensors whose name holds `only` as the model class initialises them."""
+    """Reset the tensors whose name contains `only` to the initial values of the model class."""
 
     def edit(site: Site, tensors: Tensors) -> None:
         vision = kind is SiglipVisionModel
@@ -83,13 +83,13 @@ def _without_patch_token(site: Site) -> None:
 def _patch_token_beyond_the_table(tree: dict[str, Any]) -> None:
     for token in tree["added_tokens"]:
         if token["content"] == "<|image_pad|>":
-            token["id"] = 151_655  # where Qwen3's own tokenizer has it
+            token["id"] = 151_655  # the id in Qwen3's own tokenizer
     if "<|image_pad|>" in tree["model"]["vocab"]:
         tree["model"]["vocab"]["<|image_pad|>"] = 151_655
 
 
 def _other_vocabulary(tree: dict[str, Any]) -> None:
-    """As a tokenizer of the same size from another training: ordinary tokens have each other's ids."""
+    """Exchange the ids of ordinary tokens, as in a tokenizer of the same size that was trained separately."""
     special = {token["content"] for token in tree["added_tokens"]}
     vocabulary = tree["model"]["vocab"]
     words = [word for word in vocabulary if word not in special]
@@ -105,7 +105,7 @@ def _another_rope_theta(site: Site) -> None:
 
 
 def _tower_from_config(original: Any) -> Any:
-    """`SiglipVisionModel(config)` where `from_pretrained` was meant."""
+    """Call `SiglipVisionModel(config)` instead of `from_pretrained`."""
 
     def load(kind: Any, name: str, setting: str, dtype: torch.dtype, attention: str) -> Any:
         model = original(kind, name, setting, dtype, attention)
@@ -116,7 +116,7 @@ def _tower_from_config(original: Any) -> Any:
 
 @torch.no_grad()
 def _head_at_random(vlm: Any) -> None:
-    """A head of its own that no file had, where the model ties it to the embeddings."""
+    """Replace the head, which is tied to the embeddings, by a newly initialised head."""
     head = vlm.llm.model.lm_head
     generator = torch.Generator().manual_seed(0)
     head.weight = torch.nn.Parameter(torch.randn(head.weight.shape, generator=generator) * head.weight.std(), False)
@@ -124,7 +124,7 @@ def _head_at_random(vlm: Any) -> None:
 
 @torch.no_grad()
 def _embeddings_sorted(vlm: Any) -> None:
-    """Rows of the embedding table in another order than the tokenizer's, as after a resize that re-indexed them."""
+    """Reorder the rows of the embedding table, as after a resize that changed their indices."""
     table = vlm.llm.model.get_input_embeddings().weight
     table.copy_(table.roll(7, 0))
 
@@ -134,7 +134,7 @@ def _attention_dropout(site: Site) -> None:
 
 
 def _in_training_mode(original: Any) -> Any:
-    """`model.train()` has reached the frozen language model."""
+    """Put the frozen language model into training mode, as `model.train()` on the whole model would."""
 
     def nll(self: Any, embeds_BTE: Tensor, labels_BT: Tensor, past: Any = None) -> TokenNLL:
         self.model.train()

@@ -1,4 +1,4 @@
-"""Faults of code: how samples become a batch, and what crosses from one sample of it to another."""
+"""Faults of the code that makes batches, and information that leaks from one sample of a batch to another."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fault_site import Case, Change, swap, take_base
 _VISUAL = "qwen3_vlm.models.vlm.VLM.visual"
 _RESAMPLER = "qwen3_vlm.models.connector.Resampler.forward"
 _PIECES = 260, 498
-"""Ids between which the tokenizer that comes with the repository has pieces of words."""
+"""Range of ids that are pieces of words in the tokenizer that comes with the repository."""
 
 
 def _collated(change: Callable[[Batch, int], Batch]) -> Change:
-    """Every batch, changed; `change` gets the pad id, too."""
+    """Change every batch; `change` also receives the pad id."""
     return swap(
         "eyechart.scoring.batching.collate",
         lambda original: lambda items, pad_id: change(original(items, pad_id), pad_id),
@@ -27,7 +27,7 @@ def _collated(change: Callable[[Batch, int], Batch]) -> Change:
 
 
 def _images(change: Callable[[Tensor], Tensor]) -> Change:
-    """The batch's pixels or features, whichever it has, changed."""
+    """Change the pixels or the features of every batch, whichever it contains."""
 
     def of(images: Tensor | None) -> Tensor | None:
         return None if images is None else change(images)
@@ -81,7 +81,7 @@ def _cut_to_the_shortest(batch: Batch, pad_id: int) -> Batch:
 
 
 def _struck_out() -> Callable[[Batch, int], Batch]:
-    """As for a masked language model: of the caption's input tokens 15% become random pieces of this tokenizer."""
+    """Replace 15% of the caption's input tokens by random pieces of words, as for a masked language model."""
     generator = torch.Generator().manual_seed(11)
 
     def change(batch: Batch, pad_id: int) -> Batch:
@@ -94,7 +94,7 @@ def _struck_out() -> Callable[[Batch, int], Batch]:
 
 
 def _packed(original: Any) -> Any:
-    """The batch as one sequence, without a border between the samples: each sees all before it."""
+    """Join the samples of a batch into one sequence, in which each sample sees all samples before it."""
 
     def nll(self: Any, embeds_BTE: Tensor, labels_BT: Tensor, past: Any = None) -> TokenNLL:
         if past is not None:

@@ -1,4 +1,4 @@
-"""Faults of checkpoints: connectors that are saved wrongly, edited, loaded in part, or scored differently."""
+"""Faults of checkpoints: connectors that are saved incorrectly, edited, loaded only partly, or scored differently."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qwen3_vlm.train.checkpoint import Payload, connector_state
 
 
 def _saved(edit: Callable[[Site, Payload], object]) -> Callable[[Site], None]:
-    """The healthy run's checkpoint, edited."""
+    """Return a set-up that edits the checkpoint of the healthy run."""
 
     def set_up(site: Site) -> None:
         edit_checkpoint(site.take_base(), lambda payload: edit(site, payload))
@@ -23,7 +23,7 @@ def _saved(edit: Callable[[Site, Payload], object]) -> Callable[[Site], None]:
 
 
 def _fresh_connector(site: Site, seed: int) -> Payload:
-    """State of a connector that was never trained."""
+    """Return the state of a connector that was never trained."""
     config = site.config().model_copy(update={"seed": seed})
     return connector_state(build_model(config, prepare_inputs(config)).connector)
 
@@ -73,7 +73,7 @@ def _quantise(site: Site, payload: Payload) -> None:
 
 
 def _restored(keep: Sequence[str], lost: str = " ") -> Change:
-    """`load_state_dict(strict=False)` with a wrong prefix for every part but `keep`, and for names that hold `lost`."""
+    """Load with `strict=False` and a wrong prefix for all parts except `keep`, and for names that contain `lost`."""
 
     def restore(connector: Any, payload: Payload, path: object) -> None:
         for part in keep:
@@ -84,7 +84,7 @@ def _restored(keep: Sequence[str], lost: str = " ") -> Change:
 
 
 def _average_saved(original: Any) -> Any:
-    """A running average with a decay of 0.999, which 150 updates have hardly moved from the start."""
+    """Save a running average with a decay of 0.999, which is still close to the initial weights after 150 updates."""
 
     def save(run: Any) -> None:
         connector, live = run.vlm.connector, connector_state(run.vlm.connector)

@@ -1,4 +1,4 @@
-"""Faults of code: the connector's arithmetic, from the patches it sees to the visual tokens that stand among text."""
+"""Faults of the connector's code, from the patches that it reads to the visual tokens in the language model's input."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fault_site import Case, Change, swap, take_base
 
 
 def _visual(change: Callable[[Tensor], Tensor]) -> Change:
-    """What the projector returns, changed."""
+    """Change the output of the projector."""
     return swap(
         "qwen3_vlm.models.connector.Connector.project",
         lambda original: lambda self, latents_BQD: change(original(self, latents_BQD)),
@@ -34,14 +34,14 @@ def _rms(visual_BQE: Tensor) -> Tensor:
 
 
 def _drowned(visual_BQE: Tensor) -> Tensor:
-    """As large as before, but next to nothing of it depends on the image."""
+    """Return visual tokens of the same size that almost do not depend on the image."""
     constant_QE = torch.randn(visual_BQE.shape[1:], generator=torch.Generator().manual_seed(1)).to(visual_BQE)
     sum_BQE = visual_BQE + 40 * constant_QE * _rms(visual_BQE)
     return sum_BQE / _rms(sum_BQE) * _rms(visual_BQE)
 
 
 def _patches_seen(count: int) -> Change:
-    """A key mask that is wrong: the resampler sees the first `count` patches."""
+    """Use a wrong key mask, with which the resampler sees only the first `count` patches."""
 
     def make(original: Any) -> Any:
         return lambda self, latents_BQD, keys_BPD: original(self, latents_BQD, keys_BPD[:, :count])
@@ -50,12 +50,12 @@ def _patches_seen(count: int) -> Change:
 
 
 def _embeddings_scaled(original: Any) -> Any:
-    """As Gemma wants them and Qwen does not."""
+    """Scale the text embeddings as Gemma requires, but Qwen does not."""
     return lambda self, ids: original(self, ids) * math.sqrt(self.width)
 
 
 def _answer_added(original: Any) -> Any:
-    """A Q-Former that reads the whole conversation: the answer's words are in the visual tokens."""
+    """Add the answer to the visual tokens, like a Q-Former that reads the whole conversation."""
 
     def nll(self: Any, batch: Batch, visual: VisualTokens | None) -> TokenNLL:
         if visual is not None:

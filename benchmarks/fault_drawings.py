@@ -1,4 +1,4 @@
-"""Data sets of the user's own, for healthy set-ups: drawn on the spot, in LLaVA's layout, unlike the worlds here."""
+"""Data sets like those of users, for healthy set-ups: drawn by this module in LLaVA's layout, and unlike the worlds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _REQUESTS = ("What is in this image?\n<image>", "<image>\nDescribe the picture."
 
 
 def _own(draw: Callable[[random.Random], tuple[Image.Image, str]]) -> Callable[[Site], None]:
-    """As many drawings as the worlds' short runs have; `draw` gives picture and caption."""
+    """Return a set-up with as many drawings as the short runs of the worlds; `draw` returns picture and caption."""
 
     def set_up(site: Site) -> None:
         root, rows, chance = site.folder / "own", [], random.Random(2024)
@@ -44,13 +44,13 @@ def _own(draw: Callable[[random.Random], tuple[Image.Image, str]]) -> Callable[[
 
 
 def _shade(chance: random.Random, rgb: tuple[int, int, int], by: int = 14) -> tuple[int, int, int]:
-    """Of a colour: without it, drawings of the same facts would be one picture, on both sides of the split."""
+    """Vary a colour; otherwise drawings of the same facts would be the same picture on both sides of the split."""
     red, green, blue = (min(255, max(0, part + chance.randint(-by, by))) for part in rgb)
     return red, green, blue
 
 
 def _bar_chart(chance: random.Random) -> tuple[Image.Image, str]:
-    """Three bars of different colours, small, medium or large."""
+    """Draw three bars of different colours, each small, medium or large."""
     ground, colours = chance.choice(list(_GROUND)), chance.sample(list(_RGB), 3)
     sizes = [chance.choice(list(_TOPS)) for _ in colours]
     image = Image.new("RGB", (160, 120), _shade(chance, _GROUND[ground], 9))
@@ -69,7 +69,7 @@ def _bar_chart(chance: random.Random) -> tuple[Image.Image, str]:
 
 
 def _grey_spot(chance: random.Random) -> tuple[Image.Image, str]:
-    """One bright spot among noise, as in X-rays: 18 different captions describe its size and place."""
+    """Draw one bright spot in noise, as in X-rays. There are 18 different captions for its size and position."""
     row, column, size = chance.randrange(3), chance.randrange(3), chance.choice(("small", "large"))
     canvas_HW = np.random.default_rng(chance.randrange(2**32)).normal(105, 9, (128, 128))
     y, x = 22 + 42 * row + chance.randint(-10, 10), 22 + 42 * column + chance.randint(-10, 10)
@@ -81,5 +81,5 @@ def _grey_spot(chance: random.Random) -> tuple[Image.Image, str]:
 
 
 bar_charts = in_turn(_own(_bar_chart), human_turns, settings(data__max_seq_len=160))
-"""Every drawing has one of three human turns and one of three wordings."""
+"""A set-up with bar charts, each with one of three human turns and one of three wordings of the caption."""
 grey_spots = _own(_grey_spot)

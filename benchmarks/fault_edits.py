@@ -1,4 +1,4 @@
-"""What set-ups of many cases are made of: rows that are rewritten, images that are painted anew, settings, patches."""
+"""Building blocks of the set-ups: functions that rewrite rows, repaint images, change settings and patch code."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ SetUp = Callable[[Site], object]
 
 
 def human(row: Row) -> str:
-    """The human turn."""
+    """Return the human turn of a row."""
     text: str = row["conversations"][0]["value"]
     return text
 
 
 def caption(row: Row) -> str:
-    """The caption."""
+    """Return the caption of a row."""
     text: str = row["conversations"][1]["value"]
     return text
 
 
 def with_text(row: Row, human_turn: str | None = None, answer: str | None = None) -> Row:
-    """A copy of a row with another human turn or caption."""
+    """Return a copy of a row with a new human turn or caption."""
     turns = [dict(turn) for turn in row["conversations"]]
     turns[0]["value"] = turns[0]["value"] if human_turn is None else human_turn
     turns[1]["value"] = turns[1]["value"] if answer is None else answer
@@ -33,7 +33,7 @@ def with_text(row: Row, human_turn: str | None = None, answer: str | None = None
 
 
 def each(change: Callable[[int, Row], Row]) -> Callable[[Site], None]:
-    """A set-up that rewrites the JSON row by row; with a fixed held-out file, that one alike."""
+    """Return a set-up that rewrites the JSON file row by row, and also the fixed held-out file if there is one."""
 
     def set_up(site: Site) -> None:
         held_out = site.held_out_rows
@@ -46,7 +46,7 @@ def each(change: Callable[[int, Row], Row]) -> Callable[[Site], None]:
 
 
 def whole(change: Callable[[list[Row]], list[Row]]) -> Callable[[Site], None]:
-    """A set-up that rewrites the JSON as a whole; with a fixed held-out file, that one alike."""
+    """Return a set-up that rewrites the JSON file as a whole, and also the fixed held-out file if there is one."""
 
     def set_up(site: Site) -> None:
         held_out = site.held_out_rows
@@ -56,7 +56,10 @@ def whole(change: Callable[[list[Row]], list[Row]]) -> Callable[[Site], None]:
 
 
 def repainted(change: Callable[[int, Image.Image], Image.Image], **options: Any) -> Callable[[Site], None]:
-    """A set-up that saves every image file anew, with Pillow's `options`; `change` gets the row's place and RGB."""
+    """Return a set-up that saves every image again.
+
+    `change` gets the row's index and RGB image and returns the new image; `options` are passed to Pillow's `save`.
+    """
 
     def set_up(site: Site) -> None:
         rows, root = site.rows, site.own_images()
@@ -69,12 +72,12 @@ def repainted(change: Callable[[int, Image.Image], Image.Image], **options: Any)
 
 
 def settings(**values: object) -> Callable[[Site], None]:
-    """A set-up that overrides config fields."""
+    """Return a set-up that overrides config fields."""
     return lambda site: site.set(**values)
 
 
 def in_turn(*steps: SetUp) -> Callable[[Site], None]:
-    """A set-up of several, one after the other."""
+    """Return a set-up that runs several set-ups one after the other."""
 
     def set_up(site: Site) -> None:
         for step in steps:
@@ -84,7 +87,7 @@ def in_turn(*steps: SetUp) -> Callable[[Site], None]:
 
 
 def built(change: Callable[[Any], object]) -> Change:
-    """The model, changed as soon as it is built."""
+    """Change the model as soon as it is built."""
 
     def make(original: Any) -> Any:
         def build(config: Any, inputs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Faults of code: what the tower makes of the pixels, how its features are cached, and what the connector gets."""
+"""Faults of the code that computes the tower's features, caches them, and passes them to the connector."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _dropped(original: Any) -> Any:
 
 
 def _half_dropped(features_BPV: Tensor) -> Tensor:
-    """Dropout that was left on."""
+    """Apply dropout, as if it had been left on."""
     return torch.nn.functional.dropout(features_BPV, 0.5)
 
 
@@ -35,7 +35,7 @@ def _averaged(features_BPV: Tensor) -> Tensor:
 
 
 def _overflow(original: Any) -> Any:
-    """Bright images overflow in half precision."""
+    """Make bright images overflow, as in half precision."""
 
     def forward(self: Any, pixels_BCHW: Tensor) -> Tensor:
         features_BPV: Tensor = original(self, pixels_BCHW)
@@ -46,7 +46,7 @@ def _overflow(original: Any) -> Any:
 
 
 def _overflow_hidden(original: Any) -> Any:
-    """The same, with `nan_to_num` applied after it so that training continues."""
+    """Do the same, and apply `nan_to_num` after it so that training continues."""
     overflowing = _overflow(original)
     return lambda self, pixels_BCHW: overflowing(self, pixels_BCHW).nan_to_num(0.0)
 
@@ -80,7 +80,7 @@ def _rows_off_by_one(original: Any) -> Any:
 
 
 def _features_at_random(original: Any) -> Any:
-    """Each time a sample is read, some image's features: an augmentation that drew the row anew."""
+    """Return the features of a random image each time a sample is read, like a faulty augmentation."""
     generator = torch.Generator().manual_seed(0)
 
     def item(self: Any, position: int) -> Any:

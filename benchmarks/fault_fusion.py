@@ -1,4 +1,4 @@
-"""Faults of code: where visual tokens are placed among the text, and whether attention sees them there."""
+"""Faults of the code that places visual tokens in the text, and of the attention to these positions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PLACE = "qwen3_vlm.models.fusion.place"
 
 
 def _placing(mask: Callable[[Tensor, int], Tensor]) -> Change:
-    """Visual tokens put where `mask(ids_BT, patch_id)` is true; the count is not checked."""
+    """Put visual tokens at the positions where `mask(ids_BT, patch_id)` is true, without checking their number."""
 
     def place(embeds_BTE: Tensor, ids_BT: Tensor, visual_BQE: Tensor, patch_id: int) -> Tensor:
         chosen_BT = mask(ids_BT, patch_id)
@@ -38,7 +38,7 @@ def _reversed(original: Any) -> Any:
 
 
 def _added(original: Any) -> Any:
-    """A thousandth of each visual token, on top of the placeholder's own embedding."""
+    """Add a thousandth of each visual token to the placeholder's embedding."""
 
     def place(embeds_BTE: Tensor, ids_BT: Tensor, visual_BQE: Tensor, patch_id: int) -> Tensor:
         image_BT1 = (ids_BT == patch_id)[..., None]
@@ -49,12 +49,12 @@ def _added(original: Any) -> Any:
 
 
 def _text_only(original: Any) -> Any:
-    """The visual tokens are computed, kept in the graph, and multiplied away."""
+    """Compute the visual tokens and keep them in the graph, but multiply them by 0."""
     return lambda self, batch, visual: original(self, batch, visual and visual.map(lambda layer: layer * 0))
 
 
 def _read_with(option: str, value: Callable[[Batch, Tensor], Tensor]) -> Change:
-    """The language model reads batches with images under one more argument: `value(batch, image_BT)`."""
+    """Pass `value(batch, image_BT)` as the argument named `option` to the language model for batches with images."""
 
     def make(original: Any) -> Any:
         def nll(self: Any, batch: Batch, visual: VisualTokens | None) -> TokenNLL:
@@ -79,7 +79,7 @@ def _read_with(option: str, value: Callable[[Batch, Tensor], Tensor]) -> Change:
 
 
 def _image_hidden(batch: Batch, image_BT: Tensor) -> Tensor:
-    """0 at the image positions, as for padding."""
+    """Return an attention mask that is 0 at the image positions, as for padding."""
     return batch.attention_BT & ~image_BT
 
 
@@ -88,13 +88,13 @@ def _first_half_hidden(batch: Batch, image_BT: Tensor) -> Tensor:
 
 
 def _one_place(batch: Batch, image_BT: Tensor) -> Tensor:
-    """Position ids as of a model that counts an image as one token."""
+    """Return position ids as in a model that counts an image as one token."""
     first_BT = image_BT & (image_BT.cumsum(1) == 1)
     return (~image_BT | first_BT).long().cumsum(1) - 1
 
 
 def _sliding_window(site: Site) -> None:
-    """As of a sister model: each position sees itself and the three before it."""
+    """Use the attention of a related model, in which each position sees only itself and the three before it."""
 
     def edit(tree: dict[str, Any]) -> None:
         layers = ["sliding_attention"] * tree["num_hidden_layers"]

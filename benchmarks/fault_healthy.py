@@ -1,4 +1,4 @@
-"""Healthy set-ups: what a detector of faults must not complain about. Each is trained and evaluated as it is."""
+"""Healthy set-ups, for which no fault may be reported. They are trained and evaluated without an injected fault."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _palette_or_alpha(i: int, image: Image.Image) -> Image.Image:
 
 
 def _two_captions_each(site: Site) -> None:
-    """Each training image twice, under two captions, as data sets with several captions an image have it."""
+    """Use each training image twice with different captions, as in data sets with several captions per image."""
     rows, held_out = site.rows[: TRAINED // 2], site.rows[TRAINED:]
     seconds = [
         with_text({**row, "id": f"{row['id']}-b"}, answer=f"Seen here: {caption(row)[0].lower()}{caption(row)[1:]}")
@@ -46,7 +46,7 @@ def _few_rows(site: Site) -> None:
 
 
 def _background_alone(i: int, row: Row) -> Row:
-    """Two words that the language model knows as they stand: `Dotted cyan`."""
+    """Reduce the caption to two words that the language model knows, such as `Dotted cyan`."""
     found = re.search(r"(plain|dotted|striped) (\w+)", caption(row).lower())
     assert found, caption(row)
     return with_text(row, answer=found[0].capitalize())
@@ -57,7 +57,7 @@ def _three_times(i: int, row: Row) -> Row:
 
 
 def _with_a_rare_word(i: int, row: Row) -> Row:
-    """In one caption of five, a name that no other one has."""
+    """Add a name that occurs in no other caption to one caption in five."""
     if i % 5:
         return row
     name = "".join("aeioubdgklmnprstz"[(i * 7919 + k * k * 31) % 17] for k in range(7)).capitalize()

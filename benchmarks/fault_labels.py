@@ -1,4 +1,4 @@
-"""Faults of code: which tokens of a sequence carry a label."""
+"""Faults of the code that decides which tokens of a sequence have a label."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fault_site import Case, Change, human_turns, swap
 
 
 def _labels(change: Callable[[Encoded, IntArray], IntArray]) -> Change:
-    """Every row's labels, changed after the package's own masking."""
+    """Change the labels of every row after the package's own masking."""
     return swap("eyechart.data.encoded.Encoded.labels_T", lambda raw: property(lambda row: change(row, raw.fget(row))))
 
 
@@ -47,7 +47,7 @@ def _moved(by: int) -> Callable[[Encoded, IntArray], IntArray]:
 
 
 def _marker_not_found(row: Encoded, labels_T: IntArray) -> IntArray:
-    """A collator that searches for the answer's first tokens, and masks the row where it does not find them."""
+    """Mask one row in five, like a collator that searches for the answer's first tokens and does not find them."""
     if int(row.answer_N.sum()) % 5 == 0:
         labels_T[:] = IGNORE_INDEX
     return labels_T
@@ -68,26 +68,26 @@ def _inverted(row: Encoded, labels_T: IntArray) -> IntArray:
 
 
 def _up_to_the_last_newline(row: Encoded) -> slice:
-    """A mask made by a search for the newline after the request; the last match ends it."""
+    """Return the positions up to the last newline, as if the newline after the request were searched for."""
     newline = row.prompt.ids_T[-1]
     return slice(0, int(np.flatnonzero(row.ids_T == newline)[-1]) + 1)
 
 
 @functools.cache
 def _comma() -> int:
-    """The id of a comma in the tokenizer that comes with the repository."""
+    """Return the id of a comma in the tokenizer that comes with the repository."""
     tree = json.loads(Path("assets/tiny/llm/tokenizer.json").read_text(encoding="utf-8"))
     return int(tree["model"]["vocab"][","])
 
 
 def _behind_the_comma(row: Encoded) -> slice:
-    """From the first separator `, ` of the answer on, if it has one."""
+    """Return the positions from the first separator `, ` of the answer to the end; none without a separator."""
     commas = np.flatnonzero(row.answer_N == _comma())
     return slice(len(row.prompt.ids_T) + int(commas[0]) if len(commas) else len(row.ids_T), None)
 
 
 def _as_the_first_row() -> Callable[[Encoded, IntArray], IntArray]:
-    """Masks as long as the prompt of the first row that was seen."""
+    """Return a change that masks as many tokens of every row as the prompt of the first row has."""
     first: list[int] = []
 
     def change(row: Encoded, labels_T: IntArray) -> IntArray:

@@ -1,4 +1,4 @@
-"""Faults of code: what each position is made to predict, what it may look at, and what its loss is."""
+"""Faults of the code for the loss: what each position predicts, which tokens it sees, and how its loss is computed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NLL = "qwen3_vlm.models.llm.LanguageModel.nll"
 
 
 def _paired(hidden_from: int, labels_from: int) -> Change:
-    """The language model's loss with hidden states and targets paired at other positions than one apart."""
+    """Pair hidden states and targets in the language model's loss with an offset other than 1."""
 
     def nll(self: Any, embeds_BTE: Tensor, labels_BT: Tensor, past: Any = None) -> TokenNLL:
         read = self.model.model(inputs_embeds=embeds_BTE, past_key_values=past, use_cache=past is not None)
@@ -32,7 +32,7 @@ def _paired(hidden_from: int, labels_from: int) -> Change:
 
 
 def _judged(loss: Callable[[Tensor, Tensor], Tensor]) -> Change:
-    """The right positions, paired rightly, and another loss: `loss(logits_NK, targets_N)`."""
+    """Pair positions correctly, but compute a different loss, `loss(logits_NK, targets_N)`."""
 
     def nll(self: Any, embeds_BTE: Tensor, labels_BT: Tensor, past: Any = None) -> TokenNLL:
         read = self.model.model(inputs_embeds=embeds_BTE[:, :-1], past_key_values=past, use_cache=past is not None)
@@ -50,7 +50,7 @@ def _focal(logits_NK: Tensor, targets_N: Tensor) -> Tensor:
 
 
 def _seeing_ahead(tokens: int) -> Change:
-    """A mask under which each position also sees this many later tokens."""
+    """Use an attention mask with which each position also sees this many later tokens."""
 
     def mask(**options: Any) -> Tensor:
         embeds_BTE: Tensor = options["inputs_embeds" if "inputs_embeds" in options else "input_embeds"]

@@ -10,7 +10,7 @@ from fault_site import TRAINED, Case, Row, Site
 
 
 def _images_rolled(rows: list[Row], first: int = 0) -> list[Row]:
-    """From row `first` on, each caption with the next row's image."""
+    """Pair each caption with the next row's image, starting at row `first`."""
     images = [row["image"] for row in rows]
     moved = [*images[:first], *images[first + 1 :], images[first]]
     return [{**row, "image": image} for row, image in zip(rows, moved, strict=True)]
@@ -21,7 +21,7 @@ def _with_captions(rows: list[Row], answers: list[str]) -> list[Row]:
 
 
 def _captions_rolled(rows: list[Row]) -> list[Row]:
-    """Each image, with its id, under the next row's caption."""
+    """Pair each image and its id with the next row's caption."""
     answers = [caption(row) for row in rows]
     return _with_captions(rows, answers[1:] + answers[:1])
 
@@ -31,7 +31,7 @@ def _captions_sorted(rows: list[Row]) -> list[Row]:
 
 
 def _captions_of_three(rows: list[Row]) -> list[Row]:
-    """Captions moved among each three neighbouring rows, as by a loader with several workers."""
+    """Rotate captions among every three neighbouring rows, as a loader with several workers may do."""
     answers = [caption(row) for row in rows]
     whole_threes = len(rows) - len(rows) % 3
     moved = [answers[i - i % 3 + (i + 1) % 3] for i in range(whole_threes)]
@@ -39,7 +39,7 @@ def _captions_of_three(rows: list[Row]) -> list[Row]:
 
 
 def _sorted_as_text(rows: list[Row]) -> list[Row]:
-    """Images, with their ids, in the order in which a folder lists unpadded numbers: 0, 1, 10, 100, 1000, ..."""
+    """Sort images and their ids as text, as a folder lists unpadded numbers: 0, 1, 10, 100, 1000, ..."""
     order = sorted(range(len(rows)), key=str)
     return [{**row, "image": rows[j]["image"], "id": rows[j]["id"]} for row, j in zip(rows, order, strict=True)]
 
@@ -50,13 +50,13 @@ def _last_quarter_rolled(rows: list[Row]) -> list[Row]:
 
 
 def _by_truncated_key(rows: list[Row]) -> list[Row]:
-    """Ten rows share the caption of the last of them."""
+    """Give every ten rows the caption of the last of them."""
     last = {row["id"][:-1]: caption(row) for row in rows}
     return [with_text(row, answer=last[row["id"][:-1]]) for row in rows]
 
 
 def _some_mismatched(share: float) -> Callable[[Site], None]:
-    """About this share of the captions, drawn at random, exchanged among each other."""
+    """Exchange about this share of the captions, drawn at random, among each other."""
 
     def change(rows: list[Row]) -> list[Row]:
         draw = random.Random(5)

@@ -1,4 +1,4 @@
-"""Faults between image file and tower: how a file is decoded, what is done to the picture, how it is normalised."""
+"""Faults between the image file and the tower: in decoding, in changes to the picture, and in normalisation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _IMAGES = "eyechart.data.images"
 
 
 def _preprocessor(**values: object) -> Callable[[Site], None]:
-    """The tower's preprocessor_config.json with these settings."""
+    """Return a set-up that writes these settings to the tower's preprocessor_config.json."""
 
     def set_up(site: Site) -> None:
         edit_json(site.own_backbone("vision") / "preprocessor_config.json", lambda tree: tree.update(values))
@@ -30,22 +30,22 @@ def _preprocessor(**values: object) -> Callable[[Site], None]:
 
 
 def turned(i: int, image: Image.Image) -> Image.Image:
-    """As a camera held upright stores its picture; `TURNED` says so."""
+    """Rotate a picture as a camera held upright stores it; `TURNED` is the matching EXIF data."""
     return image.transpose(Image.Transpose.ROTATE_90)
 
 
 TURNED = Image.Exif()
-"""EXIF data with the orientation of pictures that are `turned`."""
+"""EXIF data with the orientation of the pictures that `turned` returns."""
 TURNED[0x0112] = 6
 
 
 def with_palette(i: int, image: Image.Image) -> Image.Image:
-    """64 colours of the picture's own."""
+    """Reduce a picture to a palette of 64 of its colours."""
     return image.convert("P", palette=Image.Palette.ADAPTIVE, colors=64)
 
 
 def sixteen_bit(i: int, image: Image.Image) -> Image.Image:
-    """Grey of 16 bits."""
+    """Convert a picture to 16-bit grey."""
     return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
 
 
@@ -85,7 +85,7 @@ def _cropped(image: Image.Image) -> Image.Image:
 
 
 def _tiny_first(image: Image.Image) -> Image.Image:
-    """A thumbnail of 16 pixels, as a data set of previews has them."""
+    """Reduce a picture to 16 pixels and enlarge it, as in a data set of thumbnails."""
     return image.resize((16, 16)).resize(image.size)
 
 
@@ -104,7 +104,7 @@ def _some_mirrored(original: Any) -> Any:
 
 
 def _cached_by_short_name(original: Any) -> Any:
-    """A cache of decoded images whose key is the last digit of the file's name."""
+    """Cache decoded images with the last digit of the file's name as key."""
     kept: dict[str, Any] = {}
 
     def load(path: Path, spec: Any, max_pixels: int) -> Any:
@@ -126,12 +126,12 @@ def _rescaled_twice(original: Any) -> Any:
 
 
 def _wrapping(pixels_BCHW: Tensor, spec: ImageSpec) -> Tensor:
-    """Below 128 the difference of bytes wraps round."""
+    """Subtract in bytes, so that values below 128 wrap around."""
     return (pixels_BCHW.to(torch.uint8) - 128).float() / 127.5
 
 
 def _standardised(pixels_BCHW: Tensor, spec: ImageSpec) -> Tensor:
-    """As `tf.image.per_image_standardization`, in place of the tower's mean and std."""
+    """Normalise like `tf.image.per_image_standardization` instead of with the tower's mean and std."""
     of_image = (1, 2, 3)
     x_BCHW = pixels_BCHW.float()
     return (x_BCHW - x_BCHW.mean(of_image, keepdim=True)) / (x_BCHW.std(of_image, keepdim=True) + 1e-3)

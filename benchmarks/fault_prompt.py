@@ -1,4 +1,4 @@
-"""Faults of code: how text becomes ids."""
+"""Faults of the code that converts text to ids."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _with_prompt(row: object, ids_T: IntArray, block: tuple[int, int], answer_N:
 
 
 def _encode(change: Callable[[Any, object], object]) -> Change:
-    """Every encoded row, changed; rejects are left alone by `_with_prompt`."""
+    """Change every encoded row; `_with_prompt` does not change rejected rows."""
 
     def make(original: Any) -> Any:
         return lambda self, records: [change(self, row) for row in original(self, records)]
@@ -33,19 +33,19 @@ def _encode(change: Callable[[Any, object], object]) -> Change:
 
 
 def _block_dropped(builder: Any, row: Any) -> object:
-    """The text processor has stripped the unknown tag `<image>`."""
+    """Remove the image block, as if a text processor had removed the unknown tag `<image>`."""
     ids_T = np.delete(row.prompt.ids_T, slice(*row.prompt.block))
     return _with_prompt(row, ids_T, (0, 0))
 
 
 def _thinking(builder: Any, row: Any) -> object:
-    """The chat template adds an empty thought where the answer is known, and none where it is to be generated."""
+    """Add an empty thought before known answers, but not before answers to be generated, as some chat templates do."""
     (thought,) = builder._tokenise(["<think>\n\n</think>\n\n"], special=True)
     return _with_prompt(row, np.concatenate([row.prompt.ids_T, np.array(thought)]), row.prompt.block)
 
 
 def _joint(builder: Any, row: Any) -> object:
-    """Prompt and answer are tokenised as one text, the mask is as long as the prompt tokenised alone."""
+    """Tokenise prompt and answer as one text, but mask as many tokens as the prompt has when tokenised alone."""
     end = row.prompt.block[1]
     text = builder._backend.decode([*row.prompt.ids_T[end:], *row.answer_N[:-1]], skip_special_tokens=False)
     (joint,) = builder._tokenise([text], special=True)
@@ -85,7 +85,7 @@ def _captions_lowered(original: Any) -> Any:
 
 
 def _opened_by_a_turn(original: Any) -> Any:
-    """The image block begins with what a tokenizer without that token makes of `<|im_start|>`: its first piece."""
+    """Begin the image block with the first piece of `<|im_start|>`, for which this tokenizer has no single token."""
 
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)

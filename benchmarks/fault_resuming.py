@@ -1,4 +1,4 @@
-"""Faults of resuming: what is not put back to where it stood when the run was interrupted."""
+"""Faults of resuming: parts of the state that are not restored to their values at the interruption."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _RESTORE = "qwen3_vlm.train.resuming.restore"
 
 
 def half_a_run(site: Site) -> None:
-    """The healthy run as it lay on disk in the middle of its second epoch."""
+    """Copy the healthy run as it was on disk in the middle of its second epoch."""
     site.take_base(step=INSIDE_EPOCH)
 
 
 def _order_drawn_anew(original: Any) -> Any:
-    """The order comes from a generator that was not put back to where it stood."""
+    """Draw the order from a generator whose state was not restored."""
     return lambda samples, epoch, seed, batch_size, accumulation: original(
         samples, epoch, seed + 1, batch_size, accumulation
     )
@@ -42,7 +42,7 @@ def _updates_from_zero(original: Any) -> Any:
 
 
 def _schedule_of_the_rest(original: Any) -> Any:
-    """A schedule made for the updates that are left: it starts with a warm-up of its own."""
+    """Make a schedule for only the remaining updates, which starts with a new warm-up."""
     start: list[int] = []
 
     def rate(update: int, total: int, config: Any) -> float:

@@ -16,20 +16,20 @@ def _turns_swapped(i: int, row: Row) -> Row:
 
 
 def _all_cut(site: Site) -> None:
-    """A max_seq_len that cuts about nine sequences in ten."""
+    """Set a max_seq_len that truncates about nine sequences in ten."""
     lengths = np.array(prepare_data(site.config()).train.lengths)
     site.set(data__max_seq_len=int(np.quantile(lengths, 0.1)))
 
 
 def _few_cut(site: Site) -> None:
-    """One caption in 70 is several times as long as the others, and longer than max_seq_len."""
+    """Make one caption in 70 several times as long as the others, and longer than max_seq_len."""
     tail = ", which has been described before and will be described again, at length and to no purpose"
     each(lambda i, row: with_text(row, answer=caption(row) + tail) if i % 70 == 5 else row)(site)
     site.set(data__max_seq_len=48)
 
 
 def _image_cut(site: Site) -> None:
-    """Every second request is so long that the image after it no longer fits."""
+    """Make every second request so long that the image after it no longer fits."""
     request = (
         "Look at this picture closely, from left to right, and then say in one short sentence what it shows.\n<image>"
     )
@@ -43,7 +43,7 @@ def _ids(change: Callable[[int], str]) -> Callable[[Site], None]:
 
 
 def _requests(change: Callable[[int, Row], str]) -> Callable[[Site], None]:
-    """The rows' own human turns are used, and are these."""
+    """Use the rows' own human turns, and replace them by the result of `change`."""
     return in_turn(each(lambda i, row: with_text(row, change(i, row))), human_turns)
 
 

@@ -1,4 +1,4 @@
-"""One case from its set-up to its row: train, the four conditions alone, then what the tool says."""
+"""Runs one case of the benchmark: training, the four conditions alone, then the tool's findings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import qwen3_vlm.commands.diagnosis  # noqa: F401 - read before the cases fork: all of them judge by the same source
+import qwen3_vlm.commands.diagnosis  # noqa: F401 - imported before the cases fork, so that all use the same source
 from eyechart.exits import FaultsFoundError, NamedInputError, NonFiniteError
 from eyechart.files import write_atomic
 from fault_site import Case, Site
@@ -28,10 +28,10 @@ Findings = list[tuple[str, str]]
 
 @dataclass
 class _Said:
-    """What one part of the tool answered."""
+    """The output of one part of the tool."""
 
     how: str = ""
-    """refused, stopped or diagnosed."""
+    """How training ended or the findings were made: refused, stopped or diagnosed."""
     findings: Findings = field(default_factory=list)
     message: str = ""
     crash: str = ""
@@ -39,25 +39,25 @@ class _Said:
 
 @dataclass
 class _Scored:
-    """What `ablate` answered."""
+    """The output of `ablate`."""
 
     four: str = "could not run"
     why: str = ""
     verdict: str = ""
-    """Of the whole; empty where it could not run."""
+    """The overall verdict; empty if `ablate` could not run."""
     findings: Findings = field(default_factory=list)
 
 
 def run_case(case: Case, site: Site, trained_before: Path | None = None) -> Row:
-    """Set the case up, run it with its change in force where it belongs, and collect what was said.
+    """Set up a case, run it with its change applied in the right phases, and collect the tool's output.
 
-    The tool is asked in a user's order. What a refused or stopped training said stands; only where it said nothing
-    does `diagnose` with the checkpoint speak.
+    The commands are run in the order of a user. If training was refused or stopped with findings, these are used;
+    otherwise, the findings of `diagnose` with the checkpoint are used.
 
     Args:
-        case: what to run.
+        case: the case to run.
         site: its empty folder.
-        trained_before: the output_dir that this very case has trained into before: it is not trained again.
+        trained_before: output_dir of an earlier training of this case. If given, the case is not trained again.
     """
     began = time.process_time()
     case.set_up(site)
@@ -105,7 +105,7 @@ def _in_evaluation(case: Case) -> AbstractContextManager[object]:
 
 
 def _train(site: Site, resume: bool) -> _Said:
-    """Train as a user would; where the preflight refuses, keep what it said and train on by force."""
+    """Train as a user would. If faults prevent or stop this, keep the findings and train again with `--force`."""
     said = _Said()
     for options in ({}, {"force": True}):
         try:
@@ -115,7 +115,7 @@ def _train(site: Site, resume: bool) -> _Said:
             found = _pairs(error.findings)
             if said.findings:
                 return said
-            # A stopped training leaves no forced one to try; what has been saved of it is judged.
+            # If there are checkpoints, training had started before the fault was found.
             said = _Said("stopped" if find_checkpoints(site.run) else "refused", found)
             continue
         except NonFiniteError as error:
@@ -136,7 +136,7 @@ def _broken(error: Exception) -> _Said:
 
 
 def _ablate(site: Site) -> _Scored:
-    """`qwen3-vlm ablate`: the verdict of its gates alone, and of the whole with its findings."""
+    """Run `qwen3-vlm ablate`, and return the verdict of the gates alone and the overall verdict with findings."""
     assert site.checkpoint is not None
     try:
         with _quiet():
@@ -149,7 +149,7 @@ def _ablate(site: Site) -> _Scored:
 
 
 def _diagnose(site: Site) -> _Said:
-    """`qwen3-vlm diagnose`, as a user calls it."""
+    """Run `qwen3-vlm diagnose` as a user would."""
     path = site.folder / "run.yaml"
     write_atomic(path, site.config().to_yaml())
     arguments = ["diagnose", "--config", str(path), "--json"]
@@ -186,7 +186,7 @@ def _quiet():  # type: ignore[no-untyped-def]  # noqa: ANN202
 
 
 def train_base(site: Site, save_every: int) -> Path:
-    """The healthy run that cases of evaluation and resumption start from."""
+    """Train the healthy run from which cases of evaluation and resumption start."""
     site.set(train__save_every=save_every)
     with _quiet():
         return train(site.config(), overwrite=True)

@@ -1,4 +1,4 @@
-"""Where one case of the fault benchmark lives: its folder, its config, copies of what it changes, and what it patches.
+"""The working folder of one case of the fault benchmark: its config, copies of the files it changes, and its patches.
 
 Nothing outside the case's own folder is ever written: data, images, backbones and checkpoints are copied there first.
 """
@@ -31,7 +31,7 @@ Where = Literal["training", "evaluation", "both", "resume"]
 
 TRAINED, HELD_OUT = 1200, 100
 SAVE_EVERY, INSIDE_EPOCH = 152, 456
-"""Steps; an epoch has 300. What healthy runs save, and where the resumed ones go on."""
+"""Number of steps between checkpoints of healthy runs, and the step from which runs are resumed. An epoch has 300."""
 _CONFIGS = {"scenes": Path("configs/stage1_align_tiny.yaml"), "digits": Path("configs/stage1_align_digits.yaml")}
 _SIZE = TRAINED + HELD_OUT
 _SHORT = {
@@ -43,16 +43,16 @@ _ALWAYS = ["--threads", "1", "--train.tracker", "none", "--ablation.num_samples"
 
 @dataclass
 class Site:
-    """The place of one case while it is set up."""
+    """The folder and settings of one case while it is set up."""
 
     folder: Path
-    """Of this case alone."""
+    """Folder of only this case."""
     world: World
     base: Path
     """Folder of a healthy run on this world; read only."""
     overrides: list[str] = field(default_factory=list)
     checkpoint: Path | None = None
-    """What is evaluated, for cases that do not train."""
+    """The checkpoint to evaluate, for cases that do not train."""
 
     @property
     def run(self) -> Path:
@@ -65,24 +65,24 @@ class Site:
             self.overrides += [f"--{name.replace('__', '.')}", json.dumps(value)]
 
     def config(self) -> Config:
-        """The config of the case's run."""
+        """Return the config of the case's run."""
         return short_config(self.world, self.run, self.overrides)
 
     @functools.cached_property
     def rows(self) -> list[Row]:
-        """A copy of the rows that this world's short run reads, to be changed and written by `write_rows`."""
+        """Return a copy of the rows of this world's short run, which can be changed and passed to `write_rows`."""
         config = self.config()
         rows: list[Row] = json.loads(Path(config.data.json_file).read_text(encoding="utf-8"))
         return rows[:_SIZE] if self.world == "scenes" else rows[:TRAINED]
 
     @functools.cached_property
     def held_out_rows(self) -> list[Row] | None:
-        """A copy of the rows of the fixed held-out file; None where the split is drawn."""
+        """Return a copy of the rows of the fixed held-out file; None if the split is drawn."""
         held_out = self.config().data.eval_json
         return json.loads(Path(held_out).read_text(encoding="utf-8")) if held_out else None
 
     def write_rows(self, rows: list[Row], held_out: list[Row] | None = None) -> None:
-        """Train on these rows instead, and hold out those, if given."""
+        """Train on `rows` instead, and use `held_out` as held-out rows if given."""
         write_atomic(self.folder / "data.json", json.dumps(rows))
         self.set(data__json_file=str(self.folder / "data.json"), data__max_samples=None)
         if held_out is not None:
@@ -90,7 +90,7 @@ class Site:
             self.set(data__eval_json=str(self.folder / "held_out.json"))
 
     def own_images(self) -> Path:
-        """Train on `rows` with an image folder of the case's own: links, so that some can be replaced."""
+        """Give the case its own image folder, which contains links, so that some images can be replaced."""
         source, root = Path(self.config().data.image_root).resolve(), self.folder / "images"
         for row in (*self.rows, *(self.held_out_rows or ())):
             link = root / row["image"]
@@ -101,14 +101,14 @@ class Site:
         return root
 
     def own_backbone(self, part: Literal["vision", "llm"]) -> Path:
-        """A copy of a backbone's folder, used instead of the original."""
+        """Copy a backbone's folder, and use the copy instead of the original."""
         copy = self.folder / part
         shutil.copytree(getattr(self.config().model, part), copy)
         self.set(**{f"model__{part}": str(copy)})
         return copy
 
     def take_base(self, step: int | None = None) -> Path:
-        """Copy the healthy run up to `step` (all of it by default) to this case; its newest checkpoint."""
+        """Copy the healthy run up to `step` (by default all of it) to this case, and return its newest checkpoint."""
         self.run.mkdir(parents=True)
         found = sorted(self.base.glob("checkpoint_*.pt"), key=lambda p: int(p.stem.split("_")[1]))
         wanted = found[-1] if step is None else next(p for p in found if p.stem == f"checkpoint_{step}")
@@ -120,7 +120,7 @@ class Site:
 
 
 def human_turns(site: Site) -> None:
-    """A template with text around the image, for faults that need some."""
+    """Use a template with text around the image, for faults that need such text."""
     site.set(prompt__template="{human}\n")
 
 
@@ -130,12 +130,12 @@ def take_base(site: Site) -> None:
 
 
 def short_config(world: World, output_dir: Path, overrides: list[str]) -> Config:
-    """A world's shipped config, shortened, into `output_dir`."""
+    """Return a world's shipped config, shortened, with this `output_dir`."""
     return load_config(_CONFIGS[world], ["--output_dir", str(output_dir), *_ALWAYS, *_SHORT[world], *overrides])
 
 
 def make_worlds() -> None:
-    """Draw both worlds, where they are not there yet."""
+    """Draw both worlds if they do not exist yet."""
     for world in _CONFIGS:
         config = load_config(_CONFIGS[world])
         assert config.data.world != "none"
@@ -147,22 +147,22 @@ Change = Callable[[], AbstractContextManager[object]]
 
 @dataclass(frozen=True)
 class Case:
-    """One set-up: a fault, or something healthy."""
+    """One set-up, with a fault or healthy."""
 
     name: str
     code: str
     """The injected fault's code in `faults.table.FAULTS`; empty for healthy set-ups."""
     how: str
-    """What is changed, in one line."""
+    """The change in one line."""
     where: Where = "both"
-    """Where the change is in force: while training, while evaluating a healthy run, in both, or in a resumed run."""
+    """When the change is applied: in training, in the evaluation of a healthy run, in both, or in a resumed run."""
     set_up: Callable[[Site], object] = lambda site: None
     """Changes data, config or files of the site."""
     change: Change = nullcontext
     """Patches one function."""
     world: World = "scenes"
     also: tuple[str, ...] = ()
-    """Other codes that this very change injects as well, and that are as right as `code`."""
+    """Other codes that the same change also injects, and that are as correct as `code`."""
 
 
 def edit_tensors(path: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> None:
@@ -187,7 +187,7 @@ def edit_checkpoint(path: Path, edit: Callable[[dict[str, Any]], object]) -> Non
 
 
 def replace_image(path: Path, image: Image.Image, **options: Any) -> None:
-    """Put another picture where a link of `own_images` is; what it linked to stays as it is."""
+    """Replace a link made by `own_images` by another picture; the linked file is not changed."""
     path.unlink()
     image.save(path, **options)
 
@@ -195,7 +195,7 @@ def replace_image(path: Path, image: Image.Image, **options: Any) -> None:
 def swap(dotted: str, make: Callable[[Any], Any]) -> Change:
     """A change of one function: `swap("package.module.function", lambda original: replacement)`.
 
-    As a change of the source would, it reaches every module of the package that has imported the function by name.
+    Like a change of the source, it affects every module of the package that has imported the function by name.
     Methods and properties are named through their class.
     """
 

@@ -1,4 +1,4 @@
-"""Faults of the split: images on both sides, rows that are there twice, parts too small or of other data."""
+"""Faults of the split: images on both sides, repeated rows, sides that are too small or come from other data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qwen3_vlm.data.splits import Split
 
 
 def copies_drawn(site: Site) -> None:
-    """Every third row again, under another id and file name, before the split is drawn."""
+    """Repeat every third row with another id and file name before the split is drawn."""
     rows, root = site.rows, site.own_images()
     copies = [_copy(root, row, i) for i, row in enumerate(rows[::3])]
     site.write_rows([*rows, *copies])
@@ -23,7 +23,7 @@ def copies_drawn(site: Site) -> None:
 
 
 def _leak_by_copies(site: Site) -> None:
-    """Every third row of the held-out file is a training row under another id and file name."""
+    """Replace every third row of the held-out file by a training row with another id and file name."""
     trained, held_out, root = site.rows[:TRAINED], site.rows[TRAINED:], site.own_images()
     for i in range(0, len(held_out), 3):
         held_out[i] = _copy(root, trained[i * 7], i)
@@ -38,12 +38,12 @@ def _copy(root: Path, row: Row, number: int) -> Row:
 
 
 def _leak_by_file(site: Site) -> None:
-    """The held-out file was cut from rows that are trained on."""
+    """Make the held-out file from rows that are also trained on."""
     site.write_rows(site.rows[:TRAINED], site.rows[TRAINED - HELD_OUT : TRAINED])
 
 
 def _leak_saved_again(site: Site) -> None:
-    """Half of the held-out file's images are training images, saved once more: files of other bytes."""
+    """Replace half of the held-out images by training images that are saved again, so that their bytes differ."""
     trained, held_out, root = site.rows[:TRAINED], site.rows[TRAINED:], site.own_images()
     (root / "again").mkdir()
     for i in range(0, len(held_out), 2):
@@ -63,7 +63,7 @@ def _another_seed_for_the_held_out(original: Any) -> Any:
 
 
 def _held_out_from_elsewhere(site: Site) -> None:
-    """Scenes are trained on, digits are held out."""
+    """Train on scenes and hold out digits."""
 
     def under(folder: str, rows: list[Row]) -> list[Row]:
         return [{**row, "image": f"{folder}/{row['image']}"} for row in rows]

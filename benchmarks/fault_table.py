@@ -1,4 +1,4 @@
-"""What the fault benchmark counts, and the page it writes."""
+"""The counts of the fault benchmark, and the page that it writes."""
 
 from __future__ import annotations
 
@@ -24,57 +24,57 @@ class Row:
     four: str = "could not run"
     """Verdict of the four runbook conditions alone: PASS, FAIL, INCONCLUSIVE, or `could not run`."""
     four_why: str = ""
-    """Its first reason, or the error that kept it from running."""
+    """The first reason of this verdict, or the error that prevented it."""
     ablated: str = ""
-    """Verdict of `ablate` as a whole, findings included; empty where it could not run."""
+    """Overall verdict of `ablate`, including findings; empty if it could not run."""
     ablate_findings: list[tuple[str, str]] = field(default_factory=list)
-    """(code, severity) beside it."""
+    """(code, severity) of each finding of `ablate`."""
     diagnose_findings: list[tuple[str, str]] = field(default_factory=list)
-    """(code, severity) by `diagnose` on the same checkpoint."""
+    """(code, severity) of each finding of `diagnose` on the same checkpoint."""
     ours: str = ""
     """When the tool reported it: `refused` (before training), `stopped` (during training), `diagnosed` (after it)."""
     findings: list[tuple[str, str]] = field(default_factory=list)
-    """(code, severity) as the user meets them: where training was refused or stopped, the findings reported there."""
+    """(code, severity) as a user sees them; if training was refused or stopped, the findings reported then."""
     message: str = ""
-    """One line that is not a finding: why a command ended with bad input."""
+    """One line that is not a finding: the reason why a command rejected its input."""
     crash: str = ""
     """Unexpected error in the tool or in the benchmark itself."""
     seconds: float = 0.0
-    """Of the whole case, training included: seconds of processor time, one thread."""
+    """Processor time of the whole case, including training, in seconds with one thread."""
     diagnosing: float = 0.0
-    """Of these, in `diagnose`."""
+    """Seconds of processor time spent in `diagnose`."""
 
     @property
     def errors(self) -> list[str]:
-        """Codes of errors."""
+        """Return the codes of errors."""
         return [code for code, severity in self.findings if severity == "error"]
 
     @property
     def warnings(self) -> list[str]:
-        """Codes of warnings."""
+        """Return the codes of warnings."""
         return [code for code, severity in self.findings if severity == "warning"]
 
     @property
     def agrees(self) -> bool:
-        """Whether `ablate` and `diagnose` say the same of a checkpoint that both could read."""
+        """Whether `ablate` and `diagnose` report the same about a checkpoint that both could read."""
         return not self.ablated or set(self.ablate_findings) == set(self.diagnose_findings)
 
     @property
     def contradicts(self) -> bool:
-        """Whether `ablate` says PASS beside an error."""
+        """Whether `ablate` reports PASS together with an error."""
         return self.ablated == "PASS" and any(severity == "error" for _, severity in self.ablate_findings)
 
     @property
     def right(self) -> set[str]:
-        """Codes that count as the right name."""
+        """Codes that count as correct."""
         return {self.code, *self.also, *(FAULTS[self.code].synonyms if self.code else ())}
 
     @property
     def noticed(self) -> bool:
         """Whether the tool reported that something is wrong.
 
-        An error does; the injected code does at any severity; any finding does beside a verdict other than PASS; and so
-        does a command that ends with bad input and says why.
+        It did if it reported an error, the injected code at any severity, or any finding together with a verdict other
+        than PASS, or if a command rejected its input and gave the reason.
         """
         codes = {code for code, _ in self.findings}
         beside = bool(codes) and self.four in ("FAIL", "INCONCLUSIVE")
@@ -88,26 +88,26 @@ class Row:
 
 @dataclass(frozen=True)
 class Totals:
-    """The figures on top of the page."""
+    """The figures at the top of the page."""
 
     injected: int
     codes: int
-    """Different codes among them."""
+    """Number of different codes of the injected faults."""
     noticed: int
     named: int
     four: Counter[str]
-    """Injected cases by the four conditions' verdict."""
+    """Number of injected cases by the verdict of the four conditions."""
     healthy: int
     healthy_errors: int
     healthy_warnings: int
     healthy_four: Counter[str]
     crashes: int
     disagreeing: int
-    """Cases in which `ablate` and `diagnose` say different things of one checkpoint."""
+    """Cases in which `ablate` and `diagnose` report different things about one checkpoint."""
     contradicting: int
     """Cases in which a PASS has an error among its findings."""
     seconds: float
-    """Of processor time, all cases."""
+    """Processor time of all cases in seconds."""
 
 
 def totals(rows: Sequence[Row]) -> Totals:
@@ -131,7 +131,7 @@ def totals(rows: Sequence[Row]) -> Totals:
 
 
 def missed(rows: Sequence[Row]) -> list[Row]:
-    """Injected faults that were not noticed or not named, healthy set-ups with findings, and crashes."""
+    """Return injected faults that were not noticed or not named, healthy set-ups with findings, and crashes."""
     return [
         r
         for r in rows
@@ -144,7 +144,11 @@ def missed(rows: Sequence[Row]) -> list[Row]:
 
 
 def reached(total: Totals) -> bool:
-    """The target: all noticed, 95% named, no error and at most one warning over the healthy set-ups, no crash."""
+    """Return whether the target is met.
+
+    All faults must be noticed and 95% named; healthy set-ups must have no error and together at most one warning; and
+    no case may crash.
+    """
     return (
         total.noticed == total.injected
         and total.named >= 0.95 * total.injected
@@ -263,5 +267,5 @@ def _healthy_line(row: Row) -> str:
 
 
 def _cell(text: str) -> str:
-    """One table cell: no line breaks, no bars, no tags that Markdown would take for HTML."""
+    """Return a table cell without line breaks, bars, and tags that Markdown would interpret as HTML."""
     return " ".join(text.split()).replace("|", "\\|")[:200]

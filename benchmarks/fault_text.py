@@ -1,4 +1,4 @@
-"""Captions that the language model does not read, with a connector trained on them all the same: check 0."""
+"""Faults for check 0: captions that the language model cannot read, although a connector is trained on them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _SENTENCE = (
 )
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _STEPS = 200
-"""Of the language model of another world: enough to read that one, in some ten seconds."""
+"""Training steps of a language model for another world. They take about ten seconds and suffice to read that world."""
 _DIGITS = Path("data/digits/digits_train.json")
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 _CIPHER = str.maketrans(_ALPHABET + _ALPHABET.upper(), (_ALPHABET[13:] + _ALPHABET[:13]) * 2)
 
 
 def _tokenizer_permuted(site: Site) -> None:
-    """Ordinary tokens get each other's ids at random; special tokens keep theirs."""
+    """Exchange the ids of ordinary tokens at random; special tokens keep their ids."""
 
     def edit(tree: dict[str, Any]) -> None:
         special = {token["content"] for token in tree["added_tokens"]}
@@ -44,7 +44,7 @@ def _tokenizer_permuted(site: Site) -> None:
 
 
 def _embeddings_permuted(site: Site) -> None:
-    """Rows of the table, which is the head too, in another order; those of special tokens stay."""
+    """Reorder the rows of the embedding table, which is also the head, except those of special tokens."""
     special = set(prepare_inputs(site.config()).tokenizer.all_special_ids)
 
     def edit(tensors: dict[str, Any]) -> None:
@@ -57,7 +57,7 @@ def _embeddings_permuted(site: Site) -> None:
 
 
 def _of_another_world(site: Site) -> None:
-    """Tokenizer and weights belong together, and know nothing but digits."""
+    """Use a tokenizer and weights that belong together but were trained only on digits."""
     rows: list[Row] = json.loads(_DIGITS.read_text(encoding="utf-8"))
     known = noted_words([caption(row) for row in rows])
     pool = [documents.Document(human(row), (documents.facts(caption(row), known),), caption(row)) for row in rows]

@@ -15,7 +15,7 @@ _OPTIMIZER = "torch.optim.AdamW"
 
 
 def _trains(part: Callable[[Any], nn.Module]) -> Callable[[Any], None]:
-    """A frozen module registered in the connector as well: the optimizer takes it for one of its own."""
+    """Also register a frozen module in the connector, so that the optimizer trains it."""
 
     def change(vlm: Any) -> None:
         vlm.connector.borrowed = part(vlm).requires_grad_(True)
@@ -24,7 +24,7 @@ def _trains(part: Callable[[Any], nn.Module]) -> Callable[[Any], None]:
 
 
 def _of_copies(original: Any) -> Any:
-    """The optimizer was made before the model was moved: it holds parameters that are not used."""
+    """Give the optimizer copies of the parameters, as if it had been made before the model was moved."""
 
     def make(parameters: Any, **options: Any) -> Any:
         return original([nn.Parameter(p.detach().clone()) for p in parameters], **options)
@@ -41,7 +41,7 @@ def _gradients_kept(original: Any) -> Any:
 
 
 def _skipping(original: Any) -> Any:
-    """As under a gradient scaler that finds an overflow in every update."""
+    """Skip every step, like a gradient scaler that finds an overflow in every update."""
 
     def make(parameters: Any, **options: Any) -> Any:
         optimizer = original(parameters, **options)
@@ -53,12 +53,12 @@ def _skipping(original: Any) -> Any:
 
 @torch.no_grad()
 def _projector_dead(vlm: Any) -> None:
-    """GELU of -30 is 0, and so is its gradient."""
+    """Set the projector's hidden biases to -30, where GELU and its gradient are 0."""
     vlm.connector.projector.net[0].bias.fill_(-30.0)
 
 
 def _quarter_of_the_rows(original: Any) -> Any:
-    """A sampler for four ranks in a job of one."""
+    """Use a sampler for four ranks in a job with one rank."""
     return lambda samples, epoch, seed, batch_size, accumulation: original(
         samples // 4, epoch, seed, batch_size, accumulation
     )

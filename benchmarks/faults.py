@@ -1,12 +1,13 @@
-"""Are faults noticed and named? Each is injected into a short run on the tiny backbones, beside healthy set-ups.
+"""Tests whether faults are noticed and named. Each is injected into a short run; healthy set-ups are also run.
 
     python benchmarks/faults.py                        everything, in two processes; writes docs/fault-benchmark.md
     python benchmarks/faults.py --only pairs-rolled,seed-1
-    python benchmarks/faults.py --resume               go on with the cases that have no result yet
+    python benchmarks/faults.py --resume               continue with the cases that have no result yet
     python benchmarks/faults.py --list
 
-Every case runs in a process of its own, so that neither a patch nor a crash reaches another one, and its result is kept
-in outputs/fault-benchmark/cases.jsonl at once. Exits with 1 where the target is not reached.
+All runs use the tiny backbones. Every case runs in its own process, so that patches and crashes do not affect other
+cases, and its result is written to outputs/fault-benchmark/cases.jsonl at once. The exit code is 1 if the target is not
+reached.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch: two processes of one thread each
+os.environ["OMP_NUM_THREADS"] = "1"  # set before PyTorch is loaded, for two processes with one thread each
 
 import torch
 
@@ -66,7 +67,7 @@ _PATIENCE = 900.0
 
 
 def base_folder(folder: Path, world: World) -> Path:
-    """Where the healthy run of a world is."""
+    """Return the folder of the healthy run of a world."""
     return folder / "base" / world / "run"
 
 
@@ -76,7 +77,7 @@ def _train_base(folder: Path, world: World) -> None:
 
 
 def _run(folder: Path, name: str, reuse: bool) -> None:
-    """In a process of its own: run a case and leave its row, and its run in `trained/`."""
+    """Run a case in this process, write its row, and keep its run in `trained/`."""
     torch.set_num_threads(1)
     case, place = CASES[name], folder / "cases" / name
     shutil.rmtree(place, ignore_errors=True)
@@ -85,7 +86,7 @@ def _run(folder: Path, name: str, reuse: bool) -> None:
     before = kept if reuse and list(kept.glob("checkpoint_*.pt")) else None
     try:
         row = run_case(case, Site(place, case.world, base_folder(folder, case.world)), before)
-    except Exception as error:  # noqa: BLE001 - reported as a row, never a lost benchmark
+    except Exception as error:  # noqa: BLE001 - reported as a row, so that the benchmark continues
         row = broken(case, f"benchmark: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
     write_atomic(folder / "rows" / f"{name}.json", json.dumps(asdict(row)))
     if case.where != "evaluation" and before is None and (place / "run").is_dir():
@@ -95,12 +96,12 @@ def _run(folder: Path, name: str, reuse: bool) -> None:
 
 
 def broken(case: Case, why: str) -> Row:
-    """The row of a case that came to no end."""
+    """Return the row of a case that did not finish."""
     return Row(case.name, case.code, case.how, case.where, case.world, list(case.also), crash=why)
 
 
 def run_all(folder: Path, names: list[str], reuse: bool, workers: int) -> None:
-    """Run the named cases, `workers` at a time; rows are added to cases.jsonl as they come."""
+    """Run the named cases, `workers` at a time; each row is added to cases.jsonl when its case ends."""
     context = multiprocessing.get_context("fork")
     worlds: list[World] = ["scenes", "digits"]
     missing = [world for world in worlds if not list(base_folder(folder, world).glob("checkpoint_600.pt"))]
@@ -110,7 +111,7 @@ def run_all(folder: Path, names: list[str], reuse: bool, workers: int) -> None:
     for process in bases:
         process.join()
         if process.exitcode:
-            raise SystemExit(f"the healthy run that other cases start from ended with {process.exitcode}")
+            raise SystemExit(f"the healthy run that other cases start from ended with exit code {process.exitcode}")
     waiting, running, began, done = list(names), dict[int, tuple[str, ForkProcess, float]](), time.monotonic(), 0
     while waiting or running:
         while waiting and len(running) < workers:
@@ -145,14 +146,14 @@ def _keep(folder: Path, row: Row) -> None:
 
 
 def read_row(text: str) -> Row:
-    """Back from JSON."""
+    """Read a row from JSON."""
     tree = json.loads(text)
     kinds = ("findings", "ablate_findings", "diagnose_findings")
     return Row(**{**tree, **{kind: [(code, severity) for code, severity in tree[kind]] for kind in kinds}})
 
 
 def read_rows(folder: Path) -> dict[str, Row]:
-    """The last row of each case that still exists, in the order of the page."""
+    """Return the last row of each case that still exists, in the order of the page."""
     path = folder / "cases.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     rows = {row.name: row for row in map(read_row, lines)}
@@ -160,7 +161,7 @@ def read_rows(folder: Path) -> dict[str, Row]:
 
 
 def line(row: Row) -> str:
-    """A finished case in one line of the terminal."""
+    """Return the line that the terminal shows for a finished case."""
     if row.crash:
         state = "CRASHED"
     elif not row.code:
@@ -178,15 +179,17 @@ def line(row: Row) -> str:
 
 
 def main() -> int:
-    """Run, print, write the page."""
+    """Run the cases, print the totals and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="names or fault codes, separated by commas; the page is not written")
-    parser.add_argument("--resume", action="store_true", help="run only what has no result yet")
-    parser.add_argument("--reuse", action="store_true", help="judge runs that an earlier benchmark has trained")
-    parser.add_argument("--list", action="store_true", help="show the cases")
-    parser.add_argument("--page", action="store_true", help="write the page from the results there are")
-    parser.add_argument("--workers", type=int, default=2, help="processes at a time, of one thread each")
-    parser.add_argument("--folder", type=Path, default=Path("outputs/fault-benchmark"), help="where to work")
+    parser.add_argument("--resume", action="store_true", help="run only the cases that have no result yet")
+    parser.add_argument("--reuse", action="store_true", help="use the runs that an earlier benchmark has trained")
+    parser.add_argument("--list", action="store_true", help="list the cases")
+    parser.add_argument("--page", action="store_true", help="write the page from the existing results")
+    parser.add_argument("--workers", type=int, default=2, help="number of processes at a time, with one thread each")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("outputs/fault-benchmark"), help="folder for runs and results"
+    )
     options = parser.parse_args()
     if options.list:
         for case in CASES.values():
@@ -199,7 +202,7 @@ def main() -> int:
     names = [name for name, case in CASES.items() if not wanted or name in wanted or case.code in wanted]
     options.folder.mkdir(parents=True, exist_ok=True)
     if not (options.resume or wanted or options.page):
-        # Bases of an older version of the package may lack what its detectors rest on.
+        # Healthy runs made by an older version of the package may lack data that the detectors need.
         for part in ("cases", "rows") if options.reuse else ("cases", "rows", "base", "trained"):
             shutil.rmtree(options.folder / part, ignore_errors=True)
         (options.folder / "cases.jsonl").unlink(missing_ok=True)

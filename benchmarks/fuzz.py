@@ -1,10 +1,11 @@
-"""Damaged data files and images through the reading path: a result or one clear error, whatever the bytes are.
+"""Reads damaged data files and images. Whatever the bytes are, the result must be data or a one-line error.
 
     python benchmarks/fuzz.py --json 5000 --images 2000
 
-Every case is a valid file with one to three mutations, drawn from the seed and its number. What must not happen: a
-traceback, a message of several lines, a crash in C, a case that takes longer than its bound, or memory that grows past
-its bound. Cases run in forked processes, so that even a hang in C is seen. Exit code 0 if none of it happened, else 1.
+Every case is a valid file with one to three mutations, drawn from the seed and the number of the case. The following
+are failures: a traceback, a message of several lines, a crash in C, a case that exceeds its time limit, and memory
+growth above its limit. Cases run in forked processes, so that even a hang in C is detected. The exit code is 0 without
+failures, otherwise 1.
 """
 
 from __future__ import annotations
@@ -41,19 +42,19 @@ from qwen3_vlm.data.prompt import PromptBuilder
 from tiny_rows import make_tokenizer  # noqa: E402
 
 SECONDS = 10.0
-"""Bound of one case; the machine may be busy."""
+"""Time limit of one case, with a margin for a busy machine."""
 GROWTH_MB = 300.0
-"""Bound on what a process of cases may add to its memory; the pixel limit below makes it meaningful."""
+"""Limit on the memory growth of a process that runs cases. It is meaningful because of the pixel limit below."""
 MAX_PIXELS = 4_000_000
 SPEC = ImageSpec(16, 16, (0.5,) * 3, (0.5,) * 3, 2, 1 / 255)
 CHUNK = 250
 
 Case = Callable[[Draw, Path], str]
-"""Makes and reads one case in a folder; returns `result`, or `error: ` and its reason; raises what it should not."""
+"""Makes one case in a folder, reads it, and returns the outcome; raises if the reading code fails."""
 
 
 def json_case() -> Case:
-    """Rows as a list or as lines, gzipped or not, mutated as a tree or as bytes; read and encoded."""
+    """Return a case of rows: a list or lines, gzipped or not, mutated as a tree or as bytes, then read and encoded."""
     prompts = PromptBuilder(make_tokenizer(), PromptConfig(), 4, 64)
     rows = base_rows()
 
@@ -75,7 +76,7 @@ def json_case() -> Case:
 
 
 def read_json(path: Path, prompts: PromptBuilder) -> str:
-    """As the commands read it; what ends a command with anything but bad input is raised."""
+    """Read the file as the commands do, and raise errors that would end a command with a code other than bad input."""
     seen: list[str] = []
 
     def command() -> int:
@@ -98,7 +99,7 @@ def read_json(path: Path, prompts: PromptBuilder) -> str:
 
 
 def image_case() -> Case:
-    """A small image in one of many formats, its bytes mutated; decoded."""
+    """Return a case of a small image in one of many formats, whose bytes are mutated and then decoded."""
     bases = base_images()
 
     def case(draw: Draw, folder: Path) -> str:
@@ -116,7 +117,7 @@ def image_case() -> Case:
 
 
 def mutate(draw: Draw, data: bytes) -> bytes:
-    """One to three mutations of bytes."""
+    """Apply one to three mutations to bytes."""
     for _ in range(draw.choice((1, 1, 2, 3))):
         data = draw.choice(BYTE_MUTATIONS)(draw, data)
     return data
@@ -124,7 +125,7 @@ def mutate(draw: Draw, data: bytes) -> bytes:
 
 @dataclass
 class Report:
-    """What became of all cases of one kind."""
+    """The outcomes of all cases of one kind."""
 
     name: str
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -134,7 +135,7 @@ class Report:
     growth_mb: float = 0.0
 
     def line(self) -> str:
-        """A row of the table."""
+        """Return the row of the table."""
         counts = [self.outcomes[k] for k in ("result", "result, with rejected rows", "clear error")]
         cells = [self.name, sum(counts) + len(self.failures), *counts, len(self.failures)]
         return f"| {' | '.join(map(str, cells))} | {self.slowest:.2f} | {self.growth_mb:.0f} |"
@@ -156,7 +157,7 @@ def fuzz(name: str, case: Case, count: int, seed: int = 0, seconds: float = SECO
 
 
 def _in_a_process(case: Case, numbers: Sequence[int], seed: int, seconds: float, report: Report) -> int:
-    """Run cases until all are done or the process is lost; returns the number of the next case."""
+    """Run cases until all are done or the process has ended, and return the number of the next case."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if not child:
@@ -195,7 +196,7 @@ def _run(
         signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
             outcome = case(random.Random(f"{seed} {number}"), folder)
-        except BaseException as error:  # whatever it is, it should not have come this far
+        except BaseException as error:  # the reading code should have handled any error
             failure = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
         signal.setitimer(signal.ITIMER_REAL, 0)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
@@ -215,7 +216,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=2000, help="mutated images")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    torch.set_num_threads(1)  # a process with a pool of threads is not safe to fork
+    torch.set_num_threads(1)  # forking a process with a thread pool is not safe
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     reports = [
         fuzz("data file", json_case(), options.json, options.seed),

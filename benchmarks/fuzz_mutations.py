@@ -1,4 +1,4 @@
-"""What `fuzz.py` does to valid files: mutations of bytes and of JSON trees, and the files it starts from."""
+"""The mutations of bytes and JSON trees that `fuzz.py` applies, and the valid files that it starts from."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ ODD_VALUES = (
 
 
 def base_rows() -> Rows:
-    """A valid data file of eight rows."""
+    """Return the rows of a valid data file with eight rows."""
     return [llava_row(row) for row in range(8)]
 
 
 def _damage(draw: Draw, rows: Rows, change: Callable[[Any, Any], None]) -> str:
-    """Apply `change(container, key)` at one random place of the tree."""
+    """Apply `change(container, key)` at one random position in the tree."""
     tree: Any = copy.deepcopy(rows)
     places = [(tree, i) for i in range(len(tree))]
     for row in tree:
@@ -85,7 +85,7 @@ def _huge_number(draw: Draw, rows: Rows) -> str:
 
 
 def _whole(draw: Draw, rows: Rows) -> str:
-    """Another thing than a list of rows."""
+    """Return text that is not one JSON list of rows."""
     row = json.dumps(rows[0])
     return draw.choice(("null", "{}", "[]", "[[]]", '"text"', "7", row, f"{row}{row}", f"[{row}]\n[{row}]", "[" * 5000))
 
@@ -101,7 +101,7 @@ def _flip(draw: Draw, data: bytes) -> bytes:
 
 
 def _head(draw: Draw, data: bytes) -> bytes:
-    """Sizes, offsets and counts stand near the beginning."""
+    """Mutate bytes near the beginning, where sizes, offsets and counts are."""
     changed = bytearray(data)
     for _ in range(draw.choice((1, 2, 8)) if changed else 0):
         changed[draw.randrange(min(64, len(changed)))] = draw.choice((0, 1, 0x7F, 0x80, 0xFF, draw.randrange(256)))
@@ -138,7 +138,7 @@ BYTE_MUTATIONS = (_flip, _flip, _head, _cut, _remove, _repeat, _insert, _encodin
 
 
 def base_images() -> list[bytes]:
-    """One small valid image in each format and mode that decoding branches on."""
+    """Return one small valid image for each format and mode that the decoding code handles separately."""
     rng = np.random.default_rng(0)
     rgb = Image.fromarray(rng.integers(0, 256, (24, 40, 3), dtype=np.uint8))
     exif = Image.Exif()

@@ -1,12 +1,13 @@
-"""The trial of an earlier version and of this one, on one machine: every figure has to be equal, exactly.
+"""Compares the trial of an earlier version with the trial of this version; every figure must be exactly equal.
 
     python benchmarks/golden.py --before 4c424e3
 
-Both run on the installed packages, each on its own source tree (the earlier one in a git worktree), one after the
-other and in turn, `--runs` times. Compared are results.json, log.jsonl, looks.jsonl, samples.parquet and the tensors of
-every checkpoint; left out is what names a moment, a machine or a command. The CPU seconds of both are printed beside.
+Both run on the same machine with the installed packages, alternately, `--runs` times each. Each uses its own source
+tree (the earlier version in a git worktree). The comparison covers results.json, log.jsonl, looks.jsonl,
+samples.parquet and the tensors of every checkpoint, except fields for times, machines and commands. The CPU seconds of
+both are also printed.
 
-Exit code 0 where everything is equal, 1 with the first differences.
+The exit code is 0 if everything is equal. Otherwise it is 1, and the first differences are printed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = "outputs/stage1_align_tiny"
 PASSING = {"seconds", "samples_per_second", "peak_memory_gb", "created", "command", "environment", "config", "versions"}
-"""Keys of a moment, a machine or a command; `config` is compared by what it makes."""
+"""Keys for times, machines and commands, which are not compared. `config` is compared only through its effects."""
 SHOWN = 20
 
 
@@ -37,7 +38,7 @@ def main() -> int:
     """Run both versions and compare them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", default="4c424e3", help="commit of the earlier version")
-    parser.add_argument("--runs", type=int, default=1, help="runs of each version, in turn")
+    parser.add_argument("--runs", type=int, default=1, help="number of alternating runs of each version")
     parser.add_argument("--allow", action="append", default=[], help="a path in results.json that may differ")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -62,14 +63,14 @@ def main() -> int:
 
 
 def _trial(tree: Path) -> float:
-    """Run the embedded trial in a source tree; CPU seconds, children included."""
+    """Run the embedded trial in a source tree, and return its CPU seconds, including child processes."""
     paths = [tree / "src", tree / "eyechart" / "src"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(path) for path in paths if path.is_dir())}
     start = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "qwen3_vlm.cli", "trial", "--overwrite"]
     began = time.monotonic()
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{tree}: the trial ended in {done.returncode}: {done.stderr[-2000:]}"
+    assert done.returncode == 0, f"{tree}: the trial ended with exit code {done.returncode}: {done.stderr[-2000:]}"
     end = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(f"{tree.name}: {time.monotonic() - began:.1f} s", file=sys.stderr)
     return end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime
@@ -117,7 +118,7 @@ def _differences(before: Any, now: Any, where: str, allowed: set[str]) -> Iterat
 
 
 def numbers(results: dict[str, Any]) -> dict[str, float]:
-    """The figures of check 1, check 2 and training in a results.json, by their place; samples and times left out."""
+    """Return the figures of check 1, check 2 and training in a results.json by path, without samples and times."""
     parts = {key: results[key] for key in ("training", "ablation", "coverage") if results.get(key)}
     return dict(_numbers(parts, ""))
 

@@ -1,12 +1,12 @@
-"""SIGKILL at random moments: does the newest checkpoint always load, and does resuming end with the same weights?
+"""Kills runs at random times; the newest checkpoint must always load, and resuming must give the same weights.
 
     python benchmarks/kill.py --n 200
 
-One process with PyTorch loaded forks each attempt, so an attempt costs what training costs, not what importing costs.
-Runs are killed again and again until they have ended; then weights, optimizer and log are compared, bit for bit, with
-an uninterrupted run. Kills come in two kinds: at a moment drawn from the length of an attempt, and on the
-appearance of a half-written checkpoint (a save is a small part of the time, and chance would seldom hit it).
-Exit code 0 if every kill was survived, 1 if not.
+Each attempt is forked from a process that has loaded PyTorch, so that it takes only the time of training. A run is
+killed with SIGKILL and resumed until it finishes; then its weights, optimizer and log are compared bit for bit with an
+uninterrupted run. There are two kinds of kills: at a random time of an attempt, and when a half-written checkpoint
+appears. The second kind is needed because saving takes little time, so random kills would rarely interrupt it. The exit
+code is 0 if all runs survived every kill, otherwise 1.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from qwen3_vlm.train.stage1_align import main as train
 from tiny_runs import TinyWorld, log_of, make_world, same, weights_of  # noqa: E402
 
 RUN = {"train__epochs": 3, "train__accumulation": 1, "train__save_every": 1, "train__keep_last": 3}
-"""15 steps in 15 updates, a checkpoint after each, with older ones deleted: a kill can hit a deletion too."""
+"""15 steps in 15 updates with a checkpoint after each. Older ones are deleted, so a kill can interrupt a deletion."""
 
 
 def start(world: TinyWorld, name: str, quiet: Path) -> int:
-    """Fork a process that trains, or goes on, and exits with the command's code."""
+    """Fork a process that starts or resumes training and exits with the command's exit code."""
     pid = os.fork()
     if pid:
         return pid
@@ -53,12 +53,16 @@ def start(world: TinyWorld, name: str, quiet: Path) -> int:
 
 
 def half_written(folder: Path) -> list[Path]:
-    """Checkpoints that a save has begun and not finished."""
+    """Return the checkpoints whose saving has begun but not finished."""
     return list(folder.glob(".checkpoint_*")) if folder.is_dir() else []
 
 
 def kill_at(pid: int, folder: Path, delay: float, in_save: bool) -> int | None:
-    """Wait `delay` seconds, and with `in_save` on until a save is going on; then SIGKILL. Exit code if it had ended."""
+    """Kill a process after `delay` seconds, or with `in_save` in the next save after them.
+
+    Returns:
+        The exit code if the process had already ended, otherwise None.
+    """
     began = time.monotonic()
     seen: set[Path] = set(half_written(folder))
     while True:
@@ -69,11 +73,11 @@ def kill_at(pid: int, folder: Path, delay: float, in_save: bool) -> int | None:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             return None
-        time.sleep(0.0002)  # well below the length of a save, and it leaves the core to the run
+        time.sleep(0.0002)  # much shorter than a save, and it leaves the core to the run
 
 
 def check_newest(folder: Path) -> str | None:
-    """What is wrong with the newest checkpoint; None if it loads, or if there is none yet."""
+    """Return the problem with the newest checkpoint; None if it loads or if there is none yet."""
     found = find_checkpoints(folder)
     if not found:
         return None
@@ -85,21 +89,21 @@ def check_newest(folder: Path) -> str | None:
 
 
 def compare(folder: Path, reference: Path) -> str | None:
-    """What differs between a killed run that was completed and the uninterrupted one."""
+    """Return how a killed run that was completed differs from the uninterrupted run; None if they are equal."""
     last = find_checkpoints(reference)[-1]
     if sorted(p.name for p in folder.iterdir()) != sorted(p.name for p in reference.iterdir()):
-        return f"{folder}: other files than in {reference}"
+        return f"{folder}: the files differ from those in {reference}"
     if not same(weights_of(folder / last.name), weights_of(last)):
-        return f"{folder}: other weights than in {reference}"
+        return f"{folder}: the weights differ from those in {reference}"
     if log_of(folder) != log_of(reference):
-        return f"{folder}: another log than in {reference}"
+        return f"{folder}: the log differs from that in {reference}"
     return None
 
 
 def bench(world: TinyWorld, n: int, seed: int) -> dict[str, object]:
-    """Kill `n` times; returns the counts of the table and the list of failures."""
+    """Kill `n` times, and return the counts of the table and the list of failures."""
     draw, quiet = random.Random(seed), world.root / "output.txt"
-    # In this process: it loads all that is loaded late, and the forked ones inherit it.
+    # Run in this process, which then has loaded everything that is loaded late; forked processes inherit it.
     with redirect_stdout(sys.stderr):
         reference = world.train("reference", **RUN).parent
     began = time.monotonic()
@@ -114,7 +118,7 @@ def bench(world: TinyWorld, n: int, seed: int) -> dict[str, object]:
         folder, code = world.root / name, None
         while code is None:
             in_save = draw.random() < 0.5
-            # Enough kills: let the last run end.
+            # There were enough kills; let the last run finish.
             delay = draw.uniform(0, length) if counts["kills"] < n else float("inf")
             before = set(half_written(folder))
             code = kill_at(start(world, name, quiet), folder, delay, in_save)
@@ -133,11 +137,11 @@ def main() -> int:
     """Print the table, or the counts as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n", type=int, default=200, help="kills")
-    parser.add_argument("--seed", type=int, default=0, help="draws the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed for the random times")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        torch.set_num_threads(1)  # a process with a pool of threads is not safe to fork
+        torch.set_num_threads(1)  # forking a process with a thread pool is not safe
         counts = bench(make_world(Path(folder)), options.n, options.seed)
     if options.json:
         print(json.dumps(counts))

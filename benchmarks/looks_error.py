@@ -1,9 +1,10 @@
-"""How often does a run say "begins to look" although no gap exceeds the margin?
+"""Simulates how often a run reports an onset ("begins to look") although no gap exceeds the margin.
 
     python benchmarks/looks_error.py --runs 5000
 
-Every run takes 7 looks at 16 captions of T_i label tokens, each with its own picture and 7 wrong ones that the real
-`draw_candidates` draws, and evaluates them with the function that training uses (`shuffled_gap`). The differences are
+Every run takes 7 looks at 16 captions of T_i label tokens, each with its own picture and 7 wrong pictures that the
+package's `draw_candidates` draws, and evaluates them with the function that training uses (`shuffled_gap`). The
+differences are
 
     D_ij = T_i * gap + own_i + donor_j + N(0, 1)             nats, T_i in 6..21; own and donor have a mean of 0
 
@@ -15,15 +16,16 @@ at a true gap of 0 or exactly at the margin of 0.05 nats per token, in these wor
     vivid     own_j = donor_j = 10 for one picture in 16: it helps its own caption and misleads the others
     lengths   T_i lognormal, 2 to about 80 tokens, and own_i = T_i * N(0, 0.3)
     hubs      donor_j = N(0, 2): some pictures suit every caption, others none
-    harmed    own_i = -2 (L - mean): few captions lose much by their own picture, all others gain a little
-    rare      own_j = donor_j = -10 for one picture in 16, all others gain a little: where no such picture is among the
-              16, nothing in the sample tells of it, and no formula can
+    harmed    own_i = -2 (L - mean): few captions lose much with their own picture, all others gain a little
+    rare      own_j = donor_j = -10 for one picture in 16, all others gain a little. If no such picture is among
+              the 16, the sample contains no sign of it, and no formula can account for it
 
-Columns: the share of runs with an onset where the 7 looks are independent of one another, and where they are identical
-(then it is the share of looks that say `costs`). Looks of one run share captions and pictures and lie in between.
+Columns: the share of runs with an onset if the 7 looks are independent, and if they are identical (which is the share
+    of looks with the standing `costs`). The looks of a real run share captions and pictures, so its rate is between
+    these two.
 
-In the first four worlds the share shall not exceed the nominal 1%; exit code 1 where it does by more than scatter
-explains. The others are shown and not judged: Student's t on 16 captions is too narrow there.
+In the first four worlds the share must not exceed the nominal 1%. The exit code is 1 if it does by more than chance can
+explain. The other worlds are reported but not judged, because Student's t on 16 captions is too narrow for them.
 """
 
 from __future__ import annotations
@@ -47,12 +49,12 @@ WORLDS = ("normal", "heavy", "read", "vivid", "lengths", "hubs", "harmed", "rare
 JUDGED = WORLDS[:4]
 _NOMINAL = 0.01
 _LOG_MEAN = math.exp(0.5)
-"""Mean of a lognormal of sigma 1."""
+"""Mean of a lognormal distribution with sigma 1."""
 
 
 @dataclass(frozen=True)
 class FalseOnsets:
-    """Shares of runs that said "begins to look"."""
+    """Shares of runs that reported an onset."""
 
     independent: float
     identical: float
@@ -79,7 +81,7 @@ def simulate(world: str, gap: float, runs: int, seed: int = 0) -> FalseOnsets:
 def differences(
     world: str, gap: float, donors_SK: IntArray, generator: np.random.Generator
 ) -> tuple[FloatArray, IntArray]:
-    """[S,K] differences in nats and [S] label tokens of one look."""
+    """Return differences [S,K] in nats and numbers of label tokens [S] of one look."""
     size = len(donors_SK)
     tokens_S = generator.integers(6, 22, size=size)
     own_S, donor_S = np.zeros(size), np.zeros(size)
@@ -103,18 +105,18 @@ def differences(
 
 
 def acceptable(world: str, share: float, runs: int) -> bool:
-    """Whether the share of runs with a false onset is what it shall be, but for three standard errors."""
+    """Return whether the share of runs with a false onset is at most the nominal rate plus three standard errors."""
     return world not in JUDGED or share <= _NOMINAL + 3 * math.sqrt(_NOMINAL * (1 - _NOMINAL) / runs)
 
 
 def main() -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(description='How often a run says "begins to look" without cause, simulated.')
+    parser = argparse.ArgumentParser(description="Simulated share of runs that report a false onset.")
     parser.add_argument("--runs", type=int, default=5000, help="runs of 7 looks per line (default 5000)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     print(f"runs with a false onset: {MOST_LOOKS} looks, margin {MARGIN}, nominally at most {_NOMINAL:.0%}")
-    print(f"{'world':<8} {'true gap':>8} {'independent':>11} {'identical':>9}   {arguments.runs} runs a line")
+    print(f"{'world':<8} {'true gap':>8} {'independent':>11} {'identical':>9}   {arguments.runs} runs per line")
     right = True
     for world in WORLDS:
         for gap in (0.0, MARGIN):

@@ -1,11 +1,11 @@
-"""Does memory grow with the number of samples? Anonymous memory at its highest, for 500 and for 10,000 of them.
+"""Measures whether memory grows with the number of samples: peak anonymous memory for 500 and for 10,000 samples.
 
     python benchmarks/memory.py --samples 500 10000
 
-Two jobs on random backbones, each in a process of its own: `train`, one epoch with cached features, and `ablate`, the
-standard conditions with one derangement. Images have 64 x 64 pixels: 10,000 of them would take 123 MB, their features
-61 MB. Shown is the highest RssAnon in /proc/self/status (Linux), read every 10 ms: what the process holds for itself,
-without files that are mapped into it. Exits with 1 where the larger number of samples takes over 10% more.
+Two jobs run on random backbones, each in its own process: `train`, one epoch with cached features, and `ablate`, the
+standard conditions with one derangement. Images have 64 x 64 pixels: 10,000 of them would take 123 MB, and their
+features 61 MB. The table shows the highest RssAnon in /proc/self/status (Linux), read every 10 ms. This is the memory
+of the process without memory-mapped files. The exit code is 1 if the larger number of samples needs over 10% more.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ JOBS = ("train", "ablate")
 
 
 class Watch:
-    """The highest RssAnon of this process while it runs."""
+    """Records the highest RssAnon of this process."""
 
     def __init__(self) -> None:
-        """Start to watch."""
+        """Start recording."""
         self.highest = 0.0
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -52,14 +52,14 @@ class Watch:
             self.highest = max(self.highest, anonymous_mb())
 
     def stop(self) -> float:
-        """End; megabytes."""
+        """Stop recording, and return the highest value in megabytes."""
         self._done.set()
         self._thread.join()
         return max(self.highest, anonymous_mb())
 
 
 def anonymous_mb() -> float:
-    """Anonymous memory of this process, in megabytes."""
+    """Return the anonymous memory of this process in megabytes."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     found = re.search(r"RssAnon:\s+(\d+) kB", status)
     assert found, "no RssAnon in /proc/self/status"
@@ -67,7 +67,7 @@ def anonymous_mb() -> float:
 
 
 def write_rows(folder: Path, name: str, count: int) -> None:
-    """`folder/name` and its images, all different; uncompressed, because drawing is not what is measured."""
+    """Write `folder/name` and its images, which are all different, and uncompressed to save time."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows = [llava_row(row, caption=f"a red circle on a blue ground {row}") for row in range(count)]
     generator = np.random.default_rng(0)
@@ -78,7 +78,7 @@ def write_rows(folder: Path, name: str, count: int) -> None:
 
 
 def run(job: str, root: Path, samples: int) -> float:
-    """Do one job in this process; its highest anonymous memory in megabytes."""
+    """Do one job in this process, and return its highest anonymous memory in megabytes."""
     world = tiny_runs.TinyWorld(root)
     data = {"data__json_file": str(world.image_root / f"{samples}.json"), "data__eval_ratio": 0.01}
     if job == "train":
@@ -88,7 +88,7 @@ def run(job: str, root: Path, samples: int) -> float:
     data = {"data__eval_json": data["data__json_file"], "data__eval_ratio": 0.0}
     settings = {"ablation__batch_size": 64, "ablation__derangements": 1}
     checkpoint = root / "trained" / f"checkpoint_{tiny_runs.LAST_STEP}.pt"
-    (checkpoint.parent / "split.json").unlink(missing_ok=True)  # another held-out file than it was trained with
+    (checkpoint.parent / "split.json").unlink(missing_ok=True)  # the held-out file differs from the one in training
     watch = Watch()
     results = ablate(checkpoint, world.config("trained", **data, **settings), num_samples=samples)
     highest = watch.stop()
@@ -128,7 +128,7 @@ def main() -> int:
 
 
 def in_its_own_process(job: str, root: Path, samples: int) -> float:
-    """`run` in a new process."""
+    """Call `run` in a new process."""
     command = [sys.executable, __file__, "--job", job, str(root), str(samples)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout)

@@ -1,12 +1,13 @@
-"""What people are shown of a run, made again: the README's table, two example pages, a screenshot, written captions.
+"""Makes the examples of the documentation: the README's table, two example pages, a screenshot, written captions.
 
     python benchmarks/pages.py
 
-Runs the embedded trial, puts what the terminal shows between the marks in README.md, and writes docs/samples.png and
-docs/report.png (the first screen of its page, where there is a Chromium). Then trains two connectors alike on 2,000
-scenes for three epochs, the second on pairs rolled by one, each image with the next row's caption, scores both on 100
-true pairs, and writes docs/sees.html and docs/style-only.html: both beat zeros and noise, one sees, the other only
-learnt the captions' style. Exits with 1 where a page does not show what its name says. Look at what it wrote.
+Runs the embedded trial, puts the terminal output between the marks in README.md, and writes docs/samples.png and
+docs/report.png (the first screen of its page, if Chromium is installed). Then trains two connectors in the same way on
+2,000 scenes for three epochs, but the second one on pairs shifted by one, in which each image has the next row's
+caption. Both are scored on 100 correct pairs, and their pages are written to docs/sees.html and docs/style-only.html.
+Both have lower losses than with zeros and noise, but only the first uses the pictures; the second only learnt the style
+of the captions. The exit code is 1 if a page does not show this. Check the written files by eye.
 """
 
 from __future__ import annotations
@@ -38,34 +39,34 @@ BEGIN, END = "<!-- trial: make pages -->\n", "<!-- /trial -->\n"
 TINY = Path("configs/stage1_align_tiny.yaml")
 TRAINED, HELD_OUT = 2000, 100
 SHOWN = 24
-"""Samples in the gallery of each page."""
+"""Number of samples in the gallery of each page."""
 
 
 def config_of(folder: Path, *overrides: str) -> Config:
-    """The tiny trial, shortened, into `folder`."""
+    """Return the config of the tiny trial, shortened, with this folder as output_dir."""
     short = ["--threads", "1", "--data.max_samples", "null", "--train.tracker", "none"]
     return load_config(TINY, ["--output_dir", str(folder), "--ablation.gallery", str(SHOWN), *short, *overrides])
 
 
 def trained(folder: Path, shift: int) -> Path:
-    """Train with each image beside the caption `shift` rows on, hold out true pairs; the last checkpoint."""
-    prepare_data(config_of(folder))  # draws the scenes where they are not there yet
+    """Train with the caption `shift` rows after each image, hold out correct pairs, and return the last checkpoint."""
+    prepare_data(config_of(folder))  # draws the scenes if they do not exist yet
     rows = json.loads(Path("data/scenes/scenes.json").read_text(encoding="utf-8"))
     pairs, held_out = rows[:TRAINED], rows[TRAINED : TRAINED + HELD_OUT]
     texts = [row["conversations"] for row in pairs]
     moved = texts[shift:] + texts[:shift]
-    # Ids stay with the images: a row whose id names another image would be refused before training.
+    # Ids stay with the images: the preflight would reject rows whose id is the name of another image.
     mixed = [{**row, "conversations": text} for row, text in zip(pairs, moved, strict=True)]
     write_atomic(folder / "train.json", json.dumps(mixed))
     write_atomic(folder / "true.json", json.dumps(held_out))
     files = ["--data.json_file", str(folder / "train.json"), "--data.eval_json", str(folder / "true.json")]
     with redirect_stdout(sys.stderr):  # standard output is for the table
-        # The preflight sees that rolled captions do not go with their images, and would refuse.
+        # The preflight would stop training, because it detects that shifted captions do not match their images.
         return train(config_of(folder / "run", *files), force=bool(shift))
 
 
 def shows(results: Results, sees: bool) -> bool:
-    """Print the gates; True where zero and noise cost, and shuffled stands as the name of the page says."""
+    """Print the gates, and return whether their standings are the ones that the page is meant to show."""
     assert results.ablation is not None
     conditions = results.ablation.conditions
     for name in GATES:
@@ -76,7 +77,7 @@ def shows(results: Results, sees: bool) -> bool:
 
 
 def two_connectors(output: Path) -> bool:
-    """Train, score, write both pages; whether they show what their names say."""
+    """Train, score and write both pages, and return whether they show what they are meant to show."""
     right = []
     with tempfile.TemporaryDirectory() as name:
         for page, shift in (("sees", 0), ("style-only", 1)):
@@ -88,12 +89,12 @@ def two_connectors(output: Path) -> bool:
 
 
 def whole_trial(output: Path, readme: Path) -> bool:
-    """Run the trial; put its table into the README, and what it wrote and its first screen beside the pages."""
+    """Run the trial, put its table into the README, and write its captions and first screen next to the pages."""
     with tempfile.TemporaryDirectory() as name, redirect_stdout(sys.stderr):
         results = trial(load_config(TINY, ["--output_dir", name, "--train.tracker", "none"]), conditions="full")
         shutil.copyfile(Path(name) / "samples.png", output / "samples.png")
         if CHROMIUM is None:
-            sys.stderr.write("warning: no Chromium here, so report.png stays as it is\n")
+            sys.stderr.write("warning: Chromium was not found, so report.png is not changed\n")
         else:
             screenshot(Path(name) / "report.html", output / "report.png")
     before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
@@ -112,7 +113,7 @@ def whole_trial(output: Path, readme: Path) -> bool:
 
 
 def screenshot(page: Path, picture: Path) -> None:
-    """The first screen of a page, as Chromium draws it."""
+    """Write a screenshot of the first screen of a page, made with Chromium."""
     assert CHROMIUM is not None
     with tempfile.TemporaryDirectory() as profile:
         subprocess.run(
@@ -123,10 +124,10 @@ def screenshot(page: Path, picture: Path) -> None:
 
 
 def main() -> int:
-    """Make everything again."""
+    """Make all examples."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("docs"), help="folder for pages and pictures")
-    parser.add_argument("--readme", type=Path, default=Path("README.md"), help="whose table is replaced")
+    parser.add_argument("--readme", type=Path, default=Path("README.md"), help="file whose table is replaced")
     arguments = parser.parse_args()
     right = [whole_trial(arguments.output, arguments.readme), two_connectors(arguments.output)]
     return 0 if all(right) else 1

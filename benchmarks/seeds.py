@@ -1,10 +1,11 @@
-"""Does the verdict hold? Shortened healthy runs over many seeds, and three connectors that must fail.
+"""Tests the verdict on shortened healthy runs with many seeds, and on three connectors that must fail.
 
     python benchmarks/seeds.py --seeds 20
 
-A shortened run trains on 600 scenes for two epochs (the trial: 4,900 for three) and scores 100 others. The controls:
-an untrained connector, a connector whose output is one constant, and one trained on pairs rolled by one (each image
-with the next row's caption; scored on true pairs). Exits with 1 where a verdict is not the expected one.
+A shortened run trains on 600 scenes for two epochs (the trial: 4,900 for three) and scores 100 other scenes. The
+controls are an untrained connector, a connector with constant output, and a connector trained on pairs shifted by one
+(each image with the next row's caption) and scored on correct pairs. The exit code is 1 if a verdict is not the
+expected one.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ TRAINED, HELD_OUT = 600, 100
 
 
 def short_config(folder: Path, seed: int, *overrides: str) -> Config:
-    """The tiny trial, shortened, into `folder`."""
+    """Return the config of the tiny trial, shortened, with this folder as output_dir."""
     size = TRAINED + HELD_OUT
     ratio = HELD_OUT / size
     short = ["--threads", "1", "--data.max_samples", str(size), "--data.eval_ratio", str(ratio), "--train.epochs", "2"]
@@ -39,7 +40,7 @@ def short_config(folder: Path, seed: int, *overrides: str) -> Config:
 
 
 def healthy(folder: Path, seed: int) -> Path:
-    """Train a shortened healthy run; its last checkpoint."""
+    """Train a shortened healthy run, and return its last checkpoint."""
     return _train(short_config(folder, seed))
 
 
@@ -49,7 +50,7 @@ def _train(config: Config, force: bool = False) -> Path:
 
 
 def untrained(folder: Path) -> Path:
-    """A checkpoint of the connector as it is before its first update."""
+    """Return a checkpoint of the connector before its first update."""
     config = short_config(folder, 42)
     vlm = build_model(config, prepare_data(config).inputs)
     path = folder / "checkpoint_0.pt"
@@ -58,7 +59,7 @@ def untrained(folder: Path) -> Path:
 
 
 def constant(folder: Path, trained: Path) -> Path:
-    """A trained checkpoint whose last layer ignores its input: the same visual tokens for every image."""
+    """Return a trained checkpoint whose last layer ignores its input, so all images have the same visual tokens."""
     payload = load_checkpoint(trained)
     payload["projector"]["net.2.weight"].zero_()
     payload["projector"]["net.2.bias"] = torch.randn(payload["projector"]["net.2.bias"].shape)
@@ -68,23 +69,23 @@ def constant(folder: Path, trained: Path) -> Path:
 
 
 def rolled(folder: Path, seed: int) -> Path:
-    """Train on pairs rolled by one, hold out true pairs; the last checkpoint."""
+    """Train on pairs shifted by one, hold out correct pairs, and return the last checkpoint."""
     scenes = Path("data/scenes/scenes.json")
-    prepare_data(short_config(folder, seed))  # draws the scenes where they are not there yet
+    prepare_data(short_config(folder, seed))  # draws the scenes if they do not exist yet
     rows = json.loads(scenes.read_text(encoding="utf-8"))
     pairs, held_out = rows[:TRAINED], rows[TRAINED : TRAINED + HELD_OUT]
     texts = [row["conversations"] for row in pairs]
-    # Ids stay with the images: a row whose id names another image would be refused before training.
+    # Ids stay with the images: the preflight would reject rows whose id is the name of another image.
     wrong = [{**row, "conversations": text} for row, text in zip(pairs, texts[1:] + texts[:1], strict=True)]
     write_atomic(folder / "rolled.json", json.dumps(wrong))
     write_atomic(folder / "true.json", json.dumps(held_out))
     files = ["--data.json_file", str(folder / "rolled.json"), "--data.eval_json", str(folder / "true.json")]
-    # The preflight sees that rolled captions do not go with their images, and would refuse.
+    # The preflight would stop training, because it detects that shifted captions do not match their images.
     return _train(short_config(folder, seed, *files), force=True)
 
 
 def line(name: str, results: Results, expected: str) -> bool:
-    """Print one row of the table; True where the verdict is the expected one."""
+    """Print one row of the table, and return whether the verdict is the expected one."""
     assert results.ablation is not None
     shown = []
     for gate in ("shuffled", "zero", "noise"):

@@ -1,9 +1,10 @@
-"""What the four habits that make this fast are worth, each as a ratio measured in one run.
+"""Measures how much each speed optimisation saves, as a ratio of the times without and with it.
 
     python benchmarks/speed.py
 
-Every row times the slow way and the fast way in turn, ABAB..., on the same data in the same process, and prints the
-median of the paired ratios with their range: a busy machine slows both sides. Nothing else should run meanwhile.
+For every row, the slow and the fast method are timed alternately (ABAB...) on the same data in the same process. The
+row shows the median of the paired ratios and their range, because a busy machine slows down both methods. No other work
+should run at the same time.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from qwen3_vlm.models.vlm import VLM
 
 ROUNDS = 7
 CONDITIONS = 7
-"""correct, four derangements, zero, noise: what the runbook's check scores per sample."""
+"""correct, four derangements, zero, noise: number of scorings per sample in the runbook's check."""
 
 
 def ratio(name: str, slow: Callable[[], object], fast: Callable[[], object], note: str) -> None:
-    """Time both in turn and print slow/fast."""
+    """Time both alternately and print slow/fast."""
     slow(), fast()
     ratios = []
     for _ in range(ROUNDS):
@@ -44,7 +45,7 @@ def ratio(name: str, slow: Callable[[], object], fast: Callable[[], object], not
 
 
 def train_pass(vlm: VLM, batches: list[Batch]) -> None:
-    """Forward and backward over all batches, as one accumulation window."""
+    """Run the forward and backward passes of all batches, as one accumulation window."""
     tokens = sum(batch.stats.label_tokens for batch in batches)
     for batch in batches:
         loss = vlm.nll(batch, VisualTokens((vlm.visual(vlm.features(batch)),))).nll_N.sum()
@@ -53,7 +54,7 @@ def train_pass(vlm: VLM, batches: list[Batch]) -> None:
 
 
 def full_logits(llm: LanguageModel, embeds_BTE: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
-    """The usual way: logits at every position, most of them thrown away by the loss."""
+    """Compute logits at every position, as is usual, although the loss ignores most of them."""
     logits_BTK = llm.model(inputs_embeds=embeds_BTE, use_cache=False).logits[:, :-1].float()
     flat = F.cross_entropy(logits_BTK.flatten(0, 1), labels_BT[:, 1:].flatten(), ignore_index=IGNORE_INDEX)
     torch.autograd.backward(flat)
@@ -68,7 +69,7 @@ def label_logits(llm: LanguageModel, embeds_BTE: torch.Tensor, labels_BT: torch.
 
 
 def large_vocabulary() -> LanguageModel:
-    """A random Qwen3 with 32,000 tokens: the share of the LM head is then realistic."""
+    """Return a random Qwen3 with 32,000 tokens, so that the LM head takes a realistic share of the time."""
     config = Qwen3Config(
         vocab_size=32_000, hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4,
         num_key_value_heads=2, head_dim=64, tie_word_embeddings=True,
@@ -122,7 +123,7 @@ def main() -> None:
     ratio("block joined with spaces / spliced as ids", lambda: train_pass(vlm, joined),
           lambda: train_pass(vlm, batches), f"{joined[0].ids_BT.shape[1]} against {spliced} tokens")  # fmt: skip
 
-    # Captions of one world are of like length; every fourth is cut short here, as captions in the wild vary.
+    # Captions of one world have similar lengths; every fourth is shortened here, because lengths of real captions vary.
     varied = [shorten(s, 4 + (i * 7) % 40) if i % 4 == 0 else s for i, s in enumerate(samples)]
     lengths = [len(s.ids_T) for s in varied]
     random_order = [collate(varied[i : i + 16], pad) for i in range(0, 64, 16)]
@@ -132,7 +133,7 @@ def main() -> None:
 
 
 def shorten(sample: Sample, labels: int) -> Sample:
-    """The sample with at most this many label tokens."""
+    """Return the sample with at most this many label tokens."""
     keep = int((sample.labels_T == IGNORE_INDEX).sum()) + labels
     return replace(sample, ids_T=sample.ids_T[:keep], labels_T=sample.labels_T[:keep])
 

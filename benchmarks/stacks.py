@@ -1,4 +1,4 @@
-"""Does pip's resolver accept eyechart together with common training stacks? Writes docs/stacks.md.
+"""Tests whether pip's resolver accepts eyechart together with common training stacks, and writes docs/stacks.md.
 
     python benchmarks/stacks.py
 
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def _environment(folder: Path) -> Path:
-    """A virtual environment with the newest pip and nothing else; its Python."""
+    """Make a virtual environment with only the newest pip, and return the path of its Python."""
     venv.create(folder / "venv", with_pip=True)
     python = folder / "venv" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--upgrade", "pip"], check=True)
@@ -82,7 +82,7 @@ def _ask(python: Path, requirements: list[str]) -> Answer:
 
 
 def _conflict(stderr: str) -> str:
-    """The requirements that exclude each other, or the last error."""
+    """Return the requirements that exclude each other, or the last error."""
     lines = _CONSTRAINT.findall(stderr) or re.findall(r"^ERROR: (.+)$", stderr, flags=re.MULTILINE)[-1:]
     return "; ".join(dict.fromkeys(lines)) or "no reason given"
 
@@ -99,7 +99,7 @@ def _page(answers: dict[str, tuple[Answer, Answer]]) -> str:
         "",
         "pip's resolver was asked to install each stack into an empty environment, alone and together with eyechart, on"
         f" Python {sys.version_info.major}.{sys.version_info.minor}; nothing was installed. The versions are those"
-        " chosen with eyechart; *moved* are versions that are others than without it.",
+        " chosen with eyechart; *moved* lists versions that differ from those without it.",
         "",
         f"| stack | version | {' | '.join(SHOWN)} | moved | answer |",
         f"|---|---|{'---|' * len(SHOWN)}---|---|",

@@ -119,7 +119,7 @@ def crossed_out(path: Path) -> None:
     ("damage", "message"),
     [
         (lambda p: p.unlink(), r"no such checkpoint; in .*: checkpoint_9.pt"),
-        (truncated, r"not a readable checkpoint .* \d+ bytes, perhaps cut off: take an older one"),
+        (truncated, r"not a readable checkpoint .* \d+ bytes, perhaps truncated; use an older checkpoint"),
         (lambda p: p.write_bytes(b""), r"not a readable checkpoint .* 0 bytes"),
         (lambda p: p.write_bytes(b"garbage " * 99), r"rejected.*or it is damaged|not a readable checkpoint"),
         (crossed_out, r"rejected.*or it is damaged|not a readable checkpoint"),
@@ -208,7 +208,7 @@ def test_a_checkpoint_of_the_older_form_loads_and_captions_but_has_no_config_of_
     assert same(connector_state(old.vlm.connector), connector_state(load(trained).vlm.connector))
     images = [world.image_root / "images" / f"{row:05d}.png" for row in (0, 1)]
     assert old.step == 0 and old.caption(images) == load(trained).caption(images)
-    with pytest.raises(ValueError, match=r"older format, without its config; name the config with --config"):
+    with pytest.raises(ValueError, match=r"older format, which contains no config; set --config"):
         load(path)
 
 

@@ -194,7 +194,7 @@ def test_an_export_with_its_backbones_stands_alone(
     (tmp_path / "here").rename(tmp_path / "there")
     model, processor = Model.from_pretrained(tmp_path / "there"), Processor.from_pretrained(tmp_path / "there")
     assert captions(model, processor, images) == loaded.caption(images)
-    with pytest.raises(ValueError, match="there: holds the very backbones that are to be copied; name another folder"):
+    with pytest.raises(ValueError, match="there: contains the backbones that would be copied; name another folder"):
         model.save_pretrained(tmp_path / "there", include_backbones=True)
 
 
@@ -271,7 +271,7 @@ def test_broken_exports_are_refused_in_one_line(copy: Path, world: TinyWorld, tm
     refuse(copy, "unsupported option `load_in_8bit`; expected vision, llm", load_in_8bit=True)
     refuse(copy, "device_map: expected auto, cpu or cuda, got {'': 0}", device_map={"": 0})
     refuse(copy, "dtype: expected float32 or bfloat16, got torch.float16", dtype=torch.float16)
-    refuse(copy, "flash_attention_2, which needs a GPU: .* or attn_impl", attn_implementation="flash_attention_2")
+    refuse(copy, "flash_attention_2, which needs a GPU; use .* or attn_impl", attn_implementation="flash_attention_2")
     weights = copy / "model.safetensors"
     good = weights.read_bytes()
     tensors = {name: value.clone() for name, value in load_file(weights).items()}  # the file is mapped until then

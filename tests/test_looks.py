@@ -256,7 +256,7 @@ def test_training_says_when_it_will_look_what_it_saw_and_when_the_connector_bega
 ) -> None:
     world.train("told", train__ablate_every=3)
     captured = capsys.readouterr()
-    assert "looks: at 4 held-out samples, 3 times, at step 3, 6, 9\n" in captured.out
+    assert "looks: 3, each at 4 held-out samples, at step 3, 6, 9\n" in captured.out
     assert captured.err.count("look at step 4 | loss ") == 1
     assert captured.out.splitlines()[-1].startswith("The connector had not begun to use the picture: at step 9")
 

@@ -88,7 +88,7 @@ def test_a_checkpoint_of_today_is_never_taken_for_an_older_one(
 
 def test_without_a_config_the_line_says_how_to_name_one(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ablate", "--checkpoint", str(old)]) == 2
-    assert capsys.readouterr().err.endswith("older format, without its config; name the config with --config\n")
+    assert capsys.readouterr().err.endswith("older format, which contains no config; set --config\n")
 
 
 def test_a_config_without_its_layer_norm_is_refused(old: Path, world: TinyWorld) -> None:

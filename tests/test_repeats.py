@@ -147,7 +147,7 @@ def test_a_run_says_counts_and_keeps_what_left(
 ) -> None:
     settings = {"data__cache_features": cache, "train__epochs": 1}
     last = copied.train("run", **settings)
-    said = "data: 17 training rows and 4 held out; 1 more drawn for training left it"
+    said = "data: 17 training rows and 4 held out; 1 more rows were drawn for training and removed"
     assert f"{said}, because they show a held-out picture (first {COPY})" in capsys.readouterr().out
     assert log_of(last.parent)[0]["samples"] == 17
     copied.train("run", resume=True, **settings)
@@ -161,7 +161,7 @@ def test_an_audit_of_the_training_rows_says_that_rows_left(
     copied: TinyWorld, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert audit(copied.config("x")).samples == 17
-    assert "1 more drawn for training left it" in capsys.readouterr().err
+    assert "1 more rows were drawn for training and removed" in capsys.readouterr().err
     assert audit(copied.config("x"), "eval").samples == 4
     assert "left it" not in capsys.readouterr().err
 

@@ -86,7 +86,7 @@ def test_a_changed_config_is_refused_with_the_keys_that_differ(
     assert main(["--config", config, "--resume"]) == 2
     assert capsys.readouterr().err == (
         f"error: {folder / 'checkpoint_5.pt'}: cannot resume with another config (seed: 42 then, 7 now; train.epochs: "
-        "2 then, 9 now; train.lr: 0.003 then, 1.0 now); restore these, or use --overwrite\n"
+        "2 then, 9 now; train.lr: 0.003 then, 1.0 now); restore these settings, or use --overwrite\n"
     )
     assert sorted(p.name for p in folder.glob("checkpoint_*")) == [f"checkpoint_{s}.pt" for s in (2, 4, 5)]
 
@@ -118,7 +118,7 @@ def test_another_data_file_is_refused(world: TinyWorld, whole: Path, capsys: pyt
             lambda p: [p.pop(k) for k in list(p) if k not in ("resampler", "projector")],
             "it can be scored but not resumed",
         ),
-        (lambda p: p.pop("rng"), "it lacks rng; take an older one"),
+        (lambda p: p.pop("rng"), "it lacks rng; use an older checkpoint"),
         (lambda p: p.update(optimizer={"state": {}}), "optimizer or progress cannot be restored"),
         (lambda p: p.update(progress={"epoch": 1}), "optimizer or progress cannot be restored"),
         (lambda p: p["resampler"].update(latents=torch.full((4, 16), float("nan"))), "64 values that are NaN"),

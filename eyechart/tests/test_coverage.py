@@ -93,7 +93,7 @@ def test_rejected_rows_are_in_the_result_and_said():
 
 @pytest.mark.parametrize(
     ("wrapper", "sentence"),
-    [(60.0, "shorten prompt.template by 50 of the 60.0 tokens"), (12.0, "alone cannot save the 50 needed")],
+    [(60.0, "shorten prompt.template by 50 of the 60.0 tokens"), (12.0, "alone cannot save the 50 tokens needed")],
 )
 def test_the_advice_says_whether_a_shorter_prompt_is_enough(wrapper, sentence):
     assert sentence in said(judge(counts({80: 50, 150: 50}, 100), wrapper=wrapper))[-1]

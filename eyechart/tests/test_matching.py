@@ -330,7 +330,7 @@ def test_pairs_rolled_by_one_are_at_chance() -> None:
 def test_captions_that_prefer_other_images_are_no_better_than_guessing() -> None:
     got = run(Table(-9.0 * np.eye(60)), 60)
     assert got.r_at_1.value == 0 and got.r_at_1.standing == "ruled out"
-    assert "less likely than another image" in amounts(got)
+    assert "nats lower with its own image than with another image" in amounts(got)
 
 
 def test_a_share_is_above_chance_only_where_its_99_percent_bound_is() -> None:

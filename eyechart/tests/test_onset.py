@@ -62,7 +62,7 @@ def test_without_a_look_that_rules_it_out_only_the_latest_step_of_the_onset_is_s
 def test_what_is_ruled_out_has_not_begun_and_what_is_open_is_called_open() -> None:
     assert read_onset(looks(YES, NO)).startswith("The connector had not begun to use the picture: at step 100 ")
     assert read_onset(looks(OPEN, OPEN)).startswith("Whether the connector uses the picture is open: at step 100 ")
-    assert read_onset(looks(NO, OPEN)).endswith("(guessing: 12%); at step 10 it had not begun.")
+    assert read_onset(looks(NO, OPEN)).endswith("(guessing: 12%); at step 10 it had not begun to use it.")
     assert read_onset([]) == ""
 
 

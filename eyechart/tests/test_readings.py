@@ -21,7 +21,7 @@ YES, NO, OPEN = (1.0, 0.05), (-0.1, 0.02), (0.05, 0.1)
         (((0.02, 0.001), YES, YES), "it hardly matters from which picture", "does not"),
         ((OPEN, YES, YES), "Whether the content of the picture matters is not decided", "does not"),
         ((OPEN, OPEN, OPEN), "Whether the content of the picture matters is not decided", "raise"),
-        ((NO, NO, NO), "hardly anything is lost without the picture", "raise"),
+        ((NO, NO, NO), "the model loses almost nothing without the picture", "raise"),
         ((NO, OPEN, NO), "Whether zeros in place of the picture cost anything is not decided", "nothing"),
         ((YES, OPEN, YES), "Whether zeros in its place cost anything is not decided", "noise"),
         ((YES, YES, NO), "Another sample's picture costs +1.00", "zeros"),

@@ -99,7 +99,7 @@ def test_what_did_not_pass_never_reads_like_a_pass(
     assert ("Check 1 fails" in headline) == (ablation.verdict == "FAIL")
     assert ("Undecided" in headline) == (ablation.verdict == "INCONCLUSIVE")
     if "FAIL" in second and ablation.verdict != "FAIL":
-        assert "At max_seq_len 512 more is lost than the limits allow" in headline
+        assert "At max_seq_len 512, truncation or missing labels exceed the limits" in headline
 
 
 def test_how_many_samples_would_decide_is_said_once_and_only_of_what_is_undecided() -> None:
@@ -116,18 +116,18 @@ def test_a_failed_second_check_reads_as_failed() -> None:
     results = make_results(coverage=make_coverage("FAIL"))
     document, terminal = render_runbook(results), shown(results)
     assert verdicts(document) == ["FAIL", "PASS", "FAIL", "FAIL"] and verdicts(terminal) == ["FAIL", "PASS", "FAIL"]
-    assert "Conclusion: At max_seq_len 512 more is lost than the limits allow." in document
-    said = "3.00% of 4,900 samples (147) are truncated, more than the 2% that fail"
+    assert "Conclusion: At max_seq_len 512, truncation or missing labels exceed the limits." in document
+    said = "3.00% of 4,900 samples (147) are truncated, more than the 2% allowed for a PASS"
     for page in (document, terminal):
         assert said in " ".join(page.split()) and "Nothing is cut" not in page
     headline = " ".join(terminal.split("check 1:")[0].split())
-    assert "Check 2 does not pass: At max_seq_len 512 more is lost" in headline
+    assert "Check 2 does not pass: At max_seq_len 512, truncation" in headline
 
 
 def test_a_warning_is_part_of_the_conclusion() -> None:
     results = make_results(coverage=make_coverage("WARNS"))
     document = render_runbook(results)
-    assert "Conclusion: Within the limits at max_seq_len 512, with warnings." in document
+    assert "At max_seq_len 512, truncation and label coverage are within the limits, with warnings." in document
     assert "  - Warning: 1.43% of 4,900 samples (70) are truncated" in document
     assert "- Warning: 1.43% of 4,900 samples" in shown(results)
     assert "Nothing is cut" not in document
@@ -328,10 +328,10 @@ def test_report_says_how_many_images_are_not_where_the_results_look(
     folder = folder_with(tmp_path, ["a.png", "b.png", "b.png", "c.png"], {"data": {"image_root": "pictures"}})
     monkeypatch.chdir(tmp_path)
     assert main(["report", str(folder)]) == 0
-    assert capsys.readouterr().err == "warning: 2 of 3 images not found below pictures; give --image_root\n"
+    assert capsys.readouterr().err == "warning: 2 of 3 images not found below pictures; set --image_root\n"
     monkeypatch.chdir(tmp_path.parent)
     assert main(["report", str(folder)]) == 0
-    assert capsys.readouterr().err == "warning: 3 of 3 images not found below pictures; give --image_root\n"
+    assert capsys.readouterr().err == "warning: 3 of 3 images not found below pictures; set --image_root\n"
     assert (folder / "report.html").is_file(), "the page is written all the same"
     for name in ("b.png", "c.png"):
         (tmp_path / "pictures" / name).write_bytes(b"there")
@@ -345,7 +345,7 @@ def test_report_says_that_nobody_knows_where_the_images_are(
 ) -> None:
     assert main(["report", str(folder_with(tmp_path, ["a.png"], config))]) == 0
     assert capsys.readouterr().err == (
-        "warning: 1 images not looked for: the results do not say where they are; give --image_root\n"
+        "warning: 1 images were not looked for: the results do not record their folder; set --image_root\n"
     )
 
 
@@ -356,7 +356,8 @@ def test_report_leaves_a_page_alone_where_the_given_image_root_is_none(
     (folder / "report.html").write_text("a good page", encoding="utf-8")
     assert main(["report", str(folder), "--image_root", str(tmp_path / "none")]) == 2
     said = capsys.readouterr().err
-    assert said == f"error: --image_root: expected the folder that the images are in, {tmp_path / 'none'} is none\n"
+    expected = "error: --image_root: expected the folder that the images are in, "
+    assert said == f"{expected}{tmp_path / 'none'} is not a folder\n"
     assert (folder / "report.html").read_text(encoding="utf-8") == "a good page"
 
 

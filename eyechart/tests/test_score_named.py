@@ -89,7 +89,7 @@ def test_what_was_asked_for_and_left_out_is_said_on_the_terminal(
         assert results["ablation"]["matching"] is None and not set(LEFT_OUT) & set(results["ablation"]["conditions"])
     train = ["--train_data", str(data / "data.json"), "--conditions", "zero,mean-token"]
     run(saved, data, "qwen3_vl", tmp_path, "--num_samples", "6", *train)
-    told = "  mean-token: left out. This model takes visual tokens at several depths; no mean is defined there."
+    told = "  mean-token: left out. This model takes visual tokens at several depths, for which no mean is defined."
     assert told in capsys.readouterr().out.splitlines()
 
 
@@ -102,7 +102,7 @@ def test_a_list_of_which_nothing_can_be_had_is_refused_once_the_model_is_known(
     assert capsys.readouterr().err == (
         "error: --conditions: only `correct` can be scored here (blind: It needs a constant prompt "
         "trained with the model, which only the qwen3-vlm trainer makes. mean-token: This model takes visual tokens at "
-        "several depths; no mean is defined there.) Name other conditions, such as runbook\n"
+        "several depths, for which no mean is defined.); name other conditions, such as runbook\n"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -126,11 +126,11 @@ def test_a_mean_over_scored_images_is_warned_about(
 
     assert warned("other") == []
     assert warned("half", ablation__mean_token_images=5) == [
-        "warning: --train_data has images of --data: 4 of the 5 images averaged for mean-token are also scored; use "
+        "warning: --train_data and --data share images: 4 of the 5 images averaged for mean-token are also scored; use "
         "rows that are not scored."
     ]
     (line,) = warned("scored")
-    assert line.startswith("warning: --train_data is the file of --data: 8 of the 8 images")
+    assert line.startswith("warning: --train_data and --data are one file: 8 of the 8 images")
 
 
 def test_a_short_data_file_is_no_short_held_out_split(saved: Saved, data: Path) -> None:
@@ -257,7 +257,7 @@ def test_unreadable_images_are_counted_and_there_is_no_pass(saved: Saved, data: 
         *(
             (["m", "--data", "{rows}", "--image_size", size, *more], message)
             for size, more, message in (
-                ("-3", [], "--image_size: expected 8 to 4096 pixels, got -3; leave it out for the size"),
+                ("-3", [], "--image_size: expected 8 to 4096 pixels, got -3; leave it out to use the size"),
                 ("0", [], "--image_size: expected 8 to 4096 pixels, got 0"),
                 ("7", [], "--image_size: expected 8 to 4096 pixels, got 7"),
                 ("100000", [], "--image_size: expected 8 to 4096 pixels, got 100000"),

@@ -281,7 +281,7 @@ def test_a_failed_second_check_is_told_where_the_first_leaves_the_verdict_to_it(
     for ablation in (checked(gates(OPEN, YES, YES)), checked({}, samples=0), None):
         results = results_of(ablation, damaged)
         assert results.verdict == "FAIL"
-        assert "At max_seq_len 512 more is lost than the limits allow." in said(results, "headline")
+        assert "At max_seq_len 512, truncation or missing labels exceed the limits." in said(results, "headline")
     without = results_of(checked(gates(OPEN, YES, YES)), covered({64: 100}))
     assert "max_seq_len" not in said(without, "headline")
 

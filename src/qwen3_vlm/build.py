@@ -1,4 +1,4 @@
-"""Makes data and model from a config, in one place, so that training, scoring and captioning cannot differ."""
+"""Makes data and model from a config. Training, scoring and captioning share these functions, so they cannot differ."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The data of a run, ready to be read, before any model is loaded."""
+    """The prepared data of a run. No model has been loaded yet."""
 
     config: Config
     inputs: Inputs

@@ -1,11 +1,11 @@
-"""YAML to a frozen, validated Config. All checks across fields are in this file.
+"""Reads YAML into a frozen, validated Config. All checks that involve several fields are in this file.
 
     config = load_config(Path("configs/stage1_align_tiny.yaml"), ["--train.lr", "1e-3"])
 
-Relative paths in a config are relative to the working directory, as in the runbook (`cd qwen3-vlm`, then run); configs
+Relative paths in a config are relative to the working directory, as in the runbook (`cd qwen3-vlm` first); configs
 and backbones that come with the package are found from anywhere (`shipped`).
 
-Over 300 lines, because it defines every setting with its description, and docs/config.md is generated from this file.
+The file has over 300 lines because it defines and describes every setting; docs/config.md is generated from it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ModelConfig(Placement):
 
 
 class ConnectorConfig(Section):
-    """The trained part."""
+    """The connector, which is the only trained part of the model."""
 
     latents: int = Field(64, ge=1)
     """Q: visual tokens per image."""
@@ -48,7 +48,7 @@ class ConnectorConfig(Section):
     head_dim: int = Field(64, ge=1)
     """Width of one head; the resampler's width is heads * head_dim."""
     mlp_ratio: float = Field(4.0, gt=0)
-    """Hidden width of the projector over the language model's embedding width."""
+    """Hidden width of the projector, divided by the language model's embedding width."""
     vision_ln: bool = False
     """Train a LayerNorm on the tower's features."""
     key_positions: bool = False
@@ -58,19 +58,20 @@ class ConnectorConfig(Section):
 
 
 class PromptConfig(Section):
-    """What the language model reads before the caption."""
+    """The text that the language model reads before the caption."""
 
     template: str = "{human}\n"
     """Text before the caption; `{human}` is the row's own human turn, whose `<image>` becomes the image block. A
     template without `{human}` must contain `<image>` itself, once: every row then gets the same prompt."""
     image_block: Literal["spliced", "legacy"] = "spliced"
-    """spliced: start, Q patch tokens, end, one id each. legacy: the tokens of the older format, joined with spaces."""
+    """spliced: one id each for the start, the Q patch tokens and the end. legacy: the tokens of the older format,
+    joined with spaces."""
     caption_request: str = "<image>\nDescribe the picture."
     """The human turn used by `qwen3-vlm caption` for images without a human turn."""
 
 
 class DataConfig(Section):
-    """What the run reads."""
+    """The data of the run."""
 
     world: Literal["none", "scenes", "digits"] = "none"
     """Generate this embedded data set under `image_root` first, if it does not exist."""
@@ -83,15 +84,16 @@ class DataConfig(Section):
     max_samples: int | None = Field(None, ge=1)
     """Rows drawn by seed from the file, training and held-out together; null uses all rows."""
     eval_ratio: float = Field(0.02, ge=0, lt=1)
-    """Share of the drawn rows that is held out. Training rows that show a held-out picture then leave training."""
+    """Share of the drawn rows that is held out. Training rows that show a held-out picture are removed."""
     max_seq_len: int = Field(512, ge=4)
     """Tokens per sequence: image block, prompt, caption and EOS."""
     max_rejected: float = Field(0.01, ge=0, le=1)
-    """Share of unusable rows above which the run stops; a single one stops it only at 0."""
+    """Share of unusable rows above which the run stops. A single unusable row stops it only if the value is 0."""
     max_pixels: int = Field(178_956_970, ge=1)
-    """Images with more pixels are rejected before they are decoded (Pillow's own bomb limit)."""
+    """Images with more pixels are rejected before they are decoded. The default is Pillow's limit against decompression
+    bombs."""
     cache_features: Literal["auto", "on", "off"] = "auto"
-    """Keep the frozen tower's features in a temporary file: the tower then runs once per image instead of once per
+    """Keep the frozen tower's features in a temporary file, so that the tower runs once per image instead of once per
     epoch."""
     cache_gb: float = Field(2.0, gt=0)
     """With `auto`, features are cached if they take at most this many gigabytes (float32 or bfloat16 as computed), and
@@ -131,8 +133,8 @@ class TrainConfig(Section):
     clip: float = Field(1.0, gt=0)
     """Maximum norm of the whole gradient; larger gradients are scaled down."""
     save_every: int | None = Field(None, ge=1)
-    """Steps between checkpoints; a save waits for the end of its accumulation window. The end of an epoch always
-    saves."""
+    """Steps between checkpoints; a save waits for the end of its accumulation window. A checkpoint is always saved at
+    the end of an epoch."""
     keep_last: int | None = Field(None, ge=1)
     """Number of checkpoints to keep: after each save, older ones are deleted; null keeps all."""
     keep_every: int | None = Field(None, ge=1)
@@ -262,7 +264,7 @@ def parse_config(tree: dict[str, Any], where: str) -> Config:
 
 
 def _read_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
-    """Pair up `--section.key value` and `--section.key=value`; values are YAML, `-` in keys reads as `_`."""
+    """Parse `--section.key value` and `--section.key=value`. Values are YAML, and `-` in a key is read as `_`."""
     pairs: list[tuple[str, Any]] = []
     queue = list(arguments)
     while queue:
@@ -302,7 +304,7 @@ def _explain(error: ValidationError, where: str) -> str:
     parts = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")  # pydantic's own words before a validator's
+        message = item["msg"].removeprefix("Value error, ")  # pydantic's prefix to a validator's message
         if item["type"] in ("extra_forbidden", "invalid_key"):
             parts.append(f"unknown key `{name}`; {_nearest(item['loc'])}")
         elif item["type"] == "model_type":
@@ -313,7 +315,7 @@ def _explain(error: ValidationError, where: str) -> str:
 
 
 def _nearest(place: tuple[int | str, ...]) -> str:
-    """What an unknown key may have been meant to be."""
+    """Text about the known keys that an unknown key may stand for."""
     *sections, key = map(str, place)
     known = Config.model_fields
     for name in sections:

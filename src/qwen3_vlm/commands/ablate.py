@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ablate:
-    """Score held-out samples with the right picture, with a wrong one and without, and give a verdict.
+    """Score held-out samples with the right picture, a wrong picture and no picture, and give a verdict.
 
     Example: qwen3-vlm ablate --checkpoint outputs/stage1_align_tiny/checkpoint_3675.pt --num_samples 128
 

@@ -13,17 +13,17 @@ from qwen3_vlm.config import Config, load_config
 
 @dataclass(frozen=True)
 class Audit:
-    """Check 2 over a whole split without training: truncation, zero-label samples, label tokens, and the fix.
+    """Run check 2 over a whole split without training: truncation, zero-label samples, label tokens, and the fix.
 
     Example: qwen3-vlm audit --config configs/stage1_align_tiny.yaml --data.max_seq_len 32
     """
 
     config: Path
-    """The run."""
+    """The run's config."""
     split: Literal["train", "eval"] = "train"
     """Side of the split to count."""
     text_only: bool = False
-    """Do not open the images: faster, but unreadable ones then count as samples."""
+    """Do not open the images. This is faster, but unreadable images then count as samples."""
     json: bool = False
     """Print the results as JSON to standard output, and the table to standard error."""
 

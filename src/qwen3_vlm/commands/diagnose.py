@@ -13,7 +13,7 @@ from qwen3_vlm.config import Config
 
 @dataclass(frozen=True)
 class Diagnose:
-    """Look for faults without training: data, prompts, labels, pixels, embeddings, gradients; or in a checkpoint.
+    """Look for faults in data, prompts, labels, pixels, embeddings and gradients without training, or in a checkpoint.
 
     Example: qwen3-vlm diagnose --config configs/stage1_align_tiny.yaml
 
@@ -21,9 +21,9 @@ class Diagnose:
     """
 
     config: Path | None = None
-    """The run; by default the one stored in the checkpoint."""
+    """The run's config; by default the one stored in the checkpoint."""
     checkpoint: Path | None = None
-    """A checkpoint_<step>.pt: also check its weights, and score held-out samples."""
+    """A checkpoint_<step>.pt; its weights are also checked, and held-out samples are scored with it."""
     rows: int = 128
     """Rows of each side of the split that are read with their images."""
     json: bool = False

@@ -22,7 +22,7 @@ class Export:
     config: Path | None = None
     """The run's config; by default the one stored in the checkpoint."""
     include_backbones: bool = False
-    """Copy both backbones into the folder, so that it can go to another machine; otherwise it refers to them."""
+    """Copy both backbones into the folder, so that it can be moved to another machine; otherwise it refers to them."""
 
     def run(self, overrides: Sequence[str]) -> int:
         """Load the checkpoint, write the folder, and print the names of the written files."""

@@ -156,7 +156,8 @@ def restored(config: Config, inputs: Inputs, vlm: VLM, payload: Payload, path: P
     """
     refuse_other_backbones(payload, backbone_identities(config.model, vlm), path)
     restore_connector(vlm.connector, payload, path)
-    kept = {key: value for key, value in payload.items() if key not in ("optimizer", "rng")}  # twice the connector
+    # The optimizer's state takes twice the memory of the connector.
+    kept = {key: value for key, value in payload.items() if key not in ("optimizer", "rng")}
     return Loaded(config, inputs, vlm.eval(), kept)
 
 

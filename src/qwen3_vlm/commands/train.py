@@ -17,7 +17,7 @@ class Train:
     """
 
     config: Path
-    """The run, a YAML file."""
+    """The run's config, a YAML file."""
     resume: bool = False
     """Continue from the newest checkpoint in output_dir, or start from the beginning if there is none."""
     overwrite: bool = False

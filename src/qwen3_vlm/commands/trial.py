@@ -16,7 +16,7 @@ _SHEET_IMAGES = 24
 
 @dataclass(frozen=True)
 class Trial:
-    """The whole trial: data, check 2, training, check 1, written captions, verdict.
+    """Run the whole trial: data, check 2, training, check 1, written captions, verdict.
 
     Example: qwen3-vlm trial --config configs/stage1_align_digits.yaml
 
@@ -24,7 +24,7 @@ class Trial:
     """
 
     config: Path = Path("configs/stage1_align_tiny.yaml")
-    """The run; the default needs no download and no GPU."""
+    """The run's config; the default needs no download and no GPU."""
     num_samples: int | None = None
     """Held-out samples to score; by default the config's ablation.num_samples."""
     conditions: str = "standard"

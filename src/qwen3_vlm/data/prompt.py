@@ -104,7 +104,8 @@ class PromptBuilder:
         """Encode records, in their order.
 
         Special tokens in the template become their ids (ChatML). In a caption, their strings are treated as ordinary
-        text, so that no caption ends early or refers to an image. In a human turn, they are rejected.
+        text, so that no caption ends early or refers to an image. A row whose human turn contains one of them is
+        rejected.
 
         Returns:
             One entry per record. It is a Reject if max_seq_len would cut the image block, or if the human turn contains
@@ -152,7 +153,7 @@ class PromptBuilder:
             raise NamedInputError(
                 "placeholder-split",
                 f"{self._name}: this tokenizer encodes {text!r} as {len(ids)} ids, beginning {ids[:3]}, "
-                "where it must be one",
+                "but it must be one",
                 "set model.llm to a model with the tokenizer of Qwen3, whose vocabulary has the image block's tokens, "
                 "and all files of that tokenizer",
             )

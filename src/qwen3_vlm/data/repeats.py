@@ -33,7 +33,7 @@ _Mark: TypeAlias = tuple[int | bytes, ...]
 
 
 def without_repeats(split: Split, held_out: Sequence[Row], train: Sequence[Row], root: Path) -> Split:
-    """Remove training rows that show a held-out row's picture from training, and record them in the split.
+    """Remove rows from training if they show a held-out row's picture, and record them in the split.
 
     The held-out side stays as drawn. Rows are not removed if
 
@@ -72,8 +72,8 @@ def repeats_lines(split: Split) -> list[str]:
         return []
     first = ", ".join(str(row) for row, _ in split.repeats[:_NAMED])
     return [
-        f"data: {len(split.train):,} training rows and {len(split.eval):,} held out; {len(split.repeats):,} more drawn "
-        f"for training left it, because they show a held-out picture (first {first})"
+        f"data: {len(split.train):,} training rows and {len(split.eval):,} held out; {len(split.repeats):,} more rows "
+        f"were drawn for training and removed, because they show a held-out picture (first {first})"
     ]
 
 

@@ -1,4 +1,4 @@
-"""The split into training and held-out rows: drawn by seed, saved with the run, and rejected for another data file.
+"""The split into training and held-out rows: drawn by seed, saved with the run, and rejected if the data file differs.
 
 The draw uses only row indices and does not depend on the content of rows, so that a rejected row never moves another
 one from training to evaluation. After the draw, `data.repeats` removes training rows that show a held-out picture.
@@ -143,6 +143,6 @@ def _check_rows(path: Path, split: Split, rows: int, eval_rows: int | None) -> N
     broken = any(len(set(part)) != len(part) or (part and not 0 <= min(part) <= max(part) < n) for part, n in parts)
     if broken or (eval_rows is None and set(drawn) & set(split.eval)):
         raise ValueError(
-            f"{path}: rows of the split are repeated, in both parts, or not in the data file; "
+            f"{path}: some rows of the split are repeated, on both sides, or not in the data file; "
             "the file was changed by hand. Delete it to draw the split again"
         )

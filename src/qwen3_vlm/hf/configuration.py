@@ -116,7 +116,7 @@ class Export(NamedTuple):
     """The config of an exported folder, after reading it."""
 
     config: ConnectorVlmConfig
-    """The config, with the current names of the backbones on this machine."""
+    """The config, with the names under which this machine has the backbones."""
     folder: Path
     recorded: dict[str, Any]
     """The identities of the backbones as written by the export."""
@@ -154,7 +154,7 @@ def read_export(name: str, config: Any, options: dict[str, Any]) -> Export:
 
 
 def _config_file(name: str, hub: dict[str, Any]) -> Path:
-    """Return the path of config.json: in the folder, or for a hub id in the cache, with the other exported files."""
+    """Return the path of config.json: in the folder or, for a hub id, in the cache, where the other files also are."""
     if Path(name).is_dir() and (Path(name) / "config.json").is_file():
         return Path(name) / "config.json"
     if Path(name).exists() or name.count("/") != 1 or name.startswith((".", "/")):

@@ -82,7 +82,7 @@ class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  #
         config.attention = attention or config._attn_implementation or config.attention
         if config.attention == "flash_attention_2" and device in (None, "cpu"):
             raise ValueError(
-                f"{name}: its attention is flash_attention_2, which needs a GPU: "
+                f"{name}: its attention is flash_attention_2, which needs a GPU; use "
                 "from_pretrained(..., device_map='cuda'), or attn_implementation='sdpa'"
             )
         config.dtype = config.dtype if dtype in (None, "auto") else dtype
@@ -130,7 +130,7 @@ class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  #
     def _write_backbones(self, folder: Path) -> None:
         for part in ("vision", "llm"):
             if (folder / part).resolve() == Path(self.config.name_of(part)).resolve():
-                raise ValueError(f"{folder}: holds the very backbones that are to be copied; name another folder")
+                raise ValueError(f"{folder}: contains the backbones that would be copied; name another folder")
         settings, _ = ImageProcessingMixin.get_image_processor_dict(self.config.name_of("vision"))
         self.vlm.tower.model.save_pretrained(folder / "vision")
         write_atomic(folder / "vision" / "preprocessor_config.json", json.dumps(settings, indent=1) + "\n")

@@ -147,7 +147,7 @@ class Connector(nn.Module):
         if width != self.shape.vision_width:
             raise ValueError(
                 f"the connector was built for tower features of width {self.shape.vision_width}, got {width}: "
-                "connector and vision tower do not belong together"
+                "use the vision tower that the connector was trained with"
             )
         if self.shape.key_positions and patches != self.shape.patches:
             raise ValueError(

@@ -113,8 +113,8 @@ class VLM(nn.Module):
             # Every row loses the same number of tokens, so the remaining tokens can again be one tensor.
             ids_BT, labels_BT = ids_BT[keep_BT].view(rows, -1), labels_BT[keep_BT].view(rows, -1)
             if bool((labels_BT[:, 0] != IGNORE_INDEX).any()):
-                # The image block was the whole prompt. The first caption token still has to be predicted from
-                # something, and EOS separates two texts in pretraining.
+                # The image block was the whole prompt. The first caption token must still be predicted from a token,
+                # and EOS separates texts in pretraining.
                 ids_BT = F.pad(ids_BT, (1, 0), value=self.eos_id)
                 labels_BT = F.pad(labels_BT, (1, 0), value=IGNORE_INDEX)
             return self.llm.nll(self.llm.embed(ids_BT), labels_BT)

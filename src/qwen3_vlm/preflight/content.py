@@ -1,4 +1,4 @@
-"""Checks of what the samples contain: the image of the right row, its pixels, their position and their length."""
+"""Checks of the samples: whether each has its row's image, and the pixels, the padding and the length."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def content_findings(rows: list[Row], allowed: float) -> list[Finding]:
         found.append(
             finding(
                 "pairs-mismatched",
-                f"{len(moved)} of {len(rows)} samples {agree(len(moved), 'has', 'have')} another image than the "
-                "data file names: row "
+                f"{len(moved)} of {len(rows)} samples {agree(len(moved), 'has', 'have')} an image that differs from "
+                "the one in the data file: row "
                 f"{row.sample.row} names {row.raw.image} and gets {row.sample.image}",
-                "keep image paths and captions in one order where rows are read",
+                "keep image paths and captions in the same order in the code that reads rows",
                 rows=len(moved),
                 of=len(rows),
             )
@@ -76,7 +76,7 @@ def content_findings(rows: list[Row], allowed: float) -> list[Finding]:
 
 
 def pixel_findings(rows: list[Row], prepared: Prepared, settings: dict[str, Any]) -> list[Finding]:
-    """Check the preprocessing of more images than the batch for the model contains."""
+    """Check the preprocessing of more images than are in the batch for the model."""
     read = [row for row in rows if row.sample.pixels_CHW is not None]
     chosen = [read[p] for p in spread(_COMPARED, len(read))]
     if not chosen:

@@ -94,8 +94,7 @@ def _missing(corpus: Corpus, prepared: Prepared) -> list[Finding]:
                     "is missing or empty below "
                     f"{prepared.config.data.image_root}, first row {rows[0]} ({images[rows[0]]})",
                     "restore these files, set data.image_root to the folder that the paths are relative to, or remove "
-                    "the "
-                    "rows out",
+                    "the rows",
                     by_share(len(rows), total, prepared.config.data.max_rejected),
                     rows=len(rows),
                     of=total,
@@ -151,7 +150,7 @@ def _split(corpus: Corpus, prepared: Prepared) -> list[Finding]:
             "split-leak",
             f"the images of {len(leaked)} of {total} held-out rows are also trained on ({len(by_path)} under the same "
             f"path, {len(by_content)} with the same bytes), such as held-out row {leaked[0]} and training row {twin}",
-            "remove the copies from the training side, or hold out whole images (all rows of an image on one side)",
+            "remove the copies from training, or hold out whole images (all rows of an image on one side of the split)",
             by_share(len(leaked), total, prepared.config.data.max_rejected),
             rows=len(leaked),
             of=total,
@@ -164,7 +163,7 @@ def _split(corpus: Corpus, prepared: Prepared) -> list[Finding]:
 
 
 def shown_by_many(images: Iterable[str]) -> set[str]:
-    """Return the images that so many training rows use that they must be placeholders.
+    """Return the images that are used by so many training rows that they must be placeholders.
 
     Such an image is not a leak if held-out rows show it, too.
 
@@ -186,7 +185,7 @@ def left_findings(split: Split) -> list[Finding]:
         finding(
             "split-leak",
             f"{rows} training {agree(rows, 'row shows', 'rows show')} the picture of a held-out row, byte for byte, "
-            f"and {agree(rows, 'has', 'have')} left training: {shown}{', ...' if rows > SHOWN else ''}",
+            f"and {agree(rows, 'was', 'were')} removed from training: {shown}{', ...' if rows > SHOWN else ''}",
             "nothing has to be done: held-out pictures are not trained on",
             "note",
             left_training=rows,

@@ -16,12 +16,12 @@ from qwen3_vlm.preflight.corpus import Corpus
 from qwen3_vlm.preflight.rows import SHOWN, by_share
 
 _TOP_SHARE = 0.2
-"""Largest share of rows that may have the same caption. For ten digits in varied words the share is below 2%."""
+"""Largest share of rows that may have the same caption. For captions of ten digits in varied words it is below 2%."""
 _FEWEST = 5
 """Smallest number of distinct captions in a data set of at least `ENOUGH` rows."""
 _UNHEARD = 0.5
-"""Largest share of held-out words that may be missing from all training captions. Of captions from the web, 500 contain
-most words of another 500."""
+"""Largest share of held-out words that may be missing from all training captions. Among captions from the web, 500
+captions contain most words of another 500."""
 _WORDS = 50
 """Minimum number of held-out words for judging their share."""
 _PHRASE = 12
@@ -29,7 +29,7 @@ _PHRASE = 12
 
 
 def caption_findings(corpus: Corpus, prepared: Prepared) -> list[Finding]:
-    """Report captions that need no picture, differ in kind or occur in their own request, and ids of other rows."""
+    """Report captions that need no picture, are of another kind or are in their own request, and ids of other rows."""
     return [*_captions(corpus), *_unheard(corpus), *_answers(corpus, prepared), *_ids(corpus)]
 
 
@@ -153,7 +153,7 @@ def _ids(corpus: Corpus) -> list[Finding]:
                 "pairs-mismatched",
                 f"in {len(elsewhere)} of {len(named)} rows the id is the name of another row's image file: row "
                 f"{row.row} has id {row.id} and image {row.image}",
-                "join captions and images by id again; most likely one column was shifted against the other",
+                "join captions and images by id again; most likely one column was shifted relative to the other",
                 rows=len(elsewhere),
                 of=len(named),
             )

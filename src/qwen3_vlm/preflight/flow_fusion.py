@@ -56,9 +56,8 @@ def fusion_stage(walk: Walk) -> list[Finding]:
                 "scale-mismatch",
                 f"the prompt's and caption's embeddings reach the language model multiplied by {ratio:.3g}, but the "
                 "visual tokens are not",
-                "if your code multiplies text embeddings (for example by the square root of the width), remove that; "
-                "if the "
-                "language model's own embedding layer does, bring the visual tokens to the same scale",
+                "if your code multiplies text embeddings (for example by the square root of the width), remove this "
+                "multiplication; if the language model's own embedding layer does it, scale the visual tokens, too",
                 factor=ratio,
             )
         ]
@@ -70,7 +69,7 @@ def fusion_stage(walk: Walk) -> list[Finding]:
             f"{int(off_BT.sum())} text {agree(int(off_BT.sum()), 'position does', 'positions do')} not carry the "
             f"embedding of their own token, first position {t} of row {walk.rows[b].sample.row}, which is "
             f"{'next to' if near else 'outside'} the image block",
-            "replace embeddings at image positions only, and embed every other id with the language model's own table",
+            "replace embeddings only at image positions, and embed every other id with the language model's own table",
             positions=int(off_BT.sum()),
         )
     ]
@@ -137,7 +136,8 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
                 "leak",
                 "the input at the image positions changes with the caption that is to be predicted: the answer "
                 "reaches the model through the visual tokens",
-                "compute visual tokens from the image alone (a prompt that is read with it must end before the answer)",
+                "compute visual tokens from the image alone (if a prompt is encoded with it, the prompt must end "
+                "before the answer)",
                 placed=went["own"],
                 of=total,
             )
@@ -159,7 +159,7 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
         return [
             finding(
                 "scale-mismatch",
-                f"visual tokens are multiplied by {scale:.3g} on their way into the language model",
+                f"visual tokens are multiplied by {scale:.3g} before they enter the language model",
                 "place the connector's output unchanged",
                 factor=scale,
             )

@@ -24,8 +24,8 @@ from qwen3_vlm.preflight.walk import Walk, no_gradient, non_finite
 _SHIFTS = (-1, 0, -2, 1, -3)
 """Positions from which an answer token may be predicted, relative to its own; -1 is correct."""
 _LIKE = 0.8
-"""Correlation above which two lists contain the same losses, changed by another loss function. Losses of unrelated
-tokens differ widely."""
+"""Correlation above which two lists contain losses of the same tokens, computed by different loss functions. Losses of
+unrelated tokens differ widely."""
 _ALL = 0.98
 """Smallest share of tokens whose loss must be equal to the independent cross-entropy."""
 _FEWEST = 8
@@ -80,7 +80,7 @@ def loss_stage(walk: Walk) -> list[Finding]:
     if best == -1:
         return [] if agreed[-1] > _ALL else _other_number(walk, per_sample, log_p_BTK, agreed[-1], evidence)
     code, where, what = _LOSS_SAYS[best]
-    fix = "compare the logits at position t-1 with the id at t: shift exactly once, in the labels or in the loss"
+    fix = "compute the loss at position t from the logits at position t-1: shift once, in the labels or in the loss"
     said = f"the loss is the cross-entropy of the logits at {where} with the token at t, where t-1 is right: {what}"
     return [finding(code, said, fix, **evidence)]
 

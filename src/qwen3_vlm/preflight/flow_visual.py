@@ -21,8 +21,8 @@ from qwen3_vlm.preflight.walk import Walk, many_of, non_finite, unused
 _SAME = 0.02
 """Largest relative difference between two tensors that should be equal; bfloat16 rounding stays below it."""
 _TOWER_FIX = (
-    "if it is few images, look at their pixels; if all, look for NaN in the weights of model.vision, then try "
-    "model.precision fp32"
+    "if few images are affected, look at their pixels; if all are, look for NaN in the weights of model.vision, then "
+    "try model.precision fp32"
 )
 _UNREAD = 0.25
 """Largest share of patches that may affect no visual token. The attention of a trained resampler can be that sharp."""
@@ -30,7 +30,7 @@ _UNREAD = 0.25
 
 @torch.no_grad()
 def pixels_stage(walk: Walk) -> list[Finding]:
-    """Check the way from the image file to the tower, and from the tower to the features."""
+    """Check the path from the image file to the tower, and from the tower to the features."""
     vlm, batch = walk.vlm, walk.batch
     with watched(vlm) as seen:
         features_BPV = walk.features_BPV
@@ -68,7 +68,7 @@ def _changed(got_BPV: Tensor, given_BPV: Tensor) -> list[Finding]:
     elif relative(got_BPV, got_BPV.mean(dim=1, keepdim=True).expand_as(got_BPV)) < _SAME:
         how = "all patches of an image have the same values"
     elif _same_patches(got_BPV, given_BPV):
-        how = "the patches are the tower's, in another order"
+        how = "the patches are those of the tower, in another order"
     else:
         how = f"they differ by {relative(got_BPV, given_BPV):.2g} times their size"
     return [
@@ -128,7 +128,7 @@ def _unread_patches(vlm: VLM, features_BPV: Tensor) -> int:
 
 @torch.no_grad()
 def connector_stage(walk: Walk) -> list[Finding]:
-    """Check the way from features to visual tokens, as computed by training and by scoring."""
+    """Check the path from features to visual tokens, as computed by training and by scoring."""
     vlm, batch, features_BPV = walk.vlm, walk.batch, walk.features_BPV
     visual_BQE = vlm.visual(features_BPV)
     if not bool(torch.isfinite(visual_BQE).all()):

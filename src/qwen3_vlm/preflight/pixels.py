@@ -122,7 +122,8 @@ def compare(got_BCHW: Tensor, readings: Sequence[References], rows: Sequence[Raw
     return [
         finding(
             "wrong-preprocessing",
-            f"the tower gets other pixels than its own image processor gives, in {len(wrong)} of {len(known)} images: "
+            f"the tower's input differs from the output of its own image processor in {len(wrong)} of {len(known)} "
+            "images: "
             f"{explain(got[b], want)} (row {rows[b].row}, {rows[b].image})",
             _FIX,
             images=len(wrong),
@@ -231,7 +232,7 @@ def settings_findings(prepared: Prepared, settings: dict[str, Any]) -> list[Find
         finding(
             "wrong-preprocessing",
             f"{prepared.config.model.vision}/preprocessor_config.json is unusual for a SigLIP tower: {'; '.join(odd)}; "
-            f"pixels then run from {lowest:.3g} to {highest:.3g} instead of -1 to 1",
+            f"pixels then range from {lowest:.3g} to {highest:.3g} instead of -1 to 1",
             "restore the preprocessor_config.json that came with the tower, unless it was trained with these values",
             "error" if max(abs(lowest), abs(highest)) > 10 else "warning",
             range=[lowest, highest],

@@ -77,7 +77,7 @@ def preflight(prepared: Prepared, vlm: VLM, rows: int = ROWS, progress: Progress
     Args:
         prepared: the data of the run.
         vlm: the model, with a newly initialised or a trained connector; it is not changed.
-        rows: number of rows of each side of the split that are read with their images, evenly spaced.
+        rows: number of evenly spaced rows of each side of the split that are read with their images.
         progress: creates a progress bar; None shows no bar.
 
     Returns:
@@ -131,7 +131,7 @@ class _Flight:
         walk, blocks = (None, []) if broken or self.moved else self._walk(rows, settings)
         found += blocks
         flow = flow_findings(walk) if walk and not blocks else []
-        # Random changes between calls have the same symptoms as a loss that depends on its batch and as other faults.
+        # Random changes between calls have the same symptoms as other faults, such as a loss that depends on its batch.
         flow = frozen.findings("between the calls of the preflight") or flow
         # Labels that are shifted in the data and shifted back in the loss are correct. The check of the loss decides.
         if walk and not blocks and (not flow or flow[0].code in ("labels-shifted", "labels-unshifted")):

@@ -34,7 +34,7 @@ def print_sample(view: View, stream: TextIO) -> None:
         page.line(f"  {name} {span.tokens:>4} token{' ' if span.tokens == 1 else 's'}  {_decoded(span)}", style)
     if len(view.spans) > _MOST_SPANS:
         page.line(f"  ... {len(view.spans) - _MOST_SPANS} more parts")
-    page.line("  LABEL is what the model learns to write, IMAGE is the place of the picture, prompt is only input.")
+    page.line("  LABEL is what the model learns to write, IMAGE the positions of the picture, prompt is only input.")
     page.line(f"  caption in the data file: {_quoted(view.caption)}")
 
 

@@ -37,7 +37,7 @@ def _judge_labels(row: Row, captions: dict[tuple[int, ...], int], tokens: Tokens
     if not targets:
         there = start is not None and start < len(row.ids)
         why = f"the caption of {count} tokens is in the text and" if there else "the caption is not in the text"
-        full = f"max_seq_len cuts it off after {len(row.ids)} tokens" if row.at_limit else "something took it out"
+        full = f"max_seq_len cuts it off after {len(row.ids)} tokens" if row.at_limit else "other code removed it"
         return "no-labels", f"{why} {f'all labels are {IGNORE_INDEX}' if there else f'({full})'}"
     shift = label_shift(row)
     if shift:
@@ -58,7 +58,7 @@ def _judge_labels(row: Row, captions: dict[tuple[int, ...], int], tokens: Tokens
             got, own = tokens.decode([row.ids[t] for t in row.labelled if t < len(row.ids)]), tokens.decode(answer)
             return "loss-altered", f"the model reads {short(got)}, and its labels say {short(own)}"
         return None
-    said = f"labelled is {short(tokens.decode(targets))}, the caption is {short(tokens.decode(answer))}"
+    said = f"the labels are {short(tokens.decode(targets))}, the caption is {short(tokens.decode(answer))}"
     if answer[-len(targets) :] == targets:
         lost = count - len(targets)
         start_of = f"the caption's first {lost} {agree(lost, 'token', 'tokens')} {short(tokens.decode(answer[:lost]))}"
@@ -79,7 +79,7 @@ def _judge_labels(row: Row, captions: dict[tuple[int, ...], int], tokens: Tokens
         return "answer-partly-labelled", said
     got, own = tokens.decode(ended), row.raw.caption
     if SequenceMatcher(None, got.casefold(), own.casefold(), autojunk=False).ratio() > _ALIKE:
-        return "answer-partly-labelled", f"labelled {short(got)}, where the caption is {short(own)}: it was changed"
+        return "answer-partly-labelled", f"the labels are {short(got)}, but the caption is {short(own)}: it was changed"
     return ("pairs-mismatched" if start is None else "answer-partly-labelled"), said
 
 
@@ -137,18 +137,18 @@ _LABELS_SAY = {
         "captions",
     ),
     "answer-partly-labelled": (
-        "part of the caption has no label, or that of another token, in {n} of {of} rows",
+        "part of the caption has no label, or the label of another token, in {n} of {of} rows",
         "label every token of the caption as in the file, from its first to EOS: if its start has no label, the "
         "number of prompt tokens is too high; if its words were changed, look at the code that cleans captions",
     ),
     "loss-altered": (
         "input ids of the caption differ from its labels in {n} of {of} rows, so captions are predicted from words "
         "other than their own",
-        "remove the collator or augmentation that masks or replaces input ids, as masked language models need it",
+        "remove the collator or augmentation that masks or replaces input ids; only masked language models need it",
     ),
     "pairs-mismatched": (
         "the labelled text is not the row's own caption in {n} of {of} rows",
-        "keep each caption with its own image where rows are read, sorted or put together",
+        "keep each caption with its own image in the code that reads, sorts or combines rows",
     ),
 }
 

@@ -105,7 +105,7 @@ def template_findings(rows: Sequence[Row], prepared: Prepared, tokens: Tokens) -
         cut = start == len(row.ids)
         if around[0] != got_around[0] or (around[1] != got_around[1] and not cut):
             read = f"{tokens.decode(got_around[0])}{PLACEHOLDER}{tokens.decode(got_around[1])}"
-            cases.add("template-unstable", row, f"training reads {short(read)}, which differs from prompt.template")
+            cases.add("template-unstable", row, f"training uses {short(read)}, which differs from prompt.template")
     return [
         finding(
             code,
@@ -136,7 +136,7 @@ def token_findings(prepared: Prepared, vlm: VLM, tokens: Tokens) -> list[Finding
             found.append(
                 finding(
                     "placeholder-split",
-                    f"the tokenizer encodes {text} as {len(tokens.ids[text])} ids, where it must be one",
+                    f"the tokenizer encodes {text} as {len(tokens.ids[text])} ids, but it must be one",
                     "add it to the tokenizer as a special token, or use a Qwen tokenizer, which has it",
                     ids=tokens.ids[text][:8],
                 )
@@ -155,7 +155,7 @@ def token_findings(prepared: Prepared, vlm: VLM, tokens: Tokens) -> list[Finding
             found.append(
                 finding(
                     "token-id-mismatch",
-                    f"{what.format(got)}, where the tokenizer has {wanted} ({tokens.decode([wanted])})",
+                    f"{what.format(got)}, but the tokenizer has {wanted} ({tokens.decode([wanted])})",
                     "take the id from the tokenizer of model.llm (`convert_tokens_to_ids`) instead of a fixed number",
                     used=got,
                     tokenizer=wanted,

@@ -1,4 +1,4 @@
-"""Finds held-out images of which another file (in another format or size, for example) is used in training.
+"""Finds held-out images that are also used in training as another file (for example in another format or size).
 
 The bytes of such files differ, so comparing files does not find them. Pixels are compared only for rows that share a
 caption: there are few of them, and a copied row usually keeps its caption.
@@ -99,11 +99,10 @@ def twin_findings(
         return [
             finding(
                 "split-leak",
-                f"{len(found)} of {len(held_out)} held-out images are nearly equal to a training image, as "
-                f"{by_nature} of "
-                f"{len(rows['train'])} training images do among themselves: {shown}",
-                "nothing, if images with the same caption are naturally this similar; if not, hold out whole groups "
-                "of them",
+                f"{len(found)} of {len(held_out)} held-out images are nearly equal to a training image, and "
+                f"{by_nature} of {len(rows['train'])} training images are nearly equal to another one: {shown}",
+                "do nothing if images with the same caption are naturally this similar; otherwise, hold out whole "
+                "groups of them",
                 "note",
                 **evidence,
             )
@@ -112,8 +111,8 @@ def twin_findings(
         finding(
             "split-leak",
             f"the images of {len(found)} of {len(held_out)} held-out rows are also trained on, in files that were "
-            f"saved anew (as JPEG, resized, compressed again), such as {shown}",
-            "remove the copies from the training side, or hold out whole images (all rows of an image on one side)",
+            f"saved again (as JPEG, resized, recompressed), such as {shown}",
+            "remove the copies from training, or hold out whole images (all rows of an image on one side of the split)",
             by_share(len(found), len(held_out), allowed, sampled=True),
             **evidence,
         )

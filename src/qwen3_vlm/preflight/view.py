@@ -34,7 +34,7 @@ class View:
 
 
 def view_of(row: Row, patch_id: int, tokens: Tokens) -> View:
-    """Divide a sample into spans of prompt, image and label. A labelled image position counts as label."""
+    """Divide a sample into spans of prompt, image and label. A labelled image position counts as a label."""
 
     def kind(t: int) -> Kind:
         if row.labels[t] != IGNORE_INDEX:

@@ -97,7 +97,7 @@ def masked(what: str, seen: int, share: float) -> Finding:
         seen: number of image positions that at least one label sees.
         share: share of the image positions that no label sees.
     """
-    fix = "let the attention mask be true at image positions, and let no bias hide them"
+    fix = "make the attention mask true at image positions, and remove any bias that hides them"
     return finding("image-masked", f"attention cannot see the image: {what}", fix, positions_seen=seen, hidden=share)
 
 
@@ -111,7 +111,7 @@ def no_gradient(what: str, names: list[str], of: int) -> Finding:
     which = f"{len(names)} of the connector's {of} parameter tensors" if names else "the connector"
     return finding(
         "no-gradient",
-        f"{what}, so training would not move {which}",
+        f"{what}, so training would not change {which}",
         "keep the path from the loss to the connector differentiable: no detach, no no_grad, requires_grad on every "
         "parameter of the connector",
         parameters=names[:8],

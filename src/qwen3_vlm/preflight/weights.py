@@ -28,8 +28,8 @@ _CLEARLY = 2.5
 """Number of standard deviations by which the loss must be below that of random ids to be clearly better."""
 _FIX_ABSENT = "copy or download the checkpoint again: these weights are not in it, so they are random"
 _FIX_DIFFERS = (
-    "look for what changes it after loading (a resize of the embeddings, an init, an optimizer that holds frozen "
-    "weights), and remove that"
+    "look for code that changes it after loading (a resize of the embeddings, an init, an optimizer that holds frozen "
+    "weights), and remove it"
 )
 _FIX_LAYERS = (
     "check these layers in the checkpoint's file: if they are the same there, download it again or use another model; "
@@ -58,7 +58,8 @@ def _part(setting: str, name: str, model: nn.Module) -> list[Finding]:
                 "non-finite",
                 f"{len(bad)} {agree(len(bad), 'tensor', 'tensors')} of {setting} {name} "
                 f"{agree(len(bad), 'holds', 'hold')} NaN or infinity, first {bad[0]}",
-                "copy or download the checkpoint again; if its file is finite, look for what writes to these weights "
+                "copy or download the checkpoint again; if its file is finite, look for code that writes to these "
+                "weights "
                 "after loading",
                 tensors=bad[:8],
             )
@@ -86,10 +87,11 @@ def _part(setting: str, name: str, model: nn.Module) -> list[Finding]:
 def reading_findings(name: str, vlm: VLM, tokens: Tokens, captions: Sequence[str]) -> list[Finding]:
     """Check that the language model can read the captions without a picture, with the ids that the tokenizer gives.
 
-    A model that knows nothing has a loss of ln V nats per token, where V is the size of the vocabulary. A loss above
-    ln V means that the model confidently expects other tokens: either the ids mean other words to it, or it was never
-    trained on this kind of text. In the second case, the loss is clearly higher still if the ids are replaced by random
-    ones, and there is no finding. Otherwise the two cases cannot be distinguished here, and the finding is a warning.
+    A model that knows nothing has a loss of ln V nats per token, where V is the size of the vocabulary. A loss above ln
+    V means that the model confidently expects other tokens: either it was trained with other ids for these words, or it
+    was never trained on this kind of text. In the second case, the loss is clearly higher still if the ids are replaced
+    by random ones, and there is no finding. Otherwise the two cases cannot be distinguished here, and the finding is a
+    warning.
     """
     rows = len(vlm.llm.model.get_input_embeddings().weight)
     answers = [tokens.answer(caption) for caption in captions]
@@ -218,7 +220,7 @@ def _layers_never_trained(setting: str, name: str, model: nn.Module) -> list[Fin
                 finding(
                     "tower-uninitialised",
                     f"{setting} {name}: in {stack}, {_layers(new, 'has', 'have')} all normalisation weights at their "
-                    f"starting values, while {_layers(moved[:8], 'has', 'have')} none of them there: most likely "
+                    f"starting values, while {_layers(moved[:8], 'has', 'have')} none at these values: most likely "
                     f"{_layers(new, 'was', 'were')} newly initialised and never trained",
                     _FIX_LAYERS,
                     stack=stack,

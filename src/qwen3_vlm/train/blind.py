@@ -1,4 +1,4 @@
-"""The blind prompt: one constant visual prompt, trained on the captions alone, that replaces every picture.
+"""The blind prompt: one constant visual prompt that replaces every picture and is trained on the captions alone.
 
 The prompt is trained on the same captions and with the same loss as the connector. The language model stays frozen and
 no image is used. The difference between the loss with this prompt and the loss with the true pictures is the
@@ -6,7 +6,7 @@ information in the pictures (eyechart.scoring.decomposition describes how the ga
 
 The prompt [Q,E] is scaled like the connector's output: if the output is normalised to the RMS of the text embeddings,
 the prompt is too. The prompt has far fewer parameters than the connector, and its learning rate is far higher. This
-rate is chosen on training captions that were set aside; held-out samples are not used. Nothing here depends on the
+rate is chosen with training captions that are set aside; held-out samples are not used. Nothing here depends on the
 connector's weights, so one prompt serves every checkpoint of a run.
 
 Dimension suffixes: Q visual tokens per image, E embedding width, S captions.
@@ -37,8 +37,8 @@ from qwen3_vlm.train.checkpoint import save_checkpoint
 from qwen3_vlm.train.schedule import micro_batches, plan_epoch
 
 LEARNING_RATES = (1e-2, 5e-2, 2e-1)
-"""Learning rates that are tried, each in a short training. They suit every language model, because the trained values
-are about 1 whatever the scale of the text embeddings."""
+"""Learning rates that are tried, each in a short training run. They suit every language model, because the trained
+values are about 1 whatever the scale of the text embeddings."""
 BATCH_SIZE = 16
 _PROBE_UPDATES = 40
 _MOST_ASIDE = 256
@@ -50,7 +50,7 @@ _FALLING = 0.01
 
 @dataclass(frozen=True)
 class BlindPlan:
-    """The settings for training a prompt. The learning rate is not among them, because it is searched."""
+    """The settings for training a prompt. They do not include the learning rate, because it is searched for."""
 
     seed: int
     captions: int

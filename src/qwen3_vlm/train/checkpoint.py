@@ -118,13 +118,12 @@ def load_checkpoint(path: Path) -> Payload:
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: rejected because it contains more than tensors and plain values (loading it could run code), or "
-            "it is "
-            "damaged; take another checkpoint"
+            "it is damaged; use another checkpoint"
         ) from error
     except Exception as error:  # damaged bytes raise many kinds of exception in torch.load, with the same cause
         raise ValueError(
-            f"{path}: not a readable checkpoint ({_first_line(error)[:120]}); {path.stat().st_size} bytes, perhaps cut "
-            "off: take an older one"
+            f"{path}: not a readable checkpoint ({_first_line(error)[:120]}); {path.stat().st_size} bytes, perhaps "
+            "truncated; use an older checkpoint"
         ) from error
     if not isinstance(payload, dict) or not all(isinstance(payload.get(p), dict) for p in ("resampler", "projector")):
         keys = ", ".join(map(str, list(payload)[:8])) if isinstance(payload, dict) else type(payload).__name__
@@ -162,7 +161,7 @@ def stored_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 def config_of(payload: Payload, path: Path, overrides: Sequence[str] = ()) -> Config:
     """Do the same as `stored_config` for a checkpoint that has already been read."""
     if "config" not in payload:
-        raise ValueError(f"{path}: a checkpoint of the older format, without its config; name the config with --config")
+        raise ValueError(f"{path}: a checkpoint of the older format, which contains no config; set --config")
     return apply_overrides(config_tree(payload, path), overrides, f"{path} (its stored config)")
 
 
@@ -216,7 +215,7 @@ def _compare(expected: dict[str, Tensor], got: dict[str, Any], part: str, path: 
         if not bool(torch.isfinite(value).all()):
             bad = int((~torch.isfinite(value)).sum())
             raise InputError(
-                f"{path}: `{part}.{name}` holds {bad} values that are NaN or infinite", "take an older one"
+                f"{path}: `{part}.{name}` holds {bad} values that are NaN or infinite", "use an older checkpoint"
             )
 
 

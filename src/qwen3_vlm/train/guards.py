@@ -36,7 +36,7 @@ class Interrupt:
     """Whether a signal has asked this process to stop: Ctrl-C, or the SIGTERM that a machine sends before shutdown."""
 
     def __init__(self) -> None:
-        """Start in the state in which no stop has been requested."""
+        """Start without a requested stop."""
         self.asked = False
 
     @contextmanager

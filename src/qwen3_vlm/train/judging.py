@@ -37,7 +37,7 @@ def look_before(run: Run) -> list[Finding]:
         *order_findings(len(run.train_set), run.plan(0)),
     ]
     if flight.pairing is not None:
-        found += diagnose_pairing(flight.pairing, ignored=False)  # no trained connector could ignore pictures yet
+        found += diagnose_pairing(flight.pairing, ignored=False)  # the connector is not trained yet
     if run.train_set is not run.prepared.train and flight.batch:
         found += cache_findings(run.vlm, run.train_set, run.prepared.train)
     if isinstance(run.train_set, CachedDataset) and isinstance(run.eval_set, CachedDataset):

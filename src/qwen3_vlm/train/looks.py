@@ -6,8 +6,8 @@ when the look is taken. The gap to shuffled pictures is compared with the margin
 with bounds at a confidence level that all looks of the run share. `onset` describes how reliable these bounds are with
 16 samples.
 
-A look changes no weight and uses no random generator of the training, so a run with looks is bitwise equal to the
-same run without them. Only the main process takes looks; the others wait at the next sum over processes.
+A look changes no weight and does not use the random number generators of the training, so a run with looks is bitwise
+equal to the same run without them. Only the main process takes looks; the others wait at the next sum over processes.
 
 Cost: a look scores each of 16 captions with 8 pictures and once with zeros. Every picture is read only once. In the
 embedded trial this is a forward pass of about 2,450 tokens, as much work as training on 40 samples (a forward and a
@@ -86,7 +86,7 @@ class Looking:
         return int(self.donors_SK.shape[1]) + 1
 
     def due(self, before: int, step: int) -> bool:
-        """Whether an update that led from step `before` to `step` passed a step to look at."""
+        """Whether a look is due after an update that led from step `before` to `step`."""
         return any(before < wanted <= step for wanted in self.steps)
 
     @torch.no_grad()
@@ -199,7 +199,7 @@ def plan_line(looking: Looking | None, every: str | int) -> list[str]:
             "look needs held-out samples that differ in image and caption)"
         ]
     steps = ", ".join(map(str, looking.steps[:MOST_LOOKS])) + (", ..." if len(looking.steps) > MOST_LOOKS else "")
-    return [f"looks: at {len(looking.batch)} held-out samples, {len(looking.steps)} times, at step {steps}"]
+    return [f"looks: {len(looking.steps)}, each at {len(looking.batch)} held-out samples, at step {steps}"]
 
 
 _LOG = Log(LOOKS_NAME, "a look", Look, lambda look: look.step)

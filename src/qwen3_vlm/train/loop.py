@@ -1,4 +1,4 @@
-"""The training loop: one epoch after another, interruptible and resumable between any two updates."""
+"""The training loop over epochs. It can be interrupted and resumed between any two updates."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def run_epoch(run: Run) -> None:
             began = time.monotonic()
             if run.updates == _TIMED_UPDATES and run.accelerator.is_main_process:
                 each = progress.seconds / _windows_of(windows, progress.batches)
-                say(f"time: about {duration(each * total_updates)} of training in all, by the updates so far")
+                say(f"time: about {duration(each * total_updates)} of training in total, by the updates so far")
             bar.update(result.stats.samples + len(result.rejects))
             loss = result.nll / max(1, result.tokens)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)

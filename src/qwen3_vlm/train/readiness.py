@@ -33,7 +33,7 @@ def order_findings(size: int, windows: Sequence[Window]) -> list[Finding]:
             "under-trained",
             f"an epoch reads {read} of {size:,} training rows, and {sum(n > 1 for n in counts.values())} of them more "
             "than once: the others are never used",
-            "let the sampler draw every row once per epoch, in another order each time",
+            "let the sampler draw every row once per epoch, in a new order each time",
             "error",
             rows_read=read,
             of=size,
@@ -118,27 +118,26 @@ def cache_findings(vlm: VLM, cached: SampleSource, dataset: Dataset) -> list[Fin
         return [
             finding(
                 "features-altered",
-                f"the cached features of row {both[b][0].row} are those of its image, but changed: they differ by "
+                f"the cached features of row {both[b][0].row} belong to its image but were changed: they differ by "
                 f"{float(apart_B[b]):.2g} times their size from what the tower gives now",
                 "delete the cached features and compute them again with this tower and this preprocessing; look for a "
-                "conversion without a scale (int8, float8) where they are written",
+                "conversion without a scale (int8, float8) in the code that writes them",
                 samples=int((apart_B >= 0.05).sum()),
                 of=len(both),
                 largest_difference=float(apart_B.max()),
             )
         ]
-    whose = f", but those of row {both[swapped[b]][0].row}" if b in swapped else " nor those of another one tried"
+    whose = f", but those of row {both[swapped[b]][0].row}" if b in swapped else " nor those of another image tried"
     same = "; they are nearly the same for all samples" if not of_images else ""
     return [
         finding(
             "image-order" if of_images else "pixels-unused",
             f"the cached features of row {both[b][0].row} are not those of its image{whose if of_images else ''}{same}",
-            "check the code that writes and reads the cache: each sample's features at its own position, in one "
-            "order; or "
-            "set data.cache_features to off"
+            "check the code that writes and reads the cache: each sample's features must be at its own position, in "
+            "one order; or set data.cache_features to off"
             if of_images
-            else "check the code that writes the cache: the tower must get each sample's own pixels (a reused buffer, "
-            "one image for all?); or set data.cache_features to off",
+            else "check the code that writes the cache: the tower must get each sample's own pixels (look for a "
+            "reused buffer or one image for all samples); or set data.cache_features to off",
             samples=int((apart_B >= 0.05).sum()),
             of=len(both),
             largest_difference=float(apart_B.max()),

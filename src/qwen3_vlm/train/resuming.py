@@ -109,7 +109,8 @@ def restore(run: Run, resumption: Resumption) -> None:
         run.step, run.updates = int(payload["step"]), int(payload["updates"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{path}: optimizer or progress cannot be restored ({first}); take an older one") from error
+        what = f"{path}: optimizer or progress cannot be restored ({first})"
+        raise ValueError(f"{what}; use an older checkpoint") from error
 
 
 def verify(run: Run, resumption: Resumption) -> None:
@@ -144,9 +145,9 @@ def verify(run: Run, resumption: Resumption) -> None:
     if differ:
         raise NamedInputError(
             "resume-drift",
-            f"{resumption.path}: continuing would not give the run that was interrupted: {', '.join(differ)} "
+            f"{resumption.path}: resuming would not reproduce the interrupted run: {', '.join(differ)} "
             f"{'is' if len(differ) == 1 else 'are'} different from the checkpoint",
-            "restore the data files as they were, take an older checkpoint, or start again with --overwrite",
+            "restore the original data files, use an older checkpoint, or start again with --overwrite",
         )
 
 
@@ -185,11 +186,14 @@ def _refuse_other_config(config: Config, payload: Payload, path: Path) -> None:
         raise ValueError(f"{path}: contains only a connector (the older format); it can be scored but not resumed")
     missing = [key for key in _NEEDED if key not in payload]
     if missing:
-        raise ValueError(f"{path}: expected {', '.join(_NEEDED)}, it lacks {', '.join(missing)}; take an older one")
+        what = f"{path}: expected {', '.join(_NEEDED)}, it lacks {', '.join(missing)}"
+        raise ValueError(f"{what}; use an older checkpoint")
     # A setting that did not exist in the checkpoint's version has the effect of its current default.
     old = flatten(Config().model_dump(mode="json")) | flatten(config_tree(payload, path))
     new = flatten(config.model_dump(mode="json"))
     differ = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and k not in _FREE]
     if differ:
         shown = "; ".join(f"{k}: {old.get(k)!r} then, {new.get(k)!r} now" for k in differ[:6])
-        raise ValueError(f"{path}: cannot resume with another config ({shown}); restore these, or use --overwrite")
+        raise ValueError(
+            f"{path}: cannot resume with another config ({shown}); restore these settings, or use --overwrite"
+        )

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from eyechart.settings import flatten
 
 FOLDER = "tracker"
-"""Name of the tracker's folder inside `output_dir`; `tensorboard --logdir outputs` finds those of all runs."""
+"""Name of the tracker's folder inside `output_dir`; `tensorboard --logdir outputs` finds the trackers of all runs."""
 
 
 def start_accelerator(tracker: str, device: str, folder: str) -> Accelerator:

@@ -30,7 +30,7 @@ class EpochRecord:
     eval_loss: float | None
     samples: int
     truncated: int
-    """Number of samples cut by max_seq_len. This field and the next five are the numbers of check 2."""
+    """Number of samples truncated by max_seq_len. This field and the next five are the numbers of check 2."""
     zero_label: int
     label_tokens: int
     truncated_pct: float
@@ -45,7 +45,7 @@ class EpochRecord:
     samples_per_second: float
     peak_memory_gb: float
     lengths: dict[int, int] = field(default_factory=dict)
-    """Histogram of sequence lengths before the cut, in tokens."""
+    """Histogram of sequence lengths before truncation, in tokens."""
     rejected: dict[str, int] = field(default_factory=dict)
     """Number of planned training rows that could not be read, by reason."""
     eval_rejected: dict[str, int] = field(default_factory=dict)

@@ -110,7 +110,8 @@ def update(
         if tokens and batch.stats.label_tokens:
             visual_BQE = vlm.visual(vlm.features(batch))
             loss = vlm.nll(batch, VisualTokens((visual_BQE,))).nll_N.sum()
-            # The backward pass of a non-finite loss does no harm: gradients are applied only after the check below.
+            # The backward pass of a non-finite loss is harmless, because gradients are applied only after the check
+            # below.
             torch.autograd.backward(loss / tokens)
             nll += float(loss.detach())
     nll = sum_over_ranks(accelerator, [nll])[0]
@@ -165,9 +166,9 @@ def _explained(vlm: VLM, batches: Sequence[Batch], accelerator: Accelerator, ste
     what = "loss" if not math.isfinite(nll) else "gradient"
     # Training changes only the connector, so the tensors before it do not depend on the learning rate.
     fix = (
-        "look at that row's image; if it is sound, look for NaN in model.vision, then try model.precision fp32"
+        "look at that row's image; if it is undamaged, look for NaN in model.vision, then try model.precision fp32"
         if first.before_connector
-        else "lower train.lr; if it comes back at the same rows, look at these"
+        else "lower train.lr; if the error occurs again at the same rows, look at these rows"
     )
     return NonFiniteError(
         f"{what} is not finite in the update ending at step {step}, rows {shown}; first bad tensor: {first.name}",

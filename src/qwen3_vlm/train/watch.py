@@ -70,10 +70,10 @@ class Watch:
                 "no-gradient",
                 f"after {self.updates} updates "
                 + (
-                    f"none of the connector's {of} parameter tensors has moved"
+                    f"none of the connector's {of} parameter tensors has changed"
                     if whole
                     else f"{len(still)} of the connector's {of} parameter tensors "
-                    f"{agree(len(still), 'has', 'have')} not moved, first {still[0]}"
+                    f"{agree(len(still), 'has', 'have')} not changed, first {still[0]}"
                 )
                 + f" (largest gradient norm of the whole connector {self.largest_norm:.3g}, learning rate "
                 f"{learning_rate:.3g})",
@@ -112,7 +112,7 @@ def end_findings(vlm: VLM, held_out: SampleSource, pad_id: int, looks: Sequence[
 
 
 def _no_better_than_text(vlm: VLM, batch: Batch, looks: Sequence[Look]) -> list[Finding]:
-    """Report a loss no better than without the image.
+    """Report a loss that is no better than the loss without the image.
 
     There is a finding only if it is ruled out with 99% confidence that leaving out the image increases the loss.
     """
@@ -133,7 +133,7 @@ def _no_better_than_text(vlm: VLM, batch: Batch, looks: Sequence[Look]) -> list[
         finding(
             "under-trained",
             f"{len(scored)} held-out captions cost {means[0]:.3f} nats/token with their images and {means[1]:.3f} "
-            "without, which rules out (99%) that the images help: the connector adds nothing to the text alone yet",
+            "without, which rules out (99%) that the images help: the connector adds no information to the text yet",
             "check that visual tokens reach the language model and that captions belong to their images (`qwen3-vlm "
             f"diagnose`), then {_next_run(looks)}",
             loss=round(means[0], 4),
@@ -154,9 +154,9 @@ def _sums(made: TokenNLL, places: Sequence[int]) -> FloatArray:
 def never_opened(looks: Sequence[Look]) -> list[Finding]:
     """Report that the gap to wrong pictures never opened.
 
-    This needs at least three looks. The last two must rule out that wrong pictures increase the loss by more than the
-    margin of check 1. The gap to zeros decides which fault it is: zeros increase the loss at both looks, or both looks
-    rule that out. If a standing is open, there is no finding.
+    A finding needs at least three looks. The last two must rule out that wrong pictures increase the loss by more than
+    the margin of check 1. The gap to zeros decides which fault it is: zeros increase the loss at both looks, or both
+    looks rule out that zeros increase it. If a standing is open, there is no finding.
     """
     if len(looks) < 3:
         return []
@@ -197,6 +197,6 @@ def _next_run(looks: Sequence[Look]) -> str:
     if best is None or round(looks[-1].correct, 3) <= round(best.correct, 3):
         return "train longer or with a higher train.lr"
     return (
-        "train on more rows or with a lower train.lr; not longer, for the held-out loss of the looks has not fallen "
-        f"since step {best.step} ({best.correct:.3f} there, {looks[-1].correct:.3f} at step {looks[-1].step})"
+        "train on more rows or with a lower train.lr; not longer, because the held-out loss of the looks has not "
+        f"fallen since step {best.step} ({best.correct:.3f} there, {looks[-1].correct:.3f} at step {looks[-1].step})"
     )

@@ -10,7 +10,7 @@ from eyechart.reporting.remarks import sentence
 from eyechart.results import Finding, Remark, RemarkCode
 
 _NOT_HERE: dict[str, RemarkCode] = {"blind": "blind-not-trained-here", "donors": "donors-need-tower-features"}
-"""Conditions that are only available for models trained by qwen3_vlm, with the remark that says why."""
+"""Conditions that are only available for models trained by qwen3_vlm, with the remark that gives the reason."""
 
 
 @runtime_checkable
@@ -19,7 +19,7 @@ class Limited(Protocol):
 
     @property
     def unavailable(self) -> Mapping[str, RemarkCode]:
-        """The conditions that it does not have, with the remark that says why."""
+        """The conditions that it does not have, with the remark that gives the reason."""
         ...
 
     def batch_findings(self) -> Sequence[Finding]:
@@ -28,7 +28,7 @@ class Limited(Protocol):
 
 
 def unavailable_of(train_data: Path | None, scorer: object, layers: int = 1) -> dict[str, RemarkCode]:
-    """Return the conditions that are not available, with the remark that says why.
+    """Return the conditions that are not available, with the remark that gives the reason.
 
     Args:
         train_data: file of rows whose images are averaged for `mean-token`.
@@ -46,7 +46,7 @@ def unavailable_of(train_data: Path | None, scorer: object, layers: int = 1) -> 
 
 
 def left_out_of(names: Sequence[str], codes: Mapping[str, RemarkCode]) -> list[Remark]:
-    """Return the requested conditions that cannot be scored, and why.
+    """Return the requested conditions that this model cannot be scored with, each with the reason.
 
     Raises:
         ValueError: only `correct` remains.
@@ -55,6 +55,6 @@ def left_out_of(names: Sequence[str], codes: Mapping[str, RemarkCode]) -> list[R
     if found and not set(names) - {"correct", *(remark.about for remark in found)}:
         listed = " ".join(f"{remark.about}: {sentence(remark)}" for remark in found)
         raise ValueError(
-            f"--conditions: only `correct` can be scored here ({listed}) Name other conditions, such as runbook"
+            f"--conditions: only `correct` can be scored here ({listed}); name other conditions, such as runbook"
         )
     return found

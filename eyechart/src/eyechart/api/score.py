@@ -1,4 +1,4 @@
-"""`eyechart.score`: check 1 on any model, with the verdict, the coverage, the diagnosis and the captions it writes."""
+"""`eyechart.score`: check 1 on any model, with the verdict, the coverage, the diagnosis and the model's captions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _PROBED = 4
 
 @dataclass(frozen=True)
 class Measured:
-    """The results of check 1 and what is needed to write them to files."""
+    """The results of check 1, and the per-token losses that are written with them."""
 
     results: Results
     samples: SampleRows
@@ -75,7 +75,7 @@ def score(
             or batches that are passed.
         image_root: folder that the rows' image paths are relative to; None uses the data file's folder, or the rows'
             own.
-        settings: seed and margins and, for a model given by name, also device, precision and prompt; None uses the
+        settings: seed and margins; for a model given by name, also device, precision and prompt. None uses the
             defaults.
         processor: the processor of a live model; needed for rows, and for batches whose answers are not found by
             their labels.
@@ -197,10 +197,10 @@ class _Tested:
 
 @torch.no_grad()
 def _tested(scorer: ScorerOfBatches, source: Source) -> _Tested:
-    """Run the self-tests of a model of transformers, or check any other scorer against the contract of the seam.
+    """Run the self-tests of a model of transformers, or check the output of any other scorer against its contract.
 
     Raises:
-        ValueError: a test failed; the message says what that means.
+        ValueError: a test failed; the message explains what that means.
     """
     batch = source.first(_TESTED)
     if batch is None:

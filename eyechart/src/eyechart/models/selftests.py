@@ -4,11 +4,12 @@
 2. own features: if the model's own features are put back, the loss is the same as without any replacement.
 3. sentinel: if the features are NaN, the loss of every label token is NaN, for the features of each depth alone.
    Otherwise the model ignores features that are passed to it, and gaps would not show what it uses.
-4. leak: if the features are zero, other pixels do not change any loss, not by one bit. Otherwise the picture has a
+4. leak: if the features are zero, other pixels do not change any loss, not even by one bit. Otherwise the picture has a
    second path (such as the deepstack features of Qwen3-VL, unless they are replaced too), and every gap is too small.
 5. kept: features of other images that are computed and used in between change no loss. Otherwise the model keeps
    features from an earlier call, and losses would depend on what was scored before.
-6. causal: other caption tokens change no loss before them. Otherwise the model sees the caption that it has to predict.
+6. causal: replacing caption tokens changes no loss before them. Otherwise the model sees the caption that it has to
+   predict.
 
 The experiments are those of `faults.experiments`.
 """
@@ -47,15 +48,15 @@ class SelfTest(StrEnum):
 _MEANINGS: dict[SelfTest, str] = {
     SelfTest.REPEAT: "Something random is active although the model is in eval mode, such as a dropout that is called "
     "as a function; no loss can be obtained twice",
-    SelfTest.OWN_FEATURES: "Visual tokens put back in their place do not give the model's own loss, so scores of other "
-    "ones would not be its either; this architecture cannot be scored",
-    SelfTest.SENTINEL: "The model does not read all visual tokens that it is given: it ignores its image or a part of "
-    "its features, or takes them from elsewhere; nothing could be said about what it sees",
-    SelfTest.LEAK: "The picture reaches the language model past get_image_features, so that taking the visual tokens "
-    "away does not take the picture away; gaps would be too small",
-    SelfTest.KEPT: "The model keeps image features from an earlier call, so that a loss depends on which images were "
-    "used before; scores would change with their order",
-    SelfTest.CAUSAL: "The loss of a caption token depends on tokens after it: the model reads the caption it is to "
+    SelfTest.OWN_FEATURES: "If the model's own visual tokens are put back, the loss is not the model's own loss, so "
+    "scores with other visual tokens would be wrong too; this architecture cannot be scored",
+    SelfTest.SENTINEL: "The model does not use all visual tokens that it is given: it ignores its image or a part of "
+    "its features, or reads it by another path; gaps would not show whether the image is used",
+    SelfTest.LEAK: "The picture reaches the language model by a path other than the visual tokens, so that removing the "
+    "visual tokens does not remove the picture; gaps would be too small",
+    SelfTest.KEPT: "The model keeps image features of an earlier call, so that a loss depends on which images were used "
+    "before; scores would change with their order",
+    SelfTest.CAUSAL: "The loss of a caption token depends on later tokens: the model sees the caption that it has to "
     "predict",
 }
 _FAULTS: dict[SelfTest, str] = {
@@ -159,12 +160,12 @@ def failures(
         depths = tuple(depth for depth, (numbers, _) in enumerate(found) if numbers)
         numbers, labels = max(found)
         where = f" with NaN at depth {', '.join(map(str, depths))} alone" if len(found) > 1 else ""
-        outcome = f"{numbers} of {labels} label tokens still have a number for a loss{where}"
+        outcome = f"the losses of {numbers} of {labels} label tokens are still numbers{where}"
         return Failure(SelfTest.SENTINEL, outcome, depths) if depths else None
 
     def leak() -> Failure | None:
         difference = past_tokens(scorer, batch, own)
-        return _failure(SelfTest.LEAK, difference, 0.0, "negated pixels change a loss by {:.4g} nats")
+        return _failure(SelfTest.LEAK, difference, 0.0, "inverted pixels change a loss by {:.4g} nats")
 
     def kept() -> Failure | None:
         difference = kept_between_calls(scorer, batch, own)
@@ -172,7 +173,7 @@ def failures(
 
     def causal() -> Failure | None:
         difference = route().text().look_ahead
-        said = "other caption tokens change a loss before them by {:.4g} nats"
+        said = "replaced caption tokens change a loss before them by {:.4g} nats"
         return _failure(SelfTest.CAUSAL, difference, allowed, said)
 
     tests: dict[SelfTest, Callable[[], Failure | None]] = {
@@ -189,7 +190,7 @@ def failures(
         except ValueError:
             raise
         except Exception as error:  # noqa: BLE001 - an unknown model may raise any error
-            outcome = f"it ended in {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            outcome = f"it raised {type(error).__name__}: {' '.join(str(error).split())[:200]}"
             failure = Failure(name, outcome, crashed=True)
         if failure is not None:
             yield failure

@@ -22,7 +22,7 @@ from eyechart.hub import explain_absence, hub_bounded, unreadable
 def load_complete(
     kind: type[PreTrainedModel], name: str, setting: str, dtype: torch.dtype, attention: str
 ) -> PreTrainedModel:
-    """Call `kind.from_pretrained(name)`, and refuse newly initialised weights.
+    """Call `kind.from_pretrained(name)`, and raise an error if any weights are newly initialised.
 
     Args:
         kind: a transformers model class.
@@ -32,7 +32,8 @@ def load_complete(
         attention: attention implementation.
 
     Raises:
-        ValueError: the model does not exist, is not in the cache and there is no network, or weights are missing.
+        ValueError: the model does not exist, or is neither in the cache nor available from the hub, or weights are
+            missing.
     """
     if not sys.stderr.isatty():
         disable_progress_bar()
@@ -57,7 +58,7 @@ def load_complete(
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Return a hash of frozen weights, computed from every parameter's name, shape and up to 64 of its values.
+    """Return a hash of frozen weights, computed from the name, the shape and up to 64 values of every parameter.
 
     Values are converted to bfloat16, so that the same weights have the same hash in any folder and precision.
     """

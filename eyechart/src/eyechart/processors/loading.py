@@ -1,7 +1,7 @@
 """Loading a model's own processor without torchvision, and choosing the size to which all images are resized.
 
 Only the Pillow variants of image processors are used: they exist for every architecture that was tried, give the same
-pixels on every machine, and need no further dependency. Videos are not tested, so the video half of a processor, which
+pixels on every machine, and need no further dependency. Videos are not scored, so the video part of a processor, which
 needs torchvision, is left out.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SETTING = "MODEL"
 """Name of the scored model's argument on the command line."""
 ONE_VIEW = {"do_image_splitting": False, "crop_to_patches": False, "do_pan_and_scan": False}
-"""Settings that disable cutting an image into tiles: every image has one view and the same number of visual tokens."""
+"""Settings that disable tiling, so that every image has one view and the same number of visual tokens."""
 _DEFAULT_SIDE = 448
 """Side in pixels if the processor accepts images of any size."""
 _BICUBIC = 3
@@ -40,7 +40,7 @@ def load_processor(name: str) -> ProcessorMixin:
     """Load the processor of a checkpoint: tokenizer, chat template, and the Pillow image processor.
 
     Raises:
-        ValueError: it does not exist, is not of an image-text-to-text model, or has no Pillow image processor.
+        ValueError: the checkpoint does not exist, is not an image-text-to-text model, or has no Pillow image processor.
     """
     try:
         with hub_bounded(name):
@@ -50,8 +50,8 @@ def load_processor(name: str) -> ProcessorMixin:
         raise ValueError(explain_absence(name, SETTING, error)) from error
     except ImportError as error:
         raise ValueError(
-            f"{SETTING}: the processor of {name} needs a package that is not here ({_first(error)}); install it, or "
-            "use a transformers whose Pillow processors do without"
+            f"{SETTING}: the processor of {name} needs a package that is not installed ({_first(error)}); install it, "
+            "or use a version of transformers whose Pillow processors do not need it"
         ) from error
     except _UnfitProcessorError:
         raise
@@ -73,7 +73,7 @@ def _processor_class(name: str, model_type: str) -> type[ProcessorMixin]:
     kind = getattr(transformers, class_name)
 
     class _WithoutVideo(kind):  # type: ignore[misc, valid-type]  # its base class is only known at run time
-        """The processor without its video half; its parts are loaded one by one."""
+        """The processor without its video part; its other parts are loaded one by one."""
 
         @classmethod
         def _get_arguments_from_pretrained(cls, folder: str, *_: object, **__: object) -> list[Any]:
@@ -96,9 +96,9 @@ def _processor_class(name: str, model_type: str) -> type[ProcessorMixin]:
 
 
 class _Absent(dict[str, Any]):
-    """A placeholder for the video half of a processor.
+    """A placeholder for the video part of a processor.
 
-    Some processors read defaults from it even without a video, and all of them are logged as JSON including this part.
+    Some processors read defaults from it even without a video, and every processor is logged as JSON with this part.
     """
 
     def __getattr__(self, name: str) -> None:
@@ -116,14 +116,12 @@ def _image_processor(name: str) -> ImageProcessingMixin:
         model_type = transformers.AutoConfig.from_pretrained(name).model_type
         given = (IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or {}).get("pil")
     if not given:
-        raise _UnfitProcessorError(
-            f"{SETTING}: {name} does not say which image processor it takes (preprocessor_config.json)"
-        )
+        raise _UnfitProcessorError(f"{SETTING}: {name} does not name its image processor (preprocessor_config.json)")
     base = str(given).replace("FeatureExtractor", "ImageProcessor").removesuffix("Pil").removesuffix("Fast")
     kind = getattr(transformers, f"{base}Pil", None)
     if kind is None:
         raise _UnfitProcessorError(
-            f"{SETTING}: {name} takes the image processor {given}, of which transformers {transformers.__version__} "
+            f"{SETTING}: {name} uses the image processor {given}, of which transformers {transformers.__version__} "
             "has no Pillow variant"
         )
     return kind.from_pretrained(name)
@@ -137,7 +135,7 @@ def one_view(image_processor: ImageProcessingMixin) -> dict[str, bool]:
 
 
 def require_side(side: int | None, max_pixels: int) -> None:
-    """Refuse a size to which images cannot be resized.
+    """Reject a size to which images cannot be resized.
 
     Raises:
         ValueError: the side is out of range, or the image would have more than `max_pixels` pixels.
@@ -145,8 +143,8 @@ def require_side(side: int | None, max_pixels: int) -> None:
     most = min(MOST_SIDE, math.isqrt(max_pixels))
     if side is not None and not LEAST_SIDE <= side <= most:
         raise ValueError(
-            f"--image_size: expected {LEAST_SIDE} to {most} pixels, got {side}; leave it out for the size that the "
-            "model's own processor resizes to"
+            f"--image_size: expected {LEAST_SIDE} to {most} pixels, got {side}; leave it out to use the size to "
+            "which the model's own processor resizes"
         )
 
 
@@ -191,7 +189,7 @@ def _own_size(image_processor: ImageProcessingMixin) -> tuple[int, int]:
 
 
 def _patched_side(image_processor: ImageProcessingMixin, size: Mapping[str, Any]) -> int:
-    """Return the side for Qwen's processors, which accept whole merged patches and limit the area in pixels."""
+    """Return the side for Qwen's processors, which need a whole number of merged patches and limit the area."""
     unit = int(image_processor.patch_size) * int(image_processor.merge_size)
     least, most = size.get("shortest_edge") or 0, size.get("longest_edge") or math.inf
     side = max(1, round(_DEFAULT_SIDE / unit)) * unit

@@ -1,1 +1,1 @@
-"""All output that is read: the terminal, the page and the runbook."""
+"""Readable output: the terminal, the page and the runbook."""

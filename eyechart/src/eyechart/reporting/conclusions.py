@@ -16,7 +16,7 @@ from eyechart.verdict.overall import first_error
 
 
 def said(results: Results, topic: Topic) -> str:
-    """Return all sentences about one topic; empty if there is no conclusion."""
+    """Return all sentences about one topic as a list, which is empty if there is no conclusion."""
     chosen = [conclusion for conclusion in results.conclusions if conclusion.topic == topic]
     if topic == "order":
         return _order(chosen)
@@ -34,7 +34,7 @@ def _of_check_2(results: Results) -> str:
 
 
 def _order(chosen: list[Conclusion]) -> str:
-    """Return the comparisons of a wrong picture with inputs without any picture content, grouped by standing."""
+    """Return how a wrong picture compares with inputs without picture content, in one sentence per standing."""
     groups: dict[Standing, list[str]] = {}
     for conclusion in chosen:
         for claim, standing in conclusion.asserts.items():
@@ -63,12 +63,12 @@ def _named(conclusion: Conclusion, standing: Standing, but: str = "") -> list[st
 
 
 def _ablation(results: Results) -> Ablation:
-    assert results.ablation is not None, "these codes are chosen from check 1"
+    assert results.ablation is not None, "these codes are chosen only if check 1 was run"
     return results.ablation
 
 
 def _covered(results: Results) -> Coverage:
-    assert results.coverage is not None, "these codes are chosen from check 2"
+    assert results.coverage is not None, "these codes are chosen only if check 2 was run"
     return results.coverage
 
 
@@ -123,8 +123,8 @@ def _presence_without_content(conclusion: Conclusion, results: Results) -> str:
 
 def _nothing_costs(_: Conclusion, results: Results) -> str:
     return (
-        f"{capital(_wrong_picture(results))}; neither this nor zeros nor noise cost more than their margins, so "
-        "hardly anything is lost without the picture."
+        f"{capital(_wrong_picture(results))}. This gap and those of zeros and noise are not above their margins, so "
+        "the model loses almost nothing without the picture."
     )
 
 
@@ -150,11 +150,11 @@ def _content_open(_: Conclusion, results: Results) -> str:
 
 def _gates_met_with_error(_: Conclusion, results: Results) -> str:
     found = first_error(results.diagnosis)
-    assert found is not None, "this code is chosen where there is one"
+    assert found is not None, "this code is chosen only if there is an error"
     title = f" ({FAULTS[found.code].title})" if found.code in FAULTS else ""
     return (
-        f"Undecided: all gates are met, but they were measured with a fault, {found.code}{title}. Fix it, and score "
-        "again."
+        f"Undecided: all gates are met, but the run has a fault that makes them unreliable: {found.code}{title}. Fix "
+        "it and score again."
     )
 
 
@@ -173,7 +173,7 @@ _SENTENCES: Mapping[ConclusionCode, Callable[[Conclusion, Results], str]] = {
     "picture-used-check-2-not-passed": _picture_used_but,
     "nothing-scored": _plain("Undecided: no sample was scored."),
     "content-used-rest-undecided": _plain(
-        "Undecided overall: the content of the picture matters, but not all requirements of a PASS are shown."
+        "Undecided overall: the content of the picture matters, but not all requirements of a PASS are shown to be met."
     ),
     "undecided": _plain("Undecided: this run neither shows nor rules out that the picture is used."),
     "loss-not-finite": _plain("Check 1 fails: a loss is not finite."),
@@ -191,19 +191,23 @@ _SENTENCES: Mapping[ConclusionCode, Callable[[Conclusion, Results], str]] = {
     "content-open": _content_open,
     **SENTENCES_OF_MEASURES,
     "check-2-not-run": _plain("Check 2 was not run: truncation was not measured."),
-    "captions-damaged": _limit("At max_seq_len {limit} more is lost than the limits allow."),
+    "captions-damaged": _limit("At max_seq_len {limit}, truncation or missing labels exceed the limits."),
     "no-captions-counted": _plain("No usable sample was counted."),
-    "captions-within-limits-with-warnings": _limit("Within the limits at max_seq_len {limit}, with warnings."),
-    "captions-within-limits": _limit("A small share is cut off at max_seq_len {limit}, within the limits."),
+    "captions-within-limits-with-warnings": _limit(
+        "At max_seq_len {limit}, truncation and label coverage are within the limits, with warnings."
+    ),
+    "captions-within-limits": _limit(
+        "At max_seq_len {limit}, a small share of the samples is truncated, within the limits."
+    ),
     "captions-whole": _limit("Nothing is cut off at max_seq_len {limit}."),
 }
 _WITHOUT_VERDICT: frozenset[ConclusionCode] = frozenset(
     ("check-1-not-run", "nothing-scored", "content-used-rest-undecided", "undecided")
 )
-"""Headlines that do not determine the overall verdict: it may be FAIL due to check 2, or PASS from check 2 alone."""
+"""Headlines with which the overall verdict may still be FAIL (due to check 2) or PASS (if only check 2 was run)."""
 ORDER_CODES: tuple[ConclusionCode, ...] = (
     "wrong-picture-costs-more",
     "wrong-picture-costs-no-more",
     "wrong-picture-open",
 )
-"""Codes of conclusions that `said` combines to one sentence per standing."""
+"""Codes of conclusions that `said` combines into one sentence per standing."""

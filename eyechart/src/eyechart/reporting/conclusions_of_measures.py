@@ -13,13 +13,13 @@ from eyechart.results import Ablation, Conclusion, ConclusionCode, Matching, Res
 
 
 def _ablation(results: Results) -> Ablation:
-    assert results.ablation is not None, "these codes are chosen from check 1"
+    assert results.ablation is not None, "these codes are chosen only if check 1 was run"
     return results.ablation
 
 
 def _matched(results: Results) -> Matching:
     matching = _ablation(results).matching
-    assert matching is not None, "these codes are chosen from matching"
+    assert matching is not None, "these codes are chosen only if matching was measured"
     return matching
 
 
@@ -39,7 +39,7 @@ def _still_falling(results: Results) -> str:
         return ""
     return (
         f" The loss of the blind prompt was still falling when its budget of {split.blind_captions:,} captions ended: "
-        "with a larger ablation.blind_captions the information may be smaller and the other parts larger."
+        "with a larger ablation.blind_captions, `information` may be smaller and the other parts larger."
     )
 
 
@@ -48,8 +48,8 @@ def _blind_under_trained(_: Conclusion, results: Results) -> str:
     assert split is not None and split.blind_deficit is not None and split.blind_deficit.value is not None
     return (
         f"The gaps are not split: the blind prompt is under-trained. It is {signed(split.blind_deficit.value)} nats "
-        f"per token worse than {IN_PLACE.get(split.blind_rival or '', '')}, which cannot be true of the best constant "
-        "prompt; raise ablation.blind_captions."
+        f"per token worse than {IN_PLACE.get(split.blind_rival or '', '')}, but the best constant prompt cannot be "
+        "worse than that. Raise ablation.blind_captions."
     )
 
 
@@ -62,12 +62,12 @@ def _r_at_1(verb: str) -> Callable[[Conclusion, Results], str]:
         fewer = ""
         if found.wanted_k > found.k:
             fewer = (
-                f" {found.wanted_k} images per caption were requested and {found.k} used: at least one caption has no "
-                "more wrong images that differ in content and caption."
+                f" {found.wanted_k} images per caption were requested and {found.k} were used, because at least one "
+                "caption has no other wrong image that differs in both content and caption."
             )
         return (
-            f"Among {found.k} images (its own and {found.k - 1} random others) {percent(found.r_at_1.value)} of the "
-            f"captions are likeliest with their own{interval}; guessing gives {percent(chance)}: {verb}.{fewer}"
+            f"Among {found.k} images (its own and {found.k - 1} random others), {percent(found.r_at_1.value)} of the "
+            f"captions are likeliest with their own image{interval}; guessing gives {percent(chance)}. {verb}.{fewer}"
         )
 
     return sentence
@@ -79,7 +79,7 @@ def _hard(verb: str) -> Callable[[Conclusion, Results], str]:
         assert found.hard_r_at_1.value is not None
         return (
             f"Against the {found.k - 1} most similar images, {percent(found.hard_r_at_1.value)} of the captions are "
-            f"likeliest with their own: {verb}."
+            f"likeliest with their own image. {verb}."
         )
 
     return sentence
@@ -122,20 +122,20 @@ def _words(_: Conclusion, results: Results) -> str:
             f"{f', and the least for {least}' if least else ''}; in nats per occurrence."
         )
     else:
-        sentences.append(f"No word occurs {words.min_count} times, so none is listed by its mean.")
+        sentences.append(f"No word occurs at least {words.min_count} times, so none is listed by its mean gap.")
     if words.half_of_gap is not None:
         sentences.append(
             f"{words.half_of_gap:,} of {words.distinct_words:,} different words account for half of the total gap."
         )
     if words.first_content_word.value is not None:
         left = (
-            f" ({words.without_content_word:,} of {words.captions:,} captions have none)"
+            f" ({words.without_content_word:,} of {words.captions:,} captions have no content word)"
             if words.without_content_word
             else ""
         )
         sentences.append(
-            f"The first content word of a caption, which cannot be guessed from an earlier one, loses "
-            f"{signed(words.first_content_word.value)} nats with a wrong picture{left}."
+            "A wrong picture changes the loss of a caption's first content word, which cannot be guessed from an "
+            f"earlier one, by {signed(words.first_content_word.value)} nats{left}."
         )
     return " ".join(sentences)
 
@@ -157,12 +157,12 @@ SENTENCES_OF_MEASURES: Mapping[ConclusionCode, Callable[[Conclusion, Results], s
         "It is not decided whether the pictures provide more information than the best constant prompt."
     ),
     "matching-not-measured": _not_matched,
-    "own-picture-found": _r_at_1("better than guessing"),
-    "own-picture-not-found": _r_at_1("no better than guessing"),
-    "own-picture-open": _r_at_1("whether that is better than guessing is not decided"),
-    "found-among-alike": _hard("better than guessing"),
-    "not-found-among-alike": _hard("no better than guessing"),
-    "among-alike-open": _hard("whether that is better than guessing is not decided"),
+    "own-picture-found": _r_at_1("This share is better than guessing"),
+    "own-picture-not-found": _r_at_1("This share is no better than guessing"),
+    "own-picture-open": _r_at_1("Whether this share is better than guessing is not decided"),
+    "found-among-alike": _hard("This share is better than guessing"),
+    "not-found-among-alike": _hard("This share is no better than guessing"),
+    "among-alike-open": _hard("Whether this share is better than guessing is not decided"),
     "alike-pictures-cost": _likeness(", so even a similar wrong picture raises the loss"),
     "only-unlike-pictures-cost": _likeness(
         ", so dissimilar pictures raise the loss; for similar ones this is not shown"

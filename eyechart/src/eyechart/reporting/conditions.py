@@ -7,7 +7,7 @@ MEANINGS = {
     "shuffled": "what a wrong picture costs; the only gate that tests content",
     "zero": "what it costs to set the visual tokens to zero",
     "noise": "what it costs to replace the visual tokens by noise of the same overall mean and spread",
-    "no-image": "what it costs to leave the image out of the prompt: the text alone",
+    "no-image": "what it costs to leave the image out of the prompt and keep only the text",
     "mean-token": "what it costs to replace the image by the average training image",
     "noise-per-dim": "what it costs to replace the visual tokens by noise with the mean and spread of every slot and "
     "dimension",

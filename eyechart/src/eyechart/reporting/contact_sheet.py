@@ -85,7 +85,7 @@ def _bare(word: str) -> str:
 
 
 def _legend(items: Sequence[tuple[Path, WrittenCaption]], title: str) -> str:
-    # Only sets of words are compared: a caption that swaps two colours has no red word, which the legend has to say.
+    # Only sets of words are compared: a caption that swaps two colours has no red word, so the legend states this.
     legend = "red and underlined: not in the true caption (swapped words are not marked)"
     shown = title + "".join(caption.true + caption.written for _, caption in items)
     absent = {c for c in one_line(shown) if not c.isspace() and ord(c) not in _font_characters()}
@@ -159,7 +159,7 @@ def _thumbnail(path: Path) -> Image.Image:
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 upright = ImageOps.exif_transpose(image).convert("RGBA")
-    except Exception as error:  # noqa: BLE001 - decoders raise anything on damaged files, and a sheet must not fail
+    except Exception as error:  # noqa: BLE001 - decoders can raise any error, and a sheet must not fail
         _write(ImageDraw.Draw(square), _wrap(_words(f"cannot open: {type(error).__name__}", _INK), _PICTURE - 16), 8, 8)
         return square
     white = Image.new("RGBA", upright.size, "white")
@@ -174,7 +174,7 @@ def _font_file() -> str:
 
 @functools.cache
 def _font() -> ImageFont.FreeTypeFont:
-    # The basic layout is part of every Pillow; the other layout depends on software installed on the machine.
+    # Every Pillow includes the basic layout engine; the other engine depends on software installed on the machine.
     return ImageFont.truetype(_font_file(), _FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
 
 

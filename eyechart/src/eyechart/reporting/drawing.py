@@ -1,4 +1,4 @@
-"""Inline SVG by matplotlib: text remains text, colours come from the page, and equal figures give equal bytes.
+"""Inline SVG by matplotlib: text remains text, the page defines the colours, and equal figures give equal bytes.
 
 matplotlib draws with placeholder colours, which are replaced by CSS variables here, so that one drawing can be used in
 light mode, in dark mode and in print.
@@ -78,7 +78,7 @@ def as_svg(figure: Figure, alt: str, name: str) -> Markup:
         body = body.replace(colour, f"var(--{variable})")
     body = re.sub(r"font-family: [^;\"]+", "font-family: var(--sans)", body)
     body = re.sub(r"font: ((?:\w+ )*[\d.]+px) [^;\"]+", r"font: \1 var(--sans)", body)  # the format of matplotlib 3.9
-    # Coordinates are cut to a hundredth of a point; text between the tags is not changed.
+    # Coordinates are truncated to a hundredth of a point; text between the tags is not changed.
     body = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\.\d{2})\d+", r"\1", tag[0]), body)
     body = re.sub(r"\n\s*", "\n", body).strip()
     return Markup(f'<svg viewBox="{box[1]}" role="img" aria-label="{escape(alt)}">{body}')

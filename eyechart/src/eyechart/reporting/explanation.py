@@ -38,4 +38,4 @@ def explanation(results: Results) -> Iterator[Line]:
 
 def consequence(finding: Finding) -> str:
     """Return a sentence saying that other findings can have caused this one; empty if there are none."""
-    return f"Can be a consequence of {', '.join(finding.explained_by)}." if finding.explained_by else ""
+    return f"This can be a consequence of {', '.join(finding.explained_by)}." if finding.explained_by else ""

@@ -19,7 +19,7 @@ from eyechart.results import Ablation, Decomposition, Results
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing, its sentence, and the place where its terms are defined."""
+    """A drawing, its sentence, and the keys of the definitions of its terms."""
 
     title: str
     svg: Markup
@@ -103,7 +103,7 @@ def _decomposition(results: Results, split: Decomposition, ablation: Ablation) -
     if not split.blind_under_trained and absent:
         rest = "were not scored: their gaps are" if len(absent) > 1 else "was not scored: its gap is"
         reading = f"{reading} {' and '.join(absent).capitalize()} {rest} not split."
-    return Figure("The parts", svg, reading, ("decomposition",))
+    return Figure("Parts of the gaps", svg, reading, ("decomposition",))
 
 
 def _sample_figures(results: Results) -> Iterator[tuple[str, Figure]]:

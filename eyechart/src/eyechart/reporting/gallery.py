@@ -27,7 +27,7 @@ _SHADES = 10
 _WORTH_A_MARK = 0.1
 """A word that the picture makes less likely by at least this many nats is marked in addition to its colour."""
 _LONG = 280
-"""A caption with at least this many characters gets its own scrollable box."""
+"""A caption with at least this many characters is shown in a scrollable box."""
 _ALT = 120
 """Number of characters of a caption that are used as the alternative text of its picture."""
 _OPEN = 12
@@ -122,7 +122,7 @@ def make_gallery(scored: Sequence[ScoredSample], limit: int, image_root: Path | 
 
 
 def _parts(cards: list[Card]) -> list[GalleryPart]:
-    """Divide the cards into parts: both ends are open, to show the best and the worst; the middle is folded."""
+    """Divide the cards into parts: the best and the worst are shown unfolded; the middle is folded."""
     if len(cards) <= 2 * _OPEN + 6:
         return [GalleryPart(cards, 1)] if cards else []
     between_ends = len(cards) - 2 * _OPEN

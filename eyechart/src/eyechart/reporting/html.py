@@ -53,7 +53,7 @@ def render_html(results: Results, image_root: Path | None = None, docs: str | No
     """Return the page as HTML.
 
     Args:
-        results: the results to show; the section of a figure that was not measured is left out, or says so.
+        results: the results to show; if a figure was not measured, its section is left out or states this.
         image_root: folder that the samples' image paths are relative to; the config's `data.image_root` if None.
         docs: relative URL of the documentation folder, for links to the faults' pages; without it they are only named.
     """
@@ -136,7 +136,7 @@ def _written(value: object) -> str:
 
 
 def _unordered(ablation: Ablation | None) -> str:
-    """Return why the gallery cannot be ordered by a gap, for the page to say so."""
+    """Return the reason why the gallery cannot be ordered by a gap, for the page."""
     if ablation and "shuffled" in ablation.conditions:
         return "No sample has a finite gap of shuffled to order them by"
     return "Shuffled was not scored, so there is no gap to order them by"

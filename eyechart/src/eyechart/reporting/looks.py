@@ -1,4 +1,4 @@
-"""Looks during training in words, with the same sentences for the terminal and the page, based only on standings."""
+"""Sentences about looks during training, which are the same on the terminal and the page and use only standings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read_onset(looks: Sequence[Look]) -> str:
     if first is None:
         if last.shuffled == "ruled out":
             return f"The connector had not begun to use the picture: {seen}."
-        since = "" if before is None else f"; at step {looks[before].step:,} it had not begun"
+        since = "" if before is None else f"; at step {looks[before].step:,} it had not begun to use it"
         return f"Whether the connector uses the picture is open: {seen}{since}."
     since = f"by step {looks[first].step:,}"
     if before is not None:

@@ -1,4 +1,4 @@
-"""Assembly of the parts of a run to results, and output of results to files and the terminal."""
+"""Assembly of the parts of a run into results, and output of results to files and the terminal."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Parts:
 
 
 def assemble(config: Mapping[str, Any], checkpoint: str | Path | None, parts: Parts) -> Results:
-    """Combine the parts of a run to results; the overall verdict follows from checks and findings.
+    """Combine the parts of a run into results; the overall verdict follows from checks and findings.
 
     Args:
         config: what was scored and how, as recorded by the code that scored it.
@@ -68,7 +68,7 @@ def assemble(config: Mapping[str, Any], checkpoint: str | Path | None, parts: Pa
 
 
 def command_line() -> str:
-    """Return the command line of this process, so that it can be run again; empty if there is none (a notebook)."""
+    """Return the command line of this process, so that it can be run again; empty in a notebook, which has none."""
     script, *arguments = sys.argv or [""]
     module = getattr(sys.modules["__main__"], "__spec__", None)
     if module is not None:
@@ -127,7 +127,7 @@ def rewrite_page(folder: Path, output: Path | None = None, image_root: Path | No
     from eyechart.reporting.html import docs_link, render_html
 
     if image_root is not None and not image_root.is_dir():
-        raise ValueError(f"--image_root: expected the folder that the images are in, {image_root} is none")
+        raise ValueError(f"--image_root: expected the folder that the images are in, {image_root} is not a folder")
     results = read(folder / "results.json")
     page = output or folder / "report.html"
     write_atomic(page, render_html(results, image_root, docs_link(page.parent)))

@@ -22,7 +22,7 @@ _CHARACTER = 0.026
 """Width of a digit in the labels below the axis, as a share of the axis."""
 _DOT_BINS = 44
 _FAR = 2
-"""If max_seq_len is more than this many times the longest sequence, it is stated, not drawn, to save room."""
+"""If max_seq_len is more than this many times the longest sequence, it is stated instead of drawn, to save space."""
 
 
 class Bar(NamedTuple):
@@ -39,7 +39,7 @@ def intervals(bars: Sequence[Bar], label: str, mark: str, alt: str, name: str, s
     """Draw dots with 95% intervals, one per line, with the zero line and marks for comparison.
 
     Args:
-        bars: lines from top to bottom; a line without a value is kept and says so.
+        bars: lines from top to bottom; a line without a value is labelled as such.
         label: label of the axis, with its unit.
         mark: meaning of the marks, for the legend; empty without marks.
         alt: alternative text of the picture.
@@ -160,7 +160,7 @@ def training_gaps(looks: Sequence[Look], alt: str, name: str) -> Markup:
 
 
 def lengths(coverage: Coverage, alt: str, name: str) -> Markup:
-    """Draw a histogram of sequence lengths with the line of max_seq_len, or only its legend if it is far away."""
+    """Draw a histogram of sequence lengths and a line at max_seq_len, which is only in the legend if it is far away."""
     with drawing(1.9) as (figure, axes):
         longest, limit = max(coverage.lengths), coverage.max_seq_len
         far = limit > _FAR * longest
@@ -168,7 +168,7 @@ def lengths(coverage: Coverage, alt: str, name: str) -> Markup:
         counts: dict[int, int] = {}
         for length, count in coverage.lengths.items():
             counts[length // width] = counts.get(length // width, 0) + count
-        for cut, colour, what in ((False, BLUE, "kept whole"), (True, ORANGE, "cut")):
+        for cut, colour, what in ((False, BLUE, "complete"), (True, ORANGE, "truncated")):
             places = [place for place in counts if (place * width > limit) == cut]
             if places:
                 xs = [(place + 0.5) * width - 0.5 for place in places]
@@ -180,7 +180,7 @@ def lengths(coverage: Coverage, alt: str, name: str) -> Markup:
             axes.axvline(limit + 0.5, **line, label=f"max_seq_len {limit}")
             axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel(f"tokens before the cut{f', in steps of {width}' if width > 1 else ''}")
+        axes.set_xlabel(f"tokens before truncation{f', in steps of {width}' if width > 1 else ''}")
         axes.set_ylabel("samples")
         _legend(axes)
         return as_svg(figure, alt, name)
@@ -196,7 +196,7 @@ def deciles(groups: Sequence[Decile], alt: str, name: str) -> Markup:
                 axes.plot([x, x], gap.ci95, color=BLUE, lw=1.6)
             if gap.value is not None:
                 axes.plot([x], [gap.value], "o", color=BLUE, ms=5)
-        axes.set_xlabel("likeness of the wrong picture, cosine")
+        axes.set_xlabel("similarity of the wrong picture, cosine")
         axes.set_ylabel("gap, nats per token")
         return as_svg(figure, alt, name)
 

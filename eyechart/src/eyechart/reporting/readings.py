@@ -25,7 +25,7 @@ def losses(results: Results, ablation: Ablation) -> str:
 
 
 def unigram(ablation: Ablation) -> str:
-    """Return check 0: the loss of counting tokens, and the model's loss compared with it; empty if not measured."""
+    """Return check 0: the loss of token frequencies compared with the model's loss; empty if not measured."""
     found = ablation.unigram
     if found is None or found.gain.value is None or found.gain.standing is None:
         return ""
@@ -33,8 +33,8 @@ def unigram(ablation: Ablation) -> str:
     loss = ablation.conditions[found.condition].loss
     assert loss is not None, "check 0 compares finite losses"
     return (
-        f"Counting how often each token occurs in {counted} predicts these captions at {plain(found.loss)} nats per "
-        f"token, the model at {plain(loss)} ({found.condition}). The gain of {signed(found.gain.value)}"
+        f"A predictor that only knows how often each token occurs in {counted} has a loss of {plain(found.loss)} nats "
+        f"per token; the model has {plain(loss)} ({found.condition}). The gain of {signed(found.gain.value)}"
         f"{between(found.gain.ci95)} {_READ[found.gain.standing]}."
     )
 
@@ -54,9 +54,9 @@ def training_loss(training: Training) -> str:
     if not training.curve:
         return "No loss was logged."
     first, last = training.curve[0], training.curve[-1]
-    held_out = "" if last.eval is None else f", held out {plain(last.eval)}"
+    held_out = "" if last.eval is None else f"; the held-out loss at the end was {plain(last.eval)}"
     return (
-        f"Training loss {plain(first.train)} in the first epoch, {plain(last.train)} in the last{held_out}. "
+        f"The training loss was {plain(first.train)} in the first epoch and {plain(last.train)} in the last{held_out}. "
         "A falling loss does not show that the pictures are used."
     )
 
@@ -75,10 +75,11 @@ def amounts(found: Matching) -> str:
         return ""
     sentences, gain, bound = [], found.image_specific_gain, found.infonce
     if gain.value is not None:
-        direction = "likelier" if gain.value >= 0 else "less likely"
+        direction = "higher" if gain.value >= 0 else "lower"
         size = plain(abs(gain.value))
         sentences.append(
-            f"Its own image makes a caption {size} nats {direction} than another image does{between(gain.ci95)}."
+            f"A caption's log-likelihood is {size} nats {direction} with its own image than with another image"
+            f"{between(gain.ci95)}."
         )
     if bound.standing == "costs" and bound.value is not None and bound.lower99 is not None:
         near_maximum = ", close to the maximum for this number of images, so the true value may be much larger"

@@ -1,4 +1,4 @@
-"""The reasons of a verdict as sentences: one function per code, from the figures that the results hold."""
+"""The reasons of a verdict as sentences: one function per code, from the figures in the results."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _samples_not_scored(reason: Reason, _: Ablation) -> str:
     by_reason = reason.figures["by_reason"]
     return (
         f"{number(sum(by_reason.values()), 'sample')} could not be scored ({counted(by_reason)}), and a PASS needs "
-        "every one; fix these rows or take them out of the data file"
+        "every one; fix these rows or remove them from the data file"
     )
 
 
@@ -120,15 +120,15 @@ def _one_image_matters(reason: Reason, _: Ablation) -> str:
     moved = f["standing"] != f["standing_without"]
     then = f", and the gate would be {_MET[f['standing_without']]} instead of {_MET[f['standing']]}" if moved else ""
     return (
-        f"One image {what} gap({reason.about}): without the image of row {f['row']} ({f['image']}), as its own and as "
-        f"a wrong picture, the gap is {f['gap_without']:+.4f} instead of {f['gap']:+.4f} nats/token{then}; look at "
-        "that image, and score more samples"
+        f"One image {what} gap({reason.about}): if the image of row {f['row']} ({f['image']}) is left out, both as a "
+        f"right and as a wrong picture, the gap is {f['gap_without']:+.4f} instead of {f['gap']:+.4f} nats/token"
+        f"{then}; look at that image, and score more samples"
     )
 
 
 def _truncated(reason: Reason, coverage: Coverage) -> str:
     fails = reason.effect == "fails"
-    limit = f"the {reason.figures['limit']:g}% {'that fail' if fails else 'that pass without a warning'}"
+    limit = f"the {reason.figures['limit']:g}% allowed {'for a PASS' if fails else 'without a warning'}"
     return (
         f"{coverage.truncated_pct:.2f}% of {coverage.samples:,} samples ({coverage.truncated:,}) are truncated, more "
         f"than {limit}; the end of their caption and its EOS are lost"
@@ -162,7 +162,7 @@ def _raise(reason: Reason, coverage: Coverage) -> str:
         )
     return (
         f"{told}; the prompt around the image block ({block}) takes {wrapper:.1f} tokens on average, so shortening it "
-        f"alone cannot save the {excess} needed"
+        f"alone cannot save the {excess} tokens needed"
     )
 
 

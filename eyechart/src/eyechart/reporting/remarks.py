@@ -17,36 +17,36 @@ _SENTENCES: dict[RemarkCode, str] = {
     "slots-share-images": "There are {others} other images for {slots} slots, so some provide more than one slot.",
     "pixels-left-in-place": "{height}x{width} pixels do not divide evenly into {grid}x{grid} tiles: the remainder, "
     "{rows} pixels high at the bottom and {columns} pixels wide on the right, stays in place.",
-    "mean-has-seen-scored-images": "--train_data has images of --data: {shared} of the {images} images averaged for "
+    "mean-has-seen-scored-images": "--train_data and --data share images: {shared} of the {images} images averaged for "
     "mean-token are also scored; use rows that are not scored.",
-    "mean-of-the-scored-file": "--train_data is the file of --data: {shared} of the {images} images averaged for "
+    "mean-of-the-scored-file": "--train_data and --data are one file: {shared} of the {images} images averaged for "
     "mean-token are also scored; use rows that are not scored.",
     "no-mean": "No mean of training images is available.",
     "mean-needs-train-data": "It needs --train_data: a file of rows whose images are averaged.",
-    "mean-of-several-depths": "This model takes visual tokens at several depths; no mean is defined there.",
+    "mean-of-several-depths": "This model takes visual tokens at several depths, for which no mean is defined.",
     "no-blind-prompt": "No trained blind prompt is available.",
     "blind-not-trained-here": "It needs a constant prompt trained with the model, which only the qwen3-vlm trainer "
     "makes.",
     "donors-need-tower-features": "Donors by similarity need the features of the qwen3-vlm vision tower; matching "
     "uses random donors.",
-    "no-pixels": "The pictures came without pixels that could be changed.",
+    "no-pixels": "The pixels of the pictures are not available, so they cannot be changed.",
     "slot-mix-of-one-image": "All scored samples show one image, so no other image can provide a slot.",
     "image-alone-in-prompt": "A prompt contains only the image, and the scorer defines no token (Vocabulary.begin_id) "
     "that could precede the caption instead.",
-    "self-tests-passed": "Passed before scoring: its own features, put back, give the model's own loss; features set "
-    "to NaN, at each depth alone, change every loss; with zeroed features, pixels change no loss; features of other "
-    "images in between change no loss; no label depends on the tokens after it.",
-    "own-chat-template": "Each row's text goes through the model's own chat template.",
+    "self-tests-passed": "These self-tests passed before scoring: the model's own features, put back, give its own "
+    "loss; features set to NaN, at each depth alone, change every loss; with zeroed features, pixels do not affect any "
+    "loss; features of other images in between change no loss; no label depends on the tokens after it.",
+    "own-chat-template": "Each row's text is formatted with the model's own chat template.",
     "no-chat-template": "The processor has no chat template: the prompt is the image, the row's text and a line break.",
     "labels-to-template-end": "The tokens of the caption and {end}, which the chat template writes after an answer, "
     "are labelled.",
     "labels-to-eos": "The tokens of the caption and {end}, the EOS token, are labelled.",
-    "images-resized": "Every image is resized to {width}x{height} pixels before the model's own processor reads it: "
-    "{tokens} visual tokens each.",
+    "images-resized": "Every image is resized to {width}x{height} pixels before the model's own processor reads it, "
+    "which gives {tokens} visual tokens per image.",
     "images-resized-untiled": "Every image is resized to {width}x{height} pixels before the model's own processor "
-    "reads it, with tiling switched off: {tokens} visual tokens each.",
-    "attention-both-ways-in-prompt": "Attention goes both ways within the prompt, as the model was trained; captions "
-    "are causal.",
+    "reads it, with tiling switched off, which gives {tokens} visual tokens per image.",
+    "attention-both-ways-in-prompt": "Attention is bidirectional within the prompt, as in the model's training, and "
+    "causal within captions.",
     "writing-failed": "No captions were written: `write` raised {error}: {message}",
     "door-encoder-outputs": "Image features are replaced by the argument mm_encoder_outputs of the forward pass.",
     "door-image-features": "Image features are replaced in get_image_features, while the model's forward pass runs.",

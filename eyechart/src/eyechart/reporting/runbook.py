@@ -1,7 +1,7 @@
-"""The runbook document of one run: the project's founding page, filled in with this run's spec, commands and figures.
+"""The runbook of one run: the original document of the project, filled in with this run's spec, commands and figures.
 
 The order of lines is the same in every run, so that `diff a/runbook.md b/runbook.md` shows what differs. The template
-only places and formats; figures come from `Results`, sentences from `conclusions`, `reasons` and `remarks`.
+only arranges and formats; figures come from `Results`, sentences from `conclusions`, `reasons` and `remarks`.
 """
 
 from __future__ import annotations

@@ -59,19 +59,17 @@ def absent_images(results: Results, image_root: Path | None = None) -> str:
     if not images:
         return ""
     if root is None:
-        return f"{len(images)} images not looked for: the results do not say where they are; give --image_root"
-    absent = sum(not os.path.isfile(root / image) for image in images)  # noqa: PTH113 - no error where none may look
-    return (
-        f"{absent} of {len(images)} images not found below {one_line(str(root))}; give --image_root" if absent else ""
-    )
+        return f"{len(images)} images were not looked for: the results do not record their folder; set --image_root"
+    absent = sum(not os.path.isfile(root / image) for image in images)  # noqa: PTH113 - no error for unreadable folders
+    return f"{absent} of {len(images)} images not found below {one_line(str(root))}; set --image_root" if absent else ""
 
 
 class _Console(Console):
-    """Leaves a closed pipe to the command: rich would end the process with exit code 1, which is a FAIL here."""
+    """Passes a closed pipe on to the command: rich would end the process with exit code 1, which means FAIL here."""
 
     def on_broken_pipe(self) -> None:
-        """Pass the error on."""
-        raise BrokenPipeError("the reader of the output is gone")
+        """Raise the error instead of ending the process."""
+        raise BrokenPipeError("the reader of the output has closed the pipe")
 
 
 class _Page:

@@ -18,7 +18,7 @@ _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _ENTITY = re.compile(r"&(?=#?\w+;)")
 _ROOT = r"(?:file://)?(?:(?:~[\w.-]*)?/(?!/)|[A-Za-z]:(?:/|\\\\?))"
 # A path that begins at the root, a home folder or a drive. A slash after a word (`zero/noise`) or after another ending
-# of a folder's name (`run (2)/split.json`) is no beginning, nor are the slashes of a URL.
+# of a folder's name (`run (2)/split.json`) does not begin a path, and neither do the slashes of a URL.
 _QUOTED_PATH = re.compile(rf"(?<=['\"]){_ROOT}[^'\"]+(?=['\"])")
 _PATH = re.compile(rf"(?<![\w.~/\\)\]}}+\-@%!#$&^]){_ROOT}[^\s'\"`,;:()<>]+")
 _RTL = r"\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefe\U00010800-\U00010fff\U0001e800-\U0001efff"

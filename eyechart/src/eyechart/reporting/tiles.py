@@ -11,7 +11,7 @@ from eyechart.results import Ablation, Coverage, Matching, Results, Standing
 
 _STOOD_FOR = {"shuffled": "Another picture", "zero": "Zeros", "noise": "Noise"}
 _STATES: dict[Standing, str] = {"costs": "good", "ruled out": "bad", "open": "open"}
-_STANDINGS = {"good": "exceeds its margin", "bad": "does not exceed it", "open": "not decided"}
+_STANDINGS = {"good": "exceeds its margin", "bad": "does not exceed its margin", "open": "not decided"}
 _CHANCE = {"good": "above chance", "bad": "not above chance", "open": "not decided"}
 
 
@@ -49,7 +49,7 @@ def _gate_tile(name: str, ablation: Ablation) -> Tile:
     if condition.gap is None or condition.standing is None:
         return Tile(label, "no gap", "a loss is not finite", "bad", "not finite", "gap")
     limit = f"must exceed {condition.margin:g}"
-    sure = f"99% sure of {signed(condition.lower99)}, {limit}" if condition.lower99 is not None else limit
+    sure = f"99% lower bound {signed(condition.lower99)}, {limit}" if condition.lower99 is not None else limit
     state, primary = _STATES[condition.standing], name == "shuffled"
     note = f"nats per token lost; {sure}"
     return Tile(label, signed(condition.gap), note, state, _STANDINGS[state], "gap", primary)
@@ -58,7 +58,7 @@ def _gate_tile(name: str, ablation: Ablation) -> Tile:
 def _matching_tile(matching: Matching, value: float) -> Tile:
     state = _STATES[matching.r_at_1.standing or "open"]
     chance = percent(1 / matching.k)
-    note = f"of {matching.captions:,} captions prefer their own among {matching.k} images; chance {chance}"
+    note = f"of {matching.captions:,} captions are likeliest with their own among {matching.k} images; chance {chance}"
     return Tile("Own picture found (R@1)", percent(value), note, state, _CHANCE[state], "matching", primary=True)
 
 
@@ -68,11 +68,11 @@ def _coverage_tile(coverage: Coverage) -> Tile:
     states = {"PASS": ("good", "within the limits"), "FAIL": ("bad", failed)}
     state, words = states.get(coverage.verdict, ("open", "not decided"))
     note = f"of {coverage.samples:,} {counted(coverage)}captions at max_seq_len {coverage.max_seq_len}"
-    return Tile("Cut captions", f"{plain(coverage.truncated_pct)}%", note, state, words, "coverage")
+    return Tile("Truncated captions", f"{plain(coverage.truncated_pct)}%", note, state, words, "coverage")
 
 
 def counted(coverage: Coverage) -> str:
-    """Return the word before `captions` or `samples` that says which they are; none for a model not trained here."""
+    """Return the split's name to put before `captions` or `samples`; empty for a model not trained here."""
     return {"train": "training ", "eval": "held-out ", None: ""}[coverage.split]
 
 
@@ -81,6 +81,6 @@ def source(coverage: Coverage) -> str:
     if coverage.source == "training":
         return f"training epoch {coverage.epoch}"
     if coverage.source == "score":
-        return "the rows asked for"
+        return "the requested rows"
     opened = "" if coverage.images_opened else ", images not opened"
     return f"audit of the {counted(coverage)}rows{opened}"

@@ -1,7 +1,7 @@
-"""Check 2: how much of the captions remains at max_seq_len, judged from the collator's own counts.
+"""Check 2: how much of the captions remains at max_seq_len, judged from the collator's counts.
 
-The counting itself is `seam.CollateStats`; this file has the verdict and the figures of the fix: the
-smallest max_seq_len that is enough, and what the prompt around the image block costs.
+The counting itself is `seam.CollateStats`; this file decides the verdict and computes what a fix needs: the smallest
+max_seq_len that is enough, and the number of prompt tokens around the image block.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Counted:
     """Samples whose image block lost a token to max_seq_len."""
     split: Literal["train", "eval"] | None = None
     epoch: int | None = None
-    """Of training."""
+    """Training epoch of the counts."""
     images_opened: bool = True
 
 
@@ -44,7 +44,7 @@ def judge_coverage(counted: Counted, thresholds: CoverageSettings) -> Coverage:
 
     Returns:
         FAIL if any limit is exceeded, INCONCLUSIVE if there was nothing to count, otherwise PASS. Every reason for a
-        failure or warning has the figures needed to say what to change.
+        failure or warning has the figures for what to change.
     """
     stats, max_seq_len, block_tokens = counted.stats, counted.max_seq_len, counted.block_tokens
     smallest = smallest_max_seq_len(stats, thresholds.truncated_warn, block_tokens) if stats.samples else max_seq_len

@@ -9,7 +9,7 @@ from eyechart.verdict.standing import unmoved
 
 
 def costs(condition: Condition | None) -> bool:
-    """Return whether the gap is above 0 with 99% confidence; that of a gate may still be below its margin."""
+    """Return whether the gap is above 0 with 99% confidence; the gap of a gate may still be below its margin."""
     return condition is not None and condition.above_zero
 
 
@@ -19,7 +19,7 @@ def ruled_out(condition: Condition | None) -> bool:
 
 
 def helps(condition: Condition | None) -> bool:
-    """Return whether the gap is ruled out and its estimate is below 0, so that this is better than the right image."""
+    """Return whether the gap is ruled out and its estimate is below 0, so it is better than the right image."""
     return ruled_out(condition) and condition is not None and (condition.gap or 0.0) < 0 and not unchanged(condition)
 
 

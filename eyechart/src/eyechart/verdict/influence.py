@@ -37,7 +37,7 @@ class Influence:
 
     @property
     def decides(self) -> bool:
-        """Whether the gate has another standing without the image."""
+        """Whether the gate would have another standing if the image were left out."""
         return self.before != self.after
 
 

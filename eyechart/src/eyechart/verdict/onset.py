@@ -1,4 +1,4 @@
-"""The rule for when a connector begins to use the picture, for the page and the terminal. It only reads standings.
+"""The rule for when a connector begins to use the picture, for the page and the terminal. The rule only uses standings.
 
 Its error rate: the lower bound of each look has the confidence 1 - 0.01/(looks of the run). By the union bound, at most
 1% of runs nominally name a look whose true gap is not above the margin, whether the looks are dependent or not. If a
@@ -12,10 +12,10 @@ pictures each, with the true gap exactly at the margin), from identical looks to
     captions of 2 to 80 tokens                           0.4% to 2.9%
     some pictures suit every caption                     0.4% to 2.7%
     most captions gain a little, few lose much           4.4% to 27%
-    the same by one picture in 16, which may be absent   36% to 96%
+    the same due to one picture in 16, maybe absent      36% to 96%
 
-With a true gap of 0, these rates are at most 0.6%, except for the last two, which are up to 3.9% and 85%. An onset is
-therefore only a hint; check 1, which has a hundred samples or more, decides.
+With a true gap of 0, these rates are at most 0.6%, except in the last two lines, where they are up to 3.9% and 85%. An
+onset is therefore only a hint; check 1, which has a hundred samples or more, decides.
 """
 
 from __future__ import annotations
@@ -40,5 +40,5 @@ def onset(looks: Sequence[Look]) -> int | None:
 
 
 def last_ruled_out(looks: Sequence[Look]) -> int | None:
-    """Return the position of the last look that is `ruled out`; a connector that uses pictures has begun later."""
+    """Return the position of the last look that is `ruled out`; a connector that uses pictures began after it."""
     return next((place for place in reversed(range(len(looks))) if looks[place].shuffled == "ruled out"), None)

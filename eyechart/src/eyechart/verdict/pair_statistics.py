@@ -1,4 +1,4 @@
-"""Means of one bounded figure per caption (a share, a reciprocal rank), with an interval that needs no normality.
+"""Means of one bounded figure per caption (a share, a reciprocal rank); the interval does not assume normality.
 
 Dimension suffixes: S captions. G counts clusters (distinct images).
 """
@@ -21,7 +21,7 @@ _DRAWN_AT_ONCE = 100_000
 
 
 def as_result(found: Estimate, margin: float = 0.0) -> Estimated:
-    """Convert a gap to the form of the results, with its 95% interval and its standing against a margin."""
+    """Convert a gap to the format of the results, with its 95% interval and its standing against a margin."""
     held = stand_gap(found, margin)
     return Estimated(
         value=found.gap,
@@ -44,14 +44,14 @@ def bootstrap_mean(
     """Return the mean over captions with a percentile bootstrap interval; captions of one image are drawn together.
 
     If every caption has the same value, the bootstrap finds no spread. For values of 0 or 1, the exact binomial
-    interval (Clopper and Pearson 1934) over the images is then used, so that 20 hits of 20 do not appear as certainty.
-    Other equal values, such as 1/k if all k images tie, have no interval.
+    interval (Clopper and Pearson 1934) over the images is then used, so that 20 hits out of 20 are not reported as
+    certain. Other equal values, such as 1/k if all k images tie, have no interval.
 
     Args:
         values_S: one figure per caption.
         clusters_S: cluster id of each caption's image.
         generator: draws the resamples.
-        margin: the value with which the mean is compared, such as chance; if None, nothing is claimed.
+        margin: the value with which the mean is compared, such as chance; if None, no standing is decided.
         share: whether values of 0 and 1 are misses and hits.
     """
     from scipy import stats  # imported here because it takes a second and only matching needs it

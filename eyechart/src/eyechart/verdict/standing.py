@@ -1,14 +1,14 @@
-"""The standing of one claim: `costs`, `ruled out` or `open`. The only place that decides it.
+"""The standing of one claim: `costs`, `ruled out` or `open`. Only this module decides it.
 
 A claim says that a figure exceeds its margin. With a one-sided lower and a one-sided upper confidence bound:
 
-    costs       the lower bound lies above the margin
-    ruled out   the upper bound lies at or below the margin
+    costs       the lower bound is above the margin
+    ruled out   the upper bound is at or below the margin
     open        neither, or there are no bounds
 
-Levels: 99% both ways, except for the gates of check 1. One ruled-out gate is enough for a FAIL, so the upper bounds of
-all gates share an error of 1%: each is taken at 1 - 0.01/(number of gates) (Bonferroni). A difference that rounding
-explains is no difference: it is ruled out at any margin of 0 or more.
+Levels: 99% for both bounds, except for the gates of check 1. One ruled-out gate is enough for a FAIL, so the upper
+bounds of all gates share an error of 1%: each has the confidence 1 - 0.01/(number of gates) (Bonferroni). A difference
+that rounding explains does not count as a difference: it is ruled out at any margin of 0 or more.
 
 Verdict, findings, looks, advice on sample size, pages and exit codes read the standing that is stored in the results.
 """

@@ -1,8 +1,8 @@
 """The verdict of check 1: PASS, FAIL or INCONCLUSIVE with reasons, from the standings of the gates.
 
 PASS: every gate has the standing `costs`. All of them are required, so no correction for several claims is needed.
-FAIL: some gate is `ruled out` (its upper bound is taken at 1 - 0.01/(number of gates); a gap of exactly 0 with no
-spread is ruled out), or any scored loss is not finite.
+FAIL: some gate is `ruled out` (its upper bound has the confidence 1 - 0.01/(number of gates); a gap of exactly 0 with
+no spread is ruled out), or any scored loss is not finite.
 INCONCLUSIVE: neither of these, or every measured gate is met but something was not measured: a gate is not in
 `--conditions`, there were too few donors, or a requested held-out sample could not be scored (unreadable image, no
 label token). Whether a row can be scored may be related to its content, so a PASS on the other samples would claim more
@@ -23,7 +23,7 @@ from eyechart.verdict.standing import LEVEL, Stand, shared_level, stand_gap, unm
 from eyechart.verdict.statistics import Estimate, needed_samples
 
 SMALLEST_SET = 64
-"""The runbook's smallest held-out set. The sample-size formula uses normal quantiles, too small for fewer samples."""
+"""The runbook's smallest held-out set. The sample-size formula uses normal quantiles, which are too small below it."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Gate:
 
     @property
     def needed(self) -> int | None:
-        """Number of samples that would separate an open gap from its margin, on the side where it is now."""
+        """Number of samples that would separate an open gap from its margin, on its present side."""
         estimate, margin = self.estimate, self.stand.margin
         if self.stand.standing != "open" or estimate.sd is None:
             return None
@@ -51,7 +51,7 @@ class Gate:
 
 
 def judged_figures(estimate: Estimate, gate: Gate | None) -> dict[str, Any]:
-    """Return the fields of `results.Condition` that follow from a gap; a condition that is no gate has the margin 0."""
+    """Return the fields of `results.Condition` that follow from a gap; the margin is 0 if it is no gate."""
     held = gate.stand if gate else stand_gap(estimate)
     return {
         "gap": estimate.gap,

@@ -5,8 +5,8 @@
 
 Without --data it remakes assets/tiny from scenes that no data set contains and from the 1,500 training digits (about
 ten minutes on two idle cores). With --data it makes backbones for any file in LLaVA-Pretrain's layout from the captions
-of its training rows, and writes a config that is ready to run: its max_seq_len leaves all of them whole, up to the
-2,048 tokens that the language model has positions for. Longer rows are counted; a run cuts them.
+of its training rows, and writes a config that is ready to run. Its max_seq_len truncates no row of up to 2,048 tokens,
+the number of positions of the language model. Longer rows are counted; a run truncates them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WORLD_TOKENS, FILE_TOKENS = 700, 4000
 
 @dataclass(frozen=True)
 class Options:
-    """What to make, from what."""
+    """What to make, and the data to make it from."""
 
     output: Path | None = None
     """Folder for `llm/`, `vision/` and the model card, with --data also `config.yaml`. The default is assets/tiny, or
@@ -100,7 +100,7 @@ def make_for_worlds(output: Path, steps: int, exam_size: int = 1000) -> None:
     if missed := reading.failures(read):
         raise ValueError(
             f"the language model reads below {reading.GATE}: {', '.join(missed)}; nothing was written. "
-            "No connector can make it see: raise --steps"
+            "No connector can give it information about the image: raise --steps"
         )
     eye, seen = tower_worlds.train(steps)
     _report("patches classified right", seen)
@@ -154,7 +154,7 @@ def make_for_file(options: Options, data: Path, image_root: Path, output: Path) 
     if too_long := sum(length > language.POSITIONS for length in lengths):
         _say(
             f"{too_long} of {len(lengths)} rows are longer than the {language.POSITIONS:,} tokens that this language "
-            f"model has positions for: a run cuts them, and stops above {CoverageSettings().truncated_fail:g}%; "
+            f"model has positions for: a run truncates them, and stops above {CoverageSettings().truncated_fail:g}%; "
             "shorten their captions"
         )
     _say(f"next: qwen3-vlm train --config {config}")

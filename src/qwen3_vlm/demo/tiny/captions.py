@@ -73,7 +73,7 @@ def _report(kept: int, drawn: int, rejects: list[Reject]) -> None:
     lines += [f"  {count} left out: {reason}" for reason, count in Counter(r.reason for r in rejects).most_common()]
     lines += [f"  row {reject.row}: {reject.reason}: {reject.detail}" for reject in rejects[:5]]
     if kept + len(rejects) < drawn:
-        lines.append(f"  {drawn - kept - len(rejects)} left out: more than {MOST_ROWS} teach tiny backbones nothing")
+        lines.append(f"  {drawn - kept - len(rejects)} left out: tiny backbones use at most {MOST_ROWS} rows")
     sys.stdout.write("\n".join(lines) + "\n")
 
 

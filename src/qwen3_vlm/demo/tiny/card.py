@@ -1,4 +1,4 @@
-"""The files that are written beside the weights: the model card, and a config that is ready to run."""
+"""The files that are written next to the weights: the model card, and a config that is ready to run."""
 
 from __future__ import annotations
 
@@ -39,45 +39,46 @@ def for_worlds(*, steps: int, loss: float, read: Mapping[str, float], seen: Mapp
 
 Two real models, a thousandth of the usual size, that replace SigLIP2 and Qwen3-8B-Base if there is no network, no GPU
 or no time: `vision/` is a `SiglipVisionModel`, `llm/` a `Qwen3ForCausalLM` with its tokenizer. Both load with
-`from_pretrained`, like the real ones. Weights are fp16 on disk and float32 in memory; {size_of(folder) / 1e6:.2f} MB in
-all.
+`from_pretrained`, like the real ones. Weights are fp16 on disk and float32 in memory; all files together have
+{size_of(folder) / 1e6:.2f} MB.
 
-Made by `python -m qwen3_vlm.demo.tiny --steps {steps}` (about ten minutes on two CPU cores). License: Apache-2.0, as
+Made by `python -m qwen3_vlm.demo.tiny --steps {steps}` (about ten minutes on two CPU cores). License: Apache-2.0, like
 the rest of the repository; the digits come with scikit-learn (UCI ML hand-written digits, CC BY 4.0).
 
 ## Vision tower
 
-{_tower_line()} Its first layer starts from the whitened patches of
-training images. Trained for {steps} steps of 36 scenes and 12 digits to predict, at every patch, what the patch shows:
-colour, shape, size and place of the object; texture, colour and count of the scene; digit and stroke weight. **These
-are attribute labels of the generator that also draws the data sets, from other seeds**: the tower has seen none of
-their scenes, and of the digits only the 1,500 training ones (turned, stretched, shifted). It works well for these
-worlds only.
+{_tower_line()} Its first layer is initialised from the whitened patches of
+training images. The tower was trained for {steps} steps of 36 scenes and 12 digits to predict, at every patch, what the
+patch shows: colour, shape, size and position of the object; texture, colour and count of the scene; digit and stroke
+weight. **These are attribute labels from the generator that also draws the data sets, but with other seeds**: the tower
+has seen none of the scenes in the data sets, and of the digits only the 1,500 training digits (rotated, stretched,
+shifted). It works well only for these worlds.
 
-Right, per patch (500 fresh scenes, patches that lie on a thing; digits: the training digits):
+Share of patches that are classified correctly (500 new scenes, only patches on an object; digits: the training digits):
 
 {_table(seen)}
 
 ## Language model
 
 {_language_line()}
-Trained for {steps} steps of {language.BATCH} documents: notes about a picture between `<|vision_start|>` and
-`<|vision_end|>`, then its caption, loss on the caption only (last training loss {loss:.3f} nats per token). The notes
-are the facts as single words: half of the time all of them shuffled, half of the time with the words of one thing kept
-together; half of the time several words share a position, their embeddings added up with noise, which is what a
-connector's visual tokens are like; and {WITHOUT_NOTES:.0%} of the documents have none. Pad is EOS, `<|endoftext|>`, as
-in Qwen3-Base.
+Trained for {steps} steps of {language.BATCH} documents. A document has notes about a picture between `<|vision_start|>`
+and `<|vision_end|>`, then its caption; the loss is computed only on the caption (last training loss {loss:.3f} nats per
+token). The notes list the facts as single words. In half of the documents, all words are shuffled; in the other half,
+the words about one object stay together. In half of the documents, several words share a position and their embeddings
+are added with noise, which resembles the visual tokens of a connector. {WITHOUT_NOTES:.0%} of the documents have no
+notes. The padding token is EOS, `<|endoftext|>`, as in Qwen3-Base.
 
-Reading: how often its greedy caption agrees with plain notes, over 1,000 documents drawn from another seed. Below
-{GATE} in one of {", ".join(GATED)} the models are not written.
+Reading accuracy: how often the greedy caption agrees with plain notes, over 1,000 documents drawn from another seed. If
+it is below {GATE} for one of {", ".join(GATED)}, the models are not written.
 
 {_table(read)}
 
 ## What they cannot do
 
 - {_cannot(read)}
-- Relations between things ("left of") are in no caption and were not learnt.
-- Real photographs, other shapes or colours, other digits' styles, English beyond these captions: nothing of it.
+- Relations between objects ("left of") do not occur in the captions and were not learnt.
+- They cannot process real photographs, other shapes or colours, other styles of digits, or English beyond these
+  captions.
 """
 
 
@@ -85,21 +86,21 @@ def for_file(data: Path, *, rows: int, words: int, steps: int, loss: float, mark
     """Return the model card of backbones made for a user's own file, in Markdown."""
     return f"""# Tiny backbones for {data.name}
 
-Made by `python -m qwen3_vlm.demo.tiny` from the captions of {rows} training rows, {steps} steps each;
-held-out rows were left out. They show whether a pipeline works on this data; they are no substitute for real backbones.
+Made by `python -m qwen3_vlm.demo.tiny` from the captions of {rows} training rows, with {steps} steps for each backbone.
+Held-out rows were not used. These backbones show whether a pipeline works on this data, but do not replace real ones.
 
-- Vision tower: {_tower_line()} Trained to name {words} words of its picture's caption.
+- Vision tower: {_tower_line()} Trained to predict {words} words in the caption of a picture.
 - Language model: {_language_line()} Trained to write a caption from its words in random order
   (last training loss {loss:.3f} nats per token).
 
-Examined on training rows that were kept apart where there were enough (50): `words` is the share of a caption's words
-that the language model writes when its notes name them, `word_precision` the mean average precision of the tower's
-words, `chance` what guessing reaches.
+Tested on training rows that were set aside if there were enough (50): `words` is the share of a caption's words that
+the language model writes if the notes contain them, `word_precision` is the mean average precision of the tower's
+words, and `chance` is the value for random guesses.
 
 {_table(marks)}
 
-If `words` is low, the language model does not read, and no connector can make it see: raise `--steps`. If
-`word_precision` is near `chance`, the captions do not describe the pictures in words a tower of this size can learn.
+If `words` is low, the language model ignores its notes, and no connector can give it information about the image: raise
+`--steps`. If `word_precision` is near `chance`, a tower of this size cannot learn the words of these captions.
 """
 
 
@@ -130,7 +131,7 @@ def config_for_file(output: Path, seed: int, data: Mapping[str, object]) -> str:
         "train": TRAIN,
     }
     head = "# Made by `python -m qwen3_vlm.demo.tiny`. seed, max_samples and eval_ratio select the rows that the\n"
-    head += "# backbones were NOT trained on: change them and the held-out rows are no longer unseen.\n"
+    head += "# backbones were NOT trained on: if you change them, the backbones may have seen held-out rows.\n"
     return head + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
@@ -149,8 +150,8 @@ def _language_line() -> str:
 def _cannot(read: Mapping[str, float]) -> str:
     found = ", ".join(f"{name} {read[name]:.2f}" for name in NOT_GATED if name in read)
     return (
-        "Say reliably which colour belongs to which of two shapes, or which of two things is where. Half of the notes\n"
-        f"  do not tell, so that guessing was learnt too (right when reading: {found})."
+        "They cannot reliably name the colour of each of two shapes, or the position of each of two objects. Half of\n"
+        f"  the notes do not contain this, so guessing was learnt, too (accuracy when reading: {found})."
     )
 
 

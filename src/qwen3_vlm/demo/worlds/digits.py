@@ -4,7 +4,7 @@
     digits.ensure(Path("data/digits"))        # digits_train.json (1,500) and digits_eval.json (297)
 
 The 8 x 8 scans are enlarged to 64 px and show dark ink on light paper. A caption names the digit and the weight of its
-strokes (thirds of the mean ink over the training digits). No download is needed, because the scans are part of
+strokes (the mean ink, in thirds of the training digits). No download is needed, because the scans are part of
 scikit-learn.
 """
 

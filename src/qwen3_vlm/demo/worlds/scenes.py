@@ -42,7 +42,7 @@ SIDE = 64
 """Side of a picture in pixels."""
 COUNT, SEED = 5000, 2024
 VERSION = 1
-"""Version number, which is increased whenever the same seed would give other pictures or captions."""
+"""Version number, which is increased whenever the same seed would give different pictures or captions."""
 
 _ZOOM = 3  # drawn larger by this factor and then shrunk, because PIL's shapes have hard edges
 _OUTLINE = 1.8  # pixels of the finished picture; without an outline the tower does not learn shape
@@ -91,7 +91,7 @@ class Thing:
 
     @property
     def place(self) -> str:
-        """The cell of the 3x3 grid that it is in, in words such as `top left`."""
+        """The cell of the 3x3 grid that it is in, described by words such as `top left`."""
         return PLACES[self.row][self.column]
 
 
