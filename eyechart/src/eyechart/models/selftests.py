@@ -52,10 +52,10 @@ _MEANINGS: dict[SelfTest, str] = {
     "scores with other visual tokens would be wrong too; this architecture cannot be scored",
     SelfTest.SENTINEL: "The model does not use all visual tokens that it is given: it ignores its image or a part of "
     "its features, or reads it by another path; gaps would not show whether the image is used",
-    SelfTest.LEAK: "The picture reaches the language model by a path other than the visual tokens, so that removing the "
-    "visual tokens does not remove the picture; gaps would be too small",
-    SelfTest.KEPT: "The model keeps image features of an earlier call, so that a loss depends on which images were used "
-    "before; scores would change with their order",
+    SelfTest.LEAK: "The picture reaches the language model by a path other than the visual tokens, so that removing "
+    "the visual tokens does not remove the picture; gaps would be too small",
+    SelfTest.KEPT: "The model keeps image features of an earlier call, so that a loss depends on which images were "
+    "used before; scores would change with their order",
     SelfTest.CAUSAL: "The loss of a caption token depends on later tokens: the model sees the caption that it has to "
     "predict",
 }

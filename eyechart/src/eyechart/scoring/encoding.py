@@ -1,8 +1,8 @@
 """The first half of check 1, which encodes every image once. Samples that cannot be scored are left out and counted.
 
 These are samples without label tokens or without an image. Samples whose number of visual tokens is not the most common
-one are also left out, because no other image could replace their image. Samples with a `grid` are scored with any number
-of visual tokens: `resampling` brings the tokens of one grid to another.
+one are also left out, because no other image could replace their image. Samples with a `grid` are scored with any
+number of visual tokens: `resampling` brings the tokens of one grid to another.
 """
 
 from __future__ import annotations
