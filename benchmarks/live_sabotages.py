@@ -310,9 +310,9 @@ class Outcome:
     """Codes of the errors that `check_model` found."""
 
 
-def outcome(world: World, sabotage: Sabotage | None = None) -> Outcome:
-    """Score and check a world with a sabotage, or without one."""
-    model, batch = world.model, world.batch(64, seed=99)
+def outcome(world: World, sabotage: Sabotage | None = None, rows: int = 64) -> Outcome:
+    """Score and check a world with a sabotage, or without one, on so many rows."""
+    model, batch = world.model, world.batch(rows, seed=99)
     if sabotage is not None and sabotage.batch is not None:
         batch = sabotage.batch(batch)
     broken = sabotage.model(model) if sabotage is not None and sabotage.model is not None else _nothing()

@@ -16,7 +16,6 @@ from eyechart.models.checkpoint import origin_of, safetensors_of
 from eyechart.models.training_checks import PartName, part_of
 from eyechart.results import Finding
 from saved_models import Saved, saved
-from tiny_architectures import ARCHITECTURES
 
 __all__ = ["saved"]
 
@@ -30,7 +29,7 @@ def codes(findings: list[Finding]) -> dict[str, str]:
     return {found.code: found.severity for found in findings}
 
 
-@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("name", ["llava", "qwen3_vl", "idefics3", "gemma3", "paligemma"])
 def test_a_sound_model_has_no_finding_in_training_mode(saved: Saved, name: str) -> None:
     model, batch, processor = loaded(saved, name)
     optimizer = torch.optim.SGD(model.parameters())
