@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -118,6 +119,14 @@ def test_weights_that_the_checkpoint_does_not_hold_are_named_and_trained_ones_ar
     model.model.vision_tower.requires_grad_(False)
     nn.init.normal_(model.model.vision_tower.encoder.layers[0].mlp.fc1.weight)
     assert codes(eyechart.check_model(model, batch, processor)) == {"tower-uninitialised": "error"}
+
+
+def test_weights_that_are_made_of_several_stored_ones_are_not_compared(saved: Saved) -> None:
+    model, _ = load(saved, "llava")
+    model.model.multi_modal_projector.linear_1.reset_parameters()
+    made = SimpleNamespace(operations=["concatenate"], target_patterns=["multi_modal_projector.linear_1"])
+    model._weight_conversions = [made]  # type: ignore[assignment]
+    assert origin_of(model, safetensors_of(str(saved.folder("llava")))).unrelated == ()
 
 
 def test_files_with_renamed_keys_still_match(saved: Saved, tmp_path: Path) -> None:
