@@ -19,6 +19,7 @@ from eyechart.exits import InputError
 from eyechart.models import opening
 from eyechart.models.doors import GateDoor, OfficialDoor, PixelDoor, parameters_of
 from eyechart.models.gate import FeatureGate
+from eyechart.models.layout import LayoutError
 from eyechart.models.live import LiveScorer
 from eyechart.models.opening import open_live
 from eyechart.results import Results
@@ -257,6 +258,22 @@ def test_a_batch_without_pixels_is_never_a_pass_and_has_a_finding(saved: Saved) 
     del batch["pixel_values"]
     results = eyechart.score(model, batch, "runbook", processor=processor)
     assert results.verdict != "PASS" and results.diagnosis[0].code == "pixels-unused"
+
+
+def test_a_row_with_fewer_image_positions_than_features_is_named(saved: Saved) -> None:
+    model, processor = load(saved, "internvl")
+    scorer = open_live(model, [collate(processor, [[picture(row)] for row in range(3)])], processor)
+    (batch,) = scorer.batches
+    own = scorer.door.take
+
+    def takes_less(part: Any) -> Any:
+        if part.place == 1:
+            raise LayoutError("3 image features for 4 image positions")
+        return own(part)
+
+    scorer.door.take = takes_less  # type: ignore[method-assign]
+    with pytest.raises(InputError, match="image features of row 1 are not understood: 3 image features"):
+        scorer.encode(batch)
 
 
 def test_a_look_scores_the_right_picture_and_one_wrong_one(saved: Saved) -> None:

@@ -78,7 +78,10 @@ class _Rows(_Node):
         return torch.cat(list(trees))
 
     def split(self, tree: Any, nodes: Sequence[Any]) -> list[Any]:
-        return list(torch.split(tree, [node.shape[0] for node in nodes]))
+        sizes = [node.shape[0] for node in nodes]
+        if not isinstance(tree, Tensor) or len(tree) != sum(sizes):
+            raise LayoutError(f"expected features of {sum(sizes)} rows for the samples together, got {_form(tree)}")
+        return list(torch.split(tree, sizes))
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,8 @@ class _PerImage(_Node):
         return self.kind([item for tree in trees for item in tree])
 
     def split(self, tree: Any, nodes: Sequence[Any]) -> list[Any]:
+        if len(tree) != sum(len(node.shapes) for node in nodes):
+            raise LayoutError(f"expected a tensor per image of the samples together, got {len(tree)}")
         items = iter(tree)
         return [self.kind([next(items) for _ in node.shapes]) for node in nodes]
 

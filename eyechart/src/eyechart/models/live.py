@@ -25,6 +25,7 @@ from eyechart.faults.batch_labels import diagnose_labels
 from eyechart.faults.experiments import RESTLESS, repeated
 from eyechart.models.collated import Collated, RowInput, RowInputs
 from eyechart.models.doors import Door, as_tensor, inputs_of, parameters_of
+from eyechart.models.layout import LayoutError
 from eyechart.models.unchanged import kept_randomness, unchanged
 from eyechart.models.wrappers import unwrapped
 from eyechart.results import Finding, Remark, RemarkCode
@@ -206,8 +207,9 @@ class LiveScorer:
         found: dict[int, VisualTokens] = {}
         with self.live.running():
             for places in _by_source(batch.inputs.parts):
-                made = self.door.take_together([batch.inputs.parts[place] for place in places])
-                found |= dict(zip(places, made, strict=True))
+                parts = [batch.inputs.parts[place] for place in places]
+                with _readable(parts):
+                    found |= dict(zip(places, self.door.take_together(parts), strict=True))
         return VisualTokens.cat([found[place].map(lambda layer: layer.cpu()) for place in range(len(found))])
 
     @torch.no_grad()
@@ -245,7 +247,8 @@ class LiveScorer:
         return self.door.grid(source, place) if source.shows_image(place) else ()
 
     def _take(self, part: RowInput) -> VisualTokens:
-        return self.door.take(part).map(lambda layer: layer.detach().cpu())
+        with _readable([part]):
+            return self.door.take(part).map(lambda layer: layer.detach().cpu())
 
     def _scored(self, batch: Batch, parts: Sequence[RowInput], visual: VisualTokens | None) -> TokenNLL:
         found: dict[int, Tensor] = {}
@@ -280,3 +283,16 @@ def _by_source(parts: Sequence[RowInput]) -> list[list[int]]:
     for place, part in enumerate(parts):
         found.setdefault(part.source.number, []).append(place)
     return list(found.values())
+
+
+@contextmanager
+def _readable(parts: Sequence[RowInput]) -> Iterator[None]:
+    """Turn features of an unexpected form into an error that names the rows."""
+    try:
+        yield
+    except LayoutError as error:
+        rows = ", ".join(str(part.source.first_row + part.place) for part in parts)
+        raise InputError(
+            f"model: its image features of row {rows} are not understood: {error}",
+            "leave these rows out, and check that text and pixels of a row belong together",
+        ) from error
