@@ -260,6 +260,19 @@ def test_a_batch_without_pixels_is_never_a_pass_and_has_a_finding(saved: Saved) 
     assert results.verdict != "PASS" and results.diagnosis[0].code == "pixels-unused"
 
 
+def test_a_model_that_cannot_handle_a_row_alone_is_scored_by_pixels(saved: Saved) -> None:
+    model, processor = load(saved, "llava")
+
+    def crowd_only(_: nn.Module, __: Any, given: dict[str, Any]) -> None:
+        if len(given["input_ids"]) == 1:
+            raise RuntimeError("one row is too few")
+
+    model.register_forward_pre_hook(crowd_only, with_kwargs=True)
+    scorer = open_live(model, [collate(processor, [[picture(row)] for row in range(3)])], processor)
+    (reason,) = {r.figures["reason"] for r in scorer.describe().remarks if r.code == "other-door-failed"}
+    assert isinstance(scorer.door, PixelDoor) and reason == "a row alone raised RuntimeError: one row is too few"
+
+
 def test_a_row_with_fewer_image_positions_than_features_is_named(saved: Saved) -> None:
     model, processor = load(saved, "internvl")
     scorer = open_live(model, [collate(processor, [[picture(row)] for row in range(3)])], processor)

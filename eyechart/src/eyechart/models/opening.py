@@ -84,6 +84,9 @@ def _opened(live: LiveModel, sources: Sequence[Collated]) -> LiveScorer:
         except LayoutError as error:
             reasons.append(str(error))
             continue
+        except Exception as error:  # noqa: BLE001 - some models cannot handle a batch of one row
+            reasons.append(f"a row alone raised {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            continue
         scorer = LiveScorer(live, door, sources)
         reason = _tested(scorer, tuple(SelfTest))
         if not reason:
