@@ -13,6 +13,11 @@ _NOT_HERE: dict[str, RemarkCode] = {"blind": "blind-not-trained-here", "donors":
 """Conditions that are only available for models trained by qwen3_vlm, with the remark that gives the reason."""
 
 
+def is_own(scorer: object) -> bool:
+    """Return whether a scorer is one of eyechart's own; no method of a user's scorer switches a check off."""
+    return type(scorer).__module__.startswith("eyechart.models.")
+
+
 @runtime_checkable
 class Limited(Protocol):
     """A scorer of batches that a collator made, which does not have all conditions."""

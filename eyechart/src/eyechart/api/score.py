@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from eyechart.api.available import Limited, left_out_of, unavailable_of
+from eyechart.api.available import Limited, is_own, left_out_of, unavailable_of
 from eyechart.api.live import Collate, LiveArguments, LiveRows, is_live, opened
 from eyechart.api.mean_tokens import mean_over_batches, mean_over_rows, shared_images
 from eyechart.api.source import Asked, Source, asked, require_file
@@ -206,10 +206,10 @@ def _tested(scorer: ScorerOfBatches, source: Source) -> _Tested:
     if batch is None:
         return _Tested(1)
     remarks = []
-    if isinstance(scorer, SelfTesting):
+    if is_own(scorer) and isinstance(scorer, SelfTesting):
         scorer.self_test(batch)
         remarks = [Remark(code="self-tests-passed", about="self-tests")]
-    elif not isinstance(scorer, Limited):  # a live model was tested when its door was chosen
+    elif not (is_own(scorer) and isinstance(scorer, Limited)):  # a live model was tested when its door was chosen
         require_contract(scorer, batch)
     return _Tested(len(encode(scorer, batch).layers), remarks)
 
