@@ -30,12 +30,21 @@ class FeatureGate:
         Raises:
             ValueError: no part of the model has it.
         """
-        self._parts = [m for m in model.modules() if callable(getattr(m, "get_image_features", None))]
+        self._parts = self._parts_of(model)
         if not self._parts:
             raise ValueError(
                 f"MODEL: {type(model).__name__} has no get_image_features, the only method whose visual tokens can "
                 "be replaced; models without it cannot be scored"
             )
+
+    @classmethod
+    def fits(cls, model: nn.Module) -> bool:
+        """Return whether some part of a model has this method."""
+        return bool(cls._parts_of(model))
+
+    @staticmethod
+    def _parts_of(model: nn.Module) -> list[nn.Module]:
+        return [part for part in model.modules() if callable(getattr(part, "get_image_features", None))]
 
     def catch(self, forward: Callable[[], Any]) -> Any:
         """Return the image features of a forward pass and end the pass there; None if the pass does not compute any."""
