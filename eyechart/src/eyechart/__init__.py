@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from eyechart.scoring.batching import collate
     from eyechart.seam import Batch, Description, Reject, Row, Sample, Scorer, TokenNLL, VisualTokens, Vocabulary
     from eyechart.settings import AblationSettings, ScoreSettings
+    from eyechart.trainers.attach import attach
+    from eyechart.trainers.callback import Callback, Watching
+    from eyechart.trainers.watch import watch
 
     __version__: str
 
@@ -39,6 +42,9 @@ _HOMES = {
     "write_results": "reporting.output",
     "Results": "results",
     "collate": "scoring.batching",
+    "attach": "trainers.attach",
+    **dict.fromkeys(("Callback", "Watching"), "trainers.callback"),
+    "watch": "trainers.watch",
     **dict.fromkeys(("AblationSettings", "ScoreSettings"), "settings"),
     **dict.fromkeys(
         ("Batch", "Description", "Reject", "Row", "Sample", "Scorer", "TokenNLL", "VisualTokens", "Vocabulary"), "seam"
@@ -47,6 +53,7 @@ _HOMES = {
 __all__ = [
     "AblationSettings",
     "Batch",
+    "Callback",
     "Description",
     "Reject",
     "Results",
@@ -57,14 +64,17 @@ __all__ = [
     "TokenNLL",
     "VisualTokens",
     "Vocabulary",
+    "Watching",
     "__version__",
     "assert_sees",
+    "attach",
     "check_batch",
     "check_model",
     "collate",
     "explain",
     "read_rows",
     "score",
+    "watch",
     "write_results",
 ]
 

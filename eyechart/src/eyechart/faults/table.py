@@ -252,6 +252,17 @@ def page_of(code: str) -> str:
     return f"docs/faults/{code}.md"
 
 
+BLINDING = frozenset(
+    {"no-placeholder", "no-labels", "pixels-unused", "not-injected", "image-masked", "image-truncated"}
+)
+"""Faults with which a training learns nothing from its images, or nothing at all."""
+
+
+def blinds(code: str) -> bool:
+    """Return whether a training with this fault is blind, or has nothing to learn."""
+    return code in BLINDING
+
+
 def explains(cause: str, consequence: str) -> bool:
     """Return whether `cause` by itself can lead to `consequence`, directly or through other faults."""
     seen, queue = {cause}, [cause]
