@@ -98,8 +98,10 @@ class BatchEvidence:
     @property
     def pixels_named(self) -> bool:
         """Whether the batch has pixels, or features of images that were computed before."""
-        features = any(word in str(key) for key in self.batch for word in ("embeds", "features", "mm_encoder"))
-        return features or any(self.batch.get(key) is not None for key in PIXEL_KEYS)
+        words = ("embeds", "features", "mm_encoder", "image_patches")
+        named = [str(key) for key in self.batch if self.batch[key] is not None]
+        features = any(word in key for key in named for word in words)
+        return features or any(key in PIXEL_KEYS for key in named)
 
     @property
     def unanswered(self) -> list[int]:

@@ -41,7 +41,7 @@ _SHARE = 0.99
 _COARSEST = 0.1
 """Maximum rounding error, in bytes, of a value that is compared; 16-bit numbers near 0 are exact enough."""
 _FEWEST = 30
-"""Minimum number of values that have to be exact enough: of a wrong pair, one in five is near a whole byte by chance."""
+"""Minimum number of values that are exact enough; of a wrong pair, one in five is near a whole byte by chance."""
 _OVERSHOOT = 0.15
 """Tolerance of the range, as a share of it: bicubic resizing of numbers instead of bytes overshoots at edges."""
 

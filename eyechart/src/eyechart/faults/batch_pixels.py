@@ -98,7 +98,9 @@ def _repeated(evidence: BatchEvidence, pixels: list[AnyArray], blank: list[int])
         return
     with_images = {entry.row for entry in entries}
     largest = max(groups, key=len)
-    every = len(largest) == len(with_images) and len(largest) > 2
+    # Without labels, a batch can hold one prompt several times on purpose (generations of one group).
+    labelled = evidence.answers.labels_BT is not None
+    every = len(largest) == len(with_images) and len(largest) > 2 and labelled
     yield finding(
         "images-degenerate",
         f"{rows_in_words(largest)} have the same image"
