@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from eyechart.api.check_batch import check_batch
     from eyechart.api.check_model import check_model
     from eyechart.api.score import score
-    from eyechart.data.llava import read_rows
+    from eyechart.data.reader import read_rows
     from eyechart.reporting.explanation import explain
     from eyechart.reporting.output import write_results
     from eyechart.results import Results
@@ -34,7 +34,7 @@ _HOMES = {
     "assert_sees": "api.assert_sees",
     "check_batch": "api.check_batch",
     "check_model": "api.check_model",
-    "read_rows": "data.llava",
+    "read_rows": "data.reader",
     "explain": "reporting.explanation",
     "write_results": "reporting.output",
     "Results": "results",

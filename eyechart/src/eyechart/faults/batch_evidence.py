@@ -17,6 +17,7 @@ from eyechart.processors.arrays import AnyArray
 from eyechart.processors.geometry import Geometry, read_geometry
 from eyechart.processors.pixel_entries import PIXEL_KEYS
 
+# size: names shown
 _SHOWN = 6
 """Maximum number of rows that a message lists."""
 

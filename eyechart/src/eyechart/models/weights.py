@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from eyechart.exits import NamedInputError
 from eyechart.hub import explain_absence, hub_bounded, unreadable
+from eyechart.models.hashing import HashedFiles
 
 
 def load_complete(
@@ -57,10 +58,22 @@ def load_complete(
     return model
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Return a hash of frozen weights, computed from the name, the shape and up to 64 values of every parameter.
+def load_hashed(
+    kind: type[PreTrainedModel], name: str, setting: str, dtype: torch.dtype, attention: str
+) -> tuple[PreTrainedModel, HashedFiles]:
+    """Do the same as `load_complete`, and also hash the weights while they are read; `HashedFiles.of` returns them."""
+    files = HashedFiles(name)
+    try:
+        return load_complete(kind, name, setting, dtype, attention), files
+    except BaseException:
+        files.cancel()
+        raise
 
-    Values are converted to bfloat16, so that the same weights have the same hash in any folder and precision.
+
+def fingerprint(model: nn.Module) -> str:
+    """Return a quick hash of weights in memory: every parameter's name, shape and up to 64 of its values as bfloat16.
+
+    It shows whether weights that were loaded once have moved. The identity of a model is in `models.hashing`.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
