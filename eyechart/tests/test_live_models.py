@@ -308,3 +308,5 @@ def test_rows_of_a_model_without_image_features_are_scored_by_pixels(
     results = eyechart.score(model, rows, "shuffled", processor=processor, settings=FEW)
     assert results.ablation is not None and results.ablation.door == "pixels"
     assert standing(results)["correct"] == pytest.approx(by_features["correct"], abs=1e-4)
+    with pytest.raises(InputError, match="row 0: rows with several turns or images"):
+        eyechart.score(model, [replace(rows[0], more_images=("b.png",))], processor=processor)

@@ -40,7 +40,7 @@ class Unlabelled(Collator):
 
 
 class Cutting(Collator):
-    """A collator whose maximum length cuts off every answer, as `max_length` does in TRL, without a word there."""
+    """A collator whose maximum length cuts off every answer, as `max_length` does in TRL, silently."""
 
     def __call__(self, items: list[Any]) -> dict[str, Any]:
         made = super().__call__(items)

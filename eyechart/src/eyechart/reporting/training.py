@@ -1,4 +1,4 @@
-"""Sentences about a training that somebody else's trainer runs, and the figures for its trackers."""
+"""Sentences about the training of another stack, and the figures for its trackers."""
 
 from __future__ import annotations
 

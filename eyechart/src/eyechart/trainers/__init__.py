@@ -1,1 +1,1 @@
-"""The checks inside a training that somebody else runs: `attach` and `Callback` for Trainers, `watch` for any loop."""
+"""The checks inside the training of another stack: `attach` and `Callback` for Trainers, `watch` for any loop."""

@@ -1,4 +1,4 @@
-"""Looks inside somebody else's training: a few rows are scored with their own pictures, wrong pictures and zeros."""
+"""Looks inside the training of another stack: a few rows are scored with own pictures, wrong pictures and zeros."""
 
 from __future__ import annotations
 
