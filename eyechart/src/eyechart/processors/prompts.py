@@ -4,13 +4,15 @@
     `-------------------- no label --------------------'  `----------- labelled ----------'
 
 The caption is tokenised separately, in the same way as after a line break, and strings of special tokens in it are
-treated as ordinary text. If a processor has no chat template, the prompt is the image, the row's text and a line break.
+treated as ordinary text. Spaces at the end of a templated prompt belong to the caption's first token, as in training,
+where prompt and answer are tokenised together. If a processor has no chat template, the prompt is the image, the row's
+text and a line break.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +41,7 @@ class Ending:
     """The text and tokens that the template writes around an answer."""
 
     lead: str
-    """White space between prompt and answer."""
+    """White space between prompt and answer: spaces at the end of the templated prompt, and what follows it."""
     end_id: int
     """The token that ends the turn, or EOS if the template writes none. It has a label."""
     end: str
@@ -57,6 +59,7 @@ class PromptWriter:
         image: Image.Image,
         image_id: int,
         max_seq_len: int,
+        template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         """Find out what the template writes around an answer.
 
@@ -67,6 +70,7 @@ class PromptWriter:
             image: any image at the common size; it decides how many image positions a prompt has.
             image_id: token id of an image position.
             max_seq_len: maximum number of tokens per sequence.
+            template_kwargs: variables of the chat template, such as `enable_thinking`.
 
         Raises:
             ValueError: the templated prompt is not the beginning of the templated prompt and answer, or there is no EOS
@@ -74,6 +78,7 @@ class PromptWriter:
         """
         self._name, self._processor, self.options, self._image = name, processor, options, image
         self.image_id, self._max_seq_len = image_id, max_seq_len
+        self._template_kwargs, self._flat = dict(template_kwargs or {}), False
         tokenizer = processor.tokenizer
         if getattr(tokenizer, "backend_tokenizer", None) is None:
             raise ValueError(f"MODEL: {name} has no fast tokenizer (tokenizer.json), which is needed to score captions")
@@ -127,19 +132,23 @@ class PromptWriter:
         if not self.has_template:
             placeholder = str(getattr(self._processor, "image_token", PLACEHOLDER)) if image else ""
             return f"{placeholder}{' '.join(part for part in (before, after) if part)}"
-        return self._render([self._turn(before, after, image)], True)
+        return self._render([self._turn(before, after, image)], True).rstrip(" ")
 
     def inputs(self, texts: Sequence[str], images: Sequence[Image.Image]) -> BatchFeature:
         """Return the processor's output for prompts with one image each, padded on the right."""
-        return self._processor(
-            text=list(texts),
-            images=[[image] for image in images],
-            return_tensors="pt",
-            padding=True,
-            padding_side="right",
-            add_special_tokens=self._adds_special(texts[0]),
+        options = {
+            "return_tensors": "pt",
+            "padding": True,
+            "padding_side": "right",
+            "add_special_tokens": self._adds_special(texts[0]),
             **self.options,
-        )
+        }
+        if not self._flat:
+            try:
+                return self._processor(text=list(texts), images=[[image] for image in images], **options)
+            except (TypeError, ValueError, AttributeError):
+                self._flat = True  # a processor that wants one image per text, not one list of them (GOT-OCR 2)
+        return self._processor(text=list(texts), images=list(images), **options)
 
     def _encode(self, record: Row, human: str, answer_N: npt.NDArray[np.int32]) -> Encoded | Reject:
         found = self._special.search(human.replace(PLACEHOLDER, "")) if self._special else None
@@ -206,6 +215,7 @@ class PromptWriter:
         """
         turn = self._turn("", _PROBE, True)
         prompt = self._render([turn], True)
+        spaces = prompt[len(prompt.rstrip(" ")) :]
         answer = {"role": "assistant", "content": [{"type": "text", "text": _PROBE}]}
         whole = self._render([turn, answer], False)
         lead, found, rest = whole.removeprefix(prompt).partition(_PROBE)
@@ -213,12 +223,17 @@ class PromptWriter:
             raise ValueError(
                 f"MODEL: {self._name}: template-unstable: the chat template of a prompt is not how prompt and answer "
                 f"begin (it ends in {prompt[-40:]!r}, and the whole goes on {whole[len(prompt) - 40 :][:80]!r} there), "
-                "so it is unclear which tokens are the caption; give the model a template without that part"
+                "so it is unclear which tokens are the caption; give the model a template without that part, or "
+                "variables that leave it out (--chat-template-kwargs '{\"enable_thinking\": false}')"
             )
-        return lead, rest
+        return spaces + lead, rest
 
     def _render(self, turns: list[dict[str, Any]], prompt: bool) -> str:
-        return str(self._processor.apply_chat_template(turns, add_generation_prompt=prompt, tokenize=False))
+        return str(
+            self._processor.apply_chat_template(
+                turns, add_generation_prompt=prompt, tokenize=False, **self._template_kwargs
+            )
+        )
 
     def _turn(self, before: str, after: str, image: bool) -> dict[str, Any]:
         parts = [{"type": "text", "text": before}, {"type": "image"}, {"type": "text", "text": after}]
