@@ -175,6 +175,10 @@ REMARK_FIGURES: dict[str, dict[str, Any]] = {
     "mean-of-the-scored-file": {"shared": 2, "images": 9},
     "writing-failed": {"error": "ValueError", "message": "no {generate} here: {0}"},
     "probes-failed": {"error": "ValueError", "message": "no probes here"},
+    "other-door-failed": {"reason": "the self-test `leak` failed"},
+    "answers-only": {"other_labels": 12},
+    "text-only-rows": {"rows": 3},
+    "donors-resampled": {"resampled": 2, "donors": 16},
 }
 
 

@@ -15,6 +15,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from eyechart.api.assert_sees import assert_sees
+    from eyechart.api.check_batch import check_batch
+    from eyechart.api.check_model import check_model
     from eyechart.api.score import score
     from eyechart.data.llava import read_rows
     from eyechart.reporting.explanation import explain
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "score": "api.score",
+    "assert_sees": "api.assert_sees",
+    "check_batch": "api.check_batch",
+    "check_model": "api.check_model",
     "read_rows": "data.llava",
     "explain": "reporting.explanation",
     "write_results": "reporting.output",
@@ -52,6 +58,9 @@ __all__ = [
     "VisualTokens",
     "Vocabulary",
     "__version__",
+    "assert_sees",
+    "check_batch",
+    "check_model",
     "collate",
     "explain",
     "read_rows",

@@ -83,8 +83,24 @@ RemarkCode = Literal[
     "attention-both-ways-in-prompt",
     "writing-failed",
     "probes-failed",
+    "door-encoder-outputs",
+    "door-image-features",
+    "door-pixels",
+    "other-door-failed",
+    "self-tests-of-pixels",
+    "answers-only",
+    "answers-by-labels",
+    "text-only-rows",
+    "donors-resampled",
+    "unequal-visual-tokens",
+    "mean-of-scored-images",
+    "needs-rows",
+    "not-for-pixels",
 ]
 """A remark on how something was made, or why it was left out; `reporting.remarks` has a sentence for each code."""
+DoorName = Literal["encoder-outputs", "image-features", "pixels"]
+"""How replaced images get into a model of transformers: as an argument of its forward pass, as the answer of
+`get_image_features`, or as other pixels."""
 
 
 Topic = Literal["headline", "pattern", "order", "information", "matching", "twins", "likeness", "words", "coverage"]
@@ -389,6 +405,8 @@ class Ablation(_Model):
     than none. Empty if `shuffled` was not scored, or none of the other three."""
     needed_samples: int | None = None
     """Number of samples that would decide an inconclusive verdict, even if fewer exist."""
+    door: DoorName | None = None
+    """How other images got into the model; None for a scorer of the user's own and for models of qwen3_vlm."""
     rejected: dict[str, int] = Field(default_factory=dict)
     """Held-out rows that could not be scored, by reason."""
     remarks: list[Remark] = Field(default_factory=list)

@@ -22,6 +22,8 @@ IGNORE_INDEX = -100
 """The label of a position that does not count in the loss (PyTorch's own default in `F.cross_entropy`)."""
 
 IntArray = npt.NDArray[np.int64]
+Grid = tuple[tuple[int, ...], ...]
+"""For each image of a sample, the sizes of the axes of its visual tokens; their product is the number of tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,9 @@ class Sample:
     """uint8 [3,H,W], not normalised, because pixels are normalised on the device."""
     features_PV: Tensor | None = None
     """Cached output of the frozen tower for this image."""
+    grid: Grid = ()
+    """Arrangement of the visual tokens of each of its images, such as ((4, 6),) for one image of 24 tokens. If samples
+    have it, their images may have different numbers of visual tokens. Empty if all images have one arrangement."""
 
     @classmethod
     def of(

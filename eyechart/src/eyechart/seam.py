@@ -16,19 +16,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from eyechart.rows import IGNORE_INDEX, CollateStats, IntArray, Reject, RejectKind, Row, Sample
+from eyechart.rows import IGNORE_INDEX, CollateStats, Grid, IntArray, Reject, RejectKind, Row, Sample
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-    from eyechart.results import Remark
+    from eyechart.results import DoorName, Remark
 
 __all__ = [
     "IGNORE_INDEX",
     "Batch",
     "CollateStats",
     "Description",
+    "Grid",
     "IntArray",
+    "ModelInputs",
     "PairScorer",
     "Reject",
     "RejectKind",
@@ -41,6 +44,22 @@ __all__ = [
     "Vocabulary",
     "Writer",
 ]
+
+
+class ModelInputs(Protocol):
+    """Processed images in a form that only the model itself understands, one part for each sample of a batch."""
+
+    def rows(self, places: Sequence[int]) -> ModelInputs:
+        """Select samples by place."""
+        ...
+
+    def with_noise(self, place: int, generator: torch.Generator) -> ModelInputs:
+        """Return the inputs with the images of one sample replaced by noise of the same mean and spread."""
+        ...
+
+    def negated(self) -> ModelInputs:
+        """Return the inputs with the sign of every pixel value changed."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -66,6 +85,8 @@ class Batch:
     stats: CollateStats
     rejects: tuple[Reject, ...] = ()
     """Rows that belong to this batch but could not be read."""
+    inputs: ModelInputs | None = None
+    """The image inputs of a live model, as its own collator made them, instead of `pixels_BCHW`."""
 
     def __len__(self) -> int:
         """Number of usable samples."""
@@ -84,12 +105,13 @@ class Batch:
             pixels_BCHW=None if self.pixels_BCHW is None else self.pixels_BCHW[index],
             features_BPV=None if self.features_BPV is None else self.features_BPV[index],
             stats=CollateStats.of(samples),
+            inputs=None if self.inputs is None else self.inputs.rows(index),
         )
 
     def text(self) -> Batch:
         """Return the batch without its images, as `Scorer.nll` gets it."""
         samples = tuple(replace(sample, pixels_CHW=None, features_PV=None) for sample in self.samples)
-        return replace(self, samples=samples, pixels_BCHW=None, features_BPV=None)
+        return replace(self, samples=samples, pixels_BCHW=None, features_BPV=None, inputs=None)
 
     @property
     def attention_BT(self) -> Tensor:
@@ -144,10 +166,16 @@ class VisualTokens:
 
     @staticmethod
     def cat(parts: Sequence[VisualTokens]) -> VisualTokens:
-        """Concatenate images with equal numbers of tokens along the batch dimension."""
+        """Concatenate images along the batch dimension; if their numbers of tokens differ, they are padded."""
         import torch
+        import torch.nn.functional as F
 
-        return VisualTokens(tuple(torch.cat(layers) for layers in zip(*(p.layers for p in parts), strict=True)))
+        if all(part.counts_B is None for part in parts) and len({part.layers[0].shape[1] for part in parts}) == 1:
+            return VisualTokens(tuple(torch.cat(layers) for layers in zip(*(p.layers for p in parts), strict=True)))
+        most = max(part.layers[0].shape[1] for part in parts)
+        padded = [part.map(lambda layer: F.pad(layer, (0, 0, 0, most - layer.shape[1]))) for part in parts]
+        layers = tuple(torch.cat(layers) for layers in zip(*(p.layers for p in padded), strict=True))
+        return VisualTokens(layers, torch.tensor([count for part in parts for count in part.counts()]))
 
 
 @dataclass(frozen=True)
@@ -203,6 +231,8 @@ class Description:
     vocabulary: Vocabulary = Vocabulary()
     remarks: Sequence[Remark] = ()
     """Notes as codes, from eyechart's own scorers; `reporting.remarks` writes their sentences."""
+    door: DoorName | None = None
+    """How images are replaced in a model of transformers, from eyechart's own scorers."""
 
 
 class ScorerOfBatches(Protocol):

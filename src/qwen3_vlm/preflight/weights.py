@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor, nn
-from transformers.utils import cached_file
 
 from eyechart.faults.table import agree, finding
-from eyechart.hub import hub_bounded
+from eyechart.models.checkpoint import safetensors_of, tensors_in
 from eyechart.results import Finding
 from qwen3_vlm.build import Prepared
 from qwen3_vlm.models.vlm import VLM
@@ -68,7 +64,7 @@ def _part(setting: str, name: str, model: nn.Module) -> list[Finding]:
                 tensors=bad[:8],
             )
         ]
-    files = _files(name)
+    files = safetensors_of(locate(name))
     if files:
         differ, absent, total = _compare(model, files)
         if differ or absent:
@@ -159,26 +155,12 @@ def _unlike(differ: list[str], absent: list[str], total: int) -> str:
     return " and ".join(said)
 
 
-def _files(name: str) -> list[Path]:
-    """Return the checkpoint's safetensors files in its folder or the hub cache; an empty list if none are found."""
-    name = locate(name)
-    if Path(name).is_dir():
-        return sorted(Path(name).glob("*.safetensors"))
-    with hub_bounded(name):
-        index = cached_file(name, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
-        if index is None:
-            single = cached_file(name, "model.safetensors", _raise_exceptions_for_missing_entries=False)
-            return [Path(single)] if single else []
-    shards = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
-    return sorted(Path(index).parent / shard for shard in shards)
-
-
 def _compare(model: nn.Module, files: list[Path]) -> tuple[list[str], list[str], int]:
     """Return names of tensors that differ from the files, names that are not in them, and the number compared."""
     wanted = dict(model.named_parameters())
     seen: set[str] = set()
     differ: list[str] = []
-    for key, tensor in _tensors(files):
+    for key, tensor in tensors_in(files):
         name = _name_of(key, wanted)
         if name is None or name in seen:
             continue
@@ -194,13 +176,6 @@ def _compare(model: nn.Module, files: list[Path]) -> tuple[list[str], list[str],
                 differ.append(name)
                 break
     return differ, sorted(set(wanted) - seen), len(wanted)
-
-
-def _tensors(files: list[Path]) -> Iterator[tuple[str, Any]]:
-    for file in files:
-        with safe_open(file, framework="pt") as opened:
-            for key in opened.keys():  # noqa: SIM118 - not a dictionary
-                yield key, opened.get_slice(key)
 
 
 def _name_of(key: str, wanted: dict[str, nn.Parameter]) -> str | None:

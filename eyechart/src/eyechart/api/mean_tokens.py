@@ -9,10 +9,10 @@ from torch import Tensor
 
 from eyechart.api.source import Asked, Source
 from eyechart.data.dataset import judge_rejects
-from eyechart.progress import progress_bar
+from eyechart.progress import SilentBar, progress_bar
 from eyechart.results import Remark, RemarkCode
 from eyechart.scoring.mean_tokens import mean_tokens
-from eyechart.seam import Reject, Row, ScorerOfBatches
+from eyechart.seam import Batch, Reject, Row, ScorerOfBatches
 from eyechart.settings import ScoreSettings
 
 
@@ -25,6 +25,13 @@ def shared_images(wanted: Asked, averaged: Sequence[Row], train_file: Path) -> l
         return []
     code: RemarkCode = "mean-of-the-scored-file" if same_file else "mean-has-seen-scored-images"
     return [Remark(code=code, about="mean-token", figures={"shared": shared, "images": len(images)})]
+
+
+def mean_over_batches(scorer: ScorerOfBatches, batches: Sequence[Batch]) -> Tensor | None:
+    """Mean visual tokens [Q,E] over the images of batches; None if there is no image or their numbers differ."""
+    pictured = [batch.rows([p for p, s in enumerate(batch.samples) if s.has_image]) for batch in batches]
+    grids = {sample.grid for batch in pictured for sample in batch.samples}
+    return mean_tokens(scorer, pictured, SilentBar())[0] if len(grids) == 1 else None
 
 
 def mean_over_rows(

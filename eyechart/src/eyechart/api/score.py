@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch import nn
 
-from eyechart.api.mean_tokens import mean_over_rows, shared_images
+from eyechart.api.available import Limited, left_out_of, unavailable_of
+from eyechart.api.live import Collate, LiveArguments, LiveRows, is_live, opened
+from eyechart.api.mean_tokens import mean_over_batches, mean_over_rows, shared_images
 from eyechart.api.source import Asked, Source, asked, require_file
 from eyechart.data.choice import even_choice
 from eyechart.data.dataset import count_rejects, judge_rejects
 from eyechart.data.llava import read_rows
+from eyechart.exits import InputError
 from eyechart.faults.diagnosis import RunEvidence, diagnose_run
 from eyechart.faults.probes import probe
 from eyechart.progress import progress_bar
 from eyechart.reporting.output import Parts, assemble
 from eyechart.reporting.parquet import SampleRows
 from eyechart.reporting.remarks import sentence
-from eyechart.results import Ablation, Finding, Remark, RemarkCode, Results, ScoredSample
+from eyechart.results import Ablation, Finding, Remark, Results, ScoredSample
 from eyechart.scoring.ablation import ablate
 from eyechart.scoring.conditions import named_conditions
 from eyechart.scoring.contract import encode, require_contract
@@ -36,8 +40,6 @@ _TESTED = 2
 """Number of samples for the self-tests: two are enough to detect mixed-up rows."""
 _PROBED = 4
 """Number of samples for the probes that test which inputs reach the model."""
-_NOT_HERE: dict[str, RemarkCode] = {"blind": "blind-not-trained-here", "donors": "donors-need-tower-features"}
-"""Conditions that are only available for models trained by qwen3_vlm, with the remark that says why."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +52,23 @@ class Measured:
 
 
 def score(
-    model: str | Path | ScorerOfBatches,
-    rows: str | Path | Sequence[Row] | Sequence[Batch],
+    model: str | Path | ScorerOfBatches | nn.Module,
+    rows: str | Path | Sequence[Row] | Sequence[Batch] | LiveRows,
     conditions: str = "standard",
     num_samples: int | None = None,
     image_root: str | Path | None = None,
     settings: ScoreSettings | None = None,
+    *,
+    processor: Any = None,
+    collate_fn: Collate | None = None,
 ) -> Results:
     """Score captions with the right picture, a wrong picture and no picture; report whether the model uses its images.
 
     Args:
-        model: the folder or hub id of a transformers image-text-to-text model, or a `Scorer`.
-        rows: data that the model has not been trained on: the path of a data file, rows, or batches.
+        model: the folder or hub id of a transformers image-text-to-text model, a live model of transformers (also
+            inside DDP, PEFT or `torch.compile`), or a `Scorer`. A live model is the same afterwards, bit for bit.
+        rows: data that the model has not been trained on: the path of a data file, rows, or batches. For a live model
+            also a `DataLoader`, a `Dataset` with `collate_fn`, or batch dicts as a collator makes them.
         conditions: `runbook`, `standard`, `full`, or names separated by commas. Conditions that are not available are
             left out, with the reason in `ablation.remarks`; a list with no available condition is rejected.
         num_samples: rows to score, drawn by seed; None uses `settings.ablation.num_samples` rows of a file, or all rows
@@ -70,6 +77,9 @@ def score(
             own.
         settings: seed and margins and, for a model given by name, also device, precision and prompt; None uses the
             defaults.
+        processor: the processor of a live model; needed for rows, and for batches whose answers are not found by
+            their labels.
+        collate_fn: makes a batch dict from items of a `Dataset`.
 
     Returns:
         The results with the verdict; `eyechart.write_results` writes them to files, among them an HTML page.
@@ -78,7 +88,17 @@ def score(
         ValueError: bad input, a model that fails a self-test, or a scorer that breaks its contract. The message is one
             line.
     """
-    return measure(model, rows, conditions, num_samples, image_root, settings).results
+    if not is_live(model):
+        if processor is not None or collate_fn is not None:
+            raise InputError(
+                "processor, collate_fn: only for a live model of transformers",
+                "leave them out, or pass the model itself",
+            )
+        return measure(model, rows, conditions, num_samples, image_root, settings).results  # type: ignore[arg-type]
+    settings = settings or ScoreSettings()
+    with opened(model, rows, LiveArguments(processor, collate_fn, num_samples, settings)) as live:
+        number = num_samples if live.by_rows else None
+        return measure(live.scorer, live.rows, conditions, number, image_root, settings).results
 
 
 @torch.no_grad()
@@ -96,13 +116,15 @@ def measure(
     names = named_conditions(conditions)
     wanted = asked(rows, num_samples, image_root, settings)
     train_file = None if settings.train_data is None else require_file("--train_data", settings.train_data)
-    _left_out(names, train_file)  # checked before the weights are loaded; the number of layers is only known afterwards
+    left_out_of(
+        names, unavailable_of(train_file, model)
+    )  # checked before the weights are loaded; the number of layers is only known afterwards
     by_name = isinstance(model, str | Path)
     scorer = _load(model, settings) if isinstance(model, str | Path) else model
     about = description_of(scorer)
     source = Source(scorer, wanted, settings.ablation.batch_size)
-    tested = _tested(scorer, source, by_name)
-    left_out = _left_out(names, train_file, tested.layers)
+    tested = _tested(scorer, source)
+    left_out = left_out_of(names, unavailable_of(train_file, scorer, tested.layers))
     absent = {remark.about for remark in left_out}
     names = tuple(name for name in names if name not in absent)
     remarks, mean = [*about.remarks, *tested.remarks, *left_out], None
@@ -113,6 +135,9 @@ def measure(
         for remark in shared if ranks.index == 0 else []:
             sys.stderr.write(f"warning: {sentence(remark)}\n")
         mean = mean_over_rows(scorer, lenders, settings)
+    elif "mean-token" in names:
+        remarks.append(Remark(code="mean-of-scored-images", about="mean-token"))
+        mean = mean_over_batches(scorer, source)
     plan = Plan(
         names,
         settings.ablation,
@@ -136,7 +161,7 @@ def measure(
     listed, unwritten = _with_captions(scored_samples(scores, about.vocabulary), scorer, source, settings)
     diagnosis, untried = _diagnosis(scorer, source, ablation, settings)
     remarks = [*ablation.remarks, *remarks, *unwritten, *untried]
-    ablation = ablation.model_copy(update={"remarks": remarks, "notes": dict(about.notes)})
+    ablation = ablation.model_copy(update={"remarks": remarks, "notes": dict(about.notes), "door": about.door})
     results = assemble(
         _recorded(settings, about, wanted, by_name),
         about.name,
@@ -154,31 +179,11 @@ def _load(name: str | Path, settings: ScoreSettings) -> ScorerOfBatches:
 
 @runtime_checkable
 class SelfTesting(Protocol):
-    """A model given by name, which has to pass more tests than a user's own scorer."""
+    """A model of transformers, which has to pass more tests than a user's own scorer."""
 
     def self_test(self, batch: Batch) -> None:
         """Raise ValueError if the model fails a self-test."""
         ...
-
-
-def _left_out(names: Sequence[str], train_data: Path | None, layers: int = 1) -> list[Remark]:
-    """Requested conditions that this model cannot be scored with, and why.
-
-    Raises:
-        ValueError: only `correct` remains.
-    """
-    codes = dict(_NOT_HERE)
-    if train_data is None:
-        codes["mean-token"] = "mean-needs-train-data"
-    elif layers > 1:
-        codes["mean-token"] = "mean-of-several-depths"
-    found = [Remark(code=code, about=name, left_out=True) for name, code in codes.items() if name in names]
-    if found and not set(names) - {"correct", *(remark.about for remark in found)}:
-        listed = " ".join(f"{remark.about}: {sentence(remark)}" for remark in found)
-        raise ValueError(
-            f"--conditions: only `correct` can be scored here ({listed}) Name other conditions, such as runbook"
-        )
-    return found
 
 
 @dataclass(frozen=True)
@@ -191,8 +196,8 @@ class _Tested:
 
 
 @torch.no_grad()
-def _tested(scorer: ScorerOfBatches, source: Source, by_name: bool) -> _Tested:
-    """Run the self-tests of a model given by name, or check any other scorer against the contract of the seam.
+def _tested(scorer: ScorerOfBatches, source: Source) -> _Tested:
+    """Run the self-tests of a model of transformers, or check any other scorer against the contract of the seam.
 
     Raises:
         ValueError: a test failed; the message says what that means.
@@ -201,11 +206,10 @@ def _tested(scorer: ScorerOfBatches, source: Source, by_name: bool) -> _Tested:
     if batch is None:
         return _Tested(1)
     remarks = []
-    if by_name:
-        assert isinstance(scorer, SelfTesting), "what is loaded by name has self-tests"
+    if isinstance(scorer, SelfTesting):
         scorer.self_test(batch)
         remarks = [Remark(code="self-tests-passed", about="self-tests")]
-    else:
+    elif not isinstance(scorer, Limited):  # a live model was tested when its door was chosen
         require_contract(scorer, batch)
     return _Tested(len(encode(scorer, batch).layers), remarks)
 
@@ -233,12 +237,14 @@ def _diagnosis(
     scorer: ScorerOfBatches, source: Source, ablation: Ablation, settings: ScoreSettings
 ) -> tuple[list[Finding], list[Remark]]:
     """Probe which inputs reach the model, and diagnose the pattern of results of check 1."""
-    evidence, remarks = RunEvidence(ablation=ablation), list[Remark]()
+    of_batch = scorer.batch_findings() if isinstance(scorer, Limited) else []
+    evidence, remarks = RunEvidence(ablation=ablation, findings=of_batch), list[Remark]()
     batch = source.first(_PROBED)
     if batch is not None:
         try:
-            probes = probe(scorer, batch, settings.seed)
-            evidence = replace(evidence, probes=probes, vocabulary=description_of(scorer).vocabulary.size)
+            about = description_of(scorer)
+            probes = probe(scorer, batch, settings.seed, about.door != "pixels")
+            evidence = replace(evidence, probes=probes, vocabulary=about.vocabulary.size)
         except Exception as error:  # noqa: BLE001 - a user's scorer may raise anything; all scores are complete
             remarks = [Remark(code="probes-failed", about="probes", figures=_of_error(error))]
     return diagnose_run(evidence), remarks

@@ -30,13 +30,13 @@ def select(batch: Batch, places: Sequence[int]) -> Batch:
         pixels_BCHW=None if batch.pixels_BCHW is None else batch.pixels_BCHW[rows],
         features_BPV=None if batch.features_BPV is None else batch.features_BPV[rows],
         stats=CollateStats.of(samples),
+        inputs=None if batch.inputs is None else batch.inputs.rows(rows),
     )
 
 
 def without_images(batch: Batch) -> Batch:
     """Return the batch without its images, which is what the `nll` method of the seam receives."""
-    samples = tuple(replace(s, pixels_CHW=None, features_PV=None) for s in batch.samples)
-    return replace(batch, samples=samples, pixels_BCHW=None, features_BPV=None)
+    return batch.text()
 
 
 def with_text(text: Batch, ids_BT: Tensor, labels_BT: Tensor) -> Batch:
@@ -63,7 +63,16 @@ def with_noise_image(few: Batch, row: int, generator: torch.Generator) -> Batch:
         features_BPV[row] = noise_PV * features_BPV[row].std()
         if samples:
             samples[row] = replace(samples[row], features_PV=features_BPV[row])
-    return replace(few, samples=tuple(samples), pixels_BCHW=pixels_BCHW, features_BPV=features_BPV)
+    inputs = None if few.inputs is None else few.inputs.with_noise(row, generator)
+    return replace(few, samples=tuple(samples), pixels_BCHW=pixels_BCHW, features_BPV=features_BPV, inputs=inputs)
+
+
+def with_negated_images(batch: Batch) -> Batch:
+    """Return the batch with all pixels inverted."""
+    if batch.inputs is not None:
+        return replace(batch, inputs=batch.inputs.negated())
+    assert batch.pixels_BCHW is not None, "a text-only batch has no images to invert"
+    return replace(batch, pixels_BCHW=255 - batch.pixels_BCHW)
 
 
 def random_like(visual: VisualTokens, generator: torch.Generator) -> VisualTokens:
@@ -76,7 +85,7 @@ def random_like(visual: VisualTokens, generator: torch.Generator) -> VisualToken
         spread = float(layer[torch.isfinite(layer)].float().square().mean().sqrt())
         drawn = torch.randn(layer.shape, generator=generator) * (spread if 0 < spread < float("inf") else 1.0)
         layers.append(drawn.to(layer.dtype))
-    return VisualTokens(tuple(layers))
+    return VisualTokens(tuple(layers), visual.counts_B)
 
 
 def with_rows(kept: VisualTokens, taken: VisualTokens, rows: Sequence[int]) -> VisualTokens:
@@ -95,4 +104,4 @@ def _mixed(kept: VisualTokens, taken: VisualTokens, where: tuple[slice | list[in
         mixed_BSE = kept_BSE.clone()
         mixed_BSE[where] = taken_BSE[where]
         layers.append(mixed_BSE)
-    return VisualTokens(tuple(layers))
+    return VisualTokens(tuple(layers), kept.counts_B)

@@ -10,6 +10,7 @@
     the caption's input tokens from position t on -> the losses after t, and none before `LossRoute.text`
     the label at a position         -> its own loss, and no other
     pixels, with the visual tokens set to zero -> no loss: there is no second path       `past_tokens`
+    other images, encoded and scored in between -> no loss: nothing is kept              `kept_between_calls`
 
 They use the scoring seam, or any function of a batch that replaces a part of it, so they are the same for every model,
 trained or not: they do not require low losses. Their results are figures. Three callers use them: the self-tests
@@ -22,13 +23,13 @@ Dimension suffixes as in `seam`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eyechart.faults.changes import with_noise_image
+from eyechart.faults.changes import with_negated_images, with_noise_image
 from eyechart.seam import Batch, ScorerOfBatches, VisualTokens
 
 Routes = tuple[tuple[int, ...], ...]
@@ -67,7 +68,10 @@ class TokenRoutes:
     labels: int
     """Number of label tokens."""
     numbers: int
-    """Number of label tokens whose loss is still a number when every visual token is NaN."""
+    """Number of label tokens whose loss is still a number when the visual tokens of one depth are NaN; the largest of
+    all depths."""
+    unread_depths: tuple[int, ...]
+    """Depths whose visual tokens can be NaN without making any loss NaN; deepstack features have several depths."""
     repeated: float
     """Relative difference between two identical calls."""
     by_row: Routes
@@ -134,7 +138,7 @@ def image_routes(encode: Callable[[Batch], VisualTokens], batch: Batch, seed: in
 
     before, again = made(batch), made(batch)
     by_image = None
-    if batch.pixels_BCHW is not None or batch.features_BPV is not None:
+    if any(images is not None for images in (batch.pixels_BCHW, batch.features_BPV, batch.inputs)):
         by_image = tuple(
             changed_rows(before, made(with_noise_image(batch, row, generator))) for row in range(len(before))
         )
@@ -178,10 +182,30 @@ def past_tokens(scorer: ScorerOfBatches, batch: Batch, own: OwnLosses) -> float:
 
     Arguments as for `put_back`.
     """
-    assert batch.pixels_BCHW is not None
     zeros = scorer.encode(batch).map(torch.zeros_like)
-    first_N, second_N = (own(b, zeros) for b in (batch, replace(batch, pixels_BCHW=255 - batch.pixels_BCHW)))
+    first_N, second_N = (own(b, zeros) for b in (batch, with_negated_images(batch)))
     return float((first_N - second_N).abs().max())
+
+
+@torch.no_grad()
+def kept_between_calls(scorer: ScorerOfBatches, batch: Batch, own: OwnLosses) -> float:
+    """Return the largest change of a loss, in nats, after other images were encoded and scored in between.
+
+    It is 0 if the model keeps nothing from one call to the next.
+
+    Arguments as for `put_back`.
+    """
+    text, visual, other = batch.text(), scorer.encode(batch), with_negated_images(batch)
+
+    def with_other_tokens() -> None:
+        scorer.nll(text, scorer.encode(other))
+
+    changes = [0.0]
+    before_N = scorer.nll(text, visual).nll_N
+    for call in (lambda: scorer.encode(other), with_other_tokens, lambda: own(other, None)):
+        call()
+        changes.append(float((scorer.nll(text, visual).nll_N - before_N).abs().max()))
+    return max(changes)
 
 
 def relative(got: Tensor, wanted: Tensor) -> float:

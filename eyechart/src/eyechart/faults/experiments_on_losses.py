@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -61,12 +62,14 @@ class LossRoute:
         """
         rows = range(len(self._base))
         singles = alone or [select(self._text, [row]) for row in rows]
-        numbers, labels = self.labels_despite_nan()
+        by_depth = self.labels_despite_nan()
+        numbers, labels = max(by_depth)
         own_rows = [self._nll(single, self._visual.rows([row]))[0] for row, single in enumerate(singles)]
         return TokenRoutes(
             loss=float(torch.cat(self._base).mean()),
             labels=labels,
             numbers=numbers,
+            unread_depths=tuple(depth for depth, (left, _) in enumerate(by_depth) if left == labels),
             repeated=repeated(self._base, self._nll(self._text)),
             by_row=tuple(
                 changed_rows(self._base, self._nll(self._text, with_rows(self._visual, self._other, [row])))
@@ -75,11 +78,19 @@ class LossRoute:
             alone=float(torch.cat([*map(_apart, own_rows, self._base)]).mean()),
         )
 
-    def labels_despite_nan(self) -> tuple[int, int]:
-        """Return how many losses are still numbers when every visual token is NaN, and how many losses there are."""
-        nan = self._visual.map(lambda layer: torch.full_like(layer, torch.nan))
-        lost_N = torch.cat(self._nll(self._text, nan))
-        return int((~lost_N.isnan()).sum()), len(lost_N)
+    def labels_despite_nan(self) -> list[tuple[int, int]]:
+        """Write NaN into the visual tokens of one depth after the other.
+
+        Returns:
+            For each depth, the number of losses that are still numbers, and the number of losses.
+        """
+        found = []
+        for depth in range(len(self._visual.layers)):
+            layers = list(self._visual.layers)
+            layers[depth] = torch.full_like(layers[depth], torch.nan)
+            lost_N = torch.cat(self._nll(self._text, replace(self._visual, layers=tuple(layers))))
+            found.append((int((~lost_N.isnan()).sum()), len(lost_N)))
+        return found
 
     def slots(self) -> SlotRoutes:
         """Change the visual tokens slot by slot, and the text tokens at the edges of the image block."""

@@ -56,6 +56,16 @@ def _tokens(tokens: TokenRoutes) -> Iterator[Finding]:
                 routes=plain(routes),
             )
         return
+    if tokens.unread_depths:
+        depths = ", ".join(map(str, tokens.unread_depths))
+        yield finding(
+            "not-injected",
+            f"NaN in the visual tokens of depth {depths} (counted from 0) changes no loss, although those of another "
+            "depth reach the losses: the vision half computes them, and the language model does not use them",
+            "pass the features of every depth to the language model (Qwen3-VL: deepstack_features), with the positions "
+            "where they are added",
+            unread_depths=list(tokens.unread_depths),
+        )
     yield from shared(
         routes,
         VISUAL,

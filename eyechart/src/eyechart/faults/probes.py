@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -18,7 +19,7 @@ from eyechart.faults.label_text import answers_in_prompt
 from eyechart.faults.loss_findings import diagnose_neighbours, diagnose_slots, diagnose_text, diagnose_tokens
 from eyechart.faults.table import finding
 from eyechart.results import Finding
-from eyechart.seam import IGNORE_INDEX, Batch, ScorerOfBatches
+from eyechart.seam import IGNORE_INDEX, Batch, ScorerOfBatches, VisualTokens
 
 _ROWS = 4
 _ANSWERS = 0.5
@@ -37,8 +38,17 @@ class Probes:
     """Share of the samples whose prompt contains the caption, or nearly all of its tokens."""
 
 
+@runtime_checkable
+class Together(Protocol):
+    """A scorer whose `encode` handles each image alone, although its model computes a batch as a whole."""
+
+    def encode_together(self, batch: Batch) -> VisualTokens:
+        """Return the visual tokens of a batch, computed as in training."""
+        ...
+
+
 @torch.no_grad()
-def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0) -> Probes:
+def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0, slots: bool = True) -> Probes:
     """Run all experiments on the first few samples of a batch that have label tokens.
 
     About 40 forward passes of four samples. Nothing is trained and nothing is kept.
@@ -47,6 +57,7 @@ def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0) -> Probes:
         scorer: the model, adapted to the seam.
         batch: samples with their images, at least one with label tokens.
         seed: seed for the random replacements.
+        slots: whether to change visual tokens one by one; pixel values in their place are too many and too small.
 
     Raises:
         ValueError: no sample of the batch has a label token.
@@ -59,9 +70,9 @@ def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0) -> Probes:
     drawn = random_like(scorer.encode(few), torch.Generator().manual_seed(seed))
     route = LossRoute(scorer, text, drawn, seed + 1)
     return Probes(
-        images=image_routes(scorer.encode, few, seed),
+        images=image_routes(scorer.encode_together if isinstance(scorer, Together) else scorer.encode, few, seed),
         tokens=route.tokens(),
-        slots=route.slots(),
+        slots=route.slots() if slots else SlotRoutes((), 0, ()),
         text=route.text(),
         answers_in_prompt=answers_in_prompt(text),
     )

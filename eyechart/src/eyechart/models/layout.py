@@ -41,6 +41,18 @@ class _Node(ABC):
     def tree(self, layers: Iterator[Tensor]) -> Any:
         """Rebuild the output from as many layers as the method `layers` yields."""
 
+    @abstractmethod
+    def like(self, tree: Any) -> _Node:
+        """Return the level of the same kind with the shapes of another output for one sample."""
+
+    @abstractmethod
+    def join(self, trees: Sequence[Any]) -> Any:
+        """Return the output for several samples from the outputs for each of them."""
+
+    @abstractmethod
+    def split(self, tree: Any, nodes: Sequence[Any]) -> list[Any]:
+        """Return the outputs for each sample from the output for several; `nodes` has the shapes of each."""
+
 
 @dataclass(frozen=True)
 class _Rows(_Node):
@@ -56,6 +68,17 @@ class _Rows(_Node):
 
     def tree(self, layers: Iterator[Tensor]) -> Any:
         return next(layers).reshape(-1, *self.shape[1:])
+
+    def like(self, tree: Any) -> _Node:
+        if not isinstance(tree, Tensor) or tree.dim() != len(self.shape):
+            raise LayoutError(f"expected features with {len(self.shape)} axes, got {_form(tree)}")
+        return _Rows(_shape(tree))
+
+    def join(self, trees: Sequence[Any]) -> Any:
+        return torch.cat(list(trees))
+
+    def split(self, tree: Any, nodes: Sequence[Any]) -> list[Any]:
+        return list(torch.split(tree, [node.shape[0] for node in nodes]))
 
 
 @dataclass(frozen=True)
@@ -82,6 +105,18 @@ class _PerImage(_Node):
         ]
         return self.kind(parts)
 
+    def like(self, tree: Any) -> _Node:
+        if not isinstance(tree, list | tuple) or not tree or not all(isinstance(item, Tensor) for item in tree):
+            raise LayoutError(f"expected a tensor per image, got {_form(tree)}")
+        return _PerImage(self.kind, tuple(_shape(item) for item in tree))
+
+    def join(self, trees: Sequence[Any]) -> Any:
+        return self.kind([item for tree in trees for item in tree])
+
+    def split(self, tree: Any, nodes: Sequence[Any]) -> list[Any]:
+        items = iter(tree)
+        return [self.kind([next(items) for _ in node.shapes]) for node in nodes]
+
 
 @dataclass(frozen=True)
 class _Series(_Node):
@@ -97,6 +132,20 @@ class _Series(_Node):
     def tree(self, layers: Iterator[Tensor]) -> Any:
         return self.kind([item.tree(layers) for item in self.items])
 
+    def like(self, tree: Any) -> _Node:
+        if not isinstance(tree, list | tuple) or len(tree) != len(self.items):
+            raise LayoutError(f"expected {len(self.items)} outputs, got {_form(tree)}")
+        return _Series(self.kind, tuple(item.like(part) for item, part in zip(self.items, tree, strict=True)))
+
+    def join(self, trees: Sequence[Any]) -> Any:
+        columns = zip(*trees, strict=True)
+        return self.kind([item.join(parts) for item, parts in zip(self.items, columns, strict=True)])
+
+    def split(self, tree: Any, nodes: Sequence[Any]) -> list[Any]:
+        items = enumerate(zip(self.items, tree, strict=True))
+        columns = [item.split(part, [node.items[place] for node in nodes]) for place, (item, part) in items]
+        return [self.kind(parts) for parts in zip(*columns, strict=True)]
+
 
 @dataclass(frozen=True)
 class _Fields(_Node):
@@ -111,6 +160,18 @@ class _Fields(_Node):
 
     def tree(self, layers: Iterator[Tensor]) -> Any:
         return self.kind(**{name: node.tree(layers) for name, node in self.fields})
+
+    def like(self, tree: Any) -> _Node:
+        if not isinstance(tree, ModelOutput) or any(tree.get(name) is None for name, _ in self.fields):
+            raise LayoutError(f"expected the fields {', '.join(name for name, _ in self.fields)}, got {_form(tree)}")
+        return _Fields(self.kind, tuple((name, node.like(tree[name])) for name, node in self.fields))
+
+    def join(self, trees: Sequence[Any]) -> Any:
+        return self.kind(**{name: node.join([tree[name] for tree in trees]) for name, node in self.fields})
+
+    def split(self, tree: Any, nodes: Sequence[Any]) -> list[Any]:
+        fields = [(name, own.split(tree[name], [dict(n.fields)[name] for n in nodes])) for name, own in self.fields]
+        return [self.kind(**{name: parts[place] for name, parts in fields}) for place in range(len(nodes))]
 
 
 @dataclass(frozen=True)
@@ -140,6 +201,22 @@ class Layout:
         """Return an output in the model's own form that contains these visual tokens."""
         return self.root.tree(iter(visual.layers))
 
+    def like(self, output: Any) -> Layout:
+        """Return the layout of the same form for a sample with other sizes, from its own output.
+
+        Raises:
+            LayoutError: the output has another form.
+        """
+        return Layout(self.root.like(output))
+
+    def join(self, outputs: Sequence[Any]) -> Any:
+        """Return the output for several samples from the outputs for each of them."""
+        return self.root.join(outputs)
+
+    def split(self, output: Any, layouts: Sequence[Layout]) -> list[Any]:
+        """Return the outputs for each sample from the output for several; each has a layout of its own sizes."""
+        return self.root.split(output, [layout.root for layout in layouts])
+
 
 def _learn(one: Any, two: Any) -> _Node:
     if isinstance(one, Tensor):
@@ -167,6 +244,10 @@ def _per_image(one: Sequence[Any], two: Sequence[Any]) -> _PerImage:
     if tuple(_shape(item) for item in two) != shapes * 2 or len({shape[-1] for shape in shapes}) > 1:
         raise LayoutError(f"features of shapes {shapes} for one image and {[*map(_shape, two)]} for two")
     return _PerImage(type(one), shapes)
+
+
+def _form(tree: Any) -> str:
+    return f"a tensor of shape {_shape(tree)}" if isinstance(tree, Tensor) else type(tree).__name__
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

@@ -92,7 +92,9 @@ class NamedModel:
         vocabulary = Vocabulary(
             decoder(self.processor.tokenizer), ending.end_id, self.prompts.begin_id, self.scorer.vocabulary
         )
-        return Description(self.name, {"vision": self.name, "llm": self.name}, {}, vocabulary, remarks)
+        return Description(
+            self.name, {"vision": self.name, "llm": self.name}, {}, vocabulary, remarks, "image-features"
+        )
 
     def _item(self, row: Row, text: Encoded | Reject) -> Sample | Reject:
         if isinstance(text, Reject):
@@ -125,7 +127,16 @@ def load_model(name: str, settings: ScoreSettings) -> NamedModel:
     processor = load_processor(name)
     kind = AutoModelForImageTextToText
     model: nn.Module = load_complete(kind, name, SETTING, dtype, settings.model.attention)
-    model = model.requires_grad_(False).eval().to(device)
+    return adapt(name, model.requires_grad_(False).eval().to(device), processor, settings)
+
+
+def adapt(name: str, model: nn.Module, processor: ProcessorMixin, settings: ScoreSettings) -> NamedModel:
+    """Adapt a model and its processor to the scoring seam. The model must be in eval mode whenever it is used.
+
+    Raises:
+        ValueError: the model has a form that cannot be scored, or the image size is out of range.
+    """
+    require_side(settings.image_size, settings.max_pixels)
     spec = common_size(processor.image_processor, settings.image_size)
     image = _any_image(spec)
     options = one_view(processor.image_processor)

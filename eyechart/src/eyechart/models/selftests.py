@@ -1,39 +1,69 @@
 """Self-tests that a model must pass before it is scored, because its figures would otherwise not be reliable.
 
-1. own features: if the model's own features are put back through `get_image_features`, the loss is the same as without
-   any replacement.
-2. sentinel: if the features are NaN, the loss of every label token is NaN. Otherwise the model ignores the features
-   that are passed to it, and every gap would be 0 whether or not the model uses its images.
-3. leak: if the features are zero, other pixels do not change any loss, not by one bit. Otherwise the picture has a
+1. repeat: two equal calls give equal losses. Otherwise something random is active, and no figure is certain.
+2. own features: if the model's own features are put back, the loss is the same as without any replacement.
+3. sentinel: if the features are NaN, the loss of every label token is NaN, for the features of each depth alone.
+   Otherwise the model ignores features that are passed to it, and gaps would not show what it uses.
+4. leak: if the features are zero, other pixels do not change any loss, not by one bit. Otherwise the picture has a
    second path (such as the deepstack features of Qwen3-VL, unless they are replaced too), and every gap is too small.
-4. causal: other caption tokens change no loss before them. Otherwise the model sees the caption that it has to predict.
+5. kept: features of other images that are computed and used in between change no loss. Otherwise the model keeps
+   features from an earlier call, and losses would depend on what was scored before.
+6. causal: other caption tokens change no loss before them. Otherwise the model sees the caption that it has to predict.
 
 The experiments are those of `faults.experiments`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from eyechart.faults.changes import without_images
-from eyechart.faults.experiments import past_tokens, put_back
+from eyechart.faults.experiments import OwnLosses, kept_between_calls, past_tokens, put_back
 from eyechart.faults.experiments_on_losses import LossRoute
 from eyechart.models.scorer import TransformersScorer
-from eyechart.seam import Batch, VisualTokens
+from eyechart.seam import Batch, ScorerOfBatches, VisualTokens
 
 _TOLERANCE = {torch.float32: 1e-3}
 _COARSE = 0.05
 """Allowed difference in nats for weights in 16 bits."""
-_MEANINGS = {
+TestName = Literal["repeat", "own features", "sentinel", "leak", "kept", "causal"]
+ALL: tuple[TestName, ...] = ("repeat", "own features", "sentinel", "leak", "kept", "causal")
+_MEANINGS: dict[TestName, str] = {
+    "repeat": "Something random is active although the model is in eval mode, such as a dropout that is called as a "
+    "function; no loss can be obtained twice",
     "own features": "Visual tokens put back in their place do not give the model's own loss, so scores of other ones "
     "would not be its either; this architecture cannot be scored",
-    "sentinel": "The model does not read the visual tokens that get_image_features gives it: it ignores its image, or "
-    "takes it from elsewhere; nothing could be said about what it sees",
+    "sentinel": "The model does not read all visual tokens that it is given: it ignores its image or a part of its "
+    "features, or takes them from elsewhere; nothing could be said about what it sees",
     "leak": "The picture reaches the language model past get_image_features, so that taking the visual tokens away "
     "does not take the picture away; gaps would be too small",
+    "kept": "The model keeps image features from an earlier call, so that a loss depends on which images were used "
+    "before; scores would change with their order",
     "causal": "The loss of a caption token depends on tokens after it: the model reads the caption it is to predict",
 }
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A self-test that a model fails."""
+
+    name: TestName
+    outcome: str
+    """What was measured, in words."""
+    depths: tuple[int, ...] = ()
+    """`sentinel`: the depths whose features are not read by every label."""
+    crashed: bool = False
+    """Whether the test ended in an error."""
+
+    @property
+    def meaning(self) -> str:
+        """Return what the failure means for a score."""
+        return _MEANINGS[self.name]
 
 
 @torch.no_grad()
@@ -41,42 +71,103 @@ def refuse_unfit(scorer: TransformersScorer, batch: Batch) -> None:
     """Run all self-tests on a batch of one or two samples with images and label tokens.
 
     Raises:
-        ValueError: a test failed; the message is one line that names the test and says what its failure means.
+        UnfitError: a test failed; the message is one line that names the test and says what its failure means.
     """
-    allowed = _TOLERANCE.get(next(scorer.model.parameters()).dtype, _COARSE)
 
     def own(given: Batch, visual: VisualTokens | None) -> Tensor:
         assert given.pixels_BCHW is not None
         pixels = scorer.pixels(given.pixels_BCHW)
         return scorer.forward(given.ids_BT, given.labels_BT, given.lengths_B, pixels, visual).nll_N
 
-    def own_features() -> str:
-        difference = put_back(scorer, batch, own)
-        return "" if difference <= allowed else f"the losses differ by up to {difference:.4g} nats"
+    for failure in failures(scorer, batch, own, next(scorer.model.parameters()).dtype):
+        raise UnfitError(f"MODEL: {scorer.name}", failure)
 
-    def sentinel() -> str:
-        numbers, labels = route().labels_despite_nan()
-        return "" if not numbers else f"{numbers} of {labels} label tokens still have a number for a loss"
 
-    def leak() -> str:
-        difference = past_tokens(scorer, batch, own)
-        return "" if difference == 0 else f"negated pixels change a loss by {difference:.4g} nats"
+class UnfitError(ValueError):
+    """A model fails a self-test; `failure` says which."""
 
-    def causal() -> str:
-        difference = route().text().look_ahead
-        return (
-            "" if difference <= allowed else f"other caption tokens change a loss before them by {difference:.4g} nats"
-        )
+    def __init__(self, who: str, failure: Failure) -> None:
+        """Write the line of the error; `who` names the model."""
+        super().__init__(f"{who} fails the self-test `{failure.name}`: {failure.outcome}. {failure.meaning}")
+        self.failure = failure
+
+
+@torch.no_grad()
+def failures(
+    scorer: ScorerOfBatches,
+    batch: Batch,
+    own: OwnLosses,
+    dtype: torch.dtype,
+    names: Sequence[TestName] = ALL,
+) -> Iterator[Failure]:
+    """Run self-tests one after the other, and yield those that fail.
+
+    Args:
+        scorer: the model, adapted to the seam.
+        batch: one sample or more with images and label tokens.
+        own: the unmodified model.
+        dtype: precision of its weights.
+        names: the tests to run.
+
+    Raises:
+        ValueError: an error of the scorer itself that has a readable message.
+    """
+    allowed = _TOLERANCE.get(dtype, _COARSE)
 
     def route() -> LossRoute:
         return LossRoute(scorer, without_images(batch), scorer.encode(batch))
 
-    for name, test in (("own features", own_features), ("sentinel", sentinel), ("leak", leak), ("causal", causal)):
+    def repeat() -> Failure | None:
+        text, visual = batch.text(), scorer.encode(batch)
+        first_N, second_N = (scorer.nll(text, seen).nll_N for seen in (visual, scorer.encode(batch)))
+        difference = float((first_N - second_N).abs().max())
+        return _failure("repeat", difference, allowed, "the losses of two equal calls differ by up to {:.4g} nats")
+
+    def own_features() -> Failure | None:
+        difference = put_back(scorer, batch, own)
+        return _failure("own features", difference, allowed, "the losses differ by up to {:.4g} nats")
+
+    def sentinel() -> Failure | None:
+        found = route().labels_despite_nan()
+        depths = tuple(depth for depth, (numbers, _) in enumerate(found) if numbers)
+        numbers, labels = max(found)
+        where = f" with NaN at depth {', '.join(map(str, depths))} alone" if len(found) > 1 else ""
+        outcome = f"{numbers} of {labels} label tokens still have a number for a loss{where}"
+        return Failure("sentinel", outcome, depths) if depths else None
+
+    def leak() -> Failure | None:
+        difference = past_tokens(scorer, batch, own)
+        return _failure("leak", difference, 0.0, "negated pixels change a loss by {:.4g} nats")
+
+    def kept() -> Failure | None:
+        difference = kept_between_calls(scorer, batch, own)
+        return _failure("kept", difference, allowed, "other images in between change a loss by {:.4g} nats")
+
+    def causal() -> Failure | None:
+        difference = route().text().look_ahead
+        said = "other caption tokens change a loss before them by {:.4g} nats"
+        return _failure("causal", difference, allowed, said)
+
+    tests: dict[TestName, Callable[[], Failure | None]] = {
+        "repeat": repeat,
+        "own features": own_features,
+        "sentinel": sentinel,
+        "leak": leak,
+        "kept": kept,
+        "causal": causal,
+    }
+    for name in names:
         try:
-            outcome = test()
+            failure = tests[name]()
         except ValueError:
             raise
-        except Exception as error:  # an unknown model may raise any error
+        except Exception as error:  # noqa: BLE001 - an unknown model may raise any error
             outcome = f"it ended in {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        if outcome:
-            raise ValueError(f"MODEL: {scorer.name} fails the self-test `{name}`: {outcome}. {_MEANINGS[name]}")
+            failure = Failure(name, outcome, crashed=True)
+        if failure is not None:
+            yield failure
+
+
+def _failure(name: TestName, difference: float, allowed: float, said: str) -> Failure | None:
+    # A difference that is not a number is one: `not (nan <= allowed)`.
+    return None if difference <= allowed else Failure(name, said.format(difference))

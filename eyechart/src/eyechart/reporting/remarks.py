@@ -34,8 +34,8 @@ _SENTENCES: dict[RemarkCode, str] = {
     "image-alone-in-prompt": "A prompt contains only the image, and the scorer defines no token (Vocabulary.begin_id) "
     "that could precede the caption instead.",
     "self-tests-passed": "These self-tests passed before scoring: the model's own features, put back, give its own "
-    "loss; features set to NaN change every loss; with zeroed features, pixels do not affect any loss; no label "
-    "depends on the tokens after it.",
+    "loss; features set to NaN, at each depth alone, change every loss; with zeroed features, pixels do not affect any "
+    "loss; features of other images in between do not change any loss; no label depends on the tokens after it.",
     "own-chat-template": "Each row's text is formatted with the model's own chat template.",
     "no-chat-template": "The processor has no chat template: the prompt is the image, the row's text and a line break.",
     "labels-to-template-end": "The tokens of the caption and {end}, which the chat template writes after an answer, "
@@ -48,6 +48,24 @@ _SENTENCES: dict[RemarkCode, str] = {
     "attention-both-ways-in-prompt": "Attention is bidirectional within the prompt, as in the model's training, and "
     "causal within captions.",
     "writing-failed": "No captions were written: `write` raised {error}: {message}",
+    "door-encoder-outputs": "Image features are replaced by the argument mm_encoder_outputs of the forward pass.",
+    "door-image-features": "Image features are replaced in get_image_features, while the model's forward pass runs.",
+    "door-pixels": "Image features of this model cannot be replaced, so it gets other pixels: `shuffled` shows another "
+    "sample's pixels, `zero` and `noise` are pictures and not visual tokens.",
+    "other-door-failed": "A way to replace image features was not used: {reason}.",
+    "self-tests-of-pixels": "Passed before scoring: other images in between change no loss; no label depends on the "
+    "tokens after it.",
+    "answers-only": "Only answer tokens are scored, whatever the trainer labels; {other_labels} other tokens have "
+    "labels.",
+    "answers-by-labels": "No chat template marks the answers, so all labelled tokens but image positions are scored, "
+    "prompts among them if they are labelled; pass processor= to find the answers.",
+    "text-only-rows": "Rows without image positions are not scored: {rows}.",
+    "donors-resampled": "Of {donors} wrong pictures, {resampled} have another grid of visual tokens than the own "
+    "picture, and their tokens are taken from the nearest places.",
+    "unequal-visual-tokens": "The images have different numbers of visual tokens, and it needs equal numbers.",
+    "mean-of-scored-images": "The mean is over the visual tokens of the scored images themselves.",
+    "needs-rows": "A batch of a collator has no pictures or texts to change; pass rows and processor= instead.",
+    "not-for-pixels": "It needs visual tokens, and this model gets other pixels.",
     "probes-failed": "The tests of what reaches the model were not completed: they raised {error}: {message}",
 }
 

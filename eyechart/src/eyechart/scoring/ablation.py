@@ -22,15 +22,18 @@ from eyechart.results import Ablation, Remark, RemarkCode
 from eyechart.scoring import contract
 from eyechart.scoring.batching import without_block
 from eyechart.scoring.conditions import CONDITIONS, MEASUREMENTS, Scene, check_fixed
-from eyechart.scoring.donors import draw_donors
+from eyechart.scoring.donors import Donors, draw_donors, draw_within_grids
 from eyechart.scoring.encoding import Encoded, Run, encode_all
 from eyechart.scoring.pixels import PIXEL_CHANGES, remainder
 from eyechart.scoring.plan import Execution, Plan
 from eyechart.scoring.spool import release_freed_memory
 from eyechart.scoring.storage import LossFile, StoredBatch
 from eyechart.scoring.summary import Scores, summarise
-from eyechart.seam import IGNORE_INDEX, Batch, IntArray, Sample, ScorerOfBatches
+from eyechart.seam import IGNORE_INDEX, Batch, Grid, IntArray, Sample, ScorerOfBatches
 from eyechart.verdict.statistics import clusters_of
+
+_SLOT_BY_SLOT = ("noise-per-dim", "slot-mix", "mean-token", "blind")
+"""Conditions that compare slot q of one image with slot q of another, so that all images need equally many."""
 
 
 @torch.no_grad()
@@ -60,7 +63,9 @@ def ablate(
         encoded = encode_all(run, batches, bar)
         run.execution.judge_unread(encoded.unread)
         samples, rounds = encoded.samples, plan.settings.derangements
-        donors = draw_donors([s.image_hash for s in samples], [s.caption for s in samples], rounds, plan.seed)
+        grids = tuple(sample.grid for sample in samples) if any(sample.grid for sample in samples) else ()
+        shown = [s.image_hash for s in samples], [s.caption for s in samples], rounds, plan.seed
+        donors = draw_within_grids(grids, *shown) if grids else draw_donors(*shown)
         images_S = clusters_of([s.image_hash for s in samples])
         left_out = {} if not samples else _left_out(run, encoded, int(images_S.max()) + 1)
         names = [name for name in run.conditions if name not in left_out] if samples else []
@@ -71,7 +76,7 @@ def ablate(
             for name, tokens in run.fixed.items():
                 check_fixed(name, visual.stored, tokens)
             rows = tuple(s.row for s in samples)
-            scene = Scene(visual, rows, images_S, donors.table_SR, plan.seed, run.fixed, encoded.visual)
+            scene = Scene(visual, rows, images_S, donors.table_SR, plan.seed, run.fixed, encoded.visual, grids)
             for name in names:
                 for loss_N in _score(run, encoded, scene, name, table[name]):
                     losses.append(loss_N)
@@ -81,6 +86,7 @@ def ablate(
     scores = Scores(samples, donors.table_SR, losses.read(table), encoded.visual.get("correct"))
     release_freed_memory()
     remarks = [*left_out.values(), *(remark for name in names for remark in _remarks(name, encoded, images_S))]
+    remarks += _resampled(donors, grids) if "shuffled" in names else []
     unscored = Counter(plan.rejected) + Counter(r.reason for r in encoded.unread) + encoded.unscored
     return summarise(scores, plan, donors, unscored, remarks), scores
 
@@ -93,6 +99,8 @@ def _left_out(run: Run, encoded: Encoded, images: int) -> dict[str, Remark]:
             codes[name] = "no-mean"
         elif name == "blind" and name not in run.fixed:
             codes[name] = "no-blind-prompt"
+        elif name in _SLOT_BY_SLOT and not encoded.visual["correct"].equal_counts:
+            codes[name] = "unequal-visual-tokens"
         elif name in PIXEL_CHANGES and None in encoded.sizes:
             codes[name] = "no-pixels"
         elif name == "slot-mix" and images < 2:
@@ -116,6 +124,14 @@ def _remarks(name: str, encoded: Encoded, images_S: IntArray) -> Iterator[Remark
     others, slots = int(images_S.max()), encoded.visual["correct"].slots
     if name == "slot-mix" and others < slots:
         yield Remark(code="slots-share-images", about=name, figures={"others": others, "slots": slots})
+
+
+def _resampled(donors: Donors, grids: Sequence[Grid]) -> list[Remark]:
+    """Return a remark on how many donors' visual tokens were brought to another grid; usually there are none."""
+    pairs = [(own, donor) for own, row_R in enumerate(donors.table_SR.tolist()) for donor in row_R]
+    moved = sum(grids[own] != grids[donor] for own, donor in pairs) if grids else 0
+    figures = {"resampled": moved, "donors": len(pairs)}
+    return [Remark(code="donors-resampled", about="shuffled", figures=figures)] if moved else []
 
 
 def _score(run: Run, encoded: Encoded, scene: Scene, name: str, rounds: int) -> Iterator[Tensor]:

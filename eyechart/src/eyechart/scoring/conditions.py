@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from eyechart.scoring.pixels import PIXEL_CHANGES
+from eyechart.scoring.resampling import resampled
 from eyechart.scoring.storage import VisualSet
-from eyechart.seam import IntArray, VisualTokens
+from eyechart.seam import Grid, IntArray, VisualTokens
 
 _NOISE, _NOISE_PER_DIM, _MIX = 2, 4, 5
 """Second word of the seed, which makes these draws independent of each other and of those in other files."""
@@ -59,6 +60,8 @@ class Scene:
     """Visual tokens [Q,E] that are the same for every sample: `mean-token` and `blind`, if available."""
     changed: Mapping[str, VisualSet] = field(default_factory=dict)
     """Visual tokens of the changed pictures, by condition."""
+    grids: tuple[Grid, ...] = ()
+    """Arrangement of the visual tokens of each sample; empty if all have the same."""
 
     @cached_property
     def moments(self) -> tuple[tuple[float, float], ...]:
@@ -96,7 +99,11 @@ def _correct(scene: Scene, positions: Sequence[int], _: int) -> VisualTokens:
 
 
 def _shuffled(scene: Scene, positions: Sequence[int], round_: int) -> VisualTokens:
-    return scene.visual.rows(torch.from_numpy(scene.donors_SR[list(positions), round_]))
+    donors = scene.donors_SR[list(positions), round_].tolist()
+    visual = scene.visual.rows(donors)
+    if not scene.grids:
+        return visual
+    return resampled(visual, [scene.grids[donor] for donor in donors], [scene.grids[own] for own in positions])
 
 
 def _zero(scene: Scene, positions: Sequence[int], _: int) -> VisualTokens:
@@ -125,8 +132,10 @@ def _gaussian(
     words = np.random.SeedSequence([scene.seed, stream, scene.rows[position]]).generate_state(1, np.uint64)
     generator = torch.Generator().manual_seed(int(words[0]) >> 1)  # 63 bits, which every platform accepts
     layers = []
-    for layer, (mean, std) in zip(scene.visual.stored.layers, moments, strict=True):
-        drawn = torch.randn(layer.shape[1:], generator=generator, dtype=torch.float32)
+    own = scene.visual.rows([position])
+    (count,) = own.counts()
+    for layer, (mean, std) in zip(own.layers, moments, strict=True):
+        drawn = torch.randn((count, *layer.shape[2:]), generator=generator, dtype=torch.float32)
         layers.append((mean + std * drawn).to(layer.dtype)[None])
     return VisualTokens(tuple(layers))
 
@@ -234,7 +243,7 @@ def check_fixed(name: str, visual: VisualTokens, tokens_QE: Tensor) -> None:
 
 def _moments(visual: VisualSet, layer: int) -> tuple[float, float]:
     """Return mean and population standard deviation, in two passes in float64 with one image in memory at a time."""
-    size = visual.stored.layers[layer].numel()
+    size = sum(visual.stored.counts()) * visual.stored.layers[layer].shape[2]
     mean = sum(float(image_QE.double().sum()) for image_QE in visual.images(layer)) / size
     variance = sum(float((image_QE.double() - mean).square().sum()) for image_QE in visual.images(layer)) / size
     return mean, math.sqrt(variance)

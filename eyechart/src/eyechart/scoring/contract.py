@@ -106,7 +106,7 @@ def _require_sample(batch: Batch, b: int, sample: Sample) -> None:
         raise ValueError(f"{where}: expected something before the first label to predict it from, got a label first")
     if bool((batch.labels_BT[b][batch.block_BT[b]] != IGNORE_INDEX).any()):
         raise ValueError(f"{where}: expected no label on the image block, whose positions hold no text to predict")
-    if int(batch.block_BT[b].sum()) != max(0, sample.block[1] - sample.block[0]):
+    if not sample.grid and int(batch.block_BT[b].sum()) != max(0, sample.block[1] - sample.block[0]):
         raise ValueError(f"{where}: expected block_BT to mark the sample's image block {sample.block}")
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching, maximum_flow
 
-from eyechart.seam import IntArray
+from eyechart.seam import Grid, IntArray
 
 _STREAM = 1
 """Second word of the seed, which makes the donors' generator independent of the generator of the noise."""
@@ -45,6 +45,43 @@ class Donors:
     def found(self) -> int:
         """R, the number of derangements."""
         return int(self.table_SR.shape[1])
+
+
+def draw_within_grids(
+    grids: Sequence[Grid], hashes: Sequence[str], captions: Sequence[str], requested: int, seed: int
+) -> Donors:
+    """Draw derangements in which as many donors as possible have the grid of the sample that they replace.
+
+    Samples of one grid exchange images among themselves if they can do so `requested` times; all other samples do so
+    together, whatever their grids. If those cannot, further grids join them, the smallest first. Each column is still
+    one derangement of all samples.
+
+    Args:
+        grids: arrangement of the visual tokens of each sample (`Sample.grid`).
+        hashes: as for `draw_donors`.
+        captions: as for `draw_donors`.
+        requested: R, the number of derangements.
+        seed: seed of the run.
+    """
+    by_grid: dict[Grid, list[int]] = {}
+    for place, grid in enumerate(grids):
+        by_grid.setdefault(grid, []).append(place)
+
+    def drawn(places: Sequence[int]) -> Donors:
+        return draw_donors([hashes[p] for p in places], [captions[p] for p in places], requested, seed)
+
+    groups = sorted(by_grid.values(), key=len)
+    alone = {id(group): drawn(group) for group in groups} if len(groups) > 1 else {}
+    kept = [group for group in groups if id(group) in alone and not alone[id(group)].shortage]
+    rest = sorted(place for group in groups if group not in kept for place in group)
+    together = drawn(rest)
+    while together.shortage and kept:
+        rest = sorted([*rest, *kept.pop(0)])
+        together = drawn(rest)
+    table_SR = np.empty((len(grids), together.found), dtype=np.int64)
+    for places, found in [(rest, together), *((group, alone[id(group)]) for group in kept)]:
+        table_SR[places] = np.asarray(places, dtype=np.int64)[found.table_SR[:, : together.found]]
+    return Donors(table_SR, requested, together.shortage)
 
 
 def draw_donors(hashes: Sequence[str], captions: Sequence[str], requested: int, seed: int) -> Donors:

@@ -1,7 +1,8 @@
 """The first half of check 1: it encodes every image once, and counts and leaves out samples that cannot be scored.
 
 These are samples without label tokens, without an image, or with a number of visual tokens other than the most common
-one, because no other image could replace theirs.
+one, because no other image could replace theirs. Samples with a `grid` are scored whatever their number of visual
+tokens is: `resampling` brings the tokens of one grid to another.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from eyechart.scoring.spool import release_freed_memory
 from eyechart.scoring.storage import BatchFile, StoredBatch, VisualFile, VisualSet
 from eyechart.seam import Batch, Reject, Sample, ScorerOfBatches, VisualTokens
 
+_ANY = 0
+"""The key of the one group of samples that have a grid."""
 _NO_IDS = np.empty(0, dtype=np.int64)
 NO_LABELS, NO_IMAGE, OTHER_TOKENS = "no label tokens", "no image", "another number of visual tokens"
 """The reasons for which samples are counted as unscored."""
@@ -128,7 +131,9 @@ class _Group:
         self.found += [replace(sample, ids_T=_NO_IDS, labels_T=_NO_IDS) for sample in part.batch.samples]
         self.text.append(part.batch)
         for name, visual in part.visual.items():
-            form: list[object] = [(tuple(layer.shape[1:]), layer.dtype) for layer in visual.layers]
+            # With a grid, the number of tokens may differ, and the width may not.
+            axes = slice(2 if part.batch.samples[0].grid else 1, None)
+            form: list[object] = [(tuple(layer.shape[axes]), layer.dtype) for layer in visual.layers]
             self.form = self.form or form
             if form != self.form:
                 raise ValueError(f"Scorer.encode: expected visual tokens [Q,E] of one form, got {self.form} and {form}")
@@ -151,7 +156,7 @@ def encode_all(run: Run, batches: Sequence[Batch], bar: Bar) -> Encoded:
             unscored += read.unscored
             unread += read.rejects
             for part in read.parts:
-                slots = int(part.visual["correct"].layers[0].shape[1])
+                slots = _ANY if part.batch.samples[0].grid else int(part.visual["correct"].layers[0].shape[1])
                 groups.setdefault(slots, _Group(scratch, BatchFile(scratch))).append(part)
                 sizes.add(read.size)
             bar.update(1 + len(run.changes))
@@ -196,6 +201,10 @@ def _encode_batch(run: Run, batch: Batch) -> _Read:
             raise ValueError(
                 f"Scorer.encode: expected as many visual tokens of the pictures changed by {name}, got others"
             )
+    if batch.samples[keep[0]].grid:
+        return _Read(
+            [_Part(_for_scoring(batch, keep), {"correct": visual["correct"].rows(keep)})], +unscored, rejects, size
+        )
     places = {slots: [i for i in keep if counts[i] == slots] for slots in dict.fromkeys(counts[i] for i in keep)}
     parts = [
         _Part(_for_scoring(batch, some), {name: _cut(v.rows(some), slots) for name, v in visual.items()})

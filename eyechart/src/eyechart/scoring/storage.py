@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from eyechart.scoring.spool import Spool
@@ -38,8 +39,14 @@ class VisualSet:
         return int(self.stored.layers[0].shape[1])
 
     def images(self, layer: int) -> Iterator[Tensor]:
-        """Yield one layer [Q,E] of every image, one at a time in canonical order."""
-        return (self.stored.layers[layer][place] for place in self.order_S.tolist())
+        """Yield one layer [Q,E] of every image, one at a time in canonical order, without padding."""
+        counts = self.stored.counts()
+        return (self.stored.layers[layer][place, : counts[place]] for place in self.order_S.tolist())
+
+    @property
+    def equal_counts(self) -> bool:
+        """Whether all images have the same number of visual tokens."""
+        return self.stored.counts_B is None
 
     def rows(self, positions: Tensor | Sequence[int]) -> VisualTokens:
         """Return the visual tokens of some samples, read into memory."""
@@ -60,10 +67,10 @@ class VisualFile:
         self._folder = folder
         self._spools: list[Spool] = []
         self._like: VisualTokens | None = None
-        self._images = 0
+        self._counts: list[int] = []
 
     def append(self, visual: VisualTokens) -> None:
-        """Add the images of one batch.
+        """Add the images of one batch, whose numbers of visual tokens may differ from those of other batches.
 
         Raises:
             ValueError: the disk is full.
@@ -71,20 +78,39 @@ class VisualFile:
         if self._like is None:
             self._like = visual.rows([0])
             self._spools = [Spool(self._folder, "visual tokens") for _ in visual.layers]
-        shapes = [(layer.shape[1:], layer.dtype) for layer in visual.layers]
-        assert shapes == [(layer.shape[1:], layer.dtype) for layer in self._like.layers], "encoders keep their shapes"
+        forms = [(layer.shape[2:], layer.dtype) for layer in visual.layers]
+        assert forms == [(layer.shape[2:], layer.dtype) for layer in self._like.layers], "encoders keep their widths"
+        counts = visual.counts()
         for spool, layer in zip(self._spools, visual.layers, strict=True):
-            spool.append(layer)
-        self._images += len(visual)
+            if visual.counts_B is None:
+                spool.append(layer)
+            else:
+                spool.append(torch.cat([image_QE[:count] for image_QE, count in zip(layer, counts, strict=True)]))
+        self._counts += counts
 
     def read(self, order: Sequence[int]) -> VisualSet:
-        """Return all images; `order` has the index in the order of writing for each canonical position."""
-        assert self._like is not None and sorted(order) == list(range(self._images))
+        """Return all images; `order` has the index in the order of writing for each canonical position.
+
+        Raises:
+            ValueError: the disk is full.
+        """
+        assert self._like is not None and sorted(order) == list(range(len(self._counts)))
+        order_S = torch.as_tensor(order, dtype=torch.long)
+        if len(set(self._counts)) > 1:
+            layers = tuple(map(self._padded, self._spools, self._like.layers))
+            return VisualSet(VisualTokens(layers, torch.tensor(self._counts)), order_S)
         layers = tuple(
-            spool.tensor(layer.dtype, self._images, *layer.shape[1:])
+            spool.tensor(layer.dtype, len(self._counts), *layer.shape[1:])
             for spool, layer in zip(self._spools, self._like.layers, strict=True)
         )
-        return VisualSet(VisualTokens(layers), torch.as_tensor(order, dtype=torch.long))
+        return VisualSet(VisualTokens(layers), order_S)
+
+    def _padded(self, spool: Spool, like: Tensor) -> Tensor:
+        """Copy one layer to a file in which every image has the largest number of visual tokens."""
+        most, padded = max(self._counts), Spool(self._folder, "visual tokens")
+        for image_QE in torch.split(spool.tensor(like.dtype, sum(self._counts), like.shape[2]), self._counts):
+            padded.append(F.pad(image_QE, (0, 0, 0, most - len(image_QE))))
+        return padded.tensor(like.dtype, len(self._counts), most, like.shape[2])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,60 @@
+"""Which conditions are available for a model, and the remarks on those that are not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from eyechart.reporting.remarks import sentence
+from eyechart.results import Finding, Remark, RemarkCode
+
+_NOT_HERE: dict[str, RemarkCode] = {"blind": "blind-not-trained-here", "donors": "donors-need-tower-features"}
+"""Conditions that are only available for models trained by qwen3_vlm, with the remark that says why."""
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """A scorer of batches that a collator made, which does not have all conditions."""
+
+    @property
+    def unavailable(self) -> Mapping[str, RemarkCode]:
+        """The conditions that it does not have, with the remark that says why."""
+        ...
+
+    def batch_findings(self) -> Sequence[Finding]:
+        """Return the faults that its batches show by themselves."""
+        ...
+
+
+def unavailable_of(train_data: Path | None, scorer: object, layers: int = 1) -> dict[str, RemarkCode]:
+    """Return the conditions that are not available, with the remark that says why.
+
+    Args:
+        train_data: file of rows whose images are averaged for `mean-token`.
+        scorer: the scorer, or the name of a model that is not loaded yet.
+        layers: number of layers at which the language model receives visual tokens.
+    """
+    codes = dict(_NOT_HERE)
+    if isinstance(scorer, Limited):
+        codes |= scorer.unavailable
+    elif train_data is None:
+        codes["mean-token"] = "mean-needs-train-data"
+    if layers > 1:
+        codes.setdefault("mean-token", "mean-of-several-depths")
+    return codes
+
+
+def left_out_of(names: Sequence[str], codes: Mapping[str, RemarkCode]) -> list[Remark]:
+    """Return the requested conditions that cannot be scored, and why.
+
+    Raises:
+        ValueError: only `correct` remains.
+    """
+    found = [Remark(code=code, about=name, left_out=True) for name, code in codes.items() if name in names]
+    if found and not set(names) - {"correct", *(remark.about for remark in found)}:
+        listed = " ".join(f"{remark.about}: {sentence(remark)}" for remark in found)
+        raise ValueError(
+            f"--conditions: only `correct` can be scored here ({listed}) Name other conditions, such as runbook"
+        )
+    return found

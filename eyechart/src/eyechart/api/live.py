@@ -1,0 +1,127 @@
+"""What `score` and the checks take for a live model: rows, a data set, a data loader, or batches of a collator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from eyechart.data.choice import draw_rows
+from eyechart.exits import InputError
+from eyechart.models.unchanged import kept_randomness
+from eyechart.results import Ablation
+from eyechart.scoring.ablation import ablate
+from eyechart.scoring.plan import Plan
+from eyechart.seam import Batch, Row, ScorerOfBatches
+from eyechart.settings import AblationSettings, ScoreSettings
+
+BatchDict = Mapping[str, Any]
+"""A batch as a collator made it."""
+Collate = Callable[[list[Any]], BatchDict]
+"""Makes a batch from items of a data set."""
+LiveRows = DataLoader[Any] | Dataset[Any] | Iterable[BatchDict] | BatchDict
+
+
+@dataclass(frozen=True)
+class LiveArguments:
+    """What is passed with a live model."""
+
+    processor: Any
+    collate_fn: Collate | None
+    num_samples: int | None
+    """Number of rows to score; None uses `settings.ablation.num_samples` of a loader or data set, and all batches."""
+    settings: ScoreSettings
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A live model, adapted to the seam, and what it is scored on."""
+
+    scorer: ScorerOfBatches
+    rows: str | Path | Sequence[Row] | Sequence[Batch]
+    by_rows: bool
+    """Whether it is scored on rows; otherwise on batches of its collator."""
+
+
+def is_live(model: object) -> TypeGuard[nn.Module]:
+    """Return whether a model is a live one, and not a scorer of the seam."""
+    return isinstance(model, nn.Module) and not all(callable(getattr(model, name, None)) for name in ("encode", "nll"))
+
+
+@contextmanager
+def opened(model: nn.Module, rows: Any, given: LiveArguments) -> Iterator[Opened]:
+    """Adapt a live model to the seam for the block; afterwards it is as it was before.
+
+    Raises:
+        ValueError: the model or its batches cannot be scored.
+    """
+    with kept_randomness():  # also importing a library may draw numbers
+        # Imported where it is used: transformers takes seconds to load, and a user's scorer does not need it.
+        from eyechart.models.live import LiveModel
+        from eyechart.models.loading import adapt
+        from eyechart.models.opening import open_live
+
+        if _are_rows(rows):
+            if given.processor is None:
+                raise InputError("processor: it is needed to score rows with a live model", "pass processor=")
+            live = LiveModel(model)
+            with live.running():
+                name = str(getattr(live.config, "_name_or_path", "") or type(live.model).__name__)
+                yield Opened(adapt(name, live.model, given.processor, given.settings), rows, True)
+            return
+        batches, most = batches_of(rows, given)
+        scorer = open_live(model, batches, given.processor, most)
+        with scorer.live.running():
+            yield Opened(scorer, scorer.batches, False)
+
+
+def batches_of(rows: Any, given: LiveArguments) -> tuple[Iterable[BatchDict], int | None]:
+    """Return batches of a collator, and the number of rows after which no further one is read.
+
+    Raises:
+        InputError: `rows` is none of the accepted kinds.
+    """
+    most = given.num_samples or given.settings.ablation.num_samples
+    if isinstance(rows, Mapping):
+        return [rows], given.num_samples
+    if isinstance(rows, DataLoader):
+        return rows, most
+    if isinstance(rows, Dataset):
+        if given.collate_fn is None:
+            raise InputError("collate_fn: it is needed to score a data set", "pass collate_fn=, or a DataLoader")
+        size, count = given.settings.ablation.batch_size, len(rows)  # type: ignore[arg-type]  # checked by len
+        chosen = sorted(draw_rows(count, given.settings.seed)[:most])
+        groups = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+        return (given.collate_fn([rows[place] for place in group]) for group in groups), None
+    if isinstance(rows, Iterable) and not isinstance(rows, str):
+        return rows, given.num_samples
+    raise InputError(
+        f"rows: expected rows, a Dataset, a DataLoader or batch dicts for a live model, got {type(rows).__name__}",
+        "pass one of them",
+    )
+
+
+@torch.no_grad()
+def look(scorer: Any, seed: int = 42) -> Ablation:
+    """Score `correct` and one derangement only, for looks while training.
+
+    Args:
+        scorer: a live model with its batches, from `eyechart.models.opening.open_live`; it can be used again and again
+            while the model trains.
+        seed: seed of the donors.
+    """
+    plan = Plan(("correct", "shuffled"), AblationSettings(derangements=1), seed)
+    with scorer.live.running():
+        return ablate(scorer, scorer.batches, plan)[0]
+
+
+def _are_rows(rows: object) -> bool:
+    if isinstance(rows, str | Path):
+        return True
+    return isinstance(rows, Sequence) and bool(rows) and all(isinstance(row, Row) for row in rows)

@@ -1,0 +1,146 @@
+"""What the detectors of a batch dict read, and what they report when something cannot be checked.
+
+Dimension suffixes: B rows, T token positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Literal
+
+import numpy as np
+
+from eyechart.processors.answers import Answers, Way, find_answers
+from eyechart.processors.arrays import AnyArray
+from eyechart.processors.geometry import Geometry, read_geometry
+from eyechart.processors.pixel_entries import PIXEL_KEYS
+
+_SHOWN = 6
+"""Maximum number of rows that a message lists."""
+
+
+class Check(Enum):
+    """What `check_batch` looks at."""
+
+    PLACEHOLDERS = "placeholders"
+    VISUAL_TOKENS = "visual-tokens"
+    ANSWERS = "answers"
+    LABELS = "labels"
+    PADDING = "padding"
+    TOKEN_TYPES = "token-types"
+    POSITIONS = "positions"
+    IDS = "ids"
+    PIXELS = "pixels"
+    NORMALISATION = "normalisation"
+    RESOLUTION = "resolution"
+
+
+class Why(Enum):
+    """Why something could not be checked."""
+
+    NO_PROCESSOR = "no-processor"
+    NO_MODEL = "no-model"
+    NO_IMAGES = "no-images"
+    NO_LABELS = "no-labels"
+    NO_TEMPLATE = "no-template"
+    NOT_IN_BATCH = "not-in-batch"
+    NOT_ASSIGNED = "not-assigned"
+    UNKNOWN_FORM = "unknown-form"
+    COARSE = "coarse"
+    """The numbers are not exact enough (16-bit pixels)."""
+
+
+@dataclass(frozen=True)
+class Unchecked:
+    """Something that was not checked, or only in part."""
+
+    check: Check
+    """What."""
+    why: Why
+    """The reason."""
+
+
+@dataclass
+class BatchEvidence:
+    """A batch with everything that can be read from it without a forward pass."""
+
+    batch: Mapping[str, Any]
+    """The batch as it was given."""
+    geometry: Geometry
+    """Image positions and pixels."""
+    answers: Answers
+    """Answer tokens and labels."""
+    processor: Any
+    """The processor or tokenizer, or None."""
+    config: Any
+    """The model's config, or None."""
+    accepted: frozenset[str] | None
+    """Names that the model's forward accepts; None if it is not known or accepts everything."""
+    unchecked: list[Unchecked] = field(default_factory=list)
+    """What could not be checked; detectors add to it."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer, or None."""
+        return getattr(self.processor, "tokenizer", self.processor)
+
+    @property
+    def rows(self) -> int:
+        """B, the number of rows."""
+        return self.geometry.rows
+
+    @property
+    def labelled_BT(self) -> AnyArray | None:
+        """Positions with a label, bool [B, T]; None if the batch has no labels."""
+        labels_BT = self.answers.labels_BT
+        return None if labels_BT is None else np.asarray(labels_BT != -100)
+
+    @property
+    def pixels_named(self) -> bool:
+        """Whether the batch has pixels, or features of images that were computed before."""
+        features = any(word in str(key) for key in self.batch for word in ("embeds", "features", "mm_encoder"))
+        return features or any(self.batch.get(key) is not None for key in PIXEL_KEYS)
+
+    @property
+    def unanswered(self) -> list[int]:
+        """Rows in which the chat template would mark an answer, but none is; empty if there is no template."""
+        if self.answers.turns is None:
+            return []
+        found = self.answers.way is Way.TEMPLATE
+        return [row for row, spans in enumerate(self.answers.spans) if not (found and spans)]
+
+    def skip(self, check: Check, why: Why) -> None:
+        """Record that something was not checked."""
+        if Unchecked(check, why) not in self.unchecked:
+            self.unchecked.append(Unchecked(check, why))
+
+
+def gather(batch: Mapping[str, Any], processor: Any, config: Any, accepted: frozenset[str] | None) -> BatchEvidence:
+    """Read a batch for the detectors.
+
+    Raises:
+        InputError: it is not a batch, or its arrays do not fit each other.
+    """
+    geometry = read_geometry(batch, processor, config)
+    return BatchEvidence(
+        batch=batch,
+        geometry=geometry,
+        answers=find_answers(batch, geometry, processor),
+        processor=processor,
+        config=config,
+        accepted=accepted,
+    )
+
+
+def by_share(affected: int, rows: int) -> Literal["error", "warning"]:
+    """Return the severity of a fault of single rows: an error if more than half of several rows have it."""
+    return "error" if rows > 1 and 2 * affected > rows else "warning"
+
+
+def rows_in_words(rows: Sequence[int]) -> str:
+    """Return row numbers for a message, such as `row 3` or `rows 0, 1, 2 and 9 others`."""
+    shown = ", ".join(map(str, rows[:_SHOWN]))
+    more = f" and {len(rows) - _SHOWN} others" if len(rows) > _SHOWN else ""
+    return f"row{'s' if len(rows) > 1 else ''} {shown}{more}"

@@ -1,0 +1,117 @@
+"""Whether pixels are normalised as the processor says, from the numbers alone.
+
+A pixel of an image file is a byte, and image processors resize bytes to bytes. So a normalised number is one of 256
+values per colour, (byte / 255 - mean) / std. Numbers that lie on the values of the processor's own mean and deviation
+were made with them; numbers that lie on those of another well-known pair were made with that one. This does not depend
+on what the pictures show: a dark or colourful batch is not a fault. If they lie on no known values (augmented images,
+16-bit pixels), only their range is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from eyechart.faults.batch_evidence import BatchEvidence, Check, Why
+from eyechart.faults.table import finding
+from eyechart.processors.arrays import AnyArray
+from eyechart.processors.pixel_entries import PixelLayout
+from eyechart.processors.pixel_images import Normalisation, normalisation_of, numbers_of
+from eyechart.results import Finding
+
+_BYTE = 1 / 255
+KNOWN = {
+    "values of 0 to 255, neither rescaled nor normalised": Normalisation(1.0, (0.0,) * 3, (1.0,) * 3),
+    "values of 0 to 1, rescaled but not normalised": Normalisation(_BYTE, (0.0,) * 3, (1.0,) * 3),
+    "normalised with mean and deviation 0.5": Normalisation(_BYTE, (0.5,) * 3, (0.5,) * 3),
+    "normalised with the values of ImageNet": Normalisation(_BYTE, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "normalised with the values of CLIP": Normalisation(
+        _BYTE, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    ),
+}
+"""Settings that image processors are published with."""
+_MOST = 20_000
+"""Maximum number of values that are compared, drawn evenly from all images."""
+_NEAR = 0.02
+"""Maximum distance from a whole byte; 32-bit rounding is about 1e-4 of a byte."""
+_SHARE = 0.99
+"""Share of values that have to be near whole bytes; for a wrong pair, about 0.04 of them are by chance."""
+_SLACK = 0.02
+"""Tolerance of the range, in units of the normalised numbers; bicubic resizing is clipped to bytes."""
+
+
+def diagnose_normalisation(evidence: BatchEvidence) -> Iterator[Finding]:
+    """Yield a finding if the pixels are not normalised as the processor says."""
+    if not evidence.geometry.entries:
+        return
+    own = normalisation_of(evidence.processor)
+    if own is None:
+        why = Why.NO_PROCESSOR if evidence.processor is None else Why.UNKNOWN_FORM
+        evidence.skip(Check.NORMALISATION, why)
+        return
+    try:
+        values_CN = _colours(evidence)
+    except TypeError:
+        values_CN = None
+    if values_CN is None or not np.isfinite(values_CN).all() or (values_CN == values_CN[:, :1]).all():
+        evidence.skip(Check.NORMALISATION, Why.UNKNOWN_FORM)
+        return
+    low, high = float(values_CN.min()), float(values_CN.max())
+    if _on_bytes(values_CN, own):
+        return
+    found = next((name for name, other in KNOWN.items() if other != own and _on_bytes(values_CN, other)), None)
+    if found is None and _on_bytes(values_CN[::-1], own):
+        found = "normalised with the processor's values in the opposite order of colours"
+    if found is None:
+        evidence.skip(Check.NORMALISATION, Why.COARSE)
+        if own.lowest - _SLACK <= low and high <= own.highest + _SLACK:
+            return
+    yield finding(
+        "wrong-preprocessing",
+        f"pixel values are from {low:.3g} to {high:.3g} and "
+        + (f"are {found}" if found else "exceed the range that the processor gives")
+        + f"; the processor's own settings (mean {_list(own.mean)}, deviation {_list(own.std)}) give "
+        f"{own.lowest:.3g} to {own.highest:.3g}",
+        "let the checkpoint's own processor make the pixels, without a transform before or after that rescales or "
+        "normalises as well",
+        low=low,
+        high=high,
+        found=found or "",
+        mean=list(own.mean),
+        std=list(own.std),
+    )
+
+
+def _colours(evidence: BatchEvidence) -> AnyArray | None:
+    """Return a sample of the pixel values per colour, [C, N], without padding of 0; None if the form is not known."""
+    entries = evidence.geometry.entries
+    parts = []
+    for entry in entries:
+        values = numbers_of(evidence.batch, evidence.geometry, entry)
+        if evidence.geometry.pixels.layout is PixelLayout.PATCHES:
+            if values.shape[1] % 3:
+                return None
+            colours = np.moveaxis(values.reshape(len(values), 3, -1), 1, 0).reshape(3, -1)
+        else:
+            while values.ndim > 3:
+                values = values[0]
+            if values.ndim != 3 or 3 not in (values.shape[0], values.shape[2]):
+                return None
+            colours = (values if values.shape[0] == 3 else np.moveaxis(values, 2, 0)).reshape(3, -1)
+        step = max(1, colours.shape[1] * len(entries) // _MOST)
+        kept = colours[:, ::step]
+        parts.append(kept[:, (kept != 0).any(axis=0)])
+    joined = np.concatenate(parts, axis=1).astype(np.float64)
+    return joined if joined.shape[1] else None
+
+
+def _on_bytes(values_CN: AnyArray, normalisation: Normalisation) -> bool:
+    bytes_CN = normalisation.bytes_of(values_CN)
+    near = np.abs(bytes_CN - bytes_CN.round()) < _NEAR
+    inside = (bytes_CN > -1) & (bytes_CN < 256)
+    return bool((near & inside).mean() >= _SHARE)
+
+
+def _list(values: tuple[float, ...]) -> str:
+    return "/".join(f"{value:.3g}" for value in (values if len(set(values)) > 1 else values[:1]))

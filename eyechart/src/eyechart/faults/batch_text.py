@@ -1,0 +1,140 @@
+"""Ids, attention mask and token types of a batch: what is hidden, what is on the wrong side, which ids do not exist."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from eyechart.faults.batch_evidence import BatchEvidence, Check, Why, rows_in_words
+from eyechart.faults.table import agree, finding
+from eyechart.processors.answers import Way
+from eyechart.processors.arrays import AnyArray, matrix_of
+from eyechart.processors.image_ids import image_ids_of
+from eyechart.results import Finding
+
+_IMAGE_TYPE = 1
+"""Token type of image positions in `mm_token_type_ids` (2 is video)."""
+
+
+def diagnose_text(evidence: BatchEvidence) -> Iterator[Finding]:
+    """Yield findings about ids, masks and token types."""
+    yield from _ids(evidence)
+    yield from _mask(evidence)
+    yield from _types(evidence)
+
+
+def _ids(evidence: BatchEvidence) -> Iterator[Finding]:
+    if evidence.config is None:
+        evidence.skip(Check.IDS, Why.NO_MODEL)
+        return
+    text_config = getattr(evidence.config, "text_config", None) or evidence.config
+    vocabulary = getattr(text_config, "vocab_size", None) or getattr(evidence.config, "vocab_size", None)
+    ids_BT = evidence.geometry.ids_BT
+    if isinstance(vocabulary, int):
+        outside_BT = (ids_BT >= vocabulary) & ~evidence.geometry.image_BT
+        if outside_BT.any():
+            yield finding(
+                "token-id-mismatch",
+                f"{rows_in_words(np.flatnonzero(outside_BT.any(axis=1)).tolist())}: id {int(ids_BT[outside_BT][0])}, "
+                f"but the model has embeddings for {vocabulary} ids",
+                "use the tokenizer of the same checkpoint, and resize the embeddings after adding tokens",
+                id=int(ids_BT[outside_BT][0]),
+                vocabulary=vocabulary,
+            )
+    of_model, of_processor = image_ids_of(None, evidence.config), image_ids_of(evidence.processor, None)
+    if of_model and of_processor and not set(of_model) & set(of_processor):
+        yield finding(
+            "token-id-mismatch",
+            f"the model's image position is id {of_model[0]}, the processor writes id {of_processor[0]}: the "
+            "model finds no place for its images",
+            "use model and processor of the same checkpoint",
+            model=of_model[0],
+            processor=of_processor[0],
+        )
+
+
+def _mask(evidence: BatchEvidence) -> Iterator[Finding]:
+    if (mask_BT := matrix_of(evidence.batch, "attention_mask")) is None or mask_BT.ndim != 2:
+        evidence.skip(Check.PADDING, Why.NOT_IN_BATCH)
+        return
+    hidden_BT = ~evidence.geometry.attended_BT
+    image_BT = evidence.geometry.image_BT
+    if hidden_images := np.flatnonzero((hidden_BT & image_BT).any(axis=1)).tolist():
+        count, total = int((hidden_BT & image_BT)[hidden_images].sum()), int(image_BT.sum())
+        yield finding(
+            "image-masked",
+            f"{rows_in_words(hidden_images)}: attention_mask is 0 at {count} of {total} image positions, so the answer "
+            "cannot see them",
+            "make the mask from lengths, or take the processor's; an id that also serves as padding must not be "
+            "hidden by id",
+            rows=hidden_images,
+            positions=count,
+        )
+        return
+    yield from _misaligned(evidence, hidden_BT)
+
+
+def _misaligned(evidence: BatchEvidence, hidden_BT: AnyArray) -> Iterator[Finding]:
+    """Yield a finding for rows whose hidden ids are text, and not the one id that pads the batch."""
+    pad = getattr(evidence.tokenizer, "pad_token_id", None)
+    padding = {pad} if isinstance(pad, int) else set()
+    ids_BT = evidence.geometry.ids_BT
+    rows = []
+    for row, hidden_T in enumerate(hidden_BT):
+        # The id at the outer end pads the row, whatever the tokenizer calls its padding.
+        ends = {int(ids_BT[row, place]) for place in (0, -1) if hidden_T[place]}
+        outer = padding or ends
+        if (
+            hidden_T.any()
+            and not np.isin(ids_BT[row, hidden_T], list(outer)).all()
+            and len(set(ids_BT[row, hidden_T].tolist())) > 1
+        ):
+            rows.append(row)
+    if rows:
+        count = int(hidden_BT[rows].sum())
+        yield finding(
+            "padding-misaligned",
+            f"{rows_in_words(rows)}: attention_mask hides {count} positions that hold text instead of padding: ids and "
+            "mask are padded on different sides",
+            "pad ids, mask, labels and token types on the same side and to the same length, in one call of the "
+            "processor",
+            rows=rows,
+            positions=count,
+        )
+
+
+def _types(evidence: BatchEvidence) -> Iterator[Finding]:
+    image_BT = evidence.geometry.image_BT
+    for key in ("mm_token_type_ids", "token_type_ids"):
+        types_BT = matrix_of(evidence.batch, key)
+        if types_BT is None or types_BT.shape != image_BT.shape or not image_BT.any():
+            continue
+        marked_BT = types_BT == _IMAGE_TYPE
+        # `token_type_ids` marks image positions in Gemma 3, but answers or nothing in other processors.
+        if key == "token_type_ids" and not _marks_images(evidence, marked_BT):
+            continue
+        rows = np.flatnonzero((marked_BT != image_BT).any(axis=1)).tolist()
+        if rows:
+            both = int((marked_BT & image_BT)[rows].sum())
+            total = int(image_BT[rows].sum())
+            yield finding(
+                "token-types-misaligned",
+                f"{rows_in_words(rows)}: {key} {agree(len(rows), 'marks', 'mark')} {both} of {total} image positions "
+                f"and {int((marked_BT & ~image_BT)[rows].sum())} others, so positions or attention are computed for "
+                "the wrong tokens",
+                "pad and truncate token types exactly as input_ids, on the same side, or let the processor make them",
+                rows=rows,
+                marked=both,
+                positions=total,
+            )
+            return
+
+
+def _marks_images(evidence: BatchEvidence, marked_BT: AnyArray) -> bool:
+    """Return whether token types are meant to mark image positions: most of these, or as many in a chat template."""
+    image_BT = evidence.geometry.image_BT
+    if 2 * int((marked_BT & image_BT).sum()) > int(image_BT.sum()):
+        return True
+    same_number = bool(marked_BT.any()) and int(marked_BT.sum()) == int(image_BT.sum())
+    return same_number and evidence.answers.way is Way.TEMPLATE  # without a template, types mark the answer

@@ -1,0 +1,264 @@
+"""Adapts a live model and the batches of its collator to the scoring seam.
+
+The model stays where it is: its mode, weights, buffers, gradients, dtype and device, and the random generators, are the
+same after every call (`unchanged`). A forward pass gets the collator's own inputs without labels; the losses of answer
+tokens are computed from its logits.
+
+Dimension suffixes: see `eyechart.seam`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eyechart.exits import InputError
+from eyechart.faults.batch_check import diagnose_batch
+from eyechart.faults.batch_evidence import gather
+from eyechart.faults.experiments import RESTLESS, repeated
+from eyechart.models.collated import Collated, RowInput, RowInputs
+from eyechart.models.doors import Door, as_tensor, inputs_of, parameters_of
+from eyechart.models.unchanged import kept_randomness, unchanged
+from eyechart.models.wrappers import unwrapped
+from eyechart.results import Finding, Remark, RemarkCode
+from eyechart.scoring.pixels import PIXEL_CHANGES
+from eyechart.scoring.samples import decoder
+from eyechart.seam import Batch, Description, Grid, TokenNLL, VisualTokens, Vocabulary
+
+_OF_TOKENS = ("mean-token", "noise-per-dim", "slot-mix", "matching")
+"""Conditions about visual tokens of the language model, which pixel values are not."""
+
+
+class LiveModel:
+    """Forward passes of a live model that leave no trace."""
+
+    def __init__(self, model: nn.Module, evaluating: bool = True, seed: int | None = None) -> None:
+        """Take the model out of its wrappers.
+
+        Args:
+            model: a model of transformers, possibly wrapped.
+            evaluating: whether passes are in eval mode; otherwise in the mode that the model is in.
+            seed: seed of every forward pass, so that active dropout is the same in all of them; None sets none.
+
+        Raises:
+            InputError: a wrapper that is not supported, or an encoder-decoder model.
+        """
+        self.model, self._evaluating, self._seed = unwrapped(model), evaluating, seed
+        self.config: Any = getattr(self.model, "config", None)
+        if getattr(self.config, "is_encoder_decoder", False):
+            raise InputError(
+                f"model: {type(self.model).__name__} is an encoder-decoder model, whose labels are not at the "
+                "positions of its ids",
+                "score a decoder-only model",
+            )
+        self.parameters = parameters_of(self.model)
+        self._depth = 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the model's weights."""
+        return self._weight().dtype
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run forward passes inside the block; calls inside it cost no further snapshot."""
+        if self._depth:
+            yield
+            return
+        self._depth = 1
+        try:
+            with unchanged(self.model, self._evaluating):
+                yield
+        finally:
+            self._depth = 0
+
+    def forward(self, inputs: Mapping[str, Any]) -> Any:
+        """Run one forward pass; tensors are moved to the model's device and dtype."""
+        options = {"use_cache": False} if "use_cache" in self.parameters else {}
+        with nullcontext() if self._seed is None else kept_randomness(self._seed):
+            return self.model(**{key: self._placed(value) for key, value in inputs.items()}, **options)
+
+    @torch.no_grad()
+    def stochastic(self, inputs: Mapping[str, Any]) -> bool:
+        """Return whether two equal passes give different logits, as they do with active dropout."""
+        given = {key: value for key, value in inputs.items() if key in self.parameters and key != "labels"}
+        with self.running():
+            first, second = (as_tensor(self.forward(given)).float().cpu() for _ in range(2))
+        return repeated([first], [second]) > RESTLESS
+
+    def losses(self, inputs: Mapping[str, Any], targets_BT: Tensor) -> list[Tensor]:
+        """Return the losses [T_i] of each row's labels, in nats; labels are at the positions of their own tokens.
+
+        Raises:
+            InputError: the logits have another length than the ids.
+        """
+        keep_BT = targets_BT[:, 1:] != -100
+        columns = keep_BT.any(dim=0).nonzero()[:, 0]
+        short = "logits_to_keep" in self.parameters and len(columns) > 0
+        logits_BTK = as_tensor(self.forward({**inputs, "logits_to_keep": columns} if short else inputs))
+        if not short and logits_BTK.shape[1] != targets_BT.shape[1]:
+            raise InputError(
+                f"model: its logits have {logits_BTK.shape[1]} positions for {targets_BT.shape[1]} ids: it adds image "
+                "positions itself, so that labels cannot be assigned",
+                "use a processor that writes one id per image position, or score rows with an own scorer",
+            )
+        logits_BTK = logits_BTK if short else logits_BTK[:, columns.to(logits_BTK.device)]
+        wanted_BT = targets_BT[:, columns + 1].to(logits_BTK.device)
+        kept_BT = wanted_BT != -100
+        nll_N = F.cross_entropy(logits_BTK[kept_BT].float(), wanted_BT[kept_BT], reduction="none")
+        return list(torch.split(nll_N.cpu(), kept_BT.sum(dim=1).tolist()))
+
+    def _placed(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            weight = self._weight()
+            half = value.is_floating_point() and weight.dtype in (torch.float16, torch.bfloat16)
+            return value.to(weight.device, weight.dtype if half else value.dtype)
+        return type(value)(map(self._placed, value)) if type(value) in (list, tuple) else value
+
+    def _weight(self) -> Tensor:
+        embeddings = self.model.get_input_embeddings() if hasattr(self.model, "get_input_embeddings") else None  # type: ignore[operator]  # nn.Module
+        found = getattr(embeddings, "weight", None)
+        return found if isinstance(found, Tensor) and found.is_floating_point() else next(self.model.parameters())
+
+
+class LiveScorer:
+    """`seam.ScorerOfBatches` for a live model and the batches of its collator."""
+
+    def __init__(
+        self, live: LiveModel, door: Door, sources: Sequence[Collated], remarks: Sequence[Remark] = ()
+    ) -> None:
+        """Prepare for the rows of `sources`; no other row can be scored."""
+        self.live, self.door, self._remarks = live, door, list(remarks)
+        self.sources = list(sources)
+        self._places = {s.first_row + place: (s, place) for s in sources for place in range(s.geometry.rows)}
+
+    @property
+    def text_rows(self) -> int:
+        """Number of rows without image positions; they are no image rows, and are left out."""
+        return sum(not runs for source in self.sources for runs in source.geometry.runs)
+
+    @property
+    def unavailable(self) -> dict[str, RemarkCode]:
+        """Conditions that batches of a collator do not allow, with the reason."""
+        found: dict[str, RemarkCode] = {"no-image": "needs-rows", **dict.fromkeys(PIXEL_CHANGES, "needs-rows")}
+        return found if self.door.slots else {**found, **dict.fromkeys(_OF_TOKENS, "not-for-pixels")}
+
+    def with_remarks(self, remarks: Sequence[Remark]) -> LiveScorer:
+        """Return the scorer with remarks on how it scores, for the results."""
+        return LiveScorer(self.live, self.door, self.sources, remarks)
+
+    def batch_findings(self) -> list[Finding]:
+        """Return the faults that the first batch shows by itself, without a forward pass (`faults.batch_check`)."""
+        if not self.sources:
+            return []
+        source = self.sources[0]
+        labels = {} if source.labels_BT is None else {"labels": source.labels_BT}
+        accepted = frozenset(self.live.parameters) if "input_ids" in self.live.parameters else None
+        return diagnose_batch(gather({**source.inputs, **labels}, source.processor, self.live.config, accepted))
+
+    @cached_property
+    def batches(self) -> list[Batch]:
+        """All rows with image positions, as batches of the seam."""
+        found = []
+        for source in self.sources:
+            places = [place for place, runs in enumerate(source.geometry.runs) if runs]
+            if places:
+                found.append(source.batch([self._grid(source, p) for p in range(source.geometry.rows)]).rows(places))
+        return found
+
+    @torch.no_grad()
+    def encode(self, batch: Batch) -> VisualTokens:
+        """Implement `Scorer.encode`, row by row, so that no row can depend on another.
+
+        Raises:
+            InputError: a row's features do not fit its image positions.
+        """
+        assert isinstance(batch.inputs, RowInputs), "batches of a live model have its inputs"
+        with self.live.running():
+            return VisualTokens.cat([self._take(part) for part in batch.inputs.parts])
+
+    @torch.no_grad()
+    def encode_together(self, batch: Batch) -> VisualTokens:
+        """Return the same as `encode`, computed as in training: the rows of each batch of the collator together."""
+        assert isinstance(batch.inputs, RowInputs), "batches of a live model have its inputs"
+        found: dict[int, VisualTokens] = {}
+        with self.live.running():
+            for places in _by_source(batch.inputs.parts):
+                made = self.door.take_together([batch.inputs.parts[place] for place in places])
+                found |= dict(zip(places, made, strict=True))
+        return VisualTokens.cat([found[place].map(lambda layer: layer.cpu()) for place in range(len(found))])
+
+    @torch.no_grad()
+    def nll(self, batch: Batch, visual: VisualTokens | None) -> TokenNLL:
+        """Implement `Scorer.nll`: the losses of the batch's labels with these visual tokens."""
+        assert visual is not None, "`no-image` is left out for batches of a collator"
+        return self._scored(batch, [RowInput(*self._places[sample.row]) for sample in batch.samples], visual)
+
+    @torch.no_grad()
+    def own(self, batch: Batch, visual: VisualTokens | None) -> Tensor:
+        """Return the losses [N] of the unmodified model on the batch's own pixels (`experiments.OwnLosses`)."""
+        assert isinstance(batch.inputs, RowInputs), "batches of a live model have its inputs"
+        return self._scored(batch, batch.inputs.parts, visual).nll_N
+
+    def describe(self) -> Description:
+        """Describe this model and how it is scored."""
+        config, processor = self.live.config, self.sources[0].processor if self.sources else None
+        tokenizer = getattr(processor, "tokenizer", processor)
+        text = getattr(config, "text_config", config)
+        vocabulary = Vocabulary(
+            decoder(tokenizer) if hasattr(tokenizer, "decode") else None,
+            None,
+            None,
+            getattr(text, "vocab_size", None),
+        )
+        remarks = list(self._remarks)
+        if self.text_rows:
+            remarks.append(Remark(code="text-only-rows", about="rows", figures={"rows": self.text_rows}))
+        name = str(getattr(config, "_name_or_path", "") or type(self.live.model).__name__)
+        return Description(name, {"class": type(self.live.model).__name__}, {}, vocabulary, remarks, self.door.name)
+
+    def _grid(self, source: Collated, place: int) -> Grid:
+        return self.door.grid(source, place) if source.shows_image(place) else ()
+
+    def _take(self, part: RowInput) -> VisualTokens:
+        return self.door.take(part).map(lambda layer: layer.detach().cpu())
+
+    def _scored(self, batch: Batch, parts: Sequence[RowInput], visual: VisualTokens | None) -> TokenNLL:
+        found: dict[int, Tensor] = {}
+        with self.live.running():
+            for places in _by_source(parts):
+                some = [parts[place] for place in places]
+                seen = None if visual is None else visual.rows(places)
+                found |= dict(zip(places, self._rows(batch, places, some, seen), strict=True))
+        losses = [found[place] for place in range(len(parts))]
+        return TokenNLL(torch.cat(losses), torch.tensor([len(nll_T) for nll_T in losses]))
+
+    def _rows(
+        self, batch: Batch, places: Sequence[int], parts: Sequence[RowInput], visual: VisualTokens | None
+    ) -> list[Tensor]:
+        """Return the losses of rows of one batch of the collator."""
+        source = parts[0].source
+        ids_BT = torch.as_tensor(source.geometry.ids_BT)[[part.place for part in parts]]
+        targets_BT = torch.full_like(ids_BT, -100)
+        for row, (place, part) in enumerate(zip(places, parts, strict=True)):
+            positions_T = torch.from_numpy(source.positions[part.place])
+            ids_BT[row, positions_T] = batch.ids_BT[place, : len(positions_T)].cpu()
+            targets_BT[row, positions_T] = batch.labels_BT[place, : len(positions_T)].cpu()
+        if visual is None:
+            return self.live.losses({**inputs_of(parts), "input_ids": ids_BT}, targets_BT)
+        with self.door.giving(parts, visual) as inputs:
+            return self.live.losses({**inputs, "input_ids": ids_BT}, targets_BT)
+
+
+def _by_source(parts: Sequence[RowInput]) -> list[list[int]]:
+    """Return the places of rows, grouped by the batch of the collator that they are from."""
+    found: dict[int, list[int]] = {}
+    for place, part in enumerate(parts):
+        found.setdefault(part.source.number, []).append(place)
+    return list(found.values())

@@ -1,0 +1,134 @@
+"""From a live model and what it is scored on to a scorer of the seam, with the best door that passes its self-tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from eyechart.exits import InputError
+from eyechart.models.collated import Collated, RowInput
+from eyechart.models.doors import Door, PixelDoor, feature_doors
+from eyechart.models.gate import FeatureGate
+from eyechart.models.layout import LayoutError
+from eyechart.models.live import LiveModel, LiveScorer
+from eyechart.models.selftests import ALL, TestName, UnfitError, failures
+from eyechart.processors.answers import Way
+from eyechart.results import Remark, RemarkCode
+from eyechart.seam import Batch
+
+_TESTED = 2
+"""Number of samples for the self-tests: two are enough to detect mixed-up rows."""
+_OF_PIXELS: tuple[TestName, ...] = ("repeat", "kept", "causal")
+"""Self-tests that pixels have to pass; the others are about replaced features."""
+_OTHER_DOOR: tuple[TestName, ...] = ("own features", "sentinel", "leak")
+"""Self-tests of features after whose failure pixels are tried: the picture may enter by another way."""
+
+
+def read_batches(
+    batches: Iterable[Mapping[str, Any]], processor: Any, config: Any, most: int | None = None
+) -> list[Collated]:
+    """Read batches of a collator until they have `most` rows; None reads all of them.
+
+    Raises:
+        InputError: there is no batch, or one cannot be read.
+    """
+    found: list[Collated] = []
+    rows = 0
+    for number, batch in enumerate(batches):
+        found.append(Collated.read(batch, processor, config, number, rows))
+        rows += found[-1].geometry.rows
+        if most is not None and rows >= most:
+            break
+    if not found:
+        raise InputError("rows: expected at least one batch, got none", "pass a data loader or a list of batches")
+    return found
+
+
+def open_live(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    processor: Any = None,
+    most: int | None = None,
+    evaluating: bool = True,
+) -> LiveScorer:
+    """Adapt a live model to the seam.
+
+    Args:
+        model: a model of transformers, possibly wrapped.
+        batches: batches of its collator.
+        processor: its processor or tokenizer; without it, answers are found by token types or labels.
+        most: number of rows after which no further batch is read.
+        evaluating: whether the model runs in eval mode; otherwise in its own mode.
+
+    Raises:
+        InputError: batches or model cannot be used.
+        UnfitError: the model fails a self-test that no door avoids; the message says what this means.
+    """
+    live = LiveModel(model, evaluating)
+    sources = read_batches(batches, processor, live.config, most)
+    with live.running(), torch.no_grad():
+        return _opened(live, sources)
+
+
+def _opened(live: LiveModel, sources: Sequence[Collated]) -> LiveScorer:
+    place = next(((s, p) for s in sources for p in range(s.geometry.rows) if s.shows_image(p)), None)
+    if place is None:
+        return LiveScorer(live, PixelDoor(), sources)
+    example, reasons = RowInput(*place), list[str]()
+    for kind in feature_doors(live.model):
+        try:
+            door: Door = kind(live.forward, FeatureGate(live.model), example)
+        except LayoutError as error:
+            reasons.append(str(error))
+            continue
+        scorer = LiveScorer(live, door, sources)
+        reason = _tested(scorer, ALL)
+        if not reason:
+            return scorer.with_remarks([*_about_door(door, reasons, "self-tests-passed"), *_remarks(sources)])
+        reasons.append(reason)
+    scorer = LiveScorer(live, PixelDoor(), sources)
+    _tested(scorer, _OF_PIXELS)
+    return scorer.with_remarks([*_about_door(scorer.door, reasons, "self-tests-of-pixels"), *_remarks(sources)])
+
+
+def _tested(scorer: LiveScorer, names: Sequence[TestName]) -> str:
+    """Run self-tests on the first samples; return why another door is needed, or an empty text.
+
+    Raises:
+        UnfitError: a test failed in a way that another door would only hide.
+    """
+    batch = first_samples(scorer.batches, _TESTED)
+    if batch is None:
+        return ""
+    live = scorer.live
+    who = f"model: {type(live.model).__name__}"
+    for failure in failures(scorer, batch, scorer.own, live.dtype, names):
+        layers = len(scorer.encode(batch).layers)
+        in_part = failure.name == "sentinel" and not failure.crashed and len(failure.depths) < layers
+        if in_part or failure.name not in _OTHER_DOOR:
+            raise UnfitError(who, failure)
+        return f"the self-test `{failure.name}` failed: {failure.outcome}"
+    return ""
+
+
+def first_samples(batches: Sequence[Batch], count: int) -> Batch | None:
+    """Return up to `count` samples of one batch that have an image and a label; None if there is none."""
+    for batch in batches:
+        places = [p for p, sample in enumerate(batch.samples) if sample.has_image and sample.label_tokens][:count]
+        if places:
+            return batch.rows(places)
+    return None
+
+
+def _about_door(door: Door, reasons: Sequence[str], tests: RemarkCode) -> list[Remark]:
+    why = [Remark(code="other-door-failed", about="door", figures={"reason": reason}) for reason in reasons]
+    return [Remark(code=door.code, about="door"), *why, Remark(code=tests, about="self-tests")]
+
+
+def _remarks(sources: Sequence[Collated]) -> list[Remark]:
+    ways = {source.answers.way for source in sources}
+    code: RemarkCode = "answers-by-labels" if Way.LABELS in ways else "answers-only"
+    return [Remark(code=code, about="labels", figures={"other_labels": sum(s.other_labels for s in sources)})]

@@ -1,0 +1,115 @@
+"""A block in which a live model may run, and after which model and process are as they were before, bit for bit.
+
+What is put back: train or eval mode of every module, the content of every buffer (batch statistics, caches), every
+attribute and hook that a forward pass adds to a module (such as `rope_deltas` of the Qwen models), and the states of
+the random generators of Python, NumPy, PyTorch and CUDA. Parameters, their gradients, dtypes and devices are never
+touched: passes run without gradients, or take them with `torch.autograd.grad`, which writes to no parameter.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_KEPT_APART = ("_parameters", "_buffers", "_modules", "training")
+
+
+@contextmanager
+def unchanged(model: nn.Module, evaluating: bool = False) -> Iterator[None]:
+    """Run the block, then put model and random generators back.
+
+    Args:
+        model: the model, without wrappers (`wrappers.unwrapped`).
+        evaluating: whether the block runs in eval mode; otherwise in the mode that the model is in.
+    """
+    modules = list(dict.fromkeys(model.modules()))
+    modes = [module.training for module in modules]
+    attributes = [_Attributes.of(module) for module in modules]
+    buffers = [dict(module._buffers) for module in modules]
+    contents = {id(b): (b, b.detach().clone()) for found in buffers for b in found.values() if b is not None}
+    try:
+        with kept_randomness(), _uncompiled(modules):
+            if evaluating:
+                model.eval()
+            yield
+    finally:
+        for module, mode, kept, tensors in zip(modules, modes, attributes, buffers, strict=True):
+            module.training = mode
+            kept.put_back(module)
+            module._buffers.clear()
+            module._buffers.update(tensors)
+        with torch.no_grad():
+            for buffer, content in contents.values():
+                if not _same(buffer, content):
+                    buffer.copy_(content)
+
+
+@contextmanager
+def kept_randomness(seed: int | None = None) -> Iterator[None]:
+    """Put the states of all random generators back after the block.
+
+    Args:
+        seed: if given, the generators of PyTorch start with this seed inside the block.
+    """
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        if seed is not None:
+            torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
+
+
+@dataclass(frozen=True)
+class _Attributes:
+    """The attributes of one module, and the content of those that hold its hooks."""
+
+    values: dict[str, Any]
+    hooks: dict[str, dict[Any, Any]]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> _Attributes:
+        values = {name: value for name, value in vars(module).items() if name not in _KEPT_APART}
+        return cls(values, {name: dict(value) for name, value in values.items() if _holds_hooks(name, value)})
+
+    def put_back(self, module: nn.Module) -> None:
+        now = {name: value for name, value in vars(module).items() if name not in _KEPT_APART}
+        for name in now.keys() - self.values.keys():
+            del vars(module)[name]
+        for name, value in self.values.items():
+            if name not in now or now[name] is not value:
+                vars(module)[name] = value
+        for name, content in self.hooks.items():
+            found = self.values[name]
+            if len(found) != len(content) or any(found.get(key) is not hook for key, hook in content.items()):
+                found.clear()
+                found.update(content)
+
+
+def _holds_hooks(name: str, value: object) -> bool:
+    return "_hooks" in name and isinstance(value, dict)
+
+
+def _uncompiled(modules: list[nn.Module]) -> Any:
+    """Return a context in which compiled parts run uncompiled: compiling for a few passes takes minutes."""
+    compiled = any(
+        getattr(module, "_compiled_call_impl", None) is not None
+        or hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")
+        for module in modules
+    )
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors are equal, NaN included."""
+    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())

@@ -1,0 +1,43 @@
+"""Live models inside the wrappers of trainers."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from eyechart.exits import InputError
+
+_WRAPPERS = ("DataParallel", "DistributedDataParallel", "DeepSpeedEngine", "PipelineEngine")
+_MOST = 8
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model of transformers inside DDP, `torch.compile`, PEFT and DeepSpeed wrappers.
+
+    The forward passes of wrappers take any argument, so a wrapper would silently drop what the model does not know.
+    Adapters of PEFT (LoRA and others that change layers) are part of the model inside and stay active.
+
+    Raises:
+        InputError: a wrapper that does more than pass its arguments on: prompt learning of PEFT, or FSDP 1.
+    """
+    for _ in range(_MOST):
+        kinds = {kind.__name__ for kind in type(model).__mro__}
+        if "FullyShardedDataParallel" in kinds:
+            raise InputError(
+                "model: it is wrapped by FullyShardedDataParallel, whose parts cannot be called one by one",
+                "use fully_shard (FSDP 2), or pass the model before it is wrapped",
+            )
+        if "PeftModel" in kinds:
+            if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+                raise InputError(
+                    "model: it is a PEFT model with prompt learning, which adds tokens to every row",
+                    "pass a model whose adapters change layers, such as LoRA, or the base model",
+                )
+            inner = model.get_base_model()  # type: ignore[operator]  # a method of PeftModel
+        elif hasattr(model, "_orig_mod"):
+            inner = model._orig_mod
+        else:
+            inner = getattr(model, "module", None) if kinds & set(_WRAPPERS) else None
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+    raise InputError(f"model: expected at most {_MOST} wrappers around it", "pass the model inside them")

@@ -1,0 +1,86 @@
+"""Reading the arrays of a batch, whatever library made them: PyTorch, NumPy, MLX, JAX, or plain lists.
+
+PyTorch is not imported: a tensor is recognised by its own methods. Selecting rows keeps the type of PyTorch tensors,
+NumPy arrays and lists; other arrays come back as NumPy arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eyechart.exits import InputError
+
+AnyArray = npt.NDArray[Any]
+
+
+def is_array(value: object) -> bool:
+    """Return whether a value has a shape and can be converted to a NumPy array."""
+    return hasattr(value, "shape") and (hasattr(value, "__array__") or hasattr(value, "__buffer__"))
+
+
+def to_numpy(value: Any) -> AnyArray:
+    """Return a value as a NumPy array, in float32 if its own type is unknown to NumPy (such as bfloat16).
+
+    Args:
+        value: an array, a number, or nested lists of numbers; on any device, with or without gradients.
+
+    Raises:
+        TypeError: it is none of these, such as a ragged list or a list of texts.
+    """
+    if hasattr(value, "detach"):  # a PyTorch tensor
+        tensor = value.detach().cpu()
+        return np.asarray((tensor.float() if "bfloat16" in str(tensor.dtype) else tensor).numpy())
+    try:
+        array: AnyArray = np.asarray(value)
+    except ValueError as error:  # a ragged list
+        raise TypeError("expected numbers of one shape") from error
+    if array.dtype.kind not in "biuf":
+        try:
+            array = array.astype(np.float32)
+        except (TypeError, ValueError) as error:
+            raise TypeError("expected numbers") from error
+    return array
+
+
+def shape_of(value: Any) -> tuple[int, ...] | None:
+    """Return the shape of an array, `(length,)` of a list or tuple, and None for everything else."""
+    if hasattr(value, "shape"):
+        return tuple(int(size) for size in value.shape)
+    return (len(value),) if isinstance(value, list | tuple) else None
+
+
+def take(value: Any, indices: Sequence[int], axis: int = 0) -> Any:
+    """Return the items of an array or list at `indices` along `axis`, in this order."""
+    if isinstance(value, list | tuple):
+        assert axis == 0
+        return type(value)([value[i] for i in indices]) if type(value) in (list, tuple) else [value[i] for i in indices]
+    if hasattr(value, "index_select"):  # a PyTorch tensor, which is indexed by a tensor on its own device
+        return value[(slice(None),) * axis + (list(indices),)]
+    return np.take(to_numpy(value), list(indices), axis=axis)
+
+
+def matrix_of(batch: Mapping[str, Any], key: str) -> AnyArray | None:
+    """Return the entry `key` of a batch as an array; None if it is absent or None.
+
+    Raises:
+        InputError: it is not numeric.
+    """
+    value = batch.get(key)
+    if value is None:
+        return None
+    try:
+        return to_numpy(value)
+    except TypeError as error:
+        raise InputError(
+            f"batch[{key!r}]: expected an array of numbers, got {_kind(value)}",
+            "pass the batch as the collator returns it to the model",
+        ) from error
+
+
+def _kind(value: object) -> str:
+    shape = shape_of(value)
+    return f"{type(value).__name__}{'' if shape is None else f' of shape {shape}'}"

@@ -1,0 +1,235 @@
+"""What a batch dict holds: its rows, its image positions, and which part of the pixel tensors belongs to which row.
+
+Processors of transformers store pixels in the ways that `PixelLayout` lists. In all of them the images of the batch are
+in the order of its rows, and in most of them the batch does not say where the images of a row end. This is found from
+the image positions: the *entries* of the pixel tensor (an image, or a tile if the processor cuts images into tiles) are
+given to the rows one after the other until the visual tokens of a row's entries are as many as its image positions.
+
+    geometry = read_geometry(batch, processor, model.config)
+    geometry.placeholders_B             image positions per row
+    geometry.entries_of(row)            entries of the pixel tensor that belong to a row
+    cut_rows(batch, geometry, [2, 0])   the batch with only these rows (`eyechart.processors.cutting`)
+
+Dimension suffixes: B rows, T token positions, N entries of the pixel tensor over all rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from eyechart.exits import InputError
+from eyechart.processors.arrays import AnyArray, matrix_of, to_numpy
+from eyechart.processors.image_ids import ImageId, find_image_id
+from eyechart.processors.pixel_entries import Entry, PixelLayout, Pixels, read_pixels
+
+Runs = tuple[tuple[tuple[int, int], ...], ...]
+"""For each row, its runs of image positions as (first, after the last)."""
+_COUNT_KEYS = ("images_per_sample", "batch_num_images")
+
+
+class Unassigned(Enum):
+    """Why it is not known which pixels belong to which row."""
+
+    NO_IMAGE_ID = "the id of an image position is not known"
+    COUNTS_DIFFER = "image positions and visual tokens differ in number"
+    UNKNOWN_LAYOUT = "the pixels are stored in a form that is not known"
+    UNKNOWN_TOKENS = "the number of visual tokens per image is not known"
+
+
+class Packing(Enum):
+    """What shows that a row of the batch holds several samples."""
+
+    NONE = "one sample per row"
+    BOUNDARIES = "the batch has boundaries of sequences (cu_seqlens, cu_seq_lens_q or seq_idx)"
+    POSITIONS = "position ids start again within a row"
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The contents of a batch dict, without its text."""
+
+    ids_BT: AnyArray
+    """Token ids, int64 [B, T]."""
+    attended_BT: AnyArray
+    """Positions that are not padding, bool [B, T]; all True if the batch has no two-dimensional mask."""
+    image_id: ImageId
+    """The id of an image position, and where it was found."""
+    runs: Runs
+    """For each row, its runs of image positions as (first, after the last)."""
+    pixels: Pixels
+    """The pixel tensor, and its entries with their rows."""
+    unassigned: Unassigned | None
+    """Why entries have no row; None if all have one."""
+    packing: Packing
+    """Whether a row holds several samples. Such a batch cannot be cut."""
+
+    @property
+    def rows(self) -> int:
+        """B, the number of rows."""
+        return int(self.ids_BT.shape[0])
+
+    @property
+    def placeholders_B(self) -> AnyArray:
+        """Number of image positions per row, int64 [B]."""
+        return np.array([sum(stop - start for start, stop in runs) for runs in self.runs], dtype=np.int64)
+
+    @property
+    def image_BT(self) -> AnyArray:
+        """Image positions, bool [B, T]."""
+        return image_positions(self.ids_BT, self.image_id)
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """All entries of the pixel tensor, without padding entries, in the order of the batch."""
+        return self.pixels.entries
+
+    @property
+    def expected(self) -> int | None:
+        """Number of visual tokens of all entries together; None if it is not known."""
+        known = [entry.tokens for entry in self.entries if entry.tokens is not None]
+        return sum(known) if len(known) == len(self.entries) else None
+
+    def entries_of(self, row: int) -> list[Entry]:
+        """Return the entries of a row, in their order; empty for a row without images.
+
+        Raises:
+            InputError: it is not known which entries belong to which row.
+        """
+        if self.unassigned is not None:
+            raise InputError(
+                f"batch: it is not known which images belong to which row, because {self.unassigned.value}",
+                "pass the processor and the model, with a batch as the processor made it",
+            )
+        return [entry for entry in self.entries if entry.row == row]
+
+
+def read_geometry(batch: Mapping[str, Any], processor: Any = None, config: Any = None) -> Geometry:
+    """Read what a batch holds.
+
+    Args:
+        batch: the batch as the collator returns it: a dict or a `BatchFeature` with at least `input_ids` [B, T]. Its
+            arrays can be of any library.
+        processor: the model's processor, or its tokenizer. Without it and `config`, image positions are recognised by
+            the token types or by the longest run of equal ids.
+        config: the model's config.
+
+    Raises:
+        InputError: it is not a dict, it has no two-dimensional `input_ids`, or an array of it is not numeric.
+    """
+    ids_BT = _ids_of(batch)
+    attended_BT = _attended_of(batch, ids_BT)
+    image_id = find_image_id(ids_BT, attended_BT, batch, processor, config)
+    runs = tuple(_runs_of(row_T) for row_T in image_positions(ids_BT, image_id))
+    pixels = read_pixels(batch, len(ids_BT), processor, config)
+    rows = _assign(pixels, image_id, runs, batch)
+    unassigned = rows if isinstance(rows, Unassigned) else None
+    if isinstance(rows, list):
+        entries = [dataclasses.replace(entry, row=row) for entry, row in zip(pixels.entries, rows, strict=True)]
+        pixels = dataclasses.replace(pixels, entries=tuple(entries))
+    packing = _packing_of(batch, attended_BT)
+    return Geometry(ids_BT, attended_BT, image_id, runs, pixels, unassigned, packing)
+
+
+def image_positions(ids_BT: AnyArray, image_id: ImageId) -> AnyArray:
+    """Return which positions are image positions, bool [B, T]."""
+    return np.zeros(ids_BT.shape, dtype=bool) if image_id.id is None else np.asarray(ids_BT == image_id.id)
+
+
+def _ids_of(batch: Mapping[str, Any]) -> AnyArray:
+    if not isinstance(batch, Mapping):
+        raise InputError(
+            f"batch: expected a dict with input_ids, got {type(batch).__name__}",
+            "pass what the collator returns, such as next(iter(loader))",
+        )
+    ids = matrix_of(batch, "input_ids")
+    if ids is None:
+        found = ", ".join(map(str, batch)) or "nothing"
+        raise InputError(f"batch: expected the key input_ids, got {found}", "pass what the collator returns")
+    if ids.ndim != 2 or not ids.size or ids.dtype.kind not in "iu":
+        raise InputError(
+            f"batch['input_ids']: expected integers of shape [rows, tokens], got {ids.dtype} of shape "
+            f"{list(ids.shape)}",
+            "pass a batch of the collator instead of a single item of the data set",
+        )
+    return ids.astype(np.int64)
+
+
+def _attended_of(batch: Mapping[str, Any], ids_BT: AnyArray) -> AnyArray:
+    mask = None if isinstance(batch.get("attention_mask"), Mapping) else matrix_of(batch, "attention_mask")
+    if mask is None or mask.ndim != 2:
+        return np.ones(ids_BT.shape, dtype=bool)
+    if mask.shape != ids_BT.shape:
+        raise InputError(
+            f"batch['attention_mask']: expected the shape of input_ids, {list(ids_BT.shape)}, got {list(mask.shape)}",
+            "pad and truncate ids and mask together",
+        )
+    return np.asarray(mask != 0)
+
+
+def _runs_of(row_T: AnyArray) -> tuple[tuple[int, int], ...]:
+    edges = np.flatnonzero(np.diff(np.r_[0, row_T.astype(np.int8), 0]))
+    return tuple((int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True))
+
+
+def _packing_of(batch: Mapping[str, Any], attended_BT: AnyArray) -> Packing:
+    if any(batch.get(key) is not None for key in ("cu_seqlens", "cu_seq_lens_q", "seq_idx")):
+        return Packing.BOUNDARIES
+    positions = matrix_of(batch, "position_ids")
+    if positions is None or positions.shape[-2:] != attended_BT.shape:
+        return Packing.NONE
+    # Text positions only grow; the first axis of M-RoPE (time) does so too. A start at 0 after the first is a new one.
+    first_BT = positions.reshape(-1, *attended_BT.shape)[0]
+    starts_BT = (first_BT == 0) & attended_BT
+    again_BT = starts_BT[:, 1:] & ~starts_BT[:, :-1] & attended_BT[:, :-1]
+    return Packing.POSITIONS if again_BT.any() else Packing.NONE
+
+
+def _assign(pixels: Pixels, image_id: ImageId, runs: Runs, batch: Mapping[str, Any]) -> list[int] | Unassigned | None:
+    """Return the row of each entry, in their order, or why it is not known; None if nothing has to be assigned."""
+    if pixels.layout is PixelLayout.UNKNOWN:
+        return Unassigned.UNKNOWN_LAYOUT
+    if pixels.layout is PixelLayout.ROWS or not pixels.entries:
+        return None
+    count, tokens = len(pixels.entries), [entry.tokens for entry in pixels.entries]
+    if (counts := _counts_of(batch, len(runs))) is not None and sum(counts) == count:
+        return [row for row, images in enumerate(counts) for _ in range(images)]
+    if image_id.id is None:
+        return Unassigned.NO_IMAGE_ID
+    by_run = [row for row, found in enumerate(runs) for _ in found]
+    known = [number for number in tokens if number is not None]
+    if len(known) == count:
+        by_tokens = _by_tokens(known, runs)
+        # Where the numbers differ, one run per image still shows which image is whose.
+        return by_tokens or (by_run if len(by_run) == count else Unassigned.COUNTS_DIFFER)
+    if len(by_run) == count:
+        return by_run
+    total = sum(stop - start for row in runs for start, stop in row)
+    even = _by_tokens([total // count] * count, runs) if total % count == 0 else None
+    return even or Unassigned.UNKNOWN_TOKENS
+
+
+def _counts_of(batch: Mapping[str, Any], rows: int) -> list[int] | None:
+    """Return the number of images per row, if the batch has it."""
+    for key in _COUNT_KEYS:
+        if batch.get(key) is not None and len(found := to_numpy(batch[key]).reshape(-1)) == rows:
+            return [int(count) for count in found]
+    return None
+
+
+def _by_tokens(tokens: list[int], runs: Runs) -> list[int] | None:
+    """Return the row of each entry if the tokens of consecutive entries add up to the image positions of each row."""
+    rows: list[int] = []
+    for row, found in enumerate(runs):
+        left = sum(stop - start for start, stop in found)
+        while left > 0 and len(rows) < len(tokens):
+            left -= tokens[len(rows)]
+            rows.append(row)
+        if left != 0:
+            return None
+    return rows if len(rows) == len(tokens) else None

@@ -1,0 +1,112 @@
+"""Which token id marks an image position: from the config, the processor, token types, or the batch itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from eyechart.processors.arrays import AnyArray, to_numpy
+
+_OF_CONFIG = ("image_token_id", "image_token_index", "image_patch_id")
+_SHORTEST_RUN = 4
+"""Minimum number of equal ids in a row that can be image positions when nothing else identifies them."""
+
+
+class IdSource(Enum):
+    """Where the id of image positions was found."""
+
+    CONFIG = "the model's config"
+    PROCESSOR = "the processor"
+    TOKEN_TYPES = "the token types of the batch"
+    RUNS = "the longest run of equal ids in the batch"
+    NONE = "nowhere"
+
+
+@dataclass(frozen=True)
+class ImageId:
+    """The token id of an image position."""
+
+    id: int | None
+    """The id; None if it could not be found."""
+    source: IdSource
+    """Where it was found."""
+
+
+def find_image_id(
+    ids_BT: AnyArray, attended_BT: AnyArray, batch: Mapping[str, Any], processor: Any, config: Any
+) -> ImageId:
+    """Return the id of image positions.
+
+    Of several ids that config and processor name (Gemma 3's processor names the id before the image first), the first
+    one that occurs in the batch is used, or the first one if none occurs. Without both, a batch with images is searched
+    for its token types, then for its longest run of equal ids.
+
+    Args:
+        ids_BT: token ids, [B, T].
+        attended_BT: positions that are not padding, [B, T].
+        batch: the batch.
+        processor: the processor or tokenizer, or None.
+        config: the model's config, or None.
+    """
+    named = [*_of_config(config), *_of_processor(processor)]
+    present = [found for found in named if found.id is not None and (ids_BT == found.id).any()]
+    if named:
+        return (present or named)[0]
+    if not any(str(key).startswith("pixel_values") and batch[key] is not None for key in batch):
+        return ImageId(None, IdSource.NONE)
+    return _of_types(ids_BT, batch) or _of_runs(ids_BT, attended_BT) or ImageId(None, IdSource.NONE)
+
+
+def image_ids_of(processor: Any, config: Any) -> list[int]:
+    """Return the ids that config and processor name as image positions, without repetition; both may be None."""
+    return list(
+        dict.fromkeys(found.id for found in (*_of_config(config), *_of_processor(processor)) if found.id is not None)
+    )
+
+
+def _of_config(config: Any) -> Iterator[ImageId]:
+    for name in _OF_CONFIG:
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value >= 0:
+            yield ImageId(value, IdSource.CONFIG)
+
+
+def _of_processor(processor: Any) -> Iterator[ImageId]:
+    tokenizer = getattr(processor, "tokenizer", processor)
+    several = getattr(processor, "image_token_ids", None)
+    values = [*several] if isinstance(several, list | tuple) else []
+    values += [getattr(owner, "image_token_id", None) for owner in (tokenizer, processor)]
+    token = getattr(processor, "image_token", None)
+    if isinstance(token, str) and hasattr(tokenizer, "get_vocab"):
+        values.append(tokenizer.get_vocab().get(token))
+    for value in values:
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            yield ImageId(value, IdSource.PROCESSOR)
+
+
+def _of_types(ids_BT: AnyArray, batch: Mapping[str, Any]) -> ImageId | None:
+    """Return the id that most positions of type 1 have; PaliGemma's `token_type_ids`, which mark answers, have many."""
+    for key in ("mm_token_type_ids", "token_type_ids"):
+        types = batch.get(key)
+        if types is None or (types_BT := to_numpy(types)).shape != ids_BT.shape or not (types_BT == 1).any():
+            continue
+        ids, counts = np.unique(ids_BT[types_BT == 1], return_counts=True)
+        if counts.max() * 2 > counts.sum():
+            return ImageId(int(ids[counts.argmax()]), IdSource.TOKEN_TYPES)
+    return None
+
+
+def _of_runs(ids_BT: AnyArray, attended_BT: AnyArray) -> ImageId | None:
+    longest: dict[int, int] = {}
+    for ids_T, attended_T in zip(ids_BT, attended_BT, strict=True):
+        kept = ids_T[attended_T]
+        starts = np.flatnonzero(np.r_[True, kept[1:] != kept[:-1]]) if len(kept) else np.array([], dtype=int)
+        for start, stop in zip(starts, np.r_[starts[1:], len(kept)], strict=True):
+            longest[int(kept[start])] = max(longest.get(int(kept[start]), 0), int(stop - start))
+    if not longest or max(longest.values()) < _SHORTEST_RUN:
+        return None
+    return ImageId(max(longest, key=lambda token: longest[token]), IdSource.RUNS)

@@ -1,0 +1,151 @@
+"""The token ids that a chat template writes before and after an answer, found by rendering a tiny conversation.
+
+A conversation of two exchanges is rendered several times with other words in one place. The ids that all of these have
+in common up to that place are what the template writes before it; the common end of these ids over other words in the
+places before is what does not depend on the words. So nothing is taken from a list of known templates, and the ids are
+those that the tokenizer makes of the marker in its context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Ids = tuple[int, ...]
+
+_WORDS = ("zebra", "Quite 5", "(no) it is")
+"""Texts put into a turn; they begin and end in different characters."""
+
+
+@dataclass(frozen=True)
+class Turns:
+    """What the template of a processor writes around an answer."""
+
+    openings: tuple[Ids, ...]
+    """Ids directly before an answer, of the first and of later answers; the longest first. Never empty."""
+    end_id: int | None
+    """The special token that ends an answer; None if the template writes none."""
+    next_turn: Ids
+    """Ids between an answer and the next request; they end an answer if there is no `end_id`. May be empty."""
+
+
+def learn_turns(processor: Any) -> Turns | None:
+    """Return what the chat template writes around an answer; None if there is no template or it gives no marker.
+
+    Args:
+        processor: a processor or tokenizer of transformers.
+    """
+    tokenizer = getattr(processor, "tokenizer", processor)
+    render = _renderer(processor, tokenizer)
+    if render is None:
+        return None
+
+    def ids(*texts: str) -> Ids:
+        return tuple(tokenizer(render(texts), add_special_tokens=False)["input_ids"])
+
+    before_first = [_common([ids(q, a, "Why?", "ok") for a in _WORDS]) for q in _WORDS]
+    before_second = [_common([ids("Why?", "ok", q, a) for a in _WORDS]) for q in _WORDS]
+    before_request = [_common([ids("Why?", a, q, "ok") for q in _WORDS]) for a in _WORDS]
+    after = _common_end([ids("Why?", "ok", "And?", a) for a in _WORDS])
+    prompt = _generation_prompt(processor, tokenizer)
+    befores = (_common_end(found) for found in (before_first, before_second))
+    openings = {_trimmed(_opening(before, prompt), tokenizer) for before in befores} - {()}
+    if not openings:
+        return None
+    special = special_ids(tokenizer)
+    end_id = after[0] if after and after[0] in special else None
+    next_turn = _trimmed(_common_end(before_request), tokenizer)
+    return Turns(tuple(sorted(openings, key=len, reverse=True)), end_id, next_turn)
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """Return the ids of special tokens; empty if the tokenizer does not list them."""
+    named = {int(token) for token in getattr(tokenizer, "all_special_ids", None) or ()}
+    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
+    return named | {int(token) for token, content in added.items() if getattr(content, "special", False)}
+
+
+def _renderer(processor: Any, tokenizer: Any) -> Any:
+    """Return a function that renders requests and answers in turn; None if no template keeps the texts."""
+    for owner in (processor, tokenizer):
+        if not getattr(owner, "chat_template", None):
+            continue
+        for parts in (True, False):
+
+            def render(texts: Sequence[str], owner: Any = owner, parts: bool = parts) -> str:
+                turns = _conversation(texts, parts)
+                return str(owner.apply_chat_template(turns, tokenize=False, add_generation_prompt=False))
+
+            if _keeps(render):
+                return render
+    return None
+
+
+def _conversation(texts: Sequence[str], parts: bool) -> list[dict[str, Any]]:
+    roles = ("user", "assistant")
+    return [
+        {"role": roles[place % 2], "content": [{"type": "text", "text": text}] if parts else text}
+        for place, text in enumerate(texts)
+    ]
+
+
+def _keeps(render: Any) -> bool:
+    """Return whether a template writes all texts, in their order and as they are."""
+    texts = ("Why zebra?", "ok", "And lion?", "(no)")
+    try:
+        written = render(texts)
+    except Exception:  # noqa: BLE001 - a template is a program of its author's, and may raise anything
+        return False
+    places = [written.find(text) for text in texts]
+    return -1 not in places and places == sorted(places) and "'type'" not in written
+
+
+def _generation_prompt(processor: Any, tokenizer: Any) -> Ids:
+    """Return the ids that `add_generation_prompt` adds; empty if it adds none."""
+    for owner in (processor, tokenizer):
+        if not getattr(owner, "chat_template", None):
+            continue
+        for parts in (True, False):
+            turns = _conversation(("Why zebra?",), parts)
+            try:
+                without, prompt = (
+                    owner.apply_chat_template(turns, tokenize=False, add_generation_prompt=asked)
+                    for asked in (False, True)
+                )
+            except Exception:  # noqa: BLE001 - as above
+                continue
+            ids = [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (without, prompt)]
+            return ids[1][len(_common(ids)) :]
+    return ()
+
+
+def _opening(before: Ids, prompt: Ids) -> Ids:
+    """Return the generation prompt if the ids before an answer end in it, and all of them otherwise.
+
+    All of them include the end of the request, so a first answer and one after another kind of turn would differ.
+    """
+    return prompt if prompt and before[-len(prompt) :] == prompt else before
+
+
+def _trimmed(ids: Ids, tokenizer: Any) -> Ids:
+    """Return ids without spaces at both ends: whether a space is a token depends on the word next to it."""
+    kept = list(ids)
+    while kept and not tokenizer.decode([kept[-1]]).strip(" "):
+        kept.pop()
+    while kept and not tokenizer.decode([kept[0]]).strip(" "):
+        kept.pop(0)
+    return tuple(kept)
+
+
+def _common(several: Sequence[Ids]) -> Ids:
+    """Return the ids that all begin with."""
+    length = 0
+    while all(len(ids) > length for ids in several) and len({ids[length] for ids in several}) == 1:
+        length += 1
+    return several[0][:length]
+
+
+def _common_end(several: Sequence[Ids]) -> Ids:
+    """Return the ids that all end in."""
+    return _common([ids[::-1] for ids in several])[::-1]
