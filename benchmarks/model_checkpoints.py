@@ -86,6 +86,8 @@ def make_checkpoint(kind: str, folder: Path) -> None:
     ids = _token_ids(processor)
     overrides = _shrunk(default, ids, side, special.nested)
     overrides.pop("model_type", None)
+    for name, texts in special.ids.items():
+        overrides[name] = tokenizer.convert_tokens_to_ids(list(texts) if isinstance(texts, tuple) else texts)
     config = type(default)(**_merged(overrides, special.config))
     torch.manual_seed(0)
     model = getattr(hf, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[kind])(config)
@@ -273,7 +275,7 @@ def _small(name: str, value: Any, config: Any, ids: dict[str, int], side: int) -
     for pattern, small in _SIZES:
         if re.fullmatch(pattern, name):
             if small == "kv":
-                heads = getattr(config, "num_attention_heads", None) or getattr(config, "num_heads", None)
+                heads = vars(config).get("num_attention_heads") or vars(config).get("num_heads")
                 return HEADS if value == heads else HEADS // 2
             return min(value, 4) if small == "small" else small
     return None

@@ -37,6 +37,20 @@ def main(checkpoint: str, rows_file: str, size: str, output: str) -> None:
     Path(output).write_text(json.dumps(found), encoding="utf-8")
 
 
+_APPENDABLE = {"input_ids", "attention_mask", "pixel_values"}
+"""Inputs of a prompt to which an answer can be appended."""
+
+
+def _appended(prompt: dict[str, Any], whole: dict[str, Any]) -> tuple[dict[str, Any], torch.Tensor]:
+    """Return the prompt's inputs, as used to generate, followed by the ids that only the whole has."""
+    prompt_T, whole_T = prompt["input_ids"][0], whole["input_ids"][0]
+    shorter = min(len(prompt_T), len(whole_T))
+    same = int((prompt_T[:shorter] == whole_T[:shorter]).int().cumprod(0).sum())
+    answer_T = whole_T[same : len(whole_T) - (len(prompt_T) - same)]
+    ids_T = torch.cat([prompt_T, answer_T])
+    return {**prompt, "input_ids": ids_T[None], "attention_mask": torch.ones_like(ids_T)[None]}, ids_T
+
+
 class Oracle:
     """A checkpoint and its own processor."""
 
@@ -55,15 +69,23 @@ class Oracle:
         self.size = size
         self.names = set(inspect.signature(self.model.forward).parameters) - {"labels"}
         """Names of the model's inputs; a processor may make more."""
+        self.adds_image = False
+        """Whether the processor puts image positions before a text that has none."""
+        try:
+            made = self._inputs("a", Image.new("RGB", size))["input_ids"][0]
+            self.adds_image = int(made.tolist().count(getattr(self.model.config, "image_token_id", None))) > 0
+        except Exception:  # it wants the image's place in the text
+            pass
 
     @torch.no_grad()
     def losses(self, row: dict[str, Any], picture: str) -> dict[str, Any]:
         """Return the answer's token ids and their losses, for one picture."""
         image = self._image(picture)
         prompt, whole = self._texts(row)
-        start = self._inputs(prompt, image)["input_ids"].shape[1]
-        inputs = self._inputs(whole, image)
-        ids_T = inputs["input_ids"][0]
+        first, inputs = self._inputs(prompt, image), self._inputs(whole, image)
+        start, ids_T = first["input_ids"].shape[1], inputs["input_ids"][0]
+        if not torch.equal(first["input_ids"][0], ids_T[:start]) and set(inputs) <= _APPENDABLE:
+            inputs, ids_T = _appended(first, inputs)  # this processor ends every text with a token (Chameleon)
         if getattr(self.model.config, "is_encoder_decoder", False):
             labels_BT = self.processor.tokenizer(row["caption"], return_tensors="pt")["input_ids"]
             out = self.model(**self._inputs(prompt, image), labels=labels_BT)
@@ -90,7 +112,7 @@ class Oracle:
             prompt = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
             whole = self.processor.apply_chat_template([*turns, answer], tokenize=False)
             return prompt, whole if whole.startswith(prompt) else prompt + row["caption"]
-        token = str(getattr(self.processor, "image_token", "<image>"))
+        token = "" if self.adds_image else str(getattr(self.processor, "image_token", "<image>"))
         prompt = f"{token}{row['question']}\n"
         return prompt, prompt + row["caption"]
 

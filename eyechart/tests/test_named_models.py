@@ -186,7 +186,9 @@ def test_a_model_that_computes_its_features_and_ignores_them_is_refused(
     assert "it ignores its image" in message
 
 
-def test_a_model_that_never_asks_for_image_features_is_refused(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_never_asks_for_image_features_gets_other_pixels_which_change_nothing(
+    saved: Saved, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kind = transformers.LlavaForConditionalGeneration
     own = kind.forward
 
@@ -194,8 +196,13 @@ def test_a_model_that_never_asks_for_image_features_is_refused(saved: Saved, mon
         return own(self, input_ids=input_ids, **options)
 
     monkeypatch.setattr(kind, "forward", blind)
-    with pytest.raises(ValueError, match="llava.*a forward pass never asks for them"):
-        load_model(str(saved.folder("llava")), settings())
+    model = load_model(str(saved.folder("llava")), settings())
+    batch = batch_of(model, data)
+    model.self_test(batch.rows([0, 1]))
+    assert model.describe().door == "pixels" and "never asks for them" in model.scorer.why_pixels
+    visual = model.encode(batch)
+    own, other = (model.nll(batch, seen).nll_N for seen in (visual, visual.rows([1, 2, 3, 0])))
+    assert torch.equal(own, other)
 
 
 def test_a_model_that_reads_its_caption_ahead_is_refused(

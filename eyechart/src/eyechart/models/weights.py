@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from eyechart.exits import NamedInputError
+from eyechart.exits import InputError, NamedInputError
 from eyechart.hub import explain_absence, hub_bounded, unreadable
 
 
 def load_complete(
-    kind: type[PreTrainedModel], name: str, setting: str, dtype: torch.dtype, attention: str
+    kind: type[PreTrainedModel],
+    name: str,
+    setting: str,
+    dtype: torch.dtype | None,
+    attention: str,
+    options: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
     """Call `kind.from_pretrained(name)`, and refuse newly initialised weights.
 
@@ -28,8 +36,9 @@ def load_complete(
         kind: a transformers model class.
         name: folder or hub id.
         setting: the config field that contains the name, for messages.
-        dtype: precision of the loaded weights.
+        dtype: precision of the loaded weights; None keeps that of the file.
         attention: attention implementation.
+        options: further arguments of `from_pretrained`.
 
     Raises:
         ValueError: the model does not exist, is not in the cache and there is no network, or weights are missing.
@@ -39,11 +48,23 @@ def load_complete(
     try:
         with hub_bounded(name):
             model, info = kind.from_pretrained(
-                name, dtype=dtype, attn_implementation=attention, use_safetensors=True, output_loading_info=True
+                name,
+                dtype=dtype or "auto",
+                attn_implementation=attention,
+                use_safetensors=True,
+                output_loading_info=True,
+                **(options or {}),
             )
     except (OSError, ImportError) as error:
         raise ValueError(explain_absence(name, setting, error)) from error
     except (SafetensorError, RuntimeError, ValueError) as error:
+        if attention != "eager" and "attention implementation" in str(error):
+            flag = "--attention" if setting == "MODEL" else "model.attention"
+            raise InputError(
+                f"{flag}: {name} has no {attention} attention in transformers {transformers.__version__}",
+                f"set {flag} to eager",
+            ) from error
+        _refuse_remote_code(name, setting, error)
         raise ValueError(unreadable(name, setting, kind.__name__, error)) from error
     missing = sorted(info["missing_keys"])
     if missing:
@@ -54,6 +75,32 @@ def load_complete(
             f"use a complete checkpoint of {kind.__name__}, or download this one again",
         )
     return model
+
+
+def is_quantised(name: str, trust_remote_code: bool = False) -> bool:
+    """Return whether the weights of a checkpoint are quantised, according to its configuration.
+
+    Raises:
+        ValueError: there is no readable configuration.
+    """
+    try:
+        with hub_bounded(name):
+            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except OSError as error:
+        raise ValueError(explain_absence(name, "MODEL", error)) from error
+    except (ValueError, KeyError) as error:
+        _refuse_remote_code(name, "MODEL", error)
+        raise ValueError(unreadable(name, "MODEL", "configuration", error)) from error
+    return getattr(config, "quantization_config", None) is not None
+
+
+def _refuse_remote_code(name: str, setting: str, error: Exception) -> None:
+    """Raise InputError if transformers refused to run code of the checkpoint; it has no exception class for this."""
+    if "trust_remote_code" in str(error):
+        raise InputError(
+            f"{setting}: {name} brings Python code of its own",
+            "read that code, and add --trust-remote-code if it may run",
+        ) from error
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,7 +131,8 @@ class PromptWriter:
         """Return the prompt as text up to the beginning of the answer; with `image` False, it has no image."""
         before, after = (part.strip() for part in human.split(PLACEHOLDER))
         if not self.has_template:
-            placeholder = str(getattr(self._processor, "image_token", PLACEHOLDER)) if image else ""
+            marked = image and not self._adds_image
+            placeholder = str(getattr(self._processor, "image_token", PLACEHOLDER)) if marked else ""
             return f"{placeholder}{' '.join(part for part in (before, after) if part)}"
         return self._render([self._turn(before, after, image)], True).rstrip(" ")
 
@@ -143,12 +145,16 @@ class PromptWriter:
             "add_special_tokens": self._adds_special(texts[0]),
             **self.options,
         }
-        if not self._flat:
-            try:
-                return self._processor(text=list(texts), images=[[image] for image in images], **options)
-            except (TypeError, ValueError, AttributeError):
-                self._flat = True  # a processor that wants one image per text, not one list of them (GOT-OCR 2)
-        return self._processor(text=list(texts), images=list(images), **options)
+        nested = [[image] for image in images]
+        if self._flat:
+            return self._processor(text=list(texts), images=list(images), **options)
+        try:
+            return self._processor(text=list(texts), images=nested, **options)
+        except (TypeError, ValueError, AttributeError):
+            # Some processors want one image per text instead of a list of them (GOT-OCR 2).
+            made = self._processor(text=list(texts), images=list(images), **options)
+            self._flat = True
+            return made
 
     def _encode(self, record: Row, human: str, answer_N: npt.NDArray[np.int32]) -> Encoded | Reject:
         found = self._special.search(human.replace(PLACEHOLDER, "")) if self._special else None
@@ -173,6 +179,15 @@ class PromptWriter:
         alone = ids_of([self.ending.lead + caption for caption in captions])
         whole = [b[len(anchor) :] if b[: len(anchor)] == anchor else a for b, a in zip(anchored, alone, strict=True)]
         return [np.array([*ids, self.ending.end_id], dtype=np.int32) for ids in whole]
+
+    @cached_property
+    def _adds_image(self) -> bool:
+        """Whether the processor writes image positions before a text that has none, as those of BLIP-2 do."""
+        try:
+            ids_T = self.inputs([_PROBE], [self._image])["input_ids"][0]
+        except Exception:  # noqa: BLE001 - a processor may raise anything if a text has no place for the image
+            return False
+        return bool((ids_T == self.image_id).any())
 
     def _ids(self, text: str) -> IntArray:
         """Return the ids of a prompt with an image.
