@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import transformers as hf
-from model_special import NO_TEMPLATE, SPECIAL, Special
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
@@ -24,8 +23,17 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
 
+from model_special import NO_TEMPLATE, SPECIAL, Special
+
 WIDTH, HEADS, VOCABULARY, GRID = 32, 4, 1024, 4
-CAPTIONS = ("a red circle on a blue ground", "a green cross", "a yellow square", "blue", "two red dots", "no shape here")
+CAPTIONS = (
+    "a red circle on a blue ground",
+    "a green cross",
+    "a yellow square",
+    "blue",
+    "two red dots",
+    "no shape here",
+)
 _CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}{% if c['type'] == 'image' %}IMAGE"
     "{% else %}{{ c['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
@@ -43,7 +51,10 @@ _SIZES: tuple[tuple[str, Any], ...] = (
     (r"(num_key_value_heads|swa_num_key_value_heads)", "kv"),
     (r"(linear_num_heads|linear_num_key_heads|linear_num_value_heads|mamba_num_heads)", HEADS),
     (r"(head_dim|v_head_dim|qk_nope_head_dim|qk_rope_head_dim|index_head_dim|swa_head_dim|resampler_head_dim)", 8),
-    (r"(linear_head_dim|linear_key_head_dim|linear_value_head_dim|mamba_head_dim|ssm_state_size|resampler_dim_head)", 8),
+    (
+        r"(linear_head_dim|linear_key_head_dim|linear_value_head_dim|mamba_head_dim|ssm_state_size|resampler_dim_head)",
+        8,
+    ),
     (r"(q_lora_rank|kv_lora_rank|laurel_rank|hc_lowrank|hidden_size_per_layer_input)", 16),
     (r"(qk_head_dim)", 16),
     (r"(rotary_dim)", 4),
@@ -114,9 +125,7 @@ def make_tokenizer(processor_class: type, special: Special) -> Any:
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     size = len(known) + 300
-    trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=known, initial_alphabet=alphabet, show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=known, initial_alphabet=alphabet, show_progress=False)
     backend.train_from_iterator([*CAPTIONS, "Describe the picture.\n", "What is this?\n"] * 4, trainer)
     return hf.PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -173,7 +182,9 @@ def _image_processor(kind: str, side: int, special: Special) -> Any:
     if getattr(default, "image_grid_pinpoints", None):
         given["image_grid_pinpoints"] = pinpoints(side)
     if getattr(default, "max_image_size", None) is not None:
-        given["max_image_size"] = {"longest_edge": side} if name.endswith(("cs3ImageProcessor", "VLMImageProcessor")) else side
+        given["max_image_size"] = (
+            {"longest_edge": side} if name.endswith(("cs3ImageProcessor", "VLMImageProcessor")) else side
+        )
     if isinstance(getattr(default, "patch_size", None), int) and getattr(default, "merge_size", None):
         given["patch_size"] = side // GRID
     return image_class(**{**given, **special.image})
@@ -212,7 +223,9 @@ def _token_ids(processor: Any) -> dict[str, int]:
         found["image_token"] = image
     found.setdefault("image_token", int(tokenizer.convert_tokens_to_ids("<image>")))
     named = tokenizer.init_kwargs.get("extra_special_tokens") or {}
-    if processor.__class__.__name__.startswith(("Gemma", "ShieldGemma")):  # its `image_token` is what the template writes
+    if processor.__class__.__name__.startswith(
+        ("Gemma", "ShieldGemma")
+    ):  # its `image_token` is what the template writes
         found["image_token"] = int(tokenizer.convert_tokens_to_ids(named["image_token"]))
     return {**found, "bos_token": tokenizer.bos_token_id, "eos_token": tokenizer.eos_token_id,
             "pad_token": tokenizer.pad_token_id, "decoder_start_token": tokenizer.bos_token_id}  # fmt: skip
@@ -229,7 +242,9 @@ def _side(config: Any) -> int:
     return GRID * int(getattr(sam, "patch_size", 16))
 
 
-def _shrunk(config: Any, ids: dict[str, int], side: int, nested: dict[str, dict[str, Any]], path: str = "") -> dict[str, Any]:
+def _shrunk(
+    config: Any, ids: dict[str, int], side: int, nested: dict[str, dict[str, Any]], path: str = ""
+) -> dict[str, Any]:
     """Return the arguments of a tiny configuration of the same class."""
     found: dict[str, Any] = {}
     if getattr(config, "model_type", ""):

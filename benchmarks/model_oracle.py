@@ -60,6 +60,8 @@ class Oracle:
 
         warnings.filterwarnings("ignore")
         self.processor: Any = AutoProcessor.from_pretrained(checkpoint)
+        if not getattr(self.processor, "chat_template", None):  # some processors leave it to their tokenizer
+            self.processor.chat_template = getattr(self.processor.tokenizer, "chat_template", None)
         try:
             self.model: Any = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
         except ValueError as error:
@@ -127,7 +129,9 @@ class Oracle:
             made = self.processor(images=[image], **given)
         except (ValueError, TypeError):  # some processors want a list of images per text
             made = self.processor(images=[[image]], **given)
-        floats = {key: value.float() for key, value in made.items() if torch.is_tensor(value) and value.is_floating_point()}
+        floats = {
+            key: value.float() for key, value in made.items() if torch.is_tensor(value) and value.is_floating_point()
+        }
         return {key: value for key, value in {**made, **floats}.items() if key in self.names}
 
 

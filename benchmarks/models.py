@@ -28,16 +28,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import model_stub
 import numpy as np
 import torch
 from PIL import Image
 
+import model_stub
+
 torch.set_num_threads(1)
 model_stub.declare_operators()
 
-import model_checkpoints  # noqa: E402 - torchvision has to be importable first
 import transformers  # noqa: E402
+
+import model_checkpoints  # noqa: E402 - torchvision has to be importable first
 from model_page import Outcome, page  # noqa: E402
 from model_special import SPECIAL, Special  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""Loading a model by name: its processor and template as `AutoProcessor` resolves them, adapters, precision, refusals."""
+"""Loading a model by name: processor and template as `AutoProcessor` resolves them, adapters, precision, refusals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from eyechart.models.weights import load_complete
 from eyechart.processors.loading import load_processor
 from eyechart.processors.pillow import NoPillowError, pillow_processor, torchvision_problem
 from saved_models import Saved, batch_of, data, saved, settings
-from tiny_architectures import CHATML, TEXT, TOWER
+from tiny_architectures import CHATML, TOWER
 
 __all__ = ["data", "saved"]
 
@@ -97,8 +97,9 @@ def test_an_encoder_decoder_model_is_refused(saved: Saved, monkeypatch: pytest.M
 
 
 def test_an_error_of_a_models_own_code_is_one_line_and_an_own_error_stays(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^it fails \(JSONDecodeError: .*\); check it$"), foreign_code(
-        "it fails", "check it"
+    with (
+        pytest.raises(InputError, match=r"^it fails \(JSONDecodeError: .*\); check it$"),
+        foreign_code("it fails", "check it"),
     ):
         json.loads("{")
     with pytest.raises(ValueError, match="MODEL: the folder .* does not exist"), foreign_code("it fails", "check it"):

@@ -182,7 +182,9 @@ def test_only_tilings_that_a_processor_knows_are_switched_off() -> None:
     assert one_view(settings(size={})) == {}
 
 
-SPACE = tiny_architectures.QWEN.replace("{{ m['role'] }}\n", "{{ m['role'] }}: ").replace("assistant\n{%", "assistant: {%")
+SPACE = tiny_architectures.QWEN.replace("{{ m['role'] }}\n", "{{ m['role'] }}: ").replace(
+    "assistant\n{%", "assistant: {%"
+)
 
 
 def test_spaces_at_the_end_of_a_prompt_belong_to_the_captions_first_token_as_in_training() -> None:

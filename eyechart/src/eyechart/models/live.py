@@ -33,7 +33,6 @@ from eyechart.scoring.samples import decoder
 from eyechart.seam import Batch, Description, Grid, TokenNLL, VisualTokens, Vocabulary
 
 
-
 class LiveModel:
     """Forward passes of a live model that leave no trace."""
 

@@ -31,9 +31,7 @@ from eyechart.scoring.samples import decoder
 from eyechart.seam import Batch, Description, Reject, RejectKind, Row, Sample, TokenNLL, VisualTokens, Vocabulary
 from eyechart.settings import ScoreSettings
 
-_NOT_OURS = (
-    "check that its config, processor and template belong together; the error is one of the model's own code"
-)
+_NOT_OURS = "check that its config, processor and template belong together; the error is one of the model's own code"
 _ANY_REQUEST = "<image>\nDescribe the picture."
 """A human turn with an image, used to find out how the processor arranges image positions."""
 

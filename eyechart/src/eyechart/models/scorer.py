@@ -168,7 +168,7 @@ class TransformersScorer:
         """Return the inputs with which a forward pass, inside the block, uses these visual tokens."""
         if self.door == "pixels":
             sizes = [math.prod(shape) for shape in self._pixel_shapes.values()]
-            parts = visual.layers[0][:, :, 0].split(sizes, dim=1)
+            parts = torch.split(visual.layers[0][:, :, 0], sizes, dim=1)
             pixels = {
                 key: part_BX.reshape(len(visual) * shape[0], *shape[1:]).to(inputs[key].dtype)
                 for (key, shape), part_BX in zip(self._pixel_shapes.items(), parts, strict=True)
@@ -266,7 +266,7 @@ class TransformersScorer:
 
 def _embeddings(model: nn.Module) -> Tensor:
     """Return the weight whose device and dtype inputs need: other weights may be quantised or on other devices."""
-    weight: Tensor = model.get_input_embeddings().weight  # type: ignore[operator, union-attr, assignment]  # nn.Module
+    weight: Tensor = model.get_input_embeddings().weight  # type: ignore[operator]  # nn.Module
     return weight if weight.is_floating_point() else next(model.parameters())
 
 

@@ -56,12 +56,16 @@ def _class_name(name: str) -> str | None:
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-    readers = (
-        lambda: transformers.ProcessorMixin.get_processor_dict(name)[0],
-        lambda: ImageProcessingMixin.get_image_processor_dict(name)[0],
-        lambda: get_tokenizer_config(name),
-    )
-    for reader in readers:
+    def read_processor() -> dict[str, Any]:
+        return dict(transformers.ProcessorMixin.get_processor_dict(name)[0])
+
+    def read_image_processor() -> dict[str, Any]:
+        return dict(ImageProcessingMixin.get_image_processor_dict(name)[0])
+
+    def read_tokenizer() -> dict[str, Any]:
+        return dict(get_tokenizer_config(name))
+
+    for reader in (read_processor, read_image_processor, read_tokenizer):
         try:
             found = reader().get("processor_class")
         except (OSError, TypeError):  # there is no such file
