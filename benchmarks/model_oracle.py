@@ -71,13 +71,12 @@ class Oracle:
         self.size = size
         self.names = set(inspect.signature(self.model.forward).parameters) - {"labels"}
         """Names of the model's inputs; a processor may make more."""
-        self.adds_image = False
-        """Whether the processor puts image positions before a text that has none."""
-        try:
-            made = self._inputs("a", Image.new("RGB", size))["input_ids"][0]
-            self.adds_image = int(made.tolist().count(getattr(self.model.config, "image_token_id", None))) > 0
-        except Exception:  # it wants the image's place in the text
-            pass
+        self.adds_image = (
+            not self.processor.chat_template
+            and self._takes("a", size)
+            and not self._takes(f"{self._image_token()}a", size)
+        )
+        """Whether the processor puts image positions before a text, and does not want them in it."""
 
     @torch.no_grad()
     def losses(self, row: dict[str, Any], picture: str) -> dict[str, Any]:
@@ -100,6 +99,17 @@ class Oracle:
         nll_N = F.cross_entropy(logits_TK[start - 1 : -1], ids_T[start:], reduction="none")
         return {"ids": ids_T[start:].tolist(), "nll": nll_N.tolist()}
 
+    def _image_token(self) -> str:
+        return str(getattr(self.processor, "image_token", "<image>"))
+
+    def _takes(self, text: str, size: tuple[int, int]) -> bool:
+        """Return whether processor and model run on this text and one image."""
+        try:
+            self.model(**self._inputs(text, Image.new("RGB", size)))
+        except Exception:
+            return False
+        return True
+
     def _image(self, picture: str) -> Image.Image:
         image = Image.open(picture).convert("RGB")
         resample = getattr(self.processor.image_processor, "resample", None)
@@ -114,7 +124,7 @@ class Oracle:
             prompt = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
             whole = self.processor.apply_chat_template([*turns, answer], tokenize=False)
             return prompt, whole if whole.startswith(prompt) else prompt + row["caption"]
-        token = "" if self.adds_image else str(getattr(self.processor, "image_token", "<image>"))
+        token = "" if self.adds_image else self._image_token()
         prompt = f"{token}{row['question']}\n"
         return prompt, prompt + row["caption"]
 

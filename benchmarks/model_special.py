@@ -104,7 +104,8 @@ SPECIAL: dict[str, Special] = {
     "cohere_compass": Special(
         nested={
             "text_config": {
-                "num_hidden_layers": 3, "layer_types": ["full_attention"] * 3,
+                "num_hidden_layers": 3,
+                "layer_types": ["full_attention"] * 3,
                 "rope_parameters": {
                     "full_attention": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
                 },
@@ -149,7 +150,7 @@ SPECIAL: dict[str, Special] = {
         arguments={"num_image_tokens": 16}, image={"high_res_size": {"height": 64, "width": 64}}
     ),
     "janus": Special(arguments={"num_image_tokens": 16}),
-    "gemma4": Special(tokens=_AUDIO, config={"vision_config": _GEMMA4_TOWER}),
+    "gemma4": Special(tokens=_AUDIO, image={"max_soft_tokens": 70}, config={"vision_config": _GEMMA4_TOWER}),
     "gemma4_unified": Special(tokens=_AUDIO),
     "unlimited_ocr": Special(nested={"vision_config.sam_config": {"downsample_channels": [32, 32]}}),
     "gemma3n": Special(tokens=_AUDIO),
