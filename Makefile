@@ -11,7 +11,7 @@ PYTHON = $(shell for candidate in python3.11 python3.12 python3 python; do \
 	>/dev/null 2>&1 && { command -v "$$candidate"; break; }; done)
 
 .PHONY: help trial test lint wheels test-wheels pages \
-	bench bench-coverage bench-looks bench-memory bench-kill bench-fuzz bench-faults bench-golden bench-stacks bench-models
+	bench bench-coverage bench-looks bench-memory bench-kill bench-fuzz bench-faults bench-live bench-golden bench-stacks bench-models
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench-fuzz: $(VENV)/.dev-ready ## 5,000 damaged data files and 2,000 damaged ima
 
 bench-faults: $(VENV)/.dev-ready ## every fault injected, and healthy set-ups; writes docs/fault-benchmark.md
 	$(BIN)/python benchmarks/faults.py
+
+bench-live: $(VENV)/.dev-ready ## 18 sabotages of live models and collators on two trained tiny models: none may pass
+	$(BIN)/python benchmarks/live_sabotages.py
 
 BEFORE ?= 4c424e3
 bench-golden: $(VENV)/.run-ready ## the trial of commit BEFORE and of this version: every figure has to be equal

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,8 +22,11 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 import eyechart
-from colour_worlds import World, make_world
 from eyechart.models.collated import Collated
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "eyechart" / "tests"))
+
+from colour_worlds import World, make_world  # noqa: E402 - the path above is for it
 
 Batch = dict[str, Any]
 Change = Callable[[Any], Any]
@@ -55,7 +59,7 @@ def tensors_of(output: Any, change: Change) -> Any:
 def features(model: Any, change: Callable[[Any], Any]) -> Iterator[None]:
     """Change what `get_image_features` returns."""
     inner, own = model.model, model.model.get_image_features
-    # The real method is replaced at the class level of this instance, as a patch of the modelling file would do.
+    # The real method is replaced at the class level of this instance, like a patch of the modelling file.
     kind = type(inner)
     patched = type(kind.__name__, (kind,), {"get_image_features": lambda _, *a, **k: change(own(*a, **k))})
     inner.__class__ = patched
@@ -306,9 +310,9 @@ class Outcome:
     """Codes of the errors that `check_model` found."""
 
 
-def outcome(world: World, sabotage: Sabotage | None = None) -> Outcome:
-    """Score and check a world with a sabotage, or without one."""
-    model, batch = world.model, world.batch(64, seed=99)
+def outcome(world: World, sabotage: Sabotage | None = None, rows: int = 64) -> Outcome:
+    """Score and check a world with a sabotage, or without one, on so many rows."""
+    model, batch = world.model, world.batch(rows, seed=99)
     if sabotage is not None and sabotage.batch is not None:
         batch = sabotage.batch(batch)
     broken = sabotage.model(model) if sabotage is not None and sabotage.model is not None else _nothing()

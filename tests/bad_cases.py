@@ -166,7 +166,7 @@ NO_DONOR = [
 
 
 def rejected(name: str, make: Change, reason: str = "", command: str = "audit", row: int = ROW) -> Case:
-    says = (f"1 of {18 if row == ROW else 4} ", f"row {row}: {reason or name} (", "fix the rows or raise it")
+    says = (f"1 of {18 if row == ROW else 4} ", f"row {row}: {reason or name} (", "fix the rows, or raise this limit")
     # One row alone stops nothing, unless none is allowed.
     return Case(name, "rejected", f"{command} --data.max_rejected 0", says, make)
 
@@ -383,7 +383,7 @@ MACHINE = [
          "model.precision: this GPU has no bfloat16; set model.precision to fp32", make=gpu(bf16=False)),
     stop("flash attention on a CPU", "train --overwrite --model.attention flash_attention_2", "needs a GPU, got cpu; set model.attention to sdpa"),
     stop("flash attention in fp32", "train --overwrite --model.device cuda --model.attention flash_attention_2",
-         "computes in bf16 only, model.precision is fp32; set model.attention to sdpa", make=gpu()),
+         "computes only in bf16, but model.precision is fp32; set model.attention to sdpa", make=gpu()),
     stop("flash attention not installed",
          "train --overwrite --model.device cuda --model.attention flash_attention_2 --model.precision bf16",
          "needs the package flash-attn", "set model.attention to sdpa", make=gpu()),

@@ -57,7 +57,7 @@ def test_up_to_the_limit_the_row_is_counted_with_a_warning(case: Case, outcome_o
     (reason,) = coverage["rejected"]
     assert f"1 {reason}" in " ".join(reasons(outcome))
     counted = stopped.message.removeprefix("error: ").split(". That is more")[0]
-    assert f"warning: {counted}; left out" in outcome.err, "the same words, below the limit and above"
+    assert f"warning: {counted}; they are left out" in outcome.err, "the same words, below the limit and above"
 
 
 @pytest.mark.slow

@@ -60,4 +60,4 @@ def test_rejects_below_the_limit_are_said_once_by_the_first_rank(
         data.write_text(text, encoding="utf-8")
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: 1 of 18 training rows are unusable (5.56%): image not a path 1. For example row ")
-    assert line.endswith("; left out, no other row takes their place")
+    assert line.endswith("; they are left out and not replaced by other rows")

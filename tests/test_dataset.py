@@ -170,7 +170,7 @@ def test_too_many_rejects_stop_with_counts_by_reason_and_three_examples_of_diffe
     assert "7 of 20 training rows are unusable (35%)" in message
     assert "image missing 5, caption blank 1, not an image 1" in message
     assert "row 0: image missing (0.png); row 50: caption blank (nothing); row 51: not an image (51.png)" in message
-    assert "data.max_rejected 0.05: fix the rows or raise it" in message and "\n" not in message
+    assert "data.max_rejected 0.05: fix the rows, or raise this limit" in message and "\n" not in message
 
 
 def test_a_single_reason_is_shown_with_three_rows() -> None:

@@ -224,7 +224,7 @@ def test_captions_of_one_repeated_word_are_not_taken_for_a_fault() -> None:
 
 def test_a_batch_without_labels_is_refused() -> None:
     batch = make_batch(CAPTIONS)
-    with pytest.raises(ValueError, match="none of this batch has any"):
+    with pytest.raises(ValueError, match="no sample of this batch has any"):
         probe(Broken(), replace(batch, labels_BT=torch.full_like(batch.labels_BT, IGNORE_INDEX)))
 
 

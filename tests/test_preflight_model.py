@@ -205,7 +205,7 @@ def test_dropout_in_the_language_model_is_named_as_random(world: World, monkeypa
     monkeypatch.setattr(flow, "_STAGES", flow._STAGES[3:])  # the stages before the losses are not tested here
     found = world.find()
     assert first(found) == "loss-not-reproduced"
-    assert "two equal calls give different losses" in found[0].message
+    assert "two identical calls give different losses" in found[0].message
 
 
 def test_a_language_model_that_looks_back_a_few_tokens_only_is_named(world: World, tmp_path: Path) -> None:

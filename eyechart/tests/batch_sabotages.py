@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from batches import ANSWER, QUESTION, SIZES, Item, Made, item, picture
+from batches import ANSWER, QUESTION, SIZES, Item, Made, answer_labels, item, picture, turns
 
 Batch = dict[str, Any]
 TEXT = ("input_ids", "attention_mask", "labels", "mm_token_type_ids", "token_type_ids")
@@ -249,17 +249,62 @@ def black_pictures(made: Made) -> Batch:
     return made.batch([Item((Image.new("RGB", (30, 30)),), i.texts) for i in rows()])
 
 
+def not_expanded(made: Made) -> Batch:
+    """The tokenizer alone made the ids, with one position per image."""
+    texts = [made.processor.apply_chat_template(turns(row), tokenize=False) for row in rows()]
+    text = dict(made.tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False))
+    text["labels"] = text["input_ids"].masked_fill(text["attention_mask"] == 0, -100)
+    return {key: value for key, value in healthy(made).items() if key not in TEXT} | text
+
+
+def cut_on_the_left(made: Made) -> Batch:
+    batch = healthy(made)
+    first = int((batch["input_ids"][0] == made.config.image_token_id).nonzero()[0]) + 2
+    return batch | {key: batch[key][:, first:] for key in TEXT if key in batch}
+
+
+def end_stripped(made: Made) -> Batch:
+    """The texts were stripped of the token that ends a turn."""
+    texts = [made.processor.apply_chat_template(turns(row), tokenize=False).rstrip() for row in rows()]
+    texts = [text.removesuffix("<|im_end|>") for text in texts]
+    batch = dict(made.processor(text=texts, images=[list(r.images) for r in rows()], return_tensors="pt", padding=True))
+    return batch | {"labels": answer_labels(batch, made.processor, {ANSWER})}
+
+
+def only_the_prompt(made: Made) -> Batch:
+    answers = healthy(made)["labels"]
+    batch = healthy(made, labels="all")
+    return batch | {"labels": batch["labels"].masked_fill(answers != -100, -100)}
+
+
+def one_boundary(made: Made) -> Batch:
+    batch = packed(made, mask=False)
+    return batch | {"cu_seq_lens_q": torch.tensor([0, batch["input_ids"].shape[1]])}
+
+
+def padding_attended(made: Made) -> Batch:
+    batch = made.batch([item(0), item(1, 1, f"{QUESTION} and what is that thing there?", ANSWER)], padding_side="left")
+    return batch | {"attention_mask": torch.ones_like(batch["attention_mask"])}
+
+
+def images_hidden_as_padding(made: Made) -> Batch:
+    """The mask of the pixels is 0 for a whole row."""
+    batch = healthy(made)
+    batch["pixel_attention_mask"][1] = 0
+    return batch
+
+
 SABOTAGES = [
     Sabotage(
         "pixels dropped by the collator",
         "pixels-unused",
         without("pixel_values", "image_grid_thw"),
-        "agent-lightning#559",
+        "microsoft/agent-lightning#559",
     ),
-    Sabotage("a list of text fields only", "pixels-unused", text_only_field, "NeMo/RL#2957", "gemma3"),
-    Sabotage("images=None, numpy", "pixels-unused", numpy_without_images, "mlx-vlm#979", "gemma3"),
+    Sabotage("a list of text fields only", "pixels-unused", text_only_field, "NVIDIA-NeMo/RL#2957", "gemma3"),
+    Sabotage("images=None, numpy", "pixels-unused", numpy_without_images, "Blaizzy/mlx-vlm#979", "gemma3"),
     Sabotage("pixels None", "pixels-unused", changed(pixel_values=lambda b: None), "prime-rl#2786", "llava"),
-    Sabotage("pixels zeroed", "images-degenerate", changed(pixel_values=lambda b: b["pixel_values"] * 0), "live.md"),
+    Sabotage("pixels zeroed", "images-degenerate", changed(pixel_values=lambda b: b["pixel_values"] * 0)),
     Sabotage(
         "pixels zeroed, LLaVA", "images-degenerate", changed(pixel_values=lambda b: b["pixel_values"] * 0), "", "llava"
     ),
@@ -268,7 +313,7 @@ SABOTAGES = [
         "token types padded on the other side",
         "token-types-misaligned",
         changed(mm_token_type_ids=other_side),
-        "trl#5785",
+        "huggingface/trl#5785",
     ),
     Sabotage(
         "token types all text",
@@ -277,47 +322,60 @@ SABOTAGES = [
         "",
     ),
     Sabotage(
-        "assistant mask all zero", "no-labels", changed(labels=lambda b: b["labels"] * 0 - 100), "transformers#46559"
+        "assistant mask all zero",
+        "no-labels",
+        changed(labels=lambda b: b["labels"] * 0 - 100),
+        "huggingface/transformers#46559",
     ),
     Sabotage(
         "template without generation mark",
         "no-labels",
         changed(labels=lambda b: b["labels"] * 0 - 100),
-        "liquid-finetune#37",
+        "Liquid4All/liquid-finetune#37",
         "idefics3",
     ),
-    Sabotage("max_length cuts answers, masked prompt", "answer-truncated", cut_to(before_answer), "ms-swift#5238"),
-    Sabotage("max_length cuts answers, all labelled", "answer-truncated", cut_to(before_answer, "all"), "live.md"),
+    Sabotage(
+        "max_length cuts answers, masked prompt", "answer-truncated", cut_to(before_answer), "modelscope/ms-swift#5238"
+    ),
+    Sabotage("max_length cuts answers, all labelled", "answer-truncated", cut_to(before_answer, "all")),
     Sabotage("max_length cuts within answers", "answer-truncated", cut_to(within_answer), ""),
-    Sabotage("image tokens in the loss", "image-labelled", image_tokens_in_loss, "Transformers-Tutorials#511"),
+    Sabotage(
+        "image tokens in the loss", "image-labelled", image_tokens_in_loss, "NielsRogge/Transformers-Tutorials#511"
+    ),
     Sabotage(
         "image tokens in the loss, LLaVA",
         "image-labelled",
         lambda m: healthy(m, labels="all"),
-        "Transformers-Tutorials#513",
+        "NielsRogge/Transformers-Tutorials#513",
         "llava",
     ),
-    Sabotage("prompt in the loss", "prompt-labelled", prompt_in_loss, "trl#3751"),
-    Sabotage("max_length cuts the image", "image-truncated", cut_to(within_image, "all"), "trl#5904"),
-    Sabotage("cutoff_len cuts the image", "image-truncated", cut_to(within_image), "LlamaFactory#9313"),
+    Sabotage("prompt in the loss", "prompt-labelled", prompt_in_loss, "huggingface/trl#3751"),
+    Sabotage("max_length cuts the image", "image-truncated", cut_to(within_image, "all"), "huggingface/trl#5904"),
+    Sabotage("cutoff_len cuts the image", "image-truncated", cut_to(within_image), "hiyouga/LlamaFactory#9313"),
     Sabotage(
-        "truncated mid-image, tiles", "image-truncated", cut_to(within_image, "all"), "Automodel#2689", "idefics3"
+        "truncated mid-image, tiles",
+        "image-truncated",
+        cut_to(within_image, "all"),
+        "NVIDIA-NeMo/Automodel#2689",
+        "idefics3",
     ),
     Sabotage("truncated mid-image, LLaVA", "image-truncated", cut_to(within_image, "all"), "", "llava"),
-    Sabotage("no <image> in the data", "no-placeholder", without_image_text, "Qwen-VL-Series-Finetune#218"),
+    Sabotage("no <image> in the data", "no-placeholder", without_image_text, "2U1/Qwen-VL-Series-Finetune#218"),
     Sabotage("no <image> in one row", "no-placeholder", one_row_without_image_text, ""),
     Sabotage("no <image> in one row, Gemma", "no-placeholder", one_row_without_image_text, "", "gemma3"),
-    Sabotage("259 positions for 256", "placeholder-count", three_more_positions, "Qwen-VL-Series-Finetune#181"),
-    Sabotage("image id in an answer", "placeholder-in-caption", one_position_more, "verl#3469"),
-    Sabotage("grid of another resolution", "placeholder-count", other_grid, "LlamaFactory#10589"),
-    Sabotage("one-dimensional positions", "positions-wrong", flat_positions, "Automodel#2172"),
-    Sabotage("the same positions three times", "positions-wrong", flat_positions_three_times, "Automodel#3113"),
+    Sabotage("259 positions for 256", "placeholder-count", three_more_positions, "2U1/Qwen-VL-Series-Finetune#181"),
+    Sabotage("image id in an answer", "placeholder-in-caption", one_position_more, "verl-project/verl#3469"),
+    Sabotage("grid of another resolution", "placeholder-count", other_grid, "hiyouga/LlamaFactory#10589"),
+    Sabotage("one-dimensional positions", "positions-wrong", flat_positions, "NVIDIA-NeMo/Automodel#2172"),
+    Sabotage(
+        "the same positions three times", "positions-wrong", flat_positions_three_times, "NVIDIA-NeMo/Automodel#3113"
+    ),
     Sabotage("positions all zero", "positions-wrong", changed(position_ids=lambda b: b["input_ids"] * 0), "", "llava"),
-    Sabotage("packed with a mask of ones", "positions-wrong", packed, "Automodel#2172"),
-    Sabotage("packed with a mask of ones, Gemma", "batch-dependent", packed, "axolotl#3817", "gemma3"),
-    Sabotage("one picture for all rows", "images-degenerate", one_picture, "ms-swift#9605"),
-    Sabotage("every picture shrunk", "resolution-differs", all_shrunk, "unsloth#6129"),
-    Sabotage("limits ignored", "resolution-differs", beyond_the_limits, "transformers#41955"),
+    Sabotage("packed with a mask of ones", "positions-wrong", packed, "NVIDIA-NeMo/Automodel#2172"),
+    Sabotage("packed with a mask of ones, Gemma", "batch-dependent", packed, "axolotl-ai-cloud/axolotl#3817", "gemma3"),
+    Sabotage("one picture for all rows", "images-degenerate", one_picture, "modelscope/ms-swift#9605"),
+    Sabotage("every picture shrunk", "resolution-differs", all_shrunk, "unslothai/unsloth#6129"),
+    Sabotage("limits ignored", "resolution-differs", beyond_the_limits, "huggingface/transformers#41955"),
     Sabotage(
         "another resolution, LLaVA",
         "resolution-differs",
@@ -329,7 +387,7 @@ SABOTAGES = [
     Sabotage("normalised for another tower, LLaVA", "wrong-preprocessing", other_mean, "", "llava"),
     Sabotage("not normalised", "wrong-preprocessing", only_rescaled, ""),
     Sabotage("values of 0 to 255", "wrong-preprocessing", raw_pixels, "", "gemma3"),
-    Sabotage("padding masks EOS", "eos-unlabelled", mask_of_eos, "trl#976"),
+    Sabotage("padding masks EOS", "eos-unlabelled", mask_of_eos, "huggingface/trl#976"),
     Sabotage("attention hides images", "image-masked", hidden_images, ""),
     Sabotage("mask on the other side", "padding-misaligned", mask_on_the_other_side, ""),
     Sabotage("padding labelled", "padding-labelled", padding_labelled, ""),
@@ -337,6 +395,38 @@ SABOTAGES = [
     Sabotage("labels shifted twice", "labels-shifted", shifted, ""),
     Sabotage("id outside the vocabulary", "token-id-mismatch", large_id, ""),
     Sabotage("NaN in the pixels", "non-finite", not_a_number, ""),
+    Sabotage(
+        "placeholders not expanded", "placeholder-count", not_expanded, "2U1/Qwen-VL-Series-Finetune#218", "llava"
+    ),
+    Sabotage(
+        "patches cut as tokens",
+        "placeholder-count",
+        changed(pixel_values=lambda b: b["pixel_values"][:-4]),
+        "NVIDIA-NeMo/Automodel#3531",
+    ),
+    Sabotage("cut on the left, in the image", "image-truncated", cut_on_the_left),
+    Sabotage("end of the turn stripped", "eos-unlabelled", end_stripped),
+    Sabotage("labels of other rows", "labels-shifted", changed(labels=lambda b: b["labels"].roll(1, 0))),
+    Sabotage("only the prompt labelled", "no-labels", only_the_prompt),
+    Sabotage(
+        "one image fewer", "placeholder-count", changed(pixel_values=lambda b: b["pixel_values"][:-1]), "", "gemma3"
+    ),
+    Sabotage("pixel mask of 0", "placeholder-count", images_hidden_as_padding, "", "idefics3"),
+    Sabotage(
+        "normalised twice",
+        "wrong-preprocessing",
+        changed(pixel_values=lambda b: b["pixel_values"] * 2 - 1),
+        "",
+        "gemma3",
+    ),
+    Sabotage(
+        "token types too short",
+        "token-types-misaligned",
+        changed(mm_token_type_ids=lambda b: b["mm_token_type_ids"][:, :-3]),
+        "NVIDIA-NeMo/Megatron-Bridge#5215",
+    ),
+    Sabotage("one boundary for two samples", "batch-dependent", one_boundary, "", "gemma3"),
+    Sabotage("padding on the left attended", "padding-misaligned", padding_attended, "NVIDIA-NeMo/Automodel#3704"),
 ]
 
 
@@ -412,6 +502,15 @@ def of_one_size(made: Made) -> Batch:
     return made.batch([Item((picture(i, (20, 16)),), row.texts) for i, row in enumerate(rows())])
 
 
+def prompts_alone(made: Made) -> Batch:
+    """Prompts that end where the answer begins, padded on the left."""
+    texts = [
+        made.processor.apply_chat_template(turns(row)[:1], tokenize=False, add_generation_prompt=True) for row in rows()
+    ]
+    images = [list(row.images) for row in rows()]
+    return dict(made.processor(text=texts, images=images, return_tensors="pt", padding=True, padding_side="left"))
+
+
 LOOK_ALIKES: list[tuple[str, str, Callable[[Made], Batch]]] = [
     ("positions of the model itself", "qwen2_5_vl", own_positions),
     ("counted positions", "gemma3", counted),
@@ -422,6 +521,6 @@ LOOK_ALIKES: list[tuple[str, str, Callable[[Made], Batch]]] = [
     ("dark pictures", "qwen2_5_vl", dark),
     ("only the last answer labelled", "qwen2_5_vl", last_turn_labelled),
     ("small pictures of one size", "qwen2_5_vl", of_one_size),
-    ("prompts for generation", "qwen2_5_vl", lambda made: without("labels")(made)),
+    ("prompts for generation", "qwen2_5_vl", prompts_alone),
 ]
 """Sound batches that resemble a fault, with their architecture."""

@@ -135,3 +135,23 @@ def test_text_of_a_row_is_escaped_on_the_page(saved: Saved) -> None:
     batch = one.batch([item(1, 1, "<script>alert(1)</script> <b>what</b>?", ANSWER)])
     source = eyechart.check_batch(batch, one.processor, one.config).html()
     assert "<script>" not in source and "&lt;script&gt;" in source and "<b>" not in source
+
+
+def test_the_code_of_the_documentation_runs(
+    saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "batch.md").read_text(encoding="utf-8")
+    one = made(saved, "qwen2_5_vl")
+    names = {"loader": [healthy(one)], "processor": one.processor, "model": one.config}
+    monkeypatch.chdir(tmp_path)
+    for code in re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL):
+        exec(compile(code, "docs/batch.md", "exec"), names)
+    assert "batch: no fault found" in capsys.readouterr().out and (tmp_path / "batch.html").is_file()
+
+
+def test_the_example_of_the_documentation_is_what_is_printed(saved: Saved) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "batch.md").read_text(encoding="utf-8")
+    one = made(saved, "qwen2_5_vl")
+    batch = {key: value for key, value in healthy(one).items() if not key.startswith(("pixel", "image"))}
+    printed = str(eyechart.check_batch(batch, one.processor)).partition("\nNot checked")[0]
+    assert f"```\n{printed}\n```" in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ from PIL import Image
 
 import eyechart
 from batch_sabotages import HEALTHY, LOOK_ALIKES, SABOTAGES, Sabotage, before_answer, cut_to, healthy, rows
-from batches import ANSWER, FAMILIES, QUESTION, Item, item, made
+from batches import ANSWER, FAMILIES, QUESTION, Item, made
 from eyechart.api.check_batch import BatchCheck
 from eyechart.exits import InputError
+from eyechart.faults.batch_check import ONLY_IN_BATCHES
 from eyechart.faults.batch_evidence import Check, Unchecked, Why
 from eyechart.processors.answers import Way
 from saved_models import Saved, saved
+from test_public import NO_TORCH, python
 
 __all__ = ["saved"]
 
@@ -37,6 +40,10 @@ def test_the_fault_is_named_first(sabotage: Sabotage, saved: Saved) -> None:
     result = eyechart.check_batch(sabotage.make(one), one.processor, one.config)
     assert codes(result)[0] == sabotage.code
     assert all(found.message and found.fix and "\n" not in found.message for found in result)
+
+
+def test_every_fault_that_only_a_batch_shows_is_made_here() -> None:
+    assert {sabotage.code for sabotage in SABOTAGES} >= ONLY_IN_BATCHES
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -145,13 +152,24 @@ def test_what_cannot_be_checked_is_listed_with_its_reason(saved: Saved) -> None:
     assert Unchecked(Check.LABELS, Why.NOT_IN_BATCH) in eyechart.check_batch(healthy(one, labels="none")).unchecked
 
 
-def test_coarse_pixels_are_compared_by_their_range_only(saved: Saved) -> None:
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_pixels_of_16_bits_are_compared_as_well(kind: torch.dtype, saved: Saved) -> None:
+    one = made(saved, "gemma3")
+    for options, named in (({}, ""), ({"do_normalize": False}, "0 to 1, rescaled"), ({"do_rescale": False}, "")):
+        batch = healthy(one, images_kwargs=options)
+        result = eyechart.check_batch(batch | {"pixel_values": batch["pixel_values"].to(kind)}, one.processor)
+        assert codes(result) == (["wrong-preprocessing"] if options else [])
+        assert not options or named in result.findings[0].message
+
+
+def test_pixels_of_no_known_values_are_compared_by_their_range_only(saved: Saved) -> None:
     one = made(saved, "gemma3")
     batch = healthy(one)
-    half = eyechart.check_batch(batch | {"pixel_values": batch["pixel_values"].bfloat16()}, one.processor, one.config)
-    assert not list(half) and Unchecked(Check.NORMALISATION, Why.COARSE) in half.unchecked
-    wide = batch | {"pixel_values": (batch["pixel_values"] * 3).bfloat16()}
-    assert codes(eyechart.check_batch(wide, one.processor, one.config)) == ["wrong-preprocessing"]
+    blurred = batch["pixel_values"] * 0.83 + 0.001
+    result = eyechart.check_batch(batch | {"pixel_values": blurred}, one.processor, one.config)
+    assert not list(result) and Unchecked(Check.NORMALISATION, Why.COARSE) in result.unchecked
+    wide = eyechart.check_batch(batch | {"pixel_values": blurred * 3}, one.processor, one.config)
+    assert codes(wide) == ["wrong-preprocessing"]
 
 
 def test_a_wrong_normalisation_is_named(saved: Saved) -> None:
@@ -209,3 +227,50 @@ def test_what_is_no_batch_is_one_line(saved: Saved) -> None:
         eyechart.check_batch(healthy(one) | {"labels": torch.zeros(1, 3)}, one.processor)
     with pytest.raises(InputError, match="row: expected a number from 0 to 3, got 4"):
         eyechart.check_batch(healthy(one), one.processor).row(4)
+
+
+def test_broken_batches_give_findings_or_one_line_and_never_another_error(saved: Saved) -> None:
+    for seed in range(120):
+        draw = random.Random(seed)
+        one = made(saved, draw.choice(["llava", "qwen2_5_vl", "gemma3", "internvl"]))
+        batch = broken(healthy(one, labels=draw.choice(["answers", "all"])), draw)
+        processor, config = draw.choice([(one.processor, one.config), (one.tokenizer, None), (None, None)])
+        try:
+            result = eyechart.check_batch(batch, processor, config)
+            assert str(result) and result.row() and result.html()
+        except InputError as error:
+            assert "\n" not in str(error)
+
+
+def broken(batch: dict[str, Any], draw: random.Random) -> dict[str, Any]:
+    """A batch in which a few entries are absent, of another shape, kind or length."""
+    changes: list[Any] = [
+        lambda value: None,
+        lambda value: value[:-1],
+        lambda value: value[..., :-2],
+        lambda value: value * 0,
+        lambda value: value[None],
+        lambda value: value[0],
+        lambda value: value.float(),
+        lambda value: value.tolist(),
+        lambda value: list(value),
+        lambda value: "text",
+    ]
+    more = ("position_ids", "cu_seqlens", "image_sizes", "pixel_attention_mask", "image_grid_thw", "images_per_sample")
+    for _ in range(draw.randrange(1, 4)):
+        key = draw.choice([*batch])
+        if draw.random() < 0.25:
+            batch = {**batch, draw.choice(more): draw.choice([batch[key], torch.arange(5), torch.ones(2, 2), [1, 2]])}
+        elif hasattr(batch[key], "tolist") and batch[key].ndim:
+            batch = {**batch, key: draw.choice(changes)(batch[key])}
+    return batch
+
+
+def test_a_batch_without_torch_is_checked_without_torch() -> None:
+    code = f"""{NO_TORCH}
+import eyechart
+batch = {{"input_ids": [[1, 7, 7, 7, 7, 2]], "pixel_values": [[[[0.0]]]], "labels": [[-100] * 5 + [2]]}}
+print(eyechart.check_batch(batch))
+assert "torch" not in sys.modules
+"""
+    assert "Looked at: 1 row of 6 tokens" in python(code)

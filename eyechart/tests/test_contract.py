@@ -90,7 +90,7 @@ def test_a_scorer_without_batch_takes_batches_and_says_so_of_rows(rows: list[Row
     samples = [make_sample(row) for row in range(40)]
     results = score(Healthy(), make_batches(samples, 8))
     assert results.verdict == "PASS" and results.checkpoint == "Healthy"
-    with pytest.raises(ValueError, match=r"Scorer\.batch: Healthy has none, so it accepts only batches, not rows"):
+    with pytest.raises(ValueError, match=r"Scorer\.batch: Healthy has no such method, so it accepts only batches"):
         score(Healthy(), rows)
 
 
@@ -280,7 +280,7 @@ def rolled(batch: Batch) -> Batch:
         ),
         (
             broken("batch", lambda s, out, rows: collate([Sample.of(r, [], [5, 6]) for r in rows])),
-            "expected something before the first label",
+            "expected a token before the first label",
         ),
         (
             broken("encode", lambda s, out, batch: out.layers[0]),
@@ -293,7 +293,7 @@ def rolled(batch: Batch) -> Batch:
         (broken("encode", lambda s, out, batch: out.map(lambda v: v[:, 0])), r"visual tokens \[B,Q,E\] of 2 images"),
         (
             broken("encode", lambda s, out, batch: out.map(lambda v: v.flip(0))),
-            "Scorer.encode: row . has other visual tokens in a batch than alone; samples must come out in the order",
+            "Scorer.encode: row . has other visual tokens in a batch than alone; samples must be returned in the order",
         ),
         (broken("nll", lambda s, out, batch, v: out.nll_N), "Scorer.nll: expected TokenNLL of two tensors, got Tensor"),
         (
@@ -334,7 +334,7 @@ def test_a_contract_that_breaks_later_is_named_too(rows: list[Row]) -> None:
         late = any(sample.row == 11 for sample in batch.samples)
         return out.map(lambda v: torch.cat([v, v], dim=2)) if late else out
 
-    with pytest.raises(ValueError, match=r"Scorer\.encode: expected visual tokens \[Q,E\] of one form"):
+    with pytest.raises(ValueError, match=r"Scorer\.encode: expected visual tokens \[Q,E\] of one shape and type"):
         score(broken("encode", longer), rows, ablation=eyechart.AblationSettings(batch_size=2))
 
     class Pairs(Stranger):
@@ -367,7 +367,7 @@ def test_what_is_given_has_to_be_rows_or_batches_and_numbers_make_sense(rows: li
     for given in ([], [1, 2], [*rows, 3]):
         with pytest.raises(ValueError, match="rows: expected the path of a data file"):
             score(Stranger(), given)
-    with pytest.raises(ValueError, match="num_samples: only for rows"):
+    with pytest.raises(ValueError, match="num_samples: can only be set for rows"):
         eyechart.score(Constant(), make_batches([make_sample(1)], 1), num_samples=3)
     with pytest.raises(ValueError, match=r"row 3: expected every held-out row once"):
         score(Stranger(), [rows[3], *rows[2:5]])

@@ -76,7 +76,7 @@ def test_two_findings_of_one_fault_become_one_that_keeps_both_messages() -> None
 
 
 def test_a_finding_outside_the_table_is_not_lost_in_silence() -> None:
-    with pytest.raises(AssertionError, match="outside the table"):
+    with pytest.raises(AssertionError, match="not in the table"):
         rank([Finding(code="unheard-of", severity="error", message="")])
 
 

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+import eyechart
 from batches import ANSWER, FAMILIES, QUESTION, Made, item, made
 from eyechart.exits import InputError
 from eyechart.processors.answers import Way, find_answers
 from eyechart.processors.cutting import cut_rows, image_inputs
 from eyechart.processors.geometry import Packing, Unassigned, read_geometry
 from eyechart.processors.image_ids import IdSource
+from more_processors import MAKERS, more
 from saved_models import Saved, saved
 
 __all__ = ["saved"]
@@ -210,3 +212,18 @@ def test_a_processor_without_a_template_marks_answers_by_token_types(saved: Save
     answers = find_answers(batch, read_geometry(batch, one.processor), one.processor)
     assert answers.way is Way.TOKEN_TYPES
     assert one.tokenizer.decode(batch["input_ids"][0][answers.answer_BT[0]]).startswith(ANSWER)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_other_forms_of_pixels_are_assigned_and_cut(name: str) -> None:
+    one = more(name)
+    batch = mixed(one)
+    geometry = read_geometry(batch, one.processor)
+    assert [bool(geometry.entries_of(row)) for row in range(3)] == [True, False, True]
+    cut = cut_rows(batch, geometry, [2, 1])
+    alone = one.batch([item(3, 2, QUESTION, ANSWER, "And now?", ANSWER), item(2, 0, "Why?", ANSWER)])
+    assert cut.keys() == alone.keys()
+    height, width = alone["pixel_values"].shape[-2:]  # Idefics2 pads to the largest image of the batch
+    assert torch.equal(cut["pixel_values"][..., :height, :width], alone["pixel_values"])
+    assert find_answers(batch, geometry, one.processor).way is Way.TEMPLATE
+    assert not list(eyechart.check_batch(batch, one.processor))

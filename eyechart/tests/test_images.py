@@ -106,7 +106,7 @@ def test_a_setting_that_is_missing_is_not_guessed(key: str) -> None:
     ("change", "message"),
     [
         ({"size": {"shortest_edge": 384}}, "expected `size` with height and width"),
-        ({"size": {"height": 224, "width": 224}}, "224x224, the vision tower takes images of 384x384"),
+        ({"size": {"height": 224, "width": 224}}, "224x224, but the vision tower takes images of 384x384"),
         ({"do_resize": False}, "`do_resize` False is not supported"),
         ({"do_center_crop": True}, "`do_center_crop` True is not supported"),
         ({"image_mean": [0.5]}, "three numbers in `image_mean`"),
@@ -320,7 +320,7 @@ def test_a_limit_above_pillows_own_is_the_one_that_counts(tmp_path: Path, monkey
     path = tmp_path / "a.png"
     Image.new("RGB", (20, 20), "red").save(path)
     assert load_image(path, SPEC, max_pixels=400).shape == (3, SPEC.height, SPEC.width)
-    with pytest.raises(ImageError, match=r"20x20 pixels, max_pixels is 399"):
+    with pytest.raises(ImageError, match=r"20x20 pixels, but max_pixels is 399"):
         load_image(path, SPEC, max_pixels=399)
 
 

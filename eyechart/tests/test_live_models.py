@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from torch.utils.data import DataLoader, Dataset
 
 import eyechart
 from collators import collate, load, own_losses, picture
-from eyechart.api.live import look
+from eyechart.api.live import LiveArguments, batches_of, look
 from eyechart.exits import InputError
 from eyechart.models import opening
 from eyechart.models.doors import GateDoor, OfficialDoor, PixelDoor, parameters_of
+from eyechart.models.gate import FeatureGate
+from eyechart.models.layout import LayoutError
 from eyechart.models.live import LiveScorer
 from eyechart.models.opening import open_live
 from eyechart.results import Results
@@ -42,7 +45,7 @@ def agrees(scores: Scores, condition: str, expected: list[torch.Tensor]) -> None
 
 
 CASES = [(name, "best") for name in sorted(ARCHITECTURES)]
-CASES += [(name, door) for name in ("llava", "qwen3_vl", "idefics3") for door in ("gate", "pixels")]
+CASES += [(name, door) for name in ("qwen3_vl", "idefics3") for door in ("gate", "pixels")]
 
 
 @pytest.mark.parametrize(("name", "door"), CASES)
@@ -148,7 +151,7 @@ def standing(results: Results) -> dict[str, float | None]:
 FEW = eyechart.ScoreSettings(ablation=eyechart.AblationSettings(derangements=1, gallery=0, batch_size=3))
 
 
-def test_a_loader_a_data_set_batches_and_one_batch_give_the_same_losses(saved: Saved) -> None:
+def test_a_loader_a_data_set_and_batches_give_the_same_batches(saved: Saved) -> None:
     model, processor = load(saved, "llava")
     pictures = [[picture(row)] for row in range(6)]
 
@@ -163,15 +166,14 @@ def test_a_loader_a_data_set_batches_and_one_batch_give_the_same_losses(saved: S
         return collate(processor, [pictures[place] for place in places], first=places[0])
 
     batches = [collate_fn([0, 1, 2]), collate_fn([3, 4, 5])]
-    given: list[tuple[Any, dict[str, Any]]] = [
-        (iter(batches), {}),
-        (DataLoader(Pictures(), batch_size=3, collate_fn=collate_fn), {}),
-        (Pictures(), {"collate_fn": collate_fn}),
-    ]
-    found = [
-        standing(eyechart.score(model, rows, "zero", processor=processor, settings=FEW, **more)) for rows, more in given
-    ]
-    assert all(losses == found[0] for losses in found)
+    loader = DataLoader(Pictures(), batch_size=3, collate_fn=collate_fn)
+    expected = [batch["pixel_values"] for batch in batches]
+    given: list[tuple[Any, Any]] = [(iter(batches), None), (loader, None), (Pictures(), collate_fn)]
+    for rows, collating in given:
+        found, _ = batches_of(rows, LiveArguments(processor, collating, None, FEW))
+        assert all(torch.equal(batch["pixel_values"], own) for batch, own in zip(found, expected, strict=True))
+    assert standing(eyechart.score(model, loader, "zero", processor=processor)).keys() == {"correct", "zero"}
+    assert open_live(model, loader, processor, most=2).batches[-1].samples[-1].row == 2
     with pytest.raises(InputError, match="collate_fn"):
         eyechart.score(model, Pictures(), processor=processor)
     with pytest.raises(InputError, match="at least one batch"):
@@ -180,7 +182,7 @@ def test_a_loader_a_data_set_batches_and_one_batch_give_the_same_losses(saved: S
 
 def test_rows_and_a_processor_give_all_conditions_and_need_the_processor(saved: Saved, data: Path) -> None:
     model, processor = load(saved, "llava")
-    rows, _ = eyechart.read_rows(data / "data.json", image_root=data)
+    rows = eyechart.read_rows(data / "data.json", image_root=data)[0][:4]
     model.train()
     results = eyechart.score(model, rows, processor=processor, settings=FEW)
     assert {"no-image", "grey", "tiles-4"} <= set(standing(results)) and model.training
@@ -193,12 +195,13 @@ def test_rows_and_a_processor_give_all_conditions_and_need_the_processor(saved: 
 def test_what_a_batch_does_not_allow_is_left_out_with_its_reason(saved: Saved) -> None:
     model, processor = load(saved, "llava")
     results = eyechart.score(model, collate(processor, [[picture(row)] for row in range(4)]), processor=processor)
-    assert results.ablation is not None and results.ablation.door == "encoder-outputs"
+    door = "encoder-outputs" if "mm_encoder_outputs" in parameters_of(model) else "image-features"
+    assert results.ablation is not None and results.ablation.door == door
     left_out = {remark.about: remark.code for remark in results.ablation.remarks if remark.left_out}
     assert left_out == dict.fromkeys(("no-image", "grey", "blurred", "tiles-4"), "needs-rows")
     assert {"mean-token", "slot-mix"} <= set(results.ablation.conditions)
     codes = {remark.code for remark in results.ablation.remarks}
-    assert {"door-encoder-outputs", "answers-only", "mean-of-scored-images", "self-tests-passed"} <= codes
+    assert {f"door-{door}", "answers-only", "mean-of-scored-images", "self-tests-passed"} <= codes
 
 
 class Wrapped(nn.Module):
@@ -216,6 +219,14 @@ class DistributedDataParallel(Wrapped):
     """Its name is how a wrapper is recognised."""
 
 
+class OptimizedModule(nn.Module):
+    """As `torch.compile` returns it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = module
+
+
 class FullyShardedDataParallel(Wrapped):
     """A wrapper that is refused."""
 
@@ -224,7 +235,7 @@ def test_wrappers_are_removed_and_those_that_do_more_are_refused(saved: Saved) -
     model, processor = load(saved, "llava")
     batch = collate(processor, [[picture(row)] for row in range(3)])
     plain = standing(eyechart.score(model, batch, "zero", processor=processor))
-    wrapped = torch.compile(DistributedDataParallel(torch.nn.DataParallel(model)))
+    wrapped = OptimizedModule(DistributedDataParallel(torch.nn.DataParallel(model)))
     assert standing(eyechart.score(wrapped, batch, "zero", processor=processor)) == plain
     with pytest.raises(InputError, match="FullyShardedDataParallel"):
         eyechart.score(FullyShardedDataParallel(model), batch, processor=processor)
@@ -249,8 +260,50 @@ def test_a_batch_without_pixels_is_never_a_pass_and_has_a_finding(saved: Saved) 
     assert results.verdict != "PASS" and results.diagnosis[0].code == "pixels-unused"
 
 
+def test_a_model_that_cannot_handle_a_row_alone_is_scored_by_pixels(saved: Saved) -> None:
+    model, processor = load(saved, "llava")
+
+    def crowd_only(_: nn.Module, __: Any, given: dict[str, Any]) -> None:
+        if len(given["input_ids"]) == 1:
+            raise RuntimeError("one row is too few")
+
+    model.register_forward_pre_hook(crowd_only, with_kwargs=True)
+    scorer = open_live(model, [collate(processor, [[picture(row)] for row in range(3)])], processor)
+    (reason,) = {r.figures["reason"] for r in scorer.describe().remarks if r.code == "other-door-failed"}
+    assert isinstance(scorer.door, PixelDoor) and reason == "a row alone raised RuntimeError: one row is too few"
+
+
+def test_a_row_with_fewer_image_positions_than_features_is_named(saved: Saved) -> None:
+    model, processor = load(saved, "internvl")
+    scorer = open_live(model, [collate(processor, [[picture(row)] for row in range(3)])], processor)
+    (batch,) = scorer.batches
+    own = scorer.door.take
+
+    def takes_less(part: Any) -> Any:
+        if part.place == 1:
+            raise LayoutError("3 image features for 4 image positions")
+        return own(part)
+
+    scorer.door.take = takes_less  # type: ignore[method-assign]
+    with pytest.raises(InputError, match="image features of row 1 are not understood: 3 image features"):
+        scorer.encode(batch)
+
+
 def test_a_look_scores_the_right_picture_and_one_wrong_one(saved: Saved) -> None:
     model, processor = load(saved, "qwen2_5_vl")
     scorer = open_live(model, [collate(processor, [[picture(row)] for row in range(4)])], processor)
     first, again = look(scorer), look(scorer)
     assert list(first.conditions) == ["correct", "shuffled"] and first == again and first.derangements == 1
+
+
+def test_rows_of_a_model_without_image_features_are_scored_by_pixels(
+    saved: Saved, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = load(saved, "qwen2_5_vl")
+    rows = eyechart.read_rows(data / "data.json", image_root=data)[0][:4]
+    rows = [replace(row, caption=row.caption.replace("<|im_end|>", "")) for row in rows]
+    by_features = standing(eyechart.score(model, rows, "shuffled", processor=processor, settings=FEW))
+    monkeypatch.setattr(FeatureGate, "fits", lambda _: False)
+    results = eyechart.score(model, rows, "shuffled", processor=processor, settings=FEW)
+    assert results.ablation is not None and results.ablation.door == "pixels"
+    assert standing(results)["correct"] == pytest.approx(by_features["correct"], abs=1e-4)

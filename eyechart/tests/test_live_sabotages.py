@@ -12,32 +12,29 @@ EXPECTED = {
     "features of the first call are kept forever": ("FAIL", "pixels-unused"),
     "the language model takes features kept inside": ("refused", "image-order"),
     "features are averaged over the batch": ("INCONCLUSIVE", "batch-dependent"),
-    "features have dropout that never stops": ("refused", "loss-not-reproduced"),
-    "the logits contain the next token": ("refused", "leak"),
 }
-DEEP = ("deepstack features are not handed on", "deepstack features are those of the pass before")
+ROWS = 32
 
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return make_world("llava")
+    return make_world("llava", steps=100)
 
 
 def test_the_healthy_model_passes_and_has_no_error(world: World) -> None:
-    found = outcome(world)
+    found = outcome(world, rows=ROWS)
     assert found.verdict.startswith("PASS") and found.errors == ()
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_sabotage_never_passes(world: World, name: str) -> None:
-    found = outcome(world, BY_NAME[name])
+    found = outcome(world, BY_NAME[name], ROWS)
     verdict, error = EXPECTED[name]
     assert found.verdict.startswith(verdict) and error in found.errors
 
 
-@pytest.mark.parametrize("name", DEEP)
-def test_features_that_are_lost_at_one_depth_are_refused(name: str) -> None:
-    found = outcome(make_world("qwen3_vl", steps=10), BY_NAME[name])
+def test_features_that_are_lost_at_one_depth_are_refused() -> None:
+    found = outcome(make_world("qwen3_vl", steps=2), BY_NAME["deepstack features are not handed on"], ROWS)
     assert found.verdict.startswith("refused") and "sentinel" in found.verdict and "not-injected" in found.errors
 
 

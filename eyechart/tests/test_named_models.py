@@ -164,7 +164,7 @@ def test_a_model_that_lets_the_picture_past_its_features_is_refused(
         return out
 
     monkeypatch.setattr(inner, "forward", leaky)
-    assert "self-test `leak`: negated pixels change a loss" in refusal(model, data)
+    assert "self-test `leak`: inverted pixels change a loss" in refusal(model, data)
 
 
 def test_a_model_that_computes_its_features_and_ignores_them_is_refused(
@@ -211,7 +211,7 @@ def test_a_model_that_reads_its_caption_ahead_is_refused(
     model = saved.load("paligemma")
     assert model.scorer.prefix_attention
     monkeypatch.setattr(model.scorer, "_types", {"token_type_ids": (0, 0, 0)})
-    assert "self-test `causal`: other caption tokens change a loss before them" in refusal(model, data)
+    assert "self-test `causal`: replaced caption tokens change a loss before them" in refusal(model, data)
 
 
 def test_a_model_whose_rows_get_mixed_up_is_refused(saved: Saved, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +228,7 @@ def test_a_model_that_breaks_on_features_of_others_is_refused_not_crashed(
 ) -> None:
     model = saved.load("gemma3")
     monkeypatch.setattr(type(model.scorer._layout), "put", lambda self, visual: object())
-    assert "it ended in AttributeError" in refusal(model, data)
+    assert "it raised AttributeError" in refusal(model, data)
 
 
 def test_an_image_with_another_number_of_positions_is_rejected_by_name(
@@ -240,7 +240,7 @@ def test_an_image_with_another_number_of_positions_is_rejected_by_name(
     assert len(batch) == 0
     item = batch.rejects[3]
     assert (item.row, item.reason) == (3, OTHER_TOKENS)
-    assert item.detail == "images/00003.png: 5 image positions, all others have 4"
+    assert item.detail == "images/00003.png: 5 image positions, but all others have 4"
 
 
 def test_all_ways_through_a_sound_model_are_found_sound(model: NamedModel, data: Path) -> None:

@@ -102,7 +102,7 @@ def test_a_list_of_which_nothing_can_be_had_is_refused_once_the_model_is_known(
     assert capsys.readouterr().err == (
         "error: --conditions: only `correct` can be scored here (blind: It needs a constant prompt "
         "trained with the model, which only the qwen3-vlm trainer makes. mean-token: This model takes visual tokens at "
-        "several depths, for which no mean is defined.) Name other conditions, such as runbook\n"
+        "several depths, for which no mean is defined.); name other conditions, such as runbook\n"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -257,7 +257,7 @@ def test_unreadable_images_are_counted_and_there_is_no_pass(saved: Saved, data: 
         *(
             (["m", "--data", "{rows}", "--image_size", size, *more], message)
             for size, more, message in (
-                ("-3", [], "--image_size: expected 8 to 4096 pixels, got -3; leave it out for the size"),
+                ("-3", [], "--image_size: expected 8 to 4096 pixels, got -3; leave it out to use the size"),
                 ("0", [], "--image_size: expected 8 to 4096 pixels, got 0"),
                 ("7", [], "--image_size: expected 8 to 4096 pixels, got 7"),
                 ("100000", [], "--image_size: expected 8 to 4096 pixels, got 100000"),

@@ -79,7 +79,7 @@ class NoText(Describing):
         (Listed, r"Scorer\.nll: expected TokenNLL of two tensors, got TokenNLL"),
         (LabelsOnTheImage, "expected no label on the image block"),
         (Describing, r"Scorer\.describe: expected a Description, got NoneType"),
-        (NoText, r"Scorer\.describe: expected text"),
+        (NoText, r"Scorer\.describe: expected a string"),
     ],
 )
 def test_a_beginners_mistake_is_named(scorer: type[Stranger], message: str, rows: list[eyechart.Row]) -> None:

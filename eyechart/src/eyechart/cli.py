@@ -14,13 +14,13 @@ from eyechart.exits import InputError, guarded
 from eyechart.results import EXIT_CODES
 
 _SCORE = """\
-Score rows with the right picture, with a wrong one and without, and report whether the model uses its images.
+Score rows with the right picture, a wrong picture and no picture, and report whether the model uses its images.
 
 Example:
   eyechart score llava-hf/llava-1.5-7b-hf --data rows.json --image_root images --num_samples 128
 
 Every row is {"id": ..., "image": "path.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat is this?"},
-{"from": "gpt", "value": "a cat"}]}, in a JSON list or one per line. The model must not have been trained on these rows.
+{"from": "gpt", "value": "a cat"}]}, in a JSON list or one row per line. The model must not have been trained on them.
 
 Exit code: 0 PASS, 1 FAIL, 2 bad input, 3 INCONCLUSIVE, 4 an internal error, 130 interrupted."""
 _REPORT = """\
@@ -29,16 +29,16 @@ Generate report.html again from the results.json of a run.
 Example:
   eyechart report outputs/eyechart/llava-1.5-7b-hf"""
 _FLAGS: tuple[tuple[str, str, type, Sequence[str] | None, str], ...] = (
-    ("prompt", "prompt", str, None, "human turn with one <image> for every row; by default each row's own"),
-    ("image_size", "image_size", int, None, "pixels of both sides of every image, 8 to 4096 (the processor's own)"),
+    ("prompt", "prompt", str, None, "human turn, with one <image>, for every row; by default each row's own"),
+    ("image_size", "image_size", int, None, "width and height of images in pixels, 8 to 4096 (the processor's own)"),
     ("max_seq_len", "max_seq_len", int, None, "tokens per sequence; longer sequences are truncated (4096)"),
     ("max_rejected", "max_rejected", float, None, "share of unusable rows above which scoring stops (0.01)"),
     ("batch_size", "ablation.batch_size", int, None, "samples per forward pass; results do not depend on it (16)"),
-    ("seed", "seed", int, None, "draws rows, donors and noise (42)"),
+    ("seed", "seed", int, None, "seed for drawing rows, donors and noise (42)"),
     ("threads", "threads", int, None, "CPU threads of PyTorch; by default PyTorch decides"),
-    ("device", "model.device", str, ("auto", "cpu", "cuda"), "where to run; auto uses a GPU if there is one (auto)"),
-    ("precision", "model.precision", str, ("fp32", "bf16", "fp16"), "of weights and computation (fp32)"),
-    ("attention", "model.attention", str, ("sdpa", "eager", "flash_attention_2"), "attention of the model (sdpa)"),
+    ("device", "model.device", str, ("auto", "cpu", "cuda"), "device; auto uses a GPU if there is one (auto)"),
+    ("precision", "model.precision", str, ("fp32", "bf16", "fp16"), "precision of weights and computation (fp32)"),
+    ("attention", "model.attention", str, ("sdpa", "eager", "flash_attention_2"), "attention implementation (sdpa)"),
     ("device-map", "model.device_map", str, None, "spread the weights over devices, such as auto; needs accelerate"),
 )
 """Flags that set a field of `ScoreSettings`: flag name, field, type, choices, and help text with the default."""

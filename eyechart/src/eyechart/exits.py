@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-# Errors caused by the machine and not by this package: no space, no permission, a folder in place of a file.
+# Errors caused by the machine and not by this package: no space, no permission, a folder instead of a file.
 _ENVIRONMENT = {
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EISDIR", "EEXIST")
@@ -27,10 +27,10 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or gradient is NaN or infinite; raised before the optimizer touches it."""
+    """A loss or gradient is NaN or infinite; raised before the optimizer uses it."""
 
     def __init__(self, message: str, fix: str = "", spared: str = "") -> None:
-        """Keep the parts of the line.
+        """Store the parts of the error line.
 
         Args:
             message: which value is not finite, and where.
@@ -46,7 +46,7 @@ class FaultsFoundError(RuntimeError):
     """A run was stopped because of named faults: errors of the preflight, or a fault detected during training."""
 
     def __init__(self, message: str, findings: Sequence[object]) -> None:
-        """Keep the `findings` (results.Finding, most likely first) in addition to the message."""
+        """Store the `findings` (results.Finding, most likely first) in addition to the message."""
         super().__init__(message)
         self.findings = list(findings)
 
@@ -55,16 +55,16 @@ class InputError(ValueError):
     """Bad input. The error line of a command is `message; fix`; a finding made from it has the two parts as fields."""
 
     def __init__(self, message: str, fix: str) -> None:
-        """Keep what is wrong (`message`) and what to do about it (`fix`) as two parts."""
+        """Store what is wrong (`message`) and what to do about it (`fix`) as two parts."""
         super().__init__(f"{message}; {fix}")
         self.message, self.fix = message, fix
 
 
 class NamedInputError(InputError):
-    """Bad input that is one of `faults.table.FAULTS`: a command prints it as its error, `diagnose` as a finding."""
+    """Bad input that is one of `faults.table.FAULTS`: commands report it as an error, and `diagnose` as a finding."""
 
     def __init__(self, code: str, message: str, fix: str) -> None:
-        """Keep the fault's `code` in addition to message and fix."""
+        """Store the fault's `code` in addition to message and fix."""
         super().__init__(message, fix)
         self.code = code
 
@@ -96,11 +96,11 @@ def foreign_code(what: str, fix: str) -> Iterator[None]:
 
 
 def guarded(command: Callable[[], int], package: str = "eyechart") -> int:
-    """Run a command of `package` and turn what it raises into an exit code.
+    """Run a command of `package` and turn its exceptions into exit codes.
 
-    A ValueError raised in that package or in this one is caused by user input: it gives one line and exit code 2. A
+    A ValueError raised in that package or in this one is caused by user input and gives one line and exit code 2. A
     ValueError from inside a library counts as an internal error, so that a crash is never reported as a usage error or
-    as a verdict. A full disk, or a folder without permission, gives exit code 2 wherever it occurs.
+    as a verdict. A full disk, or a folder without permission, gives exit code 2 wherever the error is raised.
     """
     try:
         code = command()
@@ -119,7 +119,7 @@ def guarded(command: Callable[[], int], package: str = "eyechart") -> int:
         return _say(f"error: {error}", 2) if raised_here(error, package) else _bug(error, package)
     except OSError as error:
         return _say(f"error: {_explain(error)}", 2) if error.errno in _ENVIRONMENT else _bug(error, package)
-    except Exception as error:  # noqa: BLE001 - the last resort of a command line
+    except Exception as error:  # noqa: BLE001 - the last error handler of a command
         return _bug(error, package)
     return code
 

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing, so that it has either its old or its complete new content at any moment, even if killed.
+    """Open a file for writing. Even if the process is killed, it has either its old or its complete new content.
 
     [Contract] Until it is complete, the data is in the same folder, in a file whose name begins with a dot and `path`'s
     name.
@@ -47,7 +47,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 @dataclass(frozen=True)
 class Log(Generic[T]):
-    """A JSON Lines file in a run's folder, oldest line first; at any moment it only has complete lines."""
+    """A JSON Lines file in a run's folder, oldest line first; at any moment it contains only complete lines."""
 
     name: str
     what: str
@@ -61,7 +61,7 @@ class Log(Generic[T]):
         """Return all items of the file; none if it does not exist.
 
         Raises:
-            ValueError: a line is of another kind.
+            ValueError: a line does not have the type of an item.
         """
         path, adapter, found = folder / self.name, self._adapter(), []
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
@@ -75,7 +75,7 @@ class Log(Generic[T]):
         return found
 
     def append(self, folder: Path, *items: T) -> None:
-        """Append items; without any, the file is not touched."""
+        """Append items; if there are none, the file is not changed."""
         if items:
             self._write(folder, [*self.read(folder), *items])
 

@@ -19,12 +19,12 @@ from huggingface_hub import constants, get_session
 _PATIENCE = 4.0
 """Seconds within which the hub must answer one request, including the name look-up."""
 _REMEMBERED = 60.0
-"""Seconds for which a failed check is cached: a start requests several files, and a notebook may regain its network."""
+"""Seconds for which a failed check is cached: a run first requests several files, and a network may come back later."""
 
 
 @contextmanager
 def hub_bounded(name: str) -> Iterator[None]:
-    """Inside the block, load the model `name` from its folder, from the local cache, or from the hub if it answers.
+    """Inside the block, the model `name` is loaded from its folder, the local cache, or the hub if the hub answers.
 
     If the hub does not answer, only the cache is used. If it answers, downloads have their usual time limits.
     """

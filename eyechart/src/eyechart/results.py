@@ -3,7 +3,7 @@
 It has figures, codes and enumerations. Its only sentences are the message and fix of a finding, written by its
 detector, and the notes of a user's scorer. `reporting` writes all other sentences from a code and its figures.
 
-This file has over 300 lines, because the whole schema is in it, with the unit and meaning of each figure.
+This file has over 300 lines because it contains the whole schema, with the unit and meaning of each figure.
 
 Losses and gaps are in nats per label token unless a name says otherwise. The schema has a version: a file with another
 `schema` is rejected when it is read.
@@ -174,7 +174,7 @@ class Reason(_Model):
 
 
 class Remark(_Model):
-    """A remark on how a condition, or the whole score, was made, if a reader needs to know it."""
+    """A remark that a reader needs, on how a condition or the whole score was made."""
 
     code: RemarkCode
     about: str
@@ -211,7 +211,7 @@ class Condition(_Model):
     above_zero: bool = False
     """Whether `lower99` is above 0: the condition raises the loss, possibly by less than the margin."""
     needed_samples: int | None = None
-    """Number of samples that would decide an open gate if the gap stays the same; None if no number would."""
+    """Number of samples that would decide an open gate if the gap stays the same; None if no number is enough."""
     win_rate: float | None = None
     """Share of captions whose summed NLL is lower with the correct image."""
     gap_without_eos: float | None = None
@@ -239,13 +239,13 @@ class Decomposition(_Model):
     information: Estimated
     """blind - correct: what the picture contributes beyond the best constant prompt."""
     shock: Estimated
-    """zero - blind: what zeros cost only because the model never saw zeros."""
+    """zero - blind: the cost of zeros that is only due to the model never having seen zeros."""
     misdirection: Estimated
-    """shuffled - blind: what a wrong picture costs beyond no picture."""
+    """shuffled - blind: how much more a wrong picture costs than the best constant prompt."""
     blind_rival: str | None = None
-    """The one of zero, no-image and mean-token with the lowest loss; the best constant prompt cannot be worse."""
+    """The condition with the lowest loss among zero, no-image and mean-token; the best constant prompt is not worse."""
     blind_deficit: Estimated | None = None
-    """blind - the rival; if it `costs`, the prompt is under-trained and the three figures above are None."""
+    """blind - the rival; if its standing is `costs`, the prompt is under-trained and the figures above are None."""
     blind_captions: int | None = None
     """Number of training captions that the blind prompt was trained on, including repeats; None if unknown."""
     blind_learning_rate: float | None = None
@@ -260,7 +260,7 @@ class Decomposition(_Model):
 
 
 class Decile(_Model):
-    """One tenth of the (caption, donor) pairs, by the similarity of their images."""
+    """One decile of the (caption, donor) pairs, ranked by the similarity of their images."""
 
     similarity: tuple[float, float]
     """Smallest and largest cosine of pooled tower features among these pairs."""
@@ -278,7 +278,7 @@ class Matching(_Model):
     """The requested number of candidate images."""
     captions: int
     problem: Literal["no-two-samples-differ", "not-finite"] | None = None
-    """The reason why nothing could be measured; None if it was measured."""
+    """The reason why matching could not be measured; None if it was measured."""
     r_at_1: Estimated
     """Share of captions that are likeliest with their own image; a tie counts as a fraction."""
     mrr: Estimated
@@ -305,7 +305,7 @@ class WordGap(_Model):
     word: str
     count: int
     gap: float
-    """How much less likely a wrong picture makes the word, in mean nats per occurrence."""
+    """How much a wrong picture raises the word's negative log-likelihood, in mean nats per occurrence."""
     share: float | None = None
     """Share of the sum of all gaps; None if the gap of shuffled is not above 0 with 99% confidence."""
 
@@ -343,7 +343,7 @@ class Internals(_Model):
     rms_ratio: float
     """RMS of the visual tokens divided by the RMS of the text embeddings."""
     image_share: dict[str, float] = {}
-    """By stage: share of the mean square that differs between images, 0 to 1; near 0 if a constant is much larger."""
+    """By stage: share of the mean square that differs between images, 0 to 1; near 0 if it is nearly constant."""
     effective_rank: float
     """exp of the entropy of the normalised singular values of one image's visual tokens, averaged over images."""
     effective_rank_of: int
@@ -365,7 +365,7 @@ class Unigram(_Model):
     """Loss of a unigram model with add-one smoothing on the scored captions, in nats per label token."""
     condition: str
     """The condition compared with the unigram: `correct` or `no-image`, whichever has the lower loss. If `no-image` was
-    not scored, `zero` takes its place."""
+    not scored, `zero` is used instead."""
     gain: Estimated
     """Loss of the unigram minus the model's, paired, in nats per label token. It must exceed 0: `costs` means that the
     captions are read."""
@@ -410,7 +410,7 @@ class Ablation(_Model):
     rejected: dict[str, int] = Field(default_factory=dict)
     """Held-out rows that could not be scored, by reason."""
     remarks: list[Remark] = Field(default_factory=list)
-    """Remarks on how conditions were made, if it differs from other runbooks, and on what was left out."""
+    """Remarks on conditions that are made differently in other runbooks, and on conditions that were left out."""
     notes: dict[str, str] = Field(default_factory=dict)
     """The scorer's own notes on how it scores, by keyword (`seam.Description.notes`)."""
     unigram: Unigram | None = None
@@ -447,11 +447,11 @@ class Coverage(_Model):
     """Average number of prompt tokens around the image block, which a shorter wrapper could save."""
     image_block_tokens: int
     image_cut: int = 0
-    """Number of samples whose image block lost a token to max_seq_len."""
+    """Number of samples whose image block was truncated by max_seq_len."""
     rejected: dict[str, int] = Field(default_factory=dict)
     """Number of rows that could not be used, by reason."""
     lengths: dict[int, int] = Field(default_factory=dict)
-    """Histogram of sequence lengths before the cut, in tokens."""
+    """Histogram of sequence lengths before truncation, in tokens."""
 
 
 class LossPoint(_Model):
@@ -474,7 +474,7 @@ class Look(_Model):
     """Standard error of `gap_shuffled`, dyadic; None if undefined."""
     se_zero: float | None = None
     shuffled: Standing = "open"
-    """Whether a wrong picture costs more than the margin of check 1, at the level that all looks of a run share."""
+    """Whether a wrong picture costs more than the margin of check 1, at the confidence level shared by all looks."""
     zero: Standing = "open"
     """Whether zeros cost more than the margin of check 1, at the same level."""
     lower_shuffled: float | None = None
@@ -547,7 +547,7 @@ END = "<end>"
 
 
 class Piece(_Model):
-    """A part of a caption that is coloured as one unit: a word with the space before it, or `END` for a final EOS."""
+    """A part of a caption with one colour on the page: a word with the space before it, or `END` for a final EOS."""
 
     text: str
     gap: float
@@ -565,7 +565,7 @@ class ScoredSample(_Model):
     """Summed NLL per condition in nats, averaged over the derangements."""
     pieces: list[Piece] = Field(default_factory=list)
     written: str | None = None
-    """The caption that the model writes for this image; None if it was not asked to write one."""
+    """The caption that the model writes for this image; None if none was requested."""
 
 
 class Results(_Model):
@@ -610,7 +610,7 @@ def read(path: Path) -> Results:
         text = path.read_text(encoding="utf-8")
         results = Results.model_validate_json(text)
         if "schema_" not in results.model_fields_set:
-            raise ValueError("schema: expected the number of a schema, there is none")
+            raise ValueError("schema: expected a schema number, but there is none")
     except OSError as error:
         raise ValueError(
             f"{path}: cannot read results ({error.strerror}); expected the folder of a run or of a score"
@@ -629,11 +629,11 @@ def _why_not(text: str, error: ValueError) -> str:
     found = tree.get("schema") if isinstance(tree, dict) else None
     if isinstance(found, int) and found < SCHEMA:
         return (
-            f"results of schema {found}, written by an earlier version, and this version reads schema {SCHEMA}; score "
+            f"results of schema {found}, written by an earlier version, but this version reads schema {SCHEMA}; score "
             "again with this version (the pages in that folder are not changed)"
         )
     if isinstance(found, int) and found > SCHEMA:
-        return f"results of schema {found}, and this version reads schema {SCHEMA}; use the version that wrote them"
+        return f"results of schema {found}, but this version reads schema {SCHEMA}; use the version that wrote them"
     # The address of pydantic's documentation is removed.
     said = " ".join(str(error).splitlines()[:3]).partition(" For further information visit ")[0]
     return f"not a results file of schema {SCHEMA}: {said}"

@@ -31,13 +31,13 @@ class Row:
     """One image-caption pair of a data set, before any model has seen it."""
 
     row: int
-    """Row index in the data set, from 0: its identity in results. Blank lines of a JSON Lines file do not count."""
+    """Row index in the data set, from 0, used to identify it in results. Blank lines of JSON Lines do not count."""
     id: str
     """The row's own id as text; the row index if it has none. Not necessarily unique."""
     image: str
     """Path of the image relative to `image_root`; empty if the row has no image."""
     human: str
-    """The human turn, with `<image>` where the image goes."""
+    """The human turn, with `<image>` at the position of the image."""
     caption: str
     """The answer, which is scored; it is stripped and not empty."""
     image_root: str = ""
@@ -50,7 +50,7 @@ class Row:
 
 
 class RejectKind(StrEnum):
-    """What is wrong with a rejected row, for programs, which never interpret the text of its `reason`."""
+    """What is wrong with a rejected row, for use in code, which never interprets the text of `reason`."""
 
     OTHER = "other"
     """Not specified."""
@@ -63,7 +63,7 @@ class RejectKind(StrEnum):
     NO_PLACEHOLDER = "no-placeholder"
     """An image without a placeholder in the text."""
     IMAGE_COUNT = "image-count"
-    """No image, several of them, or more placeholders than images."""
+    """No image, several images, or more placeholders than images."""
     SPECIAL_TOKEN = "special-token"
     """The human turn contains the string of a special token."""
     IMAGE_IN_CAPTION = "image-in-caption"
@@ -75,7 +75,7 @@ class RejectKind(StrEnum):
     UNUSABLE_FILE = "unusable-file"
     """The image file is outside the image root, cannot be read, is damaged, has an invalid size, or is not an image."""
     VISUAL_TOKENS = "visual-tokens"
-    """The image has another number of visual tokens than all others."""
+    """The number of visual tokens of the image differs from that of all others."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Reject:
     detail: str
     """One readable line with the file, what was expected, and what was found."""
     kind: RejectKind = RejectKind.OTHER
-    """The kind of fault, for programs."""
+    """The kind of fault, for use in code."""
 
 
 @dataclass(frozen=True)
@@ -100,20 +100,20 @@ class Sample:
     """
 
     row: int
-    """Row index in the data file, from 0: the sample's identity in splits, logs and results."""
+    """Row index in the data file, from 0, used to identify the sample in splits, logs and results."""
     id: str
     image: str
-    """Path as the data file gives it, relative to the image root."""
+    """Path as written in the data file, relative to the image root."""
     caption: str
-    """The answer as text, before any cut by max_seq_len."""
+    """The answer as text, before truncation to max_seq_len."""
     ids_T: IntArray
-    """Token ids: prompt with the image block spliced in, then the answer and EOS; cut to max_seq_len."""
+    """Token ids: the prompt including the image block, then the answer and EOS; truncated to max_seq_len."""
     labels_T: IntArray
     """`ids_T` at answer positions, IGNORE_INDEX elsewhere. Not shifted: position t is predicted from t-1."""
     block: tuple[int, int]
     """The image block is ids_T[block[0]:block[1]], start and end token included."""
     full_length: int
-    """Number of tokens before the cut by max_seq_len."""
+    """Number of tokens before truncation to max_seq_len."""
     image_hash: str = ""
     """Hash of the decoded, resized pixels: if hashes are equal, the tower cannot distinguish the images. If empty, it
     is computed from the pixels or features when the sample is scored."""
@@ -140,7 +140,7 @@ class Sample:
             row: the row.
             prompt: token ids before the answer, image block included.
             answer: token ids that are scored, including the end token.
-            block: the image block is prompt[block[0]:block[1]]; by default there is none, and no image.
+            block: the image block is prompt[block[0]:block[1]]; by default there is no block and no image.
             pixels_CHW: uint8 [3,H,W].
         """
         ids = [*prompt, *answer]
@@ -168,7 +168,7 @@ class Sample:
 
     @property
     def truncated(self) -> bool:
-        """Whether max_seq_len cut anything off."""
+        """Whether tokens were removed by max_seq_len."""
         return self.full_length > len(self.ids_T)
 
 
@@ -178,12 +178,12 @@ class CollateStats:
 
     samples: int = 0
     truncated: int = 0
-    """Number of samples that lost at least one token to max_seq_len."""
+    """Number of samples from which max_seq_len removed at least one token."""
     zero_label: int = 0
-    """Number of samples without any label token, from which nothing is learnt."""
+    """Number of samples without any label token; a model learns nothing from them."""
     label_tokens: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
-    """Histogram of sequence lengths before the cut, in tokens."""
+    """Histogram of sequence lengths before truncation, in tokens."""
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> CollateStats:

@@ -1,4 +1,4 @@
-"""The seam between eyechart and a model: the types that are passed across it, and the contract of a scorer.
+"""The scoring interface between eyechart and a model: the types that are passed through it, and a scorer's contract.
 
 Dimension legend, used as name suffixes everywhere in this package:
 
@@ -6,8 +6,8 @@ Dimension legend, used as name suffixes everywhere in this package:
     T  positions of a sequence       P  patch features per image             E  width of the LLM's embeddings
     N  label tokens of a batch       D  width of the resampler               C,H,W  channels, height, width
 
-This file has over 300 lines, because the whole contract is in it, with its example. This module does not import models,
-files or configs, and every other part of the package may import it.
+This file has over 300 lines because it contains the whole contract and its example. This module does not depend on
+models, files or configs, and every other part of the package may import it.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Batch:
         )
 
     def text(self) -> Batch:
-        """Return the batch without its images, as `Scorer.nll` gets it."""
+        """Return the batch without its images, as `Scorer.nll` receives it."""
         samples = tuple(replace(sample, pixels_CHW=None, features_PV=None) for sample in self.samples)
         return replace(self, samples=samples, pixels_BCHW=None, features_BPV=None, inputs=None)
 
@@ -124,7 +124,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class VisualTokens:
-    """The output of an encoder for a batch of images, which goes to the language model; the checks do not interpret it.
+    """An encoder's output for a batch of images, passed to the language model. The checks do not interpret the values.
 
     `layers[0]` is placed at the image positions; further layers are extra features that a model adds in deeper layers
     (Qwen3-VL's deepstack). Each is [B, Q, E_layer]; a condition treats every layer in the same way.
@@ -132,7 +132,7 @@ class VisualTokens:
 
     layers: tuple[Tensor, ...]
     counts_B: Tensor | None = None
-    """int64: number of visual tokens of each image if the numbers differ; later slots in the layers are padding."""
+    """int64: number of visual tokens of each image if the numbers differ; the slots after them are padding."""
 
     @classmethod
     def of(cls, images: Sequence[Tensor]) -> VisualTokens:
@@ -220,7 +220,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Description:
-    """A scorer's description of the model that it scores."""
+    """A scorer's description of its model."""
 
     name: str
     """Name of the model, for the page and for messages."""
@@ -297,7 +297,7 @@ class Scorer(ScorerOfBatches, Protocol):
       and `visual` is on the CPU: the scorer moves both to the model's device. `visual` may be zeros, noise, or the
       tokens of another image. If it is None, the image block is already removed from ids and labels, and every first
       label has a predecessor: score only the text.
-    - A loss that is not finite makes the verdict FAIL. Every other violation is a ValueError that names it.
+    - A loss that is not finite makes the verdict FAIL. Every other violation raises a ValueError that names it.
 
     Optional methods: `pair_nll` (`PairScorer`), `write` (`Writer`), `describe() -> Description`. If batches are given
     instead of rows, `batch` is not needed.
@@ -315,7 +315,8 @@ class PairScorer(Protocol):
     def pair_nll(self, batch: Batch, visual: VisualTokens, images_B: Sequence[int]) -> TokenNLL:
         """Return the same as `nll(batch, visual.rows(images_B))`, for batches with few images and many captions.
 
-        A sample may occur in `batch` more than once. `images_B` holds its place in `visual` for every row of `batch`.
+        A sample may occur in `batch` more than once. For every row of `batch`, `images_B` contains the position of its
+        image in `visual`.
         """
         ...
 
@@ -341,5 +342,5 @@ def description_of(scorer: object) -> Description:
         raise ValueError(f"Scorer.describe: expected a Description, got {type(found).__name__}")
     texts = [found.name, *found.parts, *found.parts.values(), *found.notes, *found.notes.values()]
     if not all(isinstance(text, str) for text in texts):
-        raise ValueError("Scorer.describe: expected text as name, and text by text as parts and notes")
+        raise ValueError("Scorer.describe: expected a string as name, and strings by string as parts and notes")
     return found

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 class Section(BaseModel):
-    """Settings that reject unknown fields; every field has a docstring with its unit."""
+    """A group of settings that rejects unknown fields; every field has a docstring with its unit."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -19,11 +19,11 @@ class Hardware(Section):
     """Where a model runs."""
 
     prefix: ClassVar[str] = "--"
-    """Prefix of these names where they are set: flags of `eyechart`."""
+    """Prefix of the names of these settings in messages: `--`, because they are flags of `eyechart`."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention implementation of the frozen models."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to run; auto uses a GPU if there is one."""
+    """The device to run on; auto uses a GPU if there is one."""
 
 
 class Placement(Hardware):
@@ -52,16 +52,16 @@ class AblationSettings(Section):
     batch_size: int = Field(16, ge=1)
     """Samples per forward pass; results do not depend on it."""
     derangements: int = Field(4, ge=1)
-    """R: how many donors each sample gets for `shuffled`."""
+    """R: number of donors of each sample for `shuffled`."""
     matching_k: int = Field(32, ge=2)
-    """K: images that each caption is scored with in matching, its own and K-1 others; chance of image R@1 is 1/K."""
+    """K: number of images per caption in matching, its own and K-1 others; by chance, image R@1 is 1/K."""
     words_min_count: int = Field(5, ge=1)
     """Minimum number of occurrences in the scored captions for a word to be listed by its mean gap."""
     mean_token_images: int = Field(512, ge=1)
     """Training images whose visual tokens are averaged for `mean-token`."""
     blind_captions: int = Field(4096, ge=16)
-    """Training captions, including repeats, used to train the constant prompt of `blind`; three trials of its learning
-    rate use up to half as many in addition."""
+    """Training captions, including repeats, used to train the constant prompt of `blind`; in addition, three trials of
+    its learning rate use up to half this number."""
     margin_shuffled: float = 0.05
     """Nats per token that the lower bound of gap(shuffled) must exceed."""
     margin_zero: float = 0.0
@@ -76,50 +76,50 @@ class CoverageSettings(Section):
     """Check 2, thresholds in percent of the samples."""
 
     truncated_warn: float = Field(1.0, ge=0, le=100)
-    """More truncated samples than this is a warning."""
+    """If more than this percentage of samples is truncated, there is a warning."""
     truncated_fail: float = Field(2.0, ge=0, le=100)
-    """More than this is a FAIL."""
+    """If more than this percentage of samples is truncated, the verdict is FAIL."""
     zero_label_fail: float = Field(0.1, ge=0, le=100)
-    """More samples without label tokens than this is a FAIL."""
+    """If more than this percentage of samples has no label tokens, the verdict is FAIL."""
 
 
 class ScoreSettings(Section):
     """How a model that was not trained here is loaded and scored."""
 
     seed: int = Field(42, ge=0)
-    """Draws rows, donors and noise, each from its own generator."""
+    """Seed for drawing rows, donors and noise, each with a separate generator."""
     threads: int | None = Field(None, ge=1)
-    """CPU threads of PyTorch; null leaves its default."""
+    """Number of CPU threads of PyTorch; null uses PyTorch's default."""
     model: NamedPlacement = NamedPlacement()
     max_seq_len: int = Field(4096, ge=4)
-    """Tokens per sequence; it only limits memory, because nothing is trained."""
+    """Maximum number of tokens per sequence; it only limits memory, because nothing is trained."""
     max_rejected: float = Field(0.01, ge=0, le=1)
-    """Share of unusable rows above which scoring stops; a single one stops it only at 0."""
+    """Share of unusable rows above which scoring stops; a single unusable row stops it only if this is 0."""
     max_pixels: int = Field(178_956_970, ge=1)
-    """Images with more pixels are rejected before they are decoded (Pillow's own bomb limit)."""
+    """Images with more pixels are rejected before they are decoded (default: Pillow's decompression-bomb limit)."""
     image_size: int | None = None
-    """Pixels of both sides of every image, 8 to 4096; null uses the size to which the model's own processor resizes."""
+    """Width and height of images in pixels, 8 to 4096; null uses the size to which the model's processor resizes."""
     prompt: str | None = None
-    """Human turn with one `<image>` for every row; null uses each row's own."""
+    """Human turn, with one `<image>`, used for every row; null uses each row's own human turn."""
     chat_template_kwargs: dict[str, Any] | None = None
     """Variables of the chat template, such as `{"enable_thinking": false}`; null passes none."""
     train_data: str | None = None
     """Data file of other rows, whose images are averaged for `mean-token`; null leaves that condition out."""
     distributed: bool = False
-    """Share the work among the processes that torchrun started, all of which must then call it. If false, each call
-    works independently: one rank of a training job can score while the others wait."""
+    """Share the work among the processes that torchrun started, all of which must then call `score`. If false, each
+    call works independently: one rank of a training job can score while the others wait."""
     ablation: AblationSettings = AblationSettings()
     coverage: CoverageSettings = CoverageSettings()
 
 
 def setting(config: Mapping[str, Any], section: str, key: str) -> Any:
-    """One setting of a recorded config; None if the section or the key is missing."""
+    """Return one setting of a recorded config; None if the section or the key is missing."""
     node = config.get(section)
     return node.get(key) if isinstance(node, Mapping) else None
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections to one level: `{"train": {"lr": 1}}` becomes `{"train.lr": 1}`."""
+    """Flatten nested sections to one level: `{"train": {"lr": 1}}` becomes `{"train.lr": 1}`."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
@@ -127,11 +127,11 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def settings_of(given: Mapping[str, Any], flags: Mapping[str, str] | None = None) -> ScoreSettings:
-    """Settings from dotted names such as `ablation.derangements`; the others take their defaults.
+    """Make settings from dotted names such as `ablation.derangements`; all other settings have their defaults.
 
     Args:
         given: values by name.
-        flags: how a name is called in messages, such as a command-line flag.
+        flags: the name of a setting in messages, such as a command-line flag, if it differs.
 
     Raises:
         ValueError: unknown setting or invalid value; one line.
@@ -141,7 +141,7 @@ def settings_of(given: Mapping[str, Any], flags: Mapping[str, str] | None = None
     for dotted, value in given.items():
         if dotted not in known:
             near = difflib.get_close_matches(dotted, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            hint = f"did you mean {near[0]}?" if near else f"known settings: {', '.join(known)}"
             raise ValueError(f"{dotted}: no such setting; {hint}")
         *sections, key = dotted.split(".")
         node = tree

@@ -104,7 +104,8 @@ class PromptBuilder:
         """Encode records, in their order.
 
         Special tokens in the template become their ids (ChatML). In a caption, their strings are treated as ordinary
-        text, so that no caption ends early or refers to an image. In a human turn, they are rejected.
+        text, so that no caption ends early or refers to an image. A row whose human turn contains one of them is
+        rejected.
 
         Returns:
             One entry per record. It is a Reject if max_seq_len would cut the image block, or if the human turn contains

@@ -80,7 +80,7 @@ def loss_stage(walk: Walk) -> list[Finding]:
     if best == -1:
         return [] if agreed[-1] > _ALL else _other_number(walk, per_sample, log_p_BTK, agreed[-1], evidence)
     code, where, what = _LOSS_SAYS[best]
-    fix = "compare the logits at position t-1 with the id at t: shift exactly once, in the labels or in the loss"
+    fix = "compute the loss at position t from the logits at position t-1: shift once, in the labels or in the loss"
     said = f"the loss is the cross-entropy of the logits at {where} with the token at t, where t-1 is right: {what}"
     return [finding(code, said, fix, **evidence)]
 

@@ -77,7 +77,7 @@ def preflight(prepared: Prepared, vlm: VLM, rows: int = ROWS, progress: Progress
     Args:
         prepared: the data of the run.
         vlm: the model, with a newly initialised or a trained connector; it is not changed.
-        rows: number of rows of each side of the split that are read with their images, evenly spaced.
+        rows: number of evenly spaced rows of each side of the split that are read with their images.
         progress: creates a progress bar; None shows no bar.
 
     Returns:

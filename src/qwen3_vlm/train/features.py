@@ -31,7 +31,7 @@ class CachedDataset:
     """A data set whose samples carry tower features instead of pixels."""
 
     def __init__(self, dataset: Dataset, features_NPV: Tensor, hashes: list[str], rejects: dict[int, Reject]) -> None:
-        """Wrap `dataset`. Features and hashes are ordered by position; rejects are for positions without features."""
+        """Wrap `dataset`. Features and hashes are ordered by position; positions without features have rejects."""
         self.dataset, self.features_NPV, self.hashes, self.rejects = dataset, features_NPV, hashes, rejects
         self.lengths = dataset.lengths
 

@@ -6,8 +6,8 @@ when the look is taken. The gap to shuffled pictures is compared with the margin
 with bounds at a confidence level that all looks of the run share. `onset` describes how reliable these bounds are with
 16 samples.
 
-A look changes no weight and uses no random generator of the training, so a run with looks is bitwise equal to the
-same run without them. Only the main process takes looks; the others wait at the next sum over processes.
+A look changes no weight and does not use the random number generators of the training, so a run with looks is bitwise
+equal to the same run without them. Only the main process takes looks; the others wait at the next sum over processes.
 
 Cost: a look scores each of 16 captions with 8 pictures and once with zeros. Every picture is read only once. In the
 embedded trial this is a forward pass of about 2,450 tokens, as much work as training on 40 samples (a forward and a

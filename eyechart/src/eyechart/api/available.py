@@ -11,7 +11,12 @@ from eyechart.results import DoorName, Finding, Remark, RemarkCode
 from eyechart.scoring.conditions import OF_TOKENS
 
 _NOT_HERE: dict[str, RemarkCode] = {"blind": "blind-not-trained-here", "donors": "donors-need-tower-features"}
-"""Conditions that are only available for models trained by qwen3_vlm, with the remark that says why."""
+"""Conditions that are only available for models trained by qwen3_vlm, with the remark that gives the reason."""
+
+
+def is_own(scorer: object) -> bool:
+    """Return whether a scorer is one of eyechart's own; no method of a user's scorer switches a check off."""
+    return type(scorer).__module__.startswith("eyechart.models.")
 
 
 @runtime_checkable
@@ -20,7 +25,7 @@ class Limited(Protocol):
 
     @property
     def unavailable(self) -> Mapping[str, RemarkCode]:
-        """The conditions that it does not have, with the remark that says why."""
+        """The conditions that it does not have, with the remark that gives the reason."""
         ...
 
     def batch_findings(self) -> Sequence[Finding]:
@@ -31,7 +36,7 @@ class Limited(Protocol):
 def unavailable_of(
     train_data: Path | None, scorer: object, layers: int = 1, door: DoorName | None = None
 ) -> dict[str, RemarkCode]:
-    """Return the conditions that are not available, with the remark that says why.
+    """Return the conditions that are not available, with the remark that gives the reason.
 
     Args:
         train_data: file of rows whose images are averaged for `mean-token`.
@@ -52,7 +57,7 @@ def unavailable_of(
 
 
 def left_out_of(names: Sequence[str], codes: Mapping[str, RemarkCode]) -> list[Remark]:
-    """Return the requested conditions that cannot be scored, and why.
+    """Return the requested conditions that this model cannot be scored with, each with the reason.
 
     Raises:
         ValueError: only `correct` remains.
@@ -61,6 +66,6 @@ def left_out_of(names: Sequence[str], codes: Mapping[str, RemarkCode]) -> list[R
     if found and not set(names) - {"correct", *(remark.about for remark in found)}:
         listed = " ".join(f"{remark.about}: {sentence(remark)}" for remark in found)
         raise ValueError(
-            f"--conditions: only `correct` can be scored here ({listed}) Name other conditions, such as runbook"
+            f"--conditions: only `correct` can be scored here ({listed}); name other conditions, such as runbook"
         )
     return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eyechart.faults.batch_check import BatchFacts, diagnose_batch, facts_of, unchecked_of
+from eyechart.faults.batch_check import BatchFacts, diagnose_batch, facts_of
 from eyechart.faults.batch_evidence import BatchEvidence, Unchecked, gather
 from eyechart.files import write_atomic
 from eyechart.reporting.batch_page import render_batch
@@ -95,7 +95,7 @@ def check_batch(batch: Mapping[str, Any], processor: Any = None, model: Any = No
     inner = _unwrapped(model)
     evidence = gather(batch, processor, _config_of(inner), _accepted(inner))
     findings = diagnose_batch(evidence)
-    return BatchCheck(findings, facts_of(evidence), unchecked_of(evidence), evidence)
+    return BatchCheck(findings, facts_of(evidence), list(evidence.unchecked), evidence)
 
 
 def _unwrapped(model: Any) -> Any:

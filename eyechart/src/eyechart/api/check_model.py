@@ -34,15 +34,6 @@ if TYPE_CHECKING:
 
 _ROWS = 4
 """Number of rows that the paths are tested on."""
-_SELF_TESTS = {
-    "repeat": "loss-not-reproduced",
-    "own features": "features-altered",
-    "sentinel": "not-injected",
-    "leak": "leak",
-    "kept": "image-order",
-    "causal": "leak",
-}
-"""The fault that a failed self-test shows."""
 
 
 def check_model(
@@ -119,7 +110,7 @@ def _paths(live: LiveModel, batch: Mapping[str, Any], processor: Any, seed: int)
     except UnfitError as error:
         failure = error.failure
         fix = "look at what the model keeps between forward passes, and at how it passes image features on"
-        return [finding(_SELF_TESTS[failure.name], f"{failure.outcome}. {failure.meaning}", fix, test=failure.name)]
+        return [finding(failure.fault, f"{failure.outcome}. {failure.meaning}", fix, test=failure.test.value)]
     few = first_samples(scorer.batches, _ROWS)
     if few is None:
         return []

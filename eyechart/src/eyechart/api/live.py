@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from eyechart.api.source import asked
 from eyechart.data.choice import draw_rows
 from eyechart.exits import InputError
 from eyechart.models.unchanged import kept_randomness
@@ -37,6 +38,8 @@ class LiveArguments:
     num_samples: int | None
     """Number of rows to score; None uses `settings.ablation.num_samples` of a loader or data set, and all batches."""
     settings: ScoreSettings
+    image_root: str | Path | None = None
+    """Folder that the rows' image paths are relative to."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +66,22 @@ def opened(model: nn.Module, rows: Any, given: LiveArguments) -> Iterator[Opened
     """
     with kept_randomness():  # also importing a library may draw numbers
         # Imported where it is used: transformers takes seconds to load, and a user's scorer does not need it.
+        from eyechart.models.gate import FeatureGate
         from eyechart.models.live import LiveModel
         from eyechart.models.loading import adapt
         from eyechart.models.opening import open_live
+        from eyechart.models.row_batches import batches_of_rows
 
         if _are_rows(rows):
             if given.processor is None:
                 raise InputError("processor: it is needed to score rows with a live model", "pass processor=")
             live = LiveModel(model)
-            with live.running():
-                name = str(getattr(live.config, "_name_or_path", "") or type(live.model).__name__)
-                yield Opened(adapt(name, live.model, given.processor, given.settings), rows, True)
-            return
+            if FeatureGate.fits(live.model):
+                with live.running():
+                    name = str(getattr(live.config, "_name_or_path", "") or type(live.model).__name__)
+                    yield Opened(adapt(name, live.model, given.processor, given.settings), rows, True)
+                return
+            rows = batches_of_rows(_chosen(rows, given), given.processor, given.settings)
         batches, most = batches_of(rows, given)
         scorer = open_live(model, batches, given.processor, most)
         with scorer.live.running():
@@ -119,6 +126,19 @@ def look(scorer: Any, seed: int = 42) -> Ablation:
     plan = Plan(("correct", "shuffled"), AblationSettings(derangements=1), seed)
     with scorer.live.running():
         return ablate(scorer, scorer.batches, plan)[0]
+
+
+def _chosen(rows: str | Path | Sequence[Row], given: LiveArguments) -> Sequence[Row]:
+    """Return the rows to score, all of which have to be usable.
+
+    Raises:
+        InputError: a row cannot be used.
+    """
+    wanted = asked(rows, given.num_samples, given.image_root, given.settings)
+    if wanted.rejects:
+        first = wanted.rejects[0]
+        raise InputError(f"row {first.row}: {first.reason}: {first.detail}", "leave these rows out, or fix them")
+    return wanted.rows
 
 
 def _are_rows(rows: object) -> bool:

@@ -37,7 +37,7 @@ def mean_over_batches(scorer: ScorerOfBatches, batches: Sequence[Batch]) -> Tens
 def mean_over_rows(
     scorer: ScorerOfBatches, rows: tuple[Sequence[Row], Sequence[Reject]], settings: ScoreSettings
 ) -> Tensor:
-    """Mean visual tokens [Q,E] over the first images of `rows`.
+    """Return the mean visual tokens [Q,E] over the first images of `rows`.
 
     Raises:
         ValueError: too many of the images, or all of them, cannot be read.

@@ -1,4 +1,4 @@
-"""`eyechart.score`: check 1 on any model, with the verdict, the coverage, the diagnosis and the captions it writes."""
+"""`eyechart.score`: check 1 on any model, with the verdict, the coverage, the diagnosis and the model's captions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from eyechart.api.available import Limited, left_out_of, unavailable_of
+from eyechart.api.available import Limited, is_own, left_out_of, unavailable_of
 from eyechart.api.live import Collate, LiveArguments, LiveRows, is_live, opened
 from eyechart.api.mean_tokens import mean_over_batches, mean_over_rows, shared_images
 from eyechart.api.source import Asked, Source, asked, require_file
@@ -44,7 +44,7 @@ _PROBED = 4
 
 @dataclass(frozen=True)
 class Measured:
-    """The results of check 1 and what is needed to write them to files."""
+    """The results of check 1, and the per-token losses that are written with them."""
 
     results: Results
     samples: SampleRows
@@ -75,7 +75,7 @@ def score(
             or batches that are passed.
         image_root: folder that the rows' image paths are relative to; None uses the data file's folder, or the rows'
             own.
-        settings: seed and margins and, for a model given by name, also device, precision and prompt; None uses the
+        settings: seed and margins; for a model given by name, also device, precision and prompt. None uses the
             defaults.
         processor: the processor of a live model; needed for rows, and for batches whose answers are not found by
             their labels.
@@ -96,7 +96,7 @@ def score(
             )
         return measure(model, rows, conditions, num_samples, image_root, settings).results  # type: ignore[arg-type]
     settings = settings or ScoreSettings()
-    with opened(model, rows, LiveArguments(processor, collate_fn, num_samples, settings)) as live:
+    with opened(model, rows, LiveArguments(processor, collate_fn, num_samples, settings, image_root)) as live:
         number = num_samples if live.by_rows else None
         return measure(live.scorer, live.rows, conditions, number, image_root, settings).results
 
@@ -204,19 +204,19 @@ class _Tested:
 
 @torch.no_grad()
 def _tested(scorer: ScorerOfBatches, source: Source) -> _Tested:
-    """Run the self-tests of a model of transformers, or check any other scorer against the contract of the seam.
+    """Run the self-tests of a model of transformers, or check the output of any other scorer against its contract.
 
     Raises:
-        ValueError: a test failed; the message says what that means.
+        ValueError: a test failed; the message explains what that means.
     """
     batch = source.first(_TESTED)
     if batch is None:
         return _Tested(1)
     remarks = []
-    if isinstance(scorer, SelfTesting):
+    if is_own(scorer) and isinstance(scorer, SelfTesting):
         scorer.self_test(batch)
         remarks = [Remark(code="self-tests-passed", about="self-tests")]
-    elif not isinstance(scorer, Limited):  # a live model was tested when its door was chosen
+    elif not (is_own(scorer) and isinstance(scorer, Limited)):  # a live model was tested when its door was chosen
         require_contract(scorer, batch)
     return _Tested(len(encode(scorer, batch).layers), remarks)
 

@@ -1,4 +1,4 @@
-"""The data to score, from a data file, rows or batches. They are read batch by batch, and check 2 counts them then."""
+"""The data to score: a data file, rows or batches. Rows are read batch by batch, and counted for check 2 when read."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def asked(
     requested = num_samples or settings.ablation.num_samples
     root = None if image_root is None else str(image_root)
     if root is not None and not Path(root).is_dir():
-        raise ValueError(f"--image_root: expected the folder that image paths are relative to, {root} is not a folder")
+        raise ValueError(f"--image_root: expected the folder that image paths are relative to; {root} is not a folder")
     if isinstance(rows, str | Path):
         file = require_file("--data", rows)
         chosen = draw_rows(count_rows(file), settings.seed)[:requested]
@@ -70,14 +70,14 @@ def asked(
         found = [given[place] for place in sorted(draw_rows(len(given), settings.seed)[:requested])]
         found = found if root is None else [replace(row, image_root=root) for row in found]
         if root is None and len({row.image_root for row in found}) > 1:
-            # The page has one image folder. If the rows have several, each image is recorded with its whole path.
+            # The page has one image folder. If the rows have several, each image is recorded with its full path.
             found = [replace(row, image=str(row.path), image_root="") for row in found]
         return Asked(tuple(found), None, (), requested, None, root or found[0].image_root)
     batches = [item for item in items if isinstance(item, Batch)]
     if not batches or len(batches) < len(items):
-        raise ValueError("rows: expected the path of a data file, a sequence of Row, or a sequence of Batch, not empty")
+        raise ValueError("rows: expected the path of a data file, or a non-empty sequence of Row or of Batch")
     if num_samples is not None:
-        raise ValueError("num_samples: only for rows; batches are scored completely")
+        raise ValueError("num_samples: can only be set for rows, because batches are scored completely; leave it out")
     return Asked((), batches, (), sum(len(b) + len(b.rejects) for b in batches), None, root)
 
 
@@ -88,7 +88,7 @@ def require_file(flag: str, path: str | Path) -> Path:
         ValueError: there is no such file.
     """
     if not Path(path).is_file():
-        raise ValueError(f"{flag}: expected a data file in LLaVA-Pretrain layout, there is none at {path}")
+        raise ValueError(f"{flag}: expected a data file in LLaVA-Pretrain layout, but there is no file at {path}")
     return Path(path)
 
 
@@ -113,7 +113,7 @@ class _Counted:
 
 
 class Source(Sequence[Batch]):
-    """The requested batches. Images are read when a batch is requested, and not kept."""
+    """The requested batches. Images are read when a batch is requested, and not kept in memory."""
 
     def __init__(self, scorer: ScorerOfBatches, asked: Asked, batch_size: int) -> None:
         """Group rows of similar length, longest first, so that a batch that is too large fails immediately."""
@@ -138,7 +138,7 @@ class Source(Sequence[Batch]):
         """Read one batch or several, and add them to the counts of check 2.
 
         Raises:
-            ValueError: a broken contract of the seam.
+            ValueError: the scorer breaks its contract.
         """
         if isinstance(number, slice):
             return [self[place] for place in range(*number.indices(len(self)))]
@@ -154,11 +154,11 @@ class Source(Sequence[Batch]):
         """Convert rows to a batch with the scorer's own `batch` method.
 
         Raises:
-            ValueError: a broken contract of the seam, or a scorer that cannot read rows.
+            ValueError: the scorer breaks its contract, or cannot read rows.
         """
         if not callable(getattr(self._scorer, "batch", None)):
             raise ValueError(
-                f"Scorer.batch: {type(self._scorer).__name__} has none, so it accepts only batches, not rows"
+                f"Scorer.batch: {type(self._scorer).__name__} has no such method, so it accepts only batches, not rows"
             )
         scorer: Scorer = self._scorer  # type: ignore[assignment]  # checked just above
         return read_batch(scorer, rows)
@@ -192,11 +192,11 @@ class Source(Sequence[Batch]):
         return collate([found[row] for row in rows])
 
     def coverage(self, settings: ScoreSettings, limit: int | None, ranks: Ranks) -> Coverage:
-        """Return check 2 on the scored data. Nothing is trained here, but truncated captions cannot be judged.
+        """Return check 2 on the scored data. It is also needed without training: truncated captions cannot be judged.
 
         Args:
             settings: thresholds.
-            limit: number of tokens to which sequences were cut; None if only the scorer knows it.
+            limit: number of tokens to which sequences were truncated; None if only the scorer knows it.
             ranks: the processes that read the data; all of them must call this method.
         """
         counted = ranks.merge(self._counted)

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def draw_rows(num_rows: int, seed: int) -> tuple[int, ...]:
-    """All row indices 0..num_rows-1 in an order drawn by `seed`."""
+    """Return all row indices 0..num_rows-1 in a random order, drawn by `seed`."""
     return tuple(np.random.Generator(np.random.PCG64(seed)).permutation(num_rows).tolist())
 
 

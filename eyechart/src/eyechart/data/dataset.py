@@ -1,4 +1,4 @@
-"""Rows and their token ids combined to samples. An image is read when its sample is requested, and never replaced."""
+"""Rows and their token ids, combined into samples. An image is read on request and never replaced by another image."""
 
 from __future__ import annotations
 
@@ -67,17 +67,17 @@ class Dataset:
 
     @property
     def rows(self) -> list[int]:
-        """Return the row in the data file of every index."""
+        """Return, for every index, the row in the data file."""
         return [record.row for record in self._records]
 
     @property
     def lengths(self) -> list[int]:
-        """Return the number of tokens before the cut by max_seq_len, of every index."""
+        """Return, for every index, the number of tokens before truncation to max_seq_len."""
         return [encoded.full_length for encoded in self._encoded]
 
     @property
     def wrapper_tokens(self) -> float:
-        """Average prompt tokens around the image block; 0 if there are no rows."""
+        """Average number of prompt tokens around the image block; 0 if there are no rows."""
         return sum(encoded.wrapper_tokens for encoded in self._encoded) / max(1, len(self))
 
 
@@ -85,7 +85,7 @@ class TooManyRejectedError(ValueError):
     """More rows are unusable than the settings allow."""
 
     def __init__(self, message: str, rejects: Sequence[Reject], total: int) -> None:
-        """Keep the unusable rows and the total number of rows."""
+        """Store the unusable rows and the total number of rows."""
         super().__init__(message)
         self.rejects, self.total = tuple(rejects), total
 
@@ -94,7 +94,7 @@ def above_share(count: int, total: int, allowed: float) -> bool:
     """Return whether more rows are faulty than the allowed share. All checks use this rule, before and during training.
 
     A single faulty row is accepted even above the share: it is 12% of eight rows, but does not show that other rows
-    are faulty too. It is only counted if `allowed` is 0, or if it is the only row.
+    are faulty too. It is only too many if `allowed` is 0, or if there is no other row.
 
     Args:
         count: number of faulty rows.
@@ -125,7 +125,7 @@ def judge_rejects(
     """
     too_many_rejected(rejects, total, max_rejected, label, setting)
     if rejects:
-        _say_once(f"warning: {_summary(rejects, total, label)}; left out, no other row takes their place")
+        _say_once(f"warning: {_summary(rejects, total, label)}; they are left out and not replaced by other rows")
 
 
 def too_many_rejected(
@@ -142,8 +142,8 @@ def too_many_rejected(
     """
     if above_share(len(rejects), total, max_rejected):
         raise TooManyRejectedError(
-            f"{_summary(rejects, total, label)}. That is more than {setting} {max_rejected:g}: fix the rows or "
-            "raise it",
+            f"{_summary(rejects, total, label)}. That is more than {setting} {max_rejected:g}: fix the rows, or "
+            "raise this limit",
             rejects,
             total,
         )
@@ -158,7 +158,7 @@ def _summary(rejects: Sequence[Reject], total: int, label: str) -> str:
 
 @functools.cache
 def _say_once(line: str) -> None:
-    """Report a line once per job and trial, because all ranks read the same text and a trial reads it twice."""
+    """Write a line only once per job, because all ranks read the same rows, and a trial run reads them twice."""
     if os.environ.get("RANK", "0") == "0":
         sys.stderr.write(f"{line}\n")
 

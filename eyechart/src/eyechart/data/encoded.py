@@ -11,7 +11,7 @@ import numpy.typing as npt
 from eyechart.seam import IGNORE_INDEX, IntArray
 
 IMAGE_CUT = "image block cut by max_seq_len"
-"""The reason given for rejecting such rows; check 2 fails if there is any."""
+"""The reason for rejecting a row whose image block is truncated; check 2 fails if there is any such row."""
 
 
 class Prompt(NamedTuple):
@@ -28,12 +28,12 @@ class Encoded:
 
     prompt: Prompt
     answer_N: npt.NDArray[np.int32]
-    """Caption and EOS, before any cut."""
+    """Caption and EOS, before truncation."""
     max_seq_len: int
 
     @property
     def ids_T(self) -> IntArray:
-        """Token ids of prompt, caption and EOS, cut on the right to max_seq_len."""
+        """Token ids of prompt, caption and EOS, truncated on the right to max_seq_len."""
         return np.concatenate([self.prompt.ids_T, self.answer_N.astype(np.int64)])[: self.max_seq_len]
 
     @property
@@ -50,7 +50,7 @@ class Encoded:
 
     @property
     def full_length(self) -> int:
-        """Number of tokens before the cut."""
+        """Number of tokens before truncation."""
         return len(self.prompt.ids_T) + len(self.answer_N)
 
     @property

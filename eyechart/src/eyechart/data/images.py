@@ -54,7 +54,7 @@ class ImageError(Exception):
     """An image that cannot be used; becomes a Reject."""
 
     def __init__(self, reason: str, detail: str, kind: RejectKind = RejectKind.UNUSABLE_FILE) -> None:
-        """Keep the countable `reason`, the one-line `detail`, and the `kind` for programs."""
+        """Store the countable `reason`, the one-line `detail`, and the `kind` for use in code."""
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
@@ -64,8 +64,8 @@ class ImageError(Exception):
 def image_spec(preprocessor_config: Mapping[str, Any], vision_config_image_size: int) -> ImageSpec:
     """Read the input format from a checkpoint's own preprocessor_config.json.
 
-    Nothing is guessed: the library's class defaults (224 pixels, bicubic) are not what larger checkpoints were trained
-    with, so a missing setting is an error.
+    A missing setting is an error, because larger checkpoints were not trained with the library's class defaults (224
+    pixels, bicubic).
 
     Args:
         preprocessor_config: the decoded file.
@@ -82,8 +82,8 @@ def image_spec(preprocessor_config: Mapping[str, Any], vision_config_image_size:
     height, width = int(size["height"]), int(size["width"])
     if (height, width) != (vision_config_image_size, vision_config_image_size):
         raise ValueError(
-            f"preprocessor_config.json resizes to {height}x{width}, the vision tower takes images of "
-            f"{vision_config_image_size}x{vision_config_image_size}; the two files belong to different checkpoints"
+            f"preprocessor_config.json resizes to {height}x{width}, but the vision tower takes images of "
+            f"{vision_config_image_size}x{vision_config_image_size}; they belong to different checkpoints"
         )
     for key, wanted in (("do_resize", True), ("do_center_crop", False), ("do_pad", False)):
         if bool(preprocessor_config.get(key, wanted)) is not wanted:
@@ -169,7 +169,7 @@ def _with_image(path: Path, max_pixels: int, use: Callable[[Image.Image], _Made]
 
 
 def to_pixels(image: Image.Image, spec: ImageSpec, max_pixels: int) -> Tensor:
-    """An opened image, upright and on white, at the tower's size: uint8 [3,H,W]. Arguments as for `load_image`.
+    """Convert an opened image, upright and on white, to the tower's size: uint8 [3,H,W]. Arguments as for `load_image`.
 
     Raises:
         ImageError: the image is too small or too large, or its pixels have no fixed range. For a damaged file, the
@@ -184,9 +184,9 @@ def to_pixels(image: Image.Image, spec: ImageSpec, max_pixels: int) -> Tensor:
 
 @contextlib.contextmanager
 def _libtiff_quiet(image: Image.Image) -> Iterator[None]:
-    """Keep libtiff from writing to the terminal: a damaged file is reported once, where its row is rejected.
+    """Prevent libtiff from writing to the terminal, because a damaged file is reported when its row is rejected.
 
-    It writes from C, past `sys.stderr`, so the file descriptor itself is redirected temporarily.
+    libtiff is written in C and does not use `sys.stderr`, so the file descriptor itself is redirected temporarily.
     """
     if image.format != "TIFF":
         yield
@@ -230,7 +230,7 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     if min(width, height) <= 1:
         raise ImageError("image too thin", f"{width}x{height} pixels, expected at least 2x2")
     if width * height > max_pixels:
-        raise ImageError("image too large", f"{width}x{height} pixels, max_pixels is {max_pixels:,}; shrink it")
+        raise ImageError("image too large", f"{width}x{height} pixels, but max_pixels is {max_pixels:,}; shrink it")
 
 
 def _damaged(error: Exception) -> ImageError:

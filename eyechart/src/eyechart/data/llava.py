@@ -24,7 +24,7 @@ import msgspec
 from eyechart.seam import Reject, RejectKind, Row
 
 PLACEHOLDER = "<image>"
-"""Marks the place of the image in a human turn."""
+"""Marks the position of the image in a human turn."""
 IMAGE_STRINGS = (PLACEHOLDER, "<|image_pad|>", "<|vision_start|>", "<|vision_end|>")
 """Strings that represent image positions; inside a caption they would refer to an image that does not exist."""
 
@@ -41,7 +41,7 @@ class _UnusableError(Exception):
     """A row that cannot be used."""
 
     def __init__(self, reason: str, detail: str, kind: RejectKind = RejectKind.LAYOUT) -> None:
-        """Keep reason, detail and kind, which have the same meaning as in `Reject`."""
+        """Store reason, detail and kind, which have the same meaning as in `Reject`."""
         super().__init__(reason, detail, kind)
 
 
@@ -77,7 +77,7 @@ def read_rows(
     wanted = range(len(raw_rows)) if rows is None else sorted(set(rows))
     if wanted and not 0 <= wanted[0] <= wanted[-1] < len(raw_rows):
         raise ValueError(
-            f"{path}: rows {wanted[0]} to {wanted[-1]} were requested, the file has rows 0 to {len(raw_rows) - 1}; "
+            f"{path}: rows {wanted[0]} to {wanted[-1]} were requested, but the file has rows 0 to {len(raw_rows) - 1}; "
             "is it the file that the split was drawn from?"
         )
     records: list[Row] = []
@@ -164,10 +164,10 @@ def _image(given: str | list[str] | None, placeholders: int) -> str:
     """Return the one image of a row; the human turn must refer to it once, and it must be inside the image root."""
     images = [] if given is None else [given] if isinstance(given, str) else given
     if len(images) > 1:
-        detail = f"not supported yet: one image a row, got {len(images)}"
+        detail = f"not supported yet: expected one image per row, got {len(images)}"
         raise _UnusableError("several images", detail, RejectKind.IMAGE_COUNT)
     if placeholders > len(images):
-        detail = f"{placeholders} {PLACEHOLDER} in the human turn for {len(images)}"
+        detail = f"{placeholders} {PLACEHOLDER} in the human turn, but {len(images)} in `image`"
         raise _UnusableError("more <image> than images", detail, RejectKind.IMAGE_COUNT)
     if not images or not images[0].strip():
         detail = "expected the key `image` with a path relative to the image root"
@@ -179,7 +179,9 @@ def _image(given: str | list[str] | None, placeholders: int) -> str:
 
 
 def _not_utf8(error: UnicodeDecodeError) -> _UnusableError:
-    return _UnusableError("row not UTF-8", f"byte 0x{error.object[error.start]:02x}: save the file as UTF-8")
+    return _UnusableError(
+        "row not UTF-8", f"byte 0x{error.object[error.start]:02x} is not valid UTF-8; save the file as UTF-8"
+    )
 
 
 def _wrong_layout(raw: msgspec.Raw, error: msgspec.ValidationError) -> _UnusableError:
@@ -204,7 +206,7 @@ def _wrong_layout(raw: msgspec.Raw, error: msgspec.ValidationError) -> _Unusable
             return _UnusableError(reason, detail, RejectKind.NO_CAPTION)
     wrong = {"id": "id not text or number", "image": "image not a path", "conversations": "turn not text"}
     for key, reason in wrong.items():
-        if f"$.{key}" in str(error):  # msgspec gives the place of the error only in its message
+        if f"$.{key}" in str(error):  # msgspec reports the position of the error only in its message
             kind = RejectKind.UNUSABLE_FILE if key == "image" else RejectKind.LAYOUT
             return _UnusableError(reason, f"{error}; got {_short(value[key])}", kind)
     return _UnusableError("row not readable", str(error))
@@ -239,13 +241,13 @@ def _raw_rows(path: Path) -> list[msgspec.Raw]:
 
 def _read_bytes(path: Path) -> bytes:
     if path.is_dir():
-        raise ValueError(f"{path}: is a folder; name the JSON file itself")
+        raise ValueError(f"{path}: is a folder; give the path of the JSON file itself")
     try:
         data = path.read_bytes()
-        # The content decides, not the name: an unpacked file may be named .gz, and a packed one .json.
+        # The content decides, not the name: an uncompressed file may be named .gz, and a compressed file .json.
         return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
     except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such data file, seen from {Path.cwd()}") from error
+        raise ValueError(f"{path}: no such data file (the working directory is {Path.cwd()})") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: broken gzip file ({error}); copy or download it again") from error
     except OSError as error:
@@ -281,7 +283,7 @@ def _lines(path: Path, data: bytes, start: int) -> list[msgspec.Raw]:
 
 
 def _refuse_object(path: Path, text: bytes) -> None:
-    """Raise ValueError if the text is one JSON object without `conversations`, so not JSON Lines of rows."""
+    """Raise ValueError if the text is one JSON object without `conversations`, which is not a file of rows."""
     try:
         value = _ANY.decode(text)
     except (ValueError, RecursionError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eyechart.faults.batch_evidence import BatchEvidence, Unchecked
+from eyechart.faults.batch_evidence import BatchEvidence
 from eyechart.faults.batch_images import diagnose_images
 from eyechart.faults.batch_labels import diagnose_labels
 from eyechart.faults.batch_normalisation import diagnose_normalisation
@@ -25,6 +25,11 @@ DETECTORS = (
     diagnose_normalisation,
 )
 """Each yields findings from a `BatchEvidence`, and records in it what it could not check."""
+
+ONLY_IN_BATCHES = frozenset(
+    {"padding-misaligned", "token-types-misaligned", "positions-wrong", "padding-labelled", "resolution-differs"}
+)
+"""Codes that only these detectors report: faults of collators, which a run of Stage 1 cannot have."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,3 @@ def facts_of(evidence: BatchEvidence) -> BatchFacts:
         labels=None if labelled_BT is None else int(labelled_BT.sum()),
         labels_on_answers=None if labelled_BT is None else int((labelled_BT & answers.answer_BT).sum()),
     )
-
-
-def unchecked_of(evidence: BatchEvidence) -> list[Unchecked]:
-    """Return what could not be checked, in the order of the detectors."""
-    return list(evidence.unchecked)

@@ -29,7 +29,6 @@ class Check(Enum):
     ANSWERS = "answers"
     LABELS = "labels"
     PADDING = "padding"
-    TOKEN_TYPES = "token-types"
     POSITIONS = "positions"
     IDS = "ids"
     PIXELS = "pixels"
@@ -43,13 +42,12 @@ class Why(Enum):
     NO_PROCESSOR = "no-processor"
     NO_MODEL = "no-model"
     NO_IMAGES = "no-images"
-    NO_LABELS = "no-labels"
     NO_TEMPLATE = "no-template"
     NOT_IN_BATCH = "not-in-batch"
     NOT_ASSIGNED = "not-assigned"
     UNKNOWN_FORM = "unknown-form"
     COARSE = "coarse"
-    """The numbers are not exact enough (16-bit pixels)."""
+    """The numbers are none of known settings (augmented pixels), or not exact enough."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ import numpy as np
 from eyechart.faults.batch_evidence import BatchEvidence, Check, Why, rows_in_words
 from eyechart.faults.table import agree, finding
 from eyechart.processors.answers import Way
+from eyechart.processors.arrays import shape_of
+from eyechart.processors.geometry import Unassigned
 from eyechart.processors.pixel_entries import PixelLayout
 from eyechart.results import Finding
 
@@ -16,6 +18,7 @@ _TEXT_FIX = (
     "write the placeholder of the processor's chat template into every row with an image, one per image, and let the "
     "processor expand it"
 )
+_ALL = "the whole batch"
 _LENGTH_FIX = (
     "raise max_length (cutoff_len, max_seq_length) until the longest row fits, or lower the image resolution in the "
     "processor; a row that is too long has to be left out, not cut off in its image"
@@ -50,6 +53,9 @@ def diagnose_images(evidence: BatchEvidence) -> Iterator[Finding]:
         )
         return
     yield from _in_answers(evidence)
+    if geometry.unassigned is Unassigned.PATCHES_DIFFER:
+        yield _patches(evidence)
+        return
     yield from _counts(evidence)
 
 
@@ -80,6 +86,20 @@ def _not_accepted(evidence: BatchEvidence) -> Iterator[Finding]:
             "load the model with AutoModelForImageTextToText, and use the processor of the same checkpoint",
             key=key,
         )
+
+
+def _patches(evidence: BatchEvidence) -> Finding:
+    pixels = evidence.geometry.pixels
+    held = (shape_of(evidence.batch[str(pixels.key)]) or (0,))[0]
+    counted = pixels.entries[-1].stop
+    return finding(
+        "placeholder-count",
+        f"{pixels.key} has {held} patches, but the grids of {_images(evidence)} count {counted}",
+        "keep pixels and grids of the same images: filter, concatenate and truncate them together, and never pad or "
+        "cut patches as if they were tokens",
+        patches=held,
+        counted=counted,
+    )
 
 
 def _in_answers(evidence: BatchEvidence) -> Iterator[Finding]:
@@ -113,19 +133,21 @@ def _counts(evidence: BatchEvidence) -> Iterator[Finding]:
         if not differ:
             return
         given, made = int(geometry.placeholders_B[differ[0]]), int(expected_B[differ[0]])
-        where = rows_in_words(differ)
+        where = rows_in_words(differ[:1])
     else:
         differ = list(range(evidence.rows))
-        given, made, where = int(geometry.placeholders_B.sum()), geometry.expected, "the batch"
+        given, made, where = int(geometry.placeholders_B.sum()), geometry.expected, _ALL
     if given < made and (cut := _cut_rows(evidence)):
         yield _truncated(evidence, cut, given, made, where)
     elif given < made and (bare := _rows_without(evidence, made - given)):
         yield _no_placeholder(evidence, bare)
     else:
+        several = geometry.unassigned is None and len(differ) > 1
+        others = f"; {len(differ)} of {evidence.rows} rows differ" if several else ""
         yield finding(
             "placeholder-count",
-            f"{where}: {given} image positions, but the images give {made} visual tokens"
-            f"{_grid_in_words(evidence, differ[0])}",
+            f"{where} has {given} image positions, but its images give {made} visual tokens"
+            f"{_grid_in_words(evidence, differ[0])}{others}",
             "make ids and pixels in one call of the processor with the same image settings, and write one placeholder "
             "per image",
             rows=differ,
@@ -151,7 +173,7 @@ def _truncated(evidence: BatchEvidence, cut: list[int], given: int, made: int, w
     return finding(
         "image-truncated",
         f"{rows_in_words(cut)} of the batch {agree(len(cut), 'is', 'are')} cut off at {length} tokens inside the "
-        f"image: {where} has {given} image positions for {made} visual tokens",
+        f"image: {given} image positions in {where} for {made} visual tokens",
         _LENGTH_FIX,
         rows=cut,
         length=length,

@@ -35,14 +35,8 @@ def diagnose_labels(evidence: BatchEvidence) -> Iterator[Finding]:
         yield _no_labels(evidence, unlabelled)
     if len(unlabelled) == evidence.rows:
         return
-    if shift := _shift(evidence):
-        yield finding(
-            "labels-shifted",
-            f"labels are the ids {shift} {agree(shift, 'position', 'positions')} later, and a model of transformers "
-            "shifts them once more: each position is trained to predict the token after the next",
-            "pass labels that are aligned with input_ids; the model shifts them itself",
-            shift=shift,
-        )
+    if found := _misaligned(evidence):
+        yield found
         return
     yield from _padding(evidence)
     yield from _beside_answers(evidence)
@@ -73,7 +67,7 @@ def _cut_answers(evidence: BatchEvidence) -> Iterator[Finding]:
     if answers.turns is None:
         evidence.skip(Check.ANSWERS, Why.NO_PROCESSOR if evidence.processor is None else Why.NO_TEMPLATE)
         return
-    if answers.way is not Way.TEMPLATE and answers.labels_BT is None:
+    if answers.labels_BT is None and not answers.answer_BT.any():
         return  # prompts without answers, as for generation
     full = np.flatnonzero(attended_BT[:, [0, -1]].all(axis=1)).tolist()
     gone = [row for row in full if row in evidence.unanswered]
@@ -93,15 +87,29 @@ def _cut_answers(evidence: BatchEvidence) -> Iterator[Finding]:
     )
 
 
-def _shift(evidence: BatchEvidence) -> int:
-    """Return by how many positions the labels are shifted against the ids: 1, or 0 if they are aligned."""
+def _misaligned(evidence: BatchEvidence) -> Finding | None:
+    """Return a finding if labels are not the ids at their own positions."""
     labels_BT, labelled_BT = evidence.answers.labels_BT, evidence.labelled_BT
     assert labels_BT is not None and labelled_BT is not None
-    ids_BT = evidence.geometry.ids_BT
-    aligned = (labels_BT == ids_BT)[labelled_BT].mean()
-    before_BT = labelled_BT[:, :-1]
-    later = (labels_BT[:, :-1] == ids_BT[:, 1:])[before_BT].mean() if before_BT.any() else 0.0
-    return 1 if aligned < _AGREE <= later else 0
+    ids_BT, before_BT = evidence.geometry.ids_BT, labelled_BT[:, :-1]
+    aligned = float((labels_BT == ids_BT)[labelled_BT].mean())
+    later = float((labels_BT[:, :-1] == ids_BT[:, 1:])[before_BT].mean()) if before_BT.any() else 0.0
+    if aligned >= _AGREE:
+        return None
+    if later >= _AGREE:
+        seen = (
+            "labels are the ids one position later, and a model of transformers shifts them once more: each position "
+            "is trained to predict the token after the next"
+        )
+    else:
+        seen = f"only {aligned:.0%} of the labels equal the id at their position: they belong to other text"
+    return finding(
+        "labels-shifted",
+        seen,
+        "pass labels that are aligned with input_ids and come from the same rows; the model shifts them itself",
+        aligned=aligned,
+        one_later=later,
+    )
 
 
 def _padding(evidence: BatchEvidence) -> Iterator[Finding]:
@@ -125,6 +133,8 @@ def _beside_answers(evidence: BatchEvidence) -> Iterator[Finding]:
     labelled_BT, geometry, answers = evidence.labelled_BT, evidence.geometry, evidence.answers
     assert labelled_BT is not None
     total = int((labelled_BT & geometry.attended_BT).sum())
+    if not total:
+        return
     image = int((labelled_BT & geometry.image_BT).sum())
     text_BT = geometry.attended_BT & ~geometry.image_BT & ~answers.answer_BT
     prompt = int((labelled_BT & text_BT).sum()) if answers.way is Way.TEMPLATE else 0
@@ -160,8 +170,10 @@ def _within_answers(evidence: BatchEvidence) -> Iterator[Finding]:
     assert labelled_BT is not None
     if answers.way is not Way.TEMPLATE:
         return
-    partly, endless, ended, unended = [], [], 0, 0
+    partly, endless, bare, ended, unended = [], [], [], 0, 0
     for row, spans in enumerate(answers.spans):
+        if labelled_BT[row].any() and spans and not (labelled_BT[row] & answers.answer_BT[row]).any():
+            bare.append(row)
         for span in spans:
             inside = labelled_BT[row, span.start : span.stop]
             words = inside[:-1] if span.ended else inside
@@ -171,6 +183,14 @@ def _within_answers(evidence: BatchEvidence) -> Iterator[Finding]:
                 ended += 1
                 endless += [] if inside[-1] else [row]
             unended += int(words.any() and span.ended is None)
+    if bare:
+        yield finding(
+            "no-labels",
+            f"{rows_in_words(bare)} of {evidence.rows}: there are labels, but none on the answer",
+            "check how the answer is found, and that labels are not masked where they should be kept",
+            "error" if len(bare) == evidence.rows else by_share(len(bare), evidence.rows),
+            rows=bare,
+        )
     if partly:
         rows = sorted(set(partly))
         yield finding(
@@ -182,6 +202,7 @@ def _within_answers(evidence: BatchEvidence) -> Iterator[Finding]:
             rows=rows,
         )
     yield from _ends(evidence, sorted(set(endless)), ended, unended)
+    yield from _without_end(evidence)
 
 
 def _ends(evidence: BatchEvidence, endless: list[int], ended: int, unended: int) -> Iterator[Finding]:
@@ -205,4 +226,23 @@ def _ends(evidence: BatchEvidence, endless: list[int], ended: int, unended: int)
             "add the tokenizer's EOS token after each answer, in the chat template or in the rows",
             "warning",
             answers=unended,
+        )
+
+
+def _without_end(evidence: BatchEvidence) -> Iterator[Finding]:
+    """Yield a finding for rows with padding whose last answer has no end, although the template writes one."""
+    attended_BT, answers = evidence.geometry.attended_BT, evidence.answers
+    padded = np.flatnonzero(~(attended_BT[:, 0] & attended_BT[:, -1])).tolist()
+    rows = [row for row in padded if answers.spans[row] and answers.spans[row][-1].ended is False]
+    if rows and answers.turns is not None:
+        end = answers.turns.end_id
+        shown = getattr(evidence.tokenizer, "decode", str)([end])
+        yield finding(
+            "eos-unlabelled",
+            f"{rows_in_words(rows)} of {evidence.rows}: the answer does not end in {shown!r} (id {end}) as the chat "
+            "template writes it: the model does not learn to stop",
+            "tokenise the whole conversation with the chat template, without add_generation_prompt and without "
+            "continue_final_message",
+            by_share(len(rows), evidence.rows),
+            rows=rows,
         )

@@ -3,8 +3,8 @@
 A pixel of an image file is a byte, and image processors resize bytes to bytes. So a normalised number is one of 256
 values per colour, (byte / 255 - mean) / std. Numbers that lie on the values of the processor's own mean and deviation
 were made with them; numbers that lie on those of another well-known pair were made with that one. This does not depend
-on what the pictures show: a dark or colourful batch is not a fault. If they lie on no known values (augmented images,
-16-bit pixels), only their range is compared.
+on what the pictures show: a dark or colourful batch is not a fault. Of 16-bit numbers, only those near 0 are exact
+enough. If the numbers lie on no known values (augmented images), only their range is compared.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from eyechart.faults.batch_evidence import BatchEvidence, Check, Why
 from eyechart.faults.table import finding
 from eyechart.processors.arrays import AnyArray
+from eyechart.processors.geometry import Unassigned
 from eyechart.processors.pixel_entries import PixelLayout
 from eyechart.processors.pixel_images import Normalisation, normalisation_of, numbers_of
 from eyechart.results import Finding
@@ -34,16 +35,20 @@ KNOWN = {
 _MOST = 20_000
 """Maximum number of values that are compared, drawn evenly from all images."""
 _NEAR = 0.02
-"""Maximum distance from a whole byte; 32-bit rounding is about 1e-4 of a byte."""
+"""Maximum distance from a whole byte, apart from rounding; 32-bit rounding is about 1e-4 of a byte."""
 _SHARE = 0.99
 """Share of values that have to be near whole bytes; for a wrong pair, about 0.04 of them are by chance."""
-_SLACK = 0.02
-"""Tolerance of the range, in units of the normalised numbers; bicubic resizing is clipped to bytes."""
+_COARSEST = 0.1
+"""Maximum rounding error, in bytes, of a value that is compared; 16-bit numbers near 0 are exact enough."""
+_FEWEST = 30
+"""Minimum number of values that have to be exact enough: of a wrong pair, one in five is near a whole byte by chance."""
+_OVERSHOOT = 0.15
+"""Tolerance of the range, as a share of it: bicubic resizing of numbers instead of bytes overshoots at edges."""
 
 
 def diagnose_normalisation(evidence: BatchEvidence) -> Iterator[Finding]:
     """Yield a finding if the pixels are not normalised as the processor says."""
-    if not evidence.geometry.entries:
+    if not evidence.geometry.entries or evidence.geometry.unassigned is Unassigned.PATCHES_DIFFER:
         return
     own = normalisation_of(evidence.processor)
     if own is None:
@@ -58,14 +63,18 @@ def diagnose_normalisation(evidence: BatchEvidence) -> Iterator[Finding]:
         evidence.skip(Check.NORMALISATION, Why.UNKNOWN_FORM)
         return
     low, high = float(values_CN.min()), float(values_CN.max())
-    if _on_bytes(values_CN, own):
+    rounding = _rounding(evidence)
+    if _on_bytes(values_CN, own, rounding):
         return
-    found = next((name for name, other in KNOWN.items() if other != own and _on_bytes(values_CN, other)), None)
-    if found is None and _on_bytes(values_CN[::-1], own):
+    found = next(
+        (name for name, other in KNOWN.items() if other != own and _on_bytes(values_CN, other, rounding)), None
+    )
+    if found is None and _on_bytes(values_CN[::-1], own, rounding):
         found = "normalised with the processor's values in the opposite order of colours"
     if found is None:
         evidence.skip(Check.NORMALISATION, Why.COARSE)
-        if own.lowest - _SLACK <= low and high <= own.highest + _SLACK:
+        slack = _OVERSHOOT * (own.highest - own.lowest)
+        if own.lowest - slack <= low and high <= own.highest + slack:
             return
     yield finding(
         "wrong-preprocessing",
@@ -106,11 +115,20 @@ def _colours(evidence: BatchEvidence) -> AnyArray | None:
     return joined if joined.shape[1] else None
 
 
-def _on_bytes(values_CN: AnyArray, normalisation: Normalisation) -> bool:
+def _rounding(evidence: BatchEvidence) -> float:
+    """Return the relative rounding error of the pixels: 2^-8 of bfloat16, 2^-11 of float16, 0 of longer numbers."""
+    kind = str(getattr(evidence.batch[str(evidence.geometry.pixels.key)], "dtype", ""))
+    return 2.0**-8 if "bfloat16" in kind else 2.0**-11 if "float16" in kind else 0.0
+
+
+def _on_bytes(values_CN: AnyArray, normalisation: Normalisation, rounding: float) -> bool:
+    """Return whether the values are those of whole bytes, as far as their rounding error allows to see it."""
     bytes_CN = normalisation.bytes_of(values_CN)
-    near = np.abs(bytes_CN - bytes_CN.round()) < _NEAR
-    inside = (bytes_CN > -1) & (bytes_CN < 256)
-    return bool((near & inside).mean() >= _SHARE)
+    step_C1 = normalisation.rescale / np.reshape(normalisation.std, (-1, 1))
+    tolerance_CN = np.broadcast_to(_NEAR + rounding * np.abs(values_CN) / step_C1, values_CN.shape)
+    exact_CN = tolerance_CN <= _COARSEST
+    fits_CN = (np.abs(bytes_CN - bytes_CN.round()) <= tolerance_CN) & (bytes_CN > -1) & (bytes_CN < 256)
+    return bool(exact_CN.sum() >= _FEWEST and fits_CN[exact_CN].mean() >= _SHARE)
 
 
 def _list(values: tuple[float, ...]) -> str:

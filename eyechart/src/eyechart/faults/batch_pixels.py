@@ -11,6 +11,7 @@ import numpy as np
 from eyechart.faults.batch_evidence import BatchEvidence, Check, Why, rows_in_words
 from eyechart.faults.table import agree, finding
 from eyechart.processors.arrays import AnyArray, shape_of
+from eyechart.processors.geometry import Unassigned
 from eyechart.processors.pixel_entries import PixelLayout
 from eyechart.processors.pixel_images import numbers_of
 from eyechart.results import Finding
@@ -22,7 +23,7 @@ _SEVERAL = 4
 def diagnose_pixels(evidence: BatchEvidence) -> Iterator[Finding]:
     """Yield findings about the pixels; nothing for a batch of text only."""
     entries = evidence.geometry.entries
-    if not entries:
+    if not entries or evidence.geometry.unassigned is Unassigned.PATCHES_DIFFER:
         return
     try:
         pixels = [numbers_of(evidence.batch, evidence.geometry, entry) for entry in entries]
@@ -33,7 +34,7 @@ def diagnose_pixels(evidence: BatchEvidence) -> Iterator[Finding]:
     if broken:
         yield finding(
             "non-finite",
-            f"{_of(len(broken), len(entries))} NaN or infinity in its pixels",
+            f"NaN or infinity among the pixel values of {len(broken)} of {len(entries)} images",
             "look for a division by a standard deviation of 0, or for 16-bit pixels that overflow before they are "
             "normalised",
             images=broken,
@@ -41,10 +42,6 @@ def diagnose_pixels(evidence: BatchEvidence) -> Iterator[Finding]:
         return
     yield from _blank(evidence, pixels)
     yield from _resolution(evidence)
-
-
-def _of(count: int, total: int) -> str:
-    return f"{count} of {total} {agree(total, 'image', 'images')} {agree(count, 'has', 'have')}"
 
 
 def _blank(evidence: BatchEvidence, pixels: list[AnyArray]) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ import numpy as np
 from eyechart.faults.batch_evidence import BatchEvidence, Check, Why, rows_in_words
 from eyechart.faults.table import finding
 from eyechart.processors.arrays import AnyArray, matrix_of
-from eyechart.processors.geometry import Geometry, Packing
+from eyechart.processors.geometry import BOUNDARIES, Geometry, restarts
 from eyechart.processors.pixel_entries import Entry, PixelLayout
 from eyechart.results import Finding
 
@@ -141,16 +141,23 @@ def _order(evidence: BatchEvidence, positions_BT: AnyArray) -> Iterator[Finding]
 
 
 def _leaking(evidence: BatchEvidence) -> Iterator[Finding]:
-    if evidence.geometry.packing is not Packing.POSITIONS:
+    """Yield a finding if nothing keeps the samples of a packed row apart."""
+    positions = matrix_of(evidence.batch, "position_ids")
+    if positions is None or not (starts := restarts(positions, evidence.geometry.attended_BT)):
         return
+    boundaries = next((b for key in BOUNDARIES if (b := matrix_of(evidence.batch, key)) is not None), None)
     mask = matrix_of(evidence.batch, "attention_mask")
-    if mask is None or mask.ndim != 2 or mask.max() > 1:
-        return  # attention follows the positions, or the mask numbers the samples
-    yield finding(
+    if boundaries is not None:
+        if boundaries.ndim == 1 and not set(starts) <= set(boundaries.tolist()):
+            yield _not_apart("its boundaries (cu_seq_lens) leave out some of them")
+    elif mask is not None and mask.ndim == 2 and mask.max() <= 1:
+        yield _not_apart("attention_mask has the same value for all of them, with which attention ignores position_ids")
+
+
+def _not_apart(reason: str) -> Finding:
+    return finding(
         "batch-dependent",
-        "a row holds several samples, and attention_mask has the same value for all of them: with a mask, attention "
-        "is not limited to one sample, and later samples see the pictures and answers of earlier ones",
-        "leave attention_mask out of packed batches, pass cu_seq_lens, or turn packing off; check_model shows whether "
-        "samples affect each other",
+        f"a row holds several samples, and {reason}: later samples see the pictures and answers of earlier ones",
+        "leave attention_mask out of packed batches and pass cu_seq_lens of all samples, or turn packing off",
         "warning",
     )

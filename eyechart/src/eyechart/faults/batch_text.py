@@ -76,40 +76,43 @@ def _mask(evidence: BatchEvidence) -> Iterator[Finding]:
 
 
 def _misaligned(evidence: BatchEvidence, hidden_BT: AnyArray) -> Iterator[Finding]:
-    """Yield a finding for rows whose hidden ids are text, and not the one id that pads the batch."""
+    """Yield a finding for rows with hidden ids that are text, or with attended padding before the text."""
     pad = getattr(evidence.tokenizer, "pad_token_id", None)
-    padding = {pad} if isinstance(pad, int) else set()
     ids_BT = evidence.geometry.ids_BT
-    rows = []
-    for row, hidden_T in enumerate(hidden_BT):
-        # The id at the outer end pads the row, whatever the tokenizer calls its padding.
-        ends = {int(ids_BT[row, place]) for place in (0, -1) if hidden_T[place]}
-        outer = padding or ends
-        if (
-            hidden_T.any()
-            and not np.isin(ids_BT[row, hidden_T], list(outer)).all()
-            and len(set(ids_BT[row, hidden_T].tolist())) > 1
-        ):
-            rows.append(row)
-    if rows:
-        count = int(hidden_BT[rows].sum())
-        yield finding(
-            "padding-misaligned",
-            f"{rows_in_words(rows)}: attention_mask hides {count} positions that hold text instead of padding: ids and "
-            "mask are padded on different sides",
-            "pad ids, mask, labels and token types on the same side and to the same length, in one call of the "
-            "processor",
-            rows=rows,
-            positions=count,
-        )
+    hides = [row for row, hidden_T in enumerate(hidden_BT) if len(set(ids_BT[row, hidden_T].tolist())) > 1]
+    # A single pad id at the beginning can be the beginning-of-text token, and padding after the text is not seen by it.
+    shows = [row for row, ids_T in enumerate(ids_BT) if (ids_T[:2] == pad).all() and not hidden_BT[row, :2].any()]
+    if not hides and not shows:
+        return
+    seen = (
+        f"{rows_in_words(hides)}: attention_mask hides {int(hidden_BT[hides].sum())} positions that hold text instead "
+        "of padding"
+        if hides
+        else f"{rows_in_words(shows)}: attention_mask does not hide the padding before the text, so the text attends "
+        "to it"
+    )
+    yield finding(
+        "padding-misaligned",
+        seen,
+        "pad ids, mask, labels and token types on the same side and to the same length, in one call of the processor",
+        rows=hides or shows,
+    )
 
 
 def _types(evidence: BatchEvidence) -> Iterator[Finding]:
     image_BT = evidence.geometry.image_BT
     for key in ("mm_token_type_ids", "token_type_ids"):
         types_BT = matrix_of(evidence.batch, key)
-        if types_BT is None or types_BT.shape != image_BT.shape or not image_BT.any():
+        if types_BT is None or not image_BT.any():
             continue
+        if types_BT.shape != image_BT.shape:
+            yield finding(
+                "token-types-misaligned",
+                f"{key} has the shape {list(types_BT.shape)}, input_ids {list(image_BT.shape)}",
+                f"pad and truncate {key} exactly as input_ids",
+                shape=list(types_BT.shape),
+            )
+            return
         marked_BT = types_BT == _IMAGE_TYPE
         # `token_type_ids` marks image positions in Gemma 3, but answers or nothing in other processors.
         if key == "token_type_ids" and not _marks_images(evidence, marked_BT):

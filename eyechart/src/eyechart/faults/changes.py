@@ -1,6 +1,6 @@
-"""Copies of batches and visual tokens in which one thing is changed, for the experiments.
+"""Copies of batches and visual tokens in which one input is changed, for the experiments.
 
-Dimension suffixes as in `batch`; S visual slots of one image (Q of ours).
+Dimension suffixes as in `seam`; in addition, S: visual slots of one image (Q in `seam`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from eyechart.seam import Batch, CollateStats, VisualTokens
 
 
 def select(batch: Batch, places: Sequence[int]) -> Batch:
-    """Return some rows of a batch with their images, cut to the length of the longest of them."""
+    """Return some rows of a batch with their images, padded only to the longest of these rows."""
     lengths_B = batch.lengths_B[list(places)]
     longest = int(lengths_B.max())
     rows = list(places)
@@ -35,12 +35,12 @@ def select(batch: Batch, places: Sequence[int]) -> Batch:
 
 
 def without_images(batch: Batch) -> Batch:
-    """Return the batch without its images, which is what the `nll` method of the seam receives."""
+    """Return the batch without its images, as the method `nll` of a scorer receives it."""
     return batch.text()
 
 
 def with_text(text: Batch, ids_BT: Tensor, labels_BT: Tensor) -> Batch:
-    """Return the batch with other ids or labels; its samples are changed too, because a scorer may read either."""
+    """Return the batch with other ids or labels; its samples are changed too, because a scorer may read them."""
     samples = tuple(
         replace(s, ids_T=ids_T[: len(s.ids_T)].numpy(), labels_T=labels_T[: len(s.labels_T)].numpy())
         for s, ids_T, labels_T in zip(text.samples, ids_BT.cpu(), labels_BT.cpu(), strict=False)
@@ -49,7 +49,7 @@ def with_text(text: Batch, ids_BT: Tensor, labels_BT: Tensor) -> Batch:
 
 
 def with_noise_image(few: Batch, row: int, generator: torch.Generator) -> Batch:
-    """Return the batch with one image replaced by noise, in every place from which a scorer may read it."""
+    """Return the batch with one image replaced by noise, in its tensors and its samples: a scorer may read either."""
     pixels_BCHW, features_BPV, samples = few.pixels_BCHW, few.features_BPV, list(few.samples)
     if pixels_BCHW is not None:
         pixels_BCHW = pixels_BCHW.clone()
@@ -76,9 +76,10 @@ def with_negated_images(batch: Batch) -> Batch:
 
 
 def random_like(visual: VisualTokens, generator: torch.Generator) -> VisualTokens:
-    """Return Gaussian tokens with the root mean square of the given ones.
+    """Return Gaussian tokens with the root mean square of the given tokens.
 
-    They differ between images even if those of a poor connector hardly do, so their effect on the losses can be seen.
+    They differ between images even if the tokens of a poor connector are almost equal, so that their effect on the
+    losses can be measured.
     """
     layers = []
     for layer in visual.layers:

@@ -11,7 +11,7 @@ _PLAIN = {
     "shuffled": "another sample's image",
     "zero": "zeroed visual tokens",
     "noise": "noise in place of the visual tokens",
-    "noise-per-dim": "noise of the size of each dimension",
+    "noise-per-dim": "noise with the mean and deviation of each dimension",
     "no-image": "no image positions",
     "mean-token": "the mean of all images' visual tokens",
     "blind": "a trained constant prompt",
@@ -22,7 +22,7 @@ _PLAIN = {
 
 
 def listed(conditions: Mapping[str, Condition], names: Sequence[str]) -> str:
-    """Return the conditions with their gaps, in words."""
+    """Return the conditions in words, each with its gap."""
     return ", ".join(f"{_PLAIN.get(name, name)} {conditions[name].gap:+.3f}" for name in names)
 
 

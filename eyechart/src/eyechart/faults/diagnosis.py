@@ -1,16 +1,16 @@
-"""Diagnosis: from all evidence about a run to a ranked list of faults, in the one function that `diagnose` calls.
+"""Diagnosis: one function, called by the command `diagnose`, derives a ranked list of faults from all evidence.
 
-The caller gathers the evidence, which may be partial. What each part can show, and the module that evaluates it:
+The caller gathers the evidence, which may be incomplete. Each part, what it can show, and the module that evaluates it:
 
-    connector   tensors of the checkpoint against their start and the model in use    weights
-    probes      what reaches the model: images, visual tokens, labels                 probes
+    connector   whether the connector's tensors are trained, complete and in use      weights
+    probes      which images, visual tokens and labels reach the model                probes
     internals   scale and variance of the visual tokens by stage                      pattern_of_tokens
     slots       how much each visual token lowers the loss                            pattern_of_tokens
-    pairing     whether captions match their images, without any model       pairing
-    ablation    the pattern of check 1                                                pattern
+    pairing     whether captions match their images (no language model is used)       pairing
+    ablation    the pattern of gaps of check 1                                        pattern
 
 The parts before `pairing` test mechanisms and do not require low losses. The pattern of check 1 shows consequences, so
-a faulty mechanism explains it (`faults.table.EXPLAINS`).
+a fault of a mechanism can explain it (`faults.table.EXPLAINS`).
 """
 
 from __future__ import annotations
@@ -78,13 +78,13 @@ def diagnose_run(evidence: RunEvidence) -> list[Finding]:
     if evidence.pairing is not None:
         found += diagnose_pairing(evidence.pairing, ignored=_has(found, "constant-prompt"))
     if _has(found, "collapsed"):
-        # The tower's output still differs between images, so the pixels arrived and were lost after it.
+        # The tower's output still differs between images, so the pixels reached the tower and were lost after it.
         found = [f for f in found if f.code != "pixels-unused"]
     if _has(found, "image-masked"):
         # Every visual token has a position: those that change no loss are at positions hidden from attention.
         found = [f for f in found if not (f.code == "placeholder-count" and "unplaced_slots" in f.evidence)]
     if any(f.code == "captions-unread" and f.severity == "error" for f in found):
-        # The captions are predicted badly before and after training: the scores confirm what the ids only suggested.
+        # The captions are predicted badly before and after training, which confirms the fault that the ids suggested.
         found = [f.model_copy(update={"severity": "error"}) if f.code == "token-id-mismatch" else f for f in found]
     if _has(found, "loss-not-reproduced"):
         # A connector trained in this state would reproduce its training loss, so the state arose after training.

@@ -1,5 +1,7 @@
 """Experiments on the path from a picture to a loss: each changes one input and measures which outputs change.
 
+The changed input, the outputs that change in a correct model, and the function or module:
+
     pixels of image i               -> the output for image i, and for no other image    `image_routes`
     nothing                         -> nothing: two identical calls give equal results   `repeated`
     visual tokens of row i          -> the losses of row i, and of no other              `experiments_on_losses`
@@ -7,15 +9,15 @@
     the other samples removed       -> no loss changes
     visual tokens of slot q         -> at least one loss
     the token next to an image block -> at least one loss: otherwise something has overwritten it
-    the caption's input tokens from position t on -> the losses after t, and none before `LossRoute.text`
-    the label at a position         -> its own loss, and no other
+    the caption's input tokens from position t on -> the losses after t, and none before it   `LossRoute.text`
+    the label at a position         -> its own loss, and no other loss
     pixels, with the visual tokens set to zero -> no loss: there is no second path       `past_tokens`
     other images, encoded and scored in between -> no loss: nothing is kept              `kept_between_calls`
 
-They use the scoring seam, or any function of a batch that replaces a part of it, so they are the same for every model,
-trained or not: they do not require low losses. Their results are figures. Three callers use them: the self-tests
-before a score (`models.selftests`, which refuse a model), the probes of a run that did not pass (`faults.probes`, which
-give findings), and the preflight of a training run.
+They use the scoring interface, or a function of a batch that replaces a part of it, so they work with every model.
+They do not require low losses, so the model may be untrained. Their results are figures. Three callers use them: the
+self-tests before a score (`models.selftests`, which refuse a model), the probes of a run that did not pass
+(`faults.probes`, which give findings), and the preflight of a training run.
 
 Dimension suffixes as in `seam`.
 """
@@ -35,7 +37,7 @@ from eyechart.seam import Batch, ScorerOfBatches, VisualTokens
 Routes = tuple[tuple[int, ...], ...]
 """For each row that was changed, the rows in which something changed; `((0,), (1,))` is correct."""
 OwnLosses = Callable[[Batch, VisualTokens | None], Tensor]
-"""Label losses of the unmodified model on the batch's own pixels; visual tokens, if given, replace its own."""
+"""Label losses of the unmodified model on the batch's own pixels; visual tokens, if given, replace the model's own."""
 
 RESTLESS = 0.01
 """Relative difference between two identical calls above which the order of summation cannot explain it."""
@@ -45,7 +47,7 @@ _FAINT = 1e-3
 
 @dataclass(frozen=True)
 class ImageRoutes:
-    """How the images of a batch affect what is computed from them: a tower's features, or visual tokens."""
+    """How the images of a batch affect the values computed from them: a tower's features, or visual tokens."""
 
     rows: tuple[int, ...]
     """Row of each sample in the data file."""
@@ -56,7 +58,7 @@ class ImageRoutes:
     by_image: Routes | None
     """For each changed image, the rows whose output changed; None if the batch has no pixels or features to change."""
     misplaced: tuple[int, ...]
-    """Places in the batch whose pixels are not those of the sample at that place."""
+    """Positions in the batch whose pixels are not those of the sample at that position."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class SlotRoutes:
     """Slots whose visual tokens change no loss."""
     tried: int
     overwritten: tuple[str, ...]
-    """Places of the text tokens next to the image positions that change no loss."""
+    """Names of the text tokens next to the image positions that change no loss when they are replaced."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +113,10 @@ class TextRoutes:
 
     @property
     def horizon(self) -> int | None:
-        """Return how many positions a label's own token is after the last input token that its prediction sees.
+        """Return the distance from the last input token that a prediction uses to the token that it predicts.
 
         1 is next-token prediction, 0 means that the token is predicted from itself, and a negative value means that
-        later tokens are seen.
+        later tokens are used.
         """
         if self.reach is None or self.target is None or self.alignment is None:
             return None
@@ -126,7 +128,7 @@ def image_routes(encode: Callable[[Batch], VisualTokens], batch: Batch, seed: in
     """Change the images of a batch one by one.
 
     Args:
-        encode: the function to test: `ScorerOfBatches.encode`, or another function from images to one row each.
+        encode: the function to test: `ScorerOfBatches.encode`, or another function that returns one row per image.
         batch: a few samples with their pixels, or with cached features instead.
         seed: seed for the random images.
     """
@@ -166,7 +168,7 @@ def put_back(scorer: ScorerOfBatches, batch: Batch, own: OwnLosses) -> float:
     """Return the largest difference, in nats, between the model's losses and those with its own visual tokens put back.
 
     Args:
-        scorer: the model, adapted to the seam.
+        scorer: the model, adapted to the scoring interface.
         batch: one sample or more with pixels.
         own: the unmodified model.
     """

@@ -1,4 +1,4 @@
-"""The experiments on the second half of the seam: from visual tokens, input tokens and labels to the losses.
+"""The experiments on the second half of the scoring interface: from visual tokens, input ids and labels to losses.
 
 Their purpose is described in `experiments`, which also has the classes of their results. Dimension suffixes as in
 `seam`.
@@ -30,7 +30,7 @@ class LossRoute:
         """Score the samples once.
 
         Args:
-            scorer: the model, adapted to the seam.
+            scorer: the model, adapted to the scoring interface.
             text: a few samples without images, each with at least one label token.
             visual: one row of randomly drawn visual tokens per sample, because real ones may be too similar.
             seed: seed for the random replacements.
@@ -39,7 +39,7 @@ class LossRoute:
         self._other = random_like(visual, torch.Generator().manual_seed(seed))
         self._base = self._nll(text, visual)
         self._labels = [
-            # Only the last labels: a scorer may leave out a label at position 0, which has no token before it.
+            # Only the last labels are used: a scorer may leave out a label at position 0, which no token precedes.
             (labels_T != IGNORE_INDEX).nonzero()[:, 0].tolist()[-len(losses_T) :] if len(losses_T) else []
             for labels_T, losses_T in zip(text.labels_BT, self._base, strict=True)
         ]
@@ -58,7 +58,7 @@ class LossRoute:
         """Change the visual tokens row by row, set all of them to NaN, and score each sample alone.
 
         Args:
-            alone: each sample as a separate batch; by default they are cut out of this batch.
+            alone: each sample as a separate batch; by default, the samples are taken from this batch.
         """
         rows = range(len(self._base))
         singles = alone or [select(self._text, [row]) for row in rows]
@@ -111,7 +111,7 @@ class LossRoute:
         return SlotRoutes(unplaced, len(tried), tuple(unread) if len(self._words) > 1 else ())
 
     def text(self) -> TextRoutes:
-        """Change the input tokens of the second half of each caption, and then the label in its middle."""
+        """Change the input tokens of the second half of each caption, and then the label in the caption's middle."""
         middle = self._middle() if all(bool(nll_T.isfinite().all()) for nll_T in self._base) else {}
         inputs = {row: self._outside(row)[self._outside(row).index(m) :] for row, m in middle.items()}
         other = self._nll(self._with_ids({row: [self._labels[row][m] for m in ms] for row, ms in inputs.items()}))
@@ -133,7 +133,7 @@ class LossRoute:
         return [i for i, place in enumerate(self._labels[row]) if not bool(self._text.block_BT[row, place])]
 
     def _middle(self) -> dict[int, int]:
-        """Return, by row, the index of the middle one of the losses outside the image block."""
+        """Return, by row, the index of the middle loss among those outside the image block."""
         if len(self._words) < 2:
             return {}  # there is no other word to use as a replacement
         outside = {row: self._outside(row) for row in range(len(self._base))}
@@ -176,7 +176,7 @@ class LossRoute:
         return True
 
     def _with_ids(self, changes: dict[int, list[int]], words: Sequence[int] | None = None) -> Batch:
-        """Return the batch with other ids at these places of these rows."""
+        """Return the batch with other ids at these positions of these rows."""
         ids_BT = self._text.ids_BT.clone()
         for row, places in changes.items():
             for place in places:
@@ -194,7 +194,7 @@ def _another(token: int, words: Sequence[int]) -> int:
 
 
 def _apart(alone_T: Tensor, together_T: Tensor) -> Tensor:
-    """Return the difference between a row's losses in the batch and alone; the whole loss if their number differs."""
+    """Return how much each loss of a row differs alone and in the batch; the mean if their numbers differ."""
     if alone_T.shape == together_T.shape:
         return (alone_T - together_T).abs()
     return (alone_T.sum() - together_T.sum()).abs()[None] / max(1, len(alone_T))

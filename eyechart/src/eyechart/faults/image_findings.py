@@ -15,7 +15,7 @@ VISUAL = "visual tokens"
 
 
 def diagnose_repeats(differences: Mapping[str, float]) -> list[Finding]:
-    """Name the outputs that differ between two identical calls.
+    """Return a finding that names the outputs that differ between two identical calls.
 
     Args:
         differences: relative difference between the two calls, by the name of the output.
@@ -23,13 +23,12 @@ def diagnose_repeats(differences: Mapping[str, float]) -> list[Finding]:
     restless = {name: difference for name, difference in differences.items() if difference > RESTLESS}
     if not restless:
         return []
-    where = "in the language model or the loss" if [*restless] == ["losses"] else "between the pixels and these"
+    where = "in the language model or the loss" if [*restless] == ["losses"] else "between the pixels and these outputs"
     return [
         finding(
             "loss-not-reproduced",
-            f"two equal calls give different {' and '.join(restless)} (they differ by up to "
-            f"{max(restless.values()):.2g} times their size): something random is still active, so no score can be "
-            "obtained twice",
+            f"two identical calls give different {' and '.join(restless)} (relative difference up to "
+            f"{max(restless.values()):.2g}): something random is still active, so no score can be reproduced",
             "look for dropout that `eval()` does not turn off (a functional call, a module that was never registered, "
             f"a rate that is passed as a number), and for noise or augmentation, {where}",
             restless=list(restless),
@@ -39,11 +38,11 @@ def diagnose_repeats(differences: Mapping[str, float]) -> list[Finding]:
 
 
 def diagnose_images(routes: ImageRoutes, made: str = VISUAL) -> list[Finding]:
-    """Return findings about the path from the images of a batch to what is computed from them.
+    """Return findings about the path from the images of a batch to the values computed from them.
 
     Args:
         routes: the results of the experiments.
-        made: what is computed from the images, in words.
+        made: name of the values computed from the images, for messages.
     """
     if not routes.finite:
         return [
@@ -63,8 +62,8 @@ def _images(routes: ImageRoutes, made: str) -> Iterator[Finding]:
     if routes.misplaced:
         yield finding(
             "image-order",
-            f"in {len(routes.misplaced)} of {len(routes.rows)} places of a batch the pixels are not those of the "
-            "sample at that place: captions are scored with other samples' images",
+            f"at {len(routes.misplaced)} of {len(routes.rows)} positions of a batch, the pixels are not those of the "
+            "sample at that position: captions are scored with other samples' images",
             "build the batch's pixels and its texts from the same list of samples, in one order (sort both or neither)",
             places=list(routes.misplaced),
         )
@@ -74,8 +73,8 @@ def _images(routes: ImageRoutes, made: str) -> Iterator[Finding]:
     if not any(by_image):
         yield finding(
             "pixels-unused",
-            f"replacing the image by noise does not change the {made} of {_all(len(by_image))} tried: they do not "
-            "come from the pixels",
+            f"the {made} of {_all(len(by_image))} tried stay the same when the image is replaced with noise: they are "
+            "not computed from the pixels",
             "check that the tower is called with this batch's pixel values, and that the connector receives its "
             "output (and not a constant, a cached or an empty tensor)",
             routes=plain(by_image),
@@ -86,7 +85,7 @@ def _images(routes: ImageRoutes, made: str) -> Iterator[Finding]:
         "image",
         made,
         "compute nothing over the batch dimension in tower and connector (batch statistics, a mean over samples), and "
-        "let their attention see one sample only",
+        "limit their attention to one sample",
     )
     if pair := crossed(by_image):
         yield finding(
@@ -120,14 +119,14 @@ def shared(routes: Routes, changed: str, reached: str, fix: str) -> Iterator[Fin
         yield finding(
             "batch-dependent",
             f"in a batch of {len(routes)}, changing the {changed} of sample {wide[0]} also changes the {reached} of "
-            f"{who(others)}: samples are not kept apart",
+            f"{who(others)}: samples influence each other",
             fix,
             routes=plain(routes),
         )
 
 
 def who(others: tuple[int, ...]) -> str:
-    """Return the samples, named by their places in the batch, in words."""
+    """Return the samples in words, each named by its position in the batch."""
     return f"sample {others[0]}" if len(others) == 1 else f"samples {', '.join(map(str, others))}"
 
 

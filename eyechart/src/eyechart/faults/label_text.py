@@ -1,4 +1,4 @@
-"""Checks of the ids and labels of a batch that need no model."""
+"""Checks of a batch's ids and labels; they need no model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from eyechart.seam import IGNORE_INDEX, Batch
 MIN_LABELS = 4
 """Minimum number of label tokens that a caption needs to be checked."""
 _NEARLY_ALL = 0.9
-"""If at least this share of a caption's tokens is in its prompt, the picture is hardly needed."""
+"""If at least this share of a caption's tokens is in its prompt, the caption can be predicted without the picture."""
 _SHIFTS = (0, 1, -1, 2, -2)
 
 
@@ -47,7 +47,7 @@ def _stands_in(answer: list[int], prompt: list[int]) -> bool:
 
 
 def _listed_in(answer: list[int], row: int, prompts: list[set[int]]) -> bool:
-    """Return whether a caption's own prompt has nearly all of its tokens, in any order, and the other prompts do not.
+    """Return whether nearly all of a caption's tokens are in its own prompt, in any order, but not in other prompts.
 
     The other prompts are compared because a request that is the same for all rows may share words with every caption.
     """

@@ -11,14 +11,14 @@ from eyechart.faults.table import agree, finding
 from eyechart.results import Finding
 
 NEIGHBOURS = 0.05
-"""Nats per label token by which a caption's loss in its batch may differ from its loss alone, for bfloat16 rounding."""
+"""Nats per label token by which bfloat16 rounding may change a caption's loss between its batch and scoring alone."""
 _BESIDE = {
     "before the block": "the text token before the image block",
     "first of the block": "the opening delimiter of the image block",
     "last of the block": "the closing delimiter of the image block",
     "after the block": "the text token after the image block",
 }
-"""The names that the experiments give to places, in words."""
+"""The experiments' names of positions, each in words."""
 
 
 def diagnose_tokens(tokens: TokenRoutes) -> list[Finding]:
@@ -86,7 +86,7 @@ def _tokens(tokens: TokenRoutes) -> Iterator[Finding]:
 
 
 def diagnose_slots(slots: SlotRoutes, text: TextRoutes) -> list[Finding]:
-    """Name visual tokens without a position, and text tokens that were overwritten by visual tokens."""
+    """Return findings about visual tokens without a position, and about text tokens overwritten by visual tokens."""
     return [*_slots(slots, text)]
 
 
@@ -106,7 +106,7 @@ def _slots(slots: SlotRoutes, text: TextRoutes) -> Iterator[Finding]:
     elif slots.unplaced:
         yield finding(
             "placeholder-count",
-            f"{len(slots.unplaced)} of the {slots.tried} visual tokens of an image that were tested "
+            f"{len(slots.unplaced)} of the {slots.tried} tested visual tokens of an image "
             f"{agree(len(slots.unplaced), 'has', 'have')} no effect on any loss (the first is number "
             f"{slots.unplaced[0]}, counted from 0): the prompt has no position for "
             f"{agree(len(slots.unplaced), 'it, or it is', 'them, or they are')} cut off",
@@ -123,10 +123,10 @@ def diagnose_text(text: TextRoutes) -> list[Finding]:
     if horizon is None or horizon == 1:
         return []
     if horizon < 0:
-        code, fix = "leak", "use a causal attention mask (a decoder's own, no full or prefix mask over the caption)"
+        code, fix = "leak", "use a causal attention mask (the decoder's default, not a full or prefix mask)"
         message = (
-            f"a caption token's loss depends on the input token {-horizon} {agree(-horizon, 'place', 'places')} after "
-            "it: the model sees the answer before it predicts it, so its attention is not causal"
+            f"a caption token's loss depends on the input token {-horizon} {agree(-horizon, 'position', 'positions')} "
+            "after it: the model sees the answer before it predicts it, so its attention is not causal"
         )
     elif horizon == 0:
         code = "labels-unshifted"
@@ -135,24 +135,24 @@ def diagnose_text(text: TextRoutes) -> list[Finding]:
             "predicting the next token"
         )
         fix = (
-            "compare the logits at position t-1 with the label at position t: shift exactly once, in the model or in "
+            "compute the loss at position t from the logits at position t-1: shift the labels once, in the model or in "
             "the data; if that is right, make attention causal"
         )
     else:
         code = "labels-shifted"
         message = (
-            f"the model is asked for the token {horizon} places ahead of the last one it sees instead of the next "
-            "one: labels are shifted once too often"
+            f"each label is the token {horizon} positions after the last input token instead of the next token: "
+            "labels are shifted once too often"
         )
         fix = (
-            "compare the logits at position t-1 with the label at position t, once: if the model shifts the labels "
-            "itself, the data must not"
+            "compute the loss at position t from the logits at position t-1, and shift the labels once: if the model "
+            "shifts the labels itself, the data must not shift them"
         )
     return [finding(code, message, fix, horizon=horizon, reach=text.reach, alignment=text.alignment)]
 
 
 def diagnose_past_tokens(change: float, allowed: float) -> list[Finding]:
-    """Name a second path from the pixels to the losses.
+    """Return a finding if there is a second path from the pixels to the losses.
 
     Args:
         change: largest change of a loss, in nats, when pixels change while visual tokens are zero.
@@ -163,8 +163,8 @@ def diagnose_past_tokens(change: float, allowed: float) -> list[Finding]:
     return [
         finding(
             "leak",
-            f"with every visual token zero, other pixels change a loss by {change:.4g} nats: image features reach the "
-            "language model by a path other than the visual tokens",
+            f"with all visual tokens set to zero, other pixels change a loss by {change:.4g} nats: image features "
+            "reach the language model by a path other than the visual tokens",
             "send every feature of the image through the visual tokens, or turn off the second path from image to "
             "language model (features added to deeper layers, cross-attention)",
             change=change,
@@ -173,7 +173,7 @@ def diagnose_past_tokens(change: float, allowed: float) -> list[Finding]:
 
 
 def diagnose_neighbours(tokens: TokenRoutes, allowed: float = NEIGHBOURS) -> list[Finding]:
-    """Name losses that depend on other samples of the batch, on their order, or on padding.
+    """Return a finding if losses depend on other samples of the batch, on their order, or on padding.
 
     Args:
         tokens: the results of the experiments.
@@ -186,8 +186,8 @@ def diagnose_neighbours(tokens: TokenRoutes, allowed: float = NEIGHBOURS) -> lis
             "batch-dependent",
             f"a caption's loss changes by {tokens.alone:.3f} nats/token when it is scored alone instead of in its "
             "batch: padding or another sample affects it",
-            "let attention see no padding and no other sample: causal attention with padding on the right, or a mask "
-            "from the lengths; packed samples need separate masks and position ids",
+            "exclude padding and other samples from attention: use causal attention with padding on the right, or a "
+            "mask built from the lengths; packed samples need separate masks and position ids",
             alone=tokens.alone,
         )
     ]

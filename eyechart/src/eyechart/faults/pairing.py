@@ -1,4 +1,4 @@
-"""A test of whether captions match their images, made on the data without a language model or training.
+"""A test of whether captions match their images. It needs only the data and tower features, and no language model.
 
 Similar images should have similar captions. With K the centred cosine similarities of pooled tower features and L
 those of the captions' words (tf-idf), both without their diagonal,
@@ -6,7 +6,7 @@ those of the captions' words (tf-idf), both without their diagonal,
     A = sum_ij K_ij L_ij            z = (A - mean A under shuffled captions) / (its standard deviation)
 
 which is the Hilbert-Schmidt independence criterion with a permutation null (Gretton et al. 2008). Captions that belong
-to other images give a z like that of any shuffle, between about -3 and 3. The test does not show which caption belongs
+to other images give a z as after shuffling, between about -3 and 3. The test does not show which caption belongs
 to which image.
 
 Dimension suffixes: N samples, V width of the tower, W distinct words.
@@ -31,7 +31,7 @@ SURE, NONE = 6.0, 3.0
 _ENOUGH = 64
 """Number of samples below which a weak association is not detected."""
 _MANY = 100
-"""Number of samples without association that justifies a warning by itself."""
+"""If at least this many samples show no association, this alone justifies a warning."""
 _SHUFFLES = 200
 _PARTS, _ENOUGH_OF_PART = 4, 24
 
@@ -53,7 +53,7 @@ class Association:
     z: float | None
     """Number of standard deviations above chance; None if all captions or all images are equal."""
     parts: tuple[Part, ...] = ()
-    """The same for consecutive parts of the data file; empty if there are too few samples."""
+    """The association in consecutive parts of the data file; empty if there are too few samples."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,13 @@ def diagnose_pairing(pairing: Pairing, ignored: bool) -> list[Finding]:
     evidence: dict[str, Any] = {"z_train": train.z, "z_held_out": held_out.z if held_out else None}
     broken = _lacks(train)
     if broken and held_out is not None and _shows(held_out):
-        which, other, sure = "training", f"while held-out captions do (z {held_out.z:.1f})", True
+        which, other, sure = "training", f"while held-out captions match (z {held_out.z:.1f})", True
     elif held_out is not None and _lacks(held_out) and _shows(train):
-        which, other, sure = "held-out", f"while training captions do (z {train.z:.1f})", True
+        which, other, sure = "held-out", f"while training captions match (z {train.z:.1f})", True
     elif broken and ignored:
         which, other, sure = "training", "and the connector trained on them ignores the picture", True
     elif broken and train.samples >= _MANY:
-        which, other, sure = "training", "unless they describe what this vision tower does not see", False
+        which, other, sure = "training", "unless they describe something that this vision tower does not see", False
     else:
         return [*_stretches(train)]
     side = train if which == "training" else held_out
@@ -131,9 +131,9 @@ def diagnose_pairing(pairing: Pairing, ignored: bool) -> list[Finding]:
     return [
         finding(
             "pairs-mismatched",
-            f"{which} captions do not seem to match their images: over {side.samples} rows, similar images have no "
-            f"more similar captions than after shuffling (z {side.z:.1f}; above {NONE:g} would be a sign of pairing), "
-            f"{other}",
+            f"{which} captions do not seem to match their images: over {side.samples} rows, the captions of similar "
+            f"images are no more similar than after shuffling (z {side.z:.1f}; above {NONE:g} would be a sign of "
+            f"pairing), {other}",
             fix,
             None if sure else "warning",
             **evidence,
@@ -142,7 +142,7 @@ def diagnose_pairing(pairing: Pairing, ignored: bool) -> list[Finding]:
 
 
 def _stretches(train: Association) -> Iterator[Finding]:
-    """Yield a finding for parts of the file, such as shards, without an association while other parts have one."""
+    """Yield a finding if parts of the file, such as shards, have no association and other parts have one."""
     z_of = {part: part.z for part in train.parts if part.z is not None}
     sound = [part for part, z in z_of.items() if z >= SURE]
     broken = [part for part, z in z_of.items() if z < NONE]
@@ -152,10 +152,10 @@ def _stretches(train: Association) -> Iterator[Finding]:
     yield finding(
         "pairs-mismatched",
         f"training captions do not seem to match their images in rows {part.first_row} to {part.last_row} of the "
-        f"data file: the captions of similar images are not more alike there than after shuffling (z {part.z:.1f}; "
-        f"above {NONE:g} would be a sign of pairing), while elsewhere in the file they are (z "
+        f"data file: the captions of similar images are no more similar there than after shuffling (z {part.z:.1f}; "
+        f"above {NONE:g} would be a sign of pairing), while elsewhere in the file they are more similar (z "
         f"{min(z_of[p] for p in sound):.1f} and more)",
-        "check how that part of the file was made (a separate shard, rows off by one); compare a few of its rows "
+        "check how that part of the file was made (a separate shard, rows off by one), and compare a few of its rows "
         "by eye",
         z_parts=[part.z for part in train.parts],
         rows=[part.first_row, part.last_row],

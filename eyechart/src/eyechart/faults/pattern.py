@@ -1,7 +1,7 @@
 """Findings from the pattern of the results of check 1.
 
-The verdict says whether the picture is used; this module says which fault the pattern of gaps indicates if it is not
-used. The standings of the gaps are read from the results (`verdict.standing`). Different faults can cause the same
+The verdict states whether the picture is used. If it is not used, this module finds the faults that the pattern of gaps
+indicates. The standings of the gaps are read from the results (`verdict.standing`). Different faults can cause the same
 pattern, so every message names the other possible causes, and `probes` tests the paths directly. Losses and gaps are in
 nats per label token.
 """
@@ -21,7 +21,7 @@ from eyechart.verdict.gaps import costs, costs_nothing, harmful, helps, unchange
 _COPIED = 0.05
 """A loss below this, in nats per label token, is too low for any language: the model must see the answer."""
 _SHOCK = 0.1
-"""A picture that is worse than none by more than this, in nats per label token, misleads the model."""
+"""If zeroed visual tokens lower the loss by more than this, in nats per label token, the picture misleads the model."""
 _BLIND = ("zero", "noise", "no-image", "mean-token", "blind")
 
 
@@ -51,10 +51,10 @@ def _non_finite(conditions: dict[str, Condition]) -> Iterator[Finding]:
                 "this precision"
             ),
             "look for NaN in the checkpoint's weights, then in the tower's features; if both are finite, score with "
-            "model.precision fp32: a loss that is finite there is a matter of precision"
+            "model.precision fp32: if the loss is finite there, the precision is the cause"
             if "correct" in lost
-            else "score with model.precision fp32; if it stays, look for a division by the norm of visual tokens "
-            "(zeros have none)",
+            else "score with model.precision fp32; if the loss is still not finite, look for a division by the norm "
+            "of visual tokens (the norm of zeros is 0)",
             conditions=lost,
         )
 
@@ -67,10 +67,10 @@ def _bit_equal(conditions: dict[str, Condition]) -> Iterator[Finding]:
         yield finding(
             "not-injected",
             f"{worded(list(changed))} all give exactly the loss of the right image, "
-            f"{conditions['correct'].loss:.4f} nats/token: what is put into the image positions does not reach the "
-            "loss, because it is never placed there or because a mask hides it",
-            "put the visual tokens into the embeddings at the image positions, hand those on as `inputs_embeds`, and "
-            "let the attention mask be 1 at the image positions",
+            f"{conditions['correct'].loss:.4f} nats/token: visual tokens do not affect the loss, because they are "
+            "never placed at the image positions or because a mask hides them",
+            "put the visual tokens into the embeddings at the image positions, pass those embeddings "
+            "(`inputs_embeds`) to the language model, and set the attention mask to 1 at the image positions",
             conditions=sorted(changed),
         )
         return
@@ -80,10 +80,10 @@ def _bit_equal(conditions: dict[str, Condition]) -> Iterator[Finding]:
         yield finding(
             "leak",
             f"{worded(destroyed)} {agree(len(destroyed), 'changes', 'change')} no loss, but "
-            f"{worded(moving)} {agree(len(moving), 'does', 'do')}: image features reach the language model by another "
-            "way than the visual tokens, such as features that are added to deeper layers or cross-attention",
-            "send every feature of the image through the visual tokens, or switch the second path from image to "
-            "language model off (features added to deeper layers, cross-attention)",
+            f"{worded(moving)} {agree(len(moving), 'does', 'do')}: image features reach the language model by a path "
+            "other than the visual tokens, such as cross-attention or features added to deeper layers",
+            "send every feature of the image through the visual tokens, or turn off the second path from image to "
+            "language model (features added to deeper layers, cross-attention)",
             conditions=destroyed,
         )
 
@@ -101,10 +101,10 @@ def _content(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
         assert conditions["zero"].gap is not None and known.training is not None
         yield finding(
             "pairs-mismatched",
-            f"on held-out captions another sample's image is as good as the right one ({told}){matching}, and zeroed "
-            f"visual tokens are better by {-conditions['zero'].gap:.2f} nats/token, while the loss is "
+            f"on held-out captions another sample's image is as good as the right one ({told}){matching}, and the "
+            f"loss is {-conditions['zero'].gap:.2f} nats/token lower with zeroed visual tokens; the loss is "
             f"{known.training.train_loss:.2f} in training and {conditions['correct'].loss:.2f} here: most likely the "
-            "held-out captions stand with other images, or the connector learnt its training rows by heart",
+            "held-out captions are paired with the wrong images, or the connector memorised its training rows",
             "check how the held-out file pairs captions with images (its order, its paths, off by one row), and that "
             "scoring keeps the order of the batch; if both are right, train on more rows",
             shuffled=shuffled.gap,
@@ -115,16 +115,16 @@ def _content(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
     if not costs_nothing(shuffled):
         return
     costly = [name for name, condition in by.items() if costs(condition)]
-    # A working constant prompt is at least as good as none; if it is worse, the connector has hardly begun to learn.
+    # A working constant prompt is at least as good as none; if it is worse, the connector has learnt very little yet.
     if costly and not harmful(conditions):
         yield finding(
             "constant-prompt",
-            f"taking the visual tokens away costs ({listed(by, costly)} nats/token), but another sample's image costs "
-            f"nothing above the margin of {shuffled.margin:g} ({told}){matching}: the visual tokens act as one fixed "
-            "prompt, and what is in the image is ignored",
+            f"removing the visual tokens raises the loss ({listed(by, costly)} nats/token), but another sample's image "
+            f"does not raise it by more than the margin of {shuffled.margin:g} ({told}){matching}: the visual tokens "
+            "act as one fixed prompt, and the content of the image is ignored",
             "first check that training captions belong to their images (order, paths, off by one row), and that "
-            "different images give different tower features; if both are right, try a higher train.lr, and more "
-            "training only as long as the held-out loss falls",
+            "different images give different tower features; if both are right, try a higher train.lr, and train "
+            "longer only while the held-out loss falls",
             shuffled=shuffled.gap,
             se=shuffled.se,
             gaps=gaps,
@@ -155,12 +155,12 @@ def _level(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
         copied = known.horizon != 1
         why = {
             0: "changing a token changes its own loss, so each token is predicted from itself",
-            1: "labels are shifted by one as they should be, so it is visible elsewhere: most likely in the prompt",
+            1: "labels are correctly shifted by one, so the answer is visible elsewhere, most likely in the prompt",
             None: "most likely because each token is predicted from itself (the shift of the labels is not known)",
-        }.get(known.horizon, f"labels are {known.horizon} places after the last token seen, and 1 is correct")
+        }.get(known.horizon, f"labels are {known.horizon} positions after the last token seen, and 1 is correct")
         yield finding(
             "labels-unshifted" if copied else "leak",
-            f"captions are predicted almost perfectly, with {correct:.4f} nats/token, and no worse than "
+            f"captions are predicted almost perfectly, at {correct:.4f} nats/token with the right image and at most "
             f"{max(losses.values()):.4f} with {worded(sorted(losses.keys() - {'correct'}), 'or')}: the answer is "
             "visible; "
             f"{why}",
@@ -178,40 +178,40 @@ def _level(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
     if known.horizon == 1 and text is not None and text <= guess:
         yield finding(
             "picture-harmful",
-            f"with their own images captions are predicted worse than by blind guessing ({correct:.2f} nats/token; "
-            f"guessing among {known.vocabulary} tokens costs {guess:.2f}), and without any image far better "
-            f"({text:.2f}): the visual tokens disturb more than they tell",
+            f"with their own images, captions are predicted worse than by random guessing ({correct:.2f} nats/token; "
+            f"guessing among {known.vocabulary} tokens costs {guess:.2f}), but without any image far better "
+            f"({text:.2f}): the visual tokens do more harm than good",
             "look at the training loss: if it rises, check the sign of the loss and of the optimizer's step "
-            "(`maximize`), then lower train.lr; if it falls, scoring differs from training: check what is loaded, the "
-            "preprocessing and the prompt",
+            "(`maximize`), then lower train.lr; if it falls, scoring differs from training: check the loaded "
+            "weights, the preprocessing and the prompt",
             losses=losses,
             guess=guess,
         )
     elif known.horizon == 1 and text is not None and ablation.verdict != "PASS":
         yield finding(
             "tower-uninitialised",
-            f"captions are predicted worse than by blind guessing, with the image ({correct:.2f} nats/token) and "
-            f"without any ({text:.2f}; guessing among {known.vocabulary} tokens costs {guess:.2f}), though labels are "
-            "shifted by one as they should be: most likely the language model's weights are not trained, or its "
-            "tokenizer is another model's",
-            "name a language model in model.llm whose weights load completely, with the tokenizer that belongs to it",
+            f"captions are predicted worse than by random guessing, with the image ({correct:.2f} nats/token) and "
+            f"without any ({text:.2f}; guessing among {known.vocabulary} tokens costs {guess:.2f}), although labels "
+            "are correctly shifted by one: most likely the language model's weights are not trained, or its tokenizer "
+            "belongs to another model",
+            "set model.llm to a language model whose weights load completely, with the tokenizer that belongs to it",
             losses=losses,
             guess=guess,
         )
     elif known.horizon != 1:
         yield finding(
             "labels-shifted",
-            f"captions are predicted worse than by blind guessing ({correct:.2f} nats/token; guessing among "
+            f"captions are predicted worse than by random guessing ({correct:.2f} nats/token; guessing among "
             f"{known.vocabulary} tokens costs {guess:.2f}), "
             + (
                 "and the shift of the labels is not known: they may be shifted twice, or the language model may be "
                 "untrained or have another model's tokenizer"
                 if known.horizon is None
-                else f"and labels are {known.horizon} places after the last token seen, and 1 is correct: the model "
-                "is scored on other tokens than those it predicts"
+                else f"and labels are {known.horizon} positions after the last token seen, while 1 is correct: the "
+                "model is scored on tokens other than those that it predicts"
             ),
-            "compare the logits at position t-1 with the label at position t, once: shift in the model or in the data, "
-            "not in both; if that is right, look at model.llm and its tokenizer",
+            "compute the loss at position t from the logits at position t-1, and shift the labels only "
+            "once, in the model or in the data; if that is already so, check model.llm and its tokenizer",
             losses=losses,
             guess=guess,
         )
@@ -224,13 +224,13 @@ def _more_samples(ablation: Ablation) -> Iterator[Finding]:
     exist = available is None or needed <= available
     yield finding(
         "eval-too-small",
-        f"{ablation.samples} samples are too few to say whether the right image beats a wrong one or none; about "
-        f"{needed} would be enough if the differences stay as they are"
-        + ("" if exist else f", and there are only {available}"),
+        f"{ablation.samples} samples are too few to decide whether the right image is better than a wrong one or none; "
+        f"about {needed} would be enough if the differences stay the same"
+        + ("" if exist else f", but only {available} are available"),
         f"score more samples (--num_samples {needed})"
         if exist
         else "hold out more rows (a larger data.eval_ratio and a new training run), or score rows from another file "
-        "that was not trained on",
+        "that was not used for training",
         samples=ablation.samples,
         needed=needed,
         available=available,
@@ -241,4 +241,4 @@ def _matching(matching: Matching | None) -> str:
     if matching is None or matching.r_at_1.value is None or matching.r_at_1.standing == "costs":
         return ""
     found = f"{matching.r_at_1.value:.0%}"
-    return f", and that captions find their own among {matching.k} images is not shown either ({found})"
+    return f", and matching does not show that captions identify their own among {matching.k} images (R@1 {found})"

@@ -1,6 +1,6 @@
 """Findings from check 0: captions that the language model does not read, regardless of the picture.
 
-They follow from the standing of check 0 (`scoring.unigram` measures the gain, `verdict.standing` decides).
+They follow from the result of check 0: `scoring.unigram` measures the gain, and `verdict.standing` judges it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from eyechart.results import Ablation, Finding
 def diagnose_text(ablation: Ablation) -> Iterator[Finding]:
     """Yield a finding if the language model does not read the captions.
 
-    If the gates of check 1 are met, it is an error, both if the gain is ruled out and if it is open: without this
-    check the run would pass. If the gates are not met, it is a note, and only if the gain is ruled out: a connector
-    that is hardly trained can give the same result on correct captions of an unusual kind (of one word each, or in a
-    style that the language model does not know).
+    If the gates of check 1 are met, the finding is an error, whether the gain is ruled out or open, because the run
+    would otherwise pass. If the gates are not met, the finding is a note, and it is only yielded if the gain is ruled
+    out: a connector with little training can give the same result on correct captions of an unusual kind (of one word
+    each, or in a style that the language model does not know).
     """
     unigram = ablation.unigram
     standing = unigram.gain.standing if unigram else None
@@ -29,12 +29,12 @@ def diagnose_text(ablation: Ablation) -> Iterator[Finding]:
     shown = "no lower than" if standing == "ruled out" else "not shown to be lower than"
     yield finding(
         "captions-unread",
-        f"with {worded([unigram.condition])} captions are predicted at {loss:.2f} nats/token, {shown} the "
-        f"{unigram.loss:.2f} of counting how often each token occurs: the language model has the wrong tokenizer (or "
-        "its embeddings are in another order), or this is text that it never learnt",
-        "take tokenizer and weights of model.llm from one and the same trained checkpoint; if they are, take a "
+        f"with {worded([unigram.condition])}, the loss of the captions is {loss:.2f} nats/token, {shown} the "
+        f"{unigram.loss:.2f} that token frequencies alone give: the language model has the wrong tokenizer (or its "
+        "embeddings are in another order), or it has never learnt text of this kind",
+        "take the tokenizer and the weights of model.llm from the same trained checkpoint; if they already are, use a "
         "language model that knows the language of these captions"
-        + ("" if met else "; if the connector has hardly been trained, train it first"),
+        + ("" if met else "; if the connector has had little training, train it first"),
         None if met else "note",
         loss=loss,
         unigram=unigram.loss,

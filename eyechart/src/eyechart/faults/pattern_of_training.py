@@ -51,10 +51,11 @@ def _reproduced(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
     if abs(correct - logged) > allowed:
         yield finding(
             "loss-not-reproduced",
-            f"training logged a held-out loss of {logged:.4f} at this checkpoint, and scoring finds {correct:.4f} on "
-            f"the same {ablation.samples} held-out rows (nats/token): model, data or scoring differ from training's",
-            "first score once in the training process, right after saving: if that gives the logged loss, what is "
-            "loaded differs (connector, backbones, precision); if not, compare image preprocessing, the prompt with "
+            f"training logged a held-out loss of {logged:.4f} at this checkpoint, but scoring gives {correct:.4f} on "
+            f"the same {ablation.samples} held-out rows (nats/token): the model, the data or the scoring differs from "
+            "that of the training",
+            "first score once in the training process, right after saving: if that gives the logged loss, the loaded "
+            "model differs (connector, backbones, precision); if not, compare image preprocessing, the prompt with "
             "its image block, and how labels are shifted",
             logged=logged,
             scored=correct,
@@ -76,9 +77,9 @@ def _logged(ablation: Ablation, training: Training) -> float | None:
 
 
 def _stuck(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
-    """Yield a finding if the picture is worse than none and the loss has stopped falling.
+    """Yield a finding if the loss is higher with the picture than without one and has stopped falling.
 
-    At the beginning of training every connector is worse than no picture, which is no fault while the loss falls.
+    At the beginning of training, the loss is always higher with the picture, which is not a fault while it falls.
     """
     curve = _curve(known.training)
     drops = [1 - after / before for before, after in zip(curve, curve[1:], strict=False) if before > 0][-2:]
@@ -90,11 +91,11 @@ def _stuck(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
         "picture-harmful",
         f"held-out captions are likelier without any image than with their own, by {-gap:.3f} nats/token, and the "
         f"{_which(known.training)} loss has levelled off ({curve[-3]:.3f}, {curve[-2]:.3f}, {curve[-1]:.3f} at the "
-        f"last points; training loss {known.training.train_loss:.3f}): what training taught the connector does not "
-        "help here",
+        f"last points; training loss {known.training.train_loss:.3f}): what the connector has learnt does not help "
+        "on these captions",
         "check that captions belong to their images, and that training and scoring use the same labels, prompt, images "
-        "and backbones; if so, and the held-out loss is far above that of training, take more data; if both are high, "
-        "try a lower, then a higher train.lr",
+        "and backbones; if so, and the held-out loss is far above the training loss, use more data; if both losses "
+        "are high, try a lower train.lr, then a higher one",
         gap_no_image=gap,
         curve=curve,
     )
@@ -103,7 +104,7 @@ def _stuck(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
 def _more_training(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
     """Yield a note that more training may help, if the loss was still falling or the log has only one point.
 
-    There is no such note if the loss is level or rises, or if nothing is known about the training.
+    There is no such note if the loss is constant or rising, or if nothing is known about the training.
     """
     conditions, passed = ablation.conditions, ablation.verdict == "PASS"
     shuffled = conditions.get("shuffled")
@@ -119,16 +120,16 @@ def _more_training(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
         return
     signs = []
     if little:
-        signs.append(f"another sample's image costs {shuffled.gap:+.4f} nats/token, so something of the image is read")
+        signs.append(f"another sample's image costs {shuffled.gap:+.4f} nats/token, so the image is partly read")
     if falling and below_none:
         signs.append("a wrong image costs less than no image")
     if worse:
         assert conditions["no-image"].gap is not None
-        signs.append(f"the right image is worse than none, by {-conditions['no-image'].gap:.3f} nats/token")
+        signs.append(f"the right image raises the loss by {-conditions['no-image'].gap:.3f} nats/token")
     if falling:
         told = f"the {_which(known.training)} loss was still falling at the end ({curve[-2]:.3f}, then {curve[-1]:.3f})"
     else:
-        told = "training may have ended too early; with one logged point it is not known whether the loss still fell"
+        told = "training may have ended too early; one logged point does not show whether the loss was still falling"
     yield finding(
         "under-trained",
         f"{told}{': ' if signs else ''}{'; '.join(signs)}",

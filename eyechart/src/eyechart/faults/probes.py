@@ -1,4 +1,4 @@
-"""Probes that test which inputs reach the model: all experiments on a few samples of a batch, through the scoring seam.
+"""Probes that test which inputs reach the model: all experiments on a few samples, through the scoring interface.
 
 `experiments` describes the experiments; `image_findings` and `loss_findings` derive findings from their results.
 """
@@ -51,10 +51,10 @@ class Together(Protocol):
 def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0, slots: bool = True) -> Probes:
     """Run all experiments on the first few samples of a batch that have label tokens.
 
-    About 40 forward passes of four samples. Nothing is trained and nothing is kept.
+    This takes about 40 forward passes of four samples. Nothing is trained or stored.
 
     Args:
-        scorer: the model, adapted to the seam.
+        scorer: the model, adapted to the scoring interface.
         batch: samples with their images, at least one with label tokens.
         seed: seed for the random replacements.
         slots: whether to change visual tokens one by one; pixel values in their place are too many and too small.
@@ -64,7 +64,7 @@ def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0, slots: bool = Tr
     """
     places = labelled(batch)[:_ROWS]
     if not places:
-        raise ValueError("probing needs a sample with label tokens, and none of this batch has any")
+        raise ValueError("probing needs a sample with label tokens, but no sample of this batch has any")
     few = select(batch, places)
     text = without_images(few)
     drawn = random_like(scorer.encode(few), torch.Generator().manual_seed(seed))
@@ -79,7 +79,7 @@ def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0, slots: bool = Tr
 
 
 def diagnose_probes(probes: Probes) -> list[Finding]:
-    """Return findings about how images, visual tokens and labels affect the losses; empty if all paths are correct."""
+    """Return findings about how images, visual tokens and labels affect the losses; none if all paths are correct."""
     images, tokens = probes.images, probes.tokens
     if images.finite and (random := diagnose_repeats({VISUAL: images.repeated, "losses": tokens.repeated})):
         return random  # random changes hide the effects of the experiments
@@ -101,6 +101,6 @@ def _answers(probes: Probes) -> Iterator[Finding]:
 
 
 def labelled(batch: Batch) -> list[int]:
-    """Return the places of the samples that have a label token."""
+    """Return the positions in the batch of the samples that have a label token."""
     places: list[int] = (batch.labels_BT != IGNORE_INDEX).any(dim=1).nonzero()[:, 0].tolist()
     return places

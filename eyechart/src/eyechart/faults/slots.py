@@ -1,14 +1,15 @@
-"""How much information each visual token of an image contains, measured by swapping it with that of another image.
+"""How much information each visual token of an image contains, measured by replacing it with another image's token.
 
 Let swap(G) be the loss when the slots in G come from a donor image, and let `all` be the set of every slot:
 
-    whole      = swap(all) - swap(nothing)              the worth of the picture's content
+    whole      = swap(all) - swap(nothing)              the loss added when the whole picture is swapped
     without[G] = swap(G) - swap(nothing)                the loss added when only G is swapped
     alone[G]   = swap(all) - swap(all but G)            the loss removed when only G is right
 
-A group of slots is dead if `without` and `alone` are both almost 0. With `without` alone, two slots with the same
-information would count as dead; with zeros instead of a swap, a slot that is the same for every image would count as
-alive. All figures are in nats per label token. Many slots are combined into at most 16 groups of neighbouring slots.
+A group of slots is dead if `without` and `alone` are both almost 0. If only `without` were used, two slots with the
+same information would count as dead. If slots were set to zero instead of swapped, a slot that is the same for every
+image would count as alive. All figures are in nats per label token. If there are more than 16 slots, neighbouring slots
+are combined into 16 groups.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ def measure_slots(scorer: ScorerOfBatches, batch: Batch, rms_ratio: float | None
     """Swap groups of slots between the samples of one batch.
 
     Args:
-        scorer: the model, adapted to the seam.
+        scorer: the model, adapted to the scoring interface.
         batch: about 32 samples with their images.
         rms_ratio: RMS of the visual tokens divided by the RMS of the text embeddings, if known.
 
     Returns:
-        The worth of each group; None if fewer than two samples have label tokens and a donor with another image and
-        another caption.
+        How much each group contributes; None if fewer than two samples have label tokens and a donor with another
+        image and another caption.
     """
     donors = _donors(batch)
     if len(donors) < 2:

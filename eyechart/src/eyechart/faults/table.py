@@ -3,9 +3,10 @@
 Each fault has a page, docs/faults/<code>.md, with its symptom, mechanism, detection, fix and a public example.
 
 Several findings usually come together, because one cause has several effects: visual tokens that are never placed leave
-the connector without a gradient, make all conditions of check 1 equal and let the visual tokens collapse. `rank` puts
-the cause first, using two tables in this file: `FAULTS` is in the order of processing (data, prompt, labels, pixels,
-model, training, scoring, patterns of scores), and `EXPLAINS` lists the possible effects of each fault.
+the connector without a gradient, make the losses of all conditions of check 1 equal, and cause the visual tokens to
+collapse. `rank` puts the cause first, using two tables in this file: `FAULTS` is in the order of processing (data,
+prompt, labels, pixels, model, training, scoring, patterns of scores), and `EXPLAINS` lists the possible effects of each
+fault.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Fault:
     """What is wrong, in a few words."""
     by_share: bool = False
     synonyms: tuple[str, ...] = ()
-    """Codes that the same evidence can also mean if there is no reference."""
+    """Codes of other faults that the same evidence can indicate if there is no reference to compare with."""
 
 
 FAULTS: dict[str, Fault] = {
@@ -52,7 +53,7 @@ FAULTS: dict[str, Fault] = {
     "template-unstable": Fault("error", "the prompt alone is not a prefix of prompt and answer"),
     "image-truncated": Fault("error", "max_seq_len cuts into the image block"),
     "answer-truncated": Fault("error", "max_seq_len cuts captions or their end", by_share=True),
-    "padding-misaligned": Fault("error", "the attention mask hides text instead of padding"),
+    "padding-misaligned": Fault("error", "the attention mask does not match the padding"),
     "token-types-misaligned": Fault("error", "token types do not mark the image positions"),
     "positions-wrong": Fault("error", "position ids do not match the tokens or the image grid"),
     # Labels.
@@ -87,7 +88,9 @@ FAULTS: dict[str, Fault] = {
     "gradients-kept": Fault("error", "gradients of earlier updates are never cleared"),
     "scale-mismatch": Fault("error", "visual tokens are far larger or smaller than text embeddings"),
     "pairs-mismatched": Fault("error", "captions belong to other images", synonyms=("constant-prompt",)),
-    "collapsed": Fault("error", "the connector's output hardly depends on the image", synonyms=("constant-prompt",)),
+    "collapsed": Fault(
+        "error", "the connector's output is nearly the same for all images", synonyms=("constant-prompt",)
+    ),
     "constant-prompt": Fault(
         "error",
         "the visual tokens act as a constant prompt",
@@ -101,9 +104,9 @@ FAULTS: dict[str, Fault] = {
 }
 
 _BLIND = ("constant-prompt", "collapsed", "pairs-mismatched", "picture-harmful", "slots-dead", "under-trained")
-"""Possible effects of any fault that prevents the connector from learning from pictures, or its use of them."""
+"""Possible effects of any fault that prevents the connector from learning from pictures, or from using them."""
 _UNTRAINED = ("no-gradient", "connector-not-loaded", "scale-mismatch", *_BLIND)
-"""Possible effects of such a fault if it also prevents the connector's weights from changing."""
+"""Possible effects of a fault of this kind that also prevents the connector's weights from changing."""
 _UNLIKE_TRAINING = ("loss-not-reproduced", "under-trained")
 """Possible effects at scoring if the connector or the data is not in the same state as in training."""
 _WRONG_LOSS = ("loss-not-reproduced", "under-trained", *_BLIND)
@@ -225,7 +228,7 @@ def rank(findings: Sequence[Finding]) -> list[Finding]:
     code, the first one with the worst severity is kept, and the messages of the others are added to its evidence as
     `also`. A finding that others explain has their codes in `explained_by`.
     """
-    assert all(f.code in FAULTS for f in findings), "a finding outside the table has no page and no place in the order"
+    assert all(f.code in FAULTS for f in findings), "a finding that is not in the table has no page and no rank"
     merged = [
         _merge([f for f in findings if f.code == code]) for code in FAULTS if any(f.code == code for f in findings)
     ]

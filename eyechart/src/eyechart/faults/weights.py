@@ -1,6 +1,6 @@
-"""A check of whether the connector in use is the trained one, made from its tensors without running it.
+"""A check of whether the connector in use is the trained one. It compares tensors and does not run the connector.
 
-Three sets of tensors are compared, each a flat mapping from names such as `resampler.latents`:
+Three sets of tensors are compared, each a flat mapping from names such as `resampler.latents` to tensors:
 
     initial   the weights before any training: the connector newly built from the config and the seed
     stored    the weights in the checkpoint
@@ -34,7 +34,7 @@ because norm weights move slowly and only an unchanged part is a fault."""
 _LARGE = 256
 """Minimum number of values that a tensor needs for a meaningful correlation with its initial values."""
 _CHANCE = 5.0
-"""A correlation of fewer standard deviations than this, as between two random tensors, counts as chance."""
+"""A correlation below this many standard deviations of the correlation between random tensors counts as chance."""
 _RELATED = 0.3
 """A trained part still has at least this correlation with its own initial values."""
 _SHOWN = 3
@@ -100,10 +100,10 @@ def _misfits(evidence: ConnectorEvidence) -> list[Finding]:
             f"lacks {len(lacking)} of the {len(initial)} tensors that this config's connector has ({_names(lacking)})"
         )
     if extra:
-        said.append(f"holds {len(extra)} that this config's connector does not have ({_names(extra)})")
+        said.append(f"has {len(extra)} tensors that this config's connector does not have ({_names(extra)})")
     for name, (got, expected) in list(shapes.items())[:1]:
         more = f" and {len(shapes) - 1} more" if len(shapes) > 1 else ""
-        said.append(f"holds `{name}` in the shape {got} where the config makes {expected}{more}")
+        said.append(f"has `{name}` with the shape {got}, while the config requires {expected}{more}")
     if not said:
         return []
     return [
@@ -133,8 +133,8 @@ def _non_finite(stored: Mapping[str, Any]) -> list[Finding]:
             f"the checkpoint's weights contain NaN or infinity, first in `{first}` ({bad[first]} "
             f"{agree(bad[first], 'value', 'values')}; {len(bad)} of {len(stored)} tensors), so losses computed with "
             "them are meaningless",
-            "take an older checkpoint; then train with a lower train.lr or tighter train.clip, and look for the row or "
-            "the overflow that caused it",
+            "use an older checkpoint; then train with a lower train.lr or train.clip, and look for the row or the "
+            "overflow that caused it",
             tensors=bad,
         )
     ]
@@ -152,9 +152,9 @@ def _never_trained(evidence: ConnectorEvidence) -> list[Finding]:
                 "connector-not-loaded",
                 "the checkpoint's connector looks as if it was never trained: all "
                 f"{len(still_constant)} tensors that are initialised to ones or zeros (such as `{still_constant[0]}`) "
-                "are still "
-                "exactly that, and the other weights differ from this seed's start, so they come from another "
-                "initialisation",
+                "still "
+                "have exactly these values, and the other weights differ from this seed's initial weights, so they "
+                "come from another initialisation",
                 "load the trained connector: perhaps a newly initialised one was saved instead, or loading skipped "
                 "the connector",
                 untouched=still_constant,
@@ -168,9 +168,9 @@ def _never_trained(evidence: ConnectorEvidence) -> list[Finding]:
             finding(
                 "connector-not-loaded",
                 f"the connector's {_names(strange)} {agree(len(strange), 'is', 'are')} unrelated to this run's initial "
-                f"weights (correlation no more than chance, but up to {rest:.2f} in the other parts): initialised "
-                "again after loading, or from another checkpoint",
-                "load all parts of the connector from one checkpoint, strictly, and after everything that initialises "
+                f"weights (correlation no more than chance, but up to {rest:.2f} in the other parts): either "
+                "initialised again after loading, or loaded from another checkpoint",
+                "load all parts of the connector from one checkpoint, strictly, and after all code that initialises "
                 "weights",
                 foreign=strange,
             )
@@ -182,9 +182,9 @@ def _never_trained(evidence: ConnectorEvidence) -> list[Finding]:
             finding(
                 "connector-not-loaded",
                 f"the connector's {_names(untouched)} still {agree(len(untouched), 'has', 'have')} exactly the initial "
-                "weights while the rest was trained, so this part was left out of the training, of the saving or of "
-                "the loading",
-                f"check that the parameters of {_names(untouched)} require gradients, are given to the optimizer, and "
+                "weights while the rest was trained, so this part was left out when the connector was trained, saved "
+                "or loaded",
+                f"check that the parameters of {_names(untouched)} require gradients, are passed to the optimizer, and "
                 "are in the checkpoint",
                 untouched=untouched,
                 distances={name: far[name] for name in still},
@@ -205,18 +205,18 @@ def _whole(evidence: ConnectorEvidence, largest: float) -> Finding:
     if norms and max(norms) == 0:
         return finding(
             "no-gradient",
-            f"{begins}, and the gradient norm in the training log is 0: the loss does not reach the connector",
-            "check that the visual tokens are placed with gradients on (no `no_grad`, no `.detach()`), that the "
-            "connector's parameters require gradients, and that the optimizer was given them",
+            f"{begins}, and the gradient norm in the training log is 0: no gradient reaches the connector",
+            "check that the visual tokens are placed with gradients enabled (no `no_grad`, no `.detach()`), that the "
+            "connector's parameters require gradients, and that they were passed to the optimizer",
             largest_distance=largest,
             gradient_norms=list(norms),
         )
     return finding(
         "connector-not-loaded",
-        f"{begins}: either it was not trained, or other weights than the trained ones were saved or loaded",
-        "check that the checkpoint was saved from the model that was trained; then that the optimizer was given the "
-        "connector's parameters, that they require gradients, that the visual tokens are not detached, and that "
-        "train.lr is not 0",
+        f"{begins}: either it was not trained, or weights other than the trained ones were saved or loaded",
+        "check that the checkpoint was saved from the model that was trained; then check that the connector's "
+        "parameters were passed to the optimizer and require gradients, that the visual tokens are not detached, and "
+        "that train.lr is not 0",
         largest_distance=largest,
     )
 
@@ -274,7 +274,7 @@ def _not_in_use(evidence: ConnectorEvidence) -> list[Finding]:
             f"{len(other)} of the connector's {len(evidence.stored)} tensors in the loaded model "
             f"{agree(len(other), 'differs', 'differ')} from the checkpoint ({_names(other)}){what}: the model that is "
             "scored is not the one that was trained",
-            "load the connector strictly (no `strict=False`, no ignored missing keys) and after everything that "
+            "load the connector strictly (no `strict=False`, no ignored missing keys) and after all code that "
             "initialises weights",
             differing=other,
             initial=fresh,

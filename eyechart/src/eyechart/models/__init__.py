@@ -1,1 +1,1 @@
-"""Adapters of transformers models to the scoring seam."""
+"""Adapters of transformers models to the scoring interface."""

@@ -82,8 +82,9 @@ def origin_of(model: nn.Module, files: Sequence[Path]) -> Origin:
         by_end.setdefault((shape, _end(key)), []).append(rows.float())
         ends.add(_end(key))
     matched, unrelated = 0, list[str]()
+    not_there = (*_NOT_THERE, *_converted(model))
     for name, weight in model.named_parameters():
-        if not weight.dim() or not weight.numel() or any(part in name for part in _NOT_THERE):
+        if not weight.dim() or not weight.numel() or any(part in name for part in not_there):
             continue
         local = _local(weight)
         if local is None:
@@ -98,6 +99,13 @@ def origin_of(model: nn.Module, files: Sequence[Path]) -> Origin:
             if absent or (candidates and max(_correlation(rows.float(), c) for c in candidates) < _RELATED):
                 unrelated.append(name)
     return Origin(matched, tuple(unrelated))
+
+
+def _converted(model: nn.Module) -> list[str]:
+    """Return parts of names of weights that transformers makes of several stored ones, such as q, k and v in one."""
+    converters = [c for c in getattr(model, "_weight_conversions", None) or [] if getattr(c, "operations", None)]
+    targets = [str(target) for c in converters for target in getattr(c, "target_patterns", [])]
+    return [found for target in targets if (found := target.rpartition("*")[2].strip("^$\\."))]
 
 
 def _end(name: str) -> str:

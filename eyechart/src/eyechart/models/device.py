@@ -14,8 +14,8 @@ def choose_device(place: Placement | NamedPlacement, threads: int | None = None)
     """Set the number of threads and return the device.
 
     Raises:
-        ValueError: cuda without a GPU, bf16 on a GPU that lacks it, or flash attention where it cannot run. The
-            message uses the names of settings given in `place`.
+        ValueError: cuda without a GPU, bf16 on a GPU that does not support it, or flash attention that cannot be used.
+            In the message, the names of settings have the prefix of `place`.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -37,7 +37,7 @@ def _require_flash(place: Placement | NamedPlacement, device: torch.device) -> N
     if device.type == "cpu":
         lacks = "needs a GPU, got cpu"
     elif place.precision == "fp32":
-        lacks = f"computes in 16 bits only, {named}precision is fp32"
+        lacks = f"computes only in 16 bits, but {named}precision is fp32"
     elif not is_flash_attn_2_available():
         lacks = "needs the package flash-attn, which is not installed or does not support this GPU"
     if lacks:

@@ -209,7 +209,7 @@ def inputs_of(parts: Sequence[RowInput]) -> dict[str, Any]:
 
 def feature_doors(model: nn.Module) -> list[type[_FeatureDoor]]:
     """Return the kinds of doors to image features that a model may have, the best one first."""
-    if not any(callable(getattr(part, "get_image_features", None)) for part in model.modules()):
+    if not FeatureGate.fits(model):
         return []
     return [OfficialDoor, GateDoor] if OFFICIAL in parameters_of(model) else [GateDoor]
 

@@ -10,7 +10,7 @@ from torch import nn
 
 
 class _CaughtError(Exception):
-    """Ends a forward pass early and carries its image features out, because the rest of the pass is not needed."""
+    """Ends a forward pass early and contains its image features, because the rest of the pass is not needed."""
 
     def __init__(self, features: Any) -> None:
         super().__init__("image features")
@@ -20,7 +20,8 @@ class _CaughtError(Exception):
 class FeatureGate:
     """Replaces `get_image_features` in every part of a model that has it.
 
-    The outer model passes the call on to an inner one; both are replaced, because a forward pass may call either.
+    The outer model passes the call on to an inner model. The method is replaced in the outer and in the inner model,
+    because a forward pass may call either of them.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -29,15 +30,24 @@ class FeatureGate:
         Raises:
             ValueError: no part of the model has it.
         """
-        self._parts = [m for m in model.modules() if callable(getattr(m, "get_image_features", None))]
+        self._parts = self._parts_of(model)
         if not self._parts:
             raise ValueError(
-                f"MODEL: {type(model).__name__} has no get_image_features, the one place where visual tokens can be "
-                "replaced; models without it cannot be scored"
+                f"MODEL: {type(model).__name__} has no get_image_features, the only method whose visual tokens can "
+                "be replaced; models without it cannot be scored"
             )
 
+    @classmethod
+    def fits(cls, model: nn.Module) -> bool:
+        """Return whether some part of a model has this method."""
+        return bool(cls._parts_of(model))
+
+    @staticmethod
+    def _parts_of(model: nn.Module) -> list[nn.Module]:
+        return [part for part in model.modules() if callable(getattr(part, "get_image_features", None))]
+
     def catch(self, forward: Callable[[], Any]) -> Any:
-        """Return the image features of a forward pass and end the pass there; None if it requests none."""
+        """Return the image features of a forward pass and end the pass there; None if the pass does not compute any."""
 
         def listen(own: Callable[..., Any]) -> Callable[..., Any]:
             def answer(*arguments: Any, **options: Any) -> Any:

@@ -1,9 +1,9 @@
-"""Conversion of the output of `get_image_features` to visual tokens per image, and back to the same form.
+"""Conversion of the output of `get_image_features` to visual tokens per image, and back to the same structure.
 
 Architectures return a tensor, a list with one tensor per image, or an output object whose `pooler_output` is one of
-these, possibly with `deepstack_features` per layer. Some flatten images and tokens into one axis. Names do not decide
-which axis or list counts the images: the model is called once with one image and once with two, and the size that
-doubles counts images.
+these, possibly with `deepstack_features` per layer. Some flatten images and tokens into one axis. The axis or list of
+the images is not found by name: the model is called once with one image and once with two, and the size that doubles is
+that of the images.
 
 Dimension suffixes: see `eyechart.seam`.
 """
@@ -22,12 +22,12 @@ from transformers.utils import ModelOutput
 from eyechart.seam import VisualTokens
 
 _NOT_HANDED_ON = ("last_hidden_state", "hidden_states", "attentions", "vision_outputs", "qformer_outputs")
-"""Outputs of the vision tower. If there is also a `pooler_output`, the language model gets that one, and these are
-replaced by None; a model that uses one of them all the same fails, and is refused."""
+"""Outputs of the vision tower. If there is also a `pooler_output`, the language model receives only that output, and
+these are replaced by None; a model that uses one of them nevertheless fails, and is refused."""
 
 
 class LayoutError(Exception):
-    """The output has a form that this module does not understand."""
+    """The output has a structure that this module does not support."""
 
 
 class _Node(ABC):
@@ -56,10 +56,10 @@ class _Node(ABC):
 
 @dataclass(frozen=True)
 class _Rows(_Node):
-    """A tensor whose first axis counts images, or the tiles or tokens of one image after the other."""
+    """A tensor whose first axis is that of images, or of the tiles or tokens of all images, one image after another."""
 
     shape: tuple[int, ...]
-    """Shape of the part of one image."""
+    """Shape of the part of the tensor that belongs to one image."""
 
     def layers(self, tree: Any, images: int) -> Iterator[Tensor]:
         if tuple(tree.shape) != (images * self.shape[0], *self.shape[1:]):
@@ -78,12 +78,15 @@ class _Rows(_Node):
         return torch.cat(list(trees))
 
     def split(self, tree: Any, nodes: Sequence[Any]) -> list[Any]:
-        return list(torch.split(tree, [node.shape[0] for node in nodes]))
+        sizes = [node.shape[0] for node in nodes]
+        if not isinstance(tree, Tensor) or len(tree) != sum(sizes):
+            raise LayoutError(f"expected features of {sum(sizes)} rows for the samples together, got {_form(tree)}")
+        return list(torch.split(tree, sizes))
 
 
 @dataclass(frozen=True)
 class _PerImage(_Node):
-    """A list with one or more tensors per image, one image after the other."""
+    """A list with one or more tensors per image, one image after another."""
 
     kind: type
     shapes: tuple[tuple[int, ...], ...]
@@ -114,6 +117,8 @@ class _PerImage(_Node):
         return self.kind([item for tree in trees for item in tree])
 
     def split(self, tree: Any, nodes: Sequence[Any]) -> list[Any]:
+        if len(tree) != sum(len(node.shapes) for node in nodes):
+            raise LayoutError(f"expected a tensor per image of the samples together, got {len(tree)}")
         items = iter(tree)
         return [self.kind([next(items) for _ in node.shapes]) for node in nodes]
 
@@ -149,7 +154,7 @@ class _Series(_Node):
 
 @dataclass(frozen=True)
 class _Fields(_Node):
-    """An output object. When it is rebuilt, its fields that hold no visual tokens are None."""
+    """An output object. When it is rebuilt, its fields without visual tokens are None."""
 
     kind: type
     fields: tuple[tuple[str, _Node], ...]
@@ -176,16 +181,16 @@ class _Fields(_Node):
 
 @dataclass(frozen=True)
 class Layout:
-    """The form of one model's image features."""
+    """The structure of one model's image features."""
 
     root: _Node
 
     @classmethod
     def learn(cls, one: Any, two: Any) -> Layout:
-        """Determine the form from the output for one image and the output for two images.
+        """Determine the structure from the output for one image and the output for two images.
 
         Raises:
-            LayoutError: the form is not supported.
+            LayoutError: the structure is not supported.
         """
         return cls(_learn(one, two))
 
@@ -193,12 +198,12 @@ class Layout:
         """Return the visual tokens of `images` images, each layer [B,Q,E].
 
         Raises:
-            LayoutError: the number of tokens differs from that of the images from which the form was determined.
+            LayoutError: the number of tokens differs from that of the images from which the structure was determined.
         """
         return VisualTokens(tuple(self.root.layers(output, images)))
 
     def put(self, visual: VisualTokens) -> Any:
-        """Return an output in the model's own form that contains these visual tokens."""
+        """Return an output in the model's own structure that contains these visual tokens."""
         return self.root.tree(iter(visual.layers))
 
     def like(self, output: Any) -> Layout:
@@ -239,7 +244,7 @@ def _learn(one: Any, two: Any) -> _Node:
 
 def _per_image(one: Sequence[Any], two: Sequence[Any]) -> _PerImage:
     if not all(isinstance(item, Tensor) and item.dim() >= 2 for item in one):
-        raise LayoutError("a list per image that holds something else than tensors")
+        raise LayoutError("a list per image that contains something other than tensors")
     shapes = tuple(_shape(item) for item in one)
     if tuple(_shape(item) for item in two) != shapes * 2 or len({shape[-1] for shape in shapes}) > 1:
         raise LayoutError(f"features of shapes {shapes} for one image and {[*map(_shape, two)]} for two")

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from eyechart.exits import InputError
 from eyechart.faults.batch_check import diagnose_batch
 from eyechart.faults.batch_evidence import gather
+from eyechart.faults.batch_labels import diagnose_labels
 from eyechart.faults.experiments import RESTLESS, repeated
 from eyechart.models.collated import Collated, RowInput, RowInputs
 from eyechart.models.doors import Door, as_tensor, inputs_of, parameters_of
+from eyechart.models.layout import LayoutError
 from eyechart.models.unchanged import kept_randomness, unchanged
 from eyechart.models.wrappers import unwrapped
 from eyechart.results import Finding, Remark, RemarkCode
@@ -80,7 +82,7 @@ class LiveModel:
         """Run one forward pass; tensors are moved to the model's device and dtype."""
         options = {"use_cache": False} if "use_cache" in self.parameters else {}
         with nullcontext() if self._seed is None else kept_randomness(self._seed):
-            return self.model(**{key: self._placed(value) for key, value in inputs.items()}, **options)
+            return self.model(**{k: self._placed(v) for k, v in inputs.items() if self._takes(k, v)}, **options)
 
     @torch.no_grad()
     def stochastic(self, inputs: Mapping[str, Any]) -> bool:
@@ -111,6 +113,11 @@ class LiveModel:
         kept_BT = wanted_BT != -100
         nll_N = F.cross_entropy(logits_BTK[kept_BT].float(), wanted_BT[kept_BT], reduction="none")
         return list(torch.split(nll_N.cpu(), kept_BT.sum(dim=1).tolist()))
+
+    def _takes(self, key: str, value: Any) -> bool:
+        """Return whether an entry of a batch is an input; collators also pass on texts and row ids."""
+        tensors = value if isinstance(value, list | tuple) else [value]
+        return key in self.parameters or all(isinstance(item, Tensor) for item in tensors)
 
     def _placed(self, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -152,13 +159,23 @@ class LiveScorer:
         return LiveScorer(self.live, self.door, self.sources, remarks)
 
     def batch_findings(self) -> list[Finding]:
-        """Return the faults that the first batch shows by itself, without a forward pass (`faults.batch_check`)."""
+        """Return the faults that the first batch shows by itself, without a forward pass (`faults.batch_check`).
+
+        Those of its labels are at most warnings here, because a score does not use them.
+        """
         if not self.sources:
             return []
         source = self.sources[0]
         labels = {} if source.labels_BT is None else {"labels": source.labels_BT}
         accepted = frozenset(self.live.parameters) if "input_ids" in self.live.parameters else None
-        return diagnose_batch(gather({**source.inputs, **labels}, source.processor, self.live.config, accepted))
+        evidence = gather({**source.inputs, **labels}, source.processor, self.live.config, accepted)
+        of_labels = {found.code for found in diagnose_labels(evidence)}
+        return [
+            found.model_copy(update={"severity": "warning"})
+            if found.code in of_labels and found.severity == "error"
+            else found
+            for found in diagnose_batch(evidence)
+        ]
 
     @cached_property
     def batches(self) -> list[Batch]:
@@ -188,8 +205,9 @@ class LiveScorer:
         found: dict[int, VisualTokens] = {}
         with self.live.running():
             for places in _by_source(batch.inputs.parts):
-                made = self.door.take_together([batch.inputs.parts[place] for place in places])
-                found |= dict(zip(places, made, strict=True))
+                parts = [batch.inputs.parts[place] for place in places]
+                with _readable(parts):
+                    found |= dict(zip(places, self.door.take_together(parts), strict=True))
         return VisualTokens.cat([found[place].map(lambda layer: layer.cpu()) for place in range(len(found))])
 
     @torch.no_grad()
@@ -209,23 +227,26 @@ class LiveScorer:
         config, processor = self.live.config, self.sources[0].processor if self.sources else None
         tokenizer = getattr(processor, "tokenizer", processor)
         text = getattr(config, "text_config", config)
-        vocabulary = Vocabulary(
-            decoder(tokenizer) if hasattr(tokenizer, "decode") else None,
-            None,
-            None,
-            getattr(text, "vocab_size", None),
-        )
+        decode = decoder(tokenizer) if hasattr(tokenizer, "decode") else None
+        vocabulary = Vocabulary(decode, self._end_id(tokenizer), None, getattr(text, "vocab_size", None))
         remarks = list(self._remarks)
         if self.text_rows:
             remarks.append(Remark(code="text-only-rows", about="rows", figures={"rows": self.text_rows}))
         name = str(getattr(config, "_name_or_path", "") or type(self.live.model).__name__)
         return Description(name, {"class": type(self.live.model).__name__}, {}, vocabulary, remarks, self.door.name)
 
+    def _end_id(self, tokenizer: Any) -> int | None:
+        """Return the token that ends an answer: the chat template's, or EOS."""
+        turns = self.sources[0].answers.turns if self.sources else None
+        found = getattr(turns, "end_id", None)
+        return found if found is not None else getattr(tokenizer, "eos_token_id", None)
+
     def _grid(self, source: Collated, place: int) -> Grid:
         return self.door.grid(source, place) if source.shows_image(place) else ()
 
     def _take(self, part: RowInput) -> VisualTokens:
-        return self.door.take(part).map(lambda layer: layer.detach().cpu())
+        with _readable([part]):
+            return self.door.take(part).map(lambda layer: layer.detach().cpu())
 
     def _scored(self, batch: Batch, parts: Sequence[RowInput], visual: VisualTokens | None) -> TokenNLL:
         found: dict[int, Tensor] = {}
@@ -260,3 +281,16 @@ def _by_source(parts: Sequence[RowInput]) -> list[list[int]]:
     for place, part in enumerate(parts):
         found.setdefault(part.source.number, []).append(place)
     return list(found.values())
+
+
+@contextmanager
+def _readable(parts: Sequence[RowInput]) -> Iterator[None]:
+    """Turn features of an unexpected form into an error that names the rows."""
+    try:
+        yield
+    except LayoutError as error:
+        rows = ", ".join(str(part.source.first_row + part.place) for part in parts)
+        raise InputError(
+            f"model: its image features of row {rows} are not understood: {error}",
+            "leave these rows out, and check that text and pixels of a row belong together",
+        ) from error

@@ -1,4 +1,4 @@
-"""Loading a model by name: weights, processor, prompts and scorer, combined to one scorer of the seam."""
+"""Loading a model by name: weights, processor, prompts and their adapter, combined into one scorer."""
 
 from __future__ import annotations
 
@@ -56,17 +56,17 @@ class NamedModel:
         return collate(items, self.prompts.begin_id)
 
     def encode(self, batch: Batch) -> VisualTokens:
-        """The scoring seam."""
+        """Implement `Scorer.encode`."""
         with foreign_code(f"{SETTING}: a forward pass of {self.name} fails", _NOT_OURS):
             return self.scorer.encode(batch)
 
     def nll(self, batch: Batch, visual: VisualTokens | None) -> TokenNLL:
-        """The scoring seam."""
+        """Implement `Scorer.nll`."""
         with foreign_code(f"{SETTING}: a forward pass of {self.name} fails", _NOT_OURS):
             return self.scorer.nll(batch, visual)
 
     def write(self, batch: Batch) -> list[str]:
-        """Implement `Writer.write`: greedily, with the model's own `generate`, each after the row's own prompt."""
+        """Implement `Writer.write`: by greedy decoding with the model's own `generate`, after each row's own prompt."""
         return write_captions(self.scorer, self.processor.tokenizer, batch)
 
     def self_test(self, batch: Batch) -> None:
@@ -79,7 +79,7 @@ class NamedModel:
             refuse_unfit(self.scorer, batch)
 
     def describe(self) -> Description:
-        """Describe this model and how it was scored, as required by the scoring seam."""
+        """Describe this model and how it is scored, in the form that the scoring interface requires."""
         ending, template = self.prompts.ending, self.prompts.has_template
         size = {"width": self.spec.width, "height": self.spec.height, "tokens": self.scorer.tokens}
         remarks = [
@@ -119,7 +119,7 @@ class NamedModel:
         (found,) = self.scorer.image_positions(item.pixels_CHW[None])
         if found == expected:
             return item
-        detail = f"{row.image}: {found} image positions, all others have {expected}"
+        detail = f"{row.image}: {found} image positions, but all others have {expected}"
         return Reject(row.row, OTHER_TOKENS, detail, RejectKind.VISUAL_TOKENS)
 
 
@@ -131,8 +131,8 @@ def load_model(name: str, settings: ScoreSettings) -> NamedModel:
         settings: device, precision, attention, longest sequence, size of the images.
 
     Raises:
-        ValueError: the folder or model does not exist, weights are missing, the model has a form that cannot be
-            scored, or the image size is out of range. The message is one line.
+        ValueError: the folder or model does not exist, weights are missing, the model has an architecture that cannot
+            be scored, or the image size is out of range. The message is one line.
     """
     require_side(settings.image_size, settings.max_pixels)
     place = settings.model
@@ -188,11 +188,11 @@ def _image_id(name: str, model: nn.Module) -> int:
         if found is not None:
             return int(found)
     raise ValueError(
-        f"{SETTING}: the config of {name} names no image token (image_token_id), so its place is not known"
+        f"{SETTING}: the config of {name} names no image token (image_token_id), so image positions are unknown"
     )
 
 
 def _any_image(spec: ImageSpec) -> Image.Image:
-    """Return a placeholder image for calls that only need some image; noise is never taken for padding."""
+    """Return a placeholder image of noise, which cannot be mistaken for padding, for calls that need any image."""
     noise_HWC = np.random.default_rng(0).integers(0, 256, (spec.height, spec.width, 3), dtype=np.uint8)
     return Image.fromarray(noise_HWC)

@@ -14,16 +14,16 @@ from eyechart.models.doors import Door, PixelDoor, feature_doors
 from eyechart.models.gate import FeatureGate
 from eyechart.models.layout import LayoutError
 from eyechart.models.live import LiveModel, LiveScorer
-from eyechart.models.selftests import ALL, TestName, UnfitError, failures
+from eyechart.models.selftests import SelfTest, UnfitError, failures
 from eyechart.processors.answers import Way
 from eyechart.results import Remark, RemarkCode
 from eyechart.seam import Batch
 
 _TESTED = 2
 """Number of samples for the self-tests: two are enough to detect mixed-up rows."""
-_OF_PIXELS: tuple[TestName, ...] = ("repeat", "kept", "causal")
+_OF_PIXELS: tuple[SelfTest, ...] = (SelfTest.REPEAT, SelfTest.KEPT, SelfTest.CAUSAL)
 """Self-tests that pixels have to pass; the others are about replaced features."""
-_OTHER_DOOR: tuple[TestName, ...] = ("own features", "sentinel", "leak")
+_OTHER_DOOR: tuple[SelfTest, ...] = (SelfTest.OWN_FEATURES, SelfTest.SENTINEL, SelfTest.LEAK)
 """Self-tests of features after whose failure pixels are tried: the picture may enter by another way."""
 
 
@@ -84,8 +84,11 @@ def _opened(live: LiveModel, sources: Sequence[Collated]) -> LiveScorer:
         except LayoutError as error:
             reasons.append(str(error))
             continue
+        except Exception as error:  # noqa: BLE001 - some models cannot handle a batch of one row
+            reasons.append(f"a row alone raised {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            continue
         scorer = LiveScorer(live, door, sources)
-        reason = _tested(scorer, ALL)
+        reason = _tested(scorer, tuple(SelfTest))
         if not reason:
             return scorer.with_remarks([*_about_door(door, reasons, "self-tests-passed"), *_remarks(sources)])
         reasons.append(reason)
@@ -94,7 +97,7 @@ def _opened(live: LiveModel, sources: Sequence[Collated]) -> LiveScorer:
     return scorer.with_remarks([*_about_door(scorer.door, reasons, "self-tests-of-pixels"), *_remarks(sources)])
 
 
-def _tested(scorer: LiveScorer, names: Sequence[TestName]) -> str:
+def _tested(scorer: LiveScorer, names: Sequence[SelfTest]) -> str:
     """Run self-tests on the first samples; return why another door is needed, or an empty text.
 
     Raises:
@@ -107,10 +110,10 @@ def _tested(scorer: LiveScorer, names: Sequence[TestName]) -> str:
     who = f"model: {type(live.model).__name__}"
     for failure in failures(scorer, batch, scorer.own, live.dtype, names):
         layers = len(scorer.encode(batch).layers)
-        in_part = failure.name == "sentinel" and not failure.crashed and len(failure.depths) < layers
-        if in_part or failure.name not in _OTHER_DOOR:
+        in_part = failure.test is SelfTest.SENTINEL and not failure.crashed and len(failure.depths) < layers
+        if in_part or failure.test not in _OTHER_DOOR:
             raise UnfitError(who, failure)
-        return f"the self-test `{failure.name}` failed: {failure.outcome}"
+        return f"the self-test `{failure.test.value}` failed: {failure.outcome}"
     return ""
 
 

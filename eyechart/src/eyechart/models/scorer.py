@@ -1,4 +1,4 @@
-"""Adapts any transformers image-text-to-text model to the scoring seam of the checks.
+"""Adapts any transformers image-text-to-text model to the scoring interface of the checks.
 
 The vision half runs once per image, in a forward pass that ends when `get_image_features` has been called. Scoring is a
 forward pass on ids that gets the visual tokens to be scored in one of the ways of `models.doors`: as an argument, or as
@@ -33,11 +33,11 @@ _PER_TOKEN = ("token_type_ids", "mm_token_type_ids")
 
 
 class TransformersScorer:
-    """The methods `encode` and `nll` of the scoring seam for a model of unknown architecture."""
+    """The methods `encode` and `nll` of the scoring interface for a model of unknown architecture."""
 
     @torch.no_grad()
     def __init__(self, name: str, model: nn.Module, prompts: PromptWriter, prompt: str, image: Image.Image) -> None:
-        """Determine the form of the model's visual tokens.
+        """Determine the structure of the model's visual tokens.
 
         Args:
             name: name of the model, for messages.
@@ -106,7 +106,7 @@ class TransformersScorer:
         """Implement `Scorer.encode`: encode the images of a batch to visual tokens, each image once.
 
         Raises:
-            ValueError: an image has another number of visual tokens.
+            ValueError: an image has a different number of visual tokens than the others.
         """
         assert batch.pixels_BCHW is not None, "a text-only batch has no images to encode"
         if self.door == "pixels":
@@ -118,8 +118,8 @@ class TransformersScorer:
         except LayoutError as error:
             rows = ", ".join(str(sample.row) for sample in batch.samples)
             raise ValueError(
-                f"MODEL: {self.name} made another number of visual tokens of an image among the rows {rows} "
-                f"({error}); take it out of the data file"
+                f"MODEL: {self.name} made a different number of visual tokens for an image among the rows {rows} "
+                f"({error}); remove its row from the data file"
             ) from error
 
     @torch.no_grad()
@@ -220,7 +220,7 @@ class TransformersScorer:
         text = self.prompt_inputs(self._ids_T.expand(count, -1))
         features = self._gate.catch(lambda: self.model(**text, **images))
         if features is None:
-            raise LayoutError("a forward pass never asks for them (get_image_features is not called)")
+            raise LayoutError("a forward pass does not compute them (get_image_features is not called)")
         return features
 
     def _text_inputs(self, ids_BT: Tensor, labels_BT: Tensor, lengths_B: Tensor) -> dict[str, Any]:
@@ -236,7 +236,7 @@ class TransformersScorer:
         return {"input_ids": ids_BT, "attention_mask": attention_BT, **types}
 
     def _learn_types(self, inputs: Mapping[str, Tensor]) -> dict[str, tuple[int, int, int]]:
-        """Return the processor's per-token inputs with their values at image positions, in the prompt, in the answer.
+        """Return, for each per-token input of the processor, its value at image positions, in prompts and in answers.
 
         Raises:
             ValueError: an input does not follow this pattern.

@@ -4,11 +4,12 @@
 2. own features: if the model's own features are put back, the loss is the same as without any replacement.
 3. sentinel: if the features are NaN, the loss of every label token is NaN, for the features of each depth alone.
    Otherwise the model ignores features that are passed to it, and gaps would not show what it uses.
-4. leak: if the features are zero, other pixels do not change any loss, not by one bit. Otherwise the picture has a
+4. leak: if the features are zero, other pixels do not change any loss, not even by one bit. Otherwise the picture has a
    second path (such as the deepstack features of Qwen3-VL, unless they are replaced too), and every gap is too small.
 5. kept: features of other images that are computed and used in between change no loss. Otherwise the model keeps
    features from an earlier call, and losses would depend on what was scored before.
-6. causal: other caption tokens change no loss before them. Otherwise the model sees the caption that it has to predict.
+6. causal: replacing caption tokens changes no loss before them. Otherwise the model sees the caption that it has to
+   predict.
 
 The experiments are those of `faults.experiments`.
 """
@@ -17,11 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from enum import StrEnum
 
 import torch
 from torch import Tensor
 
+from eyechart.exits import raised_here
 from eyechart.faults.changes import without_images
 from eyechart.faults.experiments import OwnLosses, kept_between_calls, past_tokens, put_back
 from eyechart.faults.experiments_on_losses import LossRoute
@@ -31,32 +33,52 @@ from eyechart.seam import Batch, ScorerOfBatches, VisualTokens
 _TOLERANCE = {torch.float32: 1e-3}
 _COARSE = 0.05
 """Allowed difference in nats for weights in 16 bits."""
-TestName = Literal["repeat", "own features", "sentinel", "leak", "kept", "causal"]
-ALL: tuple[TestName, ...] = ("repeat", "own features", "sentinel", "leak", "kept", "causal")
-OF_PIXELS: tuple[TestName, ...] = ("repeat", "own features", "kept", "causal")
-"""Self-tests that pixels have to pass: a pixel value that is NaN, or two pictures that are 0, tell nothing."""
-OTHER_DOOR: tuple[TestName, ...] = ("own features", "sentinel", "leak")
-"""Self-tests of replaced features, which may pass if they are replaced in another way."""
-_MEANINGS: dict[TestName, str] = {
-    "repeat": "Something random is active although the model is in eval mode, such as a dropout that is called as a "
-    "function; no loss can be obtained twice",
-    "own features": "Visual tokens put back in their place do not give the model's own loss, so scores of other ones "
-    "would not be its either; this architecture cannot be scored",
-    "sentinel": "The model does not read all visual tokens that it is given: it ignores its image or a part of its "
-    "features, or takes them from elsewhere; nothing could be said about what it sees",
-    "leak": "The picture reaches the language model past get_image_features, so that taking the visual tokens away "
-    "does not take the picture away; gaps would be too small",
-    "kept": "The model keeps image features from an earlier call, so that a loss depends on which images were used "
-    "before; scores would change with their order",
-    "causal": "The loss of a caption token depends on tokens after it: the model reads the caption it is to predict",
+
+
+class SelfTest(StrEnum):
+    """The self-tests, in the order in which they run."""
+
+    REPEAT = "repeat"
+    OWN_FEATURES = "own features"
+    SENTINEL = "sentinel"
+    LEAK = "leak"
+    KEPT = "kept"
+    CAUSAL = "causal"
+
+
+_MEANINGS: dict[SelfTest, str] = {
+    SelfTest.REPEAT: "Something random is active although the model is in eval mode, such as a dropout that is called "
+    "as a function; no loss can be obtained twice",
+    SelfTest.OWN_FEATURES: "If the model's own visual tokens are put back, the loss is not the model's own loss, so "
+    "scores with other visual tokens would be wrong too; this architecture cannot be scored",
+    SelfTest.SENTINEL: "The model does not use all visual tokens that it is given: it ignores its image or a part of "
+    "its features, or reads it by another path; gaps would not show whether the image is used",
+    SelfTest.LEAK: "The picture reaches the language model by a path other than the visual tokens, so that removing "
+    "the visual tokens does not remove the picture; gaps would be too small",
+    SelfTest.KEPT: "The model keeps image features of an earlier call, so that a loss depends on which images were "
+    "used before; scores would change with their order",
+    SelfTest.CAUSAL: "The loss of a caption token depends on later tokens: the model sees the caption that it has to "
+    "predict",
 }
+_FAULTS: dict[SelfTest, str] = {
+    SelfTest.REPEAT: "loss-not-reproduced",
+    SelfTest.OWN_FEATURES: "features-altered",
+    SelfTest.SENTINEL: "not-injected",
+    SelfTest.LEAK: "leak",
+    SelfTest.KEPT: "image-order",
+    SelfTest.CAUSAL: "leak",
+}
+OF_PIXELS = (SelfTest.REPEAT, SelfTest.OWN_FEATURES, SelfTest.KEPT, SelfTest.CAUSAL)
+"""Self-tests that pixels have to pass: a pixel value that is NaN, or two pictures that are 0, tell nothing."""
+OTHER_DOOR = (SelfTest.OWN_FEATURES, SelfTest.SENTINEL, SelfTest.LEAK)
+"""Self-tests of replaced features, which may pass if they are replaced in another way."""
 
 
 @dataclass(frozen=True)
 class Failure:
     """A self-test that a model fails."""
 
-    name: TestName
+    test: SelfTest
     outcome: str
     """What was measured, in words."""
     depths: tuple[int, ...] = ()
@@ -65,9 +87,14 @@ class Failure:
     """Whether the test ended in an error."""
 
     @property
+    def fault(self) -> str:
+        """Return the code of the fault that the failure shows (`faults.table`)."""
+        return _FAULTS[self.test]
+
+    @property
     def meaning(self) -> str:
         """Return what the failure means for a score."""
-        return _MEANINGS[self.name]
+        return _MEANINGS[self.test]
 
 
 @torch.no_grad()
@@ -89,11 +116,11 @@ def refuse_unfit(scorer: TransformersScorer, batch: Batch) -> None:
     failure: Failure | None = None
     for door in scorer.doors:
         scorer.door = door
-        names = OF_PIXELS if door == "pixels" else ALL
+        names = OF_PIXELS if door == "pixels" else tuple(SelfTest)
         failure = next(failures(scorer, batch, own, dtype, names), None)
         if failure is None:
             return
-        if failure.name not in OTHER_DOOR and not failure.crashed:
+        if failure.test not in OTHER_DOOR and not failure.crashed:
             break
     assert failure is not None, "a scorer has at least one door"
     raise UnfitError(f"MODEL: {scorer.name}", failure)
@@ -104,7 +131,7 @@ class UnfitError(ValueError):
 
     def __init__(self, who: str, failure: Failure) -> None:
         """Write the line of the error; `who` names the model."""
-        super().__init__(f"{who} fails the self-test `{failure.name}`: {failure.outcome}. {failure.meaning}")
+        super().__init__(f"{who} fails the self-test `{failure.test.value}`: {failure.outcome}. {failure.meaning}")
         self.failure = failure
 
 
@@ -114,7 +141,7 @@ def failures(
     batch: Batch,
     own: OwnLosses,
     dtype: torch.dtype,
-    names: Sequence[TestName] = ALL,
+    names: Sequence[SelfTest] = tuple(SelfTest),
 ) -> Iterator[Failure]:
     """Run self-tests one after the other, and yield those that fail.
 
@@ -137,48 +164,50 @@ def failures(
         text, visual = batch.text(), scorer.encode(batch)
         first_N, second_N = (scorer.nll(text, seen).nll_N for seen in (visual, scorer.encode(batch)))
         difference = float((first_N - second_N).abs().max())
-        return _failure("repeat", difference, allowed, "the losses of two equal calls differ by up to {:.4g} nats")
+        return _failure(
+            SelfTest.REPEAT, difference, allowed, "the losses of two equal calls differ by up to {:.4g} nats"
+        )
 
     def own_features() -> Failure | None:
         difference = max(put_back(scorer, given, own) for given in [batch, *_with_white(batch)])
-        return _failure("own features", difference, allowed, "the losses differ by up to {:.4g} nats")
+        return _failure(SelfTest.OWN_FEATURES, difference, allowed, "the losses differ by up to {:.4g} nats")
 
     def sentinel() -> Failure | None:
         found = route().labels_despite_nan()
         depths = tuple(depth for depth, (numbers, _) in enumerate(found) if numbers)
         numbers, labels = max(found)
         where = f" with NaN at depth {', '.join(map(str, depths))} alone" if len(found) > 1 else ""
-        outcome = f"{numbers} of {labels} label tokens still have a number for a loss{where}"
-        return Failure("sentinel", outcome, depths) if depths else None
+        outcome = f"the losses of {numbers} of {labels} label tokens are still numbers{where}"
+        return Failure(SelfTest.SENTINEL, outcome, depths) if depths else None
 
     def leak() -> Failure | None:
         difference = past_tokens(scorer, batch, own)
-        return _failure("leak", difference, 0.0, "negated pixels change a loss by {:.4g} nats")
+        return _failure(SelfTest.LEAK, difference, 0.0, "inverted pixels change a loss by {:.4g} nats")
 
     def kept() -> Failure | None:
         difference = kept_between_calls(scorer, batch, own)
-        return _failure("kept", difference, allowed, "other images in between change a loss by {:.4g} nats")
+        return _failure(SelfTest.KEPT, difference, allowed, "other images in between change a loss by {:.4g} nats")
 
     def causal() -> Failure | None:
         difference = route().text().look_ahead
-        said = "other caption tokens change a loss before them by {:.4g} nats"
-        return _failure("causal", difference, allowed, said)
+        said = "replaced caption tokens change a loss before them by {:.4g} nats"
+        return _failure(SelfTest.CAUSAL, difference, allowed, said)
 
-    tests: dict[TestName, Callable[[], Failure | None]] = {
-        "repeat": repeat,
-        "own features": own_features,
-        "sentinel": sentinel,
-        "leak": leak,
-        "kept": kept,
-        "causal": causal,
+    tests: dict[SelfTest, Callable[[], Failure | None]] = {
+        SelfTest.REPEAT: repeat,
+        SelfTest.OWN_FEATURES: own_features,
+        SelfTest.SENTINEL: sentinel,
+        SelfTest.LEAK: leak,
+        SelfTest.KEPT: kept,
+        SelfTest.CAUSAL: causal,
     }
     for name in names:
         try:
             failure = tests[name]()
-        except ValueError:
-            raise
-        except Exception as error:  # noqa: BLE001 - an unknown model may raise any error
-            outcome = f"it ended in {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        except Exception as error:  # an unknown model may raise any error
+            if raised_here(error):
+                raise
+            outcome = f"it raised {type(error).__name__}: {' '.join(str(error).split())[:200]}"
             failure = Failure(name, outcome, crashed=True)
         if failure is not None:
             yield failure
@@ -191,6 +220,6 @@ def _with_white(batch: Batch) -> list[Batch]:
     return [replace(batch, pixels_BCHW=torch.full_like(batch.pixels_BCHW, 255))]
 
 
-def _failure(name: TestName, difference: float, allowed: float, said: str) -> Failure | None:
+def _failure(name: SelfTest, difference: float, allowed: float, said: str) -> Failure | None:
     # A difference that is not a number is one: `not (nan <= allowed)`.
     return None if difference <= allowed else Failure(name, said.format(difference))

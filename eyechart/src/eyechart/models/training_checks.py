@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import torch
@@ -30,12 +31,29 @@ _SHIFTS = (1, 0, 2)
 """Distances from the logits to the label that they are compared with; 1 is correct."""
 _EQUAL = 0.01
 """Largest difference of two losses that are the same, as a share."""
+
+
+class PartName(StrEnum):
+    """The parts of a model."""
+
+    CONNECTOR = "connector"
+    TOWER = "vision tower"
+    LANGUAGE = "language model"
+
+
 _PARTS = {
-    "connector": ("projector", "connector", "merger", "resampler", "aligner", "modality_projection", "embed_vision"),
-    "vision tower": ("vision", "visual", "image_encoder", "image_tower", "vit."),
+    PartName.CONNECTOR: (
+        "projector",
+        "connector",
+        "merger",
+        "resampler",
+        "aligner",
+        "modality_projection",
+        "embed_vision",
+    ),
+    PartName.TOWER: ("vision", "visual", "image_encoder", "image_tower", "vit."),
 }
 """Parts of a model by what the names of their modules contain, in this order; everything else is the language model."""
-_LANGUAGE = "language model"
 
 
 def loss_findings(live: LiveModel, source: Collated) -> list[Finding]:
@@ -105,7 +123,7 @@ def _cross_entropy(logits_BTK: Tensor, labels_BT: Tensor, shift: int) -> float:
 class Part:
     """The trainable parameters of one part of a model, after one backward pass that wrote nowhere."""
 
-    name: str
+    name: PartName
     trainable: int
     """Number of tensors that require a gradient."""
     reached: int
@@ -147,7 +165,7 @@ def _loss(live: LiveModel, source: Collated) -> Tensor | None:
 def _parts(
     named: Mapping[str, nn.Parameter], gradients: Mapping[str, Tensor | None], held: set[int] | None
 ) -> Iterator[Part]:
-    by_part: dict[str, list[str]] = {}
+    by_part: dict[PartName, list[str]] = {}
     for name in named:
         by_part.setdefault(part_of(name), []).append(name)
     for part, names in by_part.items():
@@ -161,9 +179,9 @@ def _parts(
         )
 
 
-def part_of(name: str) -> str:
+def part_of(name: str) -> PartName:
     """Return the part of a model that a parameter belongs to, by its name."""
-    return next((part for part, hints in _PARTS.items() if any(hint in name for hint in hints)), _LANGUAGE)
+    return next((part for part, hints in _PARTS.items() if any(hint in name for hint in hints)), PartName.LANGUAGE)
 
 
 def _judged(part: Part, source: Collated) -> Iterator[Finding]:
@@ -175,10 +193,10 @@ def _judged(part: Part, source: Collated) -> Iterator[Finding]:
             parameters=list(part.broken[:8]),
         )
     pictured = any(source.shows_image(place) for place in range(source.geometry.rows))
-    if not part.reached and (pictured or part.name == _LANGUAGE):
+    if not part.reached and (pictured or part.name is PartName.LANGUAGE):
         yield _no_gradient(
             f"the {part.name} is trainable ({part.trainable} tensors), and none of it gets a gradient",
-            part.name,
+            part.name.value,
             trainable=part.trainable,
         )
     if part.unheld:
@@ -188,7 +206,7 @@ def _judged(part: Part, source: Collated) -> Iterator[Finding]:
             f"the {part.name} is trainable, and the optimizer holds {some} of its {part.trainable} tensors (missing: "
             f"{part.unheld[0]}), so the others never change",
             "make the optimizer after setting requires_grad, and give it every trainable parameter",
-            part=part.name,
+            part=part.name.value,
             unheld=list(part.unheld[:8]),
         )
 
@@ -240,13 +258,13 @@ def weight_findings(live: LiveModel) -> list[Finding]:
     if not origin.matched:
         return []  # a converted, quantised or trained model: nothing shows that its weights were meant to be these
     weights = dict(live.model.named_parameters())
-    by_part: dict[str, list[str]] = {}
+    by_part: dict[PartName, list[str]] = {}
     for weight in origin.unrelated:
         by_part.setdefault(part_of(weight), []).append(weight)
     found = []
     for part, names in by_part.items():
         trained = all(weights[weight].requires_grad for weight in names)
-        severity: Severity = "note" if trained and part == "connector" else "error"
+        severity: Severity = "note" if trained and part is PartName.CONNECTOR else "error"
         found.append(
             finding(
                 "tower-uninitialised",
@@ -256,7 +274,7 @@ def weight_findings(live: LiveModel) -> list[Finding]:
                 "nothing, if this part is new and trained from the start; otherwise load it with a version of "
                 "transformers that knows these names, and check the missing keys that loading reports",
                 severity,
-                part=part,
+                part=part.value,
                 weights=names[:8],
                 matched=origin.matched,
             )

@@ -20,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from eyechart.exits import InputError, NamedInputError
 from eyechart.hub import explain_absence, hub_bounded, unreadable
+from eyechart.processors.loading import refuse_own_code
 
 
 def load_complete(
@@ -30,7 +31,7 @@ def load_complete(
     attention: str,
     options: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
-    """Call `kind.from_pretrained(name)`, and refuse newly initialised weights.
+    """Call `kind.from_pretrained(name)`, and raise an error if any weights are newly initialised.
 
     Args:
         kind: a transformers model class.
@@ -41,7 +42,8 @@ def load_complete(
         options: further arguments of `from_pretrained`.
 
     Raises:
-        ValueError: the model does not exist, is not in the cache and there is no network, or weights are missing.
+        ValueError: the model does not exist, or is neither in the cache nor available from the hub, or weights are
+            missing.
     """
     if not sys.stderr.isatty():
         disable_progress_bar()
@@ -58,13 +60,13 @@ def load_complete(
     except (OSError, ImportError) as error:
         raise ValueError(explain_absence(name, setting, error)) from error
     except (SafetensorError, RuntimeError, ValueError) as error:
-        if attention != "eager" and "attention implementation" in str(error):
+        if attention == "sdpa" and isinstance(error, ValueError) and _lacks_sdpa(kind, name):
             flag = "--attention" if setting == "MODEL" else "model.attention"
             raise InputError(
                 f"{flag}: {name} has no {attention} attention in transformers {transformers.__version__}",
                 f"set {flag} to eager",
             ) from error
-        _refuse_remote_code(name, setting, error)
+        refuse_own_code(name, setting, error)
         raise ValueError(unreadable(name, setting, kind.__name__, error)) from error
     missing = sorted(info["missing_keys"])
     if missing:
@@ -89,22 +91,22 @@ def is_quantised(name: str, trust_remote_code: bool = False) -> bool:
     except OSError as error:
         raise ValueError(explain_absence(name, "MODEL", error)) from error
     except (ValueError, KeyError) as error:
-        _refuse_remote_code(name, "MODEL", error)
+        if not trust_remote_code:
+            refuse_own_code(name, "MODEL", error)
         raise ValueError(unreadable(name, "MODEL", "configuration", error)) from error
     return getattr(config, "quantization_config", None) is not None
 
 
-def _refuse_remote_code(name: str, setting: str, error: Exception) -> None:
-    """Raise InputError if transformers refused to run code of the checkpoint; it has no exception class for this."""
-    if "trust_remote_code" in str(error):
-        raise InputError(
-            f"{setting}: {name} brings Python code of its own",
-            "read that code, and add --trust-remote-code if it may run",
-        ) from error
+def _lacks_sdpa(kind: Any, name: str) -> bool:
+    """Return whether the class that loads a checkpoint has no `sdpa` attention."""
+    config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+    mapping = getattr(kind, "_model_mapping", None)
+    model_class = kind if mapping is None else mapping.get(type(config), kind)
+    return not getattr(model_class, "_supports_sdpa", True)
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Return a hash of frozen weights, computed from every parameter's name, shape and up to 64 of its values.
+    """Return a hash of frozen weights, computed from the name, the shape and up to 64 values of every parameter.
 
     Values are converted to bfloat16, so that the same weights have the same hash in any folder and precision.
     """

@@ -1,4 +1,4 @@
-"""Captions written by a model: greedily, with its own `generate`, after the row's own prompt."""
+"""Captions written by a model with its own `generate`, by greedy decoding after the prompt of each row."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def write_captions(
 ) -> list[str]:
     """Return one written caption for each sample of a batch with pixels, in its order.
 
-    Samples with prompts of equal length are generated together, so that nothing is padded: padding affects the
-    positions differently in different models.
+    Captions after prompts of equal length are generated together, so that no padding is needed: its effect on position
+    ids differs between models.
     """
     groups: dict[int, list[int]] = defaultdict(list)
     for index, sample in enumerate(batch.samples):

@@ -24,12 +24,14 @@ from typing import Any
 import numpy as np
 
 from eyechart.exits import InputError
-from eyechart.processors.arrays import AnyArray, matrix_of, to_numpy
+from eyechart.processors.arrays import AnyArray, matrix_of, shape_of
 from eyechart.processors.image_ids import ImageId, find_image_id
 from eyechart.processors.pixel_entries import Entry, PixelLayout, Pixels, read_pixels
 
 Runs = tuple[tuple[tuple[int, int], ...], ...]
 """For each row, its runs of image positions as (first, after the last)."""
+BOUNDARIES = ("cu_seq_lens_q", "cu_seqlens", "seq_idx")
+"""Names of arrays that separate the samples of a packed row."""
 _COUNT_KEYS = ("images_per_sample", "batch_num_images")
 
 
@@ -39,6 +41,7 @@ class Unassigned(Enum):
     NO_IMAGE_ID = "the id of an image position is not known"
     COUNTS_DIFFER = "image positions and visual tokens differ in number"
     UNKNOWN_LAYOUT = "the pixels are stored in a form that is not known"
+    PATCHES_DIFFER = "the grids count another number of patches than the pixel tensor has"
     UNKNOWN_TOKENS = "the number of visual tokens per image is not known"
 
 
@@ -127,7 +130,7 @@ def read_geometry(batch: Mapping[str, Any], processor: Any = None, config: Any =
     image_id = find_image_id(ids_BT, attended_BT, batch, processor, config)
     runs = tuple(_runs_of(row_T) for row_T in image_positions(ids_BT, image_id))
     pixels = read_pixels(batch, len(ids_BT), processor, config)
-    rows = _assign(pixels, image_id, runs, batch)
+    rows = _assign(pixels, image_id, runs, batch, processor)
     unassigned = rows if isinstance(rows, Unassigned) else None
     if isinstance(rows, list):
         entries = [dataclasses.replace(entry, row=row) for entry, row in zip(pixels.entries, rows, strict=True)]
@@ -178,24 +181,41 @@ def _runs_of(row_T: AnyArray) -> tuple[tuple[int, int], ...]:
 
 
 def _packing_of(batch: Mapping[str, Any], attended_BT: AnyArray) -> Packing:
-    if any(batch.get(key) is not None for key in ("cu_seqlens", "cu_seq_lens_q", "seq_idx")):
+    if any(batch.get(key) is not None for key in BOUNDARIES):
         return Packing.BOUNDARIES
     positions = matrix_of(batch, "position_ids")
     if positions is None or positions.shape[-2:] != attended_BT.shape:
         return Packing.NONE
-    # Text positions only grow; the first axis of M-RoPE (time) does so too. A start at 0 after the first is a new one.
+    return Packing.POSITIONS if restarts(positions, attended_BT) else Packing.NONE
+
+
+def restarts(positions: AnyArray, attended_BT: AnyArray) -> list[int]:
+    """Return the places, counted over all rows, at which position ids start again at 0 after other positions.
+
+    Text positions only grow, and so does the first axis of M-RoPE (time), so a further 0 begins another sample.
+
+    Args:
+        positions: [B, T], or [axes, B, T] for M-RoPE.
+        attended_BT: positions that are not padding, bool [B, T].
+    """
     first_BT = positions.reshape(-1, *attended_BT.shape)[0]
     starts_BT = (first_BT == 0) & attended_BT
-    again_BT = starts_BT[:, 1:] & ~starts_BT[:, :-1] & attended_BT[:, :-1]
-    return Packing.POSITIONS if again_BT.any() else Packing.NONE
+    starts_BT[:, 1:] &= ~starts_BT[:, :-1].copy() & attended_BT[:, :-1]
+    starts_BT[:, 0] = False
+    return [int(place) for place in np.flatnonzero(starts_BT)]
 
 
-def _assign(pixels: Pixels, image_id: ImageId, runs: Runs, batch: Mapping[str, Any]) -> list[int] | Unassigned | None:
+def _assign(
+    pixels: Pixels, image_id: ImageId, runs: Runs, batch: Mapping[str, Any], processor: Any
+) -> list[int] | Unassigned | None:
     """Return the row of each entry, in their order, or why it is not known; None if nothing has to be assigned."""
     if pixels.layout is PixelLayout.UNKNOWN:
         return Unassigned.UNKNOWN_LAYOUT
     if pixels.layout is PixelLayout.ROWS or not pixels.entries:
         return None
+    held = (shape_of(batch[str(pixels.key)]) or (0,))[0]
+    if pixels.layout is PixelLayout.PATCHES and held != pixels.entries[-1].stop:
+        return Unassigned.PATCHES_DIFFER
     count, tokens = len(pixels.entries), [entry.tokens for entry in pixels.entries]
     if (counts := _counts_of(batch, len(runs))) is not None and sum(counts) == count:
         return [row for row, images in enumerate(counts) for _ in range(images)]
@@ -211,14 +231,31 @@ def _assign(pixels: Pixels, image_id: ImageId, runs: Runs, batch: Mapping[str, A
         return by_run
     total = sum(stop - start for row in runs for start, stop in row)
     even = _by_tokens([total // count] * count, runs) if total % count == 0 else None
-    return even or Unassigned.UNKNOWN_TOKENS
+    stated = _stated_tokens(batch, count, processor)
+    return even or (_by_tokens(stated, runs) if stated else None) or Unassigned.UNKNOWN_TOKENS
+
+
+def _stated_tokens(batch: Mapping[str, Any], count: int, processor: Any) -> list[int] | None:
+    """Return what the processor states as visual tokens of images of these sizes (LLaVA-NeXT); None if it cannot.
+
+    The method is private to transformers and counts delimiters in some processors, so its numbers are only used to
+    assign images to rows, and only if they fit every row.
+    """
+    sizes, method = matrix_of(batch, "image_sizes"), getattr(processor, "_get_num_multimodal_tokens", None)
+    if method is None or sizes is None or sizes.shape != (count, 2):
+        return None
+    try:
+        return [int(number) for number in method(image_sizes=sizes.astype(int).tolist())["num_image_tokens"]]
+    except Exception:  # noqa: BLE001 - a private method of another library, whose arguments may change
+        return None
 
 
 def _counts_of(batch: Mapping[str, Any], rows: int) -> list[int] | None:
     """Return the number of images per row, if the batch has it."""
     for key in _COUNT_KEYS:
-        if batch.get(key) is not None and len(found := to_numpy(batch[key]).reshape(-1)) == rows:
-            return [int(count) for count in found]
+        counts = matrix_of(batch, key)
+        if counts is not None and counts.size == rows:
+            return [int(count) for count in counts.reshape(-1)]
     return None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from eyechart.processors.arrays import AnyArray, to_numpy
+from eyechart.processors.arrays import AnyArray, matrix_of
 
 _OF_CONFIG = ("image_token_id", "image_token_index", "image_patch_id")
 _SHORTEST_RUN = 4
@@ -91,8 +91,8 @@ def _of_processor(processor: Any) -> Iterator[ImageId]:
 def _of_types(ids_BT: AnyArray, batch: Mapping[str, Any]) -> ImageId | None:
     """Return the id that most positions of type 1 have; PaliGemma's `token_type_ids`, which mark answers, have many."""
     for key in ("mm_token_type_ids", "token_type_ids"):
-        types = batch.get(key)
-        if types is None or (types_BT := to_numpy(types)).shape != ids_BT.shape or not (types_BT == 1).any():
+        types_BT = matrix_of(batch, key)
+        if types_BT is None or types_BT.shape != ids_BT.shape or not (types_BT == 1).any():
             continue
         ids, counts = np.unique(ids_BT[types_BT == 1], return_counts=True)
         if counts.max() * 2 > counts.sum():
@@ -104,7 +104,9 @@ def _of_runs(ids_BT: AnyArray, attended_BT: AnyArray) -> ImageId | None:
     longest: dict[int, int] = {}
     for ids_T, attended_T in zip(ids_BT, attended_BT, strict=True):
         kept = ids_T[attended_T]
-        starts = np.flatnonzero(np.r_[True, kept[1:] != kept[:-1]]) if len(kept) else np.array([], dtype=int)
+        if not len(kept):
+            continue
+        starts = np.flatnonzero(np.r_[True, kept[1:] != kept[:-1]])
         for start, stop in zip(starts, np.r_[starts[1:], len(kept)], strict=True):
             longest[int(kept[start])] = max(longest.get(int(kept[start]), 0), int(stop - start))
     if not longest or max(longest.values()) < _SHORTEST_RUN:

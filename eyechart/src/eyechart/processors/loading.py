@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SETTING = "MODEL"
 """Name of the scored model's argument on the command line."""
 ONE_VIEW = {"do_image_splitting": False, "crop_to_patches": False, "do_pan_and_scan": False}
-"""Settings that disable cutting an image into tiles: every image has one view and the same number of visual tokens."""
+"""Settings that disable tiling, so that every image has one view and the same number of visual tokens."""
 _DEFAULT_SIDE = 448
 """Side in pixels if the processor accepts images of any size."""
 _BICUBIC = 3
@@ -59,11 +59,8 @@ def load_processor(name: str, trust_remote_code: bool = False) -> ProcessorMixin
             "install it",
         ) from error
     except Exception as error:  # the tokenizers library raises bare Exceptions on a damaged tokenizer.json
-        if "trust_remote_code" in str(error):
-            raise InputError(
-                f"{SETTING}: {name} brings Python code of its own for its processor",
-                "read that code, and add --trust-remote-code if it may run",
-            ) from error
+        if not trust_remote_code:
+            refuse_own_code(name, SETTING, error)
         raise ValueError(unreadable(name, SETTING, "processor", error)) from error
     parts = [part for part in ("image_processor", "tokenizer") if getattr(processor, part, None) is None]
     if parts:
@@ -76,6 +73,31 @@ def load_processor(name: str, trust_remote_code: bool = False) -> ProcessorMixin
     return processor
 
 
+def refuse_own_code(name: str, setting: str, cause: Exception) -> None:
+    """Raise an error if a checkpoint that could not be loaded brings Python code (`auto_map` in one of its files).
+
+    Raises:
+        InputError: it does.
+    """
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    readers = (
+        transformers.PreTrainedConfig.get_config_dict,
+        transformers.ProcessorMixin.get_processor_dict,
+        ImageProcessingMixin.get_image_processor_dict,
+    )
+    for reader in readers:
+        try:
+            found, _ = reader(name)
+        except (OSError, TypeError, ValueError):  # there is no such file, or it is unreadable
+            continue
+        if found.get("auto_map"):
+            raise InputError(
+                f"{setting}: {name} brings Python code of its own",
+                "read that code, and add --trust-remote-code if it may run",
+            ) from cause
+
+
 def one_view(image_processor: ImageProcessingMixin) -> dict[str, bool]:
     """Return the settings that disable tiling in this image processor, as arguments of its call."""
     known = getattr(image_processor, "valid_kwargs", None)
@@ -84,7 +106,7 @@ def one_view(image_processor: ImageProcessingMixin) -> dict[str, bool]:
 
 
 def require_side(side: int | None, max_pixels: int) -> None:
-    """Refuse a size to which images cannot be resized.
+    """Reject a size to which images cannot be resized.
 
     Raises:
         ValueError: the side is out of range, or the image would have more than `max_pixels` pixels.
@@ -92,8 +114,8 @@ def require_side(side: int | None, max_pixels: int) -> None:
     most = min(MOST_SIDE, math.isqrt(max_pixels))
     if side is not None and not LEAST_SIDE <= side <= most:
         raise ValueError(
-            f"--image_size: expected {LEAST_SIDE} to {most} pixels, got {side}; leave it out for the size that the "
-            "model's own processor resizes to"
+            f"--image_size: expected {LEAST_SIDE} to {most} pixels, got {side}; leave it out to use the size to "
+            "which the model's own processor resizes"
         )
 
 
@@ -138,7 +160,7 @@ def _own_size(image_processor: ImageProcessingMixin) -> tuple[int, int]:
 
 
 def _patched_side(image_processor: ImageProcessingMixin, size: Mapping[str, Any]) -> int:
-    """Return the side for Qwen's processors, which accept whole merged patches and limit the area in pixels."""
+    """Return the side for Qwen's processors, which need a whole number of merged patches and limit the area."""
     unit = int(image_processor.patch_size) * int(image_processor.merge_size)
     least, most = size.get("shortest_edge") or 0, size.get("longest_edge") or math.inf
     side = max(1, round(_DEFAULT_SIDE / unit)) * unit

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from eyechart.exits import InputError
 from eyechart.processors.arrays import AnyArray, matrix_of, shape_of, to_numpy
 
 PIXEL_KEYS = ("pixel_values", "pixel_values_images", "flattened_patches", "image_pixel_values", "images")
@@ -141,8 +142,15 @@ def _used_of(batch: Mapping[str, Any], key: str) -> AnyArray:
     """Return which places of each row hold an image, bool [B, most]."""
     for name in ("pixel_attention_mask", "aspect_ratio_ids", key):
         mask = matrix_of(batch, name)
-        if mask is not None:
-            return np.asarray(mask.reshape(*mask.shape[:2], -1).any(axis=2))
+        if mask is None:
+            continue
+        shape = shape_of(batch[key]) or ()
+        if mask.shape[:2] != shape[:2] or not mask.size:
+            raise InputError(
+                f"batch[{name!r}]: expected the first two sizes of {key}, {list(shape[:2])}, got {list(mask.shape)}",
+                "pass the arrays of one call of the processor",
+            )
+        return np.asarray(mask.reshape(*mask.shape[:2], -1).any(axis=2))
     raise AssertionError("the layout ROWS has pixels")
 
 

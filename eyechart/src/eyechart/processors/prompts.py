@@ -1,12 +1,12 @@
-"""Conversion of rows to token ids by a model's own chat template: prompt with image positions, caption, end of turn.
+"""Conversion of rows to token ids with a model's own chat template: prompt with image positions, caption, end of turn.
 
     template up to the answer, image positions expanded | caption | the token that ends a turn
     `-------------------- no label --------------------'  `----------- labelled ----------'
 
-The caption is tokenised separately, in the same way as after a line break, and strings of special tokens in it are
-treated as ordinary text. Spaces at the end of a templated prompt belong to the caption's first token, as in training,
-where prompt and answer are tokenised together. If a processor has no chat template, the prompt is the image, the row's
-text and a line break.
+The caption is tokenised separately, but as if it followed a line break. Strings of special tokens in it are treated as
+ordinary text. Spaces at the end of a templated prompt belong to the caption's first token, as in training, where prompt
+and answer are tokenised together. If a processor has no chat template, the prompt is the image, the row's text and a
+line break.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from transformers import BatchFeature, ProcessorMixin
 
 _PROBE = "zebra"
-"""A stand-in for a caption, used to find out what the template puts around an answer."""
+"""A placeholder caption, used to find out what the template writes around an answer."""
 _ANCHOR = "\n"
-"""Text put before a caption when it is tokenised, because some tokenizers add a space at the beginning of a text."""
+"""Text before a caption when it is tokenised, because some tokenizers add a space at the beginning of a text."""
 IMAGE_IN_CAPTION = "image token in caption"
 SPECIAL_IN_HUMAN = "special token in the human turn"
 
@@ -68,7 +68,7 @@ class PromptWriter:
             name: name of the model, for messages.
             processor: the model's processor.
             options: arguments for the image processor (`one_view`).
-            image: any image at the common size; it decides how many image positions a prompt has.
+            image: any image at the common size; it determines how many image positions a prompt has.
             image_id: token id of an image position.
             max_seq_len: maximum number of tokens per sequence.
             template_kwargs: variables of the chat template, such as `enable_thinking`.
@@ -98,7 +98,7 @@ class PromptWriter:
         self._known: dict[str, Prompt] = {}
 
     def prompt(self, human: str) -> Prompt:
-        """Return the ids of a human turn with one `<image>`, and the place of its image block.
+        """Return the ids of a human turn with one `<image>`, and the position of its image block.
 
         The block is everything that the template writes for the image: image positions and the tokens around them.
 
@@ -120,7 +120,7 @@ class PromptWriter:
         return self._known[human]
 
     def encode(self, records: Sequence[Row], request: str | None) -> list[Encoded | Reject]:
-        """Encode records, in their order, each after its own human turn or after `request`."""
+        """Return the token ids of records, in their order, each with its own human turn or with `request` instead."""
         answers = self._answers([record.caption for record in records])
         return [
             self._encode(record, request or record.human, answer_N)
@@ -162,11 +162,11 @@ class PromptWriter:
             detail = f"{found[0]} found in {human[:80]!r}: remove it"
             return Reject(record.row, SPECIAL_IN_HUMAN, detail, RejectKind.SPECIAL_TOKEN)
         if (answer_N == self.image_id).any():
-            detail = f"the caption {record.caption[:80]!r} holds an image position"
+            detail = f"the caption {record.caption[:80]!r} contains an image position"
             return Reject(record.row, IMAGE_IN_CAPTION, detail, RejectKind.IMAGE_IN_CAPTION)
         prompt = self.prompt(human)
         if len(prompt.ids_T) >= self._max_seq_len:
-            detail = f"the prompt takes {len(prompt.ids_T)} tokens, max_seq_len is {self._max_seq_len}"
+            detail = f"the prompt has {len(prompt.ids_T)} tokens, but max_seq_len is {self._max_seq_len}"
             return Reject(record.row, IMAGE_CUT, detail, RejectKind.IMAGE_CUT)
         return Encoded(prompt, answer_N, self._max_seq_len)
 
@@ -236,10 +236,10 @@ class PromptWriter:
         lead, found, rest = whole.removeprefix(prompt).partition(_PROBE)
         if not whole.startswith(prompt) or not found or lead.strip():
             raise ValueError(
-                f"MODEL: {self._name}: template-unstable: the chat template of a prompt is not how prompt and answer "
-                f"begin (it ends in {prompt[-40:]!r}, and the whole goes on {whole[len(prompt) - 40 :][:80]!r} there), "
-                "so it is unclear which tokens are the caption; give the model a template without that part, or "
-                "variables that leave it out (--chat-template-kwargs '{\"enable_thinking\": false}')"
+                f"MODEL: {self._name}: template-unstable: the chat template writes a prompt differently if an answer "
+                f"follows (alone, the prompt ends in {prompt[-40:]!r}; with an answer, the text there is "
+                f"{whole[len(prompt) - 40 :][:80]!r}), so it is unclear which tokens are the caption; give the model a "
+                "template that writes the same prompt in both cases, or variables that do (--chat-template-kwargs)"
             )
         return spaces + lead, rest
 
@@ -256,6 +256,6 @@ class PromptWriter:
         return {"role": "user", "content": kept}
 
     def _adds_special(self, text: str) -> bool:
-        """Return whether the tokenizer must add its beginning-of-text token, or the template has written it already."""
+        """Return whether the tokenizer must add its beginning-of-text token because the template does not write it."""
         bos = getattr(self._tokenizer, "bos_token", None)
         return not (self.has_template and bos and text.startswith(bos))

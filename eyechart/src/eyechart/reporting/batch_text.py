@@ -24,7 +24,6 @@ CHECKS = {
     Check.ANSWERS: "whether answers are complete",
     Check.LABELS: "labels",
     Check.PADDING: "padding",
-    Check.TOKEN_TYPES: "token types",
     Check.POSITIONS: "position ids",
     Check.IDS: "ids against the model's vocabulary",
     Check.PIXELS: "whether the model accepts the pixels",
@@ -36,12 +35,11 @@ REASONS = {
     Why.NO_PROCESSOR: "pass the processor: check_batch(batch, processor)",
     Why.NO_MODEL: "pass the model: check_batch(batch, processor, model)",
     Why.NO_IMAGES: "the batch has no images",
-    Why.NO_LABELS: "the batch has no labels",
     Why.NO_TEMPLATE: "the processor has no chat template that marks answers",
     Why.NOT_IN_BATCH: "not part of the batch",
     Why.NOT_ASSIGNED: "it is not known which images belong to which row",
     Why.UNKNOWN_FORM: "this processor stores it in a form that is not known",
-    Why.COARSE: "the values are not those of known settings (16-bit or augmented), so only their range was compared",
+    Why.COARSE: "the values are not those of known settings (augmented or coarse), so only their range was compared",
 }
 """Why it was not checked, in words."""
 _IDS = {

@@ -16,7 +16,7 @@ from eyechart.verdict.overall import first_error
 
 
 def said(results: Results, topic: Topic) -> str:
-    """Return all sentences about one topic; empty if there is no conclusion."""
+    """Return all sentences about one topic as a list, which is empty if there is no conclusion."""
     chosen = [conclusion for conclusion in results.conclusions if conclusion.topic == topic]
     if topic == "order":
         return _order(chosen)

@@ -39,7 +39,7 @@ def _still_falling(results: Results) -> str:
         return ""
     return (
         f" The loss of the blind prompt was still falling when its budget of {split.blind_captions:,} captions ended: "
-        "with a larger ablation.blind_captions the information may be smaller and the other parts larger."
+        "with a larger ablation.blind_captions, `information` may be smaller and the other parts larger."
     )
 
 

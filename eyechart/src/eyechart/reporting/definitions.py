@@ -82,9 +82,10 @@ DEFINITIONS: dict[str, Definition] = {
     "matching": Definition(
         "Matching",
         "Each caption is scored with its own image and with K-1 others. R@1 is the share of captions that are "
-        "likeliest with their own image (chance: 1/K); hard R@1 uses the most similar images as the others; MRR is the "
-        "mean reciprocal rank of the caption's own image. How likely a caption is without any picture cancels out, so "
-        "style cannot raise these figures. Intervals are bootstrapped over captions.",
+        "likeliest with their own image (chance: 1/K); hard R@1 compares the caption's own image with the "
+        "most similar images; MRR is the mean reciprocal rank of the caption's own image. How likely a caption is "
+        "without any picture cancels out, so style cannot raise these figures. Intervals are bootstrapped over "
+        "captions.",
     ),
     "gain": Definition(
         "Image-specific gain and InfoNCE",

@@ -35,7 +35,7 @@ _SENTENCES: dict[RemarkCode, str] = {
     "that could precede the caption instead.",
     "self-tests-passed": "These self-tests passed before scoring: the model's own features, put back, give its own "
     "loss; features set to NaN, at each depth alone, change every loss; with zeroed features, pixels do not affect any "
-    "loss; features of other images in between do not change any loss; no label depends on the tokens after it.",
+    "loss; features of other images in between change no loss; no label depends on the tokens after it.",
     "own-chat-template": "Each row's text is formatted with the model's own chat template.",
     "no-chat-template": "The processor has no chat template: the prompt is the image, the row's text and a line break.",
     "labels-to-template-end": "The tokens of the caption and {end}, which the chat template writes after an answer, "

@@ -2,10 +2,10 @@
 
     loss(c) = sum_i sum_t nll[i,t,c] / sum_i T_i         nats per label token; gaps are paired, see `statistics`
 
-Each image is read once. It is encoded once, and once more for every condition that changes its pixels. Samples are
-sorted into canonical order (by row) before donors and noise are drawn, so that results do not depend on the batch size
-or on the order of the batches. Visual tokens and losses are stored in mapped temporary files, so that only the samples'
-text takes memory that grows with their number.
+Each image is read once. It is encoded once, and again for every condition that changes its pixels. Samples are sorted
+into canonical order (by row) before donors and noise are drawn, so that results do not depend on the batch size or on
+the order of the batches. Visual tokens and losses are stored in mapped temporary files, so that only the memory for the
+samples' text grows with the number of samples.
 
 Dimension suffixes: S samples, R derangements (1 for conditions without donors), T label tokens of one sample.
 """
@@ -43,7 +43,7 @@ def ablate(
     """Run check 1.
 
     Args:
-        scorer: the model, adapted to the seam.
+        scorer: the model, adapted to the scoring interface.
         batches: the held-out samples with their images; rows must be distinct. Each batch is requested only once (in a
             job of several processes, by one of them), so that a sequence may read its images on request.
         plan: what to measure.
@@ -116,7 +116,7 @@ def _image_alone(samples: Sequence[Sample]) -> bool:
 
 
 def _remarks(name: str, encoded: Encoded, images_S: IntArray) -> Iterator[Remark]:
-    """Yield remarks about how a condition was made here; usually there are none."""
+    """Yield remarks on how a condition was made here; usually there are none."""
     if name in PIXEL_CHANGES and len(encoded.sizes) == 1:
         (size,) = encoded.sizes
         if size and (left := remainder(name, *size)):

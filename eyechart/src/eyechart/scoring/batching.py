@@ -1,6 +1,6 @@
 """Combine samples into a Batch with the counts of check 2 (% truncated, % without label tokens, average label tokens).
 
-Padding is on the right, so that a sample's ids and positions are the same in every batch. Only `lengths_B` tells which
+Padding is on the right, so that a sample's ids and positions are the same in every batch. Only `lengths_B` shows which
 positions are padding, because the pad id may be EOS.
 """
 
@@ -37,7 +37,9 @@ def collate(items: Sequence[Sample | Reject], pad_id: int = 0) -> Batch:
     for b, sample in enumerate(samples):
         start, end = sample.block
         length = len(sample.ids_T)
-        assert end <= length == len(sample.labels_T), f"row {sample.row}: the image block is cut or labels do not fit"
+        assert end <= length == len(sample.labels_T), (
+            f"row {sample.row}: the image block is cut, or ids and labels differ in length"
+        )
         ids_BT[b, :length] = torch.from_numpy(sample.ids_T)
         labels_BT[b, :length] = torch.from_numpy(sample.labels_T)
         block_BT[b, start:end] = True

@@ -1,8 +1,8 @@
-"""The conditions: functions that return the visual tokens that the language model gets in the image positions.
+"""The conditions: functions that return the visual tokens that the language model receives at the image positions.
 
 Each condition is a name, a role and a function in `CONDITIONS`; `reporting.conditions` has its sentence. The function
 uses the whole scored set (`Scene`) in canonical order (by row), so that its result does not depend on how the samples
-were batched. A new condition needs an entry in both places. Conditions that change the picture before the tower are
+were batched. A new condition needs an entry in both tables. Conditions that change the picture before the tower are
 computed in `pixels`; the functions here only return their visual tokens.
 
 Dimension suffixes: S samples, B requested positions, R derangements, Q visual tokens per image, E embedding width.
@@ -40,10 +40,11 @@ OF_TOKENS = ("mean-token", "noise-per-dim", "slot-mix", "matching")
 """Conditions about visual tokens of the language model, which pixel values are not."""
 CONTENT_FREE = ("no-image", "mean-token", "blind")
 """Conditions without the content of any picture, used to interpret the order of the losses. zero and noise are not
-included: with real weights, any tokens can be better than a prompt without any, and noise may not raise the loss."""
+included: with real weights, any visual tokens can be better than a prompt without visual tokens, and noise may not
+raise the loss."""
 RIVALS = ("zero", "no-image", "mean-token")
-"""Conditions with which a trained blind prompt is compared. If it is worse than the best of them, it is under-trained
-and the gaps are not split; without them this could not be detected."""
+"""Conditions with which a trained blind prompt is compared. If the prompt is worse than the best of them, it is
+under-trained and the gaps are not split into parts."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Scene:
     rows: tuple[int, ...]
     """Row index of each sample, which is part of the seed of its noise."""
     images_S: IntArray
-    """Number of each sample's image, 0..G-1: images with equal content have equal numbers."""
+    """Index of each sample's image, 0..G-1: images with equal content have equal indices."""
     donors_SR: IntArray
     seed: int
     fixed: Mapping[str, Tensor] = field(default_factory=dict)
@@ -120,8 +121,8 @@ def _noise(scene: Scene, positions: Sequence[int], _: int) -> VisualTokens:
 def _noise_per_dim(scene: Scene, positions: Sequence[int], _: int) -> VisualTokens:
     """Return Gaussian noise with the mean and standard deviation of every slot and dimension over the whole set.
 
-    If slots differ, a single mean and standard deviation gives tokens far from those that the language model knows.
-    These tokens have the right scale in every coordinate, but their coordinates are independent.
+    If slots differ, noise with a single mean and standard deviation is far from the visual tokens that the language
+    model has learnt. This noise has the right scale in every coordinate, but the coordinates are independent.
     """
     return VisualTokens.cat(
         [_gaussian(scene, position, _NOISE_PER_DIM, scene.moments_per_dim) for position in positions]
@@ -145,8 +146,8 @@ def _gaussian(
 def _slot_mix(scene: Scene, positions: Sequence[int], _: int) -> VisualTokens:
     """Return tokens whose slots come from different other images, drawn by (seed, row).
 
-    Each slot by itself is from a real picture, but the combination is from none. The additional cost compared with
-    `shuffled` is what the model reads from combinations of slots.
+    Each slot by itself is from a real picture, but no picture has this combination of slots. The additional cost
+    compared with `shuffled` shows how much the model reads from combinations of slots.
     """
     slots = scene.visual.slots
     return scene.visual.mixed(torch.from_numpy(np.stack([_sources(scene, position, slots) for position in positions])))
@@ -238,7 +239,7 @@ def check_fixed(name: str, visual: VisualTokens, tokens_QE: Tensor) -> None:
     expected = [tuple(layer.shape[1:]) for layer in visual.layers]
     if expected != [tuple(tokens_QE.shape)]:
         raise ValueError(
-            f"{name}: expected visual tokens of the shapes {expected} of one image's tokens, got "
+            f"{name}: expected the shapes {expected} of the visual tokens of one image, got "
             f"{[tuple(tokens_QE.shape)]}; make them again with this checkpoint, or leave {name} out"
         )
 

@@ -1,6 +1,6 @@
-"""Checks of a scorer's output against the contract of the seam; each error names the violated part.
+"""Checks of a scorer's output against the contract of a scorer.
 
-Every message begins with the part of the contract that was violated; `eyechart.Scorer` has the whole contract.
+Every error message begins with the violated part of the contract; `eyechart.Scorer` has the whole contract.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from eyechart.seam import (
 )
 
 _TOLERANCE, _COARSE = 0.01, 0.05
-"""Change, as a share of the largest value, that rounding may cause in another batch; _COARSE is for 16-bit tokens."""
+"""Largest change, as a share of the largest value, that rounding may cause in another batch; _COARSE is for visual
+tokens of 16 bits."""
 
 
 def read_batch(scorer: Scorer, rows: Sequence[Row]) -> Batch:
@@ -38,7 +39,7 @@ def read_batch(scorer: Scorer, rows: Sequence[Row]) -> Batch:
         ValueError: the scorer breaks its contract.
     """
     none = RejectKind.IMAGE_COUNT
-    rejects = [Reject(row.row, "no image", "the row names none", none) for row in rows if not row.image]
+    rejects = [Reject(row.row, "no image", "the row names no image", none) for row in rows if not row.image]
     usable = [row for row in rows if row.image]
     try:
         batch = scorer.batch(usable) if usable else collate([])
@@ -78,7 +79,7 @@ def require_batch(batch: Batch) -> None:
     for name in ("ids_BT", "labels_BT", "block_BT"):
         if tuple(getattr(batch, name).shape) != shape or len(shape) != 2:
             raise ValueError(
-                f"Batch.{name}: expected the shape [B,T] of {len(batch.samples)} samples and of ids_BT, got "
+                f"Batch.{name}: expected the shape [B,T], B = {len(batch.samples)} samples and T as in ids_BT, got "
                 f"{tuple(getattr(batch, name).shape)}"
             )
     if tuple(batch.lengths_B.shape) != shape[:1]:
@@ -103,9 +104,9 @@ def _require_sample(batch: Batch, b: int, sample: Sample) -> None:
     if bool((batch.labels_BT[b, length:] != IGNORE_INDEX).any()):
         raise ValueError(f"{where}: expected no label after its {length} tokens, in the padding")
     if length and int(batch.labels_BT[b, 0]) != IGNORE_INDEX:
-        raise ValueError(f"{where}: expected something before the first label to predict it from, got a label first")
+        raise ValueError(f"{where}: expected a token before the first label to predict it from, got a label first")
     if bool((batch.labels_BT[b][batch.block_BT[b]] != IGNORE_INDEX).any()):
-        raise ValueError(f"{where}: expected no label on the image block, whose positions hold no text to predict")
+        raise ValueError(f"{where}: expected no label on the image block, whose positions contain no text")
     if not sample.grid and int(batch.block_BT[b].sum()) != max(0, sample.block[1] - sample.block[0]):
         raise ValueError(f"{where}: expected block_BT to mark the sample's image block {sample.block}")
 
@@ -148,7 +149,7 @@ def nll(scorer: ScorerOfBatches, batch: Batch, visual: VisualTokens | None) -> l
 def pair_nll(
     scorer: ScorerOfBatches, batch: Batch, visual: VisualTokens, images_B: Sequence[int]
 ) -> list[torch.Tensor]:
-    """Call `scorer.pair_nll`, or a replacement if the scorer has none.
+    """Call `scorer.pair_nll`, or `scorer.nll` if the scorer has no such method.
 
     Raises:
         ValueError: the scorer breaks its contract.
@@ -161,21 +162,21 @@ def pair_nll(
 def _losses(what: str, batch: Batch, result: TokenNLL) -> list[torch.Tensor]:
     if not (isinstance(result, TokenNLL) and all(isinstance(t, torch.Tensor) for t in (result.nll_N, result.counts_B))):
         raise ValueError(
-            f"{what}: expected TokenNLL of two tensors, got {type(result).__name__}; `TokenNLL.of` makes it of logits"
+            f"{what}: expected TokenNLL of two tensors, got {type(result).__name__}; `TokenNLL.of` makes it from logits"
         )
     expected = (batch.labels_BT != IGNORE_INDEX).sum(dim=1).tolist()
     counts = result.counts_B.tolist()
     if result.nll_N.dim() != 1 or len(result.nll_N) != sum(expected) or counts != expected:
         raise ValueError(
             f"{what}: expected one loss for each of the {_few(expected)} label tokens of its samples, {sum(expected)} "
-            f"in all, got counts {_few(counts)} and losses of shape {tuple(result.nll_N.shape)}"
+            f"in total, got counts {_few(counts)} and losses of shape {tuple(result.nll_N.shape)}"
         )
     return [nll_T.detach().cpu() for nll_T in result.per_sample()]
 
 
 @torch.no_grad()
 def require_contract(scorer: ScorerOfBatches, batch: Batch) -> None:
-    """Compare a few samples together and alone, to test the order of rows and the independence of the batch.
+    """Score a few samples together and alone, to test that rows keep their order and do not depend on each other.
 
     Raises:
         ValueError: the scorer breaks its contract.
@@ -219,8 +220,8 @@ def _unpadded(batch: Batch) -> Batch:
 
 
 _CAUSES = (
-    "; samples must come out in the order in which they went in, padding must change nothing, and the model must be in "
-    "eval mode"
+    "; samples must be returned in the order in which they are passed, padding must have no effect, and the model must "
+    "be in eval mode"
 )
 
 

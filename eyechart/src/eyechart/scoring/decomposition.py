@@ -1,11 +1,11 @@
 """The parts of the gaps: information, shock and misdirection, separated by a trained blind prompt.
 
     information  = blind - correct      what the picture contributes beyond the best constant prompt
-    shock        = zero - blind         what zeros cost only because the model never saw zeros
-    misdirection = shuffled - blind     what a wrong picture costs beyond no picture
+    shock        = zero - blind         the cost of zeros that is only due to the model never having seen zeros
+    misdirection = shuffled - blind     how much more a wrong picture costs than the best constant prompt
 
 All are in nats per label token, so that gap(zero) = information + shock and gap(shuffled) = information + misdirection.
-Each is paired per caption and has the standard error of `statistics.estimate`, which is clustered by image, and dyadic
+Each is paired per caption. Its standard error is that of `statistics.estimate`, which is clustered by image, and dyadic
 if there are donors. A blind prompt that is not trained enough makes information too large and the other two too small.
 
 Dimension suffixes: S samples, R derangements, Q visual tokens per image, E embedding width.
@@ -33,7 +33,7 @@ class Blind:
 
     prompt_QE: Tensor
     captions: int
-    """Number of training captions it has seen, including repeats."""
+    """Number of training captions that it was trained on, including repeats."""
     learning_rate: float
     """Learning rate, chosen on training captions that were set aside."""
     still_falling: bool
@@ -53,7 +53,7 @@ def decompose(
         sums: summed NLL [S,R] per condition, nats per caption; R is 1 without donors. Only conditions whose losses
             are all finite.
         tokens_S: number of label tokens per caption.
-        clusters_S: number of each sample's image.
+        clusters_S: index of each sample's image.
         donors_SR: donor of each sample in each derangement.
         blind: how the blind prompt was trained, if that is known.
 

@@ -24,9 +24,9 @@ _STREAM = 1
 """Second word of the seed, which makes the donors' generator independent of the generator of the noise."""
 
 _ALL_PAIRS_UP_TO = 2048
-"""Up to this number of samples, the exact search uses every allowed pair, which are at most 4 million."""
+"""Up to this number of samples, the exact search uses every allowed pair, at most 4 million pairs."""
 _OFFERED = 32
-"""With more samples, the number of random donors per sample, and of samples per donor, that the search uses."""
+"""With more samples, the search uses this number of random donors per sample, and of random samples per donor."""
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -107,7 +107,7 @@ def draw_donors(hashes: Sequence[str], captions: Sequence[str], requested: int, 
 
 @dataclass(frozen=True)
 class _Kinds:
-    """The image number and caption number of each sample, which decide the allowed donors without an S x S table."""
+    """The image index and caption index of each sample, which determine allowed donors without an S x S table."""
 
     images_S: IntArray
     texts_S: IntArray
@@ -143,7 +143,7 @@ def _draw_by_swaps(kinds: _Kinds, requested: int, generator: np.random.Generator
         for i in np.flatnonzero(~free(everyone_S, donor_S)).tolist():
             if free(i, int(donor_S[i])):  # an earlier swap has already repaired it
                 continue
-            # After swapping with j, both must have an allowed donor; j may or may not have had one before.
+            # After swapping with j, both must have an allowed donor; j may not have had an allowed donor before.
             partners = np.flatnonzero(free(i, donor_S) & free(everyone_S, int(donor_S[i])))
             if len(partners) == 0:
                 return columns
@@ -158,7 +158,7 @@ def _draw_by_flow(kinds: _Kinds, requested: int, generator: np.random.Generator)
 
     R derangements exist if and only if R pairs can be chosen for every own image and every donor, which is a flow of
     n*R through edges of capacity 1; a graph with R edges at every vertex can always be divided into R perfect matchings
-    (König). Drawing one derangement at a time could fail although R exist; this search cannot.
+    (König). Drawing one derangement at a time could fail although R derangements exist; this search cannot.
 
     With very many samples, the search only uses a random part of the pairs, because all of them would take gigabytes.
     It may then find fewer derangements than exist, which is unlikely.
@@ -231,7 +231,7 @@ def _shortage(
 ) -> dict[str, int]:
     """Return the figures that explain why there are fewer derangements than requested.
 
-    Among them are how often the most common image and caption occur, and the number of donors searched per sample.
+    They include how often the most common image and caption occur, and the number of donors searched per sample.
     """
     return {
         "found": found,

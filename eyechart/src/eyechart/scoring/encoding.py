@@ -1,8 +1,8 @@
-"""The first half of check 1: it encodes every image once, and counts and leaves out samples that cannot be scored.
+"""The first half of check 1, which encodes every image once. Samples that cannot be scored are left out and counted.
 
-These are samples without label tokens, without an image, or with a number of visual tokens other than the most common
-one, because no other image could replace theirs. Samples with a `grid` are scored whatever their number of visual
-tokens is: `resampling` brings the tokens of one grid to another.
+These are samples without label tokens or without an image. Samples whose number of visual tokens is not the most common
+one are also left out, because no other image could replace their image. Samples with a `grid` are scored with any
+number of visual tokens: `resampling` brings the tokens of one grid to another.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NO_LABELS, NO_IMAGE, OTHER_TOKENS = "no label tokens", "no image", "another numb
 
 @dataclass(frozen=True)
 class Run:
-    """The arguments of one call of `ablate`, and what follows from them."""
+    """The arguments of one call of `ablate`, and values derived from them."""
 
     scorer: ScorerOfBatches
     plan: Plan
@@ -74,7 +74,7 @@ class Encoded:
     samples: list[Sample]
     """Scorable samples in canonical order."""
     visual: dict[str, VisualSet]
-    """Visual tokens by condition: those of the unchanged pictures under `correct`, and those of changed pictures."""
+    """Visual tokens by condition: `correct` for those of unchanged pictures, others for those of changed pictures."""
     text: Tensor
     """Token ids of all batches, in a mapped file."""
     batches: list[StoredBatch]
@@ -124,7 +124,7 @@ class _Group:
         """Add a part.
 
         Raises:
-            ValueError: the visual tokens have another form than those of earlier parts.
+            ValueError: the visual tokens have another shape or type than those of earlier parts.
         """
         # Ids and labels are dropped here and read back later as views into the file. Small arrays kept between the
         # large arrays of each batch would prevent the allocator from reusing the memory of the large ones.
@@ -136,15 +136,18 @@ class _Group:
             form: list[object] = [(tuple(layer.shape[axes]), layer.dtype) for layer in visual.layers]
             self.form = self.form or form
             if form != self.form:
-                raise ValueError(f"Scorer.encode: expected visual tokens [Q,E] of one form, got {self.form} and {form}")
+                raise ValueError(
+                    f"Scorer.encode: expected visual tokens [Q,E] of one shape and type, got {self.form} and {form}"
+                )
             self.files.setdefault(name, VisualFile(self.scratch)).append(visual)
 
 
 def encode_all(run: Run, batches: Sequence[Batch], bar: Bar) -> Encoded:
-    """Read and encode every batch once, and once more for every condition that changes its pixels.
+    """Read and encode every batch once, and encode it again for every condition that changes its pixels.
 
     Raises:
-        ValueError: two samples with the same row; images too small for their tiles; a full disk; a broken contract.
+        ValueError: two samples with the same row; images too small for their tiles; a full disk; a scorer that breaks
+            its contract.
     """
     ranks, scratch, groups = run.execution.ranks, run.execution.scratch, dict[int, _Group]()
     unscored, unread, sizes = Counter[str](), list[Reject](), set[tuple[int, int] | None]()
@@ -172,7 +175,7 @@ def encode_all(run: Run, batches: Sequence[Batch], bar: Bar) -> Encoded:
     position = {found[i].row: place for place, i in enumerate(order)}
     if len(position) < len(found):
         twice, _ = Counter(s.row for s in found).most_common(1)[0]
-        raise ValueError(f"row {twice}: expected every held-out row once, got it twice; score each row only once")
+        raise ValueError(f"row {twice}: expected every held-out row once, got it twice; pass each row only once")
     complete = ["correct"] if None in sizes else list(group.files)
     visual = {name: group.files[name].read(order) for name in complete}
     numbers, stored = group.text.read(position)
@@ -199,7 +202,7 @@ def _encode_batch(run: Run, batch: Batch) -> _Read:
     for name, changed in visual.items():
         if changed.counts() != counts:
             raise ValueError(
-                f"Scorer.encode: expected as many visual tokens of the pictures changed by {name}, got others"
+                f"Scorer.encode: expected the same numbers of visual tokens for pictures changed by {name}, got others"
             )
     if batch.samples[keep[0]].grid:
         return _Read(
@@ -229,13 +232,13 @@ def _changed(batch: Batch, pixels_BCHW: Tensor, name: str, seed: int) -> Batch:
 
 
 def _for_scoring(batch: Batch, keep: list[int]) -> Batch:
-    """Return the chosen samples without pixels or features, because only their text and image hash are needed later."""
+    """Return the chosen samples without pixels and features, because only text and image hash are needed later."""
     samples = tuple(s if s.image_hash else replace(s, image_hash=_hash(batch, i)) for i, s in enumerate(batch.samples))
     return replace(batch, samples=samples).text().rows(keep)
 
 
 def _hash(batch: Batch, place: int) -> str:
-    """Return a hash of the image of a sample without one, used to find donors with the same picture."""
+    """Return an image hash for a sample that has none, used to find donors with the same picture."""
     if batch.pixels_BCHW is not None:
         return content_hash(batch.pixels_BCHW[place].cpu())
     return batch.samples[place].image or f"row {batch.samples[place].row}"

@@ -1,10 +1,10 @@
-"""Figures of the connector without the language model: at which stage the picture is lost, and what the output is like.
+"""Figures of the connector without the language model: at which stage the picture is lost, and the output's properties.
 
     variance share   sum over slots of the variance across images / variance over images and slots, per stage
     image share      variance across images / mean square, per stage
     RMS ratio        RMS of the visual tokens / RMS of the text embeddings
     effective rank   exp(entropy of the normalised singular values) of one image's tokens (Roy and Vetterli 2007)
-    kNN overlap      share of an image's 10 nearest by pooled tower features that are also nearest after the connector
+    kNN overlap      share of an image's 10 nearest images by tower features that are still nearest after the connector
 
 A stage with a variance share near 0 has collapsed: its output is the same for all images, whatever its slots contain.
 The variance share does not show a constant that is added to all slots; the image share does.
@@ -31,10 +31,10 @@ from eyechart.scoring.spool import Spool
 from eyechart.verdict.statistics import FloatArray
 
 TOWER, OUTPUT = "tower", "projector"
-"""The stages before and after the connector; there may be others in between."""
+"""The first and the last stage; there may be other stages in between."""
 NEIGHBOURS = 10
 _COMPARED = 2000
-"""Maximum number of images whose neighbours are compared: the time grows with the square."""
+"""Maximum number of images whose neighbours are compared: the time grows with the square of this number."""
 AT_ONCE = 1000
 """Number of images whose pooled vectors are copied or sent at a time."""
 
@@ -94,7 +94,7 @@ class Pooled:
 
 @dataclass
 class Inside:
-    """Accumulated data of the images: sums, and two pooled vectors per image in mapped files."""
+    """Data collected from the images: sums, and two pooled vectors per image in mapped files."""
 
     scratch: Path | None = None
     """Folder for temporary files; None uses the system's."""
@@ -129,7 +129,7 @@ class Inside:
         output_NSC = stages[OUTPUT].astype(np.float64)
         self.squares += float((output_NSC**2).sum())
         self.values += output_NSC.size
-        # There is no rank of values that are not finite; the sum of squares then shows it for all figures.
+        # Values that are not finite have no rank; the sum of squares then shows that no figure can be computed.
         self.ranks += effective_ranks(output_NSC).tolist() if np.isfinite(output_NSC).all() else []
         self.rank_of = min(output_NSC.shape[1:])
 
@@ -170,7 +170,7 @@ class Inside:
         return self._ordered(TOWER, rows)
 
     def overlap(self) -> tuple[float | None, int]:
-        """Return the kNN overlap of the connector's two ends, and the number of compared images (the first by row)."""
+        """Return the kNN overlap of the connector's input and output, and the number of images (the first by row)."""
         rows = sorted(self.places)[:_COMPARED]
         return knn_overlap(self._ordered(TOWER, rows), self._ordered(OUTPUT, rows)), len(rows)
 
@@ -205,8 +205,8 @@ def knn_overlap(before_NC: FloatArray, after_NC: FloatArray, neighbours: int = N
     """Return the share of nearest neighbours by cosine `before` that are also nearest `after`, averaged over images.
 
     Returns:
-        A share from 0 to 1; unrelated spaces give about neighbours/(N-1). None if there are too few images for this to
-        be small.
+        A share from 0 to 1; unrelated spaces give about neighbours/(N-1). None if there are so few images that this
+        value is not small.
     """
     if len(before_NC) < 2 * neighbours + 1:
         return None
@@ -228,7 +228,7 @@ def internals(seen: Inside, text_rms: float) -> Internals | None:
     """Return the figures of the added images.
 
     Args:
-        seen: the accumulated data of the images.
+        seen: the data collected from the images.
         text_rms: root mean square of the language model's text embeddings.
 
     Returns:
@@ -254,5 +254,5 @@ def internals(seen: Inside, text_rms: float) -> Internals | None:
 
 
 def _steady(value: float) -> float:
-    """Round to nine digits, because the last digits of a sum depend on the order in which processes were added."""
+    """Round to nine digits, because the last digits of a sum depend on the order of the processes."""
     return float(f"{value:.9g}")

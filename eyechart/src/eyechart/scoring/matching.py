@@ -1,17 +1,17 @@
 """Matching: a test of whether a caption is likelier with its own image than with other images.
 
-    S_ij = sum_t log p(token t of caption i | image j)        nats per caption, a higher one is likelier
+    S_ij = sum_t log p(token t of caption i | image j)        nats per caption; a higher value is likelier
 
 Each caption i is scored with its own image and K-1 donors. The likelihood of the caption without any image cancels out,
-because only images are compared. The effect of images that suit every caption (hubness) only cancels in the EMAP gain.
+because only images are compared. The effect of images that fit every caption (hubness) cancels only in the EMAP gain.
 
-    image R@1     1/(number tied for best) if the caption's own image is among the best, else 0; chance is 1/K
+    image R@1     1/(number tied for best) if the caption's own image is among the best, otherwise 0; chance is 1/K
     MRR           1/(rank of the caption's own image); tied images get their mean rank
     gain          S_ii - mean over donors of S_ij
     EMAP gain     mean diagonal of a full n x n block, centred by rows and columns (after Hessel and Lee 2020)
     InfoNCE       ln K + mean log softmax_j(S_ij / temperature) at the caption's own image (van den Oord et al. 2018)
 
-This is not a retrieval benchmark, which would rank all images, and also captions.
+This is not a retrieval benchmark: such a benchmark would rank all images, and also rank captions.
 
 Dimension suffixes: S captions, K donors of each, M captions of the full block.
 """
@@ -34,12 +34,12 @@ from eyechart.verdict.pair_statistics import as_result, bootstrap_mean
 from eyechart.verdict.statistics import FloatArray, Pairs, clusters_of, estimate
 
 BLOCK = 32
-"""Number of captions in the full block, whose number of pairs is the square of it."""
+"""Number of captions in the full block; the number of pairs in the block is the square of this."""
 _DECILES = 10
 _SATURATED = 0.9
 """Share of ln K above which the InfoNCE bound can be far below the true value."""
 _TEMPERATURES = (0.1, 100.0)
-"""Range of temperatures searched. With a lower one, a single error in the other half would dominate the result."""
+"""Range of temperatures searched. At a lower one, a single error in the other half would dominate the result."""
 
 
 def match(
@@ -52,7 +52,7 @@ def match(
     """Score every caption with its own image and with others, and estimate the figures.
 
     Args:
-        scorer: the model, adapted to the seam; with `pair_nll` each image is read once for all of its captions.
+        scorer: the model, adapted to the scoring interface; with `pair_nll`, an image is read once for all captions.
         captions: the scored samples in canonical order (by row), each with label tokens and an image hash.
         settings: `matching_k` and `batch_size`.
         seed: seed for the donors, the block, the halves and the resamples.
@@ -190,7 +190,7 @@ def graded(
     if features_SV is None or donors_SK.size < _DECILES:
         return []
     likeness = Likeness(features_SV)
-    # This is done row by row, because the features of all donors at once would take gigabytes.
+    # Cosines are computed row by row, because the features of all donors at once would take gigabytes.
     alike_P = np.concatenate([likeness.to(i, donors_K) for i, donors_K in enumerate(donors_SK)])
     pairs = Pairs.of(own_S[:, None] - others_SK, tokens_S, images_S, donors_SK)
     deciles = []

@@ -26,14 +26,14 @@ def with_measures(
     ranks: Ranks,
     inside: Inside | None = None,
 ) -> Ablation:
-    """Add matching, if the plan requests it, and words.
+    """Add the figures of words and, if the plan requests it, of matching.
 
     Args:
         ablation: the results of check 1.
         scores: the scored samples of check 1, with their visual tokens.
-        scorer: the model, adapted to the seam.
+        scorer: the model, adapted to the scoring interface.
         plan: what was requested.
-        ranks: the processes that share the work, each called with the same arguments.
+        ranks: the processes that share the work; all must make this call with the same arguments.
         inside: pooled tower features, for hard and graded donors; None leaves these out.
     """
     found, words, vocabulary = None, None, plan.vocabulary

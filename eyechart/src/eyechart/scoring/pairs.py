@@ -81,8 +81,8 @@ def draw_candidates(
     """Choose donors for every caption.
 
     Args:
-        images_S: a number for each distinct image (content hash).
-        texts_S: a number for each distinct caption.
+        images_S: index of each sample's image; images with equal content hashes have equal indices.
+        texts_S: index of each sample's caption; equal captions have equal indices.
         features_SV: pooled tower features, for the hard donors.
         k: requested number of images per caption; it is reduced if some caption has too few allowed donors.
         block: maximum number of samples in the full block.
@@ -96,7 +96,7 @@ def draw_candidates(
     likeness = None if features_SV is None else Likeness(features_SV)
     random_SK = np.empty((size, count), dtype=np.int64)
     hard_SK = None if likeness is None else np.empty_like(random_SK)
-    for i in range(size):  # one row at a time: the whole table of allowed pairs grows with the square
+    for i in range(size):  # one row at a time, because a table of all allowed pairs grows with the square of `size`
         allowed = np.flatnonzero((images_S != images_S[i]) & (texts_S != texts_S[i]))
         random_SK[i] = generator.choice(allowed, count, replace=False)
         if hard_SK is not None and likeness is not None:
@@ -114,7 +114,7 @@ class Likeness:
     """Cosines between the rows of a table that may be in a mapped file; it is not copied."""
 
     def __init__(self, features_SV: FloatArray) -> None:
-        """Store the norms of the rows; a row of zeros is similar to none."""
+        """Store the norms of the rows; a row of zeros has a cosine of 0 with every row."""
         self._features_SV = features_SV
         norms_S = np.sqrt(np.einsum("sv,sv->s", features_SV, features_SV))
         self._norms_S = np.where(norms_S > 0, norms_S, 1.0)
@@ -174,11 +174,11 @@ def score_pairs(
     A scorer with `pair_nll` reads each image once for all of its captions; any other scorer reads it for each pair.
 
     Args:
-        scorer: the model, adapted to the seam.
+        scorer: the model, adapted to the scoring interface.
         captions: the captions and images to be paired.
         pairs_P2: (caption, image) positions.
-        batch_size: pairs per forward pass. A pass holds an image's captions together, so it may be larger.
-        bar: counts pairs.
+        batch_size: pairs per forward pass. With `pair_nll`, an image's captions share a pass, which may be larger.
+        bar: progress bar that counts pairs.
         ranks: processes that share the work.
     """
     bar, ranks = bar or SilentBar(), ranks or Ranks()
@@ -194,7 +194,7 @@ def score_pairs(
 
 
 def _packs(images_P: IntArray, size: int, most: int) -> Iterator[tuple[int, int]]:
-    """Cut ordered pairs into packs: when a pack is full and the image changes, or when it would exceed `most` pairs."""
+    """Divide ordered pairs into packs. A pack ends at a new image if it is full, or when it has `most` pairs."""
     start = 0
     for place in range(1, len(images_P) + 1):
         rows, ends = place - start, place == len(images_P)
@@ -205,7 +205,7 @@ def _packs(images_P: IntArray, size: int, most: int) -> Iterator[tuple[int, int]
 
 @torch.no_grad()
 def _score(scorer: ScorerOfBatches, captions: Captions, pairs_P2: IntArray) -> FloatArray:
-    # The pad id is never read, and no images are needed: they come as visual tokens.
+    # The pad id is never read, and no images are needed, because their visual tokens are passed instead.
     texts = [replace(captions.samples[i], pixels_CHW=None, features_PV=None) for i in pairs_P2[:, 0]]
     images, place_B = np.unique(pairs_P2[:, 1], return_inverse=True)
     losses = pair_nll(scorer, collate(texts), captions.visual.rows(images.tolist()), place_B.tolist())

@@ -1,9 +1,9 @@
 """Conditions that change the picture itself before the tower sees it: functions from uint8 pixels to uint8 pixels.
 
-    grey      every pixel mid grey (128): the blank picture. Not the image's own mean colour, which would still name the
-              background of a scene; what is left is only what the model makes of an empty image
-    blurred   Gaussian, standard deviation 1/16 of the side: colours and rough layout stay, detail goes
-    tiles-g   cut into g x g tiles, every tile moved to another place: what lies inside a tile stays, where it lies goes
+    grey      every pixel is mid grey (128), a blank picture. The image's own mean colour is not used, because it would
+              still show the background of a scene
+    blurred   Gaussian with a standard deviation of 1/16 of the side: colours and rough layout remain, details are lost
+    tiles-g   cut into g x g tiles, each moved to another position: the tiles' contents remain, their positions are lost
 
 Each image is changed separately, depending only on its row and the seed, so that nothing depends on the batch. Tiles
 are moved in the PICTURE: the tower sees new edges, and objects in pieces. Permuting the tower's output would be a
@@ -37,7 +37,7 @@ def grey(pixels_CHW: Tensor, row: int, seed: int) -> Tensor:
 
 
 def blurred(pixels_CHW: Tensor, row: int, seed: int) -> Tensor:
-    """Blur with a Gaussian; weights inside the image sum to one also at the border, so a uniform image is unchanged."""
+    """Blur with a Gaussian. The weights sum to one even at the border, so a uniform image is unchanged."""
     height, width = pixels_CHW.shape[1:]
     # Images are blurred one by one, because a product over a batch may round differently in a batch of another size.
     smooth_CHW = _gaussian(height) @ pixels_CHW.float() @ _gaussian(width).T

@@ -46,9 +46,9 @@ class Execution:
     """How to carry out check 1; no figure depends on it."""
 
     ranks: Ranks = Ranks()
-    """The processes that share the work; each must make the call with the same arguments."""
+    """The processes that share the work; all must make the call with the same arguments."""
     progress: Callable[[int], Bar] = lambda total: SilentBar()
-    """Makes a progress bar for a total of batches, each counted once per encoding and once per scoring."""
+    """Makes a progress bar for a total number of batches; each batch counts once per encoding and once per scoring."""
     scratch: Path | None = None
     """Folder for temporary files; None uses the system's."""
     judge_unread: Callable[[Sequence[Reject]], None] = lambda unread: None

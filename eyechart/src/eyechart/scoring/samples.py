@@ -34,8 +34,8 @@ def scored_samples(scores: Sequence[SampleScore], vocabulary: Vocabulary, limit:
         limit: maximum number of samples; if there are more, an evenly spaced selection in this order is returned.
 
     Returns:
-        The samples without losses that are not finite; samples without a finite gap come last. Without `shuffled`, they
-        are in the order of rows, and no caption is cut into pieces.
+        The samples, whose losses are left out if they are not finite; samples without a finite gap come last. Without
+        `shuffled`, the samples are in the order of rows, and no caption is cut into pieces.
     """
     order = sorted(range(len(scores)), key=lambda i: (-_gap(scores[i]), i))
     return [_scored(scores[order[i]], vocabulary) for i in even_choice(len(order), limit)]

@@ -55,7 +55,7 @@ class Spool:
         self.size += data.size
 
     def tensor(self, dtype: torch.dtype, *shape: int) -> Tensor:
-        """Return everything written so far, mapped. The mapping lives as long as the tensor, even without the spool."""
+        """Return everything written so far, mapped. The mapping is valid as long as the tensor exists."""
         try:
             self._file.flush()
         except OSError as error:
@@ -76,7 +76,7 @@ class Spool:
 def release_freed_memory() -> None:
     """Return freed memory to the system.
 
-    If small objects remain between large ones that were freed, the C library keeps most of the freed memory and
+    If small objects remain between large objects that were freed, the C library keeps most of the freed memory and
     allocates more: about 20 MB after 10,000 samples. The call takes about a millisecond; without glibc it does nothing.
     """
     try:

@@ -1,6 +1,6 @@
 """Storage of every scored sample's visual tokens, token ids and losses per label token in mapped files, for check 1.
 
-Memory use therefore hardly grows with the number of samples: by a few hundred bytes each, for names and captions.
+Memory use therefore grows by only a few hundred bytes per sample, for names and captions.
 
 Dimension suffixes: S samples, B samples of a batch, Q visual tokens per image, T label tokens of one sample.
 """
@@ -159,8 +159,8 @@ class StoredBatch:
 class BatchFile:
     """Collects batches, without their images, exactly as the collator made them.
 
-    Only two numbers and the rows of each batch stay in memory: small tensors kept between the large ones would prevent
-    the allocator from releasing the memory of the large ones.
+    Only two numbers and the rows of each batch stay in memory, because small tensors between large tensors would
+    prevent the allocator from releasing the memory of the large ones.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -170,7 +170,7 @@ class BatchFile:
         self._numbers = 0
 
     def append(self, batch: Batch) -> None:
-        """Add a batch; its rows, for each sample, stand for the samples from here on.
+        """Add a batch. From here on, its samples are identified by their rows.
 
         Raises:
             ValueError: the disk is full.
@@ -192,10 +192,10 @@ class BatchFile:
 
 
 class LossFile:
-    """Collects losses per label token: condition by condition, round by round, batch by batch, always in one order."""
+    """Collects losses per label token by condition, by round, and by batch, always in the same order of batches."""
 
     def __init__(self, folder: Path | None, places: Sequence[int], tokens: Sequence[int]) -> None:
-        """Prepare for samples that will come in the order `places` (canonical positions).
+        """Prepare for samples that will be appended in the order `places` (canonical positions).
 
         Args:
             folder: folder for the file, as in `VisualFile`.
@@ -209,7 +209,7 @@ class LossFile:
         self._tokens, self._total = list(tokens), sum(lengths)
 
     def append(self, nll_N: Tensor) -> None:
-        """Append the losses of the next samples; they are kept in float64.
+        """Append the losses of the next samples; they are stored in float64.
 
         Raises:
             ValueError: the disk is full.

@@ -26,7 +26,7 @@ from eyechart.verdict.statistics import Estimate, FloatArray, Pairs
 from eyechart.verdict.verdict import Counts, Gate, Missing, judge, judged_figures
 
 _NO_ID = -1
-"""Stands for the end token if the vocabulary has none; no token has this id."""
+"""Used instead of the end token's id if the vocabulary has no end token; no token has this id."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class SampleScore:
     label_ids_T: IntArray
     """Token ids with a label, in reading order."""
     donors: tuple[int, ...]
-    """Positions (in the list of scores) of the samples whose images replaced this one's, one per derangement."""
+    """Positions (in the list of scores) of the samples whose images replaced this sample's, one per derangement."""
     nll: dict[str, list[FloatArray]]
     """By condition, the NLL per label token in nats: one array [T], or one per derangement."""
 
@@ -157,7 +157,7 @@ def _shuffled_beyond(table: _Table, donors: Donors) -> dict[str, Estimated]:
 
 
 def _carried(scores: Sequence[SampleScore], table: _Table, gate: Gate, donors: Donors) -> list[Reason]:
-    """Return the warning that one image carries a gate's gap; an empty list if none does."""
+    """Return a warning if a gate's gap depends on one image; an empty list otherwise."""
     pairs = Pairs.of(table.differences(gate.name, "correct"), table.tokens_S, table.clusters_S, donors.table_SR)
     found = one_image(pairs, gate)
     if found is None:
@@ -189,7 +189,7 @@ class _Table:
         without = {name: np.empty((size, rounds[name])) for name in names}
         tokens_S, words_S = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.int64)
         ids: list[IntArray] = []
-        for i, score in enumerate(scores):  # only once, because assembling a sample takes longer than summing it
+        for i, score in enumerate(scores):  # each is read only once, because assembling it takes longer than summing
             word_T = score.label_ids_T != (_NO_ID if end_id is None else end_id)
             tokens_S[i], words_S[i] = len(word_T), word_T.sum()
             ids.append(score.label_ids_T)
@@ -248,7 +248,7 @@ def _condition(table: _Table, name: str, estimate: Estimate | None, gate: Gate |
 
 
 def _made(derangements: int, names: Sequence[str]) -> list[Remark]:
-    """Return remarks on how the conditions were made if a reader of another runbook would assume something else."""
+    """Return remarks on how the conditions were made, where other runbooks make them differently."""
     codes: dict[str, RemarkCode] = {
         "shuffled": "donors-from-all-samples",
         "noise": "noise-of-scalar-moments",

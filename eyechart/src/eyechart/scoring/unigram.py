@@ -1,23 +1,23 @@
 """Check 0: whether the language model predicts these captions better than the frequencies of their tokens do.
 
 A model with the wrong tokenizer, with permuted embeddings, or for another language can still be influenced by a
-connector. It may pass check 1 with a loss so high that it does not read the captions. It is therefore compared with a
-unigram model, which only knows how often each token occurs:
+connector. It may pass check 1 although its loss is so high that it cannot be reading the captions. It is therefore
+compared with a unigram model, which only uses the frequency of each token:
 
     p(t) = (count(t) + 1) / (N + V)                       add-one smoothing; N label tokens counted, V to choose from
-    D_i  = sum_t -ln p(t) - sum_t nll(t)                  paired, per caption, over the very label tokens scored
+    D_i  = sum_t -ln p(t) - sum_t nll(t)                  paired, per caption, over exactly the scored label tokens
     gain = sum_i D_i / sum_i T_i                          nats per label token, clustered by image
 
 The claim "the gain exceeds 0" has one standing (`verdict.standing`), and `costs` means that the captions are read. The
 claim is about the language model and the text, not about the connector: a connector that is not yet trained can make
 every caption unlikely. The lower loss of `correct` and `no-image` is therefore used; if no-image was not scored, the
-loss with zeros is used in its place.
+loss with zeros is used instead.
 
 The token counts come from the training captions. If there are none (rows scored without training data), every caption
 is predicted from the scored captions of all other images. This is valid, because a caption is never used for its own
 prediction. Such a unigram is weaker, because add-one smoothing over a large vocabulary needs many captions to reach a
-loss well below ln V, so the check can only err towards "the captions are read". With a single image there is nothing to
-count, and the check is not made.
+loss well below ln V, so the check can only err towards "the captions are read". With a single image there are no other
+captions to count, and the check is left out.
 
 Dimension suffixes: S samples, N label tokens of all samples in their order, K distinct tokens.
 """
@@ -70,7 +70,7 @@ class ScoredTokens:
     tokens_S: IntArray
     """Number of label tokens of each caption, at least 1; the sum is N."""
     clusters_S: IntArray
-    """Number of each caption's image, 0..G-1."""
+    """Index of each caption's image, 0..G-1."""
 
 
 def check_unigram(

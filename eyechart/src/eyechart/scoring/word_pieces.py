@@ -1,8 +1,9 @@
 """Joining of tokens to words, for any language and any tokenizer, with the cost of a wrong picture for each word.
 
 A token is not a word: a word may have several tokens, a token may contain several words, and the tokens of an emoji or
-a rare Chinese character are bytes without a meaning of their own. The text is therefore cut twice: into words by its
-characters, and into tokens by decoding longer and longer beginnings of it. A piece ends where both cuts agree.
+a rare Chinese character are single bytes that have no meaning by themselves. The text is therefore divided twice: into
+words by its characters, and into tokens by decoding longer and longer beginnings of the sequence. A piece ends at a
+position where a word and a token end.
 
 A word is a run of letters, digits and their combining marks, possibly with apostrophes and hyphens inside. In scripts
 written without spaces, every character is a word, so that pieces end where tokens end. Every other visible character is
@@ -60,7 +61,7 @@ class Span:
 
     @property
     def has_word(self) -> bool:
-        """Whether the piece contains a letter or a digit, and not only punctuation, an emoji or nothing."""
+        """Whether the piece contains a letter or a digit, and not only punctuation, emoji or white space."""
         return any(_kind(c) in ("word", "unspaced") for c in self.text)
 
 
@@ -126,7 +127,7 @@ def _joined(text: str, place: int) -> bool:
     if right == "extend" or before == _JOINER:
         return left != "space"
     if right == "flag" and left == "flag":
-        # A flag is a pair of regional letters, so the number of letters before this place decides.
+        # A flag is a pair of regional letters, so the number of letters before this position decides.
         run = 0
         while run < place and _kind(text[place - 1 - run]) == "flag":
             run += 1

@@ -1,14 +1,15 @@
 """The words that rely on the picture.
 
-    gap of a token = nll(shuffled) - nll(correct), shuffled averaged over the derangements; of a word, their sum
+    gap of a token = nll(shuffled) - nll(correct), averaged over the derangements
+    gap of a word  = sum of the gaps of its tokens
 
 Under teacher forcing, later words can be guessed from earlier ones (after "a black and white ...", "cow" is likely even
 without the picture), so the gaps of late words understate how much they rely on the picture. The first content word
 cannot be guessed in this way.
 
-Content words without a list of any language: the most frequent words that together make up a third of all words of the
-scored captions are taken for glue ("a", "of", "on"); the first word of a caption that is not glue is its first content
-word.
+Content words are found without word lists of languages: the most frequent words that together make up a third of all
+words of the scored captions count as glue, words without content ("a", "of", "on"). The first word of a caption that is
+not glue is its first content word.
 
 Dimension suffixes: S captions, T label tokens of one, R derangements.
 """
@@ -36,7 +37,7 @@ _LISTED = 20
 
 @dataclass
 class _Tally:
-    """Sums over all scored captions, made in one pass. Only the captions' pieces are kept; equal pieces are shared."""
+    """Sums over all scored captions, computed in one pass. Only the captions' pieces are stored, equal pieces once."""
 
     spans: list[tuple[Span, ...]] = field(default_factory=list)
     words: dict[str, tuple[int, float]] = field(default_factory=dict)
@@ -67,14 +68,14 @@ class _Tally:
 def words_of(
     scores: Sequence[SampleScore], decode: Decode, eos_id: int | None, settings: AblationSettings, sure: bool
 ) -> Words | None:
-    """Sum the gaps of tokens up to words, over all scored captions.
+    """Sum the gaps of tokens to gaps of words, over all scored captions.
 
     Args:
         scores: scored samples with the conditions `correct` and `shuffled`.
         decode: converts token ids to text, keeping special tokens and all spaces.
         eos_id: the token that ends a caption.
         settings: contains `words_min_count`.
-        sure: whether the gap of `shuffled` is above 0 with 99% confidence; if not, words have no shares of it.
+        sure: whether the gap of `shuffled` is above 0 with 99% confidence; if not, no shares are computed.
 
     Returns:
         The tables, or None if `shuffled` was not scored or a loss is not finite (the verdict then says so).
@@ -133,7 +134,7 @@ def first_content_words(captions: Sequence[Sequence[Span]]) -> list[Span | None]
 
 
 def _mean(gaps_SR: FloatArray, clusters_S: IntArray, donors_SR: IntArray) -> Estimated:
-    """Return the mean over captions, each with R donors; captions without the word in question have nan, left out."""
+    """Return the mean over captions, each with R donors; captions whose gap is nan are left out."""
     chosen = np.flatnonzero(np.isfinite(gaps_SR).all(axis=1))
     if not len(chosen):
         return Estimated(value=None)

@@ -37,7 +37,7 @@ class Influence:
 
     @property
     def decides(self) -> bool:
-        """Whether the gate's standing is different without the image."""
+        """Whether the gate would have another standing if the image were left out."""
         return self.before != self.after
 
 

@@ -63,7 +63,7 @@ Share of patches that are classified correctly (500 new scenes, only patches on 
 {_language_line()}
 Trained for {steps} steps of {language.BATCH} documents. A document has notes about a picture between `<|vision_start|>`
 and `<|vision_end|>`, then its caption; the loss is computed only on the caption (last training loss {loss:.3f} nats per
-token). The notes are the facts as single words. In half of the documents, all words are shuffled; in the other half,
+token). The notes list the facts as single words. In half of the documents, all words are shuffled; in the other half,
 the words about one object stay together. In half of the documents, several words share a position and their embeddings
 are added with noise, which resembles the visual tokens of a connector. {WITHOUT_NOTES:.0%} of the documents have no
 notes. The padding token is EOS, `<|endoftext|>`, as in Qwen3-Base.

@@ -91,7 +91,7 @@ class Thing:
 
     @property
     def place(self) -> str:
-        """The cell of the 3x3 grid that it is in, in words such as `top left`."""
+        """The cell of the 3x3 grid that it is in, described by words such as `top left`."""
         return PLACES[self.row][self.column]
 
 
