@@ -82,6 +82,8 @@ class Oracle:
     def losses(self, row: dict[str, Any], picture: str) -> dict[str, Any]:
         """Return the answer's token ids and their losses, for one picture."""
         image = self._image(picture)
+        if type(self.processor).__name__ == "PaliGemmaProcessor":
+            return self._with_suffix(row, image)
         prompt, whole = self._texts(row)
         first, inputs = self._inputs(prompt, image), self._inputs(whole, image)
         start, ids_T = first["input_ids"].shape[1], inputs["input_ids"][0]
@@ -96,6 +98,16 @@ class Oracle:
         if len(logits_TK) < len(ids_T):
             raise ValueError(f"{len(logits_TK)} positions of logits for {len(ids_T)} ids")
         logits_TK = logits_TK[len(logits_TK) - len(ids_T) :]  # some models add image positions in front of the ids
+        nll_N = F.cross_entropy(logits_TK[start - 1 : -1], ids_T[start:], reduction="none")
+        return {"ids": ids_T[start:].tolist(), "nll": nll_N.tolist()}
+
+    def _with_suffix(self, row: dict[str, Any], image: Image.Image) -> dict[str, Any]:
+        """Return what `losses` does, for a processor that takes the answer as an argument of its own."""
+        text = f"{self._image_token()}{row['question']}"
+        inputs = self.processor(text=[text], images=[image], suffix=[row["caption"]], return_tensors="pt")
+        start = int((inputs["token_type_ids"][0] == 0).sum())
+        logits_TK = self.model(**{key: value for key, value in inputs.items() if key != "labels"}).logits[0].float()
+        ids_T = inputs["input_ids"][0]
         nll_N = F.cross_entropy(logits_TK[start - 1 : -1], ids_T[start:], reduction="none")
         return {"ids": ids_T[start:].tolist(), "nll": nll_N.tolist()}
 

@@ -127,7 +127,7 @@ SPECIAL: dict[str, Special] = {
             "text_config": {"mlp_layer_types": ["dense", "sparse"]},
         }
     ),
-    "molmo2": Special(nested={"adapter_config": {"vision_feature_layer": [1, 0]}}),
+    "molmo2": Special(image={"overlap_margins": [1, 1]}, nested={"adapter_config": {"vision_feature_layer": [1, 0]}}),
     "nemotron_h_omni": Special(feature_extractor="ParakeetFeatureExtractor"),
     "granite4_vision": Special(
         arguments={**_LLAVA, "downsample_rate": "1/2"},
@@ -154,7 +154,7 @@ SPECIAL: dict[str, Special] = {
     "gemma4_unified": Special(tokens=_AUDIO),
     "unlimited_ocr": Special(nested={"vision_config.sam_config": {"downsample_channels": [32, 32]}}),
     "gemma3n": Special(tokens=_AUDIO),
-    "granite_docling": Special(arguments={"image_seq_len": 1}),
+    "granite_docling": Special(arguments={"image_seq_len": 1}, nested={"text_config": {"num_hidden_layers": 3}}),
     "idefics3": Special(arguments={"image_seq_len": 4}, side=128),
     "smolvlm": Special(arguments={"image_seq_len": 4}, side=128),
     "idefics2": Special(arguments={"image_seq_len": 3}, nested={"perceiver_config": {"resampler_n_latents": 3}}),
@@ -180,6 +180,7 @@ SPECIAL: dict[str, Special] = {
     "paligemma": Special(image={"image_seq_length": 16}),
     "qianfan_ocr": Special(arguments={"image_seq_length": 4}, image_text="<image>"),
     "llama4": Special(
+        ids={"image_token_index": "<|patch|>"},
         nested={
             "vision_config": {
                 "intermediate_size": 128,
@@ -187,7 +188,7 @@ SPECIAL: dict[str, Special] = {
                 "projector_output_dim": 32,
                 "vision_output_dim": 32,
             }
-        }
+        },
     ),
     "minimax_m3_vl": Special(
         more_tokens=("]<]image[>[", "]<]video[>[", "]<]start of image[>[", "]<]end of image[>["),

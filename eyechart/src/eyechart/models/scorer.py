@@ -56,7 +56,6 @@ class TransformersScorer:
         inputs = prompts.inputs([prompt], [image])
         self._ids_T = inputs["input_ids"][0]
         self._types = self._learn_types(inputs)
-        self._pixel_shapes = self._learn_pixels()
         self.doors: tuple[DoorName, ...] = tuple(kind.name for kind in feature_doors(model)) or ("pixels",)
         """The ways in which other images can get into the model, the best one first."""
         self.tokens = int((self._ids_T == prompts.image_id).sum())
@@ -70,6 +69,7 @@ class TransformersScorer:
                 self._open_features(model)
             except LayoutError as error:
                 self.doors, self.why_pixels = ("pixels",), str(error)
+        self._pixel_shapes = self._learn_pixels() if self.doors == ("pixels",) else {}
         self.door: DoorName = self.doors[0]
         """The way that is used."""
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]  # nn.Module
@@ -175,7 +175,7 @@ class TransformersScorer:
             }
             yield {**inputs, **pixels}
         elif self.door == "encoder-outputs":
-            without = {key: value for key, value in inputs.items() if key not in self._pixel_shapes}
+            without = {key: value for key, value in inputs.items() if key not in self._pixel_keys}
             yield {**without, OFFICIAL: {"image": self._layout.put(visual)}}
         else:
             with self._gate.answering(self._layout.put(visual)):
@@ -193,6 +193,11 @@ class TransformersScorer:
         reference = self._layout.take(one, 1)
         self.tokens, self.layers = int(reference.layers[0].shape[1]), len(reference.layers)
 
+    @property
+    def _pixel_keys(self) -> list[str]:
+        """Names of the pixel tensors that the processor makes."""
+        return [key for key, value in self.placeholder(1).items() if value.is_floating_point()]
+
     def _learn_pixels(self) -> dict[str, tuple[int, ...]]:
         """Return the names of the pixel tensors, and the shape of one image's part of each.
 
@@ -200,12 +205,13 @@ class TransformersScorer:
             InputError: the processor makes none, or a tensor does not grow with the number of images.
         """
         one, two = self.placeholder(1), self.placeholder(2)
-        found = {key: tuple(value.shape) for key, value in one.items() if value.is_floating_point()}
+        found = {key: tuple(one[key].shape) for key in self._pixel_keys}
         if not found or any(tuple(two[key].shape) != (2 * n, *rest) for key, (n, *rest) in found.items()):
             raise InputError(
-                f"MODEL: {self.name}: its processor makes no pixels that are assigned to images "
-                f"(it makes {', '.join(one) or 'nothing for the image'})",
-                "name an image-text-to-text model with the files of its processor",
+                f"MODEL: {self.name}: neither its image features nor its pixels can be replaced: its processor makes "
+                f"{', '.join(f'{key} of shape {tuple(two[key].shape)}' for key in found) or 'no pixels'} for two images"
+                f"{self.why_pixels and f', and of its image features: {self.why_pixels}'}",
+                "pass the model itself and batches of a collator to eyechart.score",
             )
         return found
 
