@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from eyechart.data.llava import PLACEHOLDER
 from eyechart.exits import InputError
 from eyechart.models.doors import OFFICIAL, feature_doors
 from eyechart.models.gate import FeatureGate
@@ -56,12 +57,15 @@ class TransformersScorer:
         inputs = prompts.inputs([prompt], [image])
         self._ids_T = inputs["input_ids"][0]
         self._types = self._learn_types(inputs)
+        self._refuse_prompt_dependence()
         self.doors: tuple[DoorName, ...] = tuple(kind.name for kind in feature_doors(model)) or ("pixels",)
         """The ways in which other images can get into the model, the best one first."""
         self.tokens = int((self._ids_T == prompts.image_id).sum())
         """Q, the number of visual tokens per image."""
         self.layers = 1
         """Number of layers at which the language model receives visual tokens: 1, or more with deepstack features."""
+        self.one_by_one = False
+        """Whether the features of an image depend on its place among others, so that each image is encoded alone."""
         self.why_pixels = ""
         """Why image features cannot be replaced."""
         if self.doors != ("pixels",):
@@ -109,6 +113,8 @@ class TransformersScorer:
             ValueError: an image has a different number of visual tokens than the others.
         """
         assert batch.pixels_BCHW is not None, "a text-only batch has no images to encode"
+        if self.one_by_one and len(batch) > 1:
+            return VisualTokens.cat([self.encode(batch.rows([place])) for place in range(len(batch))])
         if self.door == "pixels":
             made = self.pixels(batch.pixels_BCHW)
             flat = [made[key].reshape(len(batch), -1) for key in self._pixel_shapes]
@@ -192,6 +198,26 @@ class TransformersScorer:
         self._layout = Layout.learn(one, two)
         reference = self._layout.take(one, 1)
         self.tokens, self.layers = int(reference.layers[0].shape[1]), len(reference.layers)
+        pair = zip(self._layout.take(two, 2).layers, reference.layers, strict=True)
+        self.one_by_one = any(not torch.allclose(both[1], alone[0], rtol=1e-4, atol=1e-5) for both, alone in pair)
+
+    def _refuse_prompt_dependence(self) -> None:
+        """Refuse a processor whose inputs for the image depend on the text of the prompt.
+
+        Visual tokens are computed once per image, and used after every prompt.
+
+        Raises:
+            InputError: an input depends on it, such as the prompt's ids for the Q-Former of InstructBLIP.
+        """
+        texts = [self.prompts.text(f"{PLACEHOLDER}\n{words}") for words in ("Why?", "What does the picture show?")]
+        short, long = (self._pixels_of([self._image], text) for text in texts)
+        differ = [key for key in short if short[key].shape != long[key].shape or (short[key] != long[key]).any()]
+        if differ:
+            raise InputError(
+                f"MODEL: {self.name}: what it makes of an image depends on the prompt ({', '.join(differ)}), so that an "
+                "image cannot be encoded once for all prompts",
+                "pass the model itself and batches of a collator to eyechart.score",
+            )
 
     @property
     def _pixel_keys(self) -> list[str]:
@@ -262,8 +288,8 @@ class TransformersScorer:
                 learnt[key] = (image[0], text, text if image[0] != text else text + 1)
         return learnt
 
-    def _pixels_of(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
-        made = self.prompts.inputs([self._prompt] * len(images), images)
+    def _pixels_of(self, images: Sequence[Image.Image], prompt: str = "") -> dict[str, Tensor]:
+        made = self.prompts.inputs([prompt or self._prompt] * len(images), images)
         wanted = [key for key in made if key not in _TEXT and key not in _PER_TOKEN and key in self._parameters]
         moved = {key: torch.as_tensor(made[key]).to(self.device) for key in wanted}
         dtype = _embeddings(self.model).dtype

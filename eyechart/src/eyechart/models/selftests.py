@@ -109,6 +109,9 @@ def refuse_unfit(scorer: TransformersScorer, batch: Batch) -> None:
 
     def own(given: Batch, visual: VisualTokens | None) -> Tensor:
         assert given.pixels_BCHW is not None
+        if scorer.one_by_one and len(given) > 1:
+            alone = [own(given.rows([p]), None if visual is None else visual.rows([p])) for p in range(len(given))]
+            return torch.cat(alone)
         pixels = scorer.pixels(given.pixels_BCHW)
         return scorer.forward(given.ids_BT, given.labels_BT, given.lengths_B, pixels, visual).nll_N
 
