@@ -12,7 +12,7 @@ PYTHON = $(shell for candidate in python3.11 python3.12 python3 python; do \
 
 .PHONY: help trial test lint wheels test-wheels pages \
 	bench bench-coverage bench-looks bench-memory bench-kill bench-fuzz bench-faults bench-thresholds bench-live \
-	bench-golden bench-stacks
+	bench-golden bench-stacks bench-models
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,12 @@ bench-golden: $(VENV)/.run-ready ## the trial of commit BEFORE and of this versi
 
 bench-stacks: $(VENV)/.run-ready ## does pip accept eyechart beside five training stacks; writes docs/stacks.md
 	$(BIN)/python benchmarks/stacks.py
+
+# torchvision and timm go to a folder of their own: beside a CPU build of torch, torchvision cannot be imported without
+# the operators that benchmarks/model_stub.py declares, and would break every other use of the environment.
+bench-models: $(VENV)/.dev-ready ## every image-text-to-text type at tiny width against its own forward; writes docs/models.md
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps --target $(VENV)/models torchvision timm
+	PYTHONPATH=$(VENV)/models $(BIN)/python benchmarks/models.py
 
 # constraints.txt pins what was tested. Its torch takes a CPU build where pip has one at hand.
 $(VENV)/.run-ready: pyproject.toml eyechart/pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -134,6 +134,49 @@ def test_a_batch_gives_what_its_samples_give_alone(model: NamedModel, data: Path
             torch.testing.assert_close(got[index], want, atol=1e-4, rtol=0)
 
 
+def test_a_model_whose_features_depend_on_the_place_in_a_batch_encodes_each_image_alone(
+    saved: Saved, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = transformers.LlavaModel
+    own = kind.get_image_features
+
+    def placed(self: Any, *arguments: Any, **options: Any) -> Any:
+        found = own(self, *arguments, **options)
+        parts = getattr(found, "pooler_output", found)
+        parts = (
+            type(parts)(part + index for index, part in enumerate(parts))
+            if isinstance(parts, list | tuple)
+            else (parts + torch.arange(len(parts))[:, None, None])
+        )
+        if parts is not found and hasattr(found, "pooler_output"):
+            found.pooler_output = parts
+            return found
+        return parts
+
+    plain = saved.load("llava")
+    monkeypatch.setattr(kind, "get_image_features", placed)
+    model = load_model(str(saved.folder("llava")), settings())
+    assert model.scorer.one_by_one and not plain.scorer.one_by_one
+    batch = batch_of(model, data)
+    assert torch.equal(model.encode(batch).layers[0][3], model.encode(batch.rows([3])).layers[0][0])
+
+
+def test_a_processor_whose_image_inputs_depend_on_the_prompt_is_refused(
+    saved: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = transformers.LlavaProcessor
+    own = kind.__call__
+
+    def with_prompt(self: Any, *arguments: Any, **options: Any) -> Any:
+        made = own(self, *arguments, **options)
+        made["pixel_values"] = made["pixel_values"] + made["input_ids"].shape[1]
+        return made
+
+    monkeypatch.setattr(kind, "__call__", with_prompt)
+    with pytest.raises(ValueError, match=r"what it makes of an image depends on the prompt \(pixel_values\)"):
+        load_model(str(saved.folder("llava")), settings())
+
+
 def test_every_depth_of_deepstack_features_is_replaced(saved: Saved, data: Path) -> None:
     model = saved.load("qwen3_vl")
     batch = batch_of(model, data)
@@ -186,7 +229,9 @@ def test_a_model_that_computes_its_features_and_ignores_them_is_refused(
     assert "it ignores its image" in message
 
 
-def test_a_model_that_never_asks_for_image_features_is_refused(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_never_asks_for_image_features_gets_other_pixels_which_change_nothing(
+    saved: Saved, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kind = transformers.LlavaForConditionalGeneration
     own = kind.forward
 
@@ -194,8 +239,13 @@ def test_a_model_that_never_asks_for_image_features_is_refused(saved: Saved, mon
         return own(self, input_ids=input_ids, **options)
 
     monkeypatch.setattr(kind, "forward", blind)
-    with pytest.raises(ValueError, match="llava.*a forward pass does not compute them"):
-        load_model(str(saved.folder("llava")), settings())
+    model = load_model(str(saved.folder("llava")), settings())
+    batch = batch_of(model, data)
+    model.self_test(batch.rows([0, 1]))
+    assert model.describe().door == "pixels" and "never asks for them" in model.scorer.why_pixels
+    visual = model.encode(batch)
+    own, other = (model.nll(batch, seen).nll_N for seen in (visual, visual.rows([1, 2, 3, 0])))
+    assert torch.equal(own, other)
 
 
 def test_a_model_that_reads_its_caption_ahead_is_refused(

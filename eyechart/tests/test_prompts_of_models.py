@@ -33,11 +33,10 @@ class FakeProcessor:
             tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         self.tokenizer, self.chat_template, self.image_token = tokenizer, chat, "<|image_pad|>"
 
-    def apply_chat_template(self, turns: Any, add_generation_prompt: bool, tokenize: bool) -> str:
+    def apply_chat_template(self, turns: Any, add_generation_prompt: bool, tokenize: bool, **variables: Any) -> str:
         assert not tokenize
-        return self.tokenizer.apply_chat_template(
-            turns, chat_template=self.chat_template, add_generation_prompt=add_generation_prompt, tokenize=False
-        )
+        options = {"chat_template": self.chat_template, "add_generation_prompt": add_generation_prompt, **variables}
+        return self.tokenizer.apply_chat_template(turns, tokenize=False, **options)
 
     def __call__(self, text: list[str], images: Any, return_tensors: str, add_special_tokens: bool, **_: Any) -> Any:
         texts = [t.replace(self.image_token, self.image_token * TOKENS) for t in text]
@@ -183,3 +182,34 @@ def test_the_common_size_is_the_processors_own_or_fits_its_limits(processor: Any
 def test_only_tilings_that_a_processor_knows_are_switched_off() -> None:
     assert one_view(settings(do_image_splitting=True, size={})) == {"do_image_splitting": False}
     assert one_view(settings(size={})) == {}
+
+
+SPACE = tiny_architectures.QWEN.replace("{{ m['role'] }}\n", "{{ m['role'] }}: ").replace(
+    "assistant\n{%", "assistant: {%"
+)
+
+
+def test_spaces_at_the_end_of_a_prompt_belong_to_the_captions_first_token_as_in_training() -> None:
+    prompts = writer(SPACE)
+    assert prompts.ending.lead == " " and prompts.text("<image>\nWhat?").endswith("assistant:")
+    for caption in ("a red circle", "blue ground", "Zebra"):
+        item = encoded(prompts, caption)
+        together = decoded(prompts, item.ids_T)
+        assert together.endswith(f"assistant: {caption}<|im_end|>")
+        assert prompts._tokenizer(together, add_special_tokens=False)["input_ids"] == item.ids_T.tolist()
+
+
+class FlatProcessor(FakeProcessor):
+    """It takes one image per text, not a list of them."""
+
+    def __call__(self, text: list[str], images: Any, **options: Any) -> Any:
+        if any(isinstance(image, list) for image in images):
+            raise ValueError("nested images are only for several pages")
+        return super().__call__(text, images, **options)
+
+
+def test_a_processor_that_takes_no_lists_of_images_is_called_without_them() -> None:
+    processor = FlatProcessor(tiny_architectures.QWEN)
+    image_id = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    prompts = PromptWriter("tiny", processor, {}, IMAGE, image_id, 100)
+    assert len(encoded(prompts, "a red circle").ids_T) == len(encoded(writer(), "a red circle").ids_T)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from eyechart.exits import guarded
+from eyechart.exits import InputError, guarded
 from eyechart.results import EXIT_CODES
 
 _ROWS = """\
@@ -50,8 +50,9 @@ _FLAGS: tuple[tuple[str, str, type, Sequence[str] | None, str], ...] = (
     ("seed", "seed", int, None, "seed for drawing rows, donors and noise (42)"),
     ("threads", "threads", int, None, "CPU threads of PyTorch; by default PyTorch decides"),
     ("device", "model.device", str, ("auto", "cpu", "cuda"), "device; auto uses a GPU if there is one (auto)"),
-    ("precision", "model.precision", str, ("fp32", "bf16"), "precision of weights and computation (fp32)"),
+    ("precision", "model.precision", str, ("fp32", "bf16", "fp16"), "precision of weights and computation (fp32)"),
     ("attention", "model.attention", str, ("sdpa", "eager", "flash_attention_2"), "attention implementation (sdpa)"),
+    ("device-map", "model.device_map", str, None, "spread the weights over devices, such as auto; needs accelerate"),
 )
 """Flags that set a field of `ScoreSettings`: flag name, field, type, choices, and help text with the default."""
 
@@ -138,6 +139,14 @@ def _add_score(commands: argparse._SubParsersAction[_Parser]) -> None:
         metavar=("FIELD", "VALUE"),
         help="any other setting, such as ablation.derangements 1; may be given more than once",
     )
+    score.add_argument(
+        "--chat-template-kwargs",
+        metavar="JSON",
+        help="variables of the chat template, such as '{\"enable_thinking\": false}'",
+    )
+    score.add_argument(
+        "--trust-remote-code", action="store_true", help="let Python code that the model's folder brings run"
+    )
     score.add_argument("--output", type=Path, help="folder for results.json and the page (outputs/eyechart/<name>)")
     score.add_argument("--json", action="store_true", help="print results.json, and the table to standard error")
 
@@ -172,6 +181,8 @@ def _score(options: argparse.Namespace) -> int:
     from eyechart.settings import settings_of
 
     given = {field: getattr(options, field) for _, field, *_ in _FLAGS} | {"train_data": options.train_data}
+    given |= {"chat_template_kwargs": _template_variables(options.chat_template_kwargs)}
+    given |= {"model.trust_remote_code": options.trust_remote_code or None}
     given = {field: value for field, value in given.items() if value is not None}
     flags = {field: f"--{name}" for name, field, *_ in _FLAGS}
     given |= {"distributed": int(os.environ.get("WORLD_SIZE", "1")) > 1}
@@ -194,6 +205,26 @@ def _report(options: argparse.Namespace) -> int:
 
     rewrite_page(options.folder, options.output, options.image_root)
     return 0
+
+
+def _template_variables(text: str | None) -> dict[str, object] | None:
+    """Parse the variables of the chat template.
+
+    Raises:
+        InputError: the text is not a JSON object.
+    """
+    if text is None:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(
+            f"--chat-template-kwargs: expected a JSON object, got {text[:80]!r}",
+            "write it like '{\"enable_thinking\": false}'",
+        )
+    return found
 
 
 def _value(text: str) -> object:

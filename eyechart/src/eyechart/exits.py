@@ -14,7 +14,8 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 # Errors caused by the machine and not by this package: no space, no permission, a folder instead of a file.
@@ -72,6 +73,28 @@ class RankLostError(RuntimeError):
     """Another process of the same job has ended, so this process cannot continue."""
 
 
+@contextmanager
+def foreign_code(what: str, fix: str) -> Iterator[None]:
+    """Turn every error that is raised inside a library, within the block, into bad input.
+
+    It is for code that a model brings, which may raise anything. Errors that this package raises stay as they are.
+
+    Args:
+        what: what failed, as the beginning of a sentence; the error follows in brackets.
+        fix: what to do.
+
+    Raises:
+        InputError: an error was raised inside a library.
+    """
+    try:
+        yield
+    except Exception as error:
+        if raised_here(error):
+            raise
+        text = " ".join(str(error).split())[:300]
+        raise InputError(f"{what} ({type(error).__name__}: {text})", fix) from error
+
+
 def guarded(command: Callable[[], int], package: str = "eyechart") -> int:
     """Run a command of `package` and turn its exceptions into exit codes.
 
@@ -93,7 +116,7 @@ def guarded(command: Callable[[], int], package: str = "eyechart") -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _say("interrupted: the output is no longer read", 130)
     except ValueError as error:
-        return _say(f"error: {error}", 2) if _raised_here(error, package) else _bug(error, package)
+        return _say(f"error: {error}", 2) if raised_here(error, package) else _bug(error, package)
     except OSError as error:
         return _say(f"error: {_explain(error)}", 2) if error.errno in _ENVIRONMENT else _bug(error, package)
     except Exception as error:  # noqa: BLE001 - the last error handler of a command
@@ -113,7 +136,8 @@ def _explain(error: OSError) -> str:
     return f"{where}{error.strerror}{hint}"
 
 
-def _raised_here(error: BaseException, package: str) -> bool:
+def raised_here(error: BaseException, package: str = "eyechart") -> bool:
+    """Return whether an error was raised by this package or by `package`, and not inside a library."""
     frames = traceback.extract_tb(error.__traceback__)
     folders = [Path(str(sys.modules[name].__file__)).parent for name in ("eyechart", package)]
     return bool(frames) and any(Path(frames[-1].filename).is_relative_to(folder) for folder in folders)

@@ -15,17 +15,33 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
-class Placement(Section):
-    """The device, precision and attention implementation of frozen models."""
+class Hardware(Section):
+    """Where a model runs."""
 
     prefix: ClassVar[str] = "--"
     """Prefix of the names of these settings in messages: `--`, because they are flags of `eyechart`."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention implementation of the frozen models."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """fp32: everything in float32. bf16: frozen parts stored in bfloat16, the connector in float32 under autocast."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """The device to run on; auto uses a GPU if there is one."""
+
+
+class Placement(Hardware):
+    """Where frozen models run, and how."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """fp32: everything in float32. bf16: frozen parts stored in bfloat16, the connector in float32 under autocast."""
+
+
+class NamedPlacement(Hardware):
+    """Where and how a model runs that is given by name."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of weights and computation. Quantised weights keep the precision of their file."""
+    device_map: str | None = None
+    """Spread the weights over devices as transformers and accelerate do, for example `auto`; null uses one device."""
+    trust_remote_code: bool = False
+    """Let Python code that the checkpoint brings run, for its processor and its model."""
 
 
 class AblationSettings(Section):
@@ -74,7 +90,7 @@ class ScoreSettings(Section):
     """Seed for drawing rows, donors and noise, each with a separate generator."""
     threads: int | None = Field(None, ge=1)
     """Number of CPU threads of PyTorch; null uses PyTorch's default."""
-    model: Placement = Placement()
+    model: NamedPlacement = NamedPlacement()
     max_seq_len: int = Field(4096, ge=4)
     """Maximum number of tokens per sequence; it only limits memory, because nothing is trained."""
     max_rejected: float = Field(0.01, ge=0, le=1)
@@ -88,6 +104,8 @@ class ScoreSettings(Section):
     parts, such as `captions,image=picture,caption=title` (docs/data.md)."""
     prompt: str | None = None
     """Human turn, with one `<image>`, used for every row; null uses each row's own human turn."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Variables of the chat template, such as `{"enable_thinking": false}`; null passes none."""
     train_data: str | None = None
     """Data file of other rows, whose images are averaged for `mean-token`; null leaves that condition out."""
     distributed: bool = False

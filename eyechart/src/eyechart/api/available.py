@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from eyechart.reporting.remarks import sentence
-from eyechart.results import Finding, Remark, RemarkCode
+from eyechart.results import DoorName, Finding, Remark, RemarkCode
+from eyechart.scoring.conditions import OF_TOKENS
 
 _NOT_HERE: dict[str, RemarkCode] = {"blind": "blind-not-trained-here", "donors": "donors-need-tower-features"}
 """Conditions that are only available for models trained by qwen3_vlm, with the remark that gives the reason."""
@@ -32,19 +33,24 @@ class Limited(Protocol):
         ...
 
 
-def unavailable_of(train_data: Path | None, scorer: object, layers: int = 1) -> dict[str, RemarkCode]:
+def unavailable_of(
+    train_data: Path | None, scorer: object, layers: int = 1, door: DoorName | None = None
+) -> dict[str, RemarkCode]:
     """Return the conditions that are not available, with the remark that gives the reason.
 
     Args:
         train_data: file of rows whose images are averaged for `mean-token`.
         scorer: the scorer, or the name of a model that is not loaded yet.
         layers: number of layers at which the language model receives visual tokens.
+        door: how other images get into the model; None if it is not known yet.
     """
     codes = dict(_NOT_HERE)
     if isinstance(scorer, Limited):
         codes |= scorer.unavailable
     elif train_data is None:
         codes["mean-token"] = "mean-needs-train-data"
+    if door == "pixels":
+        codes |= dict.fromkeys(OF_TOKENS, "not-for-pixels")
     if layers > 1:
         codes.setdefault("mean-token", "mean-of-several-depths")
     return codes

@@ -121,10 +121,10 @@ def measure(
     )  # checked before the weights are loaded; the number of layers is only known afterwards
     by_name = isinstance(model, str | Path)
     scorer = _load(model, settings) if isinstance(model, str | Path) else model
-    about = description_of(scorer)
     source = Source(scorer, wanted, settings.ablation.batch_size)
     tested = _tested(scorer, source)
-    left_out = left_out_of(names, unavailable_of(train_file, scorer, tested.layers))
+    about = description_of(scorer)  # after the self-tests, which choose how other images get into the model
+    left_out = left_out_of(names, unavailable_of(train_file, scorer, tested.layers, about.door))
     absent = {remark.about for remark in left_out}
     names = tuple(name for name in names if name not in absent)
     remarks, mean = [*about.remarks, *tested.remarks, *left_out], None
@@ -173,8 +173,15 @@ def measure(
 
 def _load(name: str | Path, settings: ScoreSettings) -> ScorerOfBatches:
     # Imported where it is used: transformers takes seconds to load, and a user's scorer does not need it.
-    from eyechart.models.loading import load_model
+    try:
+        from eyechart.models.loading import load_model
+    except ImportError as error:  # transformers tries to import a torchvision that is there
+        from eyechart.processors.pillow import torchvision_problem
 
+        raise InputError(
+            f"MODEL: transformers cannot load a processor here: {torchvision_problem() or error}",
+            "install a torchvision that fits the installed torch, or uninstall torchvision",
+        ) from error
     return load_model(str(name), settings)
 
 

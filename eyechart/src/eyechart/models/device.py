@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from transformers.utils import is_flash_attn_2_available
 
-from eyechart.settings import Placement
+from eyechart.settings import NamedPlacement, Placement
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def choose_device(place: Placement, threads: int | None = None) -> torch.device:
+def choose_device(place: Placement | NamedPlacement, threads: int | None = None) -> torch.device:
     """Set the number of threads and return the device.
 
     Raises:
@@ -32,12 +32,12 @@ def choose_device(place: Placement, threads: int | None = None) -> torch.device:
     return device
 
 
-def _require_flash(place: Placement, device: torch.device) -> None:
+def _require_flash(place: Placement | NamedPlacement, device: torch.device) -> None:
     lacks, named = "", place.prefix
     if device.type == "cpu":
         lacks = "needs a GPU, got cpu"
     elif place.precision == "fp32":
-        lacks = f"computes only in bf16, but {named}precision is fp32"
+        lacks = f"computes only in 16 bits, but {named}precision is fp32"
     elif not is_flash_attn_2_available():
         lacks = "needs the package flash-attn, which is not installed or does not support this GPU"
     if lacks:

@@ -32,7 +32,7 @@ from eyechart.seam import Grid, VisualTokens
 
 Forward = Callable[[Mapping[str, Any]], Any]
 """A forward pass of the model on its own inputs."""
-_OFFICIAL = "mm_encoder_outputs"
+OFFICIAL = "mm_encoder_outputs"
 
 
 class Door(ABC):
@@ -182,7 +182,7 @@ class OfficialDoor(_FeatureDoor):
         source = parts[0].source
         inputs = source.cut([part.place for part in parts])
         inputs.pop(str(source.pixel_key))
-        yield {**inputs, _OFFICIAL: {"image": self.features(parts, visual)}}
+        yield {**inputs, OFFICIAL: {"image": self.features(parts, visual)}}
 
 
 class GateDoor(_FeatureDoor):
@@ -211,7 +211,7 @@ def feature_doors(model: nn.Module) -> list[type[_FeatureDoor]]:
     """Return the kinds of doors to image features that a model may have, the best one first."""
     if not FeatureGate.fits(model):
         return []
-    return [OfficialDoor, GateDoor] if _OFFICIAL in parameters_of(model) else [GateDoor]
+    return [OfficialDoor, GateDoor] if OFFICIAL in parameters_of(model) else [GateDoor]
 
 
 def parameters_of(model: nn.Module) -> set[str]:

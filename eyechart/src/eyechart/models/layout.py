@@ -21,7 +21,7 @@ from transformers.utils import ModelOutput
 
 from eyechart.seam import VisualTokens
 
-_NOT_HANDED_ON = ("last_hidden_state", "hidden_states", "attentions")
+_NOT_HANDED_ON = ("last_hidden_state", "hidden_states", "attentions", "vision_outputs", "qformer_outputs")
 """Outputs of the vision tower. If there is also a `pooler_output`, the language model receives only that output, and
 these are replaced by None; a model that uses one of them nevertheless fails, and is refused."""
 

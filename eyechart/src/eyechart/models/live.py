@@ -29,12 +29,10 @@ from eyechart.models.layout import LayoutError
 from eyechart.models.unchanged import kept_randomness, unchanged
 from eyechart.models.wrappers import unwrapped
 from eyechart.results import Finding, Remark, RemarkCode
+from eyechart.scoring.conditions import OF_TOKENS
 from eyechart.scoring.pixels import PIXEL_CHANGES
 from eyechart.scoring.samples import decoder
 from eyechart.seam import Batch, Description, Grid, TokenNLL, VisualTokens, Vocabulary
-
-_OF_TOKENS = ("mean-token", "noise-per-dim", "slot-mix", "matching")
-"""Conditions about visual tokens of the language model, which pixel values are not."""
 
 
 class LiveModel:
@@ -154,7 +152,7 @@ class LiveScorer:
     def unavailable(self) -> dict[str, RemarkCode]:
         """Conditions that batches of a collator do not allow, with the reason."""
         found: dict[str, RemarkCode] = {"no-image": "needs-rows", **dict.fromkeys(PIXEL_CHANGES, "needs-rows")}
-        return found if self.door.slots else {**found, **dict.fromkeys(_OF_TOKENS, "not-for-pixels")}
+        return found if self.door.slots else {**found, **dict.fromkeys(OF_TOKENS, "not-for-pixels")}
 
     def with_remarks(self, remarks: Sequence[Remark]) -> LiveScorer:
         """Return the scorer with remarks on how it scores, for the results."""

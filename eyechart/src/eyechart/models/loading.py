@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,20 +15,23 @@ from transformers import AutoModelForImageTextToText, ProcessorMixin
 from eyechart.data.dataset import Dataset
 from eyechart.data.encoded import Encoded
 from eyechart.data.images import ImageSpec
+from eyechart.exits import InputError, foreign_code
+from eyechart.models.adapters import read_adapter, with_adapter
 from eyechart.models.device import DTYPES, choose_device
 from eyechart.models.scorer import TransformersScorer
 from eyechart.models.selftests import refuse_unfit
-from eyechart.models.weights import load_complete
+from eyechart.models.weights import is_quantised, load_complete
 from eyechart.models.writing import write_captions
 from eyechart.processors.loading import SETTING, common_size, load_processor, one_view, require_side
 from eyechart.processors.prompts import PromptWriter
-from eyechart.results import Remark
+from eyechart.results import DoorName, Remark, RemarkCode
 from eyechart.scoring.batching import collate
 from eyechart.scoring.encoding import OTHER_TOKENS
 from eyechart.scoring.samples import decoder
 from eyechart.seam import Batch, Description, Reject, RejectKind, Row, Sample, TokenNLL, VisualTokens, Vocabulary
 from eyechart.settings import ScoreSettings
 
+_NOT_OURS = "check that its config, processor and template belong together; the error is one of the model's own code"
 _ANY_REQUEST = "<image>\nDescribe the picture."
 """A human turn with an image, used to find out how the processor arranges image positions."""
 
@@ -46,17 +50,20 @@ class NamedModel:
 
     def batch(self, rows: Sequence[Row]) -> Batch:
         """Implement `Scorer.batch`: text in the model's chat template, and images at the common size."""
-        encoded = self.prompts.encode(rows, self.settings.prompt)
-        items = [self._item(row, text) for row, text in zip(rows, encoded, strict=True)]
+        with foreign_code(f"{SETTING}: the processor of {self.name} fails on a row", _NOT_OURS):
+            encoded = self.prompts.encode(rows, self.settings.prompt)
+            items = [self._item(row, text) for row, text in zip(rows, encoded, strict=True)]
         return collate(items, self.prompts.begin_id)
 
     def encode(self, batch: Batch) -> VisualTokens:
         """Implement `Scorer.encode`."""
-        return self.scorer.encode(batch)
+        with foreign_code(f"{SETTING}: a forward pass of {self.name} fails", _NOT_OURS):
+            return self.scorer.encode(batch)
 
     def nll(self, batch: Batch, visual: VisualTokens | None) -> TokenNLL:
         """Implement `Scorer.nll`."""
-        return self.scorer.nll(batch, visual)
+        with foreign_code(f"{SETTING}: a forward pass of {self.name} fails", _NOT_OURS):
+            return self.scorer.nll(batch, visual)
 
     def write(self, batch: Batch) -> list[str]:
         """Implement `Writer.write`: by greedy decoding with the model's own `generate`, after each row's own prompt."""
@@ -68,7 +75,8 @@ class NamedModel:
         Raises:
             ValueError: the model fails a self-test; the message names the test and says what that means.
         """
-        refuse_unfit(self.scorer, batch)
+        with foreign_code(f"{SETTING}: a forward pass of {self.name} fails", _NOT_OURS):
+            refuse_unfit(self.scorer, batch)
 
     def describe(self) -> Description:
         """Describe this model and how it is scored, in the form that the scoring interface requires."""
@@ -87,13 +95,17 @@ class NamedModel:
                 figures=size,
             ),
         ]
+        door: dict[DoorName, RemarkCode] = {
+            "encoder-outputs": "door-encoder-outputs", "image-features": "door-image-features", "pixels": "door-pixels"
+        }  # fmt: skip
+        remarks.append(Remark(code=door[self.scorer.door], about="door"))
         if self.scorer.prefix_attention:
             remarks.append(Remark(code="attention-both-ways-in-prompt", about="attention"))
         vocabulary = Vocabulary(
             decoder(self.processor.tokenizer), ending.end_id, self.prompts.begin_id, self.scorer.vocabulary
         )
         return Description(
-            self.name, {"vision": self.name, "llm": self.name}, {}, vocabulary, remarks, "image-features"
+            self.name, {"vision": self.name, "llm": self.name}, {}, vocabulary, remarks, self.scorer.door
         )
 
     def _item(self, row: Row, text: Encoded | Reject) -> Sample | Reject:
@@ -123,11 +135,24 @@ def load_model(name: str, settings: ScoreSettings) -> NamedModel:
             be scored, or the image size is out of range. The message is one line.
     """
     require_side(settings.image_size, settings.max_pixels)
-    device, dtype = choose_device(settings.model, settings.threads), DTYPES[settings.model.precision]
-    processor = load_processor(name)
-    kind = AutoModelForImageTextToText
-    model: nn.Module = load_complete(kind, name, SETTING, dtype, settings.model.attention)
-    return adapt(name, model.requires_grad_(False).eval().to(device), processor, settings)
+    place = settings.model
+    device, dtype = choose_device(place, settings.threads), DTYPES[place.precision]
+    adapter = read_adapter(name)
+    base = adapter.base if adapter else name
+    quantised = is_quantised(base, place.trust_remote_code)
+    processor = load_processor(name if adapter and adapter.has_processor else base, place.trust_remote_code)
+    options: dict[str, Any] = {"trust_remote_code": place.trust_remote_code}
+    if place.device_map or quantised:
+        options["device_map"] = place.device_map or {"": device}
+    with foreign_code(f"{SETTING}: {base} cannot be loaded", "use a transformers that knows this model"):
+        model: nn.Module = load_complete(
+            AutoModelForImageTextToText, base, SETTING, None if quantised else dtype, place.attention, options
+        )
+    if adapter:
+        model = with_adapter(model, adapter)
+    model = model.requires_grad_(False).eval()
+    # Quantised weights and those spread over devices stay where they are: moving or casting them breaks them.
+    return adapt(name, model if "device_map" in options else model.to(device), processor, settings)
 
 
 def adapt(name: str, model: nn.Module, processor: ProcessorMixin, settings: ScoreSettings) -> NamedModel:
@@ -137,12 +162,24 @@ def adapt(name: str, model: nn.Module, processor: ProcessorMixin, settings: Scor
         ValueError: the model has a form that cannot be scored, or the image size is out of range.
     """
     require_side(settings.image_size, settings.max_pixels)
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise InputError(
+            f"{SETTING}: {name} is an encoder-decoder model, whose labels are not at the positions of its ids",
+            "name a decoder-only model",
+        )
+    image_id = _image_id(name, model)
     spec = common_size(processor.image_processor, settings.image_size)
     image = _any_image(spec)
     options = one_view(processor.image_processor)
-    prompts = PromptWriter(name, processor, options, image, _image_id(name, model), settings.max_seq_len)
-    text = prompts.text(_ANY_REQUEST)
-    return NamedModel(name, processor, prompts, TransformersScorer(name, model, prompts, text, image), spec, settings)
+    with foreign_code(f"{SETTING}: the processor of {name} fails on a prompt with one image", _NOT_OURS):
+        prompts = PromptWriter(
+            name, processor, options, image, image_id, settings.max_seq_len, settings.chat_template_kwargs
+        )
+        text = prompts.text(_ANY_REQUEST)
+        prompts.prompt(_ANY_REQUEST)
+    with foreign_code(f"{SETTING}: the forward pass of {name} fails on the inputs of its processor", _NOT_OURS):
+        scorer = TransformersScorer(name, model, prompts, text, image)
+    return NamedModel(name, processor, prompts, scorer, spec, settings)
 
 
 def _image_id(name: str, model: nn.Module) -> int:

@@ -1,14 +1,18 @@
 """Adapts any transformers image-text-to-text model to the scoring interface of the checks.
 
 The vision half runs once per image, in a forward pass that ends when `get_image_features` has been called. Scoring is a
-forward pass on ids and placeholder pixels in which `get_image_features` returns the visual tokens of the condition.
+forward pass on ids that gets the visual tokens to be scored in one of the ways of `models.doors`: as an argument, or as
+the answer of `get_image_features` to placeholder pixels. A model without these two gets other pixels, and its visual
+tokens are pixel values.
 Padding is on the right, with an attention mask; the model computes its own position ids.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,9 +20,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from eyechart.exits import InputError
+from eyechart.models.doors import OFFICIAL, feature_doors
 from eyechart.models.gate import FeatureGate
 from eyechart.models.layout import Layout, LayoutError
 from eyechart.processors.prompts import PromptWriter
+from eyechart.results import DoorName
+from eyechart.rows import PLACEHOLDER
 from eyechart.seam import IGNORE_INDEX, Batch, TokenNLL, VisualTokens
 
 _TEXT = ("input_ids", "attention_mask", "labels")
@@ -45,21 +53,29 @@ class TransformersScorer:
         self.name, self.model, self.prompts = name, model, prompts
         self._prompt, self._image = prompt, image
         self._parameters = set(inspect.signature(model.forward).parameters)
-        self._gate = FeatureGate(model)
         self._placeholders: dict[int, dict[str, Tensor]] = {}
         inputs = prompts.inputs([prompt], [image])
         self._ids_T = inputs["input_ids"][0]
         self._types = self._learn_types(inputs)
-        try:
-            one, two = (self._features(self.placeholder(count), count) for count in (1, 2))
-            self._layout = Layout.learn(one, two)
-            reference = self._layout.take(one, 1)
-        except LayoutError as error:
-            raise ValueError(f"MODEL: {name}: its image features have an unsupported structure: {error}") from error
-        self.tokens = int(reference.layers[0].shape[1])
+        self._refuse_prompt_dependence()
+        self.doors: tuple[DoorName, ...] = tuple(kind.name for kind in feature_doors(model)) or ("pixels",)
+        """The ways in which other images can get into the model, the best one first."""
+        self.tokens = int((self._ids_T == prompts.image_id).sum())
         """Q, the number of visual tokens per image."""
-        self.layers = len(reference.layers)
+        self.layers = 1
         """Number of layers at which the language model receives visual tokens: 1, or more with deepstack features."""
+        self.one_by_one = False
+        """Whether the features of an image depend on its place among others, so that each image is encoded alone."""
+        self.why_pixels = ""
+        """Why image features cannot be replaced."""
+        if self.doors != ("pixels",):
+            try:
+                self._open_features(model)
+            except LayoutError as error:
+                self.doors, self.why_pixels = ("pixels",), str(error)
+        self._pixel_shapes = self._learn_pixels() if self.doors == ("pixels",) else {}
+        self.door: DoorName = self.doors[0]
+        """The way that is used."""
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]  # nn.Module
         """Number of tokens in the model's vocabulary."""
 
@@ -71,7 +87,7 @@ class TransformersScorer:
     @property
     def device(self) -> torch.device:
         """The device of the model."""
-        return next(self.model.parameters()).device
+        return _embeddings(self.model).device
 
     def pixels(self, pixels_BCHW: Tensor) -> dict[str, Tensor]:
         """Return the output of the model's processor for uint8 images at the common size: pixels, grids and masks."""
@@ -97,6 +113,12 @@ class TransformersScorer:
             ValueError: an image has a different number of visual tokens than the others.
         """
         assert batch.pixels_BCHW is not None, "a text-only batch has no images to encode"
+        if self.one_by_one and len(batch) > 1:
+            return VisualTokens.cat([self.encode(batch.rows([place])) for place in range(len(batch))])
+        if self.door == "pixels":
+            made = self.pixels(batch.pixels_BCHW)
+            flat = [made[key].reshape(len(batch), -1) for key in self._pixel_shapes]
+            return VisualTokens((torch.cat(flat, dim=1)[:, :, None],))
         try:
             return self._layout.take(self._features(self.pixels(batch.pixels_BCHW), len(batch)), len(batch))
         except LayoutError as error:
@@ -139,14 +161,85 @@ class TransformersScorer:
         if visual is None:
             logits_BTK = self.model(**inputs).logits
         else:
-            answer = self._layout.put(visual.map(lambda layer: layer.to(self.device)))
-            with self._gate.answering(answer):
-                logits_BTK = self.model(**inputs).logits
+            with self._giving(inputs, visual.map(lambda layer: layer.to(self.device))) as given:
+                logits_BTK = self.model(**given).logits
         logits_BTK = logits_BTK if short else logits_BTK[:, columns]
         targets_BT = labels_BT[:, columns + 1]
         keep_BT = targets_BT != IGNORE_INDEX
         nll_N = F.cross_entropy(logits_BTK[keep_BT].float(), targets_BT[keep_BT], reduction="none")
         return TokenNLL(nll_N, keep_BT.sum(dim=1))
+
+    @contextmanager
+    def _giving(self, inputs: dict[str, Any], visual: VisualTokens) -> Iterator[dict[str, Any]]:
+        """Return the inputs with which a forward pass, inside the block, uses these visual tokens."""
+        if self.door == "pixels":
+            sizes = [math.prod(shape) for shape in self._pixel_shapes.values()]
+            parts = torch.split(visual.layers[0][:, :, 0], sizes, dim=1)
+            pixels = {
+                key: part_BX.reshape(len(visual) * shape[0], *shape[1:]).to(inputs[key].dtype)
+                for (key, shape), part_BX in zip(self._pixel_shapes.items(), parts, strict=True)
+            }
+            yield {**inputs, **pixels}
+        elif self.door == "encoder-outputs":
+            without = {key: value for key, value in inputs.items() if key not in self._pixel_keys}
+            yield {**without, OFFICIAL: {"image": self._layout.put(visual)}}
+        else:
+            with self._gate.answering(self._layout.put(visual)):
+                yield inputs
+
+    def _open_features(self, model: nn.Module) -> None:
+        """Determine the form of the image features.
+
+        Raises:
+            LayoutError: it is not supported, or no image features are computed.
+        """
+        self._gate = FeatureGate(model)
+        one, two = (self._features(self.placeholder(count), count) for count in (1, 2))
+        self._layout = Layout.learn(one, two)
+        reference = self._layout.take(one, 1)
+        self.tokens, self.layers = int(reference.layers[0].shape[1]), len(reference.layers)
+        pair = zip(self._layout.take(two, 2).layers, reference.layers, strict=True)
+        self.one_by_one = any(not torch.allclose(both[1], alone[0], rtol=1e-4, atol=1e-5) for both, alone in pair)
+
+    def _refuse_prompt_dependence(self) -> None:
+        """Refuse a processor whose inputs for the image depend on the text of the prompt.
+
+        Visual tokens are computed once per image, and used after every prompt.
+
+        Raises:
+            InputError: an input depends on it, such as the prompt's ids for the Q-Former of InstructBLIP.
+        """
+        texts = [self.prompts.text(f"{PLACEHOLDER}\n{words}") for words in ("Why?", "What does the picture show?")]
+        short, long = (self._pixels_of([self._image], text) for text in texts)
+        differ = [key for key in short if short[key].shape != long[key].shape or (short[key] != long[key]).any()]
+        if differ:
+            raise InputError(
+                f"MODEL: {self.name}: what it makes of an image depends on the prompt ({', '.join(differ)}), so that "
+                "an image cannot be encoded once for all prompts",
+                "pass the model itself and batches of a collator to eyechart.score",
+            )
+
+    @property
+    def _pixel_keys(self) -> list[str]:
+        """Names of the pixel tensors that the processor makes."""
+        return [key for key, value in self.placeholder(1).items() if value.is_floating_point()]
+
+    def _learn_pixels(self) -> dict[str, tuple[int, ...]]:
+        """Return the names of the pixel tensors, and the shape of one image's part of each.
+
+        Raises:
+            InputError: the processor makes none, or a tensor does not grow with the number of images.
+        """
+        one, two = self.placeholder(1), self.placeholder(2)
+        found = {key: tuple(one[key].shape) for key in self._pixel_keys}
+        if not found or any(tuple(two[key].shape) != (2 * n, *rest) for key, (n, *rest) in found.items()):
+            raise InputError(
+                f"MODEL: {self.name}: neither its image features nor its pixels can be replaced: its processor makes "
+                f"{', '.join(f'{key} of shape {tuple(two[key].shape)}' for key in found) or 'no pixels'} for two images"
+                f"{self.why_pixels and f', and of its image features: {self.why_pixels}'}",
+                "pass the model itself and batches of a collator to eyechart.score",
+            )
+        return found
 
     def prompt_inputs(self, ids_BT: Tensor) -> dict[str, Any]:
         """Return the model's inputs for prompts of equal length, without an answer and without images."""
@@ -195,12 +288,18 @@ class TransformersScorer:
                 learnt[key] = (image[0], text, text if image[0] != text else text + 1)
         return learnt
 
-    def _pixels_of(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
-        made = self.prompts.inputs([self._prompt] * len(images), images)
+    def _pixels_of(self, images: Sequence[Image.Image], prompt: str = "") -> dict[str, Tensor]:
+        made = self.prompts.inputs([prompt or self._prompt] * len(images), images)
         wanted = [key for key in made if key not in _TEXT and key not in _PER_TOKEN and key in self._parameters]
         moved = {key: torch.as_tensor(made[key]).to(self.device) for key in wanted}
-        dtype = next(self.model.parameters()).dtype
+        dtype = _embeddings(self.model).dtype
         return {key: value.to(dtype) if value.is_floating_point() else value for key, value in moved.items()}
+
+
+def _embeddings(model: nn.Module) -> Tensor:
+    """Return the weight whose device and dtype inputs need: other weights may be quantised or on other devices."""
+    weight: Tensor = model.get_input_embeddings().weight  # type: ignore[operator]  # nn.Module
+    return weight if weight.is_floating_point() else next(model.parameters())
 
 
 def _images(pixels_BCHW: Tensor) -> list[Image.Image]:

@@ -17,12 +17,13 @@ The experiments are those of `faults.experiments`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
 from torch import Tensor
 
+from eyechart.exits import raised_here
 from eyechart.faults.changes import without_images
 from eyechart.faults.experiments import OwnLosses, kept_between_calls, past_tokens, put_back
 from eyechart.faults.experiments_on_losses import LossRoute
@@ -67,6 +68,10 @@ _FAULTS: dict[SelfTest, str] = {
     SelfTest.KEPT: "image-order",
     SelfTest.CAUSAL: "leak",
 }
+OF_PIXELS = (SelfTest.REPEAT, SelfTest.OWN_FEATURES, SelfTest.KEPT, SelfTest.CAUSAL)
+"""Self-tests that pixels have to pass: a pixel value that is NaN, or two pictures that are 0, tell nothing."""
+OTHER_DOOR = (SelfTest.OWN_FEATURES, SelfTest.SENTINEL, SelfTest.LEAK)
+"""Self-tests of replaced features, which may pass if they are replaced in another way."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,9 @@ class Failure:
 
 @torch.no_grad()
 def refuse_unfit(scorer: TransformersScorer, batch: Batch) -> None:
-    """Run all self-tests on a batch of one or two samples with images and label tokens.
+    """Run all self-tests on a batch of one or two samples, with images and label tokens.
+
+    The scorer then uses the first of its doors that passes.
 
     Raises:
         UnfitError: a test failed; the message is one line that names the test and says what its failure means.
@@ -102,11 +109,24 @@ def refuse_unfit(scorer: TransformersScorer, batch: Batch) -> None:
 
     def own(given: Batch, visual: VisualTokens | None) -> Tensor:
         assert given.pixels_BCHW is not None
+        if scorer.one_by_one and len(given) > 1:
+            alone = [own(given.rows([p]), None if visual is None else visual.rows([p])) for p in range(len(given))]
+            return torch.cat(alone)
         pixels = scorer.pixels(given.pixels_BCHW)
         return scorer.forward(given.ids_BT, given.labels_BT, given.lengths_B, pixels, visual).nll_N
 
-    for failure in failures(scorer, batch, own, next(scorer.model.parameters()).dtype):
-        raise UnfitError(f"MODEL: {scorer.name}", failure)
+    dtype = next(scorer.model.parameters()).dtype
+    failure: Failure | None = None
+    for door in scorer.doors:
+        scorer.door = door
+        names = OF_PIXELS if door == "pixels" else tuple(SelfTest)
+        failure = next(failures(scorer, batch, own, dtype, names), None)
+        if failure is None:
+            return
+        if failure.test not in OTHER_DOOR and not failure.crashed:
+            break
+    assert failure is not None, "a scorer has at least one door"
+    raise UnfitError(f"MODEL: {scorer.name}", failure)
 
 
 class UnfitError(ValueError):
@@ -152,7 +172,7 @@ def failures(
         )
 
     def own_features() -> Failure | None:
-        difference = put_back(scorer, batch, own)
+        difference = max(put_back(scorer, given, own) for given in [batch, *_with_white(batch)])
         return _failure(SelfTest.OWN_FEATURES, difference, allowed, "the losses differ by up to {:.4g} nats")
 
     def sentinel() -> Failure | None:
@@ -187,13 +207,20 @@ def failures(
     for name in names:
         try:
             failure = tests[name]()
-        except ValueError:
-            raise
-        except Exception as error:  # noqa: BLE001 - an unknown model may raise any error
+        except Exception as error:  # an unknown model may raise any error
+            if raised_here(error):
+                raise
             outcome = f"it raised {type(error).__name__}: {' '.join(str(error).split())[:200]}"
             failure = Failure(name, outcome, crashed=True)
         if failure is not None:
             yield failure
+
+
+def _with_white(batch: Batch) -> list[Batch]:
+    """Return the batch with white pictures, if it has pictures: what passes by the features shows in extreme pixels."""
+    if batch.pixels_BCHW is None:
+        return []
+    return [replace(batch, pixels_BCHW=torch.full_like(batch.pixels_BCHW, 255))]
 
 
 def _failure(name: SelfTest, difference: float, allowed: float, said: str) -> Failure | None:

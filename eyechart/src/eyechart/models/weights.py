@@ -8,20 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from eyechart.exits import NamedInputError
+from eyechart.exits import InputError, NamedInputError
 from eyechart.hub import explain_absence, hub_bounded, unreadable
 from eyechart.models.hashing import HashedFiles
+from eyechart.processors.loading import refuse_own_code
 
 
 def load_complete(
-    kind: type[PreTrainedModel], name: str, setting: str, dtype: torch.dtype, attention: str
+    kind: type[PreTrainedModel],
+    name: str,
+    setting: str,
+    dtype: torch.dtype | None,
+    attention: str,
+    options: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
     """Call `kind.from_pretrained(name)`, and raise an error if any weights are newly initialised.
 
@@ -29,8 +38,9 @@ def load_complete(
         kind: a transformers model class.
         name: folder or hub id.
         setting: the config field that contains the name, for messages.
-        dtype: precision of the loaded weights.
+        dtype: precision of the loaded weights; None keeps that of the file.
         attention: attention implementation.
+        options: further arguments of `from_pretrained`.
 
     Raises:
         ValueError: the model does not exist, or is neither in the cache nor available from the hub, or weights are
@@ -41,11 +51,23 @@ def load_complete(
     try:
         with hub_bounded(name):
             model, info = kind.from_pretrained(
-                name, dtype=dtype, attn_implementation=attention, use_safetensors=True, output_loading_info=True
+                name,
+                dtype=dtype or "auto",
+                attn_implementation=attention,
+                use_safetensors=True,
+                output_loading_info=True,
+                **(options or {}),
             )
     except (OSError, ImportError) as error:
         raise ValueError(explain_absence(name, setting, error)) from error
     except (SafetensorError, RuntimeError, ValueError) as error:
+        if attention == "sdpa" and isinstance(error, ValueError) and _lacks_sdpa(kind, name):
+            flag = "--attention" if setting == "MODEL" else "model.attention"
+            raise InputError(
+                f"{flag}: {name} has no {attention} attention in transformers {transformers.__version__}",
+                f"set {flag} to eager",
+            ) from error
+        refuse_own_code(name, setting, error)
         raise ValueError(unreadable(name, setting, kind.__name__, error)) from error
     missing = sorted(info["missing_keys"])
     if missing:
@@ -68,6 +90,32 @@ def load_hashed(
     except BaseException:
         files.cancel()
         raise
+
+
+def is_quantised(name: str, trust_remote_code: bool = False) -> bool:
+    """Return whether the weights of a checkpoint are quantised, according to its configuration.
+
+    Raises:
+        ValueError: there is no readable configuration.
+    """
+    try:
+        with hub_bounded(name):
+            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except OSError as error:
+        raise ValueError(explain_absence(name, "MODEL", error)) from error
+    except (ValueError, KeyError) as error:
+        if not trust_remote_code:
+            refuse_own_code(name, "MODEL", error)
+        raise ValueError(unreadable(name, "MODEL", "configuration", error)) from error
+    return getattr(config, "quantization_config", None) is not None
+
+
+def _lacks_sdpa(kind: Any, name: str) -> bool:
+    """Return whether the class that loads a checkpoint has no `sdpa` attention."""
+    config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+    mapping = getattr(kind, "_model_mapping", None)
+    model_class = kind if mapping is None else mapping.get(type(config), kind)
+    return not getattr(model_class, "_supports_sdpa", True)
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -1,9 +1,4 @@
-"""Loading a model's own processor without torchvision, and choosing the size to which all images are resized.
-
-Only the Pillow variants of image processors are used: they exist for every architecture that was tried, give the same
-pixels on every machine, and need no further dependency. Videos are not scored, so the video part of a processor, which
-needs torchvision, is left out.
-"""
+"""Loading a model's own processor, and choosing the size to which all images are resized."""
 
 from __future__ import annotations
 
@@ -14,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import transformers  # its attributes are only accessed on use, because the first access loads PyTorch
 
 from eyechart.data.images import ImageSpec
-from eyechart.hub import explain_absence, hub_bounded, unreadable
+from eyechart.exits import InputError
+from eyechart.hub import explain_absence, first_line, hub_bounded, unreadable
+from eyechart.processors.pillow import pillow_processor, torchvision_problem
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
@@ -32,99 +29,73 @@ LEAST_SIDE, MOST_SIDE = 8, 4096
 a larger one, a batch of images takes gigabytes even before the model's own processor runs."""
 
 
-class _UnfitProcessorError(ValueError):
-    """A processor that loads but cannot be used here; transformers raises other ValueErrors about processors."""
+def load_processor(name: str, trust_remote_code: bool = False) -> ProcessorMixin:
+    """Load the processor of a checkpoint: tokenizer, chat template and image processor.
 
+    Where torchvision works, it is what `AutoProcessor` loads; otherwise its Pillow variant (`pillow`). A chat template
+    that only the tokenizer has is the template of the processor.
 
-def load_processor(name: str) -> ProcessorMixin:
-    """Load the processor of a checkpoint: tokenizer, chat template, and the Pillow image processor.
+    Args:
+        name: folder or hub id.
+        trust_remote_code: whether Python code that the checkpoint brings may run.
 
     Raises:
-        ValueError: the checkpoint does not exist, is not an image-text-to-text model, or has no Pillow image processor.
+        ValueError: it does not exist, has no image processor or no tokenizer, or needs a package that is not installed.
     """
+    problem = torchvision_problem()
     try:
         with hub_bounded(name):
-            model_type = transformers.AutoConfig.from_pretrained(name).model_type
-            return _processor_class(name, model_type).from_pretrained(name)
+            if problem:
+                processor = pillow_processor(name, problem)
+            else:
+                processor = transformers.AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except InputError:
+        raise
     except OSError as error:
         raise ValueError(explain_absence(name, SETTING, error)) from error
     except ImportError as error:
-        raise ValueError(
-            f"{SETTING}: the processor of {name} needs a package that is not installed ({_first(error)}); install it, "
-            "or use a version of transformers whose Pillow processors do not need it"
+        raise InputError(
+            f"{SETTING}: the processor of {name} needs a package that is not installed ({first_line(error)})",
+            "install it",
         ) from error
-    except _UnfitProcessorError:
-        raise
-    except ValueError as error:
-        raise ValueError(unreadable(name, SETTING, "processor", error)) from error
     except Exception as error:  # the tokenizers library raises bare Exceptions on a damaged tokenizer.json
+        if not trust_remote_code:
+            refuse_own_code(name, SETTING, error)
         raise ValueError(unreadable(name, SETTING, "processor", error)) from error
-
-
-def _processor_class(name: str, model_type: str) -> type[ProcessorMixin]:
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
-
-    class_name = PROCESSOR_MAPPING_NAMES.get(model_type)
-    if class_name is None:
-        raise _UnfitProcessorError(
-            f"{SETTING}: {name} is a model of type {model_type!r}, for which transformers "
-            f"{transformers.__version__} has no processor; expected an image-text-to-text model"
+    parts = [part for part in ("image_processor", "tokenizer") if getattr(processor, part, None) is None]
+    if parts:
+        raise InputError(
+            f"{SETTING}: the processor of {name} ({type(processor).__name__}) has no {' and no '.join(parts)}",
+            "name an image-text-to-text model with the files of its processor",
         )
-    kind = getattr(transformers, class_name)
-
-    class _WithoutVideo(kind):  # type: ignore[misc, valid-type]  # its base class is only known at run time
-        """The processor without its video part; its other parts are loaded one by one."""
-
-        @classmethod
-        def _get_arguments_from_pretrained(cls, folder: str, *_: object, **__: object) -> list[Any]:
-            loaders = {"tokenizer": transformers.AutoTokenizer.from_pretrained, "image_processor": _image_processor}
-            attributes = cls.get_attributes()
-            if not {"tokenizer", "image_processor"} <= set(attributes):
-                raise _UnfitProcessorError(
-                    f"{SETTING}: {name} has a processor of {', '.join(attributes)}; expected an image processor and a "
-                    "tokenizer"
-                )
-            return [loaders[part](folder) if part in loaders else _Absent() for part in attributes]
-
-        def check_argument_for_proper_class(self, argument_name: str, argument: object) -> object:
-            if isinstance(argument, _Absent):
-                return type(argument)
-            return super().check_argument_for_proper_class(argument_name, argument)
-
-    _WithoutVideo.__name__ = class_name  # this name appears in file names and messages
-    return _WithoutVideo
+    if not getattr(processor, "chat_template", None):
+        processor.chat_template = getattr(processor.tokenizer, "chat_template", None)
+    return processor
 
 
-class _Absent(dict[str, Any]):
-    """A placeholder for the video part of a processor.
+def refuse_own_code(name: str, setting: str, cause: Exception) -> None:
+    """Raise an error if a checkpoint that could not be loaded brings Python code (`auto_map` in one of its files).
 
-    Some processors read defaults from it even without a video, and every processor is logged as JSON with this part.
+    Raises:
+        InputError: it does.
     """
-
-    def __getattr__(self, name: str) -> None:
-        if name.startswith("__"):
-            raise AttributeError(name)
-
-
-def _image_processor(name: str) -> ImageProcessingMixin:
     from transformers.image_processing_base import ImageProcessingMixin
-    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
-    settings, _ = ImageProcessingMixin.get_image_processor_dict(name)
-    given = settings.get("image_processor_type") or settings.get("feature_extractor_type")
-    if given is None:
-        model_type = transformers.AutoConfig.from_pretrained(name).model_type
-        given = (IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or {}).get("pil")
-    if not given:
-        raise _UnfitProcessorError(f"{SETTING}: {name} does not name its image processor (preprocessor_config.json)")
-    base = str(given).replace("FeatureExtractor", "ImageProcessor").removesuffix("Pil").removesuffix("Fast")
-    kind = getattr(transformers, f"{base}Pil", None)
-    if kind is None:
-        raise _UnfitProcessorError(
-            f"{SETTING}: {name} uses the image processor {given}, of which transformers {transformers.__version__} "
-            "has no Pillow variant"
-        )
-    return kind.from_pretrained(name)
+    readers = (
+        transformers.PreTrainedConfig.get_config_dict,
+        transformers.ProcessorMixin.get_processor_dict,
+        ImageProcessingMixin.get_image_processor_dict,
+    )
+    for reader in readers:
+        try:
+            found, _ = reader(name)
+        except (OSError, TypeError, ValueError):  # there is no such file, or it is unreadable
+            continue
+        if found.get("auto_map"):
+            raise InputError(
+                f"{setting}: {name} brings Python code of its own",
+                "read that code, and add --trust-remote-code if it may run",
+            ) from cause
 
 
 def one_view(image_processor: ImageProcessingMixin) -> dict[str, bool]:
@@ -209,7 +180,3 @@ _KEYS = ("height", "width", "shortest_edge", "longest_edge")
 
 def _on(image_processor: ImageProcessingMixin, setting: str) -> bool:
     return bool(getattr(image_processor, setting, False))
-
-
-def _first(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -4,14 +4,17 @@
     `-------------------- no label --------------------'  `----------- labelled ----------'
 
 The caption is tokenised separately, but as if it followed a line break. Strings of special tokens in it are treated as
-ordinary text. If a processor has no chat template, the prompt is the image, the row's text and a line break.
+ordinary text. Spaces at the end of a templated prompt belong to the caption's first token, as in training, where prompt
+and answer are tokenised together. If a processor has no chat template, the prompt is the image, the row's text and a
+line break.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +42,7 @@ class Ending:
     """The text and tokens that the template writes around an answer."""
 
     lead: str
-    """White space between prompt and answer."""
+    """White space between prompt and answer: spaces at the end of the templated prompt, and what follows it."""
     end_id: int
     """The token that ends the turn, or EOS if the template writes none. It has a label."""
     end: str
@@ -57,6 +60,7 @@ class PromptWriter:
         image: Image.Image,
         image_id: int,
         max_seq_len: int,
+        template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         """Find out what the template writes around an answer.
 
@@ -67,6 +71,7 @@ class PromptWriter:
             image: any image at the common size; it determines how many image positions a prompt has.
             image_id: token id of an image position.
             max_seq_len: maximum number of tokens per sequence.
+            template_kwargs: variables of the chat template, such as `enable_thinking`.
 
         Raises:
             ValueError: the templated prompt is not the beginning of the templated prompt and answer, or there is no EOS
@@ -74,6 +79,7 @@ class PromptWriter:
         """
         self._name, self._processor, self.options, self._image = name, processor, options, image
         self.image_id, self._max_seq_len = image_id, max_seq_len
+        self._template_kwargs, self._flat = dict(template_kwargs or {}), False
         tokenizer = processor.tokenizer
         if getattr(tokenizer, "backend_tokenizer", None) is None:
             raise ValueError(f"MODEL: {name} has no fast tokenizer (tokenizer.json), which is needed to score captions")
@@ -125,21 +131,30 @@ class PromptWriter:
         """Return the prompt as text up to the beginning of the answer; with `image` False, it has no image."""
         before, after = (part.strip() for part in human.split(PLACEHOLDER))
         if not self.has_template:
-            placeholder = str(getattr(self._processor, "image_token", PLACEHOLDER)) if image else ""
+            marked = image and not self._adds_image
+            placeholder = str(getattr(self._processor, "image_token", PLACEHOLDER)) if marked else ""
             return f"{placeholder}{' '.join(part for part in (before, after) if part)}"
-        return self._render([self._turn(before, after, image)], True)
+        return self._render([self._turn(before, after, image)], True).rstrip(" ")
 
     def inputs(self, texts: Sequence[str], images: Sequence[Image.Image]) -> BatchFeature:
         """Return the processor's output for prompts with one image each, padded on the right."""
-        return self._processor(
-            text=list(texts),
-            images=[[image] for image in images],
-            return_tensors="pt",
-            padding=True,
-            padding_side="right",
-            add_special_tokens=self._adds_special(texts[0]),
+        options = {
+            "return_tensors": "pt",
+            "padding": True,
+            "padding_side": "right",
+            "add_special_tokens": self._adds_special(texts[0]),
             **self.options,
-        )
+        }
+        nested = [[image] for image in images]
+        if self._flat:
+            return self._processor(text=list(texts), images=list(images), **options)
+        try:
+            return self._processor(text=list(texts), images=nested, **options)
+        except (TypeError, ValueError, AttributeError):
+            # Some processors want one image per text instead of a list of them (GOT-OCR 2).
+            made = self._processor(text=list(texts), images=list(images), **options)
+            self._flat = True
+            return made
 
     def _encode(self, record: Row, human: str, answer_N: npt.NDArray[np.int32]) -> Encoded | Reject:
         found = self._special.search(human.replace(PLACEHOLDER, "")) if self._special else None
@@ -164,6 +179,15 @@ class PromptWriter:
         alone = ids_of([self.ending.lead + caption for caption in captions])
         whole = [b[len(anchor) :] if b[: len(anchor)] == anchor else a for b, a in zip(anchored, alone, strict=True)]
         return [np.array([*ids, self.ending.end_id], dtype=np.int32) for ids in whole]
+
+    @cached_property
+    def _adds_image(self) -> bool:
+        """Whether the processor writes image positions before a text that has none, as those of BLIP-2 do."""
+        try:
+            ids_T = self.inputs([_PROBE], [self._image])["input_ids"][0]
+        except Exception:  # noqa: BLE001 - a processor may raise anything if a text has no place for the image
+            return False
+        return bool((ids_T == self.image_id).any())
 
     def _ids(self, text: str) -> IntArray:
         """Return the ids of a prompt with an image.
@@ -206,6 +230,7 @@ class PromptWriter:
         """
         turn = self._turn("", _PROBE, True)
         prompt = self._render([turn], True)
+        spaces = prompt[len(prompt.rstrip(" ")) :]
         answer = {"role": "assistant", "content": [{"type": "text", "text": _PROBE}]}
         whole = self._render([turn, answer], False)
         lead, found, rest = whole.removeprefix(prompt).partition(_PROBE)
@@ -214,12 +239,16 @@ class PromptWriter:
                 f"MODEL: {self._name}: template-unstable: the chat template writes a prompt differently if an answer "
                 f"follows (alone, the prompt ends in {prompt[-40:]!r}; with an answer, the text there is "
                 f"{whole[len(prompt) - 40 :][:80]!r}), so it is unclear which tokens are the caption; give the model a "
-                "template that writes the same prompt in both cases"
+                "template that writes the same prompt in both cases, or variables that do (--chat-template-kwargs)"
             )
-        return lead, rest
+        return spaces + lead, rest
 
     def _render(self, turns: list[dict[str, Any]], prompt: bool) -> str:
-        return str(self._processor.apply_chat_template(turns, add_generation_prompt=prompt, tokenize=False))
+        return str(
+            self._processor.apply_chat_template(
+                turns, add_generation_prompt=prompt, tokenize=False, **self._template_kwargs
+            )
+        )
 
     def _turn(self, before: str, after: str, image: bool) -> dict[str, Any]:
         parts = [{"type": "text", "text": before}, {"type": "image"}, {"type": "text", "text": after}]

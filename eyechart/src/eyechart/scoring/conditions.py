@@ -36,6 +36,8 @@ MEASUREMENTS = ("matching", "donors")
 the gap of shuffled by the similarity of the donor's image. `ablate` ignores them; its caller computes them."""
 FULL = (*STANDARD, "blind", "tiles-2", "tiles-8", *MEASUREMENTS)
 LADDERS = {"runbook": RUNBOOK, "standard": STANDARD, "full": FULL}
+OF_TOKENS = ("mean-token", "noise-per-dim", "slot-mix", "matching")
+"""Conditions about visual tokens of the language model, which pixel values are not."""
 CONTENT_FREE = ("no-image", "mean-token", "blind")
 """Conditions without the content of any picture, used to interpret the order of the losses. zero and noise are not
 included: with real weights, any visual tokens can be better than a prompt without visual tokens, and noise may not

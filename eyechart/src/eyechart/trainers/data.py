@@ -1,8 +1,8 @@
 """Batches from a trainer's data set, made by the trainer's own collator, without touching its loader.
 
 A loader cannot be rewound: `next(iter(loader))` advances random states, and iterable data sets lose rows. Rows are
-therefore read from the data set by their indices and collated by the loader's own function. Data sets without indices are
-not read here at all; the trainer's first batch is then checked inside its first step.
+therefore read from the data set by their indices and collated by the loader's own function. Data sets without indices
+are not read here at all; the trainer's first batch is then checked inside its first step.
 """
 
 from __future__ import annotations
