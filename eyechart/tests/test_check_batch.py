@@ -13,7 +13,8 @@ from PIL import Image
 
 import eyechart
 from batch_sabotages import HEALTHY, LOOK_ALIKES, SABOTAGES, Sabotage, before_answer, cut_to, healthy, rows
-from batches import ANSWER, FAMILIES, QUESTION, Item, item, made
+from batches import ANSWER, FAMILIES, QUESTION, Item, item, made, picture
+from collators import load
 from eyechart.api.check_batch import BatchCheck
 from eyechart.exits import InputError
 from eyechart.faults.batch_check import ONLY_IN_BATCHES
@@ -280,3 +281,18 @@ print(eyechart.check_batch(batch))
 assert "torch" not in sys.modules
 """
     assert "Looked at: 1 row of 6 tokens" in python(code)
+
+
+def test_token_types_of_zeros_are_named_where_the_models_attention_reads_them(saved: Saved) -> None:
+    one, (model, _) = made(saved, "gemma3"), load(saved, "gemma3")
+    batch = healthy(one)
+    assert not serious(eyechart.check_batch(batch, one.processor, model))
+    zeros = batch | {"token_type_ids": torch.zeros_like(batch["input_ids"])}
+    assert codes(eyechart.check_batch(zeros, one.processor, model)) == ["token-types-misaligned"]
+
+
+def test_token_types_of_zeros_are_left_alone_where_they_mark_answers(saved: Saved) -> None:
+    model, processor = load(saved, "paligemma")
+    batch = dict(processor(text=["<image>What is this?"], images=[picture(0)], return_tensors="pt"))
+    assert not batch["token_type_ids"].any()
+    assert "token-types-misaligned" not in codes(eyechart.check_batch(batch, processor, model))

@@ -13,6 +13,7 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 import eyechart
+from batches import Item
 from eyechart.exits import FaultsFoundError
 from eyechart.trainers.callback import look_steps
 from saved_models import Saved, saved
@@ -237,6 +238,42 @@ def test_two_processes_stay_in_step_and_the_first_one_writes(tmp_path: Path) -> 
     one, two = (torch.load(tmp_path / f"weights-1-{rank}.pt", weights_only=True) for rank in range(2))
     assert equal(one, two)
     assert (tmp_path / "eyechart" / "report.html").is_file()
+
+
+class Packing(Collator):
+    """Joins the rows of a batch into one, with positions that start again."""
+
+    def __call__(self, items: list[Any]) -> dict[str, Any]:
+        parts = [super(Packing, self).__call__([item]) for item in items]
+        made = {key: torch.cat([part[key] for part in parts], 0 if "pixel" in key else 1) for key in parts[0]}
+        positions = torch.cat([torch.arange(part["input_ids"].shape[1]) for part in parts])[None]
+        return {**{key: value for key, value in made.items() if key != "attention_mask"}, "position_ids": positions}
+
+
+class Caching(Collator):
+    """Serves the picture of the first row to every row."""
+
+    def __call__(self, items: list[Any]) -> dict[str, Any]:
+        self.first = getattr(self, "first", items[0].images)
+        return super().__call__([Item(self.first, item.texts) for item in items])
+
+
+def test_packed_rows_that_the_model_cannot_be_tested_on_are_one_line_and_the_training_goes_on(
+    saved: Saved, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, made = model_of(saved, "gemma3")
+    callback = eyechart.Callback(watching=eyechart.Watching(looks="off", score=0))
+    trainer = trainer_of(model, Packing(made), tmp_path, callbacks=[callback], max_steps=2)
+    assert trainer.train().global_step == 2
+    assert "no check of the model: batch 0: packed rows are not supported" in capsys.readouterr().err
+
+
+def test_a_collator_that_serves_one_picture_to_all_rows_is_named(saved: Saved, tmp_path: Path) -> None:
+    model, made = model_of(saved)
+    callback = eyechart.Callback(watching=eyechart.Watching(looks="off", score=0))
+    trainer = trainer_of(model, Caching(made), tmp_path, callbacks=[callback], max_steps=1)
+    trainer.train()
+    assert callback.findings[0].code == "image-order"
 
 
 def test_attach_refuses_what_takes_no_callbacks() -> None:

@@ -7,6 +7,7 @@
     the model's loss  shifted labels, a loss that is not finite (`models.training_checks`)
     gradients         of tower, connector and language model, against what is trainable and what the optimizer holds
     weights           newly initialised, against the files of the checkpoint
+    freezing          parameters that a list of names left trainable in a frozen part (`models.freezing`)
 
 Passes are in the model's own mode. If dropout is active in it, losses of different batches cannot be compared, so the
 paths are tested in eval mode, and only that images reach the losses is tested in both.
@@ -62,6 +63,7 @@ def check_model(
 
 def _found(model: nn.Module, batch: Mapping[str, Any], processor: Any, optimizer: Any, seed: int) -> list[Finding]:
     # Imported where they are used: transformers takes seconds to load.
+    from eyechart.models.freezing import freezing_findings
     from eyechart.models.live import LiveModel
     from eyechart.models.opening import read_batches
     from eyechart.models.training_checks import gradient_findings, loss_findings, weight_findings
@@ -73,6 +75,7 @@ def _found(model: nn.Module, batch: Mapping[str, Any], processor: Any, optimizer
         found += loss_findings(live, source)
         found += gradient_findings(live, source, optimizer)
         found += weight_findings(live)
+        found += freezing_findings(live.model)
     return found
 
 

@@ -136,8 +136,14 @@ def _types(evidence: BatchEvidence) -> Iterator[Finding]:
 
 
 def _marks_images(evidence: BatchEvidence, marked_BT: AnyArray) -> bool:
-    """Return whether token types are meant to mark image positions: most of these, or as many in a chat template."""
+    """Return whether token types are meant to mark image positions.
+
+    They do if they mark most of these, or as many in a chat template. In a chat template they also do if they are all 0
+    and the model's forward reads them: a model that reads them computes its attention within images from them.
+    """
     image_BT = evidence.geometry.image_BT
+    if not marked_BT.any() and evidence.accepted is not None and "token_type_ids" in evidence.accepted:
+        return evidence.answers.way is Way.TEMPLATE
     if 2 * int((marked_BT & image_BT).sum()) > int(image_BT.sum()):
         return True
     same_number = bool(marked_BT.any()) and int(marked_BT.sum()) == int(image_BT.sum())

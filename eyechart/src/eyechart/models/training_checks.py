@@ -85,7 +85,7 @@ def loss_findings(live: LiveModel, source: Collated) -> list[Finding]:
         ]
     own = float(loss.float())
     by_shift = {shift: _cross_entropy(logits, labels_BT, shift) for shift in _SHIFTS}
-    shift = next((s for s in _SHIFTS if abs(by_shift[s] - own) <= _EQUAL * max(abs(own), 0.01)), None)
+    shift = shift_of(own, by_shift)
     if shift is None:
         return [_other_loss(own, by_shift[1])]
     batch = source.batch()
@@ -94,6 +94,16 @@ def loss_findings(live: LiveModel, source: Collated) -> list[Finding]:
         own_labels_BT[row, : len(positions_T)] = labels_BT[row, torch.from_numpy(positions_T)]
     alignment = alignment_of(with_text(batch.text(), batch.ids_BT, own_labels_BT))
     return diagnose_text(TextRoutes(reach=shift, target=0, alignment=alignment, look_ahead=0.0))
+
+
+def shift_of(own: float, by_shift: Mapping[int, float]) -> int | None:
+    """Return the shift whose cross-entropy is closest to the model's own loss; None if none is equal to it.
+
+    Before training, the losses at different shifts are often equal to within a percent, so the first one that is equal
+    is not always the right one.
+    """
+    shift = min(by_shift, key=lambda one: abs(by_shift[one] - own))
+    return shift if abs(by_shift[shift] - own) <= _EQUAL * max(abs(own), 0.01) else None
 
 
 def _other_loss(own: float, plain: float) -> Finding:
@@ -245,6 +255,18 @@ def _without_checkpointing(model: nn.Module) -> Any:
     return block()
 
 
+def _new_and_frozen(names: list[str], checkpoint: str) -> Finding:
+    return finding(
+        "no-gradient",
+        f"the connector is not trainable, and {len(names)} of its weight tensors are not those of {checkpoint} (first: "
+        f"{names[0]}): it is new, and stays as random as it is",
+        "set requires_grad after get_peft_model, which freezes everything but its adapters, or name the connector in "
+        "modules_to_save; if its weights were trained before, load them",
+        part="connector",
+        weights=names[:8],
+    )
+
+
 def weight_findings(live: LiveModel) -> list[Finding]:
     """Name weights that are not those of the checkpoint that the model was loaded from, if its files are here."""
     name = str(getattr(live.config, "_name_or_path", "") or "")
@@ -264,6 +286,9 @@ def weight_findings(live: LiveModel) -> list[Finding]:
     found = []
     for part, names in by_part.items():
         trained = all(weights[weight].requires_grad for weight in names)
+        if part is PartName.CONNECTOR and not any(weights[weight].requires_grad for weight in names):
+            found.append(_new_and_frozen(names, name))
+            continue
         severity: Severity = "note" if trained and part is PartName.CONNECTOR else "error"
         found.append(
             finding(

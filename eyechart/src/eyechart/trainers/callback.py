@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -34,6 +35,7 @@ from eyechart.api.check_model import check_model
 from eyechart.api.score import score
 from eyechart.exits import FaultsFoundError
 from eyechart.faults.arrivals import dropped_images
+from eyechart.faults.served import Served, pictures_in, served_of, wrongly_served
 from eyechart.faults.table import blinds, rank
 from eyechart.models.unchanged import unchanged
 from eyechart.models.wrappers import unwrapped
@@ -51,6 +53,8 @@ T = TypeVar("T")
 _MOST_LOOKS = 7
 _FEWEST, _MOST = 4, 8
 """Rows of the batch that is checked before the first step: the trainer's batch size, within these limits."""
+_COMPARED = 16
+"""Rows whose pictures are compared with the pixels that the collator makes of them."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,8 @@ class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it 
         with unchanged(self._model):
             if training is not None:
                 collated = training.batches(min(max(size, _FEWEST), _MOST), _MOST, self.watching.seed)[0]
-                self._check(collated, handed.get("optimizer"))
+                served = self._tried("comparison with the pictures of the rows", partial(self._served, training, size))
+                self._check(collated, handed.get("optimizer"), [served] if served else [])
             self._held = self._held_out(loader) or training
             if self._steps and self._held is not None:
                 self._prepare(self._held.batches(self.watching.samples, size, self.watching.seed), self._held.source)
@@ -158,12 +163,25 @@ class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it 
             with unchanged(self._model):
                 self._tried("final score", lambda: self._score(size, Path(args.output_dir)))
 
-    def _check(self, batch: Mapping[str, Any], optimizer: Any) -> None:
-        """Check a batch, print its findings, and stop if one of them stops the training."""
+    def _served(self, training: Indexed, size: int) -> Finding | None:
+        """Collate rows, and compare their pixels with their pictures."""
+        indices, seed = training.drawn(_COMPARED, self.watching.seed), self.watching.seed
+        rows = [training.rows[index] for index in indices]
+        if not any(True for row in rows for _ in pictures_in(row)):
+            return None
+        found, config = list[Served](), getattr(self._model, "config", None)
+        for start, batch in zip(range(0, len(rows), size), training.batches(_COMPARED, size, seed), strict=True):
+            some = slice(start, start + size)
+            found += served_of(indices[some], rows[some], batch, self._processor, config)
+        return wrongly_served(found)
+
+    def _check(self, batch: Mapping[str, Any], optimizer: Any, found: Sequence[Finding] = ()) -> None:
+        """Check a batch, print its findings and those found before, and stop if one of them stops the training."""
         self._batch_rows = len(batch["input_ids"]) if "input_ids" in batch else 0
-        found = list(check_batch(batch, self._processor, self._model).findings)
+        found = [*found, *check_batch(batch, self._processor, self._model).findings]
         if not any(finding.severity == "error" for finding in found):
-            found += check_model(self._model, batch, self._processor, optimizer=optimizer)
+            check = partial(check_model, self._model, batch, self._processor, optimizer=optimizer)
+            found += self._tried("check of the model", check) or []
         self._found(rank(found))
 
     def _found(self, found: Sequence[Finding]) -> None:

@@ -26,6 +26,10 @@ class Indexed:
     collate: Callable[[list[Any]], Any]
     source: Source
 
+    def drawn(self, count: int, seed: int) -> list[int]:
+        """Return the indices of the first `count` rows in an order drawn by `seed`."""
+        return [int(index) for index in np.random.default_rng(seed).permutation(len(self.rows))[:count]]
+
     def batches(self, count: int, size: int, seed: int) -> list[Mapping[str, Any]]:
         """Return batches of `size` rows each, in total `count` rows, or all rows if there are fewer.
 
@@ -35,11 +39,10 @@ class Indexed:
         Raises:
             ValueError: the collator does not return a dict.
         """
-        total = len(self.rows)
-        drawn = np.random.default_rng(seed).permutation(total)[:count]
+        drawn = self.drawn(count, seed)
         found = []
         for start in range(0, len(drawn), size):
-            batch = self.collate([self.rows[int(index)] for index in drawn[start : start + size]])
+            batch = self.collate([self.rows[index] for index in drawn[start : start + size]])
             if not isinstance(batch, Mapping):
                 raise ValueError(
                     f"expected the trainer's collator to return a dict of tensors, got {type(batch).__name__}; "

@@ -1,0 +1,161 @@
+"""Would the faults of public threads have been found? Each is made again from its cause, in a training of 20 steps.
+
+    make bench-threads                                 installs TRL, datasets and PEFT beside the environment, and runs
+    python benchmarks/threads.py --resume              go on with the cases that have no result yet
+    python benchmarks/threads.py --only packed,shrunk  these cases; the page is not written
+    python benchmarks/threads.py --list
+
+Every case runs with three seeds in a process of its own, on a tiny model with random weights. Its results are added to
+outputs/threads/cases.jsonl at once. At the end, docs/threads.jsonl and docs/threads.md are written. Exits with 1 where
+the target is not reached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch: one process of one thread
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import torch
+import transformers
+
+from eyechart.files import write_atomic
+from thread_case import Case
+from thread_healthy import HEALTHY
+from thread_images import OF_IMAGES
+from thread_labels import OF_LABELS
+from thread_models import OF_MODELS
+from thread_stack import Outcome, job_of, run
+from thread_table import Row, as_line, reached, read, render, totals
+
+BROKEN = tuple(sorted((*OF_LABELS, *OF_IMAGES, *OF_MODELS), key=lambda case: int(case.thread.split()[0])))
+CASES = {case.name: case for case in (*BROKEN, *HEALTHY)}
+assert len(CASES) == len(BROKEN) + len(HEALTHY), "two cases share a name"
+assert all(case.twin in CASES for case in BROKEN), "a case is compared with a set-up that does not exist"
+SEEDS = (0, 1, 2)
+STACKS = ("torch", "transformers", "trl", "datasets", "peft")
+FOLDER = Path("outputs/threads")
+PAGE, KEPT, FIRST = Path("docs/threads.md"), Path("docs/threads.jsonl"), Path("docs/threads-first.jsonl")
+_PATIENCE = 600.0
+"""Seconds after which a case is ended and reported."""
+
+
+def row_of(case: Case, seed: int, outcome: Outcome) -> Row:
+    """The result of a case with one seed."""
+    return Row(
+        **{name: getattr(case, name) for name in ("name", "thread", "how", "stack", "family", "code", "twin")},
+        also=list(case.also),
+        seed=seed,
+        **vars(outcome),
+    )
+
+
+def _run(case: Case) -> None:
+    """In a process of its own: run a case with every seed."""
+    torch.set_num_threads(1)
+    log = (FOLDER / "log.txt").open("a", encoding="utf-8")
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    transformers.logging.set_verbosity_error()
+    for seed in SEEDS:
+        job = job_of(case.stack, case.family, seed, FOLDER)
+        case.change(job)
+        _keep(row_of(case, seed, run(job)))
+
+
+def _keep(row: Row) -> None:
+    with (FOLDER / "cases.jsonl").open("a", encoding="utf-8") as file:
+        file.write(as_line(row) + "\n")
+
+
+def run_all(names: list[str]) -> None:
+    """Run the named cases one after the other."""
+    context, began = multiprocessing.get_context("fork"), time.monotonic()
+    for place, name in enumerate(names, start=1):
+        process = context.Process(target=_run, args=(CASES[name],))
+        process.start()
+        process.join(_PATIENCE)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        if process.exitcode:
+            for seed in SEEDS:
+                _keep(row_of(CASES[name], seed, Outcome(error=f"benchmark: exit {process.exitcode}", broken=True)))
+        row = rows_in(FOLDER / "cases.jsonl")[name][-1]
+        found = ", ".join(f"{code} ({severity})" for code, severity in row.findings) or "-"
+        minutes = (time.monotonic() - began) / 60
+        print(
+            f"{place:>3}/{len(names)} {minutes:4.1f} min  {name:<22} {row.code or 'healthy':<24} {found}  {row.error}"
+        )
+
+
+def rows_in(path: Path) -> dict[str, list[Row]]:
+    """The last results of each case that still exists, by name and in the order of seeds."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    last = {(row.name, row.seed): row for row in map(read, lines) if row.name in CASES}
+    found = {name: [last[name, seed] for seed in SEEDS if (name, seed) in last] for name in CASES}
+    return {name: [_described(row) for row in rows] for name, rows in found.items() if len(rows) == len(SEEDS)}
+
+
+def _described(row: Row) -> Row:
+    """A result beside the present description of its case."""
+    case = CASES[row.name]
+    return replace(row, thread=case.thread, how=case.how, code=case.code, also=list(case.also), twin=case.twin)
+
+
+def versions() -> str:
+    """The stacks, with their versions."""
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in STACKS)
+
+
+def main() -> int:
+    """Run, print, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="names, separated by commas; the page is not written")
+    parser.add_argument("--resume", action="store_true", help="run only what has no result yet")
+    parser.add_argument("--list", action="store_true", help="show the cases")
+    options = parser.parse_args()
+    if options.list:
+        for case in CASES.values():
+            print(f"{case.name:<22} {case.code or 'healthy':<24} {case.stack:<8} {case.family:<12} {case.how}")
+        return 0
+    wanted = [part for part in options.only.split(",") if part]
+    unknown = [part for part in wanted if part not in CASES]
+    if unknown:
+        raise SystemExit(f"unknown: {', '.join(unknown)}; --list shows the names")
+    if not (options.resume or wanted):
+        shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    done = rows_in(FOLDER / "cases.jsonl") if options.resume else {}
+    run_all([name for name in CASES if (not wanted or name in wanted) and name not in done])
+    found = rows_in(FOLDER / "cases.jsonl")
+    if not wanted:
+        about = json.dumps({"versions": versions()})
+        kept = [as_line(row) for rows in found.values() for row in rows]
+        write_atomic(KEPT, "\n".join([about, *kept]) + "\n")
+        write_atomic(PAGE, page())
+        print(f"written: {PAGE}, {KEPT}")
+    total = totals(found)
+    print(f"noticed {total.noticed} of {total.threads}, named {total.named}; healthy {total.healthy}: "
+          f"errors in {total.healthy_errors}")  # fmt: skip
+    return 0 if reached(total) else 1
+
+
+def page() -> str:
+    """docs/threads.md, from the kept results."""
+    about = json.loads(KEPT.read_text(encoding="utf-8").splitlines()[0])
+    return render(rows_in(KEPT), rows_in(FIRST), about["versions"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
