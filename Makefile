@@ -11,7 +11,8 @@ PYTHON = $(shell for candidate in python3.11 python3.12 python3 python; do \
 	>/dev/null 2>&1 && { command -v "$$candidate"; break; }; done)
 
 .PHONY: help trial test lint wheels test-wheels pages \
-	bench bench-coverage bench-looks bench-memory bench-kill bench-fuzz bench-faults bench-live bench-golden bench-stacks bench-models
+	bench bench-coverage bench-looks bench-memory bench-kill bench-fuzz bench-faults bench-thresholds bench-live \
+	bench-golden bench-stacks bench-models
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +64,9 @@ bench-fuzz: $(VENV)/.dev-ready ## 5,000 damaged data files and 2,000 damaged ima
 
 bench-faults: $(VENV)/.dev-ready ## every fault injected, and healthy set-ups; writes docs/fault-benchmark.md
 	$(BIN)/python benchmarks/faults.py
+
+bench-thresholds: $(VENV)/.dev-ready ## the statistics that thresholds cut, over healthy runs; writes docs/thresholds.md
+	$(BIN)/python benchmarks/thresholds.py
 
 bench-live: $(VENV)/.dev-ready ## 18 sabotages of live models and collators on two trained tiny models: none may pass
 	$(BIN)/python benchmarks/live_sabotages.py

@@ -17,7 +17,7 @@ from qwen3_vlm.build import prepare_inputs
 Tensors = dict[str, Tensor]
 
 
-def _weights(part: Literal["vision", "llm"], edit: Callable[[Site, Tensors], object]) -> Callable[[Site], None]:
+def weights_edited(part: Literal["vision", "llm"], edit: Callable[[Site, Tensors], object]) -> Callable[[Site], None]:
     """Return a set-up that edits a backbone's safetensors file."""
 
     def set_up(site: Site) -> None:
@@ -56,6 +56,20 @@ def _delimiters_as_eos(*tokens: str) -> Callable[[Site, Tensors], None]:
             table[tokenizer.convert_tokens_to_ids(token)] = table[tokenizer.eos_token_id]
 
     return edit
+
+
+def _delimiters_alike(site: Site, tensors: Tensors) -> None:
+    tokenizer, table = prepare_inputs(site.config()).tokenizer, tensors["model.embed_tokens.weight"]
+    start, end = tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|vision_end|>"])
+    table[end] = table[start]
+
+
+def _delimiters_at_the_mean(site: Site, tensors: Tensors) -> None:
+    """As after `resize_token_embeddings`: new rows are the mean of the others plus next to no noise."""
+    tokenizer, table = prepare_inputs(site.config()).tokenizer, tensors["model.embed_tokens.weight"]
+    mean = table.float().mean(0).to(table.dtype)
+    for token in ("<|vision_start|>", "<|vision_end|>"):
+        table[tokenizer.convert_tokens_to_ids(token)] = mean
 
 
 def _nan_in_language_model(site: Site, tensors: Tensors) -> None:
@@ -180,29 +194,42 @@ BACKBONES = (
         also=("tower-uninitialised",),
     ),
     Case(
+        "delimiters-alike",
+        "delimiters-alike",
+        "the embedding of <|vision_end|> is that of <|vision_start|>",
+        set_up=weights_edited("llm", _delimiters_alike),
+    ),
+    Case(
+        "delimiters-at-the-mean",
+        "delimiters-alike",
+        "both delimiters have the mean of all embeddings, as tokens that were added and never trained",
+        set_up=weights_edited("llm", _delimiters_at_the_mean),
+        world="digits",
+    ),
+    Case(
         "delimiters-copy-eos",
         "special-token-is-eos",
         "embedding rows of both image delimiters are copies of EOS",
-        set_up=_weights("llm", _delimiters_as_eos("<|vision_start|>", "<|vision_end|>")),
+        set_up=weights_edited("llm", _delimiters_as_eos("<|vision_start|>", "<|vision_end|>")),
     ),
     Case(
         "end-delimiter-copies-eos",
         "special-token-is-eos",
         "embedding row of `<|vision_end|>` is a copy of EOS",
-        set_up=_weights("llm", _delimiters_as_eos("<|vision_end|>")),
+        set_up=weights_edited("llm", _delimiters_as_eos("<|vision_end|>")),
         world="digits",
     ),
     Case(
         "tower-layer-missing",
         "tower-uninitialised",
         "one layer's tensors deleted from the tower's safetensors file",
-        set_up=_weights("vision", _drop_layer),
+        set_up=weights_edited("vision", _drop_layer),
     ),
     Case(
         "tower-saved-at-random",
         "tower-uninitialised",
         "a newly initialised tower was saved as the checkpoint",
-        set_up=_weights("vision", _random(SiglipVisionModel, "")),
+        set_up=weights_edited("vision", _random(SiglipVisionModel, "")),
     ),
     Case(
         "tower-from-config",
@@ -214,7 +241,7 @@ BACKBONES = (
         "language-layer-random",
         "tower-uninitialised",
         "one layer of the language model's file is newly initialised, as after loading with strict off and saving",
-        set_up=_weights("llm", _random(Qwen3ForCausalLM, "layers.1.")),
+        set_up=weights_edited("llm", _random(Qwen3ForCausalLM, "layers.1.")),
     ),
     Case(
         "head-at-random",
@@ -228,7 +255,7 @@ BACKBONES = (
         "language-model-nan",
         "non-finite",
         "one NaN in a weight of the language model's file",
-        set_up=_weights("llm", _nan_in_language_model),
+        set_up=weights_edited("llm", _nan_in_language_model),
     ),
     Case(
         "rope-theta-changed",

@@ -11,13 +11,19 @@ from fault_edits import in_turn, settings
 from fault_site import SAVE_EVERY, Case, Change, Site, edit_checkpoint, swap, take_base
 from qwen3_vlm.build import build_model, prepare_inputs
 from qwen3_vlm.train.checkpoint import Payload, connector_state
+from qwen3_vlm.train.evidence.record import KEY, sealed
 
 
 def _saved(edit: Callable[[Site, Payload], object]) -> Callable[[Site], None]:
-    """Return a set-up that edits the checkpoint of the healthy run."""
+    """The healthy run's checkpoint with other content, as a faulty run would have saved it: its digests fit."""
+
+    def save(site: Site, payload: Payload) -> None:
+        edit(site, payload)
+        if KEY in payload:
+            payload.update(sealed(payload))
 
     def set_up(site: Site) -> None:
-        edit_checkpoint(site.take_base(), lambda payload: edit(site, payload))
+        edit_checkpoint(site.take_base(), lambda payload: save(site, payload))
 
     return set_up
 
@@ -211,6 +217,7 @@ CHECKPOINTS = (
         "the checkpoint's weights were rounded to steps of 0.1, as by an export with few bits",
         "evaluation",
         _saved(_quantise),
+        also=("visual-tokens-changed",),
     ),
     Case(
         "attention-transposed",
@@ -218,6 +225,7 @@ CHECKPOINTS = (
         "the attention's output matrix is transposed in the checkpoint",
         "evaluation",
         _saved(_attention_transposed),
+        also=("visual-tokens-changed",),
     ),
     Case(
         "resampler-of-an-older-step",
@@ -225,6 +233,7 @@ CHECKPOINTS = (
         "the resampler of step 152 with the projector of step 600",
         "evaluation",
         _saved(_older_resampler),
+        also=("visual-tokens-changed",),
     ),
     Case(
         "average-saved",
@@ -239,5 +248,6 @@ CHECKPOINTS = (
         "a healthy connector is scored with another prompt.template than it was trained with",
         "evaluation",
         in_turn(take_base, settings(prompt__template="Text: <image> Blue: ")),
+        also=("prompt-changed",),
     ),
 )

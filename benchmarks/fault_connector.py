@@ -13,7 +13,7 @@ from eyechart.seam import IGNORE_INDEX, Batch, TokenNLL, VisualTokens
 from fault_site import Case, Change, swap, take_base
 
 
-def _visual(change: Callable[[Tensor], Tensor]) -> Change:
+def visual_changed(change: Callable[[Tensor], Tensor]) -> Change:
     """Change the output of the projector."""
     return swap(
         "qwen3_vlm.models.connector.Connector.project",
@@ -27,6 +27,11 @@ def _text_scale_misread(original: Any) -> Any:
 
 def _first_slot_alone(visual_BQE: Tensor) -> Tensor:
     return torch.cat([visual_BQE[:, :1], torch.zeros_like(visual_BQE[:, 1:])], dim=1)
+
+
+def _without_second_half(visual_BQE: Tensor) -> Tensor:
+    kept = visual_BQE.shape[1] // 2
+    return torch.cat([visual_BQE[:, :kept], torch.zeros_like(visual_BQE[:, kept:])], dim=1)
 
 
 def _rms(visual_BQE: Tensor) -> Tensor:
@@ -74,7 +79,7 @@ CONNECTOR = (
         "visual-tokens-too-large",
         "scale-mismatch",
         "visual tokens are 50 times too large, in training and evaluation",
-        change=_visual(lambda visual_BQE: visual_BQE * 50.0),
+        change=visual_changed(lambda visual_BQE: visual_BQE * 50.0),
     ),
     Case(
         "visual-tokens-too-small",
@@ -82,7 +87,7 @@ CONNECTOR = (
         "visual tokens are 200 times too small for a healthy connector",
         "evaluation",
         take_base,
-        _visual(lambda visual_BQE: visual_BQE * 0.005),
+        visual_changed(lambda visual_BQE: visual_BQE * 0.005),
     ),
     Case(
         "text-scale-misread",
@@ -119,7 +124,7 @@ CONNECTOR = (
         "visual-tokens-drowned",
         "collapsed",
         "a constant 40 times as large is added to the visual tokens before their norm",
-        change=_visual(_drowned),
+        change=visual_changed(_drowned),
     ),
     Case(
         "visual-tokens-negated",
@@ -127,14 +132,30 @@ CONNECTOR = (
         "the sign of a healthy connector's output is turned",
         "evaluation",
         take_base,
-        _visual(torch.neg),
-        also=("loss-not-reproduced",),
+        visual_changed(torch.neg),
+        also=("loss-not-reproduced", "visual-tokens-changed"),
     ),
     Case(
         "first-slot-alone",
         "slots-dead",
         "all visual tokens but the first are zero",
-        change=_visual(_first_slot_alone),
+        change=visual_changed(_first_slot_alone),
+    ),
+    Case(
+        "second-half-of-the-slots",
+        "slots-dead",
+        "the second half of the visual tokens is zero",
+        change=visual_changed(_without_second_half),
+    ),
+    Case(
+        "second-half-of-the-slots-when-evaluated",
+        "slots-dead",
+        "the second half of a healthy connector's visual tokens is zero",
+        "evaluation",
+        take_base,
+        visual_changed(_without_second_half),
+        world="digits",
+        also=("loss-not-reproduced",),
     ),
     Case(
         "detached",

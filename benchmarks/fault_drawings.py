@@ -25,12 +25,19 @@ _PLACES = (("top left", "top", "top right"), ("left", "middle", "right"), ("bott
 _REQUESTS = ("What is in this image?\n<image>", "<image>\nDescribe the picture.", "Write a short caption.\n<image>")
 
 
-def _own(draw: Callable[[random.Random], tuple[Image.Image, str]]) -> Callable[[Site], None]:
-    """Return a set-up with as many drawings as the short runs of the worlds; `draw` returns picture and caption."""
+def own_pictures(
+    draw: Callable[[random.Random], tuple[Image.Image, str]], count: int = TRAINED + HELD_OUT
+) -> Callable[[Site], None]:
+    """Return a set-up with `count` drawings, by default as many as in the short runs of the worlds, and five epochs.
+
+    Args:
+        draw: returns picture and caption.
+        count: number of rows, of which about 100 are held out.
+    """
 
     def set_up(site: Site) -> None:
         root, rows, chance = site.folder / "own", [], random.Random(2024)
-        for i in range(TRAINED + HELD_OUT):
+        for i in range(count):
             image, answer = draw(chance)
             path = root / f"{i // 500:02d}" / f"item_{i:06d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +45,7 @@ def _own(draw: Callable[[random.Random], tuple[Image.Image, str]]) -> Callable[[
             turns = [{"from": "human", "value": chance.choice(_REQUESTS)}, {"from": "gpt", "value": answer}]
             rows.append({"id": path.stem, "image": str(path.relative_to(root)), "conversations": turns})
         site.write_rows(rows)
-        site.set(data__image_root=str(root), data__world="none", train__epochs=5)
+        site.set(data__image_root=str(root), data__world="none", train__epochs=5, data__eval_ratio=HELD_OUT / count)
 
     return set_up
 
@@ -80,6 +87,6 @@ def _grey_spot(chance: random.Random) -> tuple[Image.Image, str]:
     return image, f"A {size} white circle at the {_PLACES[row][column]} on grey"
 
 
-bar_charts = in_turn(_own(_bar_chart), human_turns, settings(data__max_seq_len=160))
+bar_charts = in_turn(own_pictures(_bar_chart), human_turns, settings(data__max_seq_len=160))
 """A set-up with bar charts, each with one of three human turns and one of three wordings of the caption."""
-grey_spots = _own(_grey_spot)
+grey_spots = own_pictures(_grey_spot)

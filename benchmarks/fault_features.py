@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eyechart.data.images import normalise
-from fault_edits import settings
+from fault_edits import built, settings
 from fault_site import Case, Change, swap, take_base
 
 _TOWER = "qwen3_vlm.models.vision.VisionTower.forward"
@@ -28,6 +28,19 @@ def _dropped(original: Any) -> Any:
 def _half_dropped(features_BPV: Tensor) -> Tensor:
     """Apply dropout, as if it had been left on."""
     return torch.nn.functional.dropout(features_BPV, 0.5)
+
+
+def _train_mode(vlm: Any) -> None:
+    """`train()` on the transformers model itself, which the tower's own `train` does not undo."""
+    for module in vlm.tower.model.train().modules():
+        if isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.3
+
+
+def _dropout_layer(vlm: Any) -> None:
+    norm = vlm.tower.model.post_layernorm
+    norm.drop = torch.nn.Dropout(0.1).train()
+    norm.register_forward_hook(lambda module, inputs, output: module.drop(output))
 
 
 def _averaged(features_BPV: Tensor) -> Tensor:
@@ -158,6 +171,29 @@ FEATURES = (
         "evaluation",
         take_base,
         _features(_half_dropped),
+        also=("visual-tokens-changed",),
+    ),
+    Case(
+        "tower-in-train-mode",
+        "dropout-active",
+        "the tower's config has attention_dropout 0.3, and its model is in train mode",
+        change=built(_train_mode),
+    ),
+    Case(
+        "tower-in-train-mode-when-evaluated",
+        "dropout-active",
+        "a tower with attention_dropout 0.3 is in train mode, for a healthy connector",
+        "evaluation",
+        take_base,
+        built(_train_mode),
+    ),
+    Case(
+        "tower-ends-in-dropout",
+        "dropout-active",
+        "a dropout layer of 0.1 after the tower's last norm, left in train mode while training",
+        "training",
+        change=built(_dropout_layer),
+        world="digits",
     ),
     Case(
         "bright-images-overflow",

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import re
 
+import torch
 from PIL import Image, ImageEnhance
+from torch import Tensor
 
+from fault_backbones import weights_edited
+from fault_connector import visual_changed
 from fault_drawings import bar_charts, grey_spots
-from fault_edits import caption, each, in_turn, repainted, settings, with_text
+from fault_edits import built, caption, each, in_turn, repainted, settings, with_text
 from fault_pixels import TURNED, sixteen_bit, turned, with_palette
 from fault_resuming import half_a_run
 from fault_site import HELD_OUT, TRAINED, Case, Row, Site, World, edit_tensors
 from fault_splits import copies_drawn
+from fault_text import upper_cased_and_read
+from qwen3_vlm.build import prepare_inputs
 
 _CHATML = (
     "<|im_start|>system\nYou describe pictures.<|im_end|>\n<|im_start|>user\n{human}<|im_end|>\n<|im_start|>assistant\n"
@@ -43,6 +49,21 @@ def _two_captions_each(site: Site) -> None:
 def _few_rows(site: Site) -> None:
     site.write_rows(site.rows[:160], site.rows[TRAINED : TRAINED + 64])
     site.set(train__epochs=12)
+
+
+def _few_updates(site: Site) -> None:
+    site.write_rows(site.rows[:240], site.rows[TRAINED:])
+    site.set(train__epochs=1)
+
+
+def _two_zero(visual_BQE: Tensor) -> Tensor:
+    return torch.cat([visual_BQE[:, :-2], torch.zeros_like(visual_BQE[:, -2:])], dim=1)
+
+
+def _nearer_delimiters(site: Site, tensors: dict[str, Tensor]) -> None:
+    tokenizer, table = prepare_inputs(site.config()).tokenizer, tensors["model.embed_tokens.weight"]
+    start, end = tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|vision_end|>"])
+    table[end] = (table[end] + table[start]) / 2
 
 
 def _background_alone(i: int, row: Row) -> Row:
@@ -80,7 +101,7 @@ def _healthy(name: str, how: str, world: World = "scenes", **overrides: object) 
     return Case(name, "", how, world=world, set_up=settings(**overrides))
 
 
-HEALTHY = (
+SET_UPS = (
     _healthy("seed-1", "the tiny trial, shortened", seed=1),
     _healthy("seed-2", "the same with another seed", seed=2),
     _healthy("digits-seed-1", "the digits trial, shortened: 120 different captions in 1,200 rows", "digits", seed=1),
@@ -128,6 +149,34 @@ HEALTHY = (
         train__betas=[0.9, 0.999],
     ),
     _healthy("short-but-sound", "one epoch at half the learning rate", train__epochs=1, train__lr=1e-3),
+    _healthy("learning-rate-five-times", "train.lr 0.01, five times the config's", train__lr=0.01),
+    _healthy("learning-rate-five-times-digits", "train.lr 0.01, five times the config's", "digits", train__lr=0.01),
+    _healthy("learning-rate-tenth", "train.lr 2e-4, a tenth of the config's", train__lr=2e-4),
+    Case("few-updates", "", "240 rows, one pass: 15 updates at the config's learning rate", set_up=_few_updates),
+    Case(
+        "upper-case-read",
+        "",
+        "all captions in upper case, and a language model that has learnt such captions",
+        set_up=in_turn(upper_cased_and_read, settings(data__max_seq_len=192)),
+    ),
+    Case(
+        "two-slots-zero",
+        "",
+        "two of the eight visual tokens are zero",
+        change=visual_changed(_two_zero),
+    ),
+    Case(
+        "delimiters-near-each-other",
+        "",
+        "the embedding of <|vision_end|> is halfway to that of <|vision_start|>",
+        set_up=weights_edited("llm", _nearer_delimiters),
+    ),
+    Case(
+        "train-mode-without-dropout",
+        "",
+        "the tower is in train mode, and none of its layers drops anything",
+        change=built(lambda vlm: vlm.tower.model.train()),
+    ),
     Case("few-rows", "", "160 training rows, 12 epochs, 64 held out", set_up=_few_rows),
     Case(
         "copies-drawn",
@@ -194,4 +243,4 @@ HEALTHY = (
         _backbones_moved,
     ),
 )
-assert len(HEALTHY) >= 20 and HELD_OUT >= 64
+assert len(SET_UPS) >= 20 and HELD_OUT >= 64

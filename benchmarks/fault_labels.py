@@ -12,7 +12,7 @@ import numpy as np
 from eyechart.data.encoded import Encoded
 from eyechart.seam import IGNORE_INDEX, IntArray
 from fault_edits import caption, each, in_turn, with_text
-from fault_site import Case, Change, human_turns, swap
+from fault_site import Case, Change, human_turns, swap, take_base
 
 
 def _labels(change: Callable[[Encoded, IntArray], IntArray]) -> Change:
@@ -125,6 +125,14 @@ LABELS = (
         "the whole text prompt carries labels, the image does not",
         set_up=human_turns,
         change=_labels(_whole_prompt_but_image),
+    ),
+    Case(
+        "prompt-not-masked-when-evaluated",
+        "prompt-labelled",
+        "the whole text prompt carries labels, for a healthy connector",
+        "evaluation",
+        take_base,
+        _labels(_whole_prompt_but_image),
     ),
     Case(
         "text-behind-image-labelled",

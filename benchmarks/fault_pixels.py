@@ -14,8 +14,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from eyechart.data.images import ImageSpec
-from fault_edits import repainted
-from fault_site import Case, Change, Site, edit_json, swap, take_base
+from fault_edits import in_turn, repainted
+from fault_site import Case, Change, Site, checkpoint_alone, edit_json, swap, take_base
 
 _IMAGES = "eyechart.data.images"
 
@@ -116,8 +116,11 @@ def _cached_by_short_name(original: Any) -> Any:
     return load
 
 
+_IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+
+
 def _imagenet(pixels_BCHW: Tensor, spec: ImageSpec) -> Tensor:
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    mean, std = (torch.tensor(values) for values in _IMAGENET.values())
     return (pixels_BCHW.float() / 255 - mean[:, None, None]) / std[:, None, None]
 
 
@@ -247,13 +250,36 @@ PIXELS = (
         "imagenet-statistics-in-file",
         "wrong-preprocessing",
         "ImageNet's mean and std in preprocessor_config.json",
-        set_up=_preprocessor(image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225]),
+        set_up=_preprocessor(**_IMAGENET),
     ),
     Case(
         "imagenet-statistics",
         "wrong-preprocessing",
         "ImageNet's mean and std, in training and evaluation",
         change=swap(f"{_IMAGES}.normalise", lambda original: _imagenet),
+    ),
+    Case(
+        "imagenet-statistics-when-evaluated",
+        "wrong-preprocessing",
+        "ImageNet's mean and std for a healthy connector",
+        "evaluation",
+        take_base,
+        swap(f"{_IMAGES}.normalise", lambda original: _imagenet),
+    ),
+    Case(
+        "imagenet-statistics-in-file-when-evaluated",
+        "wrong-preprocessing",
+        "ImageNet's mean and std in preprocessor_config.json for a healthy connector",
+        "evaluation",
+        in_turn(take_base, _preprocessor(**_IMAGENET)),
+    ),
+    Case(
+        "imagenet-statistics-in-file-checkpoint-alone",
+        "wrong-preprocessing",
+        "ImageNet's mean and std in preprocessor_config.json, and of the healthy run there is nothing but the `.pt`",
+        "evaluation",
+        in_turn(checkpoint_alone, _preprocessor(**_IMAGENET)),
+        world="digits",
     ),
     Case(
         "each-image-standardised",

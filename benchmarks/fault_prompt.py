@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from eyechart.data.encoded import Encoded, Prompt
-from eyechart.seam import IntArray
+from eyechart.seam import IGNORE_INDEX, IntArray
 from fault_edits import caption, each, with_text
-from fault_site import Case, Change, Site, human_turns, swap
+from fault_site import Case, Change, Site, human_turns, swap, take_base
 
 _PROMPT = "qwen3_vlm.data.prompt"
 
@@ -76,6 +76,34 @@ def _answers(change: Callable[[IntArray], IntArray]) -> Change:
     return swap(f"{_PROMPT}.PromptBuilder._answers", make)
 
 
+class _BlockLast(Encoded):
+    """A row whose image block comes after the prompt text and the caption."""
+
+    __slots__ = ()
+
+    @property
+    def ids_T(self) -> IntArray:
+        return self._moved(np.concatenate([self.prompt.ids_T, self.answer_N.astype(np.int64)]))
+
+    @property
+    def labels_T(self) -> IntArray:
+        unlabelled_T = np.full_like(self.prompt.ids_T, IGNORE_INDEX)
+        return self._moved(np.concatenate([unlabelled_T, self.answer_N.astype(np.int64)]))
+
+    @property
+    def block(self) -> tuple[int, int]:
+        start, end = self.prompt.block
+        return self.full_length - (end - start), self.full_length
+
+    def _moved(self, whole_T: IntArray) -> IntArray:
+        start, end = self.prompt.block
+        return np.concatenate([whole_T[:start], whole_T[end:], whole_T[start:end]])
+
+
+def _block_last(builder: Any, row: object) -> object:
+    return _BlockLast(row.prompt, row.answer_N, row.max_seq_len) if isinstance(row, Encoded) else row
+
+
 def _captions_lowered(original: Any) -> Any:
     def answers(self: Any, captions: Sequence[str]) -> Iterator[IntArray]:
         lowered: Iterator[IntArray] = original(self, [c.lower().replace(",", "").replace(".", "") for c in captions])
@@ -127,6 +155,23 @@ PROMPT = (
         "token-id-mismatch",
         "the block opens with the first piece of `<|im_start|>`, which this tokenizer has no token for",
         change=swap(f"{_PROMPT}.PromptBuilder.__init__", _opened_by_a_turn),
+    ),
+    Case(
+        "image-after-the-caption",
+        "image-masked",
+        "the image block is placed after the caption, where causal attention cannot see it",
+        set_up=human_turns,
+        change=_encode(_block_last),
+        also=("template-unstable",),
+    ),
+    Case(
+        "image-after-the-caption-when-evaluated",
+        "image-masked",
+        "the image block is placed after the caption, for a healthy connector",
+        "evaluation",
+        take_base,
+        _encode(_block_last),
+        also=("template-unstable",),
     ),
     Case(
         "cut-on-the-left",

@@ -53,6 +53,8 @@ class Site:
     overrides: list[str] = field(default_factory=list)
     checkpoint: Path | None = None
     """The checkpoint to evaluate, for cases that do not train."""
+    alone: bool = False
+    """Whether a checkpoint is evaluated in an empty folder, without the other files of its run."""
 
     @property
     def run(self) -> Path:
@@ -112,7 +114,8 @@ class Site:
         self.run.mkdir(parents=True)
         found = sorted(self.base.glob("checkpoint_*.pt"), key=lambda p: int(p.stem.split("_")[1]))
         wanted = found[-1] if step is None else next(p for p in found if p.stem == f"checkpoint_{step}")
-        for path in (wanted, *(self.base / name for name in ("split.json", "log.jsonl", "config.yaml"))):
+        beside = () if self.alone else ("split.json", "log.jsonl", "config.yaml")
+        for path in (wanted, *(self.base / name for name in beside)):
             if path.is_file():
                 shutil.copy(path, self.run / path.name)
         self.checkpoint = self.run / wanted.name
@@ -127,6 +130,13 @@ def human_turns(site: Site) -> None:
 def take_base(site: Site) -> None:
     """Evaluate the healthy run."""
     site.take_base()
+
+
+def checkpoint_alone(site: Site) -> None:
+    """Evaluate the healthy run's `.pt`, without the other files of its folder."""
+    site.take_base()
+    for name in ("split.json", "log.jsonl", "config.yaml"):
+        (site.run / name).unlink(missing_ok=True)
 
 
 def short_config(world: World, output_dir: Path, overrides: list[str]) -> Config:

@@ -16,8 +16,13 @@ from qwen3_vlm.data.splits import Split
 
 def copies_drawn(site: Site) -> None:
     """Repeat every third row with another id and file name before the split is drawn."""
+    copies_of(site, site.rows[::3])
+
+
+def copies_of(site: Site, chosen: list[Row]) -> None:
+    """Repeat the chosen rows with other ids and file names before the split is drawn."""
     rows, root = site.rows, site.own_images()
-    copies = [_copy(root, row, i) for i, row in enumerate(rows[::3])]
+    copies = [_copy(root, row, i) for i, row in enumerate(chosen)]
     site.write_rows([*rows, *copies])
     site.set(data__eval_ratio=2 * HELD_OUT / (len(rows) + len(copies)))
 

@@ -141,16 +141,10 @@ TRAINING = (
     ),
     Case("weight-decay-huge", "collapsed", "train.weight_decay is 300", set_up=settings(train__weight_decay=300.0)),
     Case(
-        "learning-rate-low",
-        "under-trained",
-        "train.lr 2e-5, a hundredth of what this world needs",
-        set_up=settings(train__lr=2e-5),
-    ),
-    Case(
         "learning-rate-huge",
-        "constant-prompt",
+        "learning-rate-too-high",
         "train.lr is 3",
         set_up=settings(train__lr=3.0),
-        also=("collapsed", "non-finite", "picture-harmful", "slots-dead"),
+        also=("non-finite",),
     ),
 )

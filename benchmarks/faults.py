@@ -3,6 +3,7 @@
     python benchmarks/faults.py                        everything, in two processes; writes docs/fault-benchmark.md
     python benchmarks/faults.py --only pairs-rolled,seed-1
     python benchmarks/faults.py --resume               continue with the cases that have no result yet
+    python benchmarks/faults.py --pt-alone             the faults of evaluation, with the .pt alone in an empty folder
     python benchmarks/faults.py --list
 
 All runs use the tiny backbones. Every case runs in its own process, so that patches and crashes do not affect other
@@ -36,13 +37,17 @@ from fault_checkpoints import CHECKPOINTS
 from fault_connector import CONNECTOR
 from fault_features import FEATURES
 from fault_fusion import FUSION
-from fault_healthy import HEALTHY
+from fault_healthy import SET_UPS
+from fault_healthy_images import HEALTHY_IMAGES
+from fault_healthy_settings import HEALTHY_SETTINGS
 from fault_images import IMAGES
 from fault_labels import LABELS
 from fault_loss import LOSS
+from fault_openings import OPENINGS
 from fault_pairs import PAIRS
 from fault_pixels import PIXELS
 from fault_prompt import PROMPT
+from fault_rates import RATES
 from fault_resuming import RESUMING
 from fault_rows import ROWS
 from fault_run import run_case, train_base
@@ -56,8 +61,9 @@ _ORDER = {code: place for place, code in enumerate(FAULTS)}
 _OF_DATA = (*ROWS, *PAIRS, *SPLITS, *IMAGES)
 _OF_INPUTS = (*PROMPT, *LABELS, *PIXELS, *BATCHES)
 _OF_MODELS = (*BACKBONES, *FEATURES, *CONNECTOR, *FUSION, *LOSS, *TEXT)
-_OF_RUNS = (*TRAINING, *RESUMING, *CHECKPOINTS)
+_OF_RUNS = (*TRAINING, *RATES, *RESUMING, *CHECKPOINTS, *OPENINGS)
 INJECTIONS = tuple(sorted((*_OF_DATA, *_OF_INPUTS, *_OF_MODELS, *_OF_RUNS), key=lambda case: _ORDER[case.code]))
+HEALTHY = (*SET_UPS, *HEALTHY_IMAGES, *HEALTHY_SETTINGS)
 CASES = {case.name: case for case in (*INJECTIONS, *HEALTHY)}
 assert len(CASES) == len(INJECTIONS) + len(HEALTHY), "two cases share a name"
 
@@ -76,7 +82,7 @@ def _train_base(folder: Path, world: World) -> None:
     train_base(Site(base_folder(folder, world).parent, world, folder), SAVE_EVERY)
 
 
-def _run(folder: Path, name: str, reuse: bool) -> None:
+def _run(folder: Path, name: str, reuse: bool, base: Path) -> None:
     """Run a case in this process, write its row, and keep its run in `trained/`."""
     torch.set_num_threads(1)
     case, place = CASES[name], folder / "cases" / name
@@ -85,7 +91,7 @@ def _run(folder: Path, name: str, reuse: bool) -> None:
     kept = folder / "trained" / name
     before = kept if reuse and list(kept.glob("checkpoint_*.pt")) else None
     try:
-        row = run_case(case, Site(place, case.world, base_folder(folder, case.world)), before)
+        row = run_case(case, Site(place, case.world, base_folder(base, case.world), alone=base != folder), before)
     except Exception as error:  # noqa: BLE001 - reported as a row, so that the benchmark continues
         row = broken(case, f"benchmark: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
     write_atomic(folder / "rows" / f"{name}.json", json.dumps(asdict(row)))
@@ -100,12 +106,21 @@ def broken(case: Case, why: str) -> Row:
     return Row(case.name, case.code, case.how, case.where, case.world, list(case.also), crash=why)
 
 
-def run_all(folder: Path, names: list[str], reuse: bool, workers: int) -> None:
-    """Run the named cases, `workers` at a time; each row is added to cases.jsonl when its case ends."""
+def run_all(folder: Path, names: list[str], reuse: bool, workers: int, base: Path) -> None:
+    """Run the named cases, `workers` at a time; each row is added to cases.jsonl when its case ends.
+
+    Args:
+        folder: folder of the cases and their results.
+        names: names of the cases.
+        reuse: whether to use the runs that an earlier benchmark has trained.
+        workers: processes at a time.
+        base: folder of the healthy runs. If it is another folder, checkpoints are evaluated without the other files
+            of their run.
+    """
     context = multiprocessing.get_context("fork")
     worlds: list[World] = ["scenes", "digits"]
-    missing = [world for world in worlds if not list(base_folder(folder, world).glob("checkpoint_600.pt"))]
-    bases = [context.Process(target=_train_base, args=(folder, world)) for world in missing]
+    missing = [world for world in worlds if not list(base_folder(base, world).glob("checkpoint_600.pt"))]
+    bases = [context.Process(target=_train_base, args=(base, world)) for world in missing]
     for process in bases:
         process.start()
     for process in bases:
@@ -117,7 +132,7 @@ def run_all(folder: Path, names: list[str], reuse: bool, workers: int) -> None:
         while waiting and len(running) < workers:
             name = waiting.pop(0)
             (folder / "rows" / f"{name}.json").unlink(missing_ok=True)
-            process = context.Process(target=_run, args=(folder, name, reuse))
+            process = context.Process(target=_run, args=(folder, name, reuse, base))
             process.start()
             running[process.sentinel] = (name, process, time.monotonic())
         ended = wait(list(running), timeout=5.0)
@@ -184,6 +199,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="names or fault codes, separated by commas; the page is not written")
     parser.add_argument("--resume", action="store_true", help="run only the cases that have no result yet")
     parser.add_argument("--reuse", action="store_true", help="use the runs that an earlier benchmark has trained")
+    parser.add_argument("--pt-alone", action="store_true", help="the faults of evaluation, with nothing but the .pt")
     parser.add_argument("--list", action="store_true", help="list the cases")
     parser.add_argument("--page", action="store_true", help="write the page from the existing results")
     parser.add_argument("--workers", type=int, default=2, help="number of processes at a time, with one thread each")
@@ -200,6 +216,9 @@ def main() -> int:
     if unknown:
         raise SystemExit(f"unknown: {', '.join(unknown)}; --list shows the names")
     names = [name for name, case in CASES.items() if not wanted or name in wanted or case.code in wanted]
+    base = options.folder
+    if options.pt_alone:
+        options.folder, names = base / "pt-alone", [name for name in names if CASES[name].where == "evaluation"]
     options.folder.mkdir(parents=True, exist_ok=True)
     if not (options.resume or wanted or options.page):
         # Healthy runs made by an older version of the package may lack data that the detectors need.
@@ -210,9 +229,9 @@ def main() -> int:
         names = [name for name in names if name not in read_rows(options.folder)]
     if not options.page:
         make_worlds()
-        run_all(options.folder, names, options.reuse, options.workers)
+        run_all(options.folder, names, options.reuse, options.workers, base)
     rows = list(read_rows(options.folder).values())
-    if wanted:
+    if wanted or options.pt_alone:
         rows = [row for row in rows if row.name in names]
     else:
         write_atomic(PAGE, render(rows, TRAINED, HELD_OUT))

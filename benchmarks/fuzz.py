@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import torch  # noqa: E402
 
 from eyechart.data.images import ImageError, ImageSpec, load_image
-from eyechart.data.llava import count_rows, read_rows
+from eyechart.data.reader import count_rows, read_rows
 from eyechart.exits import guarded
 from eyechart.seam import Reject
 from fuzz_mutations import BYTE_MUTATIONS, TREE_MUTATIONS, Draw, base_images, base_rows  # noqa: E402

@@ -25,6 +25,7 @@ from qwen3_vlm import ablate
 from qwen3_vlm.build import build_model, prepare_data
 from qwen3_vlm.config import Config, load_config
 from qwen3_vlm.train.checkpoint import connector_state, load_checkpoint, save_checkpoint
+from qwen3_vlm.train.evidence.record import sealed
 from qwen3_vlm.train.stage1 import train
 
 TINY = Path("configs/stage1_align_tiny.yaml")
@@ -64,7 +65,7 @@ def constant(folder: Path, trained: Path) -> Path:
     payload["projector"]["net.2.weight"].zero_()
     payload["projector"]["net.2.bias"] = torch.randn(payload["projector"]["net.2.bias"].shape)
     path = folder / "checkpoint_1.pt"
-    save_checkpoint(path, payload)
+    save_checkpoint(path, sealed(payload))
     return path
 
 

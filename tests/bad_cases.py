@@ -19,7 +19,8 @@ from PIL import Image
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from bad_inputs import CHECKPOINT, HELD_OUT, ROW, Case, Place
-from eyechart.data.llava import IMAGE_STRINGS
+from eyechart.data.turns import IMAGE_STRINGS
+from qwen3_vlm.train.evidence.record import KEY, sealed
 from tiny_rows import llava_row
 from tiny_runs import SIDE
 
@@ -124,13 +125,15 @@ ACCEPTED = [
 
 
 def held_out_of_one(place: Place) -> None:
-    """A fixed held-out file with one row."""
+    """A fixed held-out file with one row, for a checkpoint of an older version, which does not record its rows."""
     place.path("one.json").write_text(json.dumps(place.rows()[:1]), encoding="utf-8")
     place.path("run/split.json").unlink()
+    place.change_checkpoint(lambda payload: payload.pop(KEY))
 
 
 def one_held_out_image(place: Place) -> None:
-    """Every held-out row shows the same picture."""
+    """Every held-out row shows the same picture, and the checkpoint does not record which one it showed."""
+    place.change_checkpoint(lambda payload: payload.pop(KEY))
     for row in HELD_OUT[1:]:
         shutil.copy(place.path(f"data/images/{HELD_OUT[0]:05d}.png"), place.path(f"data/images/{row:05d}.png"))
 
@@ -219,7 +222,10 @@ REJECTED = [
     ),
     rejected("special token in the human turn", row({"human": "<image><|im_end|>"})),
     rejected("no gpt turn", row({"conversations": llava_row()["conversations"][:1]})),
-    rejected("several exchanges", row({"conversations": llava_row()["conversations"] * 2})),
+    rejected(
+        "several exchanges",
+        row({"conversations": llava_row()["conversations"] + llava_row(human="And?")["conversations"]}),
+    ),
 ]
 
 
@@ -267,6 +273,14 @@ DATA = [
     stop("data file not JSON", "audit", "data/data.json: not valid JSON", make=data_bytes(lambda data: b"\x89PNG" + data)),
     stop("one object instead of rows", "audit", "not a list of rows but one object with the keys ['train']",
          make=data_bytes(lambda data: b'{"train": ' + data + b"}")),
+    stop("a layout that does not exist", "audit --data.layout lava", "layout: expected auto, one of llava, "),
+    stop("columns that are not known", "audit --data.json_file data/rows.csv",
+         "data/rows.csv: no layout fits: the keys found are picture, title",
+         "such as captions,image=picture,caption=title",
+         make=lambda place: place.path("data/rows.csv").write_text("picture,title\na.png,a cat\n")),
+    stop("images below another folder", "audit --data.image_root models",
+         "data.image_root models: none of the first 16 images is below it, such as images/",
+         "they are below data; add --data.image_root data"),
     stop("gzip file cut off", "audit", "data/data.json: broken gzip file", "download it again",
          make=data_bytes(lambda data: gzip.compress(data)[:-30])),
     stop("max_seq_len smaller than the image block", "audit --data.max_seq_len 6", "data.max_seq_len: 6 leaves no room",
@@ -274,7 +288,7 @@ DATA = [
     stop("max_seq_len smaller than image block and prompt", "audit --data.max_seq_len 8", "cuts into the image block",
          "set data.max_seq_len to at least"),
     stop("no label token anywhere", "train --data.max_seq_len 12 --overwrite", "so no row keeps a token of its caption", "set data.max_seq_len to at least"),
-    stop("other data than the run's split", "ablate", "run/split.json", make=lambda place: place.change_row({"caption": "else"})),
+    stop("other data than the run's split", "ablate", "run/checkpoint_10.pt", make=lambda place: place.change_row({"caption": "else"})),
 ]  # fmt: skip
 
 
@@ -290,12 +304,30 @@ def cut(place: Place) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def other_shape(place: Place) -> None:
-    place.change_checkpoint(lambda payload: payload["resampler"].update(latents=torch.zeros(5, 16)))
+def saved_with(change: Callable[[dict[str, Any]], object]) -> Change:
+    """A checkpoint that was saved with other content, so that its digests fit."""
+
+    def make(place: Place) -> None:
+        place.change_checkpoint(lambda payload: (change(payload), payload.update(sealed(payload))))
+
+    return make
 
 
-def with_nan(place: Place) -> None:
-    place.change_checkpoint(lambda payload: payload["projector"]["net.0.bias"].fill_(float("nan")))
+other_shape = saved_with(lambda payload: payload["resampler"].update(latents=torch.zeros(5, 16)))
+with_nan = saved_with(lambda payload: payload["projector"]["net.0.bias"].fill_(float("nan")))
+
+
+def one_bit(place: Place) -> None:
+    """One bit of a tensor has changed."""
+    path = place.path(CHECKPOINT)
+    tensor = torch.load(path, weights_only=True)["projector"]["net.0.weight"]
+    data = bytearray(path.read_bytes())
+    data[data.index(tensor.numpy().tobytes()) + 5] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def other_rows_held_out(place: Place) -> None:
+    place.path("one.json").write_text(json.dumps(place.rows()[:1]), encoding="utf-8")
 
 
 def other_tower(width: int) -> Change:
@@ -319,6 +351,7 @@ def code_in_pickle(place: Place) -> None:
 
 DAMAGES: list[tuple[str, Change, tuple[str, ...]]] = [
     ("truncated", cut, ("not a readable checkpoint", "perhaps truncated")),
+    ("with one changed bit", one_bit, ("the file is damaged: its part", "does not match its checksum")),
     ("of another shape", other_shape, ("`resampler.latents` has shape (5, 16) in the checkpoint, (4, 16) by the config",)),
     ("without a projector", lambda place: place.change_checkpoint(lambda p: p.pop("projector")), ("expected `resampler` and `projector`",)),
     ("with NaN", with_nan, ("`projector.net.0.bias` holds 32 values that are NaN or infinite",)),
@@ -332,6 +365,10 @@ CHECKPOINTS = [
     for name, damage, says in DAMAGES
     for command in ("train --resume --train.epochs 2", "ablate", f"caption data/images/{ROW:05d}.png")
 ] + [
+    stop("other held-out rows than in training", "ablate --data.eval_json one.json",
+         "data.eval_json is not the file that run/checkpoint_10.pt was drawn from: it was not set", make=other_rows_held_out),
+    stop("another draw of the split than in training", "ablate --data.eval_ratio 0.5",
+         "its rows were drawn with data.eval_ratio 0.2, got 0.5"),
     stop("checkpoint missing", "ablate --checkpoint run/checkpoint_9.pt", "no such checkpoint; in run: checkpoint_5.pt, checkpoint_10.pt"),
     stop("resuming with another config", "train --resume --train.lr 1", "train.lr: 0.003 then, 1.0 now"),
     stop("a run is already there", "train", "output_dir run already holds checkpoint_10.pt; continue with --resume"),

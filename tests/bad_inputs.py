@@ -224,7 +224,7 @@ def escaped(text: str) -> str:
     """Safe inside a table, outside a code span; without what differs from one machine or version to the next."""
     if text.startswith("`"):
         return text.replace("|", "\\|")
-    text = re.sub(r"\b[0-9a-f]{12,16}\b|[+-]?\d+\.\d{4}|\d{5,}(?= bytes)", "...", text)
+    text = re.sub(r"\b[0-9a-f]{12,32}\b|[+-]?\d+\.\d{4}|\d{5,}(?= bytes)", "...", text)
     return re.sub(r"([|*_<>`\[\]])", r"\\\1", text)
 
 

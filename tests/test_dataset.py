@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from eyechart.data.dataset import Dataset, too_many_rejected
 from eyechart.data.encoded import Encoded
 from eyechart.data.images import ImageSpec, content_hash, load_image
-from eyechart.data.llava import read_rows
+from eyechart.data.reader import read_rows
 from eyechart.scoring.batching import collate
 from eyechart.seam import Reject, Sample
 from qwen3_vlm.config import PromptConfig

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
+from eyechart.data.encoded import Encoded
 from eyechart.faults.table import finding
 from preflight_world import World, make_world
 from qwen3_vlm.build import prepare_data
 from qwen3_vlm.cli import main
 from qwen3_vlm.commands import diagnosis as room
+from qwen3_vlm.commands import measuring
 from qwen3_vlm.data.splits import save_split
 from qwen3_vlm.preflight import View
 from qwen3_vlm.preflight.show import print_findings, print_sample, summary
@@ -112,6 +114,31 @@ def test_a_checkpoint_that_cannot_be_scored_is_read_with_what_the_preflight_foun
     assert found["looked_at"].endswith("which could not be scored")
 
 
+def test_ablate_names_the_fault_that_makes_scoring_fail_and_any_other_failure_stays_a_bug(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, _ = untrained(world)
+
+    def broken(*_: object) -> None:
+        raise AssertionError("scorer returned 19 losses for 18 label tokens")
+
+    monkeypatch.setattr(measuring, "score", broken)
+    assert main(["ablate", "--checkpoint", str(checkpoint)]) == 4
+    capsys.readouterr()
+    labels_T = Encoded.labels_T.fget
+    assert labels_T is not None
+
+    def labelled(encoded: Encoded) -> Any:
+        made_T = labels_T(encoded)
+        after = slice(encoded.block[1], len(encoded.prompt.ids_T))
+        made_T[after] = encoded.ids_T[after]
+        return made_T
+
+    monkeypatch.setattr(Encoded, "labels_T", property(labelled))
+    assert main(["ablate", "--checkpoint", str(checkpoint)]) == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: prompt-labelled: ")
+
+
 def test_a_backbone_changed_since_training_is_named_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,7 +162,7 @@ def test_a_connector_that_was_never_trained_is_named_with_its_checkpoint(
     assert main(["diagnose", "--checkpoint", str(checkpoint), "--rows", "8", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["diagnosis"][0]["code"] == "connector-not-loaded"
-    assert "8 scored samples" in found["looked_at"]
+    assert "12 scored samples" in found["looked_at"]
 
 
 # --- the terminal ---------------------------------------------------------------------------------------------------

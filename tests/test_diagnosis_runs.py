@@ -10,6 +10,7 @@ import seeds
 from eyechart.results import Finding
 from qwen3_vlm.commands.diagnosis import diagnose
 from qwen3_vlm.train.checkpoint import load_checkpoint, save_checkpoint, stored_config
+from qwen3_vlm.train.evidence.record import sealed
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +32,6 @@ def test_a_resampler_that_no_longer_attends_is_collapsed(healthy: Path) -> None:
     payload = load_checkpoint(healthy)
     payload["resampler"]["layers.0.attn.out_proj.weight"].zero_()
     damaged = healthy.parent / "checkpoint_1.pt"
-    save_checkpoint(damaged, payload)
+    save_checkpoint(damaged, sealed(payload))
     first = findings(damaged)[0]
     assert (first.code, first.severity, first.evidence["stage"]) == ("collapsed", "error", "resampler")

@@ -77,7 +77,7 @@ def test_a_reader_that_loses_a_row_or_raises_is_a_failure(tmp_path: Path, monkey
     import fuzz as module
 
     path = tmp_path / "data.json"
-    path.write_text('[{"id": 1}, 2]')
+    path.write_text('[{"conversations": 1}, 2]')
 
     class Prompts:
         def encode(self, records: list[object]) -> list[object]:

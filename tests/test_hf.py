@@ -237,7 +237,7 @@ def test_a_backbone_that_is_gone_is_named_with_the_cure_and_can_be_pointed_to(
     with pytest.raises(ValueError, match="is not a model folder; pass its location"):
         kind.from_pretrained(copy)
     gone.rmdir()
-    with pytest.raises(ValueError, match=r"vision \(width 24, \w{16}\), which does not exist"):
+    with pytest.raises(ValueError, match=r"vision \(width 24, \w{32}\), which does not exist"):
         kind.from_pretrained(copy, llm=moved / "llm")
     assert kind.from_pretrained(copy, vision=moved / "vision", llm=moved / "llm")
 

@@ -15,7 +15,7 @@ WHOLE = {
     *(f"commands/{name}.py" for name in ("ablate", "audit", "diagnosis", "loaded", "trial")),  # what programs call
     "hf/configuration.py",
     "preflight/rows.py",
-    *(f"train/{name}.py" for name in ("resuming", "run", "stage1")),
+    *(f"train/{name}.py" for name in ("evidence/record", "resuming", "run", "stage1")),
 }
 """Modules that receive all of `Config`; the others get a section of it, or plain values."""
 

@@ -81,6 +81,26 @@ def test_a_caption_cut_by_max_seq_len_has_fewer_labels_here_too(vlm: VLM, visual
     compare(vlm, Batch(**{**vars(batch), "labels_BT": labels_BT}), visual, IMAGES)
 
 
+@pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
+def test_pairs_with_labels_before_or_in_the_image_block_are_scored_whole(
+    vlm: VLM, visual: VisualTokens, prompt: list[int]
+) -> None:
+    batch = batch_of([(prompt, caption) for caption in CAPTIONS])
+    labels_BT = batch.ids_BT.clone()
+    labels_BT[:, 0] = IGNORE_INDEX
+    compare(vlm, Batch(**{**vars(batch), "labels_BT": labels_BT}), visual, IMAGES)
+
+
+def test_pairs_with_the_image_after_the_caption_are_scored_whole(vlm: VLM, visual: VisualTokens) -> None:
+    ids_BT = torch.tensor([[7, 11, 12, *BLOCK], [7, 13, 14, *BLOCK]])
+    labels_BT = torch.where((ids_BT > 7) & (ids_BT < 20), ids_BT, IGNORE_INDEX)
+    block_BT = torch.zeros_like(ids_BT, dtype=torch.bool)
+    block_BT[:, 3:] = True
+    lengths_B = torch.full((2,), ids_BT.shape[1])
+    batch = Batch((), ids_BT, labels_BT, lengths_B, block_BT, None, None, CollateStats())
+    compare(vlm, batch, visual, [2, 0])
+
+
 def test_each_prompt_and_image_is_read_once(vlm: VLM, visual: VisualTokens) -> None:
     rows = [(PROMPTS["no request"], [11])] * 9 + [(PROMPTS["request after the image"], [11])] * 3
     with mock.patch.object(vlm.llm, "read", wraps=vlm.llm.read) as read:

@@ -215,6 +215,24 @@ def test_held_out_captions_in_other_words_are_a_warning(world: World) -> None:
     assert [f.code for f in world.find() if f.severity == "warning"][0] == "held-out-differs"
 
 
+def test_held_out_captions_in_another_case_are_a_warning_and_words_at_the_start_of_a_caption_are_not(
+    world: World,
+) -> None:
+    held_out = set(prepare_data(world.config()).split.eval)
+
+    def found(change: Callable[[str], str]) -> list[str]:
+        world.change(
+            lambda row, i: row["conversations"][1].update(
+                value=change(caption_of(i)) if i in held_out else caption_of(i)
+            )
+        )
+        return [f.message for f in world.find() if f.code == "held-out-differs"]
+
+    assert found(lambda text: text[0].lower() + text[1:]) == []
+    (message,) = found(str.upper)
+    assert "only in another case" in message
+
+
 def test_a_name_of_its_own_in_every_caption_makes_no_other_data_set(world: World) -> None:
     world.change(lambda row, i: row["conversations"][1].update(value=f"{caption_of(i)} seen by Nr{i}X{i}"))
     assert "held-out-differs" not in bad(world.find())

@@ -19,6 +19,7 @@ from qwen3_vlm.models import vlm as vlm_room
 from qwen3_vlm.models.llm import LanguageModel
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight import flow
+from qwen3_vlm.preflight.modes import dropout_findings
 
 Patch = pytest.MonkeyPatch
 
@@ -34,6 +35,27 @@ def test_weights_that_are_not_those_of_the_file_are_named(world: World) -> None:
             ]
         )
         assert first(world.find(vlm)) == "tower-uninitialised"
+
+
+@pytest.mark.parametrize("part", ["tower", "llm"])
+def test_dropout_of_a_frozen_part_in_train_mode_is_named_and_train_mode_alone_is_not(world: World, part: str) -> None:
+    config = world.config()
+    vlm = world.model(config)
+    model = getattr(vlm, part).model.train()
+    assert world.find(vlm) == []
+    attention = next(m for m in model.modules() if hasattr(m, "dropout") or hasattr(m, "attention_dropout"))
+    setattr(attention, "dropout" if hasattr(attention, "dropout") else "attention_dropout", 0.3)
+    assert first(world.find(vlm)) == "dropout-active"
+    model.eval()
+    assert world.find(vlm) == [], "a rate that is not active"
+
+
+def test_a_dropout_layer_in_train_mode_is_named_with_its_rate(world: World) -> None:
+    vlm = world.model(world.config())
+    norm = vlm.tower.model.post_layernorm
+    vlm.tower.model.post_layernorm = torch.nn.Sequential(norm, torch.nn.Dropout(0.1).train())
+    (found,) = dropout_findings(vlm)
+    assert found.evidence["largest_rate"] == 0.1 and "post_layernorm.1" in found.message
 
 
 def test_weights_missing_in_the_file_are_named(world: World, tmp_path: Path) -> None:

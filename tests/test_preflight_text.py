@@ -20,6 +20,8 @@ from qwen3_vlm.build import prepare_data
 from qwen3_vlm.data.prompt import PromptBuilder
 from qwen3_vlm.models.llm import LanguageModel
 from qwen3_vlm.preflight import run as run_room
+from qwen3_vlm.preflight.text import Tokens
+from qwen3_vlm.preflight.text_prompt import token_findings
 
 Patch = pytest.MonkeyPatch
 
@@ -264,6 +266,30 @@ def test_delimiters_that_copy_eos_are_a_warning(world: World) -> None:
     assert "special-token-is-eos" in bad(run_room.preflight(prepared, vlm, rows=8).findings)
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_delimiters_that_are_one_and_the_same_are_a_warning_and_near_ones_are_not(world: World, trained: bool) -> None:
+    config = world.config()
+    prepared = prepare_data(config)
+    vlm = world.model(config)
+    ids, table = prepared.inputs.prompts.ids, vlm.llm.model.get_input_embeddings().weight.data
+    apart = 0.2 if trained else 3e-5  # of the spread of all rows, as transformers draws new rows
+    mean, spread = table.mean(0), table.std(0)
+    for i in (ids.start, ids.end):
+        table[i] = mean + apart * spread * torch.randn(mean.shape, generator=torch.Generator().manual_seed(i))
+    found = token_findings(prepared, vlm, Tokens(prepared.inputs.tokenizer))
+    assert [(f.code, f.severity) for f in found] == ([] if trained else [("delimiters-alike", "warning")])
+
+
+def test_delimiters_that_both_copy_eos_are_not_named_twice(world: World) -> None:
+    config = world.config()
+    prepared = prepare_data(config)
+    vlm = world.model(config)
+    ids, table = prepared.inputs.prompts.ids, vlm.llm.model.get_input_embeddings().weight.data
+    table[[ids.start, ids.end]] = table[ids.eos].clone()
+    found = token_findings(prepared, vlm, Tokens(prepared.inputs.tokenizer))
+    assert [f.code for f in found] == ["special-token-is-eos"]
+
+
 def test_sequences_cut_on_the_left_are_named_by_the_image_they_lose(world: World, monkeypatch: Any) -> None:
     cut = property(lambda row: np.concatenate([row.prompt.ids_T, row.answer_N.astype(np.int64)])[-row.max_seq_len :])
     monkeypatch.setattr(Encoded, "ids_T", cut)
@@ -282,9 +308,24 @@ def test_a_tokenizer_whose_ids_mean_other_words_to_the_model_is_named(world: Wor
     assert [(f.code, f.severity) for f in world.find(model__llm=str(llm))] == [("token-id-mismatch", "warning")]
 
 
-def test_captions_of_a_kind_the_language_model_never_read_get_the_same_warning_and_no_error(world: World) -> None:
+def test_captions_of_a_kind_that_neither_model_nor_tokenizer_learnt_are_a_warning_and_no_error(world: World) -> None:
     world.change(lambda row, i: row["conversations"][1].update(value=f"Two men in suits at conference table {i}"))
-    assert [(f.code, f.severity) for f in world.find()] == [("token-id-mismatch", "warning")]
+    assert [(f.code, f.severity) for f in world.find()] == [("captions-unread", "warning")]
+
+
+def test_captions_in_upper_case_are_named_by_their_case(world: World) -> None:
+    world.change(lambda row, i: row["conversations"][1].update(value=caption_of(i).upper()))
+    (found,) = [f for f in world.find() if f.severity != "note"]
+    assert (found.code, found.severity) == ("captions-unread", "warning") and "in lower case alone" in found.message
+    assert found.evidence["in_lower_case"] < found.evidence["nats_per_token"] / 2
+
+
+def test_captions_in_another_language_are_named_by_their_pieces(world: World) -> None:
+    german = "Zwei kleine Katzen schlafen neben einem alten Ofen"
+    world.change(lambda row, i: row["conversations"][1].update(value=f"{german} {i}"))
+    (found,) = [f for f in world.find() if f.severity != "note"]
+    assert (found.code, found.severity) == ("captions-unread", "warning")
+    assert found.evidence["characters_per_token"] < 2.5
 
 
 def test_captions_of_one_word_are_too_short_to_judge_the_language_model_by(world: World) -> None:

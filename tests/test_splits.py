@@ -118,7 +118,7 @@ def test_row_indices_must_be_whole_numbers(tmp_path: Path, data_file: Path) -> N
 def test_missing_files_are_named(tmp_path: Path, data_file: Path) -> None:
     with pytest.raises(ValueError, match=r"none\.json: cannot read the split"):
         load_split(tmp_path / "none.json", describe(data_file, 4))
-    with pytest.raises(ValueError, match=r"gone\.json: cannot read the data file"):
+    with pytest.raises(ValueError, match=r"gone\.json: no such data file"):
         describe(tmp_path / "gone.json", 1)
 
 

@@ -142,7 +142,7 @@ def test_the_log_has_the_loss_of_the_first_rows_that_check_1_finds_again(world: 
     path.write_bytes(b"" if unreadable else data)
     try:
         last = world.train(f"part_{unreadable}", data__cache_features="off", **settings)
-        results = ablate(last, conditions="runbook")
+        results = ablate(last, world.config("x", **settings), conditions="runbook")
     finally:
         path.write_bytes(data)
     assert results.ablation is not None and results.training is not None
@@ -237,6 +237,7 @@ def test_the_cache_is_used_where_it_fits_and_the_tower_then_runs_once_per_image(
     monkeypatch.setattr(VisionTower, "forward", lambda self, x: seen.append(len(x)) or forward(self, x))
     for look in ("look_before", "look_after"):  # these run the tower, too
         monkeypatch.setattr(stage1, look, lambda run: [])
+    monkeypatch.setattr(stage1, "_prepare_canary", lambda run: None)
     world.train("fits", data__cache_features="auto")
     assert sum(seen) == 22
     seen.clear()

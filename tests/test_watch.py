@@ -12,12 +12,15 @@ import pytest
 import torch
 
 from eyechart.exits import FaultsFoundError, NamedInputError, NonFiniteError
+from eyechart.faults.learning_rate import typical_size
 from eyechart.faults.pairing import Association, Pairing
 from eyechart.faults.table import finding
 from eyechart.results import Look, Standing
+from eyechart.scoring.batching import collate
 from qwen3_vlm.build import build_model, prepare_data
 from qwen3_vlm.commands.loaded import load
 from qwen3_vlm.commands.scoring import training_of_run
+from qwen3_vlm.config import Config
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight import Preflight
 from qwen3_vlm.train import findings_log, judging, loop, readiness, watch
@@ -25,6 +28,7 @@ from qwen3_vlm.train.checkpoint import load_checkpoint, save_checkpoint
 from qwen3_vlm.train.features import CachedDataset, cache_features
 from qwen3_vlm.train.looks import append_look
 from qwen3_vlm.train.stage1_align import main
+from qwen3_vlm.train.untrained import all_rivals
 from qwen3_vlm.train.watch import Watch
 from tiny_models import make_batch, make_vlm
 from tiny_runs import TinyWorld, make_world
@@ -71,6 +75,25 @@ def test_parameters_that_the_optimizer_does_not_have_are_named() -> None:
     vlm = make_vlm()
     watched = Watch(vlm, 1e-3)
     assert train_a_little(vlm, watched, vlm.connector.projector.parameters()) == ["no-gradient"]
+
+
+def test_weights_that_do_not_move_because_the_rate_is_lost_in_rounding_are_named_by_the_rate() -> None:
+    vlm = make_vlm(vision_ln=True)
+    slow = Watch(vlm, 1e-9)
+    assert [f.code for _ in range(3) for f in slow.after_update(1.0, 1e-9)] == ["learning-rate-too-low"]
+    without_gradient = Watch(vlm, 1e-9)
+    assert [f.code for _ in range(3) for f in without_gradient.after_update(0.0, 1e-9)] == ["no-gradient"]
+    zero = Watch(vlm, 1e-3)
+    assert [f.code for _ in range(3) for f in zero.after_update(1.0, 1e-3)] == ["no-gradient"], "a sound rate"
+
+
+def test_a_rate_far_above_the_configs_is_named_when_it_is_first_used() -> None:
+    vlm = make_vlm()
+    watched, size = Watch(vlm, 1e-3), typical_size(dict(vlm.connector.named_parameters()))
+    assert size is not None
+    found = [[(f.code, f.severity) for f in watched.after_update(1.0, rate * size)] for rate in (1e-3, 0.6, 0.7, 9, 9)]
+    name = "learning-rate-too-high"
+    assert found == [[], [(name, "warning")], [("no-gradient", "error")], [(name, "error")], []]
 
 
 def test_updates_at_the_end_of_a_schedule_are_not_expected_to_move_anything() -> None:
@@ -127,23 +150,35 @@ def test_cached_features_of_other_images_are_named(world: TinyWorld, tmp_path: P
     assert readiness.cache_findings(vlm, moved, prepared.train)[0].code == "pixels-unused"
 
 
+def about_to_start(config: Config) -> Any:
+    """What the checks before the first update read of a run."""
+    prepared = prepare_data(config)
+    vlm = build_model(config, prepared.inputs)
+    return SimpleNamespace(
+        accelerator=SimpleNamespace(is_main_process=True),
+        **{"config": config, "prepared": prepared, "train_set": prepared.train, "vlm": vlm},
+        optimizer=torch.optim.SGD(vlm.connector.parameters(), lr=1.0),
+        plan=lambda epoch: [[list(range(len(prepared.train)))]],
+    )
+
+
+def test_a_rate_of_the_config_that_replaces_the_weights_is_named_before_the_first_update(
+    world: TinyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "preflight", lambda *_, **__: Preflight([], None, 256, 4))
+    found = {rate: judging.look_before(about_to_start(world.config("rate", train__lr=rate))) for rate in (2e-3, 3.0)}
+    assert [(f.code, f.severity) for f in found[3.0]] == [("learning-rate-too-high", "error")] and found[2e-3] == []
+
+
 def test_training_captions_that_do_not_go_with_their_images_stop_a_run_where_the_held_out_ones_do(
     world: TinyWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = world.config("pairing")
-    prepared = prepare_data(config)
-    vlm = build_model(config, prepared.inputs)
-    optimizer = torch.optim.SGD(vlm.connector.parameters(), lr=1.0)
-    run = SimpleNamespace(
-        accelerator=SimpleNamespace(is_main_process=True),
-        **{"prepared": prepared, "train_set": prepared.train, "vlm": vlm, "optimizer": optimizer},
-        plan=lambda epoch: [[list(range(len(prepared.train)))]],
-    )
+    run = about_to_start(world.config("pairing"))
 
     def codes(train: float, held_out: float) -> list[tuple[str, str]]:
         pairing = Pairing(Association(128, train), Association(128, held_out))
         monkeypatch.setattr(judging, "preflight", lambda *_, **__: Preflight([], None, 256, 4, pairing))
-        return [(f.code, f.severity) for f in judging.look_before(run)]  # type: ignore[arg-type]
+        return [(f.code, f.severity) for f in judging.look_before(run)]
 
     assert codes(0.3, 30.0) == [("pairs-mismatched", "error")]
     assert codes(0.3, 0.2) == [("pairs-mismatched", "warning")], "captions may say what this tower does not see"
@@ -283,13 +318,30 @@ def test_a_gap_that_never_opens_is_named_by_standings_alone(seen: list[Look], ex
 @pytest.mark.parametrize("zero", [NO, YES])
 def test_nobody_is_told_to_train_longer_where_the_held_out_loss_rises(zero: Standing) -> None:
     falling, rising = (
-        watch.never_opened(looks(NO, NO, NO, zero=zero, losses=losses))[0].fix
+        watch.never_opened(looks(NO, NO, NO, zero=zero, losses=losses), lambda: True)[0].fix
         for losses in ((3.0, 2.5, 2.4), (3.0, 2.4, 2.5))
     )
     assert falling.endswith("then train longer or with a higher train.lr")
     assert (
         rising.endswith("has not fallen since step 10 (2.400 there, 2.500 at step 20)") and "train longer" not in rising
     )
+
+
+@pytest.mark.parametrize(("learnt", "code"), [(True, "constant-prompt"), (False, "under-trained")])
+def test_a_constant_prompt_has_to_beat_fresh_connectors(learnt: bool, code: str) -> None:
+    (found,) = watch.never_opened(looks(NO, NO, NO, zero=YES), lambda: learnt)
+    assert found.code == code
+
+
+def test_a_connector_as_it_was_at_the_start_does_not_beat_fresh_ones(world: TinyWorld) -> None:
+    config = world.config("start")
+    prepared = prepare_data(config)
+    vlm = build_model(config, prepared.inputs)
+    batch = collate([prepared.eval[p] for p in range(len(prepared.eval))], prepared.inputs.pad_id)
+    assert not watch.beats_fresh(vlm, batch, config.seed)
+    rivals = all_rivals(vlm, batch, prepared.train, prepared.inputs.pad_id, config.seed)
+    assert rivals is not None and rivals.fresh[0].gap == pytest.approx(0, abs=1e-6), "the run's own start is the first"
+    assert rivals.average is not None
 
 
 @pytest.mark.parametrize(

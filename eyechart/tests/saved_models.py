@@ -12,7 +12,7 @@ import torch
 import transformers
 from PIL import Image
 
-from eyechart.data.llava import read_rows
+from eyechart.data.reader import read_rows
 from eyechart.models.loading import NamedModel, load_model
 from eyechart.seam import Batch
 from eyechart.settings import ScoreSettings, settings_of

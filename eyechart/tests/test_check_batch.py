@@ -13,7 +13,7 @@ from PIL import Image
 
 import eyechart
 from batch_sabotages import HEALTHY, LOOK_ALIKES, SABOTAGES, Sabotage, before_answer, cut_to, healthy, rows
-from batches import ANSWER, FAMILIES, QUESTION, Item, made
+from batches import ANSWER, FAMILIES, QUESTION, Item, item, made
 from eyechart.api.check_batch import BatchCheck
 from eyechart.exits import InputError
 from eyechart.faults.batch_check import ONLY_IN_BATCHES
@@ -105,6 +105,12 @@ def test_one_blank_page_is_no_error_and_zeroed_pixels_are(saved: Saved) -> None:
 def test_two_rows_about_one_picture_are_a_note(saved: Saved) -> None:
     one = made(saved, "qwen2_5_vl")
     (found,) = eyechart.check_batch(HEALTHY["two rows about one picture"](one), one.processor, one.config)
+    assert (found.code, found.severity) == ("images-degenerate", "note")
+
+
+def test_one_prompt_several_times_for_generation_is_a_note(saved: Saved) -> None:
+    one = made(saved, "qwen2_5_vl")
+    (found,) = eyechart.check_batch(one.batch([item(1)] * 4, labels="none"), one.processor, one.config)
     assert (found.code, found.severity) == ("images-degenerate", "note")
 
 

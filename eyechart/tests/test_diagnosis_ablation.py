@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eyechart.faults.diagnosis import RunEvidence, diagnose_run
-from eyechart.faults.pattern import diagnose_ablation
+from eyechart.faults.pattern import asks_for_rivals, diagnose_ablation
 from eyechart.faults.pattern_of_training import RunContext
+from eyechart.faults.rivals import Rivals
 from eyechart.faults.table import finding
 from eyechart.results import Ablation, Condition, Estimated, EvalPart, LossPoint, Matching, Training, Verdict
+from eyechart.verdict.statistics import Estimate
 from standings import checked, estimated
 
 VOCABULARY = 700
@@ -84,10 +86,44 @@ def test_a_destroyed_picture_that_changes_nothing_while_another_does_is_a_leak()
     assert codes(leaking) == [("leak", "error")]
 
 
-def test_a_wrong_picture_that_costs_nothing_while_none_does_is_a_constant_prompt() -> None:
-    assert codes(ablation(0.946, **ROLLED)) == [("constant-prompt", "error")]
+def rival(gap: float, se: float = 0.01) -> Estimate:
+    return Estimate(gap, se, 64, 64)
+
+
+LEARNT = Rivals((rival(0.9), rival(0.95), rival(1.0)))
+"""Three fresh connectors whose tokens are far worse than the trained one's."""
+
+
+def test_a_wrong_picture_that_costs_nothing_while_fresh_tokens_cost_is_a_constant_prompt() -> None:
+    assert codes(ablation(0.946, **ROLLED), rivals=LEARNT) == [("constant-prompt", "error")]
     exactly = {**ROLLED, "shuffled": (0.0, 0.0)}
-    assert codes(ablation(0.946, **exactly)) == [("constant-prompt", "error")]
+    assert codes(ablation(0.946, **exactly), rivals=LEARNT) == [("constant-prompt", "error")]
+
+
+@pytest.mark.parametrize(
+    "fresh",
+    [(0.0, 0.2, 0.4), (-0.2, 0.1, 0.3), (0.3, 0.6, 0.9), (0.001, 0.002, 0.002)],
+    ids=["its own start", "one is better", "no farther than they differ", "by less than their error"],
+)
+def test_tokens_that_are_no_better_than_those_of_fresh_connectors_are_no_learnt_prompt(
+    fresh: tuple[float, ...],
+) -> None:
+    # SmolLM2-135M with an untrained connector: any tokens are better than zeros, noise or a bare prompt.
+    found = codes(ablation(0.946, **ROLLED), rivals=Rivals(tuple(map(rival, fresh))))
+    assert found == [("under-trained", "note")]
+
+
+def test_without_fresh_connectors_only_random_tokens_count_and_the_finding_is_a_warning() -> None:
+    assert codes(ablation(0.946, **ROLLED)) == [("constant-prompt", "warning")]
+    assert "rests on random tokens alone" in diagnose_ablation(ablation(0.946, **ROLLED))[0].message
+    bare = {**ROLLED, "noise": (0.001, 0.002), "no_image": (2.4, 0.1)}
+    assert codes(ablation(0.946, **bare)) == [], "zeros and a bare prompt are worse than any tokens"
+
+
+def test_rivals_are_needed_only_where_a_wrong_picture_costs_nothing() -> None:
+    assert asks_for_rivals(ablation(0.946, "FAIL", **ROLLED))
+    assert not asks_for_rivals(ablation(0.812, **HEALTHY["short"][2]))
+    assert not asks_for_rivals(ablation(1.2, "FAIL", shuffled=(0.08, 0.02), zero=(-0.2, 0.06), noise=(1.4, 0.06)))
 
 
 def test_the_message_of_a_constant_prompt_tells_that_matching_is_at_chance() -> None:
@@ -111,6 +147,23 @@ def test_a_connector_that_reads_pictures_and_gets_strangers_is_shown_wrong_pairs
     assert learning == [("under-trained", "note")], "the same losses while training is no further are a beginning"
     undecided = ablation(2.9, shuffled=(-0.03, 0.04), zero=(-0.9, 0.06), noise=(-0.6, 0.06), no_image=(-1.9, 0.07))
     assert codes(undecided, training=training(0.3, 0.2, 0.17))[0] == ("pairs-mismatched", "error")
+
+
+def test_wrong_pairs_are_named_where_the_average_picture_is_better_and_zeros_are_not() -> None:
+    # The order on real weights: correct < mean-token < shuffled < zero < noise < no-image. With wrong pairs the right
+    # picture is one of the shuffled ones.
+    wrong = ablation(4.9, shuffled=(0.001, 0.02), zero=(0.3, 0.05), noise=(0.4, 0.05), no_image=(1.5, 0.08))
+    run = training(4.6, 4.1, 3.9)
+    better, undecided = (Rivals(LEARNT.fresh, rival(-0.3, se)) for se in (0.03, 0.3))
+    (found, *_) = diagnose_ablation(wrong, RunContext(training=run, rivals=better))
+    assert (
+        found.code == "pairs-mismatched" and "mean of training images' visual tokens is better by 0.30" in found.message
+    )
+    assert "pairs-mismatched" not in dict(codes(wrong, training=run, rivals=undecided))
+    mean = {"mean_token": (-0.3, 0.03), "zero": (0.3, 0.05), "noise": (0.4, 0.05)}
+    scored = ablation(4.9, shuffled=(0.001, 0.02), **mean)
+    assert codes(scored, training=run)[0] == ("pairs-mismatched", "error"), "scored as a condition of check 1"
+    assert "pairs-mismatched" not in dict(codes(scored, training=training(4.9, 4.8))), "training went no further"
 
 
 def test_strangers_whose_captions_use_other_words_are_another_data_set_and_no_wrong_pairs() -> None:
@@ -174,13 +227,13 @@ def test_captions_predicted_almost_surely_mean_copying_or_an_answer_in_the_promp
     assert codes(sees) == [], "a connector may be that good: then a wrong picture costs"
 
 
-def test_a_loss_above_blind_guessing_means_shifted_labels_or_an_untrained_language_model() -> None:
+def test_a_loss_above_blind_guessing_means_shifted_labels_or_text_that_is_not_read() -> None:
     guess = math.log(VOCABULARY)
     bad = {"shuffled": (0.2, 0.02), "zero": (-0.4, 0.05), "noise": (0.3, 0.05)}
     assert ("labels-shifted", "error") in codes(ablation(guess + 1, **bad), vocabulary=VOCABULARY)
     assert ("labels-shifted", "error") not in codes(ablation(guess - 1, **bad), vocabulary=VOCABULARY)
     random_model = ablation(guess + 1, **bad, no_image=(0.1, 0.02))
-    assert ("tower-uninitialised", "error") in codes(random_model, vocabulary=VOCABULARY, horizon=1)
+    assert ("captions-unread", "error") in codes(random_model, vocabulary=VOCABULARY, horizon=1)
 
 
 def test_a_picture_that_is_worse_than_guessing_where_the_text_alone_is_not_is_harmful() -> None:
@@ -188,7 +241,7 @@ def test_a_picture_that_is_worse_than_guessing_where_the_text_alone_is_not_is_ha
     climbed = {"shuffled": (0.0, 0.01), "zero": (-2.0, 0.1), "noise": (-2.0, 0.1), "no_image": (-guess, 0.1)}
     found = codes(ablation(guess + 1, **climbed), vocabulary=VOCABULARY, horizon=1)
     assert found[0] == ("picture-harmful", "error")
-    assert "tower-uninitialised" not in dict(found)
+    assert "captions-unread" not in dict(found)
 
 
 def test_captions_that_the_text_model_cannot_read_are_no_error_where_the_picture_is_read() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from eyechart.faults.diagnosis import RunEvidence, diagnose_run
 from eyechart.faults.pairing import Pairing, association, diagnose_pairing
-from eyechart.faults.pattern_of_tokens import diagnose_visual
+from eyechart.faults.pattern_of_tokens import Untrained, diagnose_visual
 from eyechart.faults.probes import probe
 from eyechart.faults.slots import SlotUse, measure_slots
 from eyechart.faults.table import finding
@@ -58,6 +58,47 @@ def test_sound_stages_show_nothing() -> None:
 def test_the_stage_that_loses_the_image_is_named(spreads: dict[str, float], stage: str) -> None:
     (found,) = diagnose_visual(measured(**spreads))
     assert (found.code, found.severity, found.evidence["stage"]) == ("collapsed", "error", stage)
+
+
+@pytest.mark.parametrize(("fresh", "collapsed"), [(0.5, True), (0.05, True), (0.02, False), (0.005, False)])
+def test_a_stage_has_lost_the_images_where_a_fresh_connector_has_not(fresh: float, collapsed: bool) -> None:
+    seen, reference = (measured(resampler=spread, projector=spread) for spread in (0.008, fresh))
+    found = [f.code for f in diagnose_visual(seen, untrained=Untrained(reference, scaled=True))]
+    assert found == (["collapsed"] if collapsed else [])
+    assert codes(seen) == [], "without a reference only rounding is a bound"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "fresh", "scaled", "named"),
+    [
+        (15.0, 8.0, False, False),
+        (15.0, 8.0, True, True),
+        (90.0, 8.0, False, True),
+        (1.0, 200.0, False, False),
+        (0.02, 0.1, False, False),
+        (0.005, 0.1, False, True),
+        (50.0, 50.0, True, True),
+    ],
+    ids=[
+        *("as it starts", "normed, and not 1", "far above its start", "moved to the text"),
+        *("starts small", "far below its start", "a factor in the code, also of a fresh one"),
+    ],
+)
+def test_a_free_scale_is_compared_with_a_fresh_connectors(
+    ratio: float, fresh: float, scaled: bool, named: bool
+) -> None:
+    untrained = Untrained(measured().model_copy(update={"rms_ratio": fresh}), scaled)
+    seen = measured().model_copy(update={"rms_ratio": ratio})
+    found = [f.code for f in diagnose_visual(seen, untrained=untrained)]
+    assert found == (["scale-mismatch"] if named else [])
+
+
+def test_slots_are_dead_below_a_hundredth_of_their_even_part() -> None:
+    groups = tuple((slot,) for slot in range(8))
+    little = SlotUse(32, groups, 0.87, (0.08, 0.6, *[0.002] * 6), (0.27, 0.8, *[0.004] * 6))
+    assert codes(None, little) == [], "captions with accents: two of eight slots carry nearly everything"
+    nothing = SlotUse(32, groups, 0.87, (0.08, 0.6, *[0.0] * 6), (0.27, 0.8, *[0.0005] * 6))
+    assert codes(None, nothing) == [("slots-dead", "warning")]
 
 
 def test_a_projector_that_is_nearly_all_bias_has_lost_what_the_resampler_still_had() -> None:
@@ -137,6 +178,14 @@ class SomeSlots(Healthy):
         return 2.0 - right.float().sum() / len(self.used)
 
 
+class HalfOfTheSlots(SomeSlots):
+    used = (0, 1, 2)
+
+
+class MoreThanHalfOfTheSlots(SomeSlots):
+    used = (0, 1, 2, 3)
+
+
 class AllSlots(SomeSlots):
     used = (0, 1, 2, 3, 4, 5)
 
@@ -163,6 +212,12 @@ def test_slots_that_carry_nothing_are_counted_and_the_others_named() -> None:
     (found,) = diagnose_visual(None, use)
     assert (found.code, found.severity, found.evidence["dead"]) == ("slots-dead", "warning", [1, 2, 3, 4, 5])
     assert "is in token 0 (counted from 0)" in found.message
+
+
+def test_exactly_half_of_the_slots_is_enough_for_the_warning() -> None:
+    (found,) = diagnose_visual(None, measure_slots(HalfOfTheSlots(), one_batch()))
+    assert (found.code, found.evidence["dead"]) == ("slots-dead", [3, 4, 5])
+    assert codes(None, measure_slots(MoreThanHalfOfTheSlots(), one_batch())) == []
 
 
 @pytest.mark.parametrize("scorer", [AllSlots(), Redundant(), FourSlots()], ids=lambda s: type(s).__name__)

@@ -217,11 +217,12 @@ def test_a_processor_without_a_template_marks_answers_by_token_types(saved: Save
 @pytest.mark.parametrize("name", MAKERS)
 def test_other_forms_of_pixels_are_assigned_and_cut(name: str) -> None:
     one = more(name)
-    batch = mixed(one)
+    pictures = 1 if name == "mllama" else 0  # on transformers 5.6 it takes no row without an image
+    rows = [item(1), item(2, pictures, "Why?", ANSWER), item(3, 2, QUESTION, ANSWER, "And now?", ANSWER)]
+    batch = one.batch(rows)
     geometry = read_geometry(batch, one.processor)
-    assert [bool(geometry.entries_of(row)) for row in range(3)] == [True, False, True]
-    cut = cut_rows(batch, geometry, [2, 1])
-    alone = one.batch([item(3, 2, QUESTION, ANSWER, "And now?", ANSWER), item(2, 0, "Why?", ANSWER)])
+    assert [bool(geometry.entries_of(row)) for row in range(3)] == [True, bool(pictures), True]
+    cut, alone = cut_rows(batch, geometry, [2, 1]), one.batch([rows[2], rows[1]])
     assert cut.keys() == alone.keys()
     height, width = alone["pixel_values"].shape[-2:]  # Idefics2 pads to the largest image of the batch
     assert torch.equal(cut["pixel_values"][..., :height, :width], alone["pixel_values"])

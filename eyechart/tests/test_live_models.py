@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import eyechart
 from collators import collate, load, own_losses, picture
-from eyechart.api.live import LiveArguments, batches_of, look
+from eyechart.api.live import LiveArguments, batches_of
 from eyechart.exits import InputError
 from eyechart.models import opening
 from eyechart.models.doors import GateDoor, OfficialDoor, PixelDoor, parameters_of
@@ -27,6 +27,7 @@ from eyechart.scoring.ablation import ablate
 from eyechart.scoring.plan import Plan
 from eyechart.scoring.summary import Scores
 from eyechart.settings import AblationSettings
+from eyechart.trainers.looking import Looking
 from saved_models import Saved, data, saved, settings
 from tiny_architectures import ARCHITECTURES
 
@@ -289,11 +290,11 @@ def test_a_row_with_fewer_image_positions_than_features_is_named(saved: Saved) -
         scorer.encode(batch)
 
 
-def test_a_look_scores_the_right_picture_and_one_wrong_one(saved: Saved) -> None:
+def test_two_looks_at_the_same_weights_are_equal(saved: Saved) -> None:
     model, processor = load(saved, "qwen2_5_vl")
-    scorer = open_live(model, [collate(processor, [[picture(row)] for row in range(4)])], processor)
-    first, again = look(scorer), look(scorer)
-    assert list(first.conditions) == ["correct", "shuffled"] and first == again and first.derangements == 1
+    looking = Looking(model, [collate(processor, [[picture(row)] for row in range(4)])], processor, 7, 0)
+    first, again = looking.look(1), looking.look(1)
+    assert first.model_copy(update={"seconds": 0.0}) == again.model_copy(update={"seconds": 0.0})
 
 
 def test_rows_of_a_model_without_image_features_are_scored_by_pixels(
@@ -307,3 +308,5 @@ def test_rows_of_a_model_without_image_features_are_scored_by_pixels(
     results = eyechart.score(model, rows, "shuffled", processor=processor, settings=FEW)
     assert results.ablation is not None and results.ablation.door == "pixels"
     assert standing(results)["correct"] == pytest.approx(by_features["correct"], abs=1e-4)
+    with pytest.raises(InputError, match="row 0: rows with several turns or images"):
+        eyechart.score(model, [replace(rows[0], more_images=("b.png",))], processor=processor)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from eyechart.data.llava import count_rows, read_rows
+from eyechart.data.reader import count_rows, read_rows
 from eyechart.seam import Reject, RejectKind, Row
 from tiny_rows import llava_row
 
@@ -116,7 +116,7 @@ BAD_ROWS: dict[str, tuple[Any, str]] = {
     "a human turn that is a number": (llava_row(1, human=3), "turn not text"),
     "answer before the question": (
         llava_row(1) | {"conversations": turns(("gpt", "a cat"), ("human", "<image>"))},
-        "several exchanges",
+        "turns out of order",
     ),
     "two exchanges": (
         llava_row(1) | {"conversations": turns(("human", "<image>"), ("gpt", "a"), ("human", "b"), ("gpt", "c"))},
@@ -167,6 +167,7 @@ def test_every_reason_has_one_kind(tmp_path: Path) -> None:
         "no <image> in the human turn": RejectKind.NO_PLACEHOLDER,
         "image token in caption": RejectKind.IMAGE_IN_CAPTION,
         "several exchanges": RejectKind.SEVERAL_EXCHANGES,
+        "turns out of order": RejectKind.SEVERAL_EXCHANGES,
         **dict.fromkeys(("caption null", "caption blank", "caption not text"), RejectKind.NO_CAPTION),
     }
     for row, reason in BAD_ROWS.values():
@@ -252,8 +253,8 @@ NEARLY = st.builds(lambda key, value: llava_row(1) | {key: value}, KEYS, JSON)
 @given(rows=st.lists(JSON | NEARLY, min_size=1, max_size=5))
 @example(rows=[llava_row(1) | {"conversations": [{"from": None, "value": 1}]}])
 def test_whatever_the_rows_are_each_is_a_record_or_a_reject(tmp_path: Path, rows: list[Any]) -> None:
-    path = write(tmp_path, as_list(rows))
-    records, rejects = read_rows(path)
+    path = write(tmp_path, as_list([*rows, llava_row(2)]))
+    records, rejects = read_rows(path, range(len(rows)), layout="llava")
     assert sorted(r.row for r in [*records, *rejects]) == list(range(len(rows)))
 
 

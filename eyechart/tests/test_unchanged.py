@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 import eyechart
 from collators import collate, load, picture
-from eyechart.api.live import look
-from eyechart.models.opening import open_live
 from eyechart.models.unchanged import unchanged
+from eyechart.trainers.looking import Looking
 from saved_models import Saved, saved
 
 __all__ = ["saved"]
@@ -106,5 +105,5 @@ def test_a_model_in_training_is_the_same_after_a_score_a_check_and_a_look(saved:
     assert changed_parts(before, state_of(model)) == []
     eyechart.check_model(model, batch, processor)
     assert changed_parts(before, state_of(model)) == []
-    assert look(open_live(model, [batch], processor)).samples == 4
+    assert Looking(model, [batch], processor, 1, 0).look(1).step == 1
     assert changed_parts(before, state_of(model)) == []

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from eyechart.data.dataset import Dataset, judge_rejects
 from eyechart.data.images import ImageSpec
-from eyechart.data.llava import count_rows, read_rows
+from eyechart.data.reader import count_rows, find_image_root, open_rows, read_rows
+from eyechart.exits import InputError
 from eyechart.hub import explain_absence
 from eyechart.models.device import DTYPES, choose_device
-from eyechart.models.weights import fingerprint
+from eyechart.models.hashing import combined
 from eyechart.seam import Reject, Row
+from eyechart.stored import file_of
 from qwen3_vlm.config import Config, ConnectorConfig, DataConfig, ModelConfig
 from qwen3_vlm.data.prompt import PromptBuilder
+from qwen3_vlm.data.recorded import RecordedSplit
 from qwen3_vlm.data.repeats import without_repeats
 from qwen3_vlm.data.splits import DataFile, Split, describe, draw_split, load_split
-from qwen3_vlm.demo.worlds import ensure
+from qwen3_vlm.demo.worlds import ensure, ensure_in_place
 from qwen3_vlm.models.connector import ConnectorShape, fresh_connector
 from qwen3_vlm.models.files import load_config_only
 from qwen3_vlm.models.llm import LanguageModel, load_llm, load_tokenizer
@@ -28,6 +32,10 @@ from qwen3_vlm.shipped import locate
 
 _KINDS = {"model.llm": ("qwen3",), "model.vision": ("siglip_vision_model", "siglip")}
 """Accepted values of `model_type` in config.json. `siglip` is a SigLIP checkpoint that also contains the text tower."""
+
+
+_LOOKED_FOR = 16
+"""Number of rows whose images are looked for before any other work."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,21 @@ def prepare_inputs(config: Config) -> Inputs:
     return Inputs(tokenizer, prompts, load_image_spec(config.model.vision))
 
 
-def prepare_data(config: Config, saved_split: Path | None = None) -> Prepared:
+@dataclass(frozen=True)
+class Origin:
+    """The checkpoint that data are prepared for: where its split is recorded."""
+
+    checkpoint: Path
+    recorded: RecordedSplit | None
+    """The split in the checkpoint; None if it is of an older version."""
+
+    @property
+    def split_file(self) -> Path:
+        """The split.json of the run, which need not exist: a copy of the `.pt` alone is enough."""
+        return self.checkpoint.parent / "split.json"
+
+
+def prepare_data(config: Config, saved_split: Path | None = None, origin: Origin | None = None) -> Prepared:
     """Read the rows, draw the split, and encode prompts and captions.
 
     Training rows that show a held-out row's picture are removed from a split that is drawn here. A saved split and a
@@ -80,30 +102,43 @@ def prepare_data(config: Config, saved_split: Path | None = None) -> Prepared:
         config: the config of the run.
         saved_split: the split.json of an earlier run. If it exists, it determines the split, and the data must be the
             same.
+        origin: the checkpoint to score. Its record determines the split, and an embedded world is made only in its own
+            place.
 
     Raises:
-        ValueError: a file is missing or broken, too many rows are unusable, or sequences have no room for text. The
-            message is one line.
+        ValueError: a file is missing or broken, the data are not those of `origin`, too many rows are unusable, or
+            sequences have no room for text. The message is one line.
     """
     if config.data.world != "none":
-        ensure(config.data.world, Path(config.data.image_root))
+        if origin is None:
+            _refuse_own_rows(config.data)
+        make = ensure if origin is None else ensure_in_place
+        make(config.data.world, Path(config.data.image_root))
     complain_of_missing(config.data, config.model)
     inputs = prepare_inputs(config)
     json_file = Path(config.data.json_file)
     eval_file = Path(config.data.eval_json) if config.data.eval_json else json_file
-    held_out_file = _described(eval_file) if config.data.eval_json else None
-    files = _described(json_file), held_out_file
-    saved = saved_split is not None and saved_split.is_file()
-    if saved_split is not None and saved:
+    layout = config.data.layout
+    held_out_file = _described(eval_file, layout) if config.data.eval_json else None
+    files = _described(json_file, layout), held_out_file
+    saved_split = saved_split if origin is None else origin.split_file
+    recorded = origin.recorded if origin is not None else None
+    saved = recorded is not None or (saved_split is not None and saved_split.is_file())
+    if origin is not None and recorded is not None:
+        split = recorded.checked(*files, saved_split, str(origin.checkpoint))
+    elif saved_split is not None and saved:
         split = load_split(saved_split, *files)
     elif files[1] is not None:
         drawn = draw_split(files[0].rows, config.data.max_samples, 0.0, config.seed)
         split = Split(train=drawn.train, eval=tuple(range(files[1].rows)))
     else:
         split = draw_split(files[0].rows, config.data.max_samples, config.data.eval_ratio, config.seed)
-    of_train, of_eval = read_rows(json_file, split.train), read_rows(eval_file, split.eval)
+    root = config.data.image_root
+    of_train = read_rows(json_file, split.train, root, layout)
+    of_eval = read_rows(eval_file, split.eval, root, layout)
+    _require_images(config.data, json_file, of_train[0])
     if not saved and files[1] is None:
-        split = without_repeats(split, of_eval[0], of_train[0], Path(config.data.image_root))
+        split = without_repeats(split, of_eval[0], of_train[0], Path(root))
     train, train_rejects = _dataset(config.data, inputs, of_train, split.train, "training")
     held_out, eval_rejects = _dataset(config.data, inputs, of_eval, split.eval, "held-out")
     if config.data.workers:
@@ -113,8 +148,39 @@ def prepare_data(config: Config, saved_split: Path | None = None) -> Prepared:
     return Prepared(config, inputs, split, files, train, held_out, rejects)
 
 
-def _described(file: Path) -> DataFile:
-    return describe(file, count_rows(file))
+def _described(file: Path, layout: str) -> DataFile:
+    return describe(file, count_rows(file, layout))
+
+
+def _refuse_own_rows(data: DataConfig) -> None:
+    """Stop before a world is generated if the data file is somewhere else and has its own images.
+
+    Raises:
+        ValueError: it has, or it cannot be read.
+    """
+    file = Path(data.json_file)
+    if file.exists() and not file.resolve().is_relative_to(Path(data.image_root).resolve()):
+        opened = open_rows(file, data.layout, data.image_root)
+        _require_images(data, file, opened.read(range(min(_LOOKED_FOR, len(opened))))[0])
+
+
+def _require_images(data: DataConfig, file: Path, rows: Sequence[Row]) -> None:
+    """Stop early if no image of the first rows is below the image root, but they are near the data file.
+
+    Raises:
+        InputError: the images are elsewhere.
+    """
+    first = [row.image for row in rows[:_LOOKED_FOR]]
+    if any(file_of(Path(data.image_root) / image).is_file() for image in first):
+        return
+    folder = find_image_root(file, first)
+    if folder is not None:
+        world = " --data.world none" if data.world != "none" else ""
+        raise InputError(
+            f"data.image_root {data.image_root}: none of the first {len(first)} images is below it, such as "
+            f"{first[0]}; they are below {folder}",
+            f"add --data.image_root {folder}{world}",
+        )
 
 
 def _dataset(
@@ -139,7 +205,7 @@ def complain_of_missing(data: DataConfig, backbones: ModelConfig) -> None:
     """
     missing = []
     for setting, path in (("data.json_file", data.json_file), ("data.eval_json", data.eval_json)):
-        if path is not None and not Path(path).is_file():
+        if path is not None and not Path(path).exists() and "*" not in Path(path).name:
             missing.append(f"{setting} {path}")
     if not Path(data.image_root).is_dir():
         missing.append(f"data.image_root {data.image_root}")
@@ -187,8 +253,8 @@ def build_model(config: Config, inputs: Inputs) -> VLM:
 
 
 def backbone_identities(named: ModelConfig, vlm: VLM) -> dict[str, dict[str, Any]]:
-    """Return name, width and weight fingerprint of both frozen parts, which identify them in a checkpoint."""
+    """Return name, width and digest of all weights of both frozen parts, which identify them in a checkpoint."""
     return {
-        "vision": {"name": named.vision, "width": vlm.tower.width, "fingerprint": fingerprint(vlm.tower.model)},
-        "llm": {"name": named.llm, "width": vlm.llm.width, "fingerprint": fingerprint(vlm.llm.model)},
+        "vision": {"name": named.vision, "width": vlm.tower.width, "digest": combined(vlm.tower.hashes)},
+        "llm": {"name": named.llm, "width": vlm.llm.width, "digest": combined(vlm.llm.hashes)},
     }

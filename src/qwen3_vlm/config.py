@@ -21,6 +21,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from eyechart.data.reader import folder_of
 from eyechart.exits import NamedInputError
 from eyechart.settings import AblationSettings, CoverageSettings, Placement, Section
 from qwen3_vlm.shipped import locate
@@ -76,9 +77,13 @@ class DataConfig(Section):
     world: Literal["none", "scenes", "digits"] = "none"
     """Generate this embedded data set under `image_root` first, if it does not exist."""
     json_file: str = "data/llava_pretrain/blip_laion_cc_sbu_558k.json"
-    """Rows in LLaVA-Pretrain layout."""
+    """The rows: JSON, JSON Lines, CSV, Parquet, Arrow, a WebDataset archive, or a folder with one of them, or with
+    images and texts (docs/data.md). A pattern such as `data/train-*.parquet` names several files."""
+    layout: str = "auto"
+    """Layout of the rows: auto, a name (llava, sharegpt, messages, prompt-completion, captions), or the keys of their
+    parts, such as `captions,image=picture,caption=title`."""
     image_root: str = "data/llava_pretrain"
-    """Folder that the rows' image paths are relative to."""
+    """Folder that the rows' image paths are relative to; if it is not set, the folder of `json_file`."""
     eval_json: str | None = None
     """A fixed held-out file (images under `image_root`). Without it, `eval_ratio` of the rows is held out."""
     max_samples: int | None = Field(None, ge=1)
@@ -100,6 +105,16 @@ class DataConfig(Section):
     at most half of the free space on the disk of `output_dir`."""
     workers: int = Field(0, ge=0)
     """Processes that read images ahead; 0 reads in the training process."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _images_are_next_to_the_rows(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("image_root") is not None:
+            return values
+        file = values.get("json_file")
+        if not isinstance(file, str):
+            return {key: value for key, value in values.items() if key != "image_root"}
+        return values | {"image_root": str(folder_of(file))}
 
     @field_validator("cache_features", mode="before")
     @classmethod
@@ -147,6 +162,10 @@ class TrainConfig(Section):
         fewer in a short run, where they would take more than a twentieth of its time. off: never. Looks are written to
         looks.jsonl with the standing of each gap (costs, ruled out or open); all looks of a run share one error rate. A
         look changes no weights and does not use the random generators of the training."""
+
+    canary: bool = True
+    """Score 32 held-out rows at each save, so that commands that open the checkpoint can compare: the hashes of their
+    ids and pixels, digests of their visual tokens, and their losses are saved in it, but no text and no picture."""
 
     @field_validator("ablate_every", mode="before")
     @classmethod
@@ -269,6 +288,8 @@ def _read_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
     queue = list(arguments)
     while queue:
         flag = queue.pop(0)
+        if not flag.startswith("--") and "." in flag.partition("=")[0] and "=" in flag:
+            flag = f"--{flag}"  # `data.json_file=rows.json`, as other trainers' command lines have it
         if not flag.startswith("--"):
             raise ValueError(f"expected an override such as `--train.lr 1e-3`, got {flag!r}")
         key, equals, value = flag[2:].partition("=")

@@ -19,13 +19,16 @@ if TYPE_CHECKING:
     from eyechart.api.check_batch import check_batch
     from eyechart.api.check_model import check_model
     from eyechart.api.score import score
-    from eyechart.data.llava import read_rows
+    from eyechart.data.reader import read_rows
     from eyechart.reporting.explanation import explain
     from eyechart.reporting.output import write_results
     from eyechart.results import Results
     from eyechart.scoring.batching import collate
     from eyechart.seam import Batch, Description, Reject, Row, Sample, Scorer, TokenNLL, VisualTokens, Vocabulary
     from eyechart.settings import AblationSettings, ScoreSettings
+    from eyechart.trainers.attach import attach
+    from eyechart.trainers.callback import Callback, Watching
+    from eyechart.trainers.watch import watch
 
     __version__: str
 
@@ -34,11 +37,14 @@ _HOMES = {
     "assert_sees": "api.assert_sees",
     "check_batch": "api.check_batch",
     "check_model": "api.check_model",
-    "read_rows": "data.llava",
+    "read_rows": "data.reader",
     "explain": "reporting.explanation",
     "write_results": "reporting.output",
     "Results": "results",
     "collate": "scoring.batching",
+    "attach": "trainers.attach",
+    **dict.fromkeys(("Callback", "Watching"), "trainers.callback"),
+    "watch": "trainers.watch",
     **dict.fromkeys(("AblationSettings", "ScoreSettings"), "settings"),
     **dict.fromkeys(
         ("Batch", "Description", "Reject", "Row", "Sample", "Scorer", "TokenNLL", "VisualTokens", "Vocabulary"), "seam"
@@ -47,6 +53,7 @@ _HOMES = {
 __all__ = [
     "AblationSettings",
     "Batch",
+    "Callback",
     "Description",
     "Reject",
     "Results",
@@ -57,14 +64,17 @@ __all__ = [
     "TokenNLL",
     "VisualTokens",
     "Vocabulary",
+    "Watching",
     "__version__",
     "assert_sees",
+    "attach",
     "check_batch",
     "check_model",
     "collate",
     "explain",
     "read_rows",
     "score",
+    "watch",
     "write_results",
 ]
 

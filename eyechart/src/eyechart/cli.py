@@ -1,8 +1,9 @@
-"""The command line: `eyechart score | report`."""
+"""The command line: `eyechart rows | score | report`."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -13,6 +14,16 @@ from typing import NoReturn
 from eyechart.exits import InputError, guarded
 from eyechart.results import EXIT_CODES
 
+_ROWS = """\
+Show what is understood of a data set: its layout, how many rows can be used and why the others cannot, and three rows.
+
+Example:
+  eyechart rows captions.csv
+
+DATA is a JSON, JSON Lines, CSV, Parquet or Arrow file, a WebDataset archive, a pattern such as 'data/train-*.parquet',
+or a folder with one of them or with images and texts of the same name. The layout is recognised by the keys of rows.
+
+Exit code: 0 at least one row can be used, 2 bad input, 4 an internal error, 130 interrupted."""
 _SCORE = """\
 Score rows with the right picture, a wrong picture and no picture, and report whether the model uses its images.
 
@@ -20,7 +31,8 @@ Example:
   eyechart score llava-hf/llava-1.5-7b-hf --data rows.json --image_root images --num_samples 128
 
 Every row is {"id": ..., "image": "path.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat is this?"},
-{"from": "gpt", "value": "a cat"}]}, in a JSON list or one row per line. The model must not have been trained on them.
+{"from": "gpt", "value": "a cat"}]}, in a JSON list or one row per line, or has another layout that `eyechart rows`
+understands. The model must not have been trained on these rows.
 
 Exit code: 0 PASS, 1 FAIL, 2 bad input, 3 INCONCLUSIVE, 4 an internal error, 130 interrupted."""
 _REPORT = """\
@@ -29,6 +41,7 @@ Generate report.html again from the results.json of a run.
 Example:
   eyechart report outputs/eyechart/llava-1.5-7b-hf"""
 _FLAGS: tuple[tuple[str, str, type, Sequence[str] | None, str], ...] = (
+    ("layout", "layout", str, None, "layout of the rows, or the keys of their parts, such as image=picture (auto)"),
     ("prompt", "prompt", str, None, "human turn, with one <image>, for every row; by default each row's own"),
     ("image_size", "image_size", int, None, "width and height of images in pixels, 8 to 4096 (the processor's own)"),
     ("max_seq_len", "max_seq_len", int, None, "tokens per sequence; longer sequences are truncated (4096)"),
@@ -68,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_rows(commands)
     _add_score(commands)
     _add_report(commands)
     return parser
@@ -81,13 +95,32 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+def _add_rows(commands: argparse._SubParsersAction[_Parser]) -> None:
+    rows = commands.add_parser(
+        "rows",
+        help="show what is understood of a data set",
+        description=_ROWS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    rows.set_defaults(run=_rows)
+    rows.add_argument("data", metavar="DATA", help="a file, a folder, or a pattern of files")
+    rows.add_argument(
+        "--layout",
+        default="auto",
+        help="auto, llava, sharegpt, messages, prompt-completion, captions, or the keys of the parts, such as "
+        "captions,image=picture,caption=title (auto)",
+    )
+    rows.add_argument("--image_root", "--image-root", type=Path, help="folder of the images (the folder of DATA)")
+    rows.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
 def _add_score(commands: argparse._SubParsersAction[_Parser]) -> None:
     score = commands.add_parser(
         "score", help="score a model", description=_SCORE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     score.set_defaults(run=_score)
     score.add_argument("model", metavar="MODEL", help="image-text-to-text model of transformers: a folder or a hub id")
-    score.add_argument("--data", type=Path, required=True, help="data file; the model must not have been trained on it")
+    score.add_argument("--data", required=True, help="file or folder of rows that the model was not trained on")
     score.add_argument("--image_root", type=Path, help="folder that image paths are relative to (the folder of --data)")
     score.add_argument("--train_data", help="data file of other rows, whose images are averaged for mean-token")
     score.add_argument("--num_samples", type=int, help="rows to score, drawn by --seed (128)")
@@ -129,6 +162,19 @@ def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
     report.add_argument("folder", type=Path, metavar="FOLDER", help="folder with a results.json")
     report.add_argument("--output", type=Path, help="the page to write; by default report.html in that folder")
     report.add_argument("--image_root", type=Path, help="folder that the samples' images are in")
+
+
+def _rows(options: argparse.Namespace) -> int:
+    from eyechart.data.summary import inspect_rows, require_usable
+    from eyechart.reporting.rows import print_rows
+
+    report = inspect_rows(options.data, options.layout, options.image_root)
+    if options.json:
+        sys.stdout.write(json.dumps(dataclasses.asdict(report), indent=2) + "\n")
+    else:
+        print_rows(report, sys.stdout)
+    require_usable(report)
+    return 0
 
 
 def _score(options: argparse.Namespace) -> int:

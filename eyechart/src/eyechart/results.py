@@ -592,6 +592,9 @@ class Results(_Model):
     total."""
     environment: dict[str, str] = Field(default_factory=dict)
     config: dict[str, Any] = Field(default_factory=dict)
+    judged_by: str | None = None
+    """Where margins, thresholds and the other settings for judging come from: `defaults`, or a config; never from the
+    checkpoint."""
 
 
 def to_json(results: Results) -> str:

@@ -9,11 +9,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+from eyechart.stored import opened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,32 +24,98 @@ if TYPE_CHECKING:
 IGNORE_INDEX = -100
 """The label of a position that does not count in the loss (PyTorch's own default in `F.cross_entropy`)."""
 
+PLACEHOLDER = "<image>"
+"""Marks the position of an image in the text of a turn."""
+
 IntArray = npt.NDArray[np.int64]
 Grid = tuple[tuple[int, ...], ...]
 """For each image of a sample, the sizes of the axes of its visual tokens; their product is the number of tokens."""
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a conversation."""
+
+    role: str
+    """`system`, `user` or `assistant`."""
+    parts: tuple[str | int, ...]
+    """Text, and at the place of an image its index in `Row.images`."""
+
+    @property
+    def text(self) -> str:
+        """The turn as text, with `<image>` at the place of each image."""
+        return "".join(part if isinstance(part, str) else PLACEHOLDER for part in self.parts)
+
+
+def parts_of(text: str, first: int = 0) -> tuple[str | int, ...]:
+    """Split text at `<image>` into the parts of a turn.
+
+    White space next to an image is removed, because layouts differ in it, and chat templates write their own.
+
+    Args:
+        text: text with any number of `<image>`.
+        first: index of the first image.
+    """
+    pieces = text.split(PLACEHOLDER)
+    if len(pieces) == 1:
+        return (text,) if text else ()
+    parts: list[str | int] = []
+    for index, piece in enumerate(pieces):
+        parts += [first + index - 1] if index else []
+        parts += [piece.strip()] if piece.strip() else []
+    return tuple(parts)
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
-    """One image-caption pair of a data set, before any model has seen it."""
+    """One row of a data set, before any model has seen it: a conversation with its images.
+
+    Most rows are one image, one question and one answer: `image`, `human` and `caption`. `turns` and `images` describe
+    every row. Rows of any other kind (`conversation` is not empty) are only returned to callers that ask for them
+    (`data.reader`).
+    """
 
     row: int
     """Row index in the data set, from 0, used to identify it in results. Blank lines of JSON Lines do not count."""
     id: str
     """The row's own id as text; the row index if it has none. Not necessarily unique."""
     image: str
-    """Path of the image relative to `image_root`; empty if the row has no image."""
+    """Path of the first image relative to `image_root`, or its address inside a file (`eyechart.stored`); empty if the
+    row has no image."""
     human: str
     """The human turn, with `<image>` at the position of the image."""
     caption: str
-    """The answer, which is scored; it is stripped and not empty."""
+    """The last answer, which is scored; it is stripped and not empty."""
     image_root: str = ""
     """Folder that `image` is relative to; if it is empty, the working directory."""
+    conversation: tuple[Turn, ...] = ()
+    """All turns, if they are not one question with at most one image and one answer; otherwise empty."""
+    more_images: tuple[str, ...] = ()
+    """The images after the first, like `image`."""
 
     @property
     def path(self) -> Path:
-        """Path of the image file."""
+        """Path of the image file, or address of the image inside a file. `file` is what Pillow opens."""
         return Path(self.image_root) / self.image
+
+    @property
+    def file(self) -> Path | BytesIO:
+        """The argument of `PIL.Image.open` for the first image: its path, or its bytes if it is inside a file.
+
+        Raises:
+            OSError: the image inside a file cannot be read.
+        """
+        return opened(self.path)
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """All turns in order."""
+        return self.conversation or (Turn("user", parts_of(self.human)), Turn("assistant", (self.caption,)))
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """All images in order, relative to `image_root`."""
+        return (self.image, *self.more_images) if self.image else ()
 
 
 class RejectKind(StrEnum):
@@ -59,7 +128,8 @@ class RejectKind(StrEnum):
     NO_CAPTION = "no-caption"
     """The caption is blank or not text."""
     SEVERAL_EXCHANGES = "several-exchanges"
-    """A valid row with more than one question and answer, which is not supported."""
+    """A valid row with more than one question and answer, or with a system turn, which the reader of the rows does not
+    support."""
     NO_PLACEHOLDER = "no-placeholder"
     """An image without a placeholder in the text."""
     IMAGE_COUNT = "image-count"

@@ -265,7 +265,7 @@ class Scorer(ScorerOfBatches, Protocol):
             def batch(self, rows):
                 samples = []
                 for row in rows:
-                    pixels_HWC = numpy.array(Image.open(row.path).convert("RGB").resize((32, 32)))
+                    pixels_HWC = numpy.array(Image.open(row.file).convert("RGB").resize((32, 32)))
                     pixels_CHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1)
                     answer = [*row.caption.encode("ascii"), 0]  # characters, and an end
                     samples.append(eyechart.Sample.of(row, [1, 2], answer, block=(0, 1), pixels_CHW=pixels_CHW))

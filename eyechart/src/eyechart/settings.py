@@ -62,11 +62,11 @@ class AblationSettings(Section):
     blind_captions: int = Field(4096, ge=16)
     """Training captions, including repeats, used to train the constant prompt of `blind`; in addition, three trials of
     its learning rate use up to half this number."""
-    margin_shuffled: float = 0.05
+    margin_shuffled: float = Field(0.05, ge=0)
     """Nats per token that the lower bound of gap(shuffled) must exceed."""
-    margin_zero: float = 0.0
+    margin_zero: float = Field(0.0, ge=0)
     """Nats per token that the lower bound of gap(zero) must exceed."""
-    margin_noise: float = 0.0
+    margin_noise: float = Field(0.0, ge=0)
     """Nats per token that the lower bound of gap(noise) must exceed."""
     gallery: int = Field(100, ge=0)
     """Scored samples shown in report.html, each with a caption that the model writes; evenly spaced in their order."""
@@ -99,6 +99,9 @@ class ScoreSettings(Section):
     """Images with more pixels are rejected before they are decoded (default: Pillow's decompression-bomb limit)."""
     image_size: int | None = None
     """Width and height of images in pixels, 8 to 4096; null uses the size to which the model's processor resizes."""
+    layout: str = "auto"
+    """Layout of the rows: auto, a name (llava, sharegpt, messages, prompt-completion, captions), or the keys of their
+    parts, such as `captions,image=picture,caption=title` (docs/data.md)."""
     prompt: str | None = None
     """Human turn, with one `<image>`, used for every row; null uses each row's own human turn."""
     chat_template_kwargs: dict[str, Any] | None = None

@@ -29,7 +29,8 @@ class Ablate:
     checkpoint: Path
     """A checkpoint_<step>.pt; the held-out split saved in its folder is scored."""
     config: Path | None = None
-    """The run's config; by default the one stored in the checkpoint."""
+    """The run's config, with its settings for judging. By default the config stored in the checkpoint is used, with the
+    default settings for judging (sections ablation and coverage): a checkpoint does not bring its own margins."""
     max_seq_len: int | None = None
     """Short for --data.max_seq_len: tokens per sequence."""
     batch_size: int | None = None
@@ -53,12 +54,13 @@ class Ablate:
     def run(self, overrides: Sequence[str]) -> int:
         """Score the checkpoint, write and print the results, and return the exit code of the verdict."""
         from eyechart.reporting.output import write_results
-        from qwen3_vlm.commands.loaded import run_config
+        from qwen3_vlm.commands.loaded import judge_of, run_config
 
         if self.num_samples is not None and self.num_samples < 1:
             raise ValueError(f"--num_samples: expected at least 1, got {self.num_samples}")
-        config = run_config(self.config, self.checkpoint, [*overrides, *self._short_forms()])
-        measured = measure(self.checkpoint, config, self.num_samples, self.conditions)
+        overrides = [*overrides, *self._short_forms()]
+        config, judge = run_config(self.config, self.checkpoint, overrides), judge_of(self.config, overrides)
+        measured = measure(self.checkpoint, config, self.num_samples, self.conditions, judge)
         if int(os.environ.get("RANK", "0")) == 0:  # all processes of a job have the same results
             write_results(measured.results, self.output or self.checkpoint.parent, self.json, measured.samples)
         return EXIT_CODES[measured.results.verdict]
@@ -84,7 +86,7 @@ def ablate(
 
     Args:
         checkpoint: a `checkpoint_<step>.pt`.
-        config: the run's config; by default the one stored in the checkpoint.
+        config: the run's config; by default the one stored in the checkpoint, with the default settings for judging.
         num_samples: number of held-out samples to score; the config's `ablation.num_samples` if None.
         conditions: `runbook`, `standard`, `full`, or names separated by commas.
 
@@ -102,14 +104,18 @@ def measure(
     config: Config | None = None,
     num_samples: int | None = None,
     conditions: str = "standard",
+    judged_by: str | None = None,
 ) -> Measured:
-    """Do the same as `ablate`, and also return the per-token losses of every sample."""
+    """Do the same as `ablate`, and also return the per-token losses of every sample.
+
+    `judged_by` is recorded in the results: where the settings for judging in `config` come from.
+    """
     from eyechart.scoring.conditions import parse_conditions
     from qwen3_vlm.commands.loaded import open_with_data
     from qwen3_vlm.commands.measuring import measure_run
 
     path, names = Path(checkpoint), parse_conditions(conditions)
-    loaded, prepared = open_with_data(path, config)
+    loaded, prepared = open_with_data(path, config, judged_by)
     return measure_run(loaded, prepared, path, names, num_samples)
 
 

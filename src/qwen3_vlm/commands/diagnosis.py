@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eyechart.exits import InputError
+from eyechart.exits import InputError, NamedInputError, NonFiniteError, RankLostError
 from eyechart.faults.diagnosis import RunEvidence, diagnose_run
+from eyechart.faults.pattern import asks_for_rivals
 from eyechart.faults.probes import probe
+from eyechart.faults.rivals import Rivals
 from eyechart.faults.slots import measure_slots
 from eyechart.faults.table import finding, rank
 from eyechart.faults.weights import ConnectorEvidence, flatten
@@ -19,16 +21,20 @@ from eyechart.results import Ablation, Finding
 from eyechart.scoring.batching import collate
 from eyechart.scoring.conditions import parse_conditions
 from qwen3_vlm.build import Prepared, build_model, prepare_data
-from qwen3_vlm.commands.loaded import Loaded, restored
+from qwen3_vlm.commands.loaded import Loaded, data_of, restored
+from qwen3_vlm.commands.recorder import fresh_reference
 from qwen3_vlm.commands.scoring import score, training_of_run
 from qwen3_vlm.config import Config
 from qwen3_vlm.models.connector import fresh_connector
+from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight import ROWS, Preflight, View, findings_of_error, preflight
 from qwen3_vlm.train.checkpoint import PARTS, Payload, config_tree, connector_state, load_checkpoint
 from qwen3_vlm.train.findings_log import read_findings
 from qwen3_vlm.train.train_utils import read_records_of_run
+from qwen3_vlm.train.untrained import all_rivals
 
 _SLOT_SAMPLES = 32
+_RIVAL_SAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -71,9 +77,10 @@ def diagnose(config: Config, checkpoint: str | Path | None = None, rows: int = R
         ValueError: the input is bad for a reason that is not in the table of faults; the message is one line.
     """
     path = Path(checkpoint) if checkpoint else None
-    payload = load_checkpoint(path) if path else None
+    payload: Payload | None = None
     try:
-        prepared = prepare_data(config, path.parent / "split.json" if path else None)
+        payload = load_checkpoint(path) if path else None
+        prepared = prepare_data(config) if path is None or payload is None else data_of(config, payload, path)
         vlm = build_model(config, prepared.inputs)
     except ValueError as error:
         return refused(error, config)
@@ -85,11 +92,12 @@ def diagnose(config: Config, checkpoint: str | Path | None = None, rows: int = R
         return Diagnosis(diagnose_run(evidence), flight.view, _words(flight))
     initial = connector_state(vlm.connector)
     try:
-        loaded = restored(config, prepared.inputs, vlm, payload, path)
+        loaded = restored(config, prepared.inputs, vlm, payload, path, prepared)
     except InputError as error:
         found = diagnose_run(RunEvidence(read_findings(path.parent), _of_weights(initial, None, payload, path)))
-        if not any(f.severity == "error" for f in found):
-            found.append(finding("connector-not-loaded", error.message, error.fix))
+        named = error.code if isinstance(error, NamedInputError) else None
+        if named or not any(f.severity == "error" for f in found):
+            found.append(finding(named or "connector-not-loaded", error.message, error.fix))
         flight = preflight(prepared, vlm, rows, _bar)  # if the backbones differ, they may be the cause
         looked_at = f"{_words(flight)} and the weights of {path.name}"
         return Diagnosis(rank([*found, *flight.findings]), flight.view, looked_at)
@@ -109,6 +117,18 @@ def findings_of_score(loaded: Loaded, prepared: Prepared, checkpoint: Path, abla
     connector = loaded.vlm.connector
     initial = connector_state(fresh_connector(connector.shape, loaded.config.seed, connector.text_rms))
     return _of_checkpoint(loaded, prepared, checkpoint, initial, ROWS, ablation).findings
+
+
+def named_failure(error: Exception, prepared: Prepared, vlm: VLM) -> NamedInputError | None:
+    """Return the fault of the preflight that makes scoring fail, as the error to raise; None if there is none.
+
+    A broken pipeline (labels or an image block at wrong places) can fail anywhere, with any exception. An error that is
+    a line for the user already needs no other one.
+    """
+    if isinstance(error, ValueError | OSError | MemoryError | NonFiniteError | RankLostError):
+        return None
+    named = preflight(prepared, vlm, progress=_bar).errors
+    return NamedInputError(named[0].code, f"{named[0].code}: {named[0].message}", named[0].fix) if named else None
 
 
 def refused(error: ValueError, config: Config) -> Diagnosis:
@@ -144,7 +164,15 @@ def _of_weights(initial: Payload, in_use: Payload | None, payload: Payload, path
         flatten(in_use) if in_use else None,
         payload.get("updates"),
         tuple(r.grad_norm for r in records),
+        _peak_rate(payload, path),
     )
+
+
+def _peak_rate(payload: Payload, path: Path) -> float | None:
+    """Return the learning rate that the checkpoint was trained with; None if an older checkpoint does not record it."""
+    train = config_tree(payload, path).get("train") if "config" in payload else None
+    rate = train.get("lr") if isinstance(train, dict) else None
+    return float(rate) if isinstance(rate, int | float) else None
 
 
 def _of_checkpoint(
@@ -197,5 +225,16 @@ def _of_checkpoint(
         probes=probe(vlm, batch, config.seed) if batch.stats.label_tokens else None,
         slots=measure_slots(vlm, batch, ratio) if batch.stats.label_tokens else None,
         ablation=ablation,
+        untrained=fresh_reference(vlm, batch, config.seed),
+        rivals=_rivals(loaded, prepared, ablation),
     )
     return Diagnosis(diagnose_run(evidence), flight.view, f"{_words(flight)}, {path.name} and {samples} scored samples")
+
+
+def _rivals(loaded: Loaded, prepared: Prepared, ablation: Ablation) -> Rivals | None:
+    """Return the losses of visual tokens that learnt nothing, if the pattern of check 1 cannot be read without them."""
+    if not asks_for_rivals(ablation):
+        return None
+    items = [prepared.eval[p] for p in range(min(_RIVAL_SAMPLES, len(prepared.eval)))]
+    batch, pad_id = collate(items, loaded.inputs.pad_id), loaded.inputs.pad_id
+    return all_rivals(loaded.vlm, batch, prepared.train, pad_id, loaded.config.seed) if len(batch) else None

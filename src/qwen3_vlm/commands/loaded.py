@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from eyechart.data.images import ImageError, load_image
+from eyechart.exits import NamedInputError
 from eyechart.results import Finding
 from eyechart.seam import VisualTokens
-from qwen3_vlm.build import Inputs, Prepared, backbone_identities, build_model, prepare_data, prepare_inputs
+from qwen3_vlm.build import (
+    Inputs,
+    Origin,
+    Prepared,
+    backbone_identities,
+    build_model,
+    prepare_data,
+    prepare_inputs,
+)
 from qwen3_vlm.config import Config, load_config
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.train.checkpoint import (
+    JUDGING,
     Payload,
     config_of,
     load_checkpoint,
-    refuse_other_backbones,
     restore_connector,
     stored_config,
 )
+from qwen3_vlm.train.evidence.record import KEY, compare, evidence_of, recorded_split, refuse_backbones_of
 from qwen3_vlm.train.run import Run
 
 _BATCH = 64
@@ -37,6 +47,10 @@ class Loaded:
     inputs: Inputs
     vlm: VLM
     payload: Payload
+    differences: tuple[Finding, ...] = ()
+    """The first stage at which what is in use differs from what the checkpoint recorded when it was saved."""
+    judged_by: str = "defaults"
+    """Where `config.ablation` and `config.coverage` come from: `defaults`, `config`, or the path of a config."""
 
     @property
     def step(self) -> int:
@@ -93,7 +107,7 @@ class Loaded:
     def findings(self) -> list[Finding]:
         """Findings that readers of this checkpoint's results should know."""
         if "config" in self.payload or self.config.prompt.image_block == "legacy":
-            return []
+            return list(self.differences)
         message = (
             "this checkpoint has the older format, in which the image block has other tokens, joined with spaces; "
             "with prompt.image_block `spliced` its losses cannot be compared with those of its own training"
@@ -133,32 +147,73 @@ def load(checkpoint: str | Path, config: Config | None = None) -> Loaded:
     return _said(restored(config, inputs, build_model(config, inputs), payload, path), path)
 
 
-def open_with_data(path: Path, config: Config | None = None) -> tuple[Loaded, Prepared]:
-    """Do the same as `load`, and also read the data of the run. Tokenizer and image settings are loaded only once."""
+def open_with_data(path: Path, config: Config | None = None, judged_by: str | None = None) -> tuple[Loaded, Prepared]:
+    """Do the same as `load`, and also read the data of the run and compare the canary.
+
+    Tokenizer and image settings are loaded only once.
+
+    Args:
+        path: the checkpoint.
+        config: as in `load`.
+        judged_by: where the settings for judging in `config` come from.
+    """
     payload = load_checkpoint(path)
+    judged_by = judged_by or ("config" if config else "defaults")
     config = config or config_of(payload, path)
-    prepared = prepare_data(config, path.parent / "split.json")
+    prepared = data_of(config, payload, path)
     vlm = build_model(config, prepared.inputs)
-    return _said(restored(config, prepared.inputs, vlm, payload, path), path), prepared
+    loaded = restored(config, prepared.inputs, vlm, payload, path, prepared)
+    return replace(_said(loaded, path), judged_by=judged_by), prepared
+
+
+def data_of(config: Config, payload: Payload, path: Path) -> Prepared:
+    """Read the data that a checkpoint was trained on, with the split that it records.
+
+    Raises:
+        ValueError: the data are not those of the training, or cannot be read.
+    """
+    return prepare_data(config, origin=Origin(path, recorded_split(payload, config, path)))
 
 
 def trained(run: Run) -> Loaded:
-    """Return the last checkpoint of a run in the model that was trained, without loading the backbones again."""
-    run.vlm.connector.zero_grad(set_to_none=True)
-    return restored(run.config, run.prepared.inputs, run.vlm, load_checkpoint(run.checkpoint), run.checkpoint)
-
-
-def restored(config: Config, inputs: Inputs, vlm: VLM, payload: Payload, path: Path) -> Loaded:
-    """Restore a checkpoint's connector in a model. Every command that uses a checkpoint calls this.
+    """Return the last checkpoint of a run in the model that was trained, without loading the backbones again.
 
     Raises:
-        InputError: the checkpoint was trained with other backbones, has another shape, or is not finite.
+        NamedInputError: `frozen-moved`: a frozen part has changed since the last check of the training.
     """
-    refuse_other_backbones(payload, backbone_identities(config.model, vlm), path)
+    for moved in run.watch.frozen.findings("since the end of the training") if run.watch else ():
+        raise NamedInputError(moved.code, moved.message, moved.fix)
+    run.vlm.connector.zero_grad(set_to_none=True)
+    payload, prepared = load_checkpoint(run.checkpoint), run.prepared
+    loaded = restored(run.config, prepared.inputs, run.vlm, payload, run.checkpoint, prepared)
+    return replace(loaded, judged_by="config")
+
+
+def restored(
+    config: Config, inputs: Inputs, vlm: VLM, payload: Payload, path: Path, prepared: Prepared | None = None
+) -> Loaded:
+    """Restore a checkpoint's connector in a model, and compare the checkpoint's evidence with what is in use.
+
+    Every command that uses a checkpoint calls this.
+
+    Args:
+        config: the config in use.
+        inputs: tokenizer and preprocessing in use.
+        vlm: the model with its backbones.
+        payload: the content of the checkpoint.
+        path: its path, for messages.
+        prepared: the data in use; without it, the canary is not compared.
+
+    Raises:
+        InputError: the checkpoint is damaged, was trained with other backbones, has another shape, or is not finite.
+    """
+    evidence_of(payload, path)
+    refuse_backbones_of(payload, config, inputs, vlm, path)
     restore_connector(vlm.connector, payload, path)
+    differences = compare(payload, config, inputs, vlm.eval(), path, prepared)
     # The optimizer's state takes twice the memory of the connector.
     kept = {key: value for key, value in payload.items() if key not in ("optimizer", "rng")}
-    return Loaded(config, inputs, vlm.eval(), kept)
+    return Loaded(config, inputs, vlm, kept, tuple(differences))
 
 
 def run_config(config: Path | None, checkpoint: Path | None, overrides: Sequence[str]) -> Config:
@@ -174,7 +229,17 @@ def run_config(config: Path | None, checkpoint: Path | None, overrides: Sequence
     return stored_config(checkpoint, overrides)
 
 
+def judge_of(config: Path | None, overrides: Sequence[str]) -> str:
+    """Return where the settings for judging come from, for the results: `defaults` or a config, and overrides."""
+    changed = [part for part in overrides if part.lstrip("-").split(".")[0] in JUDGING and part.startswith("--")]
+    return " ".join([str(config) if config else "defaults", *(["with", *changed] if changed else [])])
+
+
 def _said(loaded: Loaded, path: Path) -> Loaded:
+    evidence = loaded.payload.get(KEY)
+    if evidence is None or evidence["canary"] is None:
+        lacks = "evidence of its training (it is of an older version)" if evidence is None else "canary"
+        sys.stderr.write(f"note: {path} has no {lacks}; less can be compared with the training\n")
     for finding in loaded.findings:
         sys.stderr.write(f"{finding.severity}: {path}: {finding.message}; {finding.fix}\n")
     return loaded

@@ -11,7 +11,7 @@ from eyechart.scoring.samples import scored_samples
 from qwen3_vlm.build import Prepared
 from qwen3_vlm.commands.captions import with_captions, write_captions
 from qwen3_vlm.commands.coverage import coverage_of_run
-from qwen3_vlm.commands.diagnosis import findings_of_score
+from qwen3_vlm.commands.diagnosis import findings_of_score, named_failure
 from qwen3_vlm.commands.loaded import Loaded
 from qwen3_vlm.commands.scoring import score, training_of_run, vocabulary
 
@@ -35,7 +35,13 @@ def measure_run(
         sheet: number of held-out images for which captions are written on the contact sheet.
     """
     config, folder = loaded.config, checkpoint.parent
-    ablation, scores = score(loaded, prepared, num_samples or config.ablation.num_samples, names, checkpoint)
+    try:
+        ablation, scores = score(loaded, prepared, num_samples or config.ablation.num_samples, names, checkpoint)
+    except Exception as error:
+        named = named_failure(error, prepared, loaded.vlm)
+        if named is None:
+            raise
+        raise named from error
     written = write_captions(loaded, prepared, sheet) if sheet else []
     words, training = vocabulary(loaded), training_of_run(loaded, prepared, folder)
     parts = Parts(
@@ -46,4 +52,5 @@ def measure_run(
         findings_of_score(loaded, prepared, checkpoint, ablation),
         with_captions(scored_samples(scores, words), loaded, prepared, config.ablation.gallery),
     )
-    return Measured(assemble(config.model_dump(mode="json"), checkpoint, parts), SampleRows(scores, words.decode))
+    results = assemble(config.model_dump(mode="json"), checkpoint, parts)
+    return Measured(results.model_copy(update={"judged_by": loaded.judged_by}), SampleRows(scores, words.decode))

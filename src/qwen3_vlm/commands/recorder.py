@@ -7,11 +7,13 @@ from pathlib import Path
 
 import torch
 
+from eyechart.faults.pattern_of_tokens import Untrained
 from eyechart.results import Internals
 from eyechart.scoring.internals import AT_ONCE, OUTPUT, Inside, internals
 from eyechart.scoring.ranks import Ranks
 from eyechart.seam import Batch, TokenNLL, VisualTokens
 from qwen3_vlm.models.vlm import VLM
+from qwen3_vlm.train.untrained import fresh_stages
 
 _COMMON = 4096
 """Number of token ids, from 0, whose embeddings represent text. In a BPE vocabulary, the most common pieces have the
@@ -57,6 +59,14 @@ class Recorder:
             for pooled in ranks.gather(self.inside.pooled(start, start + AT_ONCE)):
                 whole.take(pooled)
         return whole
+
+
+def fresh_reference(vlm: VLM, batch: Batch, seed: int) -> Untrained | None:
+    """Measure a fresh connector of the model's shape on the images of a batch; None if nothing is finite."""
+    inside, stages = Inside(), fresh_stages(vlm, batch, seed)
+    inside.add([sample.row for sample in batch.samples], {n: v.float().cpu().numpy() for n, v in stages.items()})
+    found = look_inside(inside, vlm)
+    return None if found is None else Untrained(found, vlm.connector.shape.output_norm)
 
 
 @torch.no_grad()

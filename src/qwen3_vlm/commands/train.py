@@ -24,6 +24,9 @@ class Train:
     """Delete the files of an earlier run in output_dir."""
     force: bool = False
     """Train even if a fault was found; this is recorded in the results."""
+    no_canary: bool = False
+    """Do not score 32 held-out rows at each save (the canary) for comparison when the checkpoint is opened. This is
+    short for --train.canary false."""
     dry_run: bool = False
     """Stop after a few updates, write nothing, and print what the run would need: steps, disk, memory, time."""
 
@@ -32,7 +35,7 @@ class Train:
         from qwen3_vlm.config import load_config
         from qwen3_vlm.train.stage1 import rehearse, train
 
-        config = load_config(self.config, overrides)
+        config = load_config(self.config, [*overrides, *(["--train.canary", "false"] if self.no_canary else [])])
         if self.dry_run:
             rehearse(config)
         else:

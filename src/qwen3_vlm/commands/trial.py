@@ -35,12 +35,14 @@ class Trial:
     """Delete the files of an earlier run in output_dir."""
     force: bool = False
     """Train even if a fault was found; this is recorded in the results."""
+    no_canary: bool = False
+    """As in `qwen3-vlm train`."""
     json: bool = False
     """Print results.json to standard output, and the rest to standard error."""
 
     def run(self, overrides: Sequence[str]) -> int:
         """Run the whole trial, and return the exit code of the verdict."""
-        config = load_config(self.config, overrides)
+        config = load_config(self.config, [*overrides, *(["--train.canary", "false"] if self.no_canary else [])])
         results = trial(config, self.num_samples, self.conditions, self.resume, self.overwrite, self.json, self.force)
         return EXIT_CODES[results.verdict]
 

@@ -19,8 +19,9 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from eyechart.data.encoded import IMAGE_CUT, Encoded, Prompt
-from eyechart.data.llava import IMAGE_STRINGS, PLACEHOLDER
+from eyechart.data.turns import IMAGE_STRINGS
 from eyechart.exits import NamedInputError
+from eyechart.rows import PLACEHOLDER
 from eyechart.seam import Reject, RejectKind, Row
 from qwen3_vlm.config import PromptConfig
 

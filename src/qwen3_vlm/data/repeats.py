@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from eyechart.progress import progress_bar
 from eyechart.rows import Row
+from eyechart.stored import image_bytes, image_size, in_order, place_of
 from qwen3_vlm.data.splits import Split
 
 ENOUGH = 20
@@ -86,9 +87,9 @@ def _sizes(images: Collection[str], root: Path) -> dict[str, int]:
     """Return the size of each image file in bytes. Missing and empty files are left out; they are counted elsewhere."""
     sizes = {}
     with progress_bar(len(images), "sizes of image files", "file", hidden=len(images) < _LONG) as bar:
-        for image in images:
+        for image in in_order(images):
             try:
-                sizes[image] = (root / image).stat().st_size
+                sizes[image] = image_size(root / image)
             except (OSError, ValueError):
                 sizes[image] = 0
             bar.update(1)
@@ -106,7 +107,7 @@ def _on_both_sides(
     for limit in (_HEAD, None):
         files = one | other
         with progress_bar(len(files), "image files of equal size", "file", hidden=len(files) < _LONG) as bar:
-            for image in files:
+            for image in in_order(files):
                 read = _digest(root / image, limit)
                 marks[image] = (*marks[image], *read) if read else ()
                 bar.update(1)
@@ -122,9 +123,9 @@ def _shared(one: set[str], other: set[str], marks: dict[str, _Mark]) -> tuple[se
 
 def _digest(path: Path, limit: int | None) -> tuple[bytes, ...]:
     try:
+        if limit is not None or place_of(path) is not None:
+            return (hashlib.sha256(image_bytes(path, limit)).digest(),)
         with path.open("rb") as file:
-            if limit is not None:
-                return (hashlib.sha256(file.read(limit)).digest(),)
             return (hashlib.file_digest(file, "sha256").digest(),)
     except OSError:
         return ()

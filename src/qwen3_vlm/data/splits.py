@@ -6,7 +6,6 @@ one from training to evaluation. After the draw, `data.repeats` removes training
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from eyechart.data.choice import draw_rows
+from eyechart.data.reader import content_digest
+from eyechart.exits import NamedInputError
 from eyechart.files import write_atomic
 
 _SCHEMA: Literal[1] = 1
@@ -57,16 +58,12 @@ class _Saved:
 
 
 def describe(path: Path, rows: int) -> DataFile:
-    """Hash a data file on disk (about a third of a second for LLaVA-Pretrain's 156 MB).
+    """Hash a data file on disk, or the files of a data set (about a third of a second for LLaVA-Pretrain's 156 MB).
 
     Raises:
-        ValueError: the file cannot be read.
+        ValueError: a file cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            return DataFile(path.name, rows, hashlib.file_digest(file, "sha256").hexdigest())
-    except OSError as error:
-        raise ValueError(f"{path}: cannot read the data file ({error.strerror})") from error
+    return DataFile(path.name, rows, content_digest(path))
 
 
 def draw_split(num_rows: int, max_samples: int | None, eval_ratio: float, seed: int) -> Split:
@@ -117,18 +114,31 @@ def load_split(path: Path, data: DataFile, eval_data: DataFile | None = None) ->
             f"{path}: not a split file of schema {_SCHEMA} ({what}); delete it to draw the split again"
         ) from error
     split = Split(saved.train, saved.eval, saved.repeats)
-    _require_same(path, "data.json_file", saved.data, data)
-    _require_same(path, "data.eval_json", saved.eval_data, eval_data)
+    require_same(str(path), "data.json_file", saved.data, data)
+    require_same(str(path), "data.eval_json", saved.eval_data, eval_data)
     _check_rows(path, split, saved.data.rows, saved.eval_data.rows if saved.eval_data else None)
     return split
 
 
-def _require_same(path: Path, setting: str, saved: DataFile | None, now: DataFile | None) -> None:
+def require_same(source: str, setting: str, saved: DataFile | None, now: DataFile | None) -> None:
+    """Reject a data file other than the one that a split was drawn from; its name and folder may differ.
+
+    Args:
+        source: the file that holds the split.
+        setting: the config field that names the data file.
+        saved: the data file when the split was drawn.
+        now: the data file now.
+
+    Raises:
+        NamedInputError: `data-changed`: the content differs, which includes another order of the rows.
+    """
     if (saved.sha256 if saved else None) == (now.sha256 if now else None):
         return
-    raise ValueError(
-        f"{setting} is not the file that {path} was drawn from: it was {_name(saved)}, now it is {_name(now)}; "
-        "held-out rows could have been trained on. Restore the file, or start a new run in another output_dir"
+    raise NamedInputError(
+        "data-changed",
+        f"{setting} is not the file that {source} was drawn from: it was {_name(saved)}, now it is {_name(now)}; "
+        "held-out rows could have been trained on",
+        "restore the file, or start a new run in another output_dir",
     )
 
 

@@ -1,7 +1,7 @@
 """config.json of an exported folder: describes the connector, its backbones and the prompt.
 
-For each backbone it contains a name (hub id or folder), the width, and a fingerprint of the weights, which is checked
-when the backbone is loaded. A folder is written as an absolute path, so that the export can be moved on the same
+For each backbone it contains a name (hub id or folder), the width, and a digest of the weights, which is checked when
+the backbone is loaded. A folder is written as an absolute path, so that the export can be moved on the same
 machine. An export that includes its backbones refers to them as `./vision` and `./llm` and can be moved anywhere.
 """
 
@@ -37,7 +37,7 @@ class ConnectorVlmConfig(PreTrainedConfig):  # type: ignore[misc]  # transformer
     model_type = "qwen3_vlm_connector"
 
     backbones: dict[str, Any] | None = None
-    """`vision` and `llm`, each with `name`, `width` and `fingerprint`."""
+    """`vision` and `llm`, each with `name`, `width` and `digest` (in older exports `fingerprint`, of fewer values)."""
     connector: dict[str, Any] | None = None
     """The section `connector`, as in docs/config.md."""
     prompt: dict[str, Any] | None = None
@@ -201,7 +201,8 @@ def _require(identity: dict[str, Any], part: str, where: str) -> None:
     try:
         load_config_only(name)
     except (OSError, ValueError) as error:
-        absent = f"{where}: needs the backbone {name} (width {identity['width']}, {identity['fingerprint']}), which "
+        known = identity.get("digest", identity.get("fingerprint"))
+        absent = f"{where}: needs the backbone {name} (width {identity['width']}, {known}), which "
         fix = f"pass its location, from_pretrained(..., {part}=FOLDER), or export with --include_backbones"
         if Path(name).is_absolute():
             state = "is not a model folder" if Path(name).exists() else "does not exist"

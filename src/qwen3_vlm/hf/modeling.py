@@ -18,11 +18,12 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from eyechart.files import write_atomic
-from qwen3_vlm.build import Inputs, backbone_identities, build_model
+from qwen3_vlm.build import Inputs, build_model
 from qwen3_vlm.hf.configuration import WEIGHTS_FILE, ConnectorVlmConfig, checked_inputs, precision_of, read_export
 from qwen3_vlm.models.fusion import place
 from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.train.checkpoint import connector_state, refuse_other_backbones, restore_connector
+from qwen3_vlm.train.checkpoint import connector_state, restore_connector
+from qwen3_vlm.train.evidence.identity import refuse_other_backbones
 
 _MAX_NEW_TOKENS = 64
 _DEVICES = (None, "auto", "cpu", "cuda")
@@ -90,7 +91,7 @@ class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  #
         run = config.run_config(str(name), device or "cpu")
         inputs = checked_inputs(config, str(name))
         vlm = build_model(run, inputs)
-        refuse_other_backbones({"backbones": export.recorded}, backbone_identities(run.model, vlm), Path(name))
+        refuse_other_backbones(export.recorded, run.model, vlm, Path(name))
         restore_connector(vlm.connector, _read_weights(weights), weights)
         model = cls(config, vlm, inputs)
         model.eval()
@@ -102,7 +103,7 @@ class ConnectorVlmForConditionalGeneration(PreTrainedModel, GenerationMixin):  #
         Args:
             folder: the folder, which is created if it does not exist. Existing copies of the three files are replaced.
             include_backbones: whether to write both backbones to `vision/` and `llm/`, including tokenizer and image
-                settings. The folder is then self-contained; otherwise it refers to them by name and fingerprint.
+                settings. The folder is then self-contained; otherwise it refers to them by name and digest.
 
         Raises:
             ValueError: `folder` is a file, or the backbones would be written over themselves.

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, DynamicCache, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from eyechart.hub import explain_absence, hub_bounded, unreadable
-from eyechart.models.weights import load_complete
+from eyechart.models.hashing import HashedFiles, model_hashes
+from eyechart.models.weights import load_hashed
 from eyechart.seam import IGNORE_INDEX, TokenNLL
 from qwen3_vlm.shipped import locate
 
@@ -16,12 +17,21 @@ from qwen3_vlm.shipped import locate
 class LanguageModel(nn.Module):
     """A Qwen3 whose weights never change; gradients pass through it to its input embeddings."""
 
-    def __init__(self, model: Qwen3ForCausalLM) -> None:
-        """Wrap a loaded model."""
+    def __init__(self, model: Qwen3ForCausalLM, files: HashedFiles | None = None) -> None:
+        """Wrap a loaded model; `files` hashes its weights, if it was loaded from files."""
         super().__init__()
+        self._files = files
+        self._hashes: dict[str, str] | None = None
         self.model = model.requires_grad_(False).eval()
         self.width: int = model.config.hidden_size
         self.vocabulary: int = model.get_input_embeddings().num_embeddings
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Return the hash of every weight (`eyechart.models.hashing`) as it was loaded, by name."""
+        if self._hashes is None:
+            self._hashes = self._files.of(self.model) if self._files is not None else model_hashes(self.model)
+        return self._hashes
 
     def train(self, mode: bool = True) -> LanguageModel:
         """Stay in eval mode, because the model is frozen."""
@@ -129,4 +139,4 @@ def load_llm(name: str, dtype: torch.dtype, attention: str) -> LanguageModel:
     Raises:
         ValueError: the model was not found, or some of its weights are not in the checkpoint.
     """
-    return LanguageModel(load_complete(Qwen3ForCausalLM, name, "model.llm", dtype, attention))
+    return LanguageModel(*load_hashed(Qwen3ForCausalLM, name, "model.llm", dtype, attention))

@@ -9,7 +9,8 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from eyechart.data.images import ImageSpec, image_spec, normalise
 from eyechart.hub import explain_absence, hub_bounded
-from eyechart.models.weights import load_complete
+from eyechart.models.hashing import HashedFiles, model_hashes
+from eyechart.models.weights import load_hashed
 from qwen3_vlm.shipped import locate
 
 
@@ -20,14 +21,29 @@ class VisionTower(nn.Module):
     moving floats, and mean and std are applied in only one place.
     """
 
-    def __init__(self, model: SiglipVisionModel, spec: ImageSpec) -> None:
-        """Wrap a loaded model; `spec` holds the checkpoint's own normalisation."""
+    def __init__(self, model: SiglipVisionModel, spec: ImageSpec, files: HashedFiles | None = None) -> None:
+        """Wrap a loaded model.
+
+        Args:
+            model: the model.
+            spec: the checkpoint's own normalisation.
+            files: hashes the weights, if the model was loaded from files.
+        """
         super().__init__()
+        self._files = files
+        self._hashes: dict[str, str] | None = None
         self.model = model.requires_grad_(False).eval()
         self.spec = spec
         config = model.config
         self.width: int = config.hidden_size
         self.patches: int = (spec.height // config.patch_size) * (spec.width // config.patch_size)
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Return the hash of every weight (`eyechart.models.hashing`) as it was loaded, by name."""
+        if self._hashes is None:
+            self._hashes = self._files.of(self.model) if self._files is not None else model_hashes(self.model)
+        return self._hashes
 
     def train(self, mode: bool = True) -> VisionTower:
         """Stay in eval mode, because the tower is frozen."""
@@ -81,4 +97,5 @@ def load_tower(name: str, spec: ImageSpec, dtype: torch.dtype, attention: str) -
     Raises:
         ValueError: the tower was not found, or some of its weights are not in the checkpoint.
     """
-    return VisionTower(load_complete(SiglipVisionModel, name, "model.vision", dtype, attention), spec)
+    model, files = load_hashed(SiglipVisionModel, name, "model.vision", dtype, attention)
+    return VisionTower(model, spec, files)

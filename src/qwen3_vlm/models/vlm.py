@@ -93,7 +93,7 @@ class VLM(nn.Module):
 
         Its weights are float32; autocast is used if the tower is bfloat16.
         """
-        with self._autocast(features_BPV):
+        with self.autocast(features_BPV):
             visual_BQE: Tensor = self.connector(features_BPV)
         return visual_BQE
 
@@ -127,12 +127,18 @@ class VLM(nn.Module):
 
         The keys and values before a caption do not depend on the caption. They are computed once per prompt and image
         and shared by all captions that follow them, so that the cost of a pair is little more than that of its caption.
+        If a label comes before the last image position (labels in the prompt, an image after the caption), there is
+        nothing to share, and the whole batch is read as by `nll`.
         """
         ids_BT, labels_BT = batch.ids_BT.to(self.device), batch.labels_BT.to(self.device)
         labelled_BT = labels_BT != IGNORE_INDEX
         assert bool(labelled_BT.any(dim=1).all()), "a row without label tokens has nothing to score"
         # The last prompt token is processed with the caption, because its output predicts the first label.
         shared_B = labelled_BT.int().argmax(dim=1) - 1
+        places_T = torch.arange(ids_BT.shape[1], device=self.device)
+        last_image_B = torch.where(ids_BT == self.patch_id, places_T, -1).amax(dim=1)
+        if bool((last_image_B >= shared_B).any()):
+            return self.nll(batch, visual.rows(list(images_B)))
         scored: dict[int, Tensor] = {}
         for shared in sorted(set(shared_B.tolist())):
             # Prefixes of equal length need no padding before the captions, and therefore no mask.
@@ -153,7 +159,7 @@ class VLM(nn.Module):
     def stages(self, batch: Batch) -> dict[str, Tensor]:
         """Return the output of each stage for a batch: tower [B,P,V], resampler [B,Q,D], projector [B,Q,E]."""
         features_BPV = self.features(batch)
-        with self._autocast(features_BPV):
+        with self.autocast(features_BPV):
             latents_BQD = self.connector.resample(features_BPV)
             visual_BQE = self.connector.project(latents_BQD)
         return {"tower": features_BPV, "resampler": latents_BQD, "projector": visual_BQE}
@@ -171,7 +177,8 @@ class VLM(nn.Module):
             embedded.append(placed[0])
         return self.llm.generate(embedded, self.eos_id, max_new_tokens)
 
-    def _autocast(self, features_BPV: Tensor) -> AbstractContextManager[object]:
+    def autocast(self, features_BPV: Tensor) -> AbstractContextManager[object]:
+        """Return the context in which a connector computes: autocast to bfloat16 if the features are bfloat16."""
         if features_BPV.dtype == torch.bfloat16:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()

@@ -15,8 +15,10 @@ from qwen3_vlm.preflight.pixels import compare, references
 from qwen3_vlm.preflight.rows import by_share, spread
 from qwen3_vlm.preflight.text import Row
 
+# size: images compared
 _COMPARED = 64
 """Number of images compared with the output of the tower's own processor."""
+# exact: the limit of a PASS of check 2 (coverage.truncated_warn)
 _CUT_AT_MOST = 1.0
 """Percent of captions that a suggested data.max_seq_len may still truncate."""
 

@@ -12,6 +12,7 @@ from eyechart.scoring.batching import collate
 from eyechart.seam import Sample
 from qwen3_vlm.models.vlm import VLM
 
+# size: images at a time
 _BATCH = 32
 
 

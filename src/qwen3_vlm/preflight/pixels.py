@@ -17,6 +17,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from eyechart.faults.table import finding
 from eyechart.hub import hub_bounded
 from eyechart.results import Finding
+from eyechart.stored import opened
 from qwen3_vlm.build import Prepared
 from qwen3_vlm.preflight.rows import RawRow
 from qwen3_vlm.shipped import locate
@@ -24,9 +25,7 @@ from qwen3_vlm.shipped import locate
 References = Sequence[Tensor]
 """Outputs [3,H,W] of the tower's own processor for one file. There is one for each valid way of reading the file (for
 example 16 bits reduced to 8, or the colour of transparent pixels). It is empty if no valid way is known."""
-_SIGLIP = {"image_mean": 0.5, "image_std": 0.5, "rescale_factor": 1 / 255}
-"""The preprocessing settings that every published SigLIP tower was trained with."""
-_FIX = (
+FIX = (
     "prepare images with the preprocessor_config.json that came with model.vision: its size, filter, mean, std and "
     "channel order"
 )
@@ -53,8 +52,8 @@ def references(rows: Sequence[RawRow], prepared: Prepared, settings: dict[str, A
 
 def _reference(path: Path, processor: SiglipImageProcessorPil) -> References:
     try:
-        with Image.open(path) as opened:
-            images = _readings(ImageOps.exif_transpose(opened))
+        with Image.open(opened(path)) as image:
+            images = _readings(ImageOps.exif_transpose(image))
     except (OSError, ValueError, SyntaxError):
         return ()  # the pipeline also rejects this file and reports it
     return [processor(images=[image], return_tensors="pt")["pixel_values"][0].float() for image in images]
@@ -125,7 +124,7 @@ def compare(got_BCHW: Tensor, readings: Sequence[References], rows: Sequence[Raw
             f"the tower's input differs from the output of its own image processor in {len(wrong)} of {len(known)} "
             "images: "
             f"{explain(got[b], want)} (row {rows[b].row}, {rows[b].image})",
-            _FIX,
+            FIX,
             images=len(wrong),
             of=len(known),
             largest_difference=_largest(got[b], want),
@@ -195,46 +194,3 @@ def _line(slopes: list[float], offsets: list[float]) -> str:
     if len({*slopes}) == 1 and len({*offsets}) == 1:
         return f"each channel is {slopes[0]:g} times the expected value plus {offsets[0]:g}"
     return f"its channels are {slopes} times the expected values plus {offsets}"
-
-
-def settings_findings(prepared: Prepared, settings: dict[str, Any]) -> list[Finding]:
-    """Compare the settings in use with those in the file, and those in the file with the settings of SigLIP towers."""
-    spec = prepared.inputs.spec
-    norm, scale = settings.get("do_normalize", True), settings.get("do_rescale", True)
-    pairs: list[tuple[str, Any, Any]] = [
-        ("resample", spec.resample, settings.get("resample")),
-        ("image_mean", list(spec.mean), settings.get("image_mean") if norm else [0.0] * 3),
-        ("image_std", list(spec.std), settings.get("image_std") if norm else [1.0] * 3),
-        ("rescale_factor", spec.rescale, settings.get("rescale_factor") if scale else 1.0),
-    ]
-    differ = [f"{name} {used} instead of {wanted}" for name, used, wanted in pairs if used != wanted]
-    if differ:
-        return [
-            finding(
-                "wrong-preprocessing",
-                f"images are not prepared by the tower's own preprocessor_config.json: {'; '.join(differ)}",
-                _FIX,
-                settings={name: {"used": used, "file": wanted} for name, used, wanted in pairs if used != wanted},
-            )
-        ]
-    odd = [
-        f"{name} {used}, published towers have {usual:.4g}"
-        for name, used, _ in pairs
-        if (usual := _SIGLIP.get(name)) is not None and not np.allclose(used, usual, rtol=1e-3)
-    ]
-    if not odd:
-        return []
-    ends = [
-        (value * spec.rescale - mean) / std for value in (0, 255) for mean, std in zip(spec.mean, spec.std, strict=True)
-    ]
-    lowest, highest = min(ends), max(ends)
-    return [
-        finding(
-            "wrong-preprocessing",
-            f"{prepared.config.model.vision}/preprocessor_config.json is unusual for a SigLIP tower: {'; '.join(odd)}; "
-            f"pixels then range from {lowest:.3g} to {highest:.3g} instead of -1 to 1",
-            "restore the preprocessor_config.json that came with the tower, unless it was trained with these values",
-            "error" if max(abs(lowest), abs(highest)) > 10 else "warning",
-            range=[lowest, highest],
-        )
-    ]

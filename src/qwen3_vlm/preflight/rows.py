@@ -1,7 +1,8 @@
 """A second reader of the data file, which returns rows before any code of the pipeline has processed them.
 
-This reader is intentionally independent of `eyechart.data.llava`, whose output is compared with it. A layout that is
-supported there must be supported here, too.
+For LLaVA's layout in JSON, this reader is intentionally independent of `eyechart.data.llava`, whose output is compared
+with it. Rows of other layouts are read again with `eyechart.data.reader`: what is compared then is the way from there
+to the model, and tests compare the layouts with each other (`eyechart/tests/test_layouts.py`).
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ import msgspec
 from scipy.special import betaincinv
 
 from eyechart.data.dataset import TooManyRejectedError, above_share
-from eyechart.data.llava import PLACEHOLDER
+from eyechart.data.json_rows import JsonRecords
+from eyechart.data.layouts import LLAVA
+from eyechart.data.reader import open_rows, simple_rows
 from eyechart.exits import NamedInputError
 from eyechart.faults.table import FAULTS, Severity, agree, finding
 from eyechart.results import Finding
+from eyechart.rows import PLACEHOLDER
 from eyechart.seam import Reject, RejectKind
-from qwen3_vlm.config import Config
+from qwen3_vlm.config import Config, DataConfig
 
+# size: rows in a message
 SHOWN = 3
 """Maximum number of rows that a finding names."""
 _FAULT_OF = {
@@ -83,8 +88,23 @@ class RawRow:
     """The caption without white space at both ends."""
 
 
+def read_unprocessed(data: DataConfig, path: Path, rows: Sequence[int]) -> dict[int, RawRow]:
+    """Read rows of a data file by index, of any layout; rows that are not usable are left out.
+
+    Args:
+        data: layout and image root.
+        path: `data.json_file` or `data.eval_json`.
+        rows: indices of the rows.
+    """
+    opened = open_rows(path, data.layout, data.image_root)
+    if opened.understood.layout is LLAVA and isinstance(opened.records, JsonRecords):
+        return read_plainly(path, rows)
+    found, _ = simple_rows(opened.read(rows)[0])
+    return {row.row: RawRow(row.row, row.id, row.image, row.human, row.caption) for row in found}
+
+
 def read_plainly(path: Path, rows: Iterable[int]) -> dict[int, RawRow]:
-    """Read rows of a data file by index, using only a JSON parser; invalid rows are left out.
+    """Read rows in LLaVA's layout by index, using only a JSON parser; invalid rows are left out.
 
     Args:
         path: a file with a JSON list or JSON Lines, optionally gzipped.

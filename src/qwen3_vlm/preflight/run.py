@@ -25,24 +25,32 @@ from qwen3_vlm.preflight.corpus import corpus_findings, left_findings, read_corp
 from qwen3_vlm.preflight.corpus_captions import caption_findings
 from qwen3_vlm.preflight.flow import flow_findings
 from qwen3_vlm.preflight.frozen import Frozen
+from qwen3_vlm.preflight.modes import dropout_findings
 from qwen3_vlm.preflight.pairing import pairing_of
-from qwen3_vlm.preflight.pixels import processor_settings, references, settings_findings
-from qwen3_vlm.preflight.rows import RawRow, findings_of_error, read_plainly, reject_findings, spread
+from qwen3_vlm.preflight.pixels import processor_settings, references
+from qwen3_vlm.preflight.processor import settings_findings
+from qwen3_vlm.preflight.reading import reading_findings
+from qwen3_vlm.preflight.rows import RawRow, findings_of_error, read_unprocessed, reject_findings, spread
 from qwen3_vlm.preflight.text import Row, Tokens, not_in_front, rows_of
 from qwen3_vlm.preflight.text_labels import label_findings
 from qwen3_vlm.preflight.text_prompt import block_findings, template_findings, token_findings
 from qwen3_vlm.preflight.twins import same_captions, twin_findings
 from qwen3_vlm.preflight.view import View, view_of
 from qwen3_vlm.preflight.walk import Walk
-from qwen3_vlm.preflight.weights import reading_findings, weight_findings
+from qwen3_vlm.preflight.weights import weight_findings
 
+# size: rows that are decoded
 ROWS = 128
 """Number of rows per side of the split whose image is decoded."""
+# size: files that are compared
 _FILES = 20_000
 """Number of rows per side of which the text and the image file are checked without decoding the image."""
+# size: samples of the batch
 _BATCH = 4
 """Number of samples that go through the model."""
+# size: samples at a time
 _COLLATED = 16
+# size: captions that are read
 _READ_ALONE = 16
 """Number of captions that are scored by the language model without a picture."""
 
@@ -86,10 +94,10 @@ def preflight(prepared: Prepared, vlm: VLM, rows: int = ROWS, progress: Progress
     Raises:
         ValueError: the data file or a backbone's files cannot be read.
     """
-    was_training = vlm.training
+    was_training, dropping = vlm.training, dropout_findings(vlm)
     with torch.random.fork_rng(devices=[]):
         try:
-            return _Flight(prepared, vlm.eval(), rows, progress).fly()
+            return _Flight(prepared, vlm.eval(), rows, progress).fly(dropping)
         finally:
             vlm.train(was_training)
 
@@ -104,9 +112,10 @@ class _Flight:
         """Rows that the collator does not put at the left edge of their batch."""
         self.sides = (("train", prepared.train), ("eval", prepared.eval))
 
-    def fly(self) -> Preflight:
+    def fly(self, dropping: list[Finding]) -> Preflight:
+        """Run all checks; `dropping` are the findings about the mode of the model, which is in eval mode here."""
         raw = {side: self._raw(side) for side, _ in self.sides}
-        found = [*self._rejected(), *self._corpus(raw)]
+        found = [*dropping, *self._rejected(), *self._corpus(raw)]
         twins = same_captions(raw["train"], self._decoded("eval", raw["eval"]).values(), self._chosen("train"))
         raw = {side: self._decoded(side, rows) for side, rows in raw.items()}  # only the corpus checks need the others
         by_side, unread = self._read(raw)
@@ -140,7 +149,8 @@ class _Flight:
         if not any(f.code in ("wrong-preprocessing", "image-order", "pixels-unused") for f in found):
             found += pixel_findings(rows, self.prepared, settings)
         if not any(f.code == "wrong-preprocessing" for f in found):
-            found += settings_findings(self.prepared, settings)
+            samples = [row.sample for row in by_side["train"]]
+            found += settings_findings(self.prepared, settings, self.vlm, samples)
         found += left_findings(self.prepared.split)
         shown = next((row for row in rows if row.targets), rows[0] if rows else None)
         view = view_of(shown, self.vlm.patch_id, self.tokens) if shown else None
@@ -153,7 +163,7 @@ class _Flight:
         data = self.config.data
         file = data.eval_json if side == "eval" and data.eval_json else data.json_file
         positions = spread(_FILES, len(wanted))
-        return read_plainly(Path(file), sorted({wanted[p] for p in positions} | self._chosen(side)))
+        return read_unprocessed(data, Path(file), sorted({wanted[p] for p in positions} | self._chosen(side)))
 
     def _chosen(self, side: str) -> set[int]:
         """Return the rows of one side whose images are decoded."""

@@ -19,9 +19,12 @@ from qwen3_vlm.preflight.view import Span, View
 
 _COLOURS = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
 _KINDS = {"prompt": ("prompt", ""), "image": ("IMAGE ", "cyan"), "label": ("LABEL ", "green")}
+# size: spans that are printed
 _MOST_SPANS = 12
+# size: letters that are printed
 _LONG = 200
 _RUN = re.compile(r"(<\|[^|<>]+\|>)(\s?)(?:\1\2){2,}")
+# size: figures that are printed
 _FIGURES = 8
 
 

@@ -12,6 +12,7 @@ from eyechart.seam import IGNORE_INDEX, Batch, Sample
 from qwen3_vlm.data.prompt import END, PATCH, START
 from qwen3_vlm.preflight.rows import RawRow
 
+# size: letters in a message
 _SHORT = 60
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eyechart.faults.table import agree, finding
@@ -16,16 +12,8 @@ from eyechart.models.checkpoint import safetensors_of, tensors_in
 from eyechart.results import Finding
 from qwen3_vlm.build import Prepared
 from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.preflight.text import Tokens
 from qwen3_vlm.shipped import locate
 
-_OUTER = 2
-"""Number of tokens of an answer that are not judged: the first one, which has no context, and EOS."""
-_JUDGED = 32
-"""Minimum number of judged tokens; with fewer tokens there is no finding."""
-_EXCHANGES = 8
-_CLEARLY = 2.5
-"""Number of standard deviations by which the loss must be below that of random ids to be clearly better."""
 _FIX_ABSENT = "copy or download the checkpoint again: these weights are not in it, so they are random"
 _FIX_DIFFERS = (
     "look for code that changes it after loading (a resize of the embeddings, an init, an optimizer that holds frozen "
@@ -81,68 +69,6 @@ def _part(setting: str, name: str, model: nn.Module) -> list[Finding]:
                 )
             ]
     return _never_trained(setting, name, model)
-
-
-@torch.no_grad()
-def reading_findings(name: str, vlm: VLM, tokens: Tokens, captions: Sequence[str]) -> list[Finding]:
-    """Check that the language model can read the captions without a picture, with the ids that the tokenizer gives.
-
-    A model that knows nothing has a loss of ln V nats per token, where V is the size of the vocabulary. A loss above ln
-    V means that the model confidently expects other tokens: either it was trained with other ids for these words, or it
-    was never trained on this kind of text. In the second case, the loss is clearly higher still if the ids are replaced
-    by random ones, and there is no finding. Otherwise the two cases cannot be distinguished here, and the finding is a
-    warning.
-    """
-    rows = len(vlm.llm.model.get_input_embeddings().weight)
-    answers = [tokens.answer(caption) for caption in captions]
-    if not answers or max(map(max, answers)) >= rows:
-        return []  # another check reports ids without a row in the table
-    judged = sum(max(0, len(answer) - _OUTER) for answer in answers)
-    if judged < _JUDGED:
-        return []  # too few tokens; how very short captions begin and end depends on the data set
-    nll, guess = _read(vlm, tokens.eos, answers), math.log(rows)
-    if not nll > guess:
-        return []
-    # For text of an unknown kind, its own ids still give a lower loss than random ones; for wrong ids they do not.
-    known = sorted({i for answer in answers for i in answer} - {tokens.eos})
-    rng = np.random.default_rng(0)
-    exchanged = []
-    for _ in range(_EXCHANGES):
-        other = dict(zip(known, rng.choice(rows, len(known), replace=False).tolist(), strict=True))
-        exchanged.append(_read(vlm, tokens.eos, [[other.get(i, i) for i in answer] for answer in answers]))
-    if nll < float(np.mean(exchanged)) - _CLEARLY * float(np.std(exchanged)):
-        return []
-    return [
-        finding(
-            "token-id-mismatch",
-            f"model.llm {name} reads these captions worse than a random guess: {nll:.2f} nats per token without "
-            f"any picture, while a random guess among its {rows} tokens costs {guess:.2f}; its tokenizer gives "
-            "words other ids than it was trained with, its weights were not trained, or it was never trained on such "
-            "text",
-            "use tokenizer.json and weights from the same trained checkpoint; if they already are, use a language "
-            "model that was trained on the language of these captions",
-            "warning",
-            nats_per_token=round(nll, 4),
-            with_other_ids=round(float(np.mean(exchanged)), 4),
-            ln_vocabulary=round(guess, 4),
-            captions=len(captions),
-        )
-    ]
-
-
-def _read(vlm: VLM, eos: int, answers: Sequence[Sequence[int]]) -> float:
-    """Return the loss in nats per judged token of texts that follow EOS.
-
-    Each text is read by itself and through embeddings, as in training.
-    """
-    nll, count = 0.0, 0
-    for answer in answers:
-        ids_T = torch.tensor([eos, *answer], device=vlm.device)
-        embeds_1TE = vlm.llm.model.get_input_embeddings()(ids_T[None])
-        logits_TK = vlm.llm.model(inputs_embeds=embeds_1TE, use_cache=False).logits[0].float()
-        nll += float(F.cross_entropy(logits_TK[1:-2], ids_T[2:-1], reduction="sum"))
-        count += max(0, len(answer) - _OUTER)
-    return nll / count
 
 
 def _unlike(differ: list[str], absent: list[str], total: int) -> str:

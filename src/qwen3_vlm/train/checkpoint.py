@@ -3,7 +3,8 @@
 Files are written atomically and read without running code. Top-level keys: `resampler`, `projector` and optionally
 `vision_ln` (the connector's state dicts, with the names of the older format), `step` (number of batches done, over all
 ranks), `progress` (epoch, and the batches and counts of this epoch so far), `optimizer`, `rng`, `config` (YAML),
-`config_hash`, `backbones` (name and fingerprint of each), `versions`. A checkpoint contains only plain tensors,
+`config_hash`, `backbones` (name, width and digest of each), `versions`, `evidence` (`train.evidence.record`: the rows
+of both sides of the split, identities, digests, the canary). A checkpoint contains only plain tensors,
 numbers, strings, lists and dicts, so that `torch.load(weights_only=True)` can read all of it. A file of the older
 format contains only the connector: it can be scored but not resumed.
 """
@@ -26,11 +27,17 @@ from eyechart.exits import InputError
 from eyechart.files import atomic
 from qwen3_vlm.config import Config, apply_overrides
 from qwen3_vlm.models.connector import Connector
+from qwen3_vlm.train.damage import refuse_broken_file
 
 _NAME = re.compile(r"checkpoint_(\d+)\.pt")
 PARTS = ("vision_ln", "resampler", "projector")
 """Names of the parts of a connector, in the order of the forward pass."""
-_TYPES = {"step": int, "updates": int, "config": str, "backbones": dict, "progress": dict, "optimizer": dict}
+JUDGING = ("ablation", "coverage")
+"""Sections of the config that determine how a checkpoint is judged. They are never taken from a checkpoint."""
+_TYPES = {
+    **{"step": int, "updates": int, "config": str, "backbones": dict, "progress": dict, "optimizer": dict},
+    "evidence": dict,
+}
 
 Payload = dict[str, Any]
 
@@ -105,11 +112,13 @@ def load_checkpoint(path: Path) -> Payload:
     """Read a checkpoint without running anything in it.
 
     Raises:
+        NamedInputError: `file-damaged`: bytes of the file have changed since it was saved.
         ValueError: the file is missing, is truncated, is not a checkpoint, or is a pickle that would run code.
     """
     if not path.is_file():
         near = ", ".join(p.name for p in find_checkpoints(path.parent)) if path.parent.is_dir() else ""
         raise ValueError(f"{path}: no such checkpoint; in {path.parent}: {near or 'no checkpoint'}")
+    refuse_broken_file(path)
     try:
         with warnings.catch_warnings():
             # PyTorch warns about pickle protocols of files that the next lines reject.
@@ -152,6 +161,8 @@ def config_tree(payload: Payload, path: Path) -> dict[str, Any]:
 def stored_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Return the config that a checkpoint was trained with, changed by command-line overrides.
 
+    The sections `ablation` and `coverage` have their defaults: a checkpoint does not decide how it is judged.
+
     Raises:
         ValueError: the checkpoint cannot be read, or it has the older format, which contains no config.
     """
@@ -162,7 +173,8 @@ def config_of(payload: Payload, path: Path, overrides: Sequence[str] = ()) -> Co
     """Do the same as `stored_config` for a checkpoint that has already been read."""
     if "config" not in payload:
         raise ValueError(f"{path}: a checkpoint of the older format, which contains no config; set --config")
-    return apply_overrides(config_tree(payload, path), overrides, f"{path} (its stored config)")
+    tree = {key: value for key, value in config_tree(payload, path).items() if key not in JUDGING}
+    return apply_overrides(tree, overrides, f"{path} (its stored config)")
 
 
 def restore_connector(connector: Connector, payload: Payload, path: Path) -> None:
@@ -184,20 +196,6 @@ def restore_connector(connector: Connector, payload: Payload, path: Path) -> Non
     for part in PARTS:
         if payload.get(part) is not None:
             getattr(connector, part).load_state_dict(payload[part])
-
-
-def refuse_other_backbones(payload: Payload, now: dict[str, dict[str, Any]], path: Path) -> None:
-    """Reject a checkpoint that was trained with other backbones. Files of the older format do not record backbones.
-
-    Raises:
-        InputError: a fingerprint differs; the message shows both identities.
-    """
-    for part, then in payload.get("backbones", {}).items():
-        if then["fingerprint"] != now[part]["fingerprint"]:
-            shown = " against ".join(f"{i['name']} (width {i['width']}, {i['fingerprint']})" for i in (then, now[part]))
-            raise InputError(
-                f"{path}: trained with another model.{part}: {shown}", "name the backbone it was trained with"
-            )
 
 
 def _compare(expected: dict[str, Tensor], got: dict[str, Any], part: str, path: Path) -> None:

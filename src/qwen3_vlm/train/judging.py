@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eyechart.exits import FaultsFoundError, NonFiniteError
+from eyechart.faults.learning_rate import diagnose_step, typical_size
 from eyechart.faults.pairing import diagnose_pairing
 from eyechart.faults.table import finding, page_of, rank
 from eyechart.progress import progress_bar, say
 from eyechart.results import Finding
+from eyechart.scoring.batching import collate
 from qwen3_vlm.preflight import preflight
 from qwen3_vlm.preflight.corpus import leak_named
 from qwen3_vlm.preflight.twins import cached_twins
@@ -20,7 +22,10 @@ from qwen3_vlm.train.findings_log import write_findings
 from qwen3_vlm.train.looks import read_looks
 from qwen3_vlm.train.readiness import cache_findings, optimizer_findings, order_findings
 from qwen3_vlm.train.run import Run
-from qwen3_vlm.train.watch import end_findings, never_opened
+from qwen3_vlm.train.watch import beats_fresh, end_findings, never_opened
+
+_LOOKED_AT = 16
+"""Number of held-out samples, as in a look."""
 
 
 def look_before(run: Run) -> list[Finding]:
@@ -35,6 +40,7 @@ def look_before(run: Run) -> list[Finding]:
         *flight.findings,
         *optimizer_findings(run.vlm, run.optimizer),
         *order_findings(len(run.train_set), run.plan(0)),
+        *diagnose_step(run.config.train.lr, typical_size(dict(run.vlm.connector.named_parameters()))),
     ]
     if flight.pairing is not None:
         found += diagnose_pairing(flight.pairing, ignored=False)  # the connector is not trained yet
@@ -50,7 +56,7 @@ def look_after(run: Run) -> list[Finding]:
     """Return `end_findings` of a run on the main process, and an empty list on the others."""
     if not run.accelerator.is_main_process:
         return []
-    return end_findings(run.vlm, run.eval_set, run.prepared.inputs.pad_id, read_looks(run.folder))
+    return end_findings(run.vlm, run.eval_set, run.prepared.inputs.pad_id, read_looks(run.folder), run.config.seed)
 
 
 def note(run: Run, found: Sequence[Finding], force: bool) -> None:
@@ -95,8 +101,18 @@ def watch_look(run: Run) -> None:
     """
     if run.looking is None or not run.looking.steps[-1] / 2 <= run.step < run.looking.steps[-1]:
         return
-    for f in never_opened(read_looks(run.folder)):
+    for f in never_opened(read_looks(run.folder), lambda: _learnt(run)):
         say(f"so far {f.severity} {_said(f)}")
+
+
+def _learnt(run: Run) -> bool:
+    """Return whether the visual tokens of held-out samples beat those of fresh connectors by now."""
+    items = [run.eval_set[place] for place in range(min(_LOOKED_AT, len(run.eval_set)))]
+    was_training = run.vlm.training
+    try:
+        return beats_fresh(run.vlm.eval(), collate(items, run.prepared.inputs.pad_id), run.config.seed)
+    finally:
+        run.vlm.train(was_training)
 
 
 def _act(run: Run, found: list[Finding], force: bool) -> None:

@@ -21,6 +21,7 @@ from eyechart.scoring.batching import collate
 from eyechart.seam import Batch, Reject
 from qwen3_vlm.build import backbone_identities
 from qwen3_vlm.train.checkpoint import Payload, connector_state, prune_checkpoints, save_checkpoint
+from qwen3_vlm.train.evidence.record import KEY, make_evidence
 from qwen3_vlm.train.guards import memory_explained
 from qwen3_vlm.train.judging import note_non_finite, watch_epoch, watch_look, watch_update
 from qwen3_vlm.train.looks import append_look
@@ -257,8 +258,11 @@ def _close_epoch(run: Run, last_lr: float, grad_norm: float) -> tuple[Reject, ..
 def save(run: Run) -> None:
     """Write checkpoint_<step>.pt. Only the main process writes the file, and all processes wait for it."""
     if run.accelerator.is_main_process:
+        parts = connector_state(run.vlm.connector)
+        with memory_explained(run.sizes, "evaluating"):
+            evidence = make_evidence(run.config, run.prepared, run.vlm, parts, run.canary)
         payload: Payload = {
-            **connector_state(run.vlm.connector),
+            **parts,
             "step": run.step,
             "updates": run.updates,
             "progress": run.progress.to_plain(),
@@ -269,6 +273,7 @@ def save(run: Run) -> None:
             "backbones": backbone_identities(run.config.model, run.vlm),
             "data": run.data_identity(),
             "versions": _versions(),
+            KEY: evidence,
         }
         save_checkpoint(run.checkpoint, payload)
         prune_checkpoints(run.folder, run.config.train.keep_last, run.config.train.keep_every)

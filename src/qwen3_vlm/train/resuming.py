@@ -12,7 +12,6 @@ import torch
 
 from eyechart.exits import NamedInputError
 from eyechart.settings import flatten
-from qwen3_vlm.build import backbone_identities
 from qwen3_vlm.config import Config
 from qwen3_vlm.train.checkpoint import (
     PARTS,
@@ -21,9 +20,9 @@ from qwen3_vlm.train.checkpoint import (
     connector_state,
     find_checkpoints,
     load_checkpoint,
-    refuse_other_backbones,
     restore_connector,
 )
+from qwen3_vlm.train.evidence.record import compare, evidence_of, refuse_backbones_of
 from qwen3_vlm.train.findings_log import FINDINGS_NAME, forget_findings
 from qwen3_vlm.train.looks import LOOKS_NAME, forget_looks
 from qwen3_vlm.train.run import Run
@@ -54,6 +53,7 @@ _FREE = {
     "train.keep_every",
     "train.tracker",
     "train.ablate_every",
+    "train.canary",
 }
 
 
@@ -100,7 +100,8 @@ def restore(run: Run, resumption: Resumption) -> None:
         ValueError: the checkpoint has other backbones or another shape, or contains values that are not finite.
     """
     payload, path = resumption.payload, resumption.path
-    refuse_other_backbones(payload, backbone_identities(run.config.model, run.vlm), path)
+    evidence_of(payload, path)
+    refuse_backbones_of(payload, run.config, run.prepared.inputs, run.vlm, path)
     restore_connector(run.vlm.connector, payload, path)
     try:
         run.optimizer.load_state_dict(payload["optimizer"])
@@ -141,6 +142,8 @@ def verify(run: Run, resumption: Resumption) -> None:
         or (run.step, run.updates) != (payload["step"], payload["updates"]),
         **{f"the data ({name})": now[name] != value for name, value in then.items()},
     }
+    found = compare(payload, run.config, run.prepared.inputs, run.vlm, resumption.path, run.prepared)
+    wrong |= {f.message: True for f in found if f.severity == "error"}
     differ = [name for name, is_wrong in wrong.items() if is_wrong]
     if differ:
         raise NamedInputError(

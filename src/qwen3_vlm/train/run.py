@@ -14,6 +14,7 @@ from qwen3_vlm.build import Prepared
 from qwen3_vlm.config import Config
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.train.checkpoint import checkpoint_path
+from qwen3_vlm.train.evidence.canary import Canary
 from qwen3_vlm.train.guards import Interrupt, Sizes
 from qwen3_vlm.train.looks import Looking
 from qwen3_vlm.train.schedule import Window, plan_epoch
@@ -39,6 +40,8 @@ class Run:
     interrupt: Interrupt = field(default_factory=Interrupt)
     looking: Looking | None = None
     """The looks; None on processes other than the main one, or if there are no looks."""
+    canary: Canary | None = None
+    """The rows that are scored at each save; None on processes other than the main one, or if there are none."""
     watch: Watch | None = None
     """The checks that every process makes during training; None in a dry run."""
     unread: dict[int, Reject] = field(default_factory=dict)

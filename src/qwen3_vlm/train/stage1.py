@@ -20,6 +20,7 @@ from qwen3_vlm.config import Config
 from qwen3_vlm.data.splits import save_split
 from qwen3_vlm.train.disk import require_space
 from qwen3_vlm.train.estimate import shape_lines, time_line
+from qwen3_vlm.train.evidence.canary import prepare_canary
 from qwen3_vlm.train.features import cache_features, wants_cache
 from qwen3_vlm.train.guards import memory_explained, ranks_watched
 from qwen3_vlm.train.judging import look_after, look_before, note, stop_on_errors
@@ -70,6 +71,7 @@ def train_run(config: Config, resume: bool = False, overwrite: bool = False, for
         start_tracker(accelerator, run.folder, config.model_dump(mode="json"))
         _say(run, shape_lines(run))
         _prepare_looks(run)
+        _prepare_canary(run)
         with run.interrupt.watched():
             while run.progress.epoch < config.train.epochs:
                 run_epoch(run)
@@ -148,6 +150,13 @@ def _prepare_looks(run: Run) -> None:
     with memory_explained(run.sizes, "evaluating"):
         run.looking = start_looking(steps, run.vlm, run.eval_set, margin, run.config.seed)
     _say(run, plan_line(run.looking, settings.ablate_every))
+
+
+def _prepare_canary(run: Run) -> None:
+    """Prepare the rows that are scored at each save, on the main process alone, which writes the checkpoints."""
+    if run.config.train.canary and run.accelerator.is_main_process:
+        with memory_explained(run.sizes, "evaluating"):
+            run.canary = prepare_canary(run.prepared, run.eval_set, run.vlm)
 
 
 def _claim_folder(run: Run, resumption: Resumption | None, overwrite: bool) -> None:

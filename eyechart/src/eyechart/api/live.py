@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -16,11 +15,8 @@ from eyechart.api.source import asked
 from eyechart.data.choice import draw_rows
 from eyechart.exits import InputError
 from eyechart.models.unchanged import kept_randomness
-from eyechart.results import Ablation
-from eyechart.scoring.ablation import ablate
-from eyechart.scoring.plan import Plan
 from eyechart.seam import Batch, Row, ScorerOfBatches
-from eyechart.settings import AblationSettings, ScoreSettings
+from eyechart.settings import ScoreSettings
 
 BatchDict = Mapping[str, Any]
 """A batch as a collator made it."""
@@ -112,20 +108,6 @@ def batches_of(rows: Any, given: LiveArguments) -> tuple[Iterable[BatchDict], in
         f"rows: expected rows, a Dataset, a DataLoader or batch dicts for a live model, got {type(rows).__name__}",
         "pass one of them",
     )
-
-
-@torch.no_grad()
-def look(scorer: Any, seed: int = 42) -> Ablation:
-    """Score `correct` and one derangement only, for looks while training.
-
-    Args:
-        scorer: a live model with its batches, from `eyechart.models.opening.open_live`; it can be used again and again
-            while the model trains.
-        seed: seed of the donors.
-    """
-    plan = Plan(("correct", "shuffled"), AblationSettings(derangements=1), seed)
-    with scorer.live.running():
-        return ablate(scorer, scorer.batches, plan)[0]
 
 
 def _chosen(rows: str | Path | Sequence[Row], given: LiveArguments) -> Sequence[Row]:

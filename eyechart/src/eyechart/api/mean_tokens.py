@@ -20,7 +20,7 @@ def shared_images(wanted: Asked, averaged: Sequence[Row], train_file: Path) -> l
     """Return a remark if some training images are also scored, because the mean then includes scored images."""
     images = {row.image for row in averaged}
     shared = len(images & {row.image for row in wanted.rows})
-    same_file = wanted.file is not None and train_file.samefile(wanted.file)
+    same_file = wanted.file is not None and train_file.resolve() == wanted.file.resolve()
     if not shared and not same_file:
         return []
     code: RemarkCode = "mean-of-the-scored-file" if same_file else "mean-has-seen-scored-images"

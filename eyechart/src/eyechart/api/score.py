@@ -17,7 +17,7 @@ from eyechart.api.mean_tokens import mean_over_batches, mean_over_rows, shared_i
 from eyechart.api.source import Asked, Source, asked, require_file
 from eyechart.data.choice import even_choice
 from eyechart.data.dataset import count_rejects, judge_rejects
-from eyechart.data.llava import read_rows
+from eyechart.data.reader import folder_of, read_rows
 from eyechart.exits import InputError
 from eyechart.faults.diagnosis import RunEvidence, diagnose_run
 from eyechart.faults.probes import probe
@@ -129,7 +129,8 @@ def measure(
     names = tuple(name for name in names if name not in absent)
     remarks, mean = [*about.remarks, *tested.remarks, *left_out], None
     if "mean-token" in names and train_file is not None:
-        lenders = read_rows(train_file, image_root=wanted.image_root or train_file.parent)
+        lender_root = wanted.image_root or folder_of(train_file)
+        lenders = read_rows(train_file, image_root=lender_root, layout=settings.layout)
         shared = shared_images(wanted, lenders[0][: settings.ablation.mean_token_images], train_file)
         remarks += shared
         for remark in shared if ranks.index == 0 else []:

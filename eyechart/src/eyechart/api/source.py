@@ -11,7 +11,7 @@ from typing import overload
 from eyechart.data.choice import draw_rows
 from eyechart.data.dataset import count_rejects
 from eyechart.data.encoded import IMAGE_CUT
-from eyechart.data.llava import count_rows, read_rows
+from eyechart.data.reader import folder_of, open_rows, simple_rows
 from eyechart.results import Coverage
 from eyechart.scoring.batching import collate
 from eyechart.scoring.contract import read_batch, require_batch
@@ -59,9 +59,10 @@ def asked(
         raise ValueError(f"--image_root: expected the folder that image paths are relative to; {root} is not a folder")
     if isinstance(rows, str | Path):
         file = require_file("--data", rows)
-        chosen = draw_rows(count_rows(file), settings.seed)[:requested]
-        root = str(file.parent) if root is None else root
-        found, rejects = read_rows(file, chosen, root)
+        root = str(folder_of(file)) if root is None else root
+        opened = open_rows(file, settings.layout, root)
+        chosen = draw_rows(len(opened), settings.seed)[:requested]
+        found, rejects = simple_rows(*opened.read(chosen))
         return Asked(tuple(found), None, tuple(rejects), requested, file, root)
     items = list(rows)
     given = [item for item in items if isinstance(item, Row)]
@@ -82,13 +83,13 @@ def asked(
 
 
 def require_file(flag: str, path: str | Path) -> Path:
-    """Return the path of a data file.
+    """Return the path of a data file, of a folder with a data set, or a pattern of files.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: there is no such file or folder.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"{flag}: expected a data file in LLaVA-Pretrain layout, but there is no file at {path}")
+    if not Path(path).exists() and "*" not in Path(path).name:
+        raise ValueError(f"{flag}: expected a data file or a folder with a data set, but there is none at {path}")
     return Path(path)
 
 

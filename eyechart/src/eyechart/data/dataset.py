@@ -151,7 +151,7 @@ def too_many_rejected(
 
 def _summary(rejects: Sequence[Reject], total: int, label: str) -> str:
     counts = ", ".join(f"{reason} {count}" for reason, count in Counter(r.reason for r in rejects).most_common())
-    examples = "; ".join(f"row {r.row}: {r.reason} ({r.detail})" for r in _examples(rejects))
+    examples = "; ".join(f"row {r.row}: {r.reason} ({r.detail})" for r in examples_of(rejects))
     share = 100 * len(rejects) / max(1, total)
     return f"{len(rejects)} of {total} {label} rows are unusable ({share:.3g}%): {counts}. For example {examples}"
 
@@ -163,7 +163,7 @@ def _say_once(line: str) -> None:
         sys.stderr.write(f"{line}\n")
 
 
-def _examples(rejects: Sequence[Reject], count: int = 3) -> list[Reject]:
+def examples_of(rejects: Sequence[Reject], count: int = 3) -> list[Reject]:
     """Return up to `count` rejects, with as many different reasons as possible."""
     firsts = {r.reason: r for r in reversed(rejects)}
     different = sorted(firsts.values(), key=lambda r: r.row)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import os
 import stat
 import warnings
@@ -25,6 +26,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from eyechart.seam import RejectKind
+from eyechart.stored import StoredImageError, image_bytes, place_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,7 +119,8 @@ def load_image(path: Path, spec: ImageSpec, max_pixels: int) -> Tensor:
     """Decode an image, upright and on white, and resize it to the tower's size.
 
     Args:
-        path: image file; if it is an animation, the first frame is used.
+        path: image file, or address of an image inside a file (`eyechart.stored`); of an animation, the first frame is
+            used.
         spec: size and filter.
         max_pixels: larger images are rejected before they are decoded.
 
@@ -146,16 +149,31 @@ def load_thumbnail(path: Path, side: int, max_pixels: int) -> Image.Image:
     return _with_image(path, max_pixels, shrink)
 
 
+def image_facts(path: Path, max_pixels: int) -> tuple[int, int, str]:
+    """Decode an image and return its width and height in pixels as stored, and its format, such as `PNG`.
+
+    Raises:
+        ImageError: as for `load_image`.
+    """
+
+    def facts(image: Image.Image) -> tuple[int, int, str]:
+        _check_size(image.size, max_pixels)
+        image.load()
+        return image.width, image.height, str(image.format)
+
+    return _with_image(path, max_pixels, facts)
+
+
 def _with_image(path: Path, max_pixels: int, use: Callable[[Image.Image], _Made]) -> _Made:
     """Open an image file and return the result of `use` for it; every error becomes an ImageError."""
-    _require_file(path)
+    source = _source(path)
     # Pillow's own limit on pixels would otherwise override ours.
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)
     # Pillow warns about large images (we have our own limit), damaged EXIF data (read as upright) and similar.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(path, formats=_formats()) as image, _libtiff_quiet(image):
+            with Image.open(source, formats=_formats()) as image, _libtiff_quiet(image):
                 return use(image)
         except ImageError:
             raise
@@ -203,6 +221,24 @@ def _libtiff_quiet(image: Image.Image) -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def _source(path: Path) -> Path | io.BytesIO:
+    """Return what Pillow opens: the path of a file with content, or the bytes of an image inside a file."""
+    if place_of(path) is None:
+        _require_file(path)
+        return path
+    try:
+        data = image_bytes(path)
+    except FileNotFoundError as error:
+        raise ImageError("image missing", f"no such file: {error.filename}", RejectKind.NO_FILE) from error
+    except StoredImageError as error:
+        raise ImageError("image unreadable", str(error)) from error
+    except Exception as error:
+        raise _damaged(error) from error  # the file around the image is damaged
+    if not data:
+        raise ImageError("image empty", "0 bytes", RejectKind.NO_FILE)
+    return io.BytesIO(data)
 
 
 def _require_file(path: Path) -> None:

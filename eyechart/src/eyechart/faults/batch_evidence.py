@@ -17,6 +17,7 @@ from eyechart.processors.arrays import AnyArray
 from eyechart.processors.geometry import Geometry, read_geometry
 from eyechart.processors.pixel_entries import PIXEL_KEYS
 
+# size: names shown
 _SHOWN = 6
 """Maximum number of rows that a message lists."""
 
@@ -98,8 +99,10 @@ class BatchEvidence:
     @property
     def pixels_named(self) -> bool:
         """Whether the batch has pixels, or features of images that were computed before."""
-        features = any(word in str(key) for key in self.batch for word in ("embeds", "features", "mm_encoder"))
-        return features or any(self.batch.get(key) is not None for key in PIXEL_KEYS)
+        words = ("embeds", "features", "mm_encoder", "image_patches")
+        named = [str(key) for key in self.batch if self.batch[key] is not None]
+        features = any(word in key for key in named for word in words)
+        return features or any(key in PIXEL_KEYS for key in named)
 
     @property
     def unanswered(self) -> list[int]:

@@ -21,6 +21,7 @@ from eyechart.processors.pixel_entries import PixelLayout
 from eyechart.processors.pixel_images import Normalisation, normalisation_of, numbers_of
 from eyechart.results import Finding
 
+# exact: one grey level
 _BYTE = 1 / 255
 KNOWN = {
     "values of 0 to 255, neither rescaled nor normalised": Normalisation(1.0, (0.0,) * 3, (1.0,) * 3),
@@ -32,16 +33,22 @@ KNOWN = {
     ),
 }
 """Settings that image processors are published with."""
+# size: values looked at
 _MOST = 20_000
 """Maximum number of values that are compared, drawn evenly from all images."""
+# measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _NEAR = 0.02
 """Maximum distance from a whole byte, apart from rounding; 32-bit rounding is about 1e-4 of a byte."""
+# measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _SHARE = 0.99
 """Share of values that have to be near whole bytes; for a wrong pair, about 0.04 of them are by chance."""
+# measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _COARSEST = 0.1
 """Maximum rounding error, in bytes, of a value that is compared; 16-bit numbers near 0 are exact enough."""
+# measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _FEWEST = 30
-"""Minimum number of values that have to be exact enough: of a wrong pair, one in five is near a whole byte by chance."""
+"""Minimum number of values that are exact enough; of a wrong pair, one in five is near a whole byte by chance."""
+# measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _OVERSHOOT = 0.15
 """Tolerance of the range, as a share of it: bicubic resizing of numbers instead of bytes overshoots at edges."""
 

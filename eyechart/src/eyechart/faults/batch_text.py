@@ -13,6 +13,7 @@ from eyechart.processors.arrays import AnyArray, matrix_of
 from eyechart.processors.image_ids import image_ids_of
 from eyechart.results import Finding
 
+# exact: transformers' value
 _IMAGE_TYPE = 1
 """Token type of image positions in `mm_token_type_ids` (2 is video)."""
 

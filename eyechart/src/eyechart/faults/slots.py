@@ -21,6 +21,7 @@ import torch
 from eyechart.faults.changes import select, with_slots, without_images
 from eyechart.seam import IGNORE_INDEX, Batch, ScorerOfBatches, VisualTokens
 
+# size: groups of slots that are swapped
 _GROUPS = 16
 
 

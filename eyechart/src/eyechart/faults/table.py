@@ -35,7 +35,9 @@ class Fault:
 
 
 FAULTS: dict[str, Fault] = {
-    # Data files.
+    # Files.
+    "file-damaged": Fault("error", "the checkpoint is not the file that was saved"),
+    "data-changed": Fault("error", "the data are not those of the training"),
     "images-unreadable": Fault("error", "images that cannot be read", by_share=True),
     "images-degenerate": Fault("warning", "repeated or blank images"),
     "captions-degenerate": Fault("warning", "few different captions"),
@@ -43,6 +45,7 @@ FAULTS: dict[str, Fault] = {
     "split-leak": Fault("error", "held-out images are in training", by_share=True),
     "held-out-differs": Fault("warning", "held-out captions use different words than training captions"),
     # Text and tokenisation.
+    "tokenizer-changed": Fault("error", "the tokenizer is not that of the training"),
     "older-image-block": Fault("warning", "the checkpoint was trained with another image block"),
     "token-id-mismatch": Fault("error", "tokenizer and language model disagree about an id"),
     "placeholder-split": Fault("error", "the image block is not one id per position"),
@@ -50,6 +53,7 @@ FAULTS: dict[str, Fault] = {
     "placeholder-in-caption": Fault("error", "a caption contains an image token", by_share=True),
     "placeholder-count": Fault("error", "image positions and visual tokens differ in number"),
     "special-token-is-eos": Fault("warning", "a delimiter of the image block has the same embedding as the EOS token"),
+    "delimiters-alike": Fault("warning", "start and end of the image block have one and the same embedding"),
     "template-unstable": Fault("error", "the prompt alone is not a prefix of prompt and answer"),
     "image-truncated": Fault("error", "max_seq_len cuts into the image block"),
     "answer-truncated": Fault("error", "max_seq_len cuts captions or their end", by_share=True),
@@ -63,17 +67,21 @@ FAULTS: dict[str, Fault] = {
     "padding-labelled": Fault("error", "padding has labels"),
     "answer-partly-labelled": Fault("error", "part of the caption has no label"),
     "eos-unlabelled": Fault("error", "the end of a caption is never learnt"),
+    "prompt-changed": Fault("error", "the token ids or labels are not those of the training"),
     # Inputs and model.
     "wrong-preprocessing": Fault("error", "pixels are not preprocessed as in the tower's training"),
     "resolution-differs": Fault("warning", "images have another resolution than the processor's"),
     "tower-uninitialised": Fault("error", "frozen weights are random"),
+    "dropout-active": Fault("error", "a frozen part is in train mode, and its dropout is active"),
     "captions-unread": Fault("error", "the language model does not read these captions"),
     "frozen-moved": Fault("error", "a frozen part changed"),
+    "backbone-changed": Fault("error", "a frozen part is not that of the training"),
     "non-finite": Fault("error", "NaN or infinity"),
     "connector-not-loaded": Fault("error", "the trained connector is not the one in use", synonyms=("no-gradient",)),
     "pixels-unused": Fault("error", "the pixels never reach the model"),
     "features-altered": Fault("error", "the connector does not receive the features of the tower's last layer"),
     "image-order": Fault("error", "samples get each other's images"),
+    "pixels-changed": Fault("error", "the pixels are not those of the training"),
     "not-injected": Fault("error", "visual tokens are computed but not placed", synonyms=("image-masked",)),
     "image-masked": Fault("error", "attention cannot see the image positions", synonyms=("not-injected",)),
     "placeholder-offset": Fault("error", "visual tokens are placed next to their positions"),
@@ -84,6 +92,8 @@ FAULTS: dict[str, Fault] = {
     "batch-dependent": Fault("error", "a caption's loss depends on its neighbours in the batch"),
     # Training and scores.
     "resume-drift": Fault("error", "the resumed run is not the run that was interrupted"),
+    "learning-rate-too-high": Fault("error", "the learning rate is far too high for the connector's weights"),
+    "learning-rate-too-low": Fault("error", "the learning rate is far too low for the connector's weights"),
     "no-gradient": Fault("error", "the connector's weights do not change", synonyms=("connector-not-loaded",)),
     "gradients-kept": Fault("error", "gradients of earlier updates are never cleared"),
     "scale-mismatch": Fault("error", "visual tokens are far larger or smaller than text embeddings"),
@@ -96,9 +106,10 @@ FAULTS: dict[str, Fault] = {
         "the visual tokens act as a constant prompt",
         synonyms=("pairs-mismatched", "collapsed"),
     ),
+    "visual-tokens-changed": Fault("error", "the same pixels give other visual tokens than in training"),
     "loss-not-reproduced": Fault("error", "scoring gives a different loss than training logged"),
     "picture-harmful": Fault("error", "captions are less likely with the right picture than without a picture"),
-    "slots-dead": Fault("warning", "most visual tokens contain no information"),
+    "slots-dead": Fault("warning", "at least half of the visual tokens contain no information"),
     "eval-too-small": Fault("note", "too few samples to decide"),
     "under-trained": Fault("note", "training may have ended too early"),
 }
@@ -156,6 +167,7 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "resolution-differs": ("placeholder-count", *_UNLIKE_TRAINING),
     "wrong-preprocessing": ("tower-uninitialised", *_WRONG_LOSS),
     "tower-uninitialised": ("captions-unread", "scale-mismatch", *_WRONG_LOSS),
+    "dropout-active": ("features-altered", "image-order", "batch-dependent", "frozen-moved", *_WRONG_LOSS),
     "captions-unread": ("scale-mismatch", *_BLIND),
     "frozen-moved": ("captions-unread", *_WRONG_LOSS),
     "non-finite": ("no-gradient", "loss-not-reproduced", "scale-mismatch", *_BLIND),
@@ -172,6 +184,15 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "leak": ("labels-unshifted", *_WRONG_LOSS),
     "batch-dependent": ("loss-not-reproduced", "picture-harmful"),
     "resume-drift": ("loss-not-reproduced",),
+    "learning-rate-too-high": (
+        "non-finite",
+        "pixels-unused",
+        "connector-not-loaded",
+        "scale-mismatch",
+        "captions-unread",
+        *_BLIND,
+    ),
+    "learning-rate-too-low": ("captions-unread", "scale-mismatch", *_BLIND),
     "no-gradient": ("connector-not-loaded", *_BLIND),
     "gradients-kept": ("non-finite", *_BLIND),
     "scale-mismatch": ("collapsed", "constant-prompt", "slots-dead", "picture-harmful", *_UNLIKE_TRAINING),
@@ -182,6 +203,30 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "loss-not-reproduced": ("picture-harmful", "under-trained"),
 }
 """Maps each cause to its possible direct effects. The relation is transitive: their effects are explained as well."""
+
+_OF_THE_TEXT = ("token-id-mismatch", "placeholder-split", "placeholder-count", "placeholder-in-caption")
+_OF_LABELS = ("answer-truncated", "no-labels", "image-labelled", "prompt-labelled", "eos-unlabelled")
+_OF_FEATURES = ("frozen-moved", "non-finite", "connector-not-loaded", "pixels-unused", "features-altered")
+_OF_VISUAL_TOKENS = ("batch-dependent", "scale-mismatch", "collapsed", "constant-prompt", "slots-dead")
+_SHOWN_AT_OPENING: dict[str, tuple[str, ...]] = {
+    "prompt-changed": (
+        *("data-changed", "tokenizer-changed", "older-image-block", "no-placeholder", "template-unstable"),
+        *("image-truncated", "answer-partly-labelled", *_OF_THE_TEXT, *_OF_LABELS),
+    ),
+    "pixels-changed": ("data-changed", "images-unreadable", "images-degenerate", "wrong-preprocessing", "image-order"),
+    "visual-tokens-changed": (
+        *("file-damaged", "pixels-changed", "wrong-preprocessing", "backbone-changed", "tower-uninitialised"),
+        *("image-order", *_OF_FEATURES, *_OF_VISUAL_TOKENS),
+    ),
+    "loss-not-reproduced": ("prompt-changed", "visual-tokens-changed"),
+    "captions-unread": ("tokenizer-changed", "backbone-changed"),
+    "non-finite": ("file-damaged",),
+}
+"""Maps each effect that is seen when a checkpoint is opened to its possible causes: the stages that a checkpoint's
+evidence names, and the faults that a stage can be an effect of."""
+for _effect, _causes in _SHOWN_AT_OPENING.items():
+    for _cause in _causes:
+        EXPLAINS[_cause] = (*EXPLAINS.get(_cause, ()), _effect)
 
 
 def finding(code: str, message: str, fix: str, severity: Severity | None = None, **evidence: object) -> Finding:
@@ -205,6 +250,17 @@ def agree(count: int, one: str, many: str) -> str:
 def page_of(code: str) -> str:
     """Return the path of a fault's page, relative to the root of the repository."""
     return f"docs/faults/{code}.md"
+
+
+BLINDING = frozenset(
+    {"no-placeholder", "no-labels", "pixels-unused", "not-injected", "image-masked", "image-truncated"}
+)
+"""Faults with which a training learns nothing from its images, or nothing at all."""
+
+
+def blinds(code: str) -> bool:
+    """Return whether a training with this fault is blind, or has nothing to learn."""
+    return code in BLINDING
 
 
 def explains(cause: str, consequence: str) -> bool:

@@ -22,21 +22,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eyechart.faults.learning_rate import could_not_move
 from eyechart.faults.table import agree, finding
 from eyechart.results import Finding
 
+# measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 12
 MOVED = 1e-3
 """If all distances are below this, the whole connector counts as untrained. Ten AdamW updates with a learning rate of
 1e-4 move weights of the usual size (0.05) ten times as far."""
+# measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 12
 STILL = 1e-6
 """The limit for one part of a connector whose other parts were trained. It only allows for the rounding of float32,
 because norm weights move slowly and only an unchanged part is a fault."""
+# size: smaller tensors have no meaningful correlation
 _LARGE = 256
 """Minimum number of values that a tensor needs for a meaningful correlation with its initial values."""
+# exact: 5 standard deviations of a random correlation, one in 3 million
 _CHANCE = 5.0
 """A correlation below this many standard deviations of the correlation between random tensors counts as chance."""
+# measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 24
 _RELATED = 0.3
 """A trained part still has at least this correlation with its own initial values."""
+# size: names in a message
 _SHOWN = 3
 
 
@@ -53,6 +60,8 @@ class ConnectorEvidence:
     """Number of optimizer updates recorded in the checkpoint; None if not recorded."""
     gradient_norms: tuple[float, ...] = ()
     """Gradient norms from the training log; empty if there is no log."""
+    learning_rate: float | None = None
+    """Peak learning rate in the checkpoint's config; None if not recorded."""
 
 
 def flatten(parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,8 +153,10 @@ def _never_trained(evidence: ConnectorEvidence) -> list[Finding]:
     stored = evidence.stored
     far = {name: distance(stored[name], initial) for name, initial in evidence.initial.items()}
     still = [name for name, value in far.items() if value < STILL]
-    if max(far.values()) < MOVED:
-        return [_whole(evidence, max(far.values()))]
+    nearest = max(far.values())
+    slow = nearest > 0 and could_not_move(evidence.learning_rate, evidence.updates, evidence.initial)
+    if nearest < MOVED and not slow:
+        return [_whole(evidence, nearest)]
     if still_constant := _constants_untouched(evidence):
         return [
             finding(

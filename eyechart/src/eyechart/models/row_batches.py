@@ -23,12 +23,18 @@ def batches_of_rows(rows: Sequence[Row], processor: Any, settings: ScoreSettings
     """Yield batches as a collator makes them, with the prompt and the answer of each row in the chat template.
 
     Raises:
-        InputError: the processor has no chat template, or an image cannot be read.
+        InputError: the processor has no chat template, a row is not one image, question and answer, or an image cannot
+            be read.
     """
     if not getattr(processor, "chat_template", None):
         raise InputError(
             "processor: it has no chat template, so rows cannot be converted to text",
             "pass batches of your collator instead of rows",
+        )
+    if several := [row.row for row in rows if row.conversation or row.more_images]:
+        raise InputError(
+            f"row {several[0]}: rows with several turns or images cannot be scored by pixels",
+            "pass batches of your collator instead of rows, or leave these rows out",
         )
     spec, size = common_size(processor.image_processor, settings.image_size), settings.ablation.batch_size
     for start in range(0, len(rows), size):

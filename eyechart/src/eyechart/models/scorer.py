@@ -214,8 +214,8 @@ class TransformersScorer:
         differ = [key for key in short if short[key].shape != long[key].shape or (short[key] != long[key]).any()]
         if differ:
             raise InputError(
-                f"MODEL: {self.name}: what it makes of an image depends on the prompt ({', '.join(differ)}), so that an "
-                "image cannot be encoded once for all prompts",
+                f"MODEL: {self.name}: what it makes of an image depends on the prompt ({', '.join(differ)}), so that "
+                "an image cannot be encoded once for all prompts",
                 "pass the model itself and batches of a collator to eyechart.score",
             )
 

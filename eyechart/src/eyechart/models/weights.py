@@ -20,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from eyechart.exits import InputError, NamedInputError
 from eyechart.hub import explain_absence, hub_bounded, unreadable
+from eyechart.models.hashing import HashedFiles
 from eyechart.processors.loading import refuse_own_code
 
 
@@ -105,10 +106,22 @@ def _lacks_sdpa(kind: Any, name: str) -> bool:
     return not getattr(model_class, "_supports_sdpa", True)
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Return a hash of frozen weights, computed from the name, the shape and up to 64 values of every parameter.
+def load_hashed(
+    kind: type[PreTrainedModel], name: str, setting: str, dtype: torch.dtype, attention: str
+) -> tuple[PreTrainedModel, HashedFiles]:
+    """Do the same as `load_complete`, and also hash the weights while they are read; `HashedFiles.of` returns them."""
+    files = HashedFiles(name)
+    try:
+        return load_complete(kind, name, setting, dtype, attention), files
+    except BaseException:
+        files.cancel()
+        raise
 
-    Values are converted to bfloat16, so that the same weights have the same hash in any folder and precision.
+
+def fingerprint(model: nn.Module) -> str:
+    """Return a quick hash of weights in memory: every parameter's name, shape and up to 64 of its values as bfloat16.
+
+    It shows whether weights that were loaded once have moved. The identity of a model is in `models.hashing`.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):

@@ -53,6 +53,8 @@ def normalisation_of(processor: Any) -> Normalisation | None:
     image_processor = getattr(processor, "image_processor", None)
     if image_processor is None or not hasattr(image_processor, "do_rescale"):
         return None
+    if getattr(image_processor, "rescale_offset", None) or getattr(image_processor, "offset", None):
+        return None  # rescaled in another way
     rescale = float(image_processor.rescale_factor) if image_processor.do_rescale else 1.0
     if not getattr(image_processor, "do_normalize", False):
         return Normalisation(rescale, (0.0,) * _COLOURS, (1.0,) * _COLOURS)

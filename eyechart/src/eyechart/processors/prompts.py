@@ -23,7 +23,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from eyechart.data.encoded import IMAGE_CUT, Encoded, Prompt
-from eyechart.data.llava import PLACEHOLDER
+from eyechart.rows import PLACEHOLDER
 from eyechart.seam import IntArray, Reject, RejectKind, Row
 
 if TYPE_CHECKING:

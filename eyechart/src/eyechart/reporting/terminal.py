@@ -22,6 +22,7 @@ from eyechart.reporting.remarks import sentence as sentence_of
 from eyechart.reporting.text import one_line
 from eyechart.reporting.tiles import source
 from eyechart.results import Ablation, Condition, Coverage, Results, Topic
+from eyechart.stored import file_of
 
 _MATCHING: tuple[Topic, ...] = ("matching", "twins", "likeness")
 _COLOURS = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow", "warning": "yellow", "": ""}
@@ -60,7 +61,8 @@ def absent_images(results: Results, image_root: Path | None = None) -> str:
         return ""
     if root is None:
         return f"{len(images)} images were not looked for: the results do not record their folder; set --image_root"
-    absent = sum(not os.path.isfile(root / image) for image in images)  # noqa: PTH113 - no error for unreadable folders
+    files = [file_of(root / image) for image in images]
+    absent = sum(not os.path.isfile(file) for file in files)  # noqa: PTH113 - no error for unreadable folders
     return f"{absent} of {len(images)} images not found below {one_line(str(root))}; set --image_root" if absent else ""
 
 

@@ -22,6 +22,7 @@ import torch
 import tyro
 from transformers.utils.logging import disable_progress_bar
 
+from eyechart.data.reader import folder_of
 from eyechart.settings import CoverageSettings
 from qwen3_vlm.demo.tiny import card, documents, language, reading, tower, tower_captions, tower_worlds, vocabulary
 from qwen3_vlm.demo.tiny.captions import content_words, load_training_rows, noted_words
@@ -37,7 +38,9 @@ class Options:
     """Folder for `llm/`, `vision/` and the model card, with --data also `config.yaml`. The default is assets/tiny, or
     outputs/tiny_NAME for a data file NAME.json."""
     data: Path | None = None
-    """A file in LLaVA-Pretrain's layout; without it the backbones are made for the embedded worlds."""
+    """Rows in any layout of docs/data.md; without it the backbones are made for the embedded worlds."""
+    layout: str = "auto"
+    """Layout of --data, as `data.layout` of a run."""
     image_root: Path | None = None
     """Folder that the rows' image paths are relative to; the file's own folder if left out."""
     steps: int = 1600
@@ -80,7 +83,7 @@ def make(options: Options) -> None:
         make_for_worlds(options.output or Path("assets/tiny"), options.steps)
     else:
         output = options.output or Path("outputs") / f"tiny_{options.data.name.split('.')[0]}"
-        make_for_file(options, options.data, options.image_root or options.data.parent, output)
+        make_for_file(options, options.data, options.image_root or folder_of(options.data), output)
 
 
 def make_for_worlds(output: Path, steps: int, exam_size: int = 1000) -> None:
@@ -118,7 +121,7 @@ def make_for_file(options: Options, data: Path, image_root: Path, output: Path) 
         ValueError: the file has no usable rows.
     """
     rows = load_training_rows(
-        data, image_root, side=options.image_size, max_samples=options.max_samples,
+        data, image_root, layout=options.layout, side=options.image_size, max_samples=options.max_samples,
         eval_ratio=options.eval_ratio, seed=options.seed,
     )  # fmt: skip
     captions = [record.caption for record in rows.records]
@@ -146,8 +149,8 @@ def make_for_file(options: Options, data: Path, image_root: Path, output: Path) 
     (output / "README.md").write_text(text, encoding="utf-8")
     config = output / "config.yaml"
     section = {
-        "json_file": str(data), "image_root": str(image_root), "max_samples": options.max_samples,
-        "eval_ratio": options.eval_ratio, "max_seq_len": card.room_for(lengths),
+        "json_file": str(data), "layout": options.layout, "image_root": str(image_root),
+        "max_samples": options.max_samples, "eval_ratio": options.eval_ratio, "max_seq_len": card.room_for(lengths),
     }  # fmt: skip
     config.write_text(card.config_for_file(output, options.seed, section), encoding="utf-8")
     _say(f"wrote {output} ({card.size_of(output) / 1e6:.2f} MB)")

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from eyechart.data.images import ImageError, load_image
-from eyechart.data.llava import count_rows, read_rows
+from eyechart.data.layouts import AUTO
+from eyechart.data.reader import count_rows, read_rows
 from eyechart.progress import progress_bar
 from eyechart.seam import Reject, Row
 from qwen3_vlm.data.splits import draw_split
@@ -37,7 +38,14 @@ class Captioned:
 
 
 def load_training_rows(
-    file: Path, image_root: Path, *, side: int, max_samples: int | None, eval_ratio: float, seed: int
+    file: Path,
+    image_root: Path,
+    *,
+    layout: str = AUTO,
+    side: int,
+    max_samples: int | None,
+    eval_ratio: float,
+    seed: int,
 ) -> Captioned:
     """Read the rows that a run with the same settings trains on. The run's held-out rows are left out.
 
@@ -46,8 +54,8 @@ def load_training_rows(
     Raises:
         ValueError: the file is missing or broken, or fewer than two rows are usable.
     """
-    split = draw_split(count_rows(file), max_samples, eval_ratio, seed)
-    records, rejects = read_rows(file, split.train[:MOST_ROWS])
+    split = draw_split(count_rows(file, layout), max_samples, eval_ratio, seed)
+    records, rejects = read_rows(file, split.train[:MOST_ROWS], image_root, layout)
     spec = tower.image_spec(side)
     kept: list[Row] = []
     pixels: list[Tensor] = []

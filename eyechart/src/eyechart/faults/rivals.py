@@ -1,0 +1,84 @@
+"""Visual tokens that do not come from the trained connector and the sample's picture, compared with those that do.
+
+    fresh      the tokens of newly initialised connectors of the same shape, from the same pictures
+    average    the mean of the connector's own tokens over training pictures
+
+A language model can be better off with any tokens than with a bare prompt, so that zeros, noise or a missing image do
+not show what a connector has learnt. Tokens that are no better than those of a fresh connector have learnt nothing;
+tokens that are worse than the average are those of wrong pictures.
+
+All gaps are the loss with the rival's tokens minus the loss with the connector's own, paired, in nats per label token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from eyechart.faults.changes import without_images
+from eyechart.seam import Batch, ScorerOfBatches, TokenNLL, VisualTokens
+from eyechart.verdict.standing import stand_gap, unmoved
+from eyechart.verdict.statistics import Estimate, FloatArray, clusters_of, estimate
+
+Rival = Callable[[Batch], VisualTokens]
+"""Gives the visual tokens that replace those of the batch's pictures."""
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """The gaps of the rivals; at least two fresh connectors, so that their own differences are known."""
+
+    fresh: tuple[Estimate, ...]
+    average: Estimate | None = None
+
+    @property
+    def beats_fresh(self) -> bool:
+        """Whether the connector's tokens have a lower loss than those of every fresh connector.
+
+        Each gap is above 0 with 99% confidence, and the smallest is larger than the differences among the fresh
+        connectors. Without the second condition, an untrained connector would be the best of seven once in seven
+        times, because their tokens are different constants; with it, less than once in a hundred (normal losses).
+        """
+        gaps = [fresh.gap for fresh in self.fresh]
+        return all(stand_gap(fresh).above_zero for fresh in self.fresh) and min(gaps) > max(gaps) - min(gaps)
+
+    @property
+    def worse_than_average(self) -> bool:
+        """Whether the loss with the connector's tokens is above that with the average, with 99% confidence."""
+        return self.average is not None and beaten_by(self.average)
+
+
+def beaten_by(gap: Estimate) -> bool:
+    """Return whether it is ruled out that the rival's loss is higher, and its estimate is lower."""
+    return gap.gap < 0 and not unmoved(gap.gap, gap.se) and stand_gap(gap).standing == "ruled out"
+
+
+@torch.no_grad()
+def rival_gaps(scorer: ScorerOfBatches, batch: Batch, rivals: Sequence[Rival]) -> list[Estimate | None]:
+    """Score one batch with the connector's own tokens and with those of each rival.
+
+    Returns:
+        The gap of each rival; None if no sample has label tokens or a loss is not finite.
+    """
+    text = without_images(batch)
+    own = scorer.nll(text, scorer.encode(batch))
+    return [gap_between(own, scorer.nll(text, rival(batch)), batch) for rival in rivals]
+
+
+def gap_between(own: TokenNLL, other: TokenNLL, batch: Batch) -> Estimate | None:
+    """Return the gap between two scores of one batch, clustered by image; None as for `rival_gaps`."""
+    scored = [place for place, sample in enumerate(batch.samples) if sample.label_tokens]
+    own_S, other_S = (_sums(made, scored) for made in (own, other))
+    if not scored or not np.isfinite(own_S).all() or not np.isfinite(other_S).all():
+        return None
+    tokens_S = np.array([batch.samples[place].label_tokens for place in scored], dtype=np.int64)
+    return estimate((other_S - own_S)[:, None], tokens_S, clusters_of([batch.samples[p].image_hash for p in scored]))
+
+
+def _sums(made: TokenNLL, places: Sequence[int]) -> FloatArray:
+    """Return the summed loss of each of the samples at `places` in a batch, in nats."""
+    nlls = made.per_sample()
+    return np.array([float(nlls[place].double().sum()) for place in places])

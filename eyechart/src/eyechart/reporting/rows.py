@@ -1,0 +1,62 @@
+"""What was understood of a data set, for the terminal. Texts of the data cannot affect the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TextIO
+
+from eyechart.data.summary import RowsReport, ShownImage, ShownRow
+from eyechart.reporting.text import one_line, shortened
+
+_TEXT = 300
+"""Longest text of a turn that is shown, in characters."""
+
+
+def print_rows(report: RowsReport, stream: TextIO) -> None:
+    """Print layout, counts, reasons and a few rows, one fact a line."""
+    encoding = stream.encoding or "utf-8"
+    for indent, line in _lines(report):
+        safe = one_line(line).encode(encoding, "backslashreplace").decode(encoding)
+        stream.write(f"{' ' * indent}{safe}\n")
+
+
+def _lines(report: RowsReport) -> Iterator[tuple[int, str]]:
+    files = f"{report.files} {report.kind} files" if report.files > 1 else report.kind
+    keys = ", ".join(f"{role} from `{key}`" for role, key in report.keys.items())
+    yield 0, f"{report.path}: {files}, layout {report.layout}: {keys}"
+    yield 0, f"keys that are not read: {', '.join(report.unread) or 'none'}"
+    yield 0, f"image paths are relative to {report.image_root}"
+    rejected = report.rows - report.usable
+    yield 0, f"rows: {report.rows:,}, usable {report.usable:,}, rejected {rejected:,}"
+    for reason, count in report.rejected.items():
+        yield 2, f"{reason}: {count:,}"
+    for reject in report.examples:
+        yield 2, f"row {reject.row}: {reject.reason} ({reject.detail})"
+    if report.usable:
+        yield 0, f"turns per row: {_histogram(report.turns)}"
+        yield 0, f"images per row: {_histogram(report.images)}"
+    if report.not_simple:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in report.not_simple.items())
+        yield (
+            0,
+            f"eyechart score and Stage 1 read {report.simple:,} of them, with one image, one question and one answer; "
+            f"they reject the others: {reasons}",
+        )
+    for row in report.shown:
+        yield from _row(row)
+
+
+def _histogram(counts: Mapping[int, int]) -> str:
+    return ", ".join(f"{number} in {count:,}" for number, count in counts.items())
+
+
+def _row(row: ShownRow) -> Iterator[tuple[int, str]]:
+    yield 0, f"row {row.row} (id {row.id})"
+    for number, image in enumerate(row.images, 1):
+        yield 2, f"image {number}: {image.image}: {_facts(image)}"
+    for role, text in row.turns:
+        yield 2, f"{role}: {shortened(one_line(text), _TEXT)}"
+
+
+def _facts(image: ShownImage) -> str:
+    return image.problem or f"{image.width}x{image.height} pixels, {image.format}"

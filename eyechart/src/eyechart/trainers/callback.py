@@ -1,0 +1,261 @@
+"""A callback for transformers' Trainer and the trainers built on it (TRL, LLaMA-Factory, ms-swift, axolotl, unsloth).
+
+    trainer = Trainer(..., callbacks=[eyechart.Callback()])  # where only callbacks can be passed
+    eyechart.attach(trainer)                                 # where the trainer is at hand: figures reach its trackers
+
+What it does:
+
+1. Before the first step, a few rows are read from the training data set, collated by the trainer's collator, and
+   checked (`check_batch`, `check_model`). In the first step, the batch that reaches the model is compared with what the
+   collator made. A data set without indices is not read: its first batch is checked inside the first step.
+2. A fault that makes the training blind, or leaves nothing to learn, stops it with `FaultsFoundError` before any
+   update.
+3. At a few steps, spaced evenly on a logarithmic scale, a look: the loss of a few rows with their own and with another
+   picture.
+4. At the end, a score of more rows, with a page.
+
+Every rank does the same work on the same rows, so ranks stay in step without communication; the first rank prints and
+writes. A look or a score that fails is reported in one line and does not end the training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from torch import Tensor
+from transformers import Trainer, TrainerCallback
+
+from eyechart.api.check_batch import check_batch
+from eyechart.api.check_model import check_model
+from eyechart.api.score import score
+from eyechart.exits import FaultsFoundError
+from eyechart.faults.arrivals import dropped_images
+from eyechart.faults.table import blinds, rank
+from eyechart.models.unchanged import unchanged
+from eyechart.models.wrappers import unwrapped
+from eyechart.progress import say
+from eyechart.reporting.looks import look_line
+from eyechart.reporting.output import write_results
+from eyechart.reporting.training import failure_line, first_batch_lines, plan_line, stop_line, tracker_figures
+from eyechart.results import Finding, Look, Results
+from eyechart.trainers.data import Indexed, Source, given, indexed
+from eyechart.trainers.firststep import FirstForward, image_inputs
+from eyechart.trainers.looking import Looking
+
+T = TypeVar("T")
+
+_MOST_LOOKS = 7
+_FEWEST, _MOST = 4, 8
+"""Rows of the batch that is checked before the first step: the trainer's batch size, within these limits."""
+
+
+@dataclass(frozen=True)
+class Watching:
+    """How a training is watched."""
+
+    looks: Literal["log", "off"] | int = "log"
+    """When to look: `log` for at most 7 looks, each at twice the step of the one before; a number for a look every so
+    many steps; `off`."""
+    samples: int = 16
+    """Rows of a look."""
+    score: int = 100
+    """Rows of the score at the end; 0 for no score."""
+    stop: Literal["blind", "error", "never"] = "blind"
+    """What stops the training before its first update: `blind` for faults that keep the pictures or all labels from the
+    loss, `error` for every error, `never`."""
+    seed: int = 0
+    """Draws rows and wrong pictures, from generators of its own."""
+
+
+class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it as Any
+    """Checks, looks and a final score inside a training.
+
+    After `trainer.train()`: `findings` (of the first batch), `looks` and `results` (of the final score).
+    """
+
+    def __init__(
+        self,
+        rows: Any = None,
+        processor: Any = None,
+        watching: Watching | None = None,
+        folder: str | Path | None = None,
+    ) -> None:
+        """Keep what is needed; nothing is read before the training begins.
+
+        Args:
+            rows: held-out rows in the form that the trainer's collator takes (a data set or a list). By default the
+                trainer's evaluation data set if the trainer is known (`attach`), otherwise rows of the training data.
+            processor: the model's processor; by default the trainer's `processing_class`.
+            watching: how to watch; the defaults are those of `Watching`.
+            folder: folder of the final score's files; by default `eyechart` in the trainer's output folder.
+        """
+        self.watching = watching or Watching()
+        self.findings: list[Finding] = []
+        self.looks: list[Look] = []
+        self.results: Results | None = None
+        self._rows, self._processor, self._folder = rows, processor, None if folder is None else Path(folder)
+        self._trainer: Any = None
+        self._model: Any = None
+        self._held: Indexed | None = None
+        self._looking: Looking | None = None
+        self._steps: list[int] = []
+        self._first: FirstForward | None = None
+        self._batch_rows = 0
+        self._speaks = True
+
+    def of(self, trainer: Any) -> Callback:
+        """Give the callback its trainer, with the trackers and the evaluation data of it; `attach` calls this."""
+        self._trainer = trainer
+        return self
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **handed: Any) -> None:
+        """Check the first rows, and prepare the looks and the hook of the first step.
+
+        Raises:
+            FaultsFoundError: a finding stops the training.
+        """
+        self._speaks = bool(state.is_world_process_zero)
+        self._model, loader = unwrapped(handed["model"]), handed.get("train_dataloader")
+        self._processor = self._processor or handed.get("processing_class")
+        self._steps = look_steps(self.watching.looks, int(state.max_steps))
+        size = max(2, int(args.per_device_train_batch_size))
+        training, collated = indexed(loader, "training"), None
+        with unchanged(self._model):
+            if training is not None:
+                collated = training.batches(min(max(size, _FEWEST), _MOST), _MOST, self.watching.seed)[0]
+                self._check(collated, handed.get("optimizer"))
+            self._held = self._held_out(loader) or training
+            if self._steps and self._held is not None:
+                self._prepare(self._held.batches(self.watching.samples, size, self.watching.seed), self._held.source)
+        if training is None:
+            self._say(["eyechart: the rows of the training data have no indices: its first batch is checked instead"])
+        self._first = FirstForward(self._model, lambda batch: self._arrived(batch, collated))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **handed: Any) -> None:
+        """Look, if this step is one of those to look at."""
+        if self._looking is not None and int(state.global_step) in self._steps:
+            step, logged = int(state.global_step), control.should_log
+            with unchanged(self._model):
+                look = self._tried("look", lambda: self._looking.look(step) if self._looking else None)
+            if look is None:
+                self._looking = None
+                return
+            self.looks.append(look)
+            self._say([f"eyechart: {look_line(look)}"])
+            self._log(tracker_figures(look))
+            control.should_log = logged  # logging the figures must not replace the trainer's own log of this step
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **handed: Any) -> None:
+        """Score more rows, and write the page."""
+        if self._first is not None:
+            self._first.remove()
+        if self.watching.score and self._held is not None:
+            size = max(2, int(args.per_device_train_batch_size))
+            with unchanged(self._model):
+                self._tried("final score", lambda: self._score(size, Path(args.output_dir)))
+
+    def _check(self, batch: Mapping[str, Any], optimizer: Any) -> None:
+        """Check a batch, print its findings, and stop if one of them stops the training."""
+        self._batch_rows = len(batch["input_ids"]) if "input_ids" in batch else 0
+        found = list(check_batch(batch, self._processor, self._model).findings)
+        if not any(finding.severity == "error" for finding in found):
+            found += check_model(self._model, batch, self._processor, optimizer=optimizer)
+        self._found(rank(found))
+
+    def _found(self, found: Sequence[Finding]) -> None:
+        self.findings += found
+        self._say(first_batch_lines(found))
+        fatal = [one for one in found if self._stops(one)]
+        if fatal:
+            raise FaultsFoundError(stop_line(fatal), fatal)
+
+    def _stops(self, found: Finding) -> bool:
+        if self.watching.stop == "never" or found.severity != "error":
+            return False
+        return self.watching.stop == "error" or blinds(found.code) or self._without_answers(found)
+
+    def _without_answers(self, found: Finding) -> bool:
+        """Return whether every row of the batch lost its whole answer, so that its labels teach only the prompt."""
+        return len(found.evidence.get("without_answer", ())) == self._batch_rows > 0
+
+    def _arrived(self, batch: Mapping[str, Any], collated: Mapping[str, Any] | None) -> None:
+        """Compare what reaches the model in the first step with what the collator made; without that, check it."""
+        with unchanged(self._model):
+            if collated is None:
+                self._check(batch, None)
+                self._prepare([_kept(batch)], "training")
+                return
+            lost = dropped_images(image_inputs(collated), image_inputs(batch), sorted(batch))
+            if lost is not None:
+                self._found([lost])
+
+    def _held_out(self, loader: Any) -> Indexed | None:
+        """Return the held-out rows: those that were passed, or the evaluation data set of a known trainer."""
+        if self._rows is not None:
+            return given(self._rows, loader)
+        data = getattr(self._trainer, "eval_dataset", None)
+        if data is None:
+            return None
+        if isinstance(data, dict):
+            name, data = next(iter(data.items()))
+            self._say([f"eyechart: of {len(self._trainer.eval_dataset)} evaluation data sets, {name} is used"])
+        return indexed(self._trainer.get_eval_dataloader(data), "held-out")
+
+    def _prepare(self, batches: Sequence[Mapping[str, Any]], source: Source) -> None:
+        """Prepare the looks on these batches, unless the model or the batches cannot be scored."""
+        looks, seed = len(self._steps), self.watching.seed
+        self._looking = self._tried("looks", lambda: Looking(self._model, batches, self._processor, looks, seed))
+        if self._looking is not None:
+            rows = sum(len(batch["input_ids"]) for batch in batches)
+            self._say([plan_line(rows, source, self._steps)])
+
+    def _score(self, size: int, output: Path) -> None:
+        """Score rows with the standard conditions, and let the first process write results and page."""
+        assert self._held is not None
+        batches = self._held.batches(self.watching.score, size, self.watching.seed)
+        self.results = score(self._model, batches, processor=self._processor)
+        if self._speaks:
+            write_results(self.results, self._folder or output / "eyechart")
+
+    def _tried(self, what: str, action: Callable[[], T]) -> T | None:
+        """Carry out an action; report an error in one line, because it must not end the training."""
+        try:
+            return action()
+        except Exception as error:  # noqa: BLE001 - models and collators of others may raise anything
+            self._say([failure_line(what, error)])
+            return None
+
+    def _log(self, figures: dict[str, float]) -> None:
+        """Send figures to the trackers of a known trainer, past what its own class adds to a log."""
+        if isinstance(self._trainer, Trainer):
+            Trainer.log(self._trainer, dict(figures))
+
+    def _say(self, lines: Sequence[str]) -> None:
+        for line in lines if self._speaks else ():
+            say(line)
+
+
+def look_steps(looks: str | int, total: int) -> list[int]:
+    """Return the steps of a training at which to look.
+
+    Args:
+        looks: `log`, `off`, or a number of steps.
+        total: the last step.
+
+    Returns:
+        Steps in increasing order. With `log`: the first step, and then each twice the one before, up to the last step.
+    """
+    if looks == "off" or total < 1:
+        return []
+    if isinstance(looks, int):
+        return list(range(looks, total + 1, looks))
+    return sorted({1, *(math.ceil(total / 2**halvings) for halvings in range(_MOST_LOOKS - 1))})
+
+
+def _kept(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a batch that the training cannot change."""
+    return {key: value.detach().clone() if isinstance(value, Tensor) else value for key, value in batch.items()}

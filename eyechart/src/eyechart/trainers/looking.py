@@ -1,0 +1,91 @@
+"""Looks inside the training of another stack: a few rows are scored with own pictures, wrong pictures and zeros."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from eyechart.models.opening import open_live
+from eyechart.results import Look
+from eyechart.scoring.ablation import ablate
+from eyechart.scoring.plan import Plan
+from eyechart.scoring.summary import Scores
+from eyechart.seam import Batch
+from eyechart.settings import AblationSettings
+from eyechart.verdict.standing import shared_level, stand_gap
+from eyechart.verdict.statistics import Estimate, Pairs, clusters_of, estimate
+
+_CONDITIONS = ("correct", "shuffled", "zero")
+
+
+class Looking:
+    """The rows of the looks of a training, adapted once to the scoring seam."""
+
+    def __init__(
+        self, model: nn.Module, batches: Sequence[Mapping[str, Any]], processor: Any, looks: int, seed: int
+    ) -> None:
+        """Find a door into the model; its self-tests run here, once.
+
+        Args:
+            model: the model that is trained.
+            batches: batches of its collator.
+            processor: its processor, or None.
+            looks: number of looks in the whole training, which share the confidence level of their bounds.
+            seed: seed for drawing the wrong pictures.
+
+        Raises:
+            ValueError: batches or model cannot be scored; the message is one line.
+        """
+        self._scorer = open_live(model, batches, processor)
+        self._batches: list[Batch] = list(self._scorer.batches)
+        self._level = shared_level(looks)
+        self._settings, self._seed = AblationSettings(derangements=1), seed
+
+    def look(self, step: int) -> Look:
+        """Score the rows and return the look.
+
+        Raises:
+            ValueError: no row can be scored, or a loss is not finite.
+        """
+        began = time.monotonic()
+        with self._scorer.live.running():
+            plan = Plan(_CONDITIONS, self._settings, self._seed, vocabulary=self._scorer.describe().vocabulary)
+            ablation, scores = ablate(self._scorer, self._batches, plan)
+        correct = ablation.conditions["correct"].loss if "correct" in ablation.conditions else None
+        if correct is None:
+            raise ValueError("a look needs rows with an image and an answer, and finite losses; this one found none")
+        wrong, zero = gap_to(scores, "shuffled"), gap_to(scores, "zero")
+        if wrong is None or zero is None:
+            raise ValueError(f"a look needs two rows with other images and other answers, among {len(scores)} rows")
+        stood = stand_gap(wrong, self._settings.margin_shuffled, self._level, self._level)
+        return Look(
+            step=step,
+            correct=correct,
+            gap_shuffled=wrong.gap,
+            gap_zero=zero.gap,
+            se_shuffled=wrong.se,
+            se_zero=zero.se,
+            shuffled=stood.standing,
+            zero=stand_gap(zero, 0.0, self._level, self._level).standing,
+            lower_shuffled=stood.lower,
+            upper_shuffled=stood.upper,
+            seconds=time.monotonic() - began,
+        )
+
+
+def gap_to(scores: Scores, name: str) -> Estimate | None:
+    """Return the gap of a condition to `correct`; None if it was not scored."""
+    found = list(scores)
+    if not found or name not in found[0].nll:
+        return None
+    tokens_S = np.array([len(score.label_ids_T) for score in found], dtype=np.int64)
+    images_S = clusters_of([score.image_hash for score in found])
+    own_S = np.array([score.nll["correct"][0].sum() for score in found])
+    differences_SR = np.array([[nll_T.sum() for nll_T in score.nll[name]] for score in found]) - own_S[:, None]
+    if name == "shuffled":
+        return Pairs.of(differences_SR, tokens_S, images_S, scores.donors_SR).estimate()
+    return estimate(differences_SR, tokens_S, images_S)
