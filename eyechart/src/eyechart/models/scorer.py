@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from eyechart.data.llava import PLACEHOLDER
 from eyechart.exits import InputError
 from eyechart.models.doors import OFFICIAL, feature_doors
 from eyechart.models.gate import FeatureGate
 from eyechart.models.layout import Layout, LayoutError
 from eyechart.processors.prompts import PromptWriter
 from eyechart.results import DoorName
+from eyechart.rows import PLACEHOLDER
 from eyechart.seam import IGNORE_INDEX, Batch, TokenNLL, VisualTokens
 
 _TEXT = ("input_ids", "attention_mask", "labels")
