@@ -242,7 +242,7 @@ def test_a_model_that_never_asks_for_image_features_gets_other_pixels_which_chan
     model = load_model(str(saved.folder("llava")), settings())
     batch = batch_of(model, data)
     model.self_test(batch.rows([0, 1]))
-    assert model.describe().door == "pixels" and "never asks for them" in model.scorer.why_pixels
+    assert model.describe().door == "pixels" and "does not compute them" in model.scorer.why_pixels
     visual = model.encode(batch)
     own, other = (model.nll(batch, seen).nll_N for seen in (visual, visual.rows([1, 2, 3, 0])))
     assert torch.equal(own, other)
