@@ -248,13 +248,14 @@ def test_an_under_trained_prompt_splits_nothing_whatever_else_was_asked_for(
 @pytest.mark.slow
 def test_full_scores_the_prompt_and_splits_the_gaps(world: TinyWorld) -> None:
     last = world.train("full", ablation__blind_captions=160)
-    got = ablate(last, conditions="runbook,no-image,blind").ablation
+    config = world.config("full", ablation__blind_captions=160)
+    got = ablate(last, config, conditions="runbook,no-image,blind").ablation
     assert got is not None and got.decomposition is not None and got.conditions["blind"].gap is not None
     parts = got.decomposition
     assert parts.blind_captions == 160 and parts.blind_learning_rate in module.LEARNING_RATES
     if not parts.blind_under_trained:
         assert parts.information.value == pytest.approx(got.conditions["blind"].gap)
         assert parts.information.value + (parts.shock.value or 0) == pytest.approx(got.conditions["zero"].gap)
-    again = ablate(last, conditions="runbook,no-image,blind").ablation
+    again = ablate(last, config, conditions="runbook,no-image,blind").ablation
     assert again == got, "the saved prompt is the same one"
     assert (last.parent / f"blind_{last.stem.split('_')[1]}.pt").is_file()
