@@ -120,3 +120,9 @@ def test_the_data_file_of_the_help_text_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(json.dumps([json.loads(row.replace('"id": ...', '"id": "1"'))]))
     (only,), rejects = eyechart.read_rows(tmp_path / "rows.json")
     assert (only.caption, rejects) == ("a cat", [])
+
+
+def test_the_first_use_of_a_name_draws_no_random_number_of_the_process() -> None:
+    code = "import random; random.seed(1); import eyechart; before = random.getstate(); eyechart.score; eyechart.attach"
+    code += "; assert random.getstate() == before"
+    subprocess.run([sys.executable, "-c", code], check=True)

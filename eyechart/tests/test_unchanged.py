@@ -107,3 +107,18 @@ def test_a_model_in_training_is_the_same_after_a_score_a_check_and_a_look(saved:
     assert changed_parts(before, state_of(model)) == []
     assert Looking(model, [batch], processor, 1, 0).look(1).step == 1
     assert changed_parts(before, state_of(model)) == []
+
+
+def test_a_method_that_a_stack_replaced_on_the_model_is_used_and_stays(saved: Saved) -> None:
+    model, processor = load(saved, "llava")
+    batch = collate(processor, [[picture(row)] for row in range(4)])
+    encode, calls = model.model.get_image_features, []  # type: ignore[union-attr]
+
+    def patched(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return encode(*args, **kwargs)
+
+    model.model.get_image_features = patched  # type: ignore[union-attr]
+    eyechart.score(model, batch, "runbook", processor=processor, settings=FEW)
+    assert calls
+    assert model.model.get_image_features is patched  # type: ignore[union-attr]

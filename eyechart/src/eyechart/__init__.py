@@ -11,6 +11,7 @@ Every submodule is imported on first use: importing this package changes nothing
 PyTorch.
 """
 
+import random
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,11 @@ def __getattr__(name: str) -> Any:
         except PackageNotFoundError:
             return "unknown"
     if name in _HOMES:
-        return getattr(import_module(f"eyechart.{_HOMES[name]}"), name)
+        before = random.getstate()
+        try:
+            return getattr(import_module(f"eyechart.{_HOMES[name]}"), name)
+        finally:
+            random.setstate(before)  # libraries that are imported here draw numbers, and the process may be training
     raise AttributeError(f"module eyechart has no attribute {name!r}")
 
 

@@ -1,4 +1,4 @@
-"""The command line: `eyechart rows | score | report`."""
+"""The command line: `eyechart rows | check | score | report`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from eyechart.exits import InputError, guarded
 from eyechart.results import EXIT_CODES
+
+if TYPE_CHECKING:
+    from eyechart.settings import ScoreSettings
 
 _ROWS = """\
 Show what is understood of a data set: its layout, how many rows can be used and why the others cannot, and three rows.
@@ -24,6 +27,14 @@ DATA is a JSON, JSON Lines, CSV, Parquet or Arrow file, a WebDataset archive, a 
 or a folder with one of them or with images and texts of the same name. The layout is recognised by the keys of rows.
 
 Exit code: 0 at least one row can be used, 2 bad input, 4 an internal error, 130 interrupted."""
+_CHECK = """\
+Check in seconds whether a model can see the images of a few rows: the batch that its processor makes, and the paths
+from its images to the losses. Nothing is scored.
+
+Example:
+  eyechart check llava-hf/llava-1.5-7b-hf --data rows.json --image_root images
+
+Exit code: 0 no error was found, 1 an error was found, 2 bad input, 4 an internal error, 130 interrupted."""
 _SCORE = """\
 Score rows with the right picture, a wrong picture and no picture, and report whether the model uses its images.
 
@@ -82,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_rows(commands)
+    _add_check(commands)
     _add_score(commands)
     _add_report(commands)
     return parser
@@ -114,24 +126,45 @@ def _add_rows(commands: argparse._SubParsersAction[_Parser]) -> None:
     rows.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
+def _add_check(commands: argparse._SubParsersAction[_Parser]) -> None:
+    check = commands.add_parser(
+        "check", help="check a model", description=_CHECK, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    check.set_defaults(run=_check, train_data=None)
+    _add_model(check, "file or folder of rows")
+    check.add_argument("--num_samples", type=int, default=4, help="rows to check, drawn by --seed (4)")
+    check.add_argument("--page", type=Path, help="also write a page with one row as the model sees it to this file")
+
+
 def _add_score(commands: argparse._SubParsersAction[_Parser]) -> None:
     score = commands.add_parser(
         "score", help="score a model", description=_SCORE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     score.set_defaults(run=_score)
-    score.add_argument("model", metavar="MODEL", help="image-text-to-text model of transformers: a folder or a hub id")
-    score.add_argument("--data", required=True, help="file or folder of rows that the model was not trained on")
-    score.add_argument("--image_root", type=Path, help="folder that image paths are relative to (the folder of --data)")
+    _add_model(score, "file or folder of rows that the model was not trained on")
     score.add_argument("--train_data", help="data file of other rows, whose images are averaged for mean-token")
     score.add_argument("--num_samples", type=int, help="rows to score, drawn by --seed (128)")
     score.add_argument(
         "--conditions", default="standard", help="runbook, standard, full, or names separated by commas (standard)"
     )
+    score.add_argument("--output", type=Path, help="folder for results.json and the page (outputs/eyechart/<name>)")
+    score.add_argument("--json", action="store_true", help="print results.json, and the table to standard error")
+
+
+def _add_model(command: argparse.ArgumentParser, data: str) -> None:
+    """Add the arguments that say which model is loaded, how, and on which rows."""
+    command.add_argument(
+        "model", metavar="MODEL", help="image-text-to-text model of transformers: a folder or a hub id"
+    )
+    command.add_argument("--data", required=True, help=data)
+    command.add_argument(
+        "--image_root", type=Path, help="folder that image paths are relative to (the folder of --data)"
+    )
     for name, field, kind, choices, text in _FLAGS:
-        score.add_argument(
+        command.add_argument(
             f"--{name}", type=kind, choices=choices, help=text, dest=field, metavar=None if choices else name.upper()
         )
-    score.add_argument(
+    command.add_argument(
         "--set",
         nargs=2,
         action="append",
@@ -139,16 +172,14 @@ def _add_score(commands: argparse._SubParsersAction[_Parser]) -> None:
         metavar=("FIELD", "VALUE"),
         help="any other setting, such as ablation.derangements 1; may be given more than once",
     )
-    score.add_argument(
+    command.add_argument(
         "--chat-template-kwargs",
         metavar="JSON",
         help="variables of the chat template, such as '{\"enable_thinking\": false}'",
     )
-    score.add_argument(
+    command.add_argument(
         "--trust-remote-code", action="store_true", help="let Python code that the model's folder brings run"
     )
-    score.add_argument("--output", type=Path, help="folder for results.json and the page (outputs/eyechart/<name>)")
-    score.add_argument("--json", action="store_true", help="print results.json, and the table to standard error")
 
 
 def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -177,7 +208,12 @@ def _rows(options: argparse.Namespace) -> int:
     return 0
 
 
-def _score(options: argparse.Namespace) -> int:
+def _settings(options: argparse.Namespace) -> ScoreSettings:
+    """Return the settings that the flags of a command give.
+
+    Raises:
+        ValueError: an unknown setting or an invalid value; one line.
+    """
     from eyechart.settings import settings_of
 
     given = {field: getattr(options, field) for _, field, *_ in _FLAGS} | {"train_data": options.train_data}
@@ -186,7 +222,24 @@ def _score(options: argparse.Namespace) -> int:
     given = {field: value for field, value in given.items() if value is not None}
     flags = {field: f"--{name}" for name, field, *_ in _FLAGS}
     given |= {"distributed": int(os.environ.get("WORLD_SIZE", "1")) > 1}
-    settings = settings_of(given | {field: _value(text) for field, text in options.set}, flags)
+    return settings_of(given | {field: _value(text) for field, text in options.set}, flags)
+
+
+def _check(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    # Imported here because PyTorch takes seconds to load, and `--help` should be fast.
+    from eyechart.api.check_named import check_named
+
+    checked = check_named(options.model, options.data, options.num_samples, options.image_root, settings)
+    sys.stdout.write(f"{checked}\n")
+    if options.page is not None:
+        checked.save(options.page)
+        sys.stdout.write(f"written: {options.page}\n")
+    return int(bool(checked.errors))
+
+
+def _score(options: argparse.Namespace) -> int:
+    settings = _settings(options)
     # Imported here because PyTorch takes seconds to load, and `--help` should be fast.
     from eyechart.api.score import measure
     from eyechart.reporting.output import write_results

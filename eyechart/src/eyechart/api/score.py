@@ -96,7 +96,8 @@ def score(
             )
         return measure(model, rows, conditions, num_samples, image_root, settings).results  # type: ignore[arg-type]
     settings = settings or ScoreSettings()
-    with opened(model, rows, LiveArguments(processor, collate_fn, num_samples, settings, image_root)) as live:
+    given = LiveArguments(processor, collate_fn, num_samples, settings, image_root)
+    with opened(model, rows, given) as live:
         number = num_samples if live.by_rows else None
         return measure(live.scorer, live.rows, conditions, number, image_root, settings).results
 

@@ -8,6 +8,8 @@ from typing import Any, cast
 
 from torch import nn
 
+_METHOD = "get_image_features"
+
 
 class _CaughtError(Exception):
     """Ends a forward pass early and contains its image features, because the rest of the pass is not needed."""
@@ -70,10 +72,14 @@ class FeatureGate:
 
     @contextmanager
     def _standing(self, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+        # A method that a stack has replaced on the instance is used, and is there again afterwards.
+        before = [vars(part).get(_METHOD) for part in self._parts]
         try:
             for part in self._parts:
-                vars(part)["get_image_features"] = make(cast(Callable[..., Any], part.get_image_features))
+                vars(part)[_METHOD] = make(cast(Callable[..., Any], part.get_image_features))
             yield
         finally:
-            for part in self._parts:
-                vars(part).pop("get_image_features", None)
+            for part, replaced in zip(self._parts, before, strict=True):
+                vars(part).pop(_METHOD, None)
+                if replaced is not None:
+                    vars(part)[_METHOD] = replaced
