@@ -420,7 +420,7 @@ MACHINE = [
          "model.precision: this GPU has no bfloat16; set model.precision to fp32", make=gpu(bf16=False)),
     stop("flash attention on a CPU", "train --overwrite --model.attention flash_attention_2", "needs a GPU, got cpu; set model.attention to sdpa"),
     stop("flash attention in fp32", "train --overwrite --model.device cuda --model.attention flash_attention_2",
-         "computes only in bf16, but model.precision is fp32; set model.attention to sdpa", make=gpu()),
+         "computes only in 16 bits, but model.precision is fp32; set model.attention to sdpa", make=gpu()),
     stop("flash attention not installed",
          "train --overwrite --model.device cuda --model.attention flash_attention_2 --model.precision bf16",
          "needs the package flash-attn", "set model.attention to sdpa", make=gpu()),

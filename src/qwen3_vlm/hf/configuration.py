@@ -25,7 +25,7 @@ from qwen3_vlm.models.files import load_config_only
 from qwen3_vlm.shipped import locate
 
 WEIGHTS_FILE = "model.safetensors"
-_PRECISIONS = {dtype: name for name, dtype in DTYPES.items()}
+_PRECISIONS = {DTYPES[name]: name for name in ("fp32", "bf16")}
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 # Options that the Auto classes add to every call. They control which code in the folder is run; here none is run.
 _OF_AUTO_CLASSES = ("_from_auto", "adapter_kwargs", "code_revision", "trust_remote_code", "use_safetensors")
