@@ -30,6 +30,8 @@ from eyechart.trainers.firststep import image_inputs
 
 INSPECTED = 3
 """Number of forward passes with images that are inspected."""
+_MAIN = ("logits", "last_hidden_state")
+"""Keys of the result that a module of transformers passes on."""
 SILENT = 50
 """Number of forward passes in a row without images after which a line says that none arrive; rows without images are
 usual in mixed data."""
@@ -130,8 +132,14 @@ def _negated(value: Any) -> Any:
 
 
 def _sum(output: Any) -> float:
-    """Return the sum of all numbers in a module's output; equal outputs have equal sums."""
+    """Return the sum of all numbers in a module's output; equal outputs have equal sums.
+
+    Of an output that also returns what went in (some models return the features of the tower again), only the hidden
+    states or logits count.
+    """
     if isinstance(output, Tensor):
         return float(output.detach().double().sum()) if output.is_floating_point() else 0.0
+    if isinstance(output, Mapping) and (main := [output[key] for key in _MAIN if output.get(key) is not None]):
+        return _sum(main[0])
     values = output.values() if isinstance(output, Mapping) else output if isinstance(output, list | tuple) else ()
     return sum(_sum(value) for value in values)
