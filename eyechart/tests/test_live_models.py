@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import eyechart
 from collators import collate, load, own_losses, picture
@@ -310,3 +310,14 @@ def test_rows_of_a_model_without_image_features_are_scored_by_pixels(
     assert standing(results)["correct"] == pytest.approx(by_features["correct"], abs=1e-4)
     with pytest.raises(InputError, match="row 0: rows with several turns or images"):
         eyechart.score(model, [replace(rows[0], more_images=("b.png",))], processor=processor)
+
+
+def test_a_data_set_without_a_length_is_refused_in_one_line(saved: Saved) -> None:
+    model, processor = load(saved, "llava")
+
+    class Stream(IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter([])
+
+    with pytest.raises(InputError, match="Stream has no length, .*; pass a DataLoader of it"):
+        eyechart.score(model, Stream(), "runbook", processor=processor, collate_fn=dict, settings=FEW)

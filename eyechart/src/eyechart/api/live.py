@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +98,12 @@ def batches_of(rows: Any, given: LiveArguments) -> tuple[Iterable[BatchDict], in
     if isinstance(rows, Dataset):
         if given.collate_fn is None:
             raise InputError("collate_fn: it is needed to score a data set", "pass collate_fn=, or a DataLoader")
-        size, count = given.settings.ablation.batch_size, len(rows)  # type: ignore[arg-type]  # checked by len
+        if not isinstance(rows, Sized):
+            raise InputError(
+                f"rows: {type(rows).__name__} has no length, so that no rows can be drawn from it",
+                "pass a DataLoader of it, whose first rows are scored, or a list of batch dicts",
+            )
+        size, count = given.settings.ablation.batch_size, len(rows)
         chosen = sorted(draw_rows(count, given.settings.seed)[:most])
         groups = [chosen[start : start + size] for start in range(0, len(chosen), size)]
         return (given.collate_fn([rows[place] for place in group]) for group in groups), None

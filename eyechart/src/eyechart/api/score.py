@@ -94,7 +94,7 @@ def score(
                 "processor, collate_fn: only for a live model of transformers",
                 "leave them out, or pass the model itself",
             )
-        return measure(model, rows, conditions, num_samples, image_root, settings).results  # type: ignore[arg-type]
+        return measure(model, rows, conditions, num_samples, image_root, settings).results  # type: ignore[arg-type]  # not live
     settings = settings or ScoreSettings()
     given = LiveArguments(processor, collate_fn, num_samples, settings, image_root)
     with opened(model, rows, given) as live:

@@ -172,7 +172,7 @@ def diagnose_movement(
 def could_not_move(rate: float | None, updates: int | None, initial: Mapping[str, Tensor]) -> bool:
     """Return whether the config's learning rate is too low for its updates to move the weights by `_LITTLE`."""
     size = typical_size(initial)
-    return bool(rate and updates and size) and rate * updates < _LITTLE * size  # type: ignore[operator]
+    return bool(rate and updates and size and rate * updates < _LITTLE * size)
 
 
 def _usual(size: float) -> float:
