@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import eyechart
 from collators import collate, load, picture
+from eyechart.models.gate import FeatureGate
 from eyechart.models.unchanged import unchanged
 from eyechart.trainers.looking import Looking
 from saved_models import Saved, saved
@@ -119,6 +120,9 @@ def test_a_method_that_a_stack_replaced_on_the_model_is_used_and_stays(saved: Sa
         return encode(*args, **kwargs)
 
     model.model.get_image_features = patched  # type: ignore[union-attr]
+    with FeatureGate(model).answering(None):
+        pass
+    assert model.model.get_image_features is patched  # type: ignore[union-attr]
     eyechart.score(model, batch, "runbook", processor=processor, settings=FEW)
     assert calls
     assert model.model.get_image_features is patched  # type: ignore[union-attr]
