@@ -1,4 +1,4 @@
-"""Which conditions are available for a model, and the remarks on those that are not."""
+"""Which conditions are available for a model, and remarks that explain why others are not."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _NOT_HERE: dict[str, RemarkCode] = {"blind": "blind-not-trained-here", "donors":
 
 
 def is_own(scorer: object) -> bool:
-    """Return whether a scorer is one of eyechart's own; no method of a user's scorer switches a check off."""
+    """Return whether a scorer is one of eyechart's own. Only for these can a method disable a check."""
     return type(scorer).__module__.startswith("eyechart.models.")
 
 
 @runtime_checkable
 class Limited(Protocol):
-    """A scorer of batches that a collator made, which does not have all conditions."""
+    """A scorer for batches that a collator made; some conditions are not available for it."""
 
     @property
     def unavailable(self) -> Mapping[str, RemarkCode]:
-        """The conditions that it does not have, with the remark that gives the reason."""
+        """The conditions that are not available for it, with the remark that gives the reason."""
         ...
 
     def batch_findings(self) -> Sequence[Finding]:
-        """Return the faults that its batches show by themselves."""
+        """Return the faults that are visible in its batches without a forward pass."""
         ...
 
 
@@ -39,10 +39,10 @@ def unavailable_of(
     """Return the conditions that are not available, with the remark that gives the reason.
 
     Args:
-        train_data: file of rows whose images are averaged for `mean-token`.
+        train_data: data file whose images are averaged for `mean-token`.
         scorer: the scorer, or the name of a model that is not loaded yet.
         layers: number of layers at which the language model receives visual tokens.
-        door: how other images get into the model; None if it is not known yet.
+        door: how the model's images are replaced; None if it is not known yet.
     """
     codes = dict(_NOT_HERE)
     if isinstance(scorer, Limited):
@@ -57,7 +57,7 @@ def unavailable_of(
 
 
 def left_out_of(names: Sequence[str], codes: Mapping[str, RemarkCode]) -> list[Remark]:
-    """Return the requested conditions that this model cannot be scored with, each with the reason.
+    """Return a remark with the reason for each requested condition that is not available for this model.
 
     Raises:
         ValueError: only `correct` remains.

@@ -1,4 +1,4 @@
-"""`check_batch`: faults that a batch dict shows by itself, before any forward pass."""
+"""`check_batch`: faults that are visible in a batch dict, before any forward pass."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from eyechart.results import Finding
 
 @dataclass(frozen=True)
 class BatchCheck:
-    """The result of `check_batch`: a list of findings, what was looked at, and what could not be checked.
+    """The result of `check_batch`: the findings, figures of the batch, and what could not be checked.
 
-    `print` shows it; iterating over it, and `len`, give the findings.
+    `print` shows all of it. Iteration and `len` are over the findings.
     """
 
     findings: list[Finding]
@@ -75,22 +75,22 @@ class BatchCheck:
 
 
 def check_batch(batch: Mapping[str, Any], processor: Any = None, model: Any = None) -> BatchCheck:
-    """Find the faults that a batch shows by itself: no forward pass, nothing is changed.
+    """Find the faults that are visible in a batch, without a forward pass and without changing anything.
 
     Args:
         batch: what a collator returns: a dict or `BatchFeature` with `input_ids`, and pixels, masks and labels as the
             model takes them. Its arrays may be of PyTorch, NumPy or MLX, or lists.
         processor: the model's processor (or tokenizer). With it, answers are found by the chat template, and pixels are
             compared with the processor's own settings.
-        model: the model, also wrapped (PEFT, DDP, torch.compile), or its config. With it, ids, positions and the names
-            of the model's arguments are compared.
+        model: the model, also wrapped (PEFT, DDP, torch.compile), or its config. With it, ids, positions and keys of
+            the batch are compared with what the model expects.
 
     Returns:
-        The findings; what could not be checked without processor or model is listed with its reason. Text-only rows and
-        rows with several images are fine.
+        The findings, and a list of what could not be checked without processor or model. Text-only rows and rows with
+        several images are valid.
 
     Raises:
-        InputError: it is not a batch, or its arrays do not fit each other.
+        InputError: the value is not a batch, or the shapes of its arrays do not match.
     """
     inner = _unwrapped(model)
     evidence = gather(batch, processor, _config_of(inner), _accepted(inner))
@@ -100,7 +100,7 @@ def check_batch(batch: Mapping[str, Any], processor: Any = None, model: Any = No
 
 def _unwrapped(model: Any) -> Any:
     """Return the model inside DDP (`module`), torch.compile (`_orig_mod`) and PEFT (`get_base_model`)."""
-    for _ in range(8):  # deeper than any stack of wrappers
+    for _ in range(8):  # more than any model has wrappers
         if hasattr(model, "get_base_model"):
             inner = model.get_base_model()
         else:
@@ -114,15 +114,12 @@ def _unwrapped(model: Any) -> Any:
 
 
 def _config_of(model: Any) -> Any:
-    """Return the config of a model; a config is its own."""
+    """Return the config of a model; a config is returned unchanged."""
     return getattr(model, "config", None) if hasattr(model, "forward") else model
 
 
 def _accepted(model: Any) -> frozenset[str] | None:
-    """Return the names of the arguments of the model's forward; None if they are not known, as in an unknown wrapper.
-
-    A text model that ignores further arguments names its `input_ids`, so its arguments are known.
-    """
+    """Return the names of the arguments of a model's forward pass; None if a wrapper of unknown kind hides them."""
     forward = getattr(model, "forward", None)
     named = frozenset(inspect.signature(forward).parameters) if forward is not None else frozenset()
     return named if "input_ids" in named else None

@@ -1,16 +1,16 @@
-"""`eyechart.check_model`: a few forward passes of a live model on one batch of its collator, and what they show.
+"""`eyechart.check_model`: the faults that a few forward passes of a live model show on one batch of its collator.
 
-    pixels            absent, although the text has image positions
-    self-tests        features ignored at some depth, a second path, features kept from earlier calls (`models.opening`)
-    paths             from each image and its visual tokens to the losses of its own row and no other (`faults.probes`)
-    text              which token is predicted from which tokens; dependence on the rest of the batch
-    the model's loss  shifted labels, a loss that is not finite (`models.training_checks`)
-    gradients         of tower, connector and language model, against what is trainable and what the optimizer holds
-    weights           newly initialised, against the files of the checkpoint
-    freezing          parameters that a list of names left trainable in a frozen part (`models.freezing`)
+    pixels            missing, although the text has image positions
+    self-tests        features ignored at some depth, a second path of the picture, features kept from earlier calls
+    (`models.opening`) paths             each image and its visual tokens affect the losses of their own row and of no
+    other (`faults.probes`) text              each token is predicted from the tokens before it, independent of other
+    rows the model's loss  shifted labels, a loss that is not finite (`models.training_checks`) gradients         of
+    tower, connector and language model, compared with what is trainable and what is in the optimizer weights
+    newly initialised instead of loaded from the files of the checkpoint freezing          parameters in a frozen part
+    that are still trainable (`models.freezing`)
 
-Passes are in the model's own mode. If dropout is active in it, losses of different batches cannot be compared, so the
-paths are tested in eval mode, and only that images reach the losses is tested in both.
+The passes run in the model's current mode. If dropout is active, losses of different batches cannot be compared: the
+paths are then tested in eval mode, and in the current mode only whether images reach the losses.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from eyechart.models.live import LiveModel
 
 _ROWS = 4
-"""Number of rows that the paths are tested on."""
+"""Number of rows on which the paths are tested."""
 
 
 def check_model(
@@ -42,13 +42,13 @@ def check_model(
 ) -> list[Finding]:
     """Test with a few forward passes whether a live model can learn from the images of a batch.
 
-    Nothing of the model changes: mode, weights, buffers, gradients and random generators are the same afterwards.
+    The model's mode, weights, buffers and gradients, and all random generators, are the same afterwards.
 
     Args:
         model: a model of transformers, possibly inside DDP, PEFT or `torch.compile`.
-        batch: a batch as its collator makes it, with labels if it is being trained.
+        batch: a batch made by its collator, with labels if the model is being trained.
         processor: its processor; without it, answers are found by token types or labels.
-        optimizer: the optimizer, to compare what it holds with what is trainable.
+        optimizer: the optimizer, to check that it contains all trainable parameters.
         seed: seed for random replacements.
 
     Returns:
@@ -57,7 +57,7 @@ def check_model(
     Raises:
         InputError: model or batch cannot be used.
     """
-    with kept_randomness():  # also importing a library may draw numbers
+    with kept_randomness():  # importing a library may also draw random numbers
         return rank(_found(model, batch, processor, optimizer, seed))
 
 
@@ -95,7 +95,7 @@ def _pixels(source: Collated) -> Iterator[Finding]:
     elif not rows and geometry.pixels.key is None:
         yield finding(
             "pixels-unused",
-            "the batch has neither image positions nor pixels, so this model cannot be tested with images",
+            "the batch has neither image positions nor pixels, so the model cannot be tested on images",
             "pass a batch with images; if its rows have images, check the placeholders in their text and the collator",
             "warning",
         )
@@ -112,7 +112,7 @@ def _paths(live: LiveModel, batch: Mapping[str, Any], processor: Any, seed: int)
         scorer = open_live(live.model, [batch], processor, evaluating=stochastic)
     except UnfitError as error:
         failure = error.failure
-        fix = "look at what the model keeps between forward passes, and at how it passes image features on"
+        fix = "check what the model keeps between forward passes, and how it passes on image features"
         return [finding(failure.fault, f"{failure.outcome}. {failure.meaning}", fix, test=failure.test.value)]
     few = first_samples(scorer.batches, _ROWS)
     if few is None:

@@ -1,4 +1,4 @@
-"""`eyechart check`: what a batch of rows and a few forward passes show of a model given by name."""
+"""`eyechart check`: the faults that one batch and a few forward passes show in a model given by name."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def check_named(
     image_root: str | Path | None = None,
     settings: ScoreSettings | None = None,
 ) -> BatchCheck:
-    """Check a model given by name on a few rows, as its own processor and chat template write them.
+    """Check a model given by name on a few rows, converted by its own processor and chat template.
 
-    Nothing is scored, so this takes seconds: `check_batch` on the batch and `check_model` on model and batch. The batch
-    has no labels, because these are the choice of a trainer.
+    It runs `check_batch` on a batch of the rows, and `check_model` on model and batch. No rows are scored, so this
+    takes seconds. The batch has no labels, because a trainer chooses these.
 
     Args:
         model: the folder or hub id of a transformers image-text-to-text model.
@@ -36,7 +36,7 @@ def check_named(
         settings: device, precision, prompt and seed.
 
     Returns:
-        The findings of both checks, the most likely cause first, with what the batch holds.
+        The findings of both checks, the most likely cause first, with figures of the batch.
 
     Raises:
         ValueError: the model, a row or an image cannot be used; the message is one line.
@@ -56,7 +56,7 @@ def check_named(
     )
     with foreign_code(f"MODEL: the processor of {model} fails on the rows", "try other rows, or another model"):
         (batch,) = batches_of_rows(wanted.rows, loaded.processor, together)
-    live = loaded.scorer.model.requires_grad_(False)  # what is trainable is the choice of a trainer
+    live = loaded.scorer.model.requires_grad_(False)  # a trainer chooses what is trainable
     checked = check_batch(batch, loaded.processor, live)
     with foreign_code(f"MODEL: a forward pass of {model} fails", "try another version of transformers"):
         found = check_model(live, batch, loaded.processor)

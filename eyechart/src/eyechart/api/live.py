@@ -1,4 +1,4 @@
-"""What `score` and the checks take for a live model: rows, a data set, a data loader, or batches of a collator."""
+"""The data that `score` accepts for a live model: rows, a data set, a data loader, or batches of a collator."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from eyechart.seam import Batch, Row, ScorerOfBatches
 from eyechart.settings import ScoreSettings
 
 BatchDict = Mapping[str, Any]
-"""A batch as a collator made it."""
+"""A batch made by a collator."""
 Collate = Callable[[list[Any]], BatchDict]
 """Makes a batch from items of a data set."""
 LiveRows = DataLoader[Any] | Dataset[Any] | Iterable[BatchDict] | BatchDict
@@ -27,12 +27,13 @@ LiveRows = DataLoader[Any] | Dataset[Any] | Iterable[BatchDict] | BatchDict
 
 @dataclass(frozen=True)
 class LiveArguments:
-    """What is passed with a live model."""
+    """The arguments that are passed with a live model."""
 
     processor: Any
     collate_fn: Collate | None
     num_samples: int | None
-    """Number of rows to score; None uses `settings.ablation.num_samples` of a loader or data set, and all batches."""
+    """Number of rows to score. None means `settings.ablation.num_samples` for a loader or data set, and all rows for
+    batches."""
     settings: ScoreSettings
     image_root: str | Path | None = None
     """Folder that the rows' image paths are relative to."""
@@ -40,22 +41,22 @@ class LiveArguments:
 
 @dataclass(frozen=True)
 class Opened:
-    """A live model, adapted to the seam, and what it is scored on."""
+    """A live model adapted to the seam, and the data to score."""
 
     scorer: ScorerOfBatches
     rows: str | Path | Sequence[Row] | Sequence[Batch]
     by_rows: bool
-    """Whether it is scored on rows; otherwise on batches of its collator."""
+    """Whether the data are rows; otherwise they are batches of its collator."""
 
 
 def is_live(model: object) -> TypeGuard[nn.Module]:
-    """Return whether a model is a live one, and not a scorer of the seam."""
+    """Return whether a model is a live model of PyTorch, and not a scorer of the seam."""
     return isinstance(model, nn.Module) and not all(callable(getattr(model, name, None)) for name in ("encode", "nll"))
 
 
 @contextmanager
 def opened(model: nn.Module, rows: Any, given: LiveArguments) -> Iterator[Opened]:
-    """Adapt a live model to the seam for the block; afterwards it is as it was before.
+    """Adapt a live model to the seam inside the block; after it, the model is unchanged.
 
     Raises:
         ValueError: the model or its batches cannot be scored.
@@ -85,10 +86,10 @@ def opened(model: nn.Module, rows: Any, given: LiveArguments) -> Iterator[Opened
 
 
 def batches_of(rows: Any, given: LiveArguments) -> tuple[Iterable[BatchDict], int | None]:
-    """Return batches of a collator, and the number of rows after which no further one is read.
+    """Return batches of a collator, and the number of rows after which reading stops.
 
     Raises:
-        InputError: `rows` is none of the accepted kinds.
+        InputError: `rows` has a type that is not accepted.
     """
     most = given.num_samples or given.settings.ablation.num_samples
     if isinstance(rows, Mapping):
@@ -100,7 +101,7 @@ def batches_of(rows: Any, given: LiveArguments) -> tuple[Iterable[BatchDict], in
             raise InputError("collate_fn: it is needed to score a data set", "pass collate_fn=, or a DataLoader")
         if not isinstance(rows, Sized):
             raise InputError(
-                f"rows: {type(rows).__name__} has no length, so that no rows can be drawn from it",
+                f"rows: {type(rows).__name__} has no length, so no rows can be drawn from it",
                 "pass a DataLoader of it, whose first rows are scored, or a list of batch dicts",
             )
         size, count = given.settings.ablation.batch_size, len(rows)
@@ -116,7 +117,7 @@ def batches_of(rows: Any, given: LiveArguments) -> tuple[Iterable[BatchDict], in
 
 
 def _chosen(rows: str | Path | Sequence[Row], given: LiveArguments) -> Sequence[Row]:
-    """Return the rows to score, all of which have to be usable.
+    """Return the rows to score, all of which must be usable.
 
     Raises:
         InputError: a row cannot be used.

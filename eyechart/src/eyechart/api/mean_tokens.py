@@ -28,7 +28,7 @@ def shared_images(wanted: Asked, averaged: Sequence[Row], train_file: Path) -> l
 
 
 def mean_over_batches(scorer: ScorerOfBatches, batches: Sequence[Batch]) -> Tensor | None:
-    """Mean visual tokens [Q,E] over the images of batches; None if there is no image or their numbers differ."""
+    """Mean visual tokens [Q,E] over the images of batches; None if there is no image or their token counts differ."""
     pictured = [batch.rows([p for p, s in enumerate(batch.samples) if s.has_image]) for batch in batches]
     grids = {sample.grid for batch in pictured for sample in batch.samples}
     return mean_tokens(scorer, pictured, SilentBar())[0] if len(grids) == 1 else None

@@ -1,4 +1,4 @@
-"""`eyechart.score`: check 1 on any model, with the verdict, the coverage, the diagnosis and the model's captions."""
+"""`eyechart.score`: check 1 on any model, with verdict, check 2 (coverage), diagnosis and the model's captions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Measured:
 
     results: Results
     samples: SampleRows
-    """The content of samples.parquet."""
+    """The rows of samples.parquet."""
 
 
 def score(
@@ -66,7 +66,7 @@ def score(
 
     Args:
         model: the folder or hub id of a transformers image-text-to-text model, a live model of transformers (also
-            inside DDP, PEFT or `torch.compile`), or a `Scorer`. A live model is the same afterwards, bit for bit.
+            inside DDP, PEFT or `torch.compile`), or a `Scorer`. A live model is unchanged afterwards, bit for bit.
         rows: data that the model has not been trained on: the path of a data file, rows, or batches. For a live model
             also a `DataLoader`, a `Dataset` with `collate_fn`, or batch dicts as a collator makes them.
         conditions: `runbook`, `standard`, `full`, or names separated by commas. Conditions that are not available are
@@ -188,7 +188,7 @@ def _load(name: str | Path, settings: ScoreSettings) -> ScorerOfBatches:
 
 @runtime_checkable
 class SelfTesting(Protocol):
-    """A model of transformers, which has to pass more tests than a user's own scorer."""
+    """A transformers model. It must pass more tests than a user's own scorer."""
 
     def self_test(self, batch: Batch) -> None:
         """Raise ValueError if the model fails a self-test."""
@@ -209,7 +209,7 @@ def _tested(scorer: ScorerOfBatches, source: Source) -> _Tested:
     """Run the self-tests of a model of transformers, or check the output of any other scorer against its contract.
 
     Raises:
-        ValueError: a test failed; the message explains what that means.
+        ValueError: a test failed; the message explains what its failure means.
     """
     batch = source.first(_TESTED)
     if batch is None:
@@ -218,7 +218,7 @@ def _tested(scorer: ScorerOfBatches, source: Source) -> _Tested:
     if is_own(scorer) and isinstance(scorer, SelfTesting):
         scorer.self_test(batch)
         remarks = [Remark(code="self-tests-passed", about="self-tests")]
-    elif not (is_own(scorer) and isinstance(scorer, Limited)):  # a live model was tested when its door was chosen
+    elif not (is_own(scorer) and isinstance(scorer, Limited)):  # a live model passed them when its door was chosen
         require_contract(scorer, batch)
     return _Tested(len(encode(scorer, batch).layers), remarks)
 

@@ -1,4 +1,4 @@
-"""The data to score: a data file, rows or batches. Rows are read batch by batch, and counted for check 2 when read."""
+"""The data to score: a data file, rows or batches. Each batch of rows is read on request and counted for check 2."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def asked(
 
 
 def require_file(flag: str, path: str | Path) -> Path:
-    """Return the path of a data file, of a folder with a data set, or a pattern of files.
+    """Return `path` if it is a data file, a folder with a data set, or a pattern of files.
 
     Raises:
         ValueError: there is no such file or folder.
@@ -193,7 +193,7 @@ class Source(Sequence[Batch]):
         return collate([found[row] for row in rows])
 
     def coverage(self, settings: ScoreSettings, limit: int | None, ranks: Ranks) -> Coverage:
-        """Return check 2 on the scored data. It is also needed without training: truncated captions cannot be judged.
+        """Return check 2 on the scored data. It is needed without training too, as truncated captions cannot be judged.
 
         Args:
             settings: thresholds.

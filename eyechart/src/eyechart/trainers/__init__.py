@@ -1,1 +1,1 @@
-"""The checks inside the training of another stack: `attach` and `Callback` for Trainers, `watch` for any loop."""
+"""Checks during a training run of another stack: `attach` and `Callback` for Trainers, `watch` for any loop."""

@@ -1,4 +1,4 @@
-"""`attach(trainer)`: the callback of a trainer that is at hand, with its trackers and its evaluation data."""
+"""`attach(trainer)` adds the callback to a trainer object, so that it can use its trackers and evaluation data."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def attach(
         folder: as in `Callback`.
 
     Returns:
-        The callback, which holds the findings, looks and results after the training.
+        The callback. After the training, its attributes `findings`, `looks` and `results` are filled.
 
     Raises:
-        ValueError: the object takes no callbacks.
+        ValueError: the object has no method to add callbacks.
     """
     add = getattr(trainer, "add_callback", None)
     if add is None:
         raise ValueError(
             f"attach: expected a transformers Trainer, {type(trainer).__name__} has no add_callback; "
-            "use eyechart.watch(model) in a training loop of your own"
+            "use eyechart.watch(model) in a custom training loop"
         )
     callback = Callback(rows, processor, watching, folder).of(trainer)
     add(callback)

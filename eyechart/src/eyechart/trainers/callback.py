@@ -1,21 +1,22 @@
 """A callback for transformers' Trainer and the trainers built on it (TRL, LLaMA-Factory, ms-swift, axolotl, unsloth).
 
-    trainer = Trainer(..., callbacks=[eyechart.Callback()])  # where only callbacks can be passed
-    eyechart.attach(trainer)                                 # where the trainer is at hand: figures reach its trackers
+    trainer = Trainer(..., callbacks=[eyechart.Callback()])  # if only callbacks can be passed
+    eyechart.attach(trainer)                                 # with the trainer object: also logs to its trackers
 
 What it does:
 
 1. Before the first step, a few rows are read from the training data set, collated by the trainer's collator, and
    checked (`check_batch`, `check_model`). In the first step, the batch that reaches the model is compared with what the
-   collator made. A data set without indices is not read: its first batch is checked inside the first step.
-2. A fault that makes the training blind, or leaves nothing to learn, stops it with `FaultsFoundError` before any
-   update.
-3. At a few steps, spaced evenly on a logarithmic scale, a look: the loss of a few rows with their own and with another
-   picture.
-4. At the end, a score of more rows, with a page.
+   collator made. Rows of an iterable data set cannot be read by index, so its first batch is checked within the first
+   step.
+2. A fault that keeps the images from the model, or leaves no label to learn from, stops the training with
+   `FaultsFoundError` before any update.
+3. At a few steps, evenly spaced on a logarithmic scale, a look measures the loss of a few rows with their own picture
+   and with another one.
+4. At the end, more rows are scored, and the results and an HTML page are written.
 
-Every rank does the same work on the same rows, so ranks stay in step without communication; the first rank prints and
-writes. A look or a score that fails is reported in one line and does not end the training.
+Every rank does the same work on the same rows, so ranks stay synchronised without communication. Only the first rank
+prints and writes files. A look or a score that fails is reported in one line and does not end the training.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ T = TypeVar("T")
 
 _MOST_LOOKS = 7
 _FEWEST, _MOST = 4, 8
-"""Rows of the batch that is checked before the first step: the trainer's batch size, within these limits."""
+"""Smallest and largest number of rows checked before the first step; between them, it is the trainer's batch size."""
 _COMPARED = 16
-"""Rows whose pictures are compared with the pixels that the collator makes of them."""
+"""Number of rows whose pictures are compared with the pixels that the collator makes from them."""
 
 
 @dataclass(frozen=True)
@@ -62,23 +63,24 @@ class Watching:
     """How a training is watched."""
 
     looks: Literal["log", "off"] | int = "log"
-    """When to look: `log` for at most 7 looks, each at twice the step of the one before; a number for a look every so
-    many steps; `off`."""
+    """When to look: `log` for at most 7 looks, each at twice the step of the one before; a number N for a look every N
+    steps; `off` for none."""
     samples: int = 16
-    """Rows of a look."""
+    """Number of rows per look."""
     score: int = 100
-    """Rows of the score at the end; 0 for no score."""
+    """Number of rows that are scored at the end; 0 for no score."""
     stop: Literal["blind", "error", "never"] = "blind"
-    """What stops the training before its first update: `blind` for faults that keep the pictures or all labels from the
-    loss, `error` for every error, `never`."""
+    """What stops the training before its first update: with `blind`, only faults that keep the pictures or all labels
+    from the loss; with `error`, every error; with `never`, nothing."""
     seed: int = 0
-    """Draws rows and wrong pictures, from generators of its own."""
+    """Seed for drawing rows and wrong pictures. The global random generators are not used."""
 
 
 class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it as Any
-    """Checks, looks and a final score inside a training.
+    """Checks, looks and a final score during a training run.
 
-    After `trainer.train()`: `findings` (of the first batch), `looks` and `results` (of the final score).
+    After `trainer.train()`, its attributes are `findings` (of the first batch), `looks` and `results` (of the final
+    score).
     """
 
     def __init__(
@@ -88,14 +90,14 @@ class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it 
         watching: Watching | None = None,
         folder: str | Path | None = None,
     ) -> None:
-        """Keep what is needed; nothing is read before the training begins.
+        """Store the arguments; no data is read before the training begins.
 
         Args:
             rows: held-out rows in the form that the trainer's collator takes (a data set or a list). By default the
                 trainer's evaluation data set if the trainer is known (`attach`), otherwise rows of the training data.
             processor: the model's processor; by default the trainer's `processing_class`.
             watching: how to watch; the defaults are those of `Watching`.
-            folder: folder of the final score's files; by default `eyechart` in the trainer's output folder.
+            folder: folder for the files of the final score; by default `eyechart` in the trainer's output folder.
         """
         self.watching = watching or Watching()
         self.findings: list[Finding] = []
@@ -112,12 +114,12 @@ class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it 
         self._speaks = True
 
     def of(self, trainer: Any) -> Callback:
-        """Give the callback its trainer, with the trackers and the evaluation data of it; `attach` calls this."""
+        """Give the callback access to the trainer's trackers and evaluation data; `attach` calls this."""
         self._trainer = trainer
         return self
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **handed: Any) -> None:
-        """Check the first rows, and prepare the looks and the hook of the first step.
+        """Check the first rows, prepare the looks, and register the hook for the first step.
 
         Raises:
             FaultsFoundError: a finding stops the training.
@@ -137,11 +139,11 @@ class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it 
             if self._steps and self._held is not None:
                 self._prepare(self._held.batches(self.watching.samples, size, self.watching.seed), self._held.source)
         if training is None:
-            self._say(["eyechart: the rows of the training data have no indices: its first batch is checked instead"])
+            self._say(["eyechart: the training data cannot be read by index, so its first batch is checked instead"])
         self._first = FirstForward(self._model, lambda batch: self._arrived(batch, collated))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **handed: Any) -> None:
-        """Look, if this step is one of those to look at."""
+        """Run a look if one is planned for this step."""
         if self._looking is not None and int(state.global_step) in self._steps:
             step, logged = int(state.global_step), control.should_log
             with unchanged(self._model):
@@ -176,7 +178,7 @@ class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it 
         return wrongly_served(found)
 
     def _check(self, batch: Mapping[str, Any], optimizer: Any, found: Sequence[Finding] = ()) -> None:
-        """Check a batch, print its findings and those found before, and stop if one of them stops the training."""
+        """Check a batch, print its findings and earlier ones, and raise an error if one stops the training."""
         self._batch_rows = len(batch["input_ids"]) if "input_ids" in batch else 0
         found = [*found, *check_batch(batch, self._processor, self._model).findings]
         if not any(finding.severity == "error" for finding in found):
@@ -197,11 +199,11 @@ class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it 
         return self.watching.stop == "error" or blinds(found.code) or self._without_answers(found)
 
     def _without_answers(self, found: Finding) -> bool:
-        """Return whether every row of the batch lost its whole answer, so that its labels teach only the prompt."""
+        """Return whether the answers of all rows are cut off completely, so that only the prompt can be learnt."""
         return len(found.evidence.get("without_answer", ())) == self._batch_rows > 0
 
     def _arrived(self, batch: Mapping[str, Any], collated: Mapping[str, Any] | None) -> None:
-        """Compare what reaches the model in the first step with what the collator made; without that, check it."""
+        """Compare the first step's inputs with the collated batch; if no batch was collated, check the inputs."""
         with unchanged(self._model):
             if collated is None:
                 self._check(batch, None)
@@ -212,7 +214,7 @@ class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it 
                 self._found([lost])
 
     def _held_out(self, loader: Any) -> Indexed | None:
-        """Return the held-out rows: those that were passed, or the evaluation data set of a known trainer."""
+        """Return the rows that were passed or, if the trainer is known, those of its evaluation data set."""
         if self._rows is not None:
             return given(self._rows, loader)
         data = getattr(self._trainer, "eval_dataset", None)
@@ -240,15 +242,15 @@ class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it 
             write_results(self.results, self._folder or output / "eyechart")
 
     def _tried(self, what: str, action: Callable[[], T]) -> T | None:
-        """Carry out an action; report an error in one line, because it must not end the training."""
+        """Run `action`; report an error in one line, because it must not end the training."""
         try:
             return action()
-        except Exception as error:  # noqa: BLE001 - models and collators of others may raise anything
+        except Exception as error:  # noqa: BLE001 - models and collators of users may raise anything
             self._say([failure_line(what, error)])
             return None
 
     def _log(self, figures: dict[str, float]) -> None:
-        """Send figures to the trackers of a known trainer, past what its own class adds to a log."""
+        """Send figures to the trackers of a known trainer, without the entries that its class adds to a log."""
         if isinstance(self._trainer, Trainer):
             Trainer.log(self._trainer, dict(figures))
 
@@ -261,11 +263,11 @@ def look_steps(looks: str | int, total: int) -> list[int]:
     """Return the steps of a training at which to look.
 
     Args:
-        looks: `log`, `off`, or a number of steps.
+        looks: `log`, `off`, or the number of steps between looks.
         total: the last step.
 
     Returns:
-        Steps in increasing order. With `log`: the first step, and then each twice the one before, up to the last step.
+        Steps in increasing order. With `log`, the first is step 1, and each next one is twice the step before.
     """
     if looks == "off" or total < 1:
         return []

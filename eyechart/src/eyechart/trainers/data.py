@@ -1,8 +1,8 @@
-"""Batches from a trainer's data set, made by the trainer's own collator, without touching its loader.
+"""Batches from a trainer's data set, made by the trainer's own collator without using its loader.
 
 A loader cannot be rewound: `next(iter(loader))` advances random states, and iterable data sets lose rows. Rows are
-therefore read from the data set by their indices and collated by the loader's own function. Data sets without indices
-are not read here at all; the trainer's first batch is then checked inside its first step.
+therefore read from the data set by their indices and collated by the loader's own function. Iterable data sets are not
+read here; for them, the first batch is checked within the first training step.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 Source = Literal["held-out", "training"]
-"""Which of the trainer's data sets rows come from."""
+"""Which of the trainer's data sets the rows come from."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Indexed:
         return [int(index) for index in np.random.default_rng(seed).permutation(len(self.rows))[:count]]
 
     def batches(self, count: int, size: int, seed: int) -> list[Mapping[str, Any]]:
-        """Return batches of `size` rows each, in total `count` rows, or all rows if there are fewer.
+        """Return batches of `size` rows each, with `count` rows in total, or all rows if there are fewer.
 
-        Rows are drawn by `seed` from a generator of their own, so that sorted data sets give a fair sample. Transforms
-        of the data set may draw from global generators; the caller restores these.
+        Rows are drawn at random with `seed`, so that the sample is representative even if the data set is sorted.
+        Transforms of the data set may use the global random generators; the caller restores these.
 
         Raises:
             ValueError: the collator does not return a dict.

@@ -1,4 +1,4 @@
-"""What reaches the model in the first training step, read by a hook on its forward that is removed afterwards."""
+"""Reads what reaches the model in the first training step, by a forward hook that is removed afterwards."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import nn
 
 
 class FirstForward:
-    """Calls a function once, before the first forward pass, with the arguments of the forward by name."""
+    """Calls a function once, before the first forward pass, with the arguments of this pass by name."""
 
     def __init__(self, model: nn.Module, tell: Callable[[Mapping[str, Any]], None]) -> None:
-        """Register the hook on the model itself, not on a wrapper, so that it sees what arrives there."""
+        """Register the hook on the model itself and not on a wrapper, because a wrapper may drop arguments."""
         self._names = tuple(inspect.signature(model.forward).parameters)
         self._tell = tell
         self._handle = model.register_forward_pre_hook(self._called, with_kwargs=True, prepend=True)
 
     def remove(self) -> None:
-        """Remove the hook; later forwards run as if it had never been there."""
+        """Remove the hook; it does not affect later forward passes."""
         self._handle.remove()
 
     def _called(self, module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -29,9 +29,9 @@ class FirstForward:
 
 
 def image_inputs(batch: Mapping[str, Any]) -> list[str]:
-    """Return the names of the inputs of a batch that hold pixels or features of images.
+    """Return the names of the inputs of a batch that contain pixels or features of images.
 
-    Grids, masks and sizes of images are not counted, because they show nothing.
+    Grids, masks and sizes of images are not counted, because they do not contain the content of an image.
     """
     return [name for name, value in batch.items() if _is_image(name, value)]
 

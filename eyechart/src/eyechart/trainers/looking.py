@@ -1,4 +1,4 @@
-"""Looks inside the training of another stack: a few rows are scored with own pictures, wrong pictures and zeros."""
+"""Looks during a training run of another stack: a few rows are scored with right pictures, wrong ones and zeros."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _CONDITIONS = ("correct", "shuffled", "zero")
 
 
 class Looking:
-    """The rows of the looks of a training, adapted once to the scoring seam."""
+    """The rows that all looks of a training run score, adapted once to the scoring seam."""
 
     def __init__(
         self, model: nn.Module, batches: Sequence[Mapping[str, Any]], processor: Any, looks: int, seed: int
     ) -> None:
-        """Find a door into the model; its self-tests run here, once.
+        """Choose how features or pixels of the model are replaced (its door), and run the self-tests once.
 
         Args:
             model: the model that is trained.
-            batches: batches of its collator.
+            batches: batches made by its collator.
             processor: its processor, or None.
-            looks: number of looks in the whole training, which share the confidence level of their bounds.
+            looks: number of looks in the whole training; the error rate of the bounds is divided among them.
             seed: seed for drawing the wrong pictures.
 
         Raises:
-            ValueError: batches or model cannot be scored; the message is one line.
+            ValueError: the batches or the model cannot be scored; the message is one line.
         """
         self._scorer = open_live(model, batches, processor)
         self._batches: list[Batch] = list(self._scorer.batches)
@@ -57,10 +57,10 @@ class Looking:
             ablation, scores = ablate(self._scorer, self._batches, plan)
         correct = ablation.conditions["correct"].loss if "correct" in ablation.conditions else None
         if correct is None:
-            raise ValueError("a look needs rows with an image and an answer, and finite losses; this one found none")
+            raise ValueError("a look needs rows with an image, an answer and finite losses; this one found none")
         wrong, zero = gap_to(scores, "shuffled"), gap_to(scores, "zero")
         if wrong is None or zero is None:
-            raise ValueError(f"a look needs two rows with other images and other answers, among {len(scores)} rows")
+            raise ValueError(f"a look needs two rows with different images and answers; these {len(scores)} have none")
         stood = stand_gap(wrong, self._settings.margin_shuffled, self._level, self._level)
         return Look(
             step=step,

@@ -1,16 +1,16 @@
-"""`watch(model)`: reports what happens to the images in any training loop, by a hook on the model's forward.
+"""`watch(model)` reports what happens to the images in any training loop, by a hook on the model's forward pass.
 
     watch = eyechart.watch(model)  # before the training
     ...
-    watch.remove()                 # whenever it is no longer wanted
+    watch.remove()                 # when it is no longer needed
 
 The first forward passes with images are inspected: did pixels arrive, did a module of the model read them, did they
-reach the language model, and did they change its output? For that, the forward pass is repeated twice without
-gradients, with its own pixels and with negated ones. Afterwards each forward pass costs a look at the names of its
-arguments, and a line is printed when images stop arriving or arrive again.
+reach the language model, and did they change its output? To find out, each of these passes is repeated twice without
+gradients, with its own pixels and with negated ones. In later passes, only the names of the arguments are read, and a
+line is printed when images stop arriving or arrive again.
 
-Weights, buffers, gradients, random states and mode are not changed. The hook does not see what a compiled model does:
-watch the model before it is compiled.
+Weights, buffers, gradients, random states and mode are not changed. The hook does not work inside a compiled model, so
+call `watch` before the model is compiled.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from eyechart.trainers.firststep import image_inputs
 INSPECTED = 3
 """Number of forward passes with images that are inspected."""
 _MAIN = ("logits", "last_hidden_state")
-"""Keys of the result that a module of transformers passes on."""
+"""Main fields of the output of a transformers module; other fields may repeat its inputs."""
 SILENT = 50
-"""Number of forward passes in a row without images after which a line says that none arrive; rows without images are
-usual in mixed data."""
+"""Number of consecutive forward passes without images after which a line reports this. It is not 1, because mixed data
+have rows without images."""
 
 
 class Watch:
-    """A hook on a model's forward; `passages` holds what was reported."""
+    """A hook on a model's forward pass; `passages` lists what was reported."""
 
     def __init__(self, model: nn.Module) -> None:
         """Register the hook on the model itself, not on a wrapper around it."""
@@ -79,7 +79,7 @@ class Watch:
         say(f"eyechart: {watch_line(passage)}")
 
     def _inspect(self, given: Mapping[str, Any], inputs: tuple[str, ...]) -> Passage:
-        """Repeat the forward pass with its own and with negated pixels, and compare the outputs of all modules."""
+        """Repeat the forward pass with the same pixels and with negated ones, and compare all modules' outputs."""
         others = {name: _negated(given[name]) for name in inputs}
         self._inside = True
         try:
@@ -96,7 +96,7 @@ class Watch:
         return Passage(self._forwards, inputs, bool(differ), change, differ[-1] if differ else "")
 
     def _trace(self, given: Mapping[str, Any]) -> tuple[dict[str, float], Tensor | None]:
-        """Run the forward pass, and return a sum of each module's output in the order of calls, and the logits."""
+        """Run the forward pass; return the sum of each module's output, in the order of calls, and the logits."""
         sums: dict[str, float] = {}
         handles = [
             module.register_forward_hook(lambda _m, _i, output, name=name: sums.__setitem__(name, _sum(output)))
@@ -112,13 +112,13 @@ class Watch:
 
 
 def watch(model: nn.Module) -> Watch:
-    """Watch the images in the forward passes of a model, in any training loop.
+    """Report in any training loop whether images reach the forward passes of a model and change its output.
 
     Args:
-        model: the model that is trained; a wrapper (PEFT, DistributedDataParallel) may be around it.
+        model: the model that is trained, with or without a wrapper (PEFT, DistributedDataParallel).
 
     Returns:
-        The watch; `remove()` ends it, and `passages` holds what it reported.
+        The watch: `remove()` ends it, and `passages` lists what it reported.
     """
     return Watch(model)
 
@@ -134,8 +134,8 @@ def _negated(value: Any) -> Any:
 def _sum(output: Any) -> float:
     """Return the sum of all numbers in a module's output; equal outputs have equal sums.
 
-    Of an output that also returns what went in (some models return the features of the tower again), only the hidden
-    states or logits count.
+    If an output also contains the inputs (some models return the features of the tower again), only its hidden states
+    or logits are added up.
     """
     if isinstance(output, Tensor):
         return float(output.detach().double().sum()) if output.is_floating_point() else 0.0
