@@ -71,4 +71,4 @@ def test_a_new_connector_is_named_where_it_is_frozen(trainable: bool, saved: Sav
     batch = collate(processor, [[picture(0)], [picture(1)]])
     errors = [one for one in check_model(llava, batch, processor) if one.severity == "error"]
     assert [one.code for one in errors] == ([] if trainable else ["no-gradient"])
-    assert trainable or "stays as random as it is" in errors[0].message
+    assert trainable or "will stay random" in errors[0].message

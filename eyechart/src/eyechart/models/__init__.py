@@ -1,1 +1,1 @@
-"""Adapters of transformers models to the scoring interface."""
+"""Adapts transformers models to the scoring interface."""

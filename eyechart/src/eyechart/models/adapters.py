@@ -1,4 +1,4 @@
-"""Folders with a PEFT adapter instead of a model: the base model is loaded, and the adapter is put into it."""
+"""Folders with a PEFT adapter instead of a model: the base model is loaded, then the adapter is added to it."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ class Adapter:
     base: str
     """Folder or hub id of the model that the adapter was trained on."""
     has_processor: bool
-    """Whether the folder has a processor of its own, which trainers save when they changed it."""
+    """Whether the folder has its own processor, as trainers save one that they changed."""
 
 
 def read_adapter(name: str) -> Adapter | None:
-    """Return what an adapter folder holds; None if the folder is none, or `name` is a hub id.
+    """Read an adapter folder; return None if it is not one, or if `name` is a hub id.
 
     Raises:
-        InputError: PEFT is not installed, the adapter names no base model, or it adds tokens to every prompt.
+        InputError: PEFT is not installed, the adapter's config names no base model, or it adds tokens to every prompt.
     """
     file = Path(name) / _FILE
     if not file.is_file():
         return None
     if importlib.util.find_spec("peft") is None:
         raise InputError(
-            f"MODEL: {name} holds an adapter of PEFT, which is not installed", "run pip install 'eyechart[peft]'"
+            f"MODEL: {name} is a PEFT adapter, but PEFT is not installed", "run pip install 'eyechart[peft]'"
         )
     try:
         config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -58,7 +58,7 @@ def read_adapter(name: str) -> Adapter | None:
 
 
 def with_adapter(model: nn.Module, adapter: Adapter) -> nn.Module:
-    """Put the adapter's weights into the base model, and return it.
+    """Add the adapter's weights to the base model, and return the model.
 
     Raises:
         InputError: the adapter does not fit the model, or some of its weights are missing.

@@ -1,9 +1,9 @@
-"""The files of a checkpoint, and which weights of a live model do not come from them.
+"""Finds the files of a checkpoint, and the weights of a live model that do not come from them.
 
-Weights are matched by their values and not by their names, because versions of transformers rename them: a tensor comes
-from the checkpoint if a tensor of the same shape has the same first and last row, compared as bfloat16. Trained weights
-differ from the file, but are still similar to the tensor whose name ends in the same way; newly initialised ones are
-not.
+Weights are matched by their values and not by their names, because versions of transformers rename them. A weight comes
+from the checkpoint if a tensor of the same shape in the files has the same first and last row in bfloat16. After
+training, weights differ from the files, but still correlate with the stored tensor whose name has the same ending;
+newly initialised weights do not.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from transformers.utils import cached_file
 from eyechart.hub import hub_bounded
 
 _RELATED = 0.3
-"""Trained weights have at least this correlation with those that training began with."""
+"""Trained weights have at least this correlation with the weights before training."""
 _LARGE = 64
-"""Fewest values of a row whose correlation means anything."""
+"""Smallest number of values for which a correlation is computed; of fewer values, it can be high by chance."""
 _NOT_THERE = ("lora_", "modules_to_save", "adapter", "prompt_encoder", "vera_", "experts")
-"""Parts of names of weights that a checkpoint does not hold under one name: adapters, and experts that are stacked."""
+"""Substrings in the names of weights that a checkpoint does not store under one name: adapters and stacked experts."""
 
 
 def safetensors_of(name: str, local_only: bool = False) -> list[Path]:
@@ -34,7 +34,7 @@ def safetensors_of(name: str, local_only: bool = False) -> list[Path]:
 
     Args:
         name: folder or hub id.
-        local_only: whether the hub must not be asked.
+        local_only: True to use only local files and not the hub.
     """
     if Path(name).is_dir():
         return sorted(Path(name).glob("*.safetensors"))
@@ -51,7 +51,7 @@ def safetensors_of(name: str, local_only: bool = False) -> list[Path]:
 
 
 def tensors_in(files: Sequence[Path]) -> Iterator[tuple[str, Any]]:
-    """Yield the name of every tensor in the files, with a slice that reads only what is requested."""
+    """Yield the name of every tensor in the files, with a safetensors slice that reads only the requested values."""
     for file in files:
         with safe_open(file, framework="pt") as opened:
             for key in opened.keys():  # noqa: SIM118 - not a dictionary
@@ -63,9 +63,9 @@ class Origin:
     """How the weights of a model relate to the files of its checkpoint."""
 
     matched: int
-    """Number of tensors that the files hold with the same values."""
+    """Number of weights that are in the files with the same values."""
     unrelated: tuple[str, ...]
-    """Names of tensors that the files do not hold, or hold with entirely different values."""
+    """Names of weights that are not in the files, or are there with uncorrelated values."""
 
 
 @torch.no_grad()
@@ -102,21 +102,21 @@ def origin_of(model: nn.Module, files: Sequence[Path]) -> Origin:
 
 
 def _converted(model: nn.Module) -> list[str]:
-    """Return parts of names of weights that transformers makes of several stored ones, such as q, k and v in one."""
+    """Return substrings of names of weights that transformers merges from several stored ones, such as q, k, v."""
     converters = [c for c in getattr(model, "_weight_conversions", None) or [] if getattr(c, "operations", None)]
     targets = [str(target) for c in converters for target in getattr(c, "target_patterns", [])]
     return [found for target in targets if (found := target.rpartition("*")[2].strip("^$\\."))]
 
 
 def _end(name: str) -> str:
-    """Return the last part of a name that does not depend on where the model places a module."""
+    """Return the ending of a name that stays the same when a module is moved within the model."""
     parts = name.split(".")
     number = max((place for place, part in enumerate(parts) if part.isdigit()), default=None)
     return ".".join(parts[-2:] if number is None else parts[number:])
 
 
 def _local(weight: Tensor) -> Tensor | None:
-    """Return a weight whose values can be read here; None if it is quantised or distributed."""
+    """Return the values of a weight; None if they cannot be read because it is quantised or distributed."""
     plain = weight.is_floating_point() and weight.device.type != "meta" and not hasattr(weight, "full_tensor")
     return weight.detach() if plain else None
 

@@ -1,8 +1,8 @@
-"""Batches as a collator made them, as batches of the seam: their rows, answer tokens, grids and image inputs.
+"""Converts batches of a collator to batches of the seam: their rows, answer tokens, grids and image inputs.
 
-Every row is one sample. Its ids are those at positions that are not padding, on whichever side the collator pads. Only
-answer tokens have labels (`processors.answers`), whatever the trainer labels. Rows without an image are counted, and
-not scored. Rows that hold several samples (packing) are refused.
+Every row is one sample. Padding is removed, on whichever side it is. Only answer tokens have labels
+(`processors.answers`), even if the trainer labels other tokens too. Rows without an image are counted but not scored.
+Rows that contain several samples (packing) are rejected.
 
 Dimension suffixes: see `eyechart.seam`.
 """
@@ -37,9 +37,9 @@ class Collated:
     """One batch of a collator."""
 
     number: int
-    """Its place among the batches, from 0."""
+    """Index of this batch, from 0."""
     first_row: int
-    """Row number of its first row among the rows of all batches."""
+    """Index of its first row, counted over the rows of all batches."""
     inputs: Mapping[str, Any]
     """The model's inputs as tensors, without labels."""
     labels_BT: IntArray | None
@@ -79,14 +79,14 @@ class Collated:
 
     @property
     def other_labels(self) -> int:
-        """Number of labels of the trainer at positions that are no answer tokens."""
+        """Number of the trainer's labels at positions other than answer tokens."""
         if self.labels_BT is None:
             return 0
         return int(((self.labels_BT != IGNORE_INDEX) & ~self.answers.answer_BT).sum())
 
     @cached_property
     def positions(self) -> list[IntArray]:
-        """For each row, its positions that are not padding."""
+        """For each row, the positions that are not padding."""
         return [np.flatnonzero(attended_T).astype(np.int64) for attended_T in self.geometry.attended_BT]
 
     def cut(self, places: Sequence[int]) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class Collated:
         return bool(self.geometry.runs[place]) and bool(self.geometry.entries_of(place))
 
     def pixels(self, place: int) -> list[Tensor]:
-        """Return the entries of the pixel tensor of one row: images, tiles, or the patches of one image each."""
+        """Return one row's entries of the pixel tensor; an entry is an image, a tile, or all patches of an image."""
         assert self.pixel_key is not None
         pixels: Any = self.cut([place])[self.pixel_key]
         entries = self.geometry.entries_of(place)
@@ -111,11 +111,11 @@ class Collated:
         return [_only(part) if isinstance(part, list | tuple) else part for part in whole]
 
     def with_pixels(self, places: Sequence[int], given: Sequence[Sequence[Tensor]]) -> Any:
-        """Return the pixel tensor of some rows, in the form of the batch, with other entries in it.
+        """Return the pixel tensor of some rows with other entries, in the batch's own format.
 
         Args:
             places: the rows.
-            given: the entries of each row, in the form of `pixels`.
+            given: the new entries of each row, in the form that `pixels` returns.
         """
         assert self.pixel_key is not None
         own: Any = self.cut(places)[self.pixel_key]
@@ -131,7 +131,7 @@ class Collated:
         return torch.cat([pixels.to(own) for pixels in flat])
 
     def grid(self, place: int) -> Grid:
-        """Return the arrangement of a row's visual tokens, as far as the batch shows it."""
+        """Return the grid of a row's visual tokens, as far as the batch contains this information."""
         tokens = int(self.geometry.placeholders_B[place])
         merge, entries = self.geometry.pixels.merge, self.geometry.entries_of(place)
         if merge is not None and all(entry.grid is not None for entry in entries):
@@ -169,7 +169,7 @@ class Collated:
         positions_T = self.positions[place]
         ids_T = self.geometry.ids_BT[place][positions_T].astype(np.int64)
         answer_T = self.answers.answer_BT[place][positions_T].copy()
-        answer_T[:1] = False  # nothing precedes the first token, so that no model predicts it
+        answer_T[:1] = False  # the first token has no predecessor, so no model predicts it
         marked = np.flatnonzero(self._image_positions(place))
         row = self.first_row + place
         return Sample(
@@ -205,7 +205,7 @@ class Collated:
 
 @dataclass(frozen=True)
 class RowInput:
-    """One row of a batch, with its own pixels or with others."""
+    """One row of a batch, with its own pixels or with pixels that replace them."""
 
     source: Collated
     place: int

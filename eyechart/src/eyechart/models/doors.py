@@ -1,13 +1,13 @@
-"""Doors: the ways in which replaced image features, or replaced pixels, get into a live model.
+"""Doors: the ways in which the image features or pixels of a live model are replaced.
 
-    encoder-outputs   the forward pass takes the output of the vision half as an argument (`mm_encoder_outputs`, in new
-                      versions of transformers)
-    image-features    `get_image_features` returns other features while the forward pass runs (`gate`)
-    pixels            the forward pass gets other pixels: works for every model, and the vision half runs each time
+    encoder-outputs   the forward pass accepts the output of the vision half as an argument (`mm_encoder_outputs`, in
+                      new versions of transformers)
+    image-features    `get_image_features` is patched to return other features (`gate`)
+    pixels            the forward pass gets other pixels; this works for every model, but runs the vision half each time
 
-The first that a model has is used (`open_door`). Through the first two doors, "visual tokens" are what the language
-model gets from the vision half; through the third one, they are pixel values, one token per value, so that `zero` and
-`noise` are pictures and not visual tokens.
+The first one that a model supports is used (`open_door`). With the first two doors, "visual tokens" are the vectors
+that the language model gets from the vision half. With the third, they are pixel values, one token per value, so the
+conditions `zero` and `noise` replace the picture and not its visual tokens.
 
 Dimension suffixes: see `eyechart.seam`.
 """
@@ -41,9 +41,9 @@ class Door(ABC):
     name: DoorName
     """Its name in the results."""
     code: RemarkCode
-    """The remark with which results explain it."""
+    """The remark that explains this door in the results."""
     slots: bool
-    """Whether visual tokens are those of the language model; otherwise they are pixel values."""
+    """Whether visual tokens are the language model's inputs; otherwise they are pixel values."""
 
     @abstractmethod
     def grid(self, source: Collated, place: int) -> Grid:
@@ -54,12 +54,12 @@ class Door(ABC):
         """Return the visual tokens of one row, each layer [1,Q,E]."""
 
     def take_together(self, parts: Sequence[RowInput]) -> list[VisualTokens]:
-        """Return the visual tokens of rows of one batch, as the model computes them for the batch as a whole."""
+        """Return the visual tokens of rows of one batch, computed in one forward pass for all of them."""
         return [self.take(part) for part in parts]
 
     @abstractmethod
     def giving(self, parts: Sequence[RowInput], visual: VisualTokens) -> Any:
-        """Return a context with the inputs of these rows (of one batch), in which a forward pass uses `visual`."""
+        """Return a context manager: it yields the inputs of these rows of one batch, and passes inside use `visual`."""
 
 
 class PixelDoor(Door):
@@ -69,7 +69,7 @@ class PixelDoor(Door):
     slots = False
 
     def grid(self, source: Collated, place: int) -> Grid:
-        """Return the axes of each entry; patches in the order of the merged grid."""
+        """Return the dimensions of each entry; for patches, the merged grid."""
         merge = source.geometry.pixels.merge
         grids: list[tuple[int, ...]] = []
         for entry, pixels in zip(source.geometry.entries_of(place), source.pixels(place), strict=True):
@@ -87,7 +87,7 @@ class PixelDoor(Door):
 
     @contextmanager
     def giving(self, parts: Sequence[RowInput], visual: VisualTokens) -> Iterator[dict[str, Any]]:
-        """Put the pixel values in the form of the batch."""
+        """Yield the inputs with these pixel values, in the batch's own format."""
         source, places = parts[0].source, [part.place for part in parts]
         entries = []
         for part, values_QE, count in zip(parts, visual.layers[0], visual.counts(), strict=True):
@@ -108,7 +108,7 @@ class _FeatureDoor(Door):
         """Determine the form of the features from one row with images.
 
         Raises:
-            LayoutError: the form is not supported, or there are not as many features as image positions.
+            LayoutError: the form is not supported, or the numbers of features and image positions differ.
         """
         self._forward, self._gate = forward, gate
         self._layouts: dict[tuple[int, int], Layout] = {}
@@ -126,7 +126,7 @@ class _FeatureDoor(Door):
         """Run the vision half on one row.
 
         Raises:
-            LayoutError: the features have another form, or another number than the row has image positions.
+            LayoutError: the features have an unexpected form, or their number is not that of the image positions.
         """
         source, place = part.source, part.place
         features = self._caught(inputs_of([part]))
@@ -144,7 +144,7 @@ class _FeatureDoor(Door):
         """Run the vision half on rows of one batch.
 
         Raises:
-            LayoutError: the features have another form than those of the rows alone.
+            LayoutError: the features have another form than those of single rows.
         """
         layouts = [self._layout_of(part) for part in parts]
         outputs = self._layout.split(self._caught(inputs_of(parts)), layouts)
@@ -167,7 +167,7 @@ class _FeatureDoor(Door):
     def _caught(self, inputs: Mapping[str, Any]) -> Any:
         found = self._gate.catch(lambda: self._forward(inputs))
         if found is None:
-            raise LayoutError("a forward pass never asks for them (get_image_features is not called)")
+            raise LayoutError("a forward pass does not compute them (get_image_features is not called)")
         return found
 
 
@@ -178,7 +178,7 @@ class OfficialDoor(_FeatureDoor):
 
     @contextmanager
     def giving(self, parts: Sequence[RowInput], visual: VisualTokens) -> Iterator[dict[str, Any]]:
-        """Replace the pixels by the features; a forward pass accepts only one of them."""
+        """Pass the features instead of the pixels; a forward pass accepts only one of the two."""
         source = parts[0].source
         inputs = source.cut([part.place for part in parts])
         inputs.pop(str(source.pixel_key))
@@ -186,13 +186,13 @@ class OfficialDoor(_FeatureDoor):
 
 
 class GateDoor(_FeatureDoor):
-    """Features as the answer of `get_image_features`."""
+    """Features as the return value of `get_image_features`."""
 
     name, code = "image-features", "door-image-features"
 
     @contextmanager
     def giving(self, parts: Sequence[RowInput], visual: VisualTokens) -> Iterator[dict[str, Any]]:
-        """Answer with the features, whatever the pixels are."""
+        """Let `get_image_features` return these features, whatever the pixels are."""
         with self._gate.answering(self.features(parts, visual)):
             yield inputs_of(parts)
 
@@ -208,14 +208,14 @@ def inputs_of(parts: Sequence[RowInput]) -> dict[str, Any]:
 
 
 def feature_doors(model: nn.Module) -> list[type[_FeatureDoor]]:
-    """Return the kinds of doors to image features that a model may have, the best one first."""
+    """Return the doors for image features that a model may support, the best one first."""
     if not FeatureGate.fits(model):
         return []
     return [OfficialDoor, GateDoor] if OFFICIAL in parameters_of(model) else [GateDoor]
 
 
 def parameters_of(model: nn.Module) -> set[str]:
-    """Return the names of the arguments of a model's forward pass, also if it was wrapped."""
+    """Return the names of the arguments of a model's forward pass, even if the method was wrapped."""
     given = set(inspect.signature(model.forward).parameters)
     return given if "input_ids" in given else given | set(inspect.signature(type(model).forward).parameters)
 

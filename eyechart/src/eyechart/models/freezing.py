@@ -1,9 +1,8 @@
-"""Which parameters of tower and connector are frozen: a list of names that misses some of them leaves a mixture.
+"""Finds parts of a model that are only partly frozen, because a list of parameter names missed some of them.
 
-A part of a model is usually frozen or trained as a whole, or its last blocks are trained. Parameters outside the blocks
-of a tower (position embeddings, norms) that stay trainable while all blocks are frozen, or one of several connectors
-that stays trainable, are what lists of names miss (hiyouga/LLaMA-Factory#10139). Adapters are left out, and so are the
-copies that PEFT keeps of modules it trains.
+A part of a model is usually frozen or trained as a whole, or only its last blocks are trained. Lists of names typically
+miss two kinds of parameters (hiyouga/LLaMA-Factory#10139): those of a tower outside its blocks (position embeddings,
+norms), and one of several connectors. Adapters and the copies that PEFT keeps of trained modules are ignored.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from eyechart.models.training_checks import PartName, part_of
 from eyechart.results import Finding
 
 _OF_ADAPTERS = ("lora_", "vera_", "adapter", "prompt_encoder", "modules_to_save", "original_module", "base_layer")
-"""Parts of names of parameters that PEFT adds, freezes or copies."""
+"""Substrings of the names of parameters that PEFT adds, freezes or copies."""
 
 
 def freezing_findings(model: nn.Module) -> list[Finding]:
-    """Return a warning for each part that is frozen but for some parameters that a list of names can have missed.
+    """Return a warning for each part that is frozen except for parameters that a list of names typically misses.
 
     Args:
-        model: the model of transformers, without a wrapper around it.
+        model: the transformers model, without wrappers.
     """
     named = [(n, w.requires_grad) for n, w in model.named_parameters() if not any(a in n for a in _OF_ADAPTERS)]
     if not any(trained for _, trained in named):
@@ -44,7 +43,7 @@ def _tower(tower: Sequence[tuple[str, bool]]) -> Iterator[Finding]:
 
 
 def _connector(connector: Sequence[tuple[str, bool]]) -> Iterator[Finding]:
-    """Yield a finding for connectors of which some are frozen and others are trainable."""
+    """Yield a finding if some connectors are frozen and others are trainable."""
     left = [name for name, trained in connector if trained]
     if left and len(left) < len(connector):
         yield _missed(PartName.CONNECTOR, left, len(connector), "the others are")

@@ -1,4 +1,4 @@
-"""Recording and replacing `get_image_features`, the method by which transformers models get image features."""
+"""Records or replaces the output of `get_image_features`, with which transformers models compute image features."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _METHOD = "get_image_features"
 
 
 class _CaughtError(Exception):
-    """Ends a forward pass early and contains its image features, because the rest of the pass is not needed."""
+    """Raised to end a forward pass as soon as its image features are computed; contains these features."""
 
     def __init__(self, features: Any) -> None:
         super().__init__("image features")
@@ -20,10 +20,9 @@ class _CaughtError(Exception):
 
 
 class FeatureGate:
-    """Replaces `get_image_features` in every part of a model that has it.
+    """Patches `get_image_features` in every part of a model that has this method.
 
-    The outer model passes the call on to an inner model. The method is replaced in the outer and in the inner model,
-    because a forward pass may call either of them.
+    The outer model's method calls that of an inner model. Both are patched, because a forward pass may call either.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -49,7 +48,7 @@ class FeatureGate:
         return [part for part in model.modules() if callable(getattr(part, "get_image_features", None))]
 
     def catch(self, forward: Callable[[], Any]) -> Any:
-        """Return the image features of a forward pass and end the pass there; None if the pass does not compute any."""
+        """Run a forward pass until its image features are computed, and return them; None if it computes none."""
 
         def listen(own: Callable[..., Any]) -> Callable[..., Any]:
             def answer(*arguments: Any, **options: Any) -> Any:
@@ -72,7 +71,7 @@ class FeatureGate:
 
     @contextmanager
     def _standing(self, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
-        # A method that a stack has replaced on the instance is used, and is there again afterwards.
+        # A method that another library patched on the instance is called, and is restored afterwards.
         before = [vars(part).get(_METHOD) for part in self._parts]
         try:
             for part in self._parts:

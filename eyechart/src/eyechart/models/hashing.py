@@ -1,7 +1,7 @@
-"""Hashes of a model's weights, computed in other threads while the model is read from the same files.
+"""Hashes of a model's weights, computed in other threads while the model is loaded from the same files.
 
 A tensor's hash covers its shape and its values rounded to bfloat16, so that copies of a model that were saved in
-float32, float16 or bfloat16 have the same hashes wherever rounding gives the same values.
+float32, float16 or bfloat16 have the same hashes if rounding gives the same values.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 _AT_ONCE = 1 << 22
-"""Values that are converted at once: 8 MB of bfloat16, so that a large tensor needs no second copy."""
+"""Number of values converted at once: 8 MB of bfloat16, so that no full copy of a large tensor is made."""
 _MOST_THREADS = 8
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -34,7 +34,7 @@ def tensor_hash(tensor: Tensor) -> str:
 
 
 def combined(hashes: dict[str, str]) -> str:
-    """Return one hash of 32 hexadecimal digits for the hashes of all tensors of a model."""
+    """Return one hash of 32 hexadecimal digits over the hashes of all tensors of a model."""
     lines = "\n".join(f"{name} {value}" for name, value in sorted(hashes.items()))
     return hashlib.sha256(lines.encode()).hexdigest()[:32]
 
@@ -47,17 +47,17 @@ def model_hashes(model: nn.Module) -> dict[str, str]:
 
 
 class HashedFiles:
-    """Hashes the tensors of a model's safetensors files in other threads, from the moment that this object is made.
+    """Hashes the tensors of a model's safetensors files in other threads, as soon as the object is created.
 
-    The model is loaded at the same time. Both read the same files, and the operating system reads each part of them
-    from the disk only once. Hashing goes on while the model is moved to its device and used.
+    The model is loaded at the same time from the same files, and the operating system reads each part of them from the
+    disk only once. Hashing continues while the model is moved to its device and used.
     """
 
     def __init__(self, name: str) -> None:
         """Start hashing.
 
         Args:
-            name: a folder, or a hub id, whose files are hashed here only if they are in the local cache.
+            name: a folder or a hub id. The files of a hub id are hashed only if they are in the local cache.
         """
         pool = ThreadPoolExecutor(_threads())
         tensors = [(file, tensor) for file in weight_files(name) for tensor in _names(file)]
@@ -65,16 +65,16 @@ class HashedFiles:
         pool.shutdown(wait=False)  # nothing more is submitted
 
     def __deepcopy__(self, memo: dict[int, object]) -> HashedFiles:
-        """Return the same object: a copy of a model was loaded from the same files."""
+        """Return the same object, because a copied model has the same files."""
         return self
 
     def cancel(self) -> None:
-        """Compute no more hashes, because the model could not be loaded."""
+        """Stop hashing; called if the model cannot be loaded."""
         for future in self._found.values():
             future.cancel()
 
     def of(self, model: nn.Module) -> dict[str, str]:
-        """Wait for the hashes, and return that of every parameter of the loaded model, by name.
+        """Wait for the hashes, and return the hash of every parameter of the loaded model by name.
 
         A parameter that has another name in the files, or another shape, is hashed in memory.
         """
@@ -132,7 +132,7 @@ def _hash_in_file(file: Path, name: str) -> tuple[tuple[int, ...], str] | None:
 
 
 def _name_in_files(name: str, known: Collection[str]) -> str | None:
-    """Return a parameter's name in the files, which may have more or fewer prefixes; None unless there is only one."""
+    """Return a parameter's name in the files, which may have more or fewer prefixes; None if not exactly one fits."""
     if name in known:
         return name
     near = [other for other in known if other.endswith(f".{name}") or name.endswith(f".{other}")]

@@ -1,9 +1,8 @@
-"""Conversion of the output of `get_image_features` to visual tokens per image, and back to the same structure.
+"""Converts the output of `get_image_features` to visual tokens per image, and back to the same structure.
 
 Architectures return a tensor, a list with one tensor per image, or an output object whose `pooler_output` is one of
-these, possibly with `deepstack_features` per layer. Some flatten images and tokens into one axis. The axis or list of
-the images is not found by name: the model is called once with one image and once with two, and the size that doubles is
-that of the images.
+these, possibly with `deepstack_features` per layer. Some flatten images and tokens into one axis. Which axis or list
+belongs to the images is found by calling the model once with one image and once with two: its size doubles.
 
 Dimension suffixes: see `eyechart.seam`.
 """
@@ -22,8 +21,8 @@ from transformers.utils import ModelOutput
 from eyechart.seam import VisualTokens
 
 _NOT_HANDED_ON = ("last_hidden_state", "hidden_states", "attentions", "vision_outputs", "qformer_outputs")
-"""Outputs of the vision tower. If there is also a `pooler_output`, the language model receives only that output, and
-these are replaced by None; a model that uses one of them nevertheless fails, and is refused."""
+"""Outputs of the vision tower. If there is also a `pooler_output`, the language model uses only that one, and these are
+replaced by None. A model that uses one of them nevertheless fails with an error, and is refused."""
 
 
 class LayoutError(Exception):
@@ -31,7 +30,7 @@ class LayoutError(Exception):
 
 
 class _Node(ABC):
-    """One level of the output."""
+    """One level of the nested output."""
 
     @abstractmethod
     def layers(self, tree: Any, images: int) -> Iterator[Tensor]:
@@ -43,7 +42,7 @@ class _Node(ABC):
 
     @abstractmethod
     def like(self, tree: Any) -> _Node:
-        """Return the level of the same kind with the shapes of another output for one sample."""
+        """Return a node of the same kind with the shapes of another sample's output."""
 
     @abstractmethod
     def join(self, trees: Sequence[Any]) -> Any:
@@ -51,7 +50,7 @@ class _Node(ABC):
 
     @abstractmethod
     def split(self, tree: Any, nodes: Sequence[Any]) -> list[Any]:
-        """Return the outputs for each sample from the output for several; `nodes` has the shapes of each."""
+        """Split an output for several samples into one per sample; `nodes` contains the shapes of each."""
 
 
 @dataclass(frozen=True)
@@ -207,10 +206,10 @@ class Layout:
         return self.root.tree(iter(visual.layers))
 
     def like(self, output: Any) -> Layout:
-        """Return the layout of the same form for a sample with other sizes, from its own output.
+        """Return a layout of the same structure for a sample with other sizes, from that sample's output.
 
         Raises:
-            LayoutError: the output has another form.
+            LayoutError: the output has another structure.
         """
         return Layout(self.root.like(output))
 
@@ -219,7 +218,7 @@ class Layout:
         return self.root.join(outputs)
 
     def split(self, output: Any, layouts: Sequence[Layout]) -> list[Any]:
-        """Return the outputs for each sample from the output for several; each has a layout of its own sizes."""
+        """Split an output for several samples into one per sample; `layouts` contains the sizes of each."""
         return self.root.split(output, [layout.root for layout in layouts])
 
 

@@ -1,8 +1,8 @@
 """Adapts a live model and the batches of its collator to the scoring seam.
 
-The model stays where it is: its mode, weights, buffers, gradients, dtype and device, and the random generators, are the
-same after every call (`unchanged`). A forward pass gets the collator's own inputs without labels; the losses of answer
-tokens are computed from its logits.
+The model's mode, weights, buffers, gradients, dtype and device, and the random generators, are the same after every
+call (`unchanged`). A forward pass gets the collator's inputs without labels; the losses of answer tokens are computed
+from its logits.
 
 Dimension suffixes: see `eyechart.seam`.
 """
@@ -36,15 +36,15 @@ from eyechart.seam import Batch, Description, Grid, TokenNLL, VisualTokens, Voca
 
 
 class LiveModel:
-    """Forward passes of a live model that leave no trace."""
+    """Runs forward passes of a live model without changing it."""
 
     def __init__(self, model: nn.Module, evaluating: bool = True, seed: int | None = None) -> None:
         """Take the model out of its wrappers.
 
         Args:
             model: a model of transformers, possibly wrapped.
-            evaluating: whether passes are in eval mode; otherwise in the mode that the model is in.
-            seed: seed of every forward pass, so that active dropout is the same in all of them; None sets none.
+            evaluating: whether passes run in eval mode; otherwise in the model's current mode.
+            seed: seed set before every forward pass, so that active dropout is the same in all; None sets no seed.
 
         Raises:
             InputError: a wrapper that is not supported, or an encoder-decoder model.
@@ -67,7 +67,7 @@ class LiveModel:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Run forward passes inside the block; calls inside it cost no further snapshot."""
+        """Save the model's state once for all forward passes inside the block, and restore it afterwards."""
         if self._depth:
             yield
             return
@@ -93,10 +93,10 @@ class LiveModel:
         return repeated([first], [second]) > RESTLESS
 
     def losses(self, inputs: Mapping[str, Any], targets_BT: Tensor) -> list[Tensor]:
-        """Return the losses [T_i] of each row's labels, in nats; labels are at the positions of their own tokens.
+        """Return the losses [T_i] of each row's labels, in nats. Labels are unshifted: each is at its token's position.
 
         Raises:
-            InputError: the logits have another length than the ids.
+            InputError: the logits and the ids differ in length.
         """
         keep_BT = targets_BT[:, 1:] != -100
         columns = keep_BT.any(dim=0).nonzero()[:, 0]
@@ -104,9 +104,9 @@ class LiveModel:
         logits_BTK = as_tensor(self.forward({**inputs, "logits_to_keep": columns} if short else inputs))
         if not short and logits_BTK.shape[1] != targets_BT.shape[1]:
             raise InputError(
-                f"model: its logits have {logits_BTK.shape[1]} positions for {targets_BT.shape[1]} ids: it adds image "
-                "positions itself, so that labels cannot be assigned",
-                "use a processor that writes one id per image position, or score rows with an own scorer",
+                f"model: its logits have {logits_BTK.shape[1]} positions for {targets_BT.shape[1]} ids; it adds image "
+                "positions itself, so labels cannot be assigned",
+                "use a processor that writes one id per image position, or implement a scorer of your own",
             )
         logits_BTK = logits_BTK if short else logits_BTK[:, columns.to(logits_BTK.device)]
         wanted_BT = targets_BT[:, columns + 1].to(logits_BTK.device)
@@ -115,7 +115,7 @@ class LiveModel:
         return list(torch.split(nll_N.cpu(), kept_BT.sum(dim=1).tolist()))
 
     def _takes(self, key: str, value: Any) -> bool:
-        """Return whether an entry of a batch is an input; collators also pass on texts and row ids."""
+        """Return whether an entry of a batch is a model input; collators may also add texts and row ids."""
         tensors = value if isinstance(value, list | tuple) else [value]
         return key in self.parameters or all(isinstance(item, Tensor) for item in tensors)
 
@@ -138,30 +138,30 @@ class LiveScorer:
     def __init__(
         self, live: LiveModel, door: Door, sources: Sequence[Collated], remarks: Sequence[Remark] = ()
     ) -> None:
-        """Prepare for the rows of `sources`; no other row can be scored."""
+        """Prepare to score the rows of `sources`, and no others."""
         self.live, self.door, self._remarks = live, door, list(remarks)
         self.sources = list(sources)
         self._places = {s.first_row + place: (s, place) for s in sources for place in range(s.geometry.rows)}
 
     @property
     def text_rows(self) -> int:
-        """Number of rows without image positions; they are no image rows, and are left out."""
+        """Number of rows without image positions, which are not scored."""
         return sum(not runs for source in self.sources for runs in source.geometry.runs)
 
     @property
     def unavailable(self) -> dict[str, RemarkCode]:
-        """Conditions that batches of a collator do not allow, with the reason."""
+        """Conditions that are not available for batches of a collator, with the reason."""
         found: dict[str, RemarkCode] = {"no-image": "needs-rows", **dict.fromkeys(PIXEL_CHANGES, "needs-rows")}
         return found if self.door.slots else {**found, **dict.fromkeys(OF_TOKENS, "not-for-pixels")}
 
     def with_remarks(self, remarks: Sequence[Remark]) -> LiveScorer:
-        """Return the scorer with remarks on how it scores, for the results."""
+        """Return this scorer with remarks about its scoring for the results."""
         return LiveScorer(self.live, self.door, self.sources, remarks)
 
     def batch_findings(self) -> list[Finding]:
-        """Return the faults that the first batch shows by itself, without a forward pass (`faults.batch_check`).
+        """Return the faults that are visible in the first batch without a forward pass (`faults.batch_check`).
 
-        Those of its labels are at most warnings here, because a score does not use them.
+        Faults of its labels are at most warnings here, because a score does not use these labels.
         """
         if not self.sources:
             return []
@@ -189,10 +189,10 @@ class LiveScorer:
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> VisualTokens:
-        """Implement `Scorer.encode`, row by row, so that no row can depend on another.
+        """Implement `Scorer.encode` one row at a time, so that no row can depend on another.
 
         Raises:
-            InputError: a row's features do not fit its image positions.
+            InputError: a row has more or fewer features than image positions.
         """
         assert isinstance(batch.inputs, RowInputs), "batches of a live model have its inputs"
         with self.live.running():
@@ -200,7 +200,7 @@ class LiveScorer:
 
     @torch.no_grad()
     def encode_together(self, batch: Batch) -> VisualTokens:
-        """Return the same as `encode`, computed as in training: the rows of each batch of the collator together."""
+        """Do the same as `encode`, but as in training: all rows of a collator's batch in one forward pass."""
         assert isinstance(batch.inputs, RowInputs), "batches of a live model have its inputs"
         found: dict[int, VisualTokens] = {}
         with self.live.running():
@@ -276,7 +276,7 @@ class LiveScorer:
 
 
 def _by_source(parts: Sequence[RowInput]) -> list[list[int]]:
-    """Return the places of rows, grouped by the batch of the collator that they are from."""
+    """Return the indices of rows, grouped by the collator's batch that they come from."""
     found: dict[int, list[int]] = {}
     for place, part in enumerate(parts):
         found.setdefault(part.source.number, []).append(place)
@@ -285,12 +285,12 @@ def _by_source(parts: Sequence[RowInput]) -> list[list[int]]:
 
 @contextmanager
 def _readable(parts: Sequence[RowInput]) -> Iterator[None]:
-    """Turn features of an unexpected form into an error that names the rows."""
+    """If features have an unexpected form, raise an error that names the rows."""
     try:
         yield
     except LayoutError as error:
         rows = ", ".join(str(part.source.first_row + part.place) for part in parts)
         raise InputError(
-            f"model: its image features of row {rows} are not understood: {error}",
+            f"model: its image features of row {rows} have an unexpected form: {error}",
             "leave these rows out, and check that text and pixels of a row belong together",
         ) from error

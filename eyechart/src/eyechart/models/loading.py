@@ -1,4 +1,4 @@
-"""Loading a model by name: weights, processor, prompts and their adapter, combined into one scorer."""
+"""Loads a model by name, and combines its weights, processor and prompts into one scorer."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ class NamedModel:
             return self.scorer.nll(batch, visual)
 
     def write(self, batch: Batch) -> list[str]:
-        """Implement `Writer.write`: by greedy decoding with the model's own `generate`, after each row's own prompt."""
+        """Implement `Writer.write` with the model's own `generate`: greedy decoding after each row's prompt."""
         return write_captions(self.scorer, self.processor.tokenizer, batch)
 
     def self_test(self, batch: Batch) -> None:
-        """Refuse a model whose results would not be reliable.
+        """Raise an error if results of this model would not be reliable.
 
         Raises:
-            ValueError: the model fails a self-test; the message names the test and says what that means.
+            ValueError: the model fails a self-test; the message names the test and explains its meaning.
         """
         with foreign_code(f"{SETTING}: a forward pass of {self.name} fails", _NOT_OURS):
             refuse_unfit(self.scorer, batch)
@@ -151,12 +151,12 @@ def load_model(name: str, settings: ScoreSettings) -> NamedModel:
     if adapter:
         model = with_adapter(model, adapter)
     model = model.requires_grad_(False).eval()
-    # Quantised weights and those spread over devices stay where they are: moving or casting them breaks them.
+    # Quantised or distributed weights are not moved or cast, because that would break them.
     return adapt(name, model if "device_map" in options else model.to(device), processor, settings)
 
 
 def adapt(name: str, model: nn.Module, processor: ProcessorMixin, settings: ScoreSettings) -> NamedModel:
-    """Adapt a model and its processor to the scoring seam. The model must be in eval mode whenever it is used.
+    """Adapt a model and its processor to the scoring seam. The model must be in eval mode during scoring.
 
     Raises:
         ValueError: the model has a form that cannot be scored, or the image size is out of range.

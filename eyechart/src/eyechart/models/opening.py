@@ -1,4 +1,4 @@
-"""From a live model and what it is scored on to a scorer of the seam, with the best door that passes its self-tests."""
+"""Makes a scorer of the seam from a live model and batches, with the best door that passes its self-tests."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from eyechart.seam import Batch
 _TESTED = 2
 """Number of samples for the self-tests: two are enough to detect mixed-up rows."""
 _OF_PIXELS: tuple[SelfTest, ...] = (SelfTest.REPEAT, SelfTest.KEPT, SelfTest.CAUSAL)
-"""Self-tests that pixels have to pass; the others are about replaced features."""
+"""Self-tests that the pixel door must pass; the others are only for replaced features."""
 _OTHER_DOOR: tuple[SelfTest, ...] = (SelfTest.OWN_FEATURES, SelfTest.SENTINEL, SelfTest.LEAK)
-"""Self-tests of features after whose failure pixels are tried: the picture may enter by another way."""
+"""Self-tests of replaced features. If one fails, the pixel door is tried, because the picture may have another path."""
 
 
 def read_batches(
     batches: Iterable[Mapping[str, Any]], processor: Any, config: Any, most: int | None = None
 ) -> list[Collated]:
-    """Read batches of a collator until they have `most` rows; None reads all of them.
+    """Read batches of a collator until they contain `most` rows; None reads all of them.
 
     Raises:
-        InputError: there is no batch, or one cannot be read.
+        InputError: there is no batch, or a batch cannot be read.
     """
     found: list[Collated] = []
     rows = 0
@@ -60,12 +60,12 @@ def open_live(
         model: a model of transformers, possibly wrapped.
         batches: batches of its collator.
         processor: its processor or tokenizer; without it, answers are found by token types or labels.
-        most: number of rows after which no further batch is read.
-        evaluating: whether the model runs in eval mode; otherwise in its own mode.
+        most: number of rows after which reading stops.
+        evaluating: whether the model runs in eval mode; otherwise in its current mode.
 
     Raises:
         InputError: batches or model cannot be used.
-        UnfitError: the model fails a self-test that no door avoids; the message says what this means.
+        UnfitError: the model fails a self-test with every door; the message explains what this means.
     """
     live = LiveModel(model, evaluating)
     sources = read_batches(batches, processor, live.config, most)
@@ -98,10 +98,10 @@ def _opened(live: LiveModel, sources: Sequence[Collated]) -> LiveScorer:
 
 
 def _tested(scorer: LiveScorer, names: Sequence[SelfTest]) -> str:
-    """Run self-tests on the first samples; return why another door is needed, or an empty text.
+    """Run self-tests on the first samples; return the reason to try another door, or an empty text.
 
     Raises:
-        UnfitError: a test failed in a way that another door would only hide.
+        UnfitError: a test failed, and another door would only hide the failure.
     """
     batch = first_samples(scorer.batches, _TESTED)
     if batch is None:

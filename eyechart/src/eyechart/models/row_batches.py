@@ -1,6 +1,6 @@
-"""Rows as batches of a collator, for live models whose image features cannot be replaced: they are scored by pixels.
+"""Makes collated batches from rows, for live models that are scored by pixels since features cannot be replaced.
 
-All images are brought to one size before the model's own processor reads them, so that any can replace any other.
+All images are resized to one size before the model's own processor reads them, so that each can replace any other.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _PLACEHOLDER = "<image>"
 
 
 def batches_of_rows(rows: Sequence[Row], processor: Any, settings: ScoreSettings) -> Iterator[dict[str, Any]]:
-    """Yield batches as a collator makes them, with the prompt and the answer of each row in the chat template.
+    """Yield batches like those of a collator, with the prompt and answer of each row in the chat template.
 
     Raises:
-        InputError: the processor has no chat template, a row is not one image, question and answer, or an image cannot
-            be read.
+        InputError: the processor has no chat template, a row does not consist of one image, one question and one
+            answer, or an image cannot be read.
     """
     if not getattr(processor, "chat_template", None):
         raise InputError(

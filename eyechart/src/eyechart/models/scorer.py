@@ -1,10 +1,9 @@
 """Adapts any transformers image-text-to-text model to the scoring interface of the checks.
 
-The vision half runs once per image, in a forward pass that ends when `get_image_features` has been called. Scoring is a
-forward pass on ids that gets the visual tokens to be scored in one of the ways of `models.doors`: as an argument, or as
-the answer of `get_image_features` to placeholder pixels. A model without these two gets other pixels, and its visual
-tokens are pixel values.
-Padding is on the right, with an attention mask; the model computes its own position ids.
+The vision half runs once per image, in a forward pass that ends when `get_image_features` has been called. To score, a
+forward pass on ids gets visual tokens in one of the ways of `models.doors`: as an argument, or as the return value of
+`get_image_features` for placeholder pixels. A model that supports neither gets other pixels, and its visual tokens are
+pixel values. Padding is on the right, with an attention mask; the model computes its own position ids.
 """
 
 from __future__ import annotations
@@ -59,15 +58,15 @@ class TransformersScorer:
         self._types = self._learn_types(inputs)
         self._refuse_prompt_dependence()
         self.doors: tuple[DoorName, ...] = tuple(kind.name for kind in feature_doors(model)) or ("pixels",)
-        """The ways in which other images can get into the model, the best one first."""
+        """The ways in which the model's images can be replaced, the best one first."""
         self.tokens = int((self._ids_T == prompts.image_id).sum())
         """Q, the number of visual tokens per image."""
         self.layers = 1
         """Number of layers at which the language model receives visual tokens: 1, or more with deepstack features."""
         self.one_by_one = False
-        """Whether the features of an image depend on its place among others, so that each image is encoded alone."""
+        """Whether the features of an image depend on its position among other images; each is then encoded alone."""
         self.why_pixels = ""
-        """Why image features cannot be replaced."""
+        """Why image features cannot be replaced; empty if they can."""
         if self.doors != ("pixels",):
             try:
                 self._open_features(model)
@@ -75,7 +74,7 @@ class TransformersScorer:
                 self.doors, self.why_pixels = ("pixels",), str(error)
         self._pixel_shapes = self._learn_pixels() if self.doors == ("pixels",) else {}
         self.door: DoorName = self.doors[0]
-        """The way that is used."""
+        """The one that is used."""
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]  # nn.Module
         """Number of tokens in the model's vocabulary."""
 
@@ -100,7 +99,7 @@ class TransformersScorer:
         return self._placeholders[count]
 
     def image_positions(self, pixels_BCHW: Tensor) -> list[int]:
-        """Return the number of image positions that the processor makes for each image; the model is not run."""
+        """Return the number of image positions that the processor creates for each image, without running the model."""
         images = _images(pixels_BCHW)
         ids_BT = self.prompts.inputs([self._prompt] * len(images), images)["input_ids"]
         return [int(count) for count in (ids_BT == self.prompts.image_id).sum(dim=1)]
@@ -149,7 +148,7 @@ class TransformersScorer:
             labels_BT: labels, with IGNORE_INDEX at positions that are not scored.
             lengths_B: number of tokens in each row without padding.
             images: output of the processor for the images; empty if there is no image.
-            visual: visual tokens that replace those that the model would compute from `images`; None replaces nothing.
+            visual: visual tokens to use instead of those that the model computes from `images`; None uses its own.
         """
         labels_BT = labels_BT.to(self.device)
         inputs = {**self._text_inputs(ids_BT, labels_BT, lengths_B), **images, "use_cache": False}
@@ -171,7 +170,7 @@ class TransformersScorer:
 
     @contextmanager
     def _giving(self, inputs: dict[str, Any], visual: VisualTokens) -> Iterator[dict[str, Any]]:
-        """Return the inputs with which a forward pass, inside the block, uses these visual tokens."""
+        """Yield inputs with which a forward pass inside the block uses these visual tokens."""
         if self.door == "pixels":
             sizes = [math.prod(shape) for shape in self._pixel_shapes.values()]
             parts = torch.split(visual.layers[0][:, :, 0], sizes, dim=1)
@@ -191,7 +190,7 @@ class TransformersScorer:
         """Determine the form of the image features.
 
         Raises:
-            LayoutError: it is not supported, or no image features are computed.
+            LayoutError: the form is not supported, or no image features are computed.
         """
         self._gate = FeatureGate(model)
         one, two = (self._features(self.placeholder(count), count) for count in (1, 2))
@@ -202,33 +201,33 @@ class TransformersScorer:
         self.one_by_one = any(not torch.allclose(both[1], alone[0], rtol=1e-4, atol=1e-5) for both, alone in pair)
 
     def _refuse_prompt_dependence(self) -> None:
-        """Refuse a processor whose inputs for the image depend on the text of the prompt.
+        """Raise an error if the processor's image inputs depend on the text of the prompt.
 
-        Visual tokens are computed once per image, and used after every prompt.
+        Visual tokens are computed once per image and used with every prompt.
 
         Raises:
-            InputError: an input depends on it, such as the prompt's ids for the Q-Former of InstructBLIP.
+            InputError: an input depends on the text, such as the prompt's ids for the Q-Former of InstructBLIP.
         """
         texts = [self.prompts.text(f"{PLACEHOLDER}\n{words}") for words in ("Why?", "What does the picture show?")]
         short, long = (self._pixels_of([self._image], text) for text in texts)
         differ = [key for key in short if short[key].shape != long[key].shape or (short[key] != long[key]).any()]
         if differ:
             raise InputError(
-                f"MODEL: {self.name}: what it makes of an image depends on the prompt ({', '.join(differ)}), so that "
+                f"MODEL: {self.name}: its inputs for an image depend on the prompt ({', '.join(differ)}), so "
                 "an image cannot be encoded once for all prompts",
                 "pass the model itself and batches of a collator to eyechart.score",
             )
 
     @property
     def _pixel_keys(self) -> list[str]:
-        """Names of the pixel tensors that the processor makes."""
+        """Names of the processor's pixel tensors."""
         return [key for key, value in self.placeholder(1).items() if value.is_floating_point()]
 
     def _learn_pixels(self) -> dict[str, tuple[int, ...]]:
         """Return the names of the pixel tensors, and the shape of one image's part of each.
 
         Raises:
-            InputError: the processor makes none, or a tensor does not grow with the number of images.
+            InputError: the processor returns none, or a tensor's size does not increase with the number of images.
         """
         one, two = self.placeholder(1), self.placeholder(2)
         found = {key: tuple(one[key].shape) for key in self._pixel_keys}
@@ -284,7 +283,7 @@ class TransformersScorer:
                         f"{image} at image positions and {prompt} elsewhere"
                     )
                 text = prompt[0] if prompt else 0
-                # Token types that do not mark images mark the prefix with bidirectional attention (PaliGemma).
+                # Token types that do not mark images mark the prefix that has bidirectional attention (PaliGemma).
                 learnt[key] = (image[0], text, text if image[0] != text else text + 1)
         return learnt
 
@@ -297,7 +296,7 @@ class TransformersScorer:
 
 
 def _embeddings(model: nn.Module) -> Tensor:
-    """Return the weight whose device and dtype inputs need: other weights may be quantised or on other devices."""
+    """Return the weight whose device and dtype the inputs must have; others may be quantised or on other devices."""
     weight: Tensor = model.get_input_embeddings().weight  # type: ignore[operator]  # nn.Module
     return weight if weight.is_floating_point() else next(model.parameters())
 

@@ -1,15 +1,16 @@
-"""Self-tests that a model must pass before it is scored, because its figures would otherwise not be reliable.
+"""Self-tests that a model must pass before scoring, because its results would otherwise not be reliable.
 
-1. repeat: two equal calls give equal losses. Otherwise something random is active, and no figure is certain.
-2. own features: if the model's own features are put back, the loss is the same as without any replacement.
-3. sentinel: if the features are NaN, the loss of every label token is NaN, for the features of each depth alone.
-   Otherwise the model ignores features that are passed to it, and gaps would not show what it uses.
-4. leak: if the features are zero, other pixels do not change any loss, not even by one bit. Otherwise the picture has a
-   second path (such as the deepstack features of Qwen3-VL, unless they are replaced too), and every gap is too small.
-5. kept: features of other images that are computed and used in between change no loss. Otherwise the model keeps
-   features from an earlier call, and losses would depend on what was scored before.
-6. causal: replacing caption tokens changes no loss before them. Otherwise the model sees the caption that it has to
-   predict.
+1. repeat: two equal calls give equal losses. Otherwise something random is active, and results cannot be reproduced.
+2. own features: if features are replaced by the model's own ones, the loss is the same as without replacement.
+3. sentinel: if the features of any one depth are NaN, the loss of every label token is NaN. Otherwise the model ignores
+   features that are passed to it, and gaps would not show what it uses.
+4. leak: if the features are zero, different pixels do not change any loss, not even by one bit. Otherwise the picture
+   has a second path (such as the deepstack features of Qwen3-VL, unless they are replaced too), and every gap is too
+   small.
+5. kept: a loss is the same before and after other images are encoded and scored. Otherwise the model keeps features
+   from an earlier call, and losses would depend on what was scored before.
+6. causal: replacing caption tokens does not change the losses of earlier tokens. Otherwise the model sees the caption
+   that it has to predict.
 
 The experiments are those of `faults.experiments`.
 """
@@ -69,9 +70,9 @@ _FAULTS: dict[SelfTest, str] = {
     SelfTest.CAUSAL: "leak",
 }
 OF_PIXELS = (SelfTest.REPEAT, SelfTest.OWN_FEATURES, SelfTest.KEPT, SelfTest.CAUSAL)
-"""Self-tests that pixels have to pass: a pixel value that is NaN, or two pictures that are 0, tell nothing."""
+"""Self-tests that the pixel door must pass. The others need NaN or zero features, which pixels do not have."""
 OTHER_DOOR = (SelfTest.OWN_FEATURES, SelfTest.SENTINEL, SelfTest.LEAK)
-"""Self-tests of replaced features, which may pass if they are replaced in another way."""
+"""Self-tests of replaced features that may pass with another door."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Failure:
     outcome: str
     """What was measured, in words."""
     depths: tuple[int, ...] = ()
-    """`sentinel`: the depths whose features are not read by every label."""
+    """For `sentinel`: the depths whose features do not affect every label."""
     crashed: bool = False
     """Whether the test ended in an error."""
 
@@ -104,7 +105,7 @@ def refuse_unfit(scorer: TransformersScorer, batch: Batch) -> None:
     The scorer then uses the first of its doors that passes.
 
     Raises:
-        UnfitError: a test failed; the message is one line that names the test and says what its failure means.
+        UnfitError: a test failed; the message is one line that names the test and explains what its failure means.
     """
 
     def own(given: Batch, visual: VisualTokens | None) -> Tensor:
@@ -156,7 +157,7 @@ def failures(
         names: the tests to run.
 
     Raises:
-        ValueError: an error of the scorer itself that has a readable message.
+        ValueError: the scorer itself raised an error with a readable message.
     """
     allowed = _TOLERANCE.get(dtype, _COARSE)
 
@@ -188,7 +189,7 @@ def failures(
         failure = _failure(SelfTest.LEAK, difference, 0.0, "inverted pixels change a loss by {:.4g} nats")
         if failure is not None or batch.pixels_BCHW is None:
             return failure
-        # A forward pass that gets features instead of pixels has no path past them; the model's own pass may have one.
+        # A forward pass with features instead of pixels cannot read the pixels, but the model's own forward pass may.
         white = replace(batch, pixels_BCHW=torch.full_like(batch.pixels_BCHW, 255))
         difference = put_back(scorer, white, own)
         return _failure(SelfTest.LEAK, difference, allowed, "white pictures change a loss by {:.4g} nats")
@@ -223,5 +224,5 @@ def failures(
 
 
 def _failure(name: SelfTest, difference: float, allowed: float, said: str) -> Failure | None:
-    # A difference that is not a number is one: `not (nan <= allowed)`.
+    # NaN counts as a difference, because `nan <= allowed` is False.
     return None if difference <= allowed else Failure(name, said.format(difference))

@@ -1,4 +1,4 @@
-"""Checks of a live model that is being trained: its own loss, its gradients, and where its weights come from.
+"""Checks of a live model in training: its own loss, its gradients, and the origin of its weights.
 
 Dimension suffixes: see `eyechart.seam`.
 """
@@ -28,9 +28,9 @@ from eyechart.results import Finding
 from eyechart.seam import IGNORE_INDEX
 
 _SHIFTS = (1, 0, 2)
-"""Distances from the logits to the label that they are compared with; 1 is correct."""
+"""Shifts between the position of the logits and that of the label; 1 is correct."""
 _EQUAL = 0.01
-"""Largest difference of two losses that are the same, as a share."""
+"""Largest relative difference of two losses that count as equal."""
 
 
 class PartName(StrEnum):
@@ -53,7 +53,7 @@ _PARTS = {
     ),
     PartName.TOWER: ("vision", "visual", "image_encoder", "image_tower", "vit."),
 }
-"""Parts of a model by what the names of their modules contain, in this order; everything else is the language model."""
+"""Parts of a model by substrings of module names, tested in this order; all other modules are the language model."""
 
 
 def loss_findings(live: LiveModel, source: Collated) -> list[Finding]:
@@ -131,21 +131,21 @@ def _cross_entropy(logits_BTK: Tensor, labels_BT: Tensor, shift: int) -> float:
 
 @dataclass(frozen=True)
 class Part:
-    """The trainable parameters of one part of a model, after one backward pass that wrote nowhere."""
+    """The trainable parameters of one part of a model, after one backward pass that did not write gradients."""
 
     name: PartName
     trainable: int
-    """Number of tensors that require a gradient."""
+    """Number of tensors with `requires_grad`."""
     reached: int
-    """Number of these that get a gradient other than zero."""
+    """Number of these with a nonzero gradient."""
     broken: tuple[str, ...]
     """Names of these whose gradient is NaN or infinite."""
     unheld: tuple[str, ...]
-    """Names of these that the optimizer does not hold."""
+    """Names of these that are not in the optimizer."""
 
 
 def gradient_findings(live: LiveModel, source: Collated, optimizer: Any = None) -> list[Finding]:
-    """Take the gradient of the model's own loss, without writing it to the parameters, and judge each part."""
+    """Compute the gradient of the model's own loss without writing it to the parameters, and judge each part."""
     named = {name: weight for name, weight in live.model.named_parameters() if weight.requires_grad}
     if not named or source.labels_BT is None:
         return []
@@ -162,7 +162,7 @@ def gradient_findings(live: LiveModel, source: Collated, optimizer: Any = None) 
 
 
 def _loss(live: LiveModel, source: Collated) -> Tensor | None:
-    """Return the model's own loss on the trainer's labels; the cross-entropy of the logits if it computes none."""
+    """Return the model's own loss on the trainer's labels, or the cross-entropy of its logits if it returns none."""
     labels_BT = torch.from_numpy(source.labels_BT)
     found = live.forward({**source.inputs, "labels": labels_BT})
     loss = getattr(found, "loss", None)
@@ -205,7 +205,7 @@ def _judged(part: Part, source: Collated) -> Iterator[Finding]:
     pictured = any(source.shows_image(place) for place in range(source.geometry.rows))
     if not part.reached and (pictured or part.name is PartName.LANGUAGE):
         yield _no_gradient(
-            f"the {part.name} is trainable ({part.trainable} tensors), and none of it gets a gradient",
+            f"the {part.name} is trainable ({part.trainable} tensors), but none of them gets a gradient",
             part.name.value,
             trainable=part.trainable,
         )
@@ -238,7 +238,7 @@ def _held(optimizer: Any) -> set[int]:
 
 
 def _without_checkpointing(model: nn.Module) -> Any:
-    """Return a context without gradient checkpointing, one form of which does not allow `torch.autograd.grad`."""
+    """Return a context without gradient checkpointing, since one form of it forbids `torch.autograd.grad`."""
     from contextlib import contextmanager
 
     @contextmanager
@@ -259,7 +259,7 @@ def _new_and_frozen(names: list[str], checkpoint: str) -> Finding:
     return finding(
         "no-gradient",
         f"the connector is not trainable, and {len(names)} of its weight tensors are not those of {checkpoint} (first: "
-        f"{names[0]}): it is new, and stays as random as it is",
+        f"{names[0]}): it is newly initialised and will stay random",
         "set requires_grad after get_peft_model, which freezes everything but its adapters, or name the connector in "
         "modules_to_save; if its weights were trained before, load them",
         part="connector",
@@ -268,7 +268,7 @@ def _new_and_frozen(names: list[str], checkpoint: str) -> Finding:
 
 
 def weight_findings(live: LiveModel) -> list[Finding]:
-    """Name weights that are not those of the checkpoint that the model was loaded from, if its files are here."""
+    """Report weights that differ from the model's checkpoint, if its files are available locally."""
     name = str(getattr(live.config, "_name_or_path", "") or "")
     try:
         files = safetensors_of(name, local_only=True) if name else []
@@ -278,7 +278,7 @@ def weight_findings(live: LiveModel) -> list[Finding]:
         return []
     origin = origin_of(live.model, files)
     if not origin.matched:
-        return []  # a converted, quantised or trained model: nothing shows that its weights were meant to be these
+        return []  # converted, quantised or trained: its weights are not expected to be those of the files
     weights = dict(live.model.named_parameters())
     by_part: dict[PartName, list[str]] = {}
     for weight in origin.unrelated:

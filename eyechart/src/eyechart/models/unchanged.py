@@ -1,9 +1,9 @@
-"""A block in which a live model may run, and after which model and process are as they were before, bit for bit.
+"""A context in which a live model can run, and after which the model and the process are unchanged, bit for bit.
 
-What is put back: train or eval mode of every module, the content of every buffer (batch statistics, caches), every
-attribute and hook that a forward pass adds to a module (such as `rope_deltas` of the Qwen models), and the states of
-the random generators of Python, NumPy, PyTorch and CUDA. Parameters, their gradients, dtypes and devices are never
-touched: passes run without gradients, or take them with `torch.autograd.grad`, which writes to no parameter.
+These are restored: train or eval mode of every module, the content of every buffer (batch statistics, caches),
+attributes and hooks that a forward pass adds to a module (such as `rope_deltas` of the Qwen models), and the states of
+the random generators of Python, NumPy, PyTorch and CUDA. Parameters, their gradients, dtypes and devices do not change,
+because passes run without gradients or use `torch.autograd.grad`, which does not write to parameters.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _KEPT_APART = ("_parameters", "_buffers", "_modules", "training")
 
 @contextmanager
 def unchanged(model: nn.Module, evaluating: bool = False) -> Iterator[None]:
-    """Run the block, then put model and random generators back.
+    """Run the block, then restore the model and the random generators.
 
     Args:
         model: the model, without wrappers (`wrappers.unwrapped`).
-        evaluating: whether the block runs in eval mode; otherwise in the mode that the model is in.
+        evaluating: whether the block runs in eval mode; otherwise in the model's current mode.
     """
     modules = list(dict.fromkeys(model.modules()))
     modes = [module.training for module in modules]
@@ -53,10 +53,10 @@ def unchanged(model: nn.Module, evaluating: bool = False) -> Iterator[None]:
 
 @contextmanager
 def kept_randomness(seed: int | None = None) -> Iterator[None]:
-    """Put the states of all random generators back after the block.
+    """Restore the states of all random generators after the block.
 
     Args:
-        seed: if given, the generators of PyTorch start with this seed inside the block.
+        seed: if given, PyTorch's generators are seeded with it at the start of the block.
     """
     numpy_state, python_state = np.random.get_state(), random.getstate()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
@@ -72,7 +72,7 @@ def kept_randomness(seed: int | None = None) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Attributes:
-    """The attributes of one module, and the content of those that hold its hooks."""
+    """The attributes of one module, and copies of those that contain its hooks."""
 
     values: dict[str, Any]
     hooks: dict[str, dict[Any, Any]]
@@ -101,7 +101,7 @@ def _holds_hooks(name: str, value: object) -> bool:
 
 
 def _uncompiled(modules: list[nn.Module]) -> Any:
-    """Return a context in which compiled parts run uncompiled: compiling for a few passes takes minutes."""
+    """Return a context in which compiled parts run uncompiled, because compiling would take minutes."""
     compiled = any(
         getattr(module, "_compiled_call_impl", None) is not None
         or hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")

@@ -1,7 +1,7 @@
-"""Loading frozen backbones: if any weight does not come from the checkpoint, there is a one-line error.
+"""Loads frozen backbones; if any weight is missing in the checkpoint, a one-line error is raised.
 
-Missing keys must be an error here, because they would not be noticed later: with newly initialised weights in the tower
-or the language model, the connector still trains and still lowers the loss.
+Missing keys must be an error here, because later they would go unnoticed: a connector trains and lowers the loss even
+if weights of the tower or the language model are newly initialised.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def load_complete(
     Args:
         kind: a transformers model class.
         name: folder or hub id.
-        setting: the config field that contains the name, for messages.
+        setting: name of the config field with the model's name, for messages.
         dtype: precision of the loaded weights; None keeps that of the file.
         attention: attention implementation.
         options: further arguments of `from_pretrained`.
 
     Raises:
-        ValueError: the model does not exist, or is neither in the cache nor available from the hub, or weights are
-            missing.
+        ValueError: the folder does not exist, the model is neither in the cache nor available on the hub, or weights
+            are missing.
     """
     if not sys.stderr.isatty():
         disable_progress_bar()
@@ -121,7 +121,7 @@ def _lacks_sdpa(kind: Any, name: str) -> bool:
 def fingerprint(model: nn.Module) -> str:
     """Return a quick hash of weights in memory: every parameter's name, shape and up to 64 of its values as bfloat16.
 
-    It shows whether weights that were loaded once have moved. The identity of a model is in `models.hashing`.
+    It shows whether loaded weights have changed. For the identity of a model, see `models.hashing`.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):

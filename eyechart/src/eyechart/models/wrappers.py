@@ -1,4 +1,4 @@
-"""Live models inside the wrappers of trainers."""
+"""Finds the live model inside the wrappers of trainers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _MOST = 8
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the model of transformers inside DDP, `torch.compile`, PEFT and DeepSpeed wrappers.
 
-    The forward passes of wrappers take any argument, so a wrapper would silently drop what the model does not know.
-    Adapters of PEFT (LoRA and others that change layers) are part of the model inside and stay active.
+    A wrapper's forward pass accepts any argument, so arguments that the model does not know would go unnoticed. PEFT
+    adapters that change layers, such as LoRA, are part of the inner model and stay active.
 
     Raises:
-        InputError: a wrapper that does more than pass its arguments on: prompt learning of PEFT, or FSDP 1.
+        InputError: a wrapper does more than pass on its arguments: PEFT's prompt learning, or FSDP 1.
     """
     for _ in range(_MOST):
         kinds = {kind.__name__ for kind in type(model).__mro__}
@@ -40,4 +40,4 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
-    raise InputError(f"model: expected at most {_MOST} wrappers around it", "pass the model inside them")
+    raise InputError(f"model: expected at most {_MOST} nested wrappers", "pass the model inside them")

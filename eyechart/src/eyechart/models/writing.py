@@ -1,4 +1,4 @@
-"""Captions written by a model with its own `generate`, by greedy decoding after the prompt of each row."""
+"""Captions that a model writes with its own `generate`: greedy decoding after the prompt of each row."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ def write_captions(
 ) -> list[str]:
     """Return one written caption for each sample of a batch with pixels, in its order.
 
-    Captions after prompts of equal length are generated together, so that no padding is needed: its effect on position
-    ids differs between models.
+    Only prompts of equal length are batched. They need no padding, whose effect on position ids differs between models.
     """
     groups: dict[int, list[int]] = defaultdict(list)
     for index, sample in enumerate(batch.samples):
