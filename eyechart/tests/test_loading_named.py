@@ -216,7 +216,7 @@ def test_half_precision_gives_nearly_the_losses_of_full_precision(saved: Saved, 
 def test_a_checkpoint_with_code_of_its_own_is_refused_without_the_flag(llava: Path) -> None:
     change(llava / "config.json", model_type="mine", auto_map={"AutoConfig": "configuration_mine.MineConfig"})
     (llava / "configuration_mine.py").write_text("raise SystemExit('it ran')", encoding="utf-8")
-    with pytest.raises(InputError, match="brings Python code of its own.*--trust-remote-code"):
+    with pytest.raises(InputError, match="needs Python code from its own files.*--trust-remote-code"):
         load_model(str(llava), settings())
 
 

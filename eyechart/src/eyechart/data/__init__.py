@@ -1,1 +1,1 @@
-"""Reading data files into rows, images and token ids; rows that cannot be used are returned with the reason."""
+"""Reads data files into rows, images and token ids; rows that cannot be used are returned with the reason."""

@@ -1,4 +1,4 @@
-"""Selection of rows: drawn by a seed for scoring, and evenly spaced for the page."""
+"""Selects rows: at random with a seed for scoring, and evenly spaced for the page."""
 
 from __future__ import annotations
 

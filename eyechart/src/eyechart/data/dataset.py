@@ -1,4 +1,4 @@
-"""Rows and their token ids, combined into samples. An image is read on request and never replaced by another image."""
+"""Combines rows and their token ids into samples. Images are read on request and never replaced by other images."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ class TooManyRejectedError(ValueError):
 def above_share(count: int, total: int, allowed: float) -> bool:
     """Return whether more rows are faulty than the allowed share. All checks use this rule, before and during training.
 
-    A single faulty row is accepted even above the share: it is 12% of eight rows, but does not show that other rows
-    are faulty too. It is only too many if `allowed` is 0, or if there is no other row.
+    A single faulty row is accepted even above the share, unless `allowed` is 0 or it is the only row. It is 12% of
+    eight rows, but does not show that other rows are faulty too.
 
     Args:
         count: number of faulty rows.
@@ -109,15 +109,15 @@ def judge_rejects(
 ) -> None:
     """Report rows with unusable text or image, and stop if there are too many.
 
-    `above_share` decides whether there are too many, as in the check before training, so that a single broken file that
-    this check accepts does not stop the run later. To accept no unusable row, set `max_rejected` to 0.
+    `above_share` decides whether there are too many. The check before training uses the same rule, so a single broken
+    file that it accepts does not stop the run later. To accept no unusable row, set `max_rejected` to 0.
 
     Args:
         rejects: unusable rows.
         total: number of requested rows, usable or not.
         max_rejected: accepted share of `total`; a larger share indicates a systematic fault, not a few broken files. A
             single unusable row is always accepted, unless `max_rejected` is 0 or it is the only row.
-        label: which rows they are, such as `training`, for the line that is written to standard error.
+        label: name of this set of rows, such as `training`, for the line on standard error.
         setting: name of `max_rejected` in messages.
 
     Raises:
@@ -158,7 +158,7 @@ def _summary(rejects: Sequence[Reject], total: int, label: str) -> str:
 
 @functools.cache
 def _say_once(line: str) -> None:
-    """Write a line only once per job, because all ranks read the same rows, and a trial run reads them twice."""
+    """Write a line only once per job: all ranks read the same rows, and a trial run reads them twice."""
     if os.environ.get("RANK", "0") == "0":
         sys.stderr.write(f"{line}\n")
 

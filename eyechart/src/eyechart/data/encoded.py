@@ -1,4 +1,4 @@
-"""A row as token ids: the prompt with the image block, then the answer. This module decides which ids have a label."""
+"""A row as token ids: the prompt with the image block, then the answer. This module decides which ids are labelled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files a data set consists of: one file, a pattern such as `train-*.parquet`, or a folder."""
+"""Finds the files of a data set: one file, a pattern such as `train-*.parquet`, or a folder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def find(path: Path) -> Found:
     """Find the files of a data set.
 
     Raises:
-        InputError: there are none, or the folder holds several data sets. The message names them.
+        InputError: there are none, or the folder contains several data sets, which the message names.
     """
     if path.is_dir():
         return _in_folder(path)
@@ -53,7 +53,7 @@ def find(path: Path) -> Found:
 
 
 def _kind_of_file(path: Path) -> str:
-    """Return the kind of a file by its first bytes or its name; a file of neither kind is read as JSON."""
+    """Return the kind of a file by its first bytes or its name; any other file is read as JSON."""
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -111,7 +111,7 @@ def _in_folder(folder: Path) -> Found:
 
 
 def _require_one_split(folder: Path, files: Sequence[Path]) -> None:
-    """Reject shards of several splits, whose rows would be mixed."""
+    """Reject shards of several splits, because their rows would be mixed."""
     names = {file.name.partition(".")[0] for file in files}
     splits = {found["split"] if (found := _SHARD.fullmatch(name)) else name for name in names}
     if len(splits) > 1:
@@ -155,12 +155,12 @@ class SideFileRecords:
     kind = "side files"
 
     def __init__(self, files: Sequence[Path], folder: Path, name: str) -> None:
-        """Pair images and texts; a text is read when its row is.
+        """Pair images and texts; a text is read when its row is requested.
 
         Args:
             files: the images and their texts.
             folder: the folder that they are in.
-            name: its path relative to the image root.
+            name: path of this folder relative to the image root.
         """
         texts = [file for file in files if file.suffix.lower().removeprefix(".") not in IMAGE_SUFFIXES]
         self.files = tuple(texts)

@@ -1,10 +1,10 @@
-"""Conversion of image files to uint8 pixels at the tower's size, and of these pixels to the tower's input.
+"""Converts image files to uint8 pixels at the tower's size, and these pixels to the tower's input.
 
-Decoding and resizing happen here on the CPU; `normalise` runs on the device, since bytes are four times cheaper to
-move than floats. The result equals that of transformers' SiglipImageProcessorPil with the checkpoint's own
+Decoding and resizing happen here on the CPU; `normalise` runs on the device, because moving bytes takes a quarter of
+the time of moving floats. The result equals that of transformers' SiglipImageProcessorPil with the checkpoint's own
 preprocessor_config.json.
 
-`Image.draft` is not used: it would decode large JPEGs in half the time, but it first shrinks them with another filter,
+`Image.draft` is not used. It would decode large JPEGs in half the time, but it first shrinks them with another filter,
 which changes the pixels.
 """
 
@@ -31,7 +31,7 @@ from eyechart.stored import StoredImageError, image_bytes, place_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Not every format of Pillow: EPS starts an external program, and rare formats add risks of hanging.
+# Only some of Pillow's formats, because EPS starts an external program, and decoders of rare formats may hang.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "AVIF", "JPEG2000")
 _Made = TypeVar("_Made")
 
@@ -56,7 +56,7 @@ class ImageError(Exception):
     """An image that cannot be used; becomes a Reject."""
 
     def __init__(self, reason: str, detail: str, kind: RejectKind = RejectKind.UNUSABLE_FILE) -> None:
-        """Store the countable `reason`, the one-line `detail`, and the `kind` for use in code."""
+        """Store the `reason`, by which rejects are counted, the one-line `detail`, and the `kind` for use in code."""
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
@@ -66,8 +66,8 @@ class ImageError(Exception):
 def image_spec(preprocessor_config: Mapping[str, Any], vision_config_image_size: int) -> ImageSpec:
     """Read the input format from a checkpoint's own preprocessor_config.json.
 
-    A missing setting is an error, because larger checkpoints were not trained with the library's class defaults (224
-    pixels, bicubic).
+    A missing setting is an error and not replaced by the library's default (224 pixels, bicubic), with which larger
+    checkpoints were not trained.
 
     Args:
         preprocessor_config: the decoded file.
@@ -215,7 +215,7 @@ def _libtiff_quiet(image: Image.Image) -> Iterator[None]:
         yield
         return
     try:
-        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - not a file of ours
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not an output file
             os.dup2(nowhere.fileno(), 2)
         yield
     finally:

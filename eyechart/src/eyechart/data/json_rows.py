@@ -1,6 +1,7 @@
-"""Reading a JSON list or JSON Lines as records, optionally gzipped, with or without a byte order mark, with LF or CRLF.
+"""Reads a JSON list or JSON Lines as records, optionally gzipped, with or without a byte order mark, with LF or CRLF.
 
-The JSON syntax of every row is checked; rows are decoded one at a time. A broken file is a ValueError with its place.
+The JSON syntax of every row is checked; rows are decoded one at a time. For a broken file, a ValueError names the
+position.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class JsonRecords:
         raise UnusableError("image as base64 text", detail, RejectKind.UNUSABLE_FILE)
 
     def _positions(self) -> list[int]:
-        """Return the first byte of every row: after the end of the one before, white space and a comma."""
+        """Return the position of every row's first byte: it follows the row before, white space and a comma."""
         starts, end = [], self._start
         for raw in self.raw:
             between = _BETWEEN.match(self._data, end)
@@ -128,7 +129,7 @@ def read_bytes(path: Path) -> bytes:
         raise ValueError(f"{path}: is a folder; give the path of the JSON file itself")
     try:
         data = path.read_bytes()
-        # The content decides, not the name: an uncompressed file may be named .gz, and a compressed file .json.
+        # Not decided by the name, because an uncompressed file may be named .gz, and a compressed file .json.
         return _unpacked(path, data) if data.startswith(b"\x1f\x8b") else data
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such data file (the working directory is {Path.cwd()})") from error
@@ -177,7 +178,7 @@ def _lines(path: Path, data: bytes, start: int) -> list[msgspec.Raw]:
 
 
 def _refuse_object(path: Path, text: bytes) -> None:
-    """Raise ValueError if the text is one JSON object that no layout fits, which is not a file of rows."""
+    """Raise ValueError if the text is one JSON object and not a row of any layout."""
     try:
         value = _ANY.decode(text)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The layouts of a row, and the one rule that recognises them: which keys the first rows have.
+"""The layouts of a row, and how they are recognised by the keys of the first rows.
 
 A layout is recognised if, for each of its roles, exactly one known key has a value in the first rows. If no layout or
 several fit, the file is rejected with the keys that were found. A specification names the layout, the keys, or both:
@@ -44,7 +44,7 @@ class Layout:
     form: str
     """The keys, for messages."""
     images_first: bool = True
-    """Whether images that no text refers to precede the first question; otherwise such a row is rejected."""
+    """Whether images that no text refers to are placed before the first question; otherwise such a row is rejected."""
 
 
 LLAVA = Layout("llava", ("conversation",), "conversations with from and value, image", images_first=False)
@@ -63,9 +63,9 @@ class Understood:
     keys: Mapping[str, str]
     """Key by role."""
     unread: tuple[str, ...]
-    """Keys that were found and are not read."""
+    """Keys that were found but are not read."""
     images: tuple[str, ...] = field(default=())
-    """Keys of images: the one in `keys`, and `image` or `images` if rows have either."""
+    """Keys of images: the one in `keys`, and also `image` and `images` if rows have them."""
 
 
 def layout_choice(text: str) -> tuple[Layout | None, dict[str, str]]:
@@ -100,8 +100,8 @@ def understand(path: Path, records: Sequence[Record], choice: str = AUTO) -> Und
         choice: a specification, see `layout_choice`.
 
     Raises:
-        InputError: no layout fits, several fit, or a key is not clear. The message names the layouts that were
-            considered, the keys that were found, and how to name the layout.
+        InputError: no layout fits, several fit, or several keys may have one role. The message lists the layouts that
+            were considered, the keys that were found, and how to specify the layout.
     """
     named, given = layout_choice(choice)
     found = _keys_of(records)

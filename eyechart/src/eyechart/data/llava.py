@@ -1,9 +1,9 @@
-r"""Rows in LLaVA-Pretrain layout: one image, one question, one answer. The fast way for half a million of them.
+r"""Rows in LLaVA-Pretrain layout: one image, one question, one answer. This reader is fast enough for 500,000 rows.
 
     {"id": "004539375", "image": "00453/004539375.jpg",
      "conversations": [{"from": "human", "value": "What is this?\n<image>"}, {"from": "gpt", "value": "a cat"}]}
 
-Rows of this layout with several exchanges or images are read by `turns`, like those of other layouts. The preflight of
+Rows with several exchanges or images are read by `turns`, like those of other layouts. The preflight of
 Stage 1 reads the file a second time with independent code (`qwen3_vlm/preflight/rows.py`), so that a fault of this
 reader is detected.
 """
@@ -43,14 +43,14 @@ def llava_row(row: int, raw: msgspec.Raw, root: str, shared: dict[str, str]) -> 
         row: its index in the file.
         raw: its JSON.
         root: the image root.
-        shared: keeps one copy of each distinct human turn (LLaVA-Pretrain has eleven).
+        shared: a cache with one copy of each distinct human turn (LLaVA-Pretrain has eleven).
 
     Returns:
         The row, and whether it has an id.
 
     Raises:
-        NotSimpleError: it may be usable, and `turns.row_of` decides.
-        UnusableError: it cannot be used.
+        NotSimpleError: the row is not of this simple form; `turns.row_of` decides whether it can be used.
+        UnusableError: the row cannot be used.
     """
     try:
         value = _ROW.decode(raw)

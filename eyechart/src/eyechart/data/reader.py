@@ -1,9 +1,8 @@
-"""Reading a data set of any layout: every row becomes a Row or a typed Reject, and none is dropped.
+"""Reads a data set of any layout: every row becomes a Row or a typed Reject, and none is dropped.
 
-Two decisions, each in one place: `folders.find` says which files a data set consists of, by their content and names;
-`layouts.understand` says what its rows look like, by their keys. There are two kinds of errors: data that cannot be
-read raises ValueError; a row that cannot be used is returned as a Reject with a countable reason, and the other rows
-keep their indices.
+`folders.find` finds the files of a data set by their content and names, and `layouts.understand` recognises the layout
+of its rows by their keys. There are two kinds of errors. Data that cannot be read raises ValueError. A row that cannot
+be used is returned as a Reject with its reason, and the other rows keep their indices.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ from eyechart.stored import file_of
 
 _LOG = logging.getLogger(__name__)
 _WHOLE = 2 * 2**30
-"""Files up to this size in bytes are hashed completely; of larger ones, only parts."""
+"""Files up to this size in bytes are hashed completely, larger files only in part."""
 _PART, _PARTS = 2**20, 64
 
 
 @dataclass(frozen=True)
 class RowFile:
-    """An opened data set: its rows as records, and how they are understood."""
+    """An opened data set: its rows as records, and their layout."""
 
     path: Path
     records: Records
@@ -50,7 +49,7 @@ class RowFile:
         return len(self.records)
 
     def read(self, rows: Collection[int] | None = None) -> tuple[list[Row], list[Reject]]:
-        """Read rows of all kinds: with several exchanges and images, and without an image.
+        """Read rows of all kinds, also those with several exchanges or images, or without an image.
 
         Args:
             rows: row indices to read, in any order; None reads all.
@@ -114,7 +113,7 @@ def open_rows(path: str | Path, layout: str = AUTO, image_root: str | Path = "")
 
 
 def _first(path: Path, records: Records) -> list[Record]:
-    """Return the readable ones of the first rows."""
+    """Return those of the first rows that can be read."""
     number = min(FIRST_ROWS, len(records))
     first: list[Record] = []
     why = ""
@@ -129,15 +128,15 @@ def _first(path: Path, records: Records) -> list[Record]:
 
 
 def folder_of(path: str | Path) -> Path:
-    """Return the folder that image paths are relative to by default: a folder itself, otherwise that of the file."""
+    """Return the default image root: the path itself if it is a folder, otherwise the folder of the file."""
     return Path(path) if Path(path).is_dir() else Path(path).parent
 
 
 def find_image_root(path: str | Path, images: Iterable[str]) -> Path | None:
-    """Look for the folder that these image paths are relative to: that of the data, or one directly inside or above it.
+    """Search for the folder that image paths are relative to: the data's folder, or one directly inside or above it.
 
     Returns:
-        The first folder with any of the images; None if there is none.
+        The first folder that contains any of the images; None if no folder does.
     """
     folder, wanted = folder_of(path), [file_of(image) for image in images]
     inside = sorted(item for item in folder.iterdir() if item.is_dir()) if folder.is_dir() else []
@@ -160,7 +159,7 @@ def _records(found: Found, root: str) -> Records:
 
 
 def single(row: Row) -> Row | Reject:
-    """Return a row with one image, one question and one answer as it is, and any other as a Reject.
+    """Return a row with one image, one question and one answer unchanged, and a Reject for any other row.
 
     This is what Stage 1 and `eyechart score` read.
     """
@@ -186,7 +185,7 @@ def read_rows(
     image_root: str | Path = "",
     layout: str = AUTO,
 ) -> tuple[list[Row], list[Reject]]:
-    """Read the rows of a data set that have one image, one question and one answer; all others are rejects.
+    """Read the rows of a data set that have one image, one question and one answer, and reject all others.
 
     Missing and duplicate ids are accepted and reported in one log line: rows are identified by their index. Rows of all
     kinds are returned by `open_rows(...).read()`.
@@ -209,7 +208,7 @@ def read_rows(
 
 
 def simple_rows(rows: Iterable[Row], rejects: Iterable[Reject] = ()) -> tuple[list[Row], list[Reject]]:
-    """Return the rows that `single` accepts, and the rejects with those that it does not, in row order."""
+    """Return the rows that `single` accepts, and all rejects including those of `single`, in row order."""
     checked = [single(row) for row in rows]
     left_out = [*rejects, *(item for item in checked if isinstance(item, Reject))]
     return [item for item in checked if isinstance(item, Row)], sorted(left_out, key=lambda reject: reject.row)
@@ -225,7 +224,7 @@ def count_rows(path: str | Path, layout: str = AUTO) -> int:
 
 
 def content_digest(path: str | Path) -> str:
-    """Return the SHA-256 of a data set: of a single file its content, of several files their names and contents.
+    """Return the SHA-256 of a data set: of the content of a single file, or of the names and contents of several.
 
     Of files above 2 GiB, the size and 64 parts of 1 MiB are hashed. Image files are not read.
 

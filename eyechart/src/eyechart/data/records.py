@@ -1,4 +1,4 @@
-"""What all layouts share: records before they are understood, why a row cannot be used, and paths of images."""
+"""What all layouts share: records whose layout is not known yet, errors of single rows, and paths of images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eyechart.rows import RejectKind
 from eyechart.stored import MARK
 
 Record = Mapping[str, object]
-"""One row as its file has it: values by key. Images that are not named by text are `StoredImage`."""
+"""One row as in its file: values by key. An image that is not given as text is a `StoredImage`."""
 
 
 class UnusableError(Exception):
@@ -26,10 +26,10 @@ class UnusableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """An image that the reader found itself, inside a file or next to its text. Its place needs no further check."""
+    """An image that the reader found inside a file or next to its text; its path needs no further check."""
 
     address: str
-    """See `eyechart.stored`, or a path; relative to the image root."""
+    """An address as in `eyechart.stored`, or a path; relative to the image root."""
 
 
 class Records(Protocol):
@@ -56,13 +56,13 @@ class Records(Protocol):
         """Return the address of base64 text of a row.
 
         Raises:
-            UnusableError: it has none.
+            UnusableError: the text has no address.
         """
         ...
 
 
 def no_base64(kind: str) -> UnusableError:
-    """Return the error of a file whose base64 text has no address."""
+    """Return the error for base64 text in a kind of file in which it has no address."""
     detail = f"base64 text inside {kind} is not read; store bytes there, or use JSON"
     return UnusableError("image as base64 text", detail, RejectKind.UNUSABLE_FILE)
 
@@ -77,7 +77,7 @@ def inside_root(image: str, root: str = "") -> str:
     """Return the path of an image relative to the image root.
 
     Raises:
-        UnusableError: it leads out of the image root. Absolute paths are accepted only below a given root.
+        UnusableError: the path is outside the image root. Absolute paths are accepted only below a given root.
     """
     below = _below(image, root) if root and image[0] == "/" else None
     image = image if below is None else below
@@ -98,7 +98,7 @@ def from_root(file: Path, root: str) -> str:
     """Return the path of a file of a data set for `image_root / path`: relative if it is below the root.
 
     Raises:
-        InputError: the path contains the mark of addresses.
+        InputError: the path contains the characters that mark an address inside a file.
     """
     if MARK in str(file):
         raise InputError(f"{file}: the path of a file with images must not contain {MARK!r}", "rename it")

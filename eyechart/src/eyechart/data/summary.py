@@ -1,4 +1,4 @@
-"""What was understood of a data set, as figures: `eyechart rows`."""
+"""The figures that `eyechart rows` prints: the recognised layout, and the numbers of usable and rejected rows."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ShownRow:
 
 @dataclass(frozen=True)
 class RowsReport:
-    """What was understood of a data set."""
+    """The recognised layout of a data set, and the numbers of usable and rejected rows."""
 
     path: str
     kind: str
@@ -68,7 +68,7 @@ class RowsReport:
     image_root: str
     rows: int
     usable: int
-    """Rows that were understood and whose image files exist."""
+    """Rows in the recognised layout whose image files exist."""
     rejected: dict[str, int]
     """Number of other rows by reason."""
     missing: int
@@ -76,7 +76,7 @@ class RowsReport:
     first_missing: tuple[str, ...]
     """A few of these files, relative to the image root."""
     examples: tuple[Reject, ...]
-    """A few of them."""
+    """A few of the rejected rows."""
     turns: dict[int, int]
     """Number of usable rows by number of turns."""
     images: dict[int, int]
@@ -84,12 +84,12 @@ class RowsReport:
     simple: int
     """Usable rows that `score` and Stage 1 read: one image, one question, one answer."""
     not_simple: dict[str, int]
-    """Number of usable rows that they do not read, by reason."""
+    """Number of usable rows that `score` and Stage 1 do not read, by reason."""
     shown: tuple[ShownRow, ...]
 
 
 def inspect_rows(path: str | Path, layout: str = AUTO, image_root: str | Path | None = None) -> RowsReport:
-    """Read all rows of a data set and report what was understood. Only the images of the shown rows are opened.
+    """Read all rows of a data set and report its layout. Only the images of the shown rows are opened.
 
     Args:
         path: a file, a folder, or a pattern such as `data/train-*.parquet`.

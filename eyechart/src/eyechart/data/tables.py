@@ -1,7 +1,7 @@
-"""Parquet and Arrow files as records, such as `datasets` writes: text is loaded, images are left in their file.
+"""Parquet and Arrow files, such as `datasets` writes, as records: text is loaded, images stay in their file.
 
-A struct with the field `bytes` (the Image feature of `datasets`: `{bytes, path}`) and a column of bytes are images.
-The `bytes` of a Parquet file are not read here, only the other columns are.
+Images are structs with the field `bytes` (the Image feature of `datasets`: `{bytes, path}`) and columns of bytes. Of a
+Parquet file, all columns except these bytes are read.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class TableRecords:
     """The rows of Parquet or Arrow files, in the order of the files; `Records`."""
 
     def __init__(self, paths: Sequence[Path], root: str, parquet: bool) -> None:
-        """Read everything but images.
+        """Read everything except images.
 
         Raises:
-            ValueError: a file is broken, or their columns differ.
+            ValueError: a file is broken, or the columns of the files differ.
         """
         self.kind = "Parquet" if parquet else "Arrow"
         self.files = tuple(paths)
@@ -83,7 +83,7 @@ class _Table:
             kind = self._schema.field(name).type
             if name in self._lists:
                 record[name] = self._marked(self._lists[name][row], kind, _escaped(name), row)
-            elif column is None:  # a column of bytes, of which nothing was read
+            elif column is None:  # a column of bytes, which was not read
                 record[name] = StoredImage(cell_address(self._name, _escaped(name), row))
             elif name in self._plain:
                 record[name] = column[row].as_py()
@@ -118,7 +118,7 @@ class _Table:
 
 
 def _read_parquet(path: Path) -> tuple[Any, Any, set[str]]:
-    """Return a table without the bytes of images, the whole schema, and the columns whose images have no bytes."""
+    """Return a table without the bytes of images, the complete schema, and the columns whose images have no bytes."""
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(path) as file:
@@ -161,7 +161,7 @@ def _leaves(kind: Any) -> int:
 
 
 def _lists_of_bytes(path: Path, schema: Any, read: Sequence[str]) -> dict[str, list[object]]:
-    """Return the columns that are lists of nothing but bytes, whose lengths are only known by reading the bytes."""
+    """Return the columns that are lists of bytes; to know the lengths of these lists, the bytes must be read."""
     import pyarrow.parquet
 
     names = [name for name in schema.names if name not in read and _is_list(schema.field(name).type)]
@@ -191,7 +191,7 @@ def _read_arrow(path: Path) -> tuple[Any, Any, set[str]]:
 
 
 def _light(scalar: Any) -> object:
-    """Return a value as Python objects, with the bytes of images replaced by one byte, so that none are copied."""
+    """Return a value as Python objects, with one byte in place of each image's bytes, so that none are copied."""
     import pyarrow as pa
 
     if not scalar.is_valid:

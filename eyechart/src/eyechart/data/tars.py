@@ -1,7 +1,7 @@
-"""WebDataset archives as records: members with one key are one row, `0000.jpg` with `0000.txt` or `0000.json`.
+"""WebDataset archives as records: members with the same key are one row, such as `0000.jpg` and `0000.txt`.
 
-The key of a member is its path up to the first dot of the file name. Images are not read here: a row has the byte range
-of each. Names of members are never used as paths.
+The key of a member is its path up to the first dot of the file name. Images are not read here; a row contains the byte
+range of each. Names of members are never used as paths.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _key(member: str) -> tuple[str, str]:
 def _add(sample: dict[str, object], suffix: str, tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> None:
     last = suffix.rpartition(".")[2]
     if last not in (*IMAGE_SUFFIXES, *_TEXT_SUFFIXES, "json"):
-        sample[suffix] = f"{member.size} bytes"  # not read, but listed among the keys that were found
+        sample[suffix] = f"{member.size} bytes"  # not read, but listed as a key that was found
         return
     if not member.isreg() or member.issparse():
         detail = f"{short(member.name)} is a link or a special file"

@@ -1,4 +1,4 @@
-"""A record of any layout as a Row: turns of parts (text or image), and the images in order."""
+"""Converts a record of any layout to a Row: its turns with their parts (text or image), and its images in order."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _TEXT_TYPES = ("text", "input_text", "output_text")
 _SOURCES = ("image", "image_url", "path", "url", "base64", "bytes")
 
 Locate = Callable[[str], str]
-"""Returns the address of base64 text of the row."""
+"""A function that returns the address of base64 text in the row."""
 
 
 @dataclass
 class _Conversation:
-    """The turns of a row while it is read: texts with `<image>`, and images that turns name themselves."""
+    """The turns of a row while it is read: texts with `<image>`, and images that are given within the turns."""
 
     turns: list[tuple[str, str]] = field(default_factory=list)
     """Role and text."""
     named: list[object] = field(default_factory=list)
-    """The image of every `<image>` in the texts; None takes the next one of the row's list."""
+    """The image of every `<image>` in the texts; None stands for the next image of the row's list."""
 
     def add(self, role: str, content: object) -> None:
         """Add a turn whose content is text or a list of parts."""
@@ -75,7 +75,7 @@ def row_of(index: int, record: Record, understood: Understood, root: str, locate
     has_id = identity is not None and identity != ""
     answer = turns[-1].text.strip()
     turns = [Turn(t.role, (t.text.strip(),)) if t.role == "assistant" else t for t in turns]
-    # The first question exactly as it is written: Stage 1 reads it with its white space.
+    # The first question unchanged, because Stage 1 uses it with its white space.
     human = next(text for role, text in said.turns if role == "user")
     simple = [turn.role for turn in turns] == ["user", "assistant"] and len(paths) <= 1
     row = Row(
@@ -139,7 +139,7 @@ def _history(value: object) -> list[tuple[object, object]]:
 
 
 def _require_order(roles: list[str]) -> None:
-    """Require an optional system turn, then questions and answers in turn; the last turn is an answer."""
+    """Require an optional system turn, then alternating questions and answers, with an answer as the last turn."""
     rest = roles[1:] if roles[:1] == ["system"] else roles
     for role in ("user", "assistant"):
         if role not in rest:

@@ -1,1 +1,1 @@
-"""A model's own processor and chat template, which determine its prompts and the number of tokens per image."""
+"""A model's processor and chat template: they determine its prompts and the number of tokens per image."""

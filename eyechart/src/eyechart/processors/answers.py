@@ -1,15 +1,15 @@
-"""The answer tokens of each row of a batch dict, whatever the trainer has labelled.
+"""Finds the answer tokens of each row of a batch dict, whichever tokens the trainer has labelled.
 
-Trainers label different tokens: TRL's default labels the prompt and all image placeholders. A gap over these labels
-measures something else than a gap over the answer. Answer tokens are found in this order:
+Trainers label different tokens: TRL's default labels the prompt and all image placeholders too. A gap over these labels
+is not comparable with a gap over the answer. Answer tokens are found in one of these ways, tried in this order:
 
-1. by the chat template of the processor: everything between the ids before an answer and the token that ends it, in
-   every turn of the assistant;
+1. by the chat template of the processor, as the tokens between the ids that precede an answer and the token that ends
+   it, in every turn of the assistant;
 2. by the token types of a processor that marks the answer with them (PaliGemma);
 3. by the labels themselves, without image positions and padding.
 
     answers = find_answers(batch, geometry, processor)
-    answers.answer_BT      True where an answer token is, at the position of the token (as labels are, unshifted)
+    answers.answer_BT      True at the positions of answer tokens (unshifted, as labels are)
     answers.way            how they were found
 
 Dimension suffixes: B rows, T token positions.
@@ -30,7 +30,7 @@ from eyechart.processors.geometry import Geometry
 from eyechart.processors.turns import Ids, Turns, learn_turns
 
 IGNORED = -100
-"""The label of a position without a label."""
+"""The value of `labels` at a position that is not labelled."""
 
 
 class Way(Enum):
@@ -43,7 +43,7 @@ class Way(Enum):
     LABELS = "by the labels"
     """All labelled positions except images. If prompts are labelled too, they count as answers."""
     NONE = "not found"
-    """There is no template whose marker is in the batch, and there are no labels."""
+    """The batch contains neither the markers of a template nor labels."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Span:
     stop: int
     """Position after its last token, which is the end token if `ended`."""
     ended: bool | None
-    """Whether the token that ends an answer is its last token; None if the template has none, or it is not known."""
+    """Whether the last token is the token that ends an answer; None if the template has no such token or is unknown."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Answers:
     way: Way
     """How they were found."""
     answer_BT: AnyArray
-    """Positions of answer tokens, with the token that ends the answer, bool [B, T]."""
+    """Positions of answer tokens, including the token that ends the answer, bool [B, T]."""
     spans: tuple[tuple[Span, ...], ...]
     """The answers of each row, in their order; several in a row with several turns."""
     labels_BT: AnyArray | None
@@ -84,11 +84,11 @@ def find_answers(batch: Mapping[str, Any], geometry: Geometry, processor: Any = 
 
     Args:
         batch: the batch as the collator returns it.
-        geometry: what it holds, from `read_geometry`.
+        geometry: the contents of the batch, from `read_geometry`.
         processor: the model's processor or tokenizer; without it, only token types and labels can be used.
 
     Raises:
-        InputError: the labels have another shape than the ids.
+        InputError: the shapes of labels and ids differ.
     """
     labels_BT = labels_of(batch, geometry)
     turns = learn_turns(processor) if processor is not None else None
@@ -107,7 +107,7 @@ def labels_of(batch: Mapping[str, Any], geometry: Geometry) -> AnyArray | None:
     """Return the labels of a batch, int64 [B, T]; None if it has none.
 
     Raises:
-        InputError: they have another shape than the ids.
+        InputError: the shapes of labels and ids differ.
     """
     labels = matrix_of(batch, "labels")
     if labels is None:
@@ -170,7 +170,7 @@ def _without_template(
     types_BT = matrix_of(batch, "token_type_ids")
     if types_BT is not None and types_BT.shape == text_BT.shape:
         marked_BT = types_BT == 1
-        # A type that no image position has marks the answer; Gemma 3 uses the same key to mark image positions.
+        # If no image position has type 1, this type marks the answer; Gemma 3 marks image positions with the same key.
         if (marked_BT & text_BT).any() and not (marked_BT & geometry.image_BT).any():
             answer_BT = marked_BT & text_BT
             return Answers(Way.TOKEN_TYPES, answer_BT, _runs(answer_BT), labels_BT, turns)

@@ -1,7 +1,7 @@
-"""Reading the arrays of a batch, whatever library made them: PyTorch, NumPy, MLX, JAX, or plain lists.
+"""Reads the arrays of a batch from any library (PyTorch, NumPy, MLX, JAX) or from plain lists.
 
 PyTorch is not imported: a tensor is recognised by its own methods. Selecting rows keeps the type of PyTorch tensors,
-NumPy arrays and lists; other arrays come back as NumPy arrays.
+NumPy arrays and lists; other arrays are converted to NumPy arrays.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def is_array(value: object) -> bool:
 
 
 def to_numpy(value: Any) -> AnyArray:
-    """Return a value as a NumPy array, in float32 if its own type is unknown to NumPy (such as bfloat16).
+    """Return a value as a NumPy array; types that NumPy does not have, such as bfloat16, become float32.
 
     Args:
         value: an array, a number, or nested lists of numbers; on any device, with or without gradients.
 
     Raises:
-        TypeError: it is none of these, such as a ragged list or a list of texts.
+        TypeError: the value has another type, such as a ragged list or a list of texts.
     """
     if hasattr(value, "detach"):  # a PyTorch tensor
         tensor = value.detach().cpu()

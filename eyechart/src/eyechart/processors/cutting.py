@@ -1,8 +1,8 @@
-"""Choosing rows of a batch dict, with the pixels that belong to them.
+"""Selects rows of a batch dict, with the pixels that belong to them.
 
-Every key of the batch is one of four things: per row (ids, masks, labels, positions), per image (grids, sizes), the
-pixel tensor itself, or independent of the rows (a number, a text). What a key is, follows from its shape and from its
-name. A key that fits nothing is an error, because a batch that is cut wrongly gives wrong figures without an error.
+Every value of the batch is of one of four kinds: one entry per row (ids, masks, labels, positions), one entry per image
+(grids, sizes), the pixel tensor, or independent of the rows (a number, a text). The kind follows from shape and name. A
+value of no known kind is an error, because wrongly selected values would silently give wrong figures.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from eyechart.processors.geometry import Geometry, Packing
 from eyechart.processors.pixel_entries import Entry, PixelLayout
 
 _OF_IMAGES = ("pixel", "image", "grid", "spatial_shapes", "aspect_ratio", "num_tiles", "num_crops", "flattened_patches")
-"""Beginnings of the names of arrays that belong to images."""
+"""Prefixes of the names of arrays with one entry per image."""
 _PER_ROW_COUNTS = ("images_per_sample", "batch_num_images", "image_attention_mask")
 
 
 def cut_rows(batch: Mapping[str, Any], geometry: Geometry, rows: Sequence[int]) -> dict[str, Any]:
-    """Return a batch with only the rows `rows`, in this order; a row can be repeated.
+    """Return a batch with only the rows `rows`, in this order; a row may occur more than once.
 
-    Arrays keep their library (PyTorch, NumPy, lists); others become NumPy arrays. Padding is not removed.
+    PyTorch tensors, NumPy arrays and lists keep their type; other arrays become NumPy arrays. Padding is not removed.
 
     Raises:
-        InputError: a row holds several samples, it is not known which images belong to which row, or an array has a
-            shape that fits neither rows nor images.
+        InputError: a row contains several samples, it is not known which images belong to which row, or the shape of an
+            array fits neither the rows nor the images.
     """
     chosen = _checked(batch, geometry, rows)
     text = {key: _rows_of(key, batch[key], geometry, rows) for key in batch if not is_image_key(key)}
@@ -35,9 +35,9 @@ def cut_rows(batch: Mapping[str, Any], geometry: Geometry, rows: Sequence[int]) 
 
 
 def image_inputs(batch: Mapping[str, Any], geometry: Geometry, rows: Sequence[int]) -> dict[str, Any]:
-    """Return only the pixels and the arrays that belong to images, of the rows `rows` in this order.
+    """Return only the pixels and the per-image arrays of the rows `rows`, in this order.
 
-    Put into a batch with other rows' ids (`{**batch, **image_inputs(...)}`), they give those rows other pictures.
+    Used in a batch with the ids of other rows (`{**batch, **image_inputs(...)}`), they replace those rows' pictures.
 
     Raises:
         InputError: as for `cut_rows`.
@@ -46,7 +46,7 @@ def image_inputs(batch: Mapping[str, Any], geometry: Geometry, rows: Sequence[in
 
 
 def is_image_key(key: str) -> bool:
-    """Return whether the name of an array says that it belongs to images."""
+    """Return whether the name of an array shows that it has one entry per image."""
     return key.startswith(_OF_IMAGES)
 
 
@@ -65,7 +65,7 @@ def _checked(batch: Mapping[str, Any], geometry: Geometry, rows: Sequence[int]) 
 
 
 def _rows_of(key: str, value: Any, geometry: Geometry, rows: Sequence[int]) -> Any:
-    """Return the rows of an array of text: its first axis counts rows, or its second one (M-RoPE's [3, B, T])."""
+    """Select rows of a per-row array; rows are its first axis, or its second one (M-RoPE's [3, B, T])."""
     shape = shape_of(value)
     if not shape:
         return value
@@ -96,7 +96,7 @@ def _images_of(
             cut[key] = take(batch[key], [entry.index for entry in flat])
         else:
             cut[key] = _rows_of(key, batch[key], geometry, rows)
-    # Without an image, a model gets no pixels instead of an empty tensor.
+    # If the rows have no image, the model gets None, because it may not accept an empty tensor.
     return cut if flat or geometry.pixels.layout is PixelLayout.ROWS else dict.fromkeys(cut)
 
 

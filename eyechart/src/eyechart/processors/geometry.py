@@ -1,13 +1,13 @@
-"""What a batch dict holds: its rows, its image positions, and which part of the pixel tensors belongs to which row.
+"""Reads a batch dict: its rows, its image positions, and which part of the pixel tensors belongs to which row.
 
-Processors of transformers store pixels in the ways that `PixelLayout` lists. In all of them the images of the batch are
-in the order of its rows, and in most of them the batch does not say where the images of a row end. This is found from
-the image positions: the *entries* of the pixel tensor (an image, or a tile if the processor cuts images into tiles) are
-given to the rows one after the other until the visual tokens of a row's entries are as many as its image positions.
+Processors of transformers store pixels in the ways that `PixelLayout` lists. In all of them, images are in the order of
+the rows, but most do not record how many images each row has. This is derived from the image positions. An *entry* of
+the pixel tensor is an image, or a tile if the processor splits images into tiles. Entries are assigned to a row, in
+order, until their visual tokens are as many as the row's image positions; then the next row follows.
 
     geometry = read_geometry(batch, processor, model.config)
     geometry.placeholders_B             image positions per row
-    geometry.entries_of(row)            entries of the pixel tensor that belong to a row
+    geometry.entries_of(row)            the entries that belong to a row
     cut_rows(batch, geometry, [2, 0])   the batch with only these rows (`eyechart.processors.cutting`)
 
 Dimension suffixes: B rows, T token positions, N entries of the pixel tensor over all rows.
@@ -29,9 +29,9 @@ from eyechart.processors.image_ids import ImageId, find_image_id
 from eyechart.processors.pixel_entries import Entry, PixelLayout, Pixels, read_pixels
 
 Runs = tuple[tuple[tuple[int, int], ...], ...]
-"""For each row, its runs of image positions as (first, after the last)."""
+"""For each row, its runs of image positions as (first, last + 1)."""
 BOUNDARIES = ("cu_seq_lens_q", "cu_seqlens", "seq_idx")
-"""Names of arrays that separate the samples of a packed row."""
+"""Names of arrays with the boundaries between the samples of a packed row."""
 _COUNT_KEYS = ("images_per_sample", "batch_num_images")
 
 
@@ -46,7 +46,7 @@ class Unassigned(Enum):
 
 
 class Packing(Enum):
-    """What shows that a row of the batch holds several samples."""
+    """How it is recognised that a row of the batch contains several samples."""
 
     NONE = "one sample per row"
     BOUNDARIES = "the batch has boundaries of sequences (cu_seqlens, cu_seq_lens_q or seq_idx)"
@@ -64,13 +64,13 @@ class Geometry:
     image_id: ImageId
     """The id of an image position, and where it was found."""
     runs: Runs
-    """For each row, its runs of image positions as (first, after the last)."""
+    """For each row, its runs of image positions as (first, last + 1)."""
     pixels: Pixels
     """The pixel tensor, and its entries with their rows."""
     unassigned: Unassigned | None
-    """Why entries have no row; None if all have one."""
+    """Why entries cannot be assigned to rows; None if all are assigned."""
     packing: Packing
-    """Whether a row holds several samples. Such a batch cannot be cut."""
+    """Whether a row contains several samples. Rows of such a batch cannot be selected."""
 
     @property
     def rows(self) -> int:
@@ -113,7 +113,7 @@ class Geometry:
 
 
 def read_geometry(batch: Mapping[str, Any], processor: Any = None, config: Any = None) -> Geometry:
-    """Read what a batch holds.
+    """Read the contents of a batch.
 
     Args:
         batch: the batch as the collator returns it: a dict or a `BatchFeature` with at least `input_ids` [B, T]. Its
@@ -123,7 +123,8 @@ def read_geometry(batch: Mapping[str, Any], processor: Any = None, config: Any =
         config: the model's config.
 
     Raises:
-        InputError: it is not a dict, it has no two-dimensional `input_ids`, or an array of it is not numeric.
+        InputError: the batch is not a dict, has no two-dimensional `input_ids`, or contains an array that is not
+            numeric.
     """
     ids_BT = _ids_of(batch)
     attended_BT = _attended_of(batch, ids_BT)
@@ -190,9 +191,10 @@ def _packing_of(batch: Mapping[str, Any], attended_BT: AnyArray) -> Packing:
 
 
 def restarts(positions: AnyArray, attended_BT: AnyArray) -> list[int]:
-    """Return the places, counted over all rows, at which position ids start again at 0 after other positions.
+    """Return the flat indices, over all rows, at which position ids start again at 0 after other positions.
 
-    Text positions only grow, and so does the first axis of M-RoPE (time), so a further 0 begins another sample.
+    Within a sample, text positions and the first axis of M-RoPE (time) never decrease, so another 0 begins a new
+    sample.
 
     Args:
         positions: [B, T], or [axes, B, T] for M-RoPE.
@@ -208,7 +210,7 @@ def restarts(positions: AnyArray, attended_BT: AnyArray) -> list[int]:
 def _assign(
     pixels: Pixels, image_id: ImageId, runs: Runs, batch: Mapping[str, Any], processor: Any
 ) -> list[int] | Unassigned | None:
-    """Return the row of each entry, in their order, or why it is not known; None if nothing has to be assigned."""
+    """Return the row of each entry in order, or the reason why it is not known; None if there is nothing to assign."""
     if pixels.layout is PixelLayout.UNKNOWN:
         return Unassigned.UNKNOWN_LAYOUT
     if pixels.layout is PixelLayout.ROWS or not pixels.entries:
@@ -225,7 +227,7 @@ def _assign(
     known = [number for number in tokens if number is not None]
     if len(known) == count:
         by_tokens = _by_tokens(known, runs)
-        # Where the numbers differ, one run per image still shows which image is whose.
+        # If the numbers differ but there is one run per image, the runs still assign images to rows.
         return by_tokens or (by_run if len(by_run) == count else Unassigned.COUNTS_DIFFER)
     if len(by_run) == count:
         return by_run
@@ -236,10 +238,10 @@ def _assign(
 
 
 def _stated_tokens(batch: Mapping[str, Any], count: int, processor: Any) -> list[int] | None:
-    """Return what the processor states as visual tokens of images of these sizes (LLaVA-NeXT); None if it cannot.
+    """Return the numbers of visual tokens that the processor computes from image sizes (LLaVA-NeXT); None if it cannot.
 
-    The method is private to transformers and counts delimiters in some processors, so its numbers are only used to
-    assign images to rows, and only if they fit every row.
+    This private method of transformers counts delimiters in some processors. Its numbers are therefore only used to
+    assign images to rows, and only if they match every row.
     """
     sizes, method = matrix_of(batch, "image_sizes"), getattr(processor, "_get_num_multimodal_tokens", None)
     if method is None or sizes is None or sizes.shape != (count, 2):
@@ -251,7 +253,7 @@ def _stated_tokens(batch: Mapping[str, Any], count: int, processor: Any) -> list
 
 
 def _counts_of(batch: Mapping[str, Any], rows: int) -> list[int] | None:
-    """Return the number of images per row, if the batch has it."""
+    """Return the number of images per row if the batch contains it."""
     for key in _COUNT_KEYS:
         counts = matrix_of(batch, key)
         if counts is not None and counts.size == rows:

@@ -1,4 +1,4 @@
-"""Which token id marks an image position: from the config, the processor, token types, or the batch itself."""
+"""Finds the token id of image positions: from the config, the processor, token types, or the ids of the batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eyechart.processors.arrays import AnyArray, matrix_of
 
 _OF_CONFIG = ("image_token_id", "image_token_index", "image_patch_id")
 _SHORTEST_RUN = 4
-"""Minimum number of equal ids in a row that can be image positions when nothing else identifies them."""
+"""Minimum length of a run of equal ids that counts as image positions if nothing else identifies them."""
 
 
 class IdSource(Enum):
@@ -41,9 +41,9 @@ def find_image_id(
 ) -> ImageId:
     """Return the id of image positions.
 
-    Of several ids that config and processor name (Gemma 3's processor names the id before the image first), the first
-    one that occurs in the batch is used, or the first one if none occurs. Without both, a batch with images is searched
-    for its token types, then for its longest run of equal ids.
+    If config and processor name several ids, the first one that occurs in the batch is used, or simply the first if
+    none does: Gemma 3's processor first names the id that precedes an image. If neither names an id, a batch with
+    images is searched by its token types, then by its longest run of equal ids.
 
     Args:
         ids_BT: token ids, [B, T].
@@ -89,7 +89,7 @@ def _of_processor(processor: Any) -> Iterator[ImageId]:
 
 
 def _of_types(ids_BT: AnyArray, batch: Mapping[str, Any]) -> ImageId | None:
-    """Return the id that most positions of type 1 have; PaliGemma's `token_type_ids`, which mark answers, have many."""
+    """Return the id of most positions of type 1; None if no id has most, as in PaliGemma, where it marks answers."""
     for key in ("mm_token_type_ids", "token_type_ids"):
         types_BT = matrix_of(batch, key)
         if types_BT is None or types_BT.shape != ids_BT.shape or not (types_BT == 1).any():

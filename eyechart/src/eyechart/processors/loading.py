@@ -1,4 +1,4 @@
-"""Loading a model's own processor, and choosing the size to which all images are resized."""
+"""Loads a model's own processor, and chooses the size to which all images are resized."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import transformers  # its attributes are only accessed on use, because the first access loads PyTorch
+import transformers  # attributes are only accessed in functions, because the first access loads PyTorch
 
 from eyechart.data.images import ImageSpec
 from eyechart.exits import InputError
@@ -32,15 +32,15 @@ a larger one, a batch of images takes gigabytes even before the model's own proc
 def load_processor(name: str, trust_remote_code: bool = False) -> ProcessorMixin:
     """Load the processor of a checkpoint: tokenizer, chat template and image processor.
 
-    Where torchvision works, it is what `AutoProcessor` loads; otherwise its Pillow variant (`pillow`). A chat template
-    that only the tokenizer has is the template of the processor.
+    If torchvision works, `AutoProcessor` loads it; otherwise its Pillow variant is loaded (`pillow`). If only the
+    tokenizer has a chat template, the processor gets it.
 
     Args:
         name: folder or hub id.
-        trust_remote_code: whether Python code that the checkpoint brings may run.
+        trust_remote_code: whether Python code in the checkpoint may run.
 
     Raises:
-        ValueError: it does not exist, has no image processor or no tokenizer, or needs a package that is not installed.
+        ValueError: the processor does not exist, has no image processor or no tokenizer, or needs a missing package.
     """
     problem = torchvision_problem()
     try:
@@ -74,10 +74,10 @@ def load_processor(name: str, trust_remote_code: bool = False) -> ProcessorMixin
 
 
 def refuse_own_code(name: str, setting: str, cause: Exception) -> None:
-    """Raise an error if a checkpoint that could not be loaded brings Python code (`auto_map` in one of its files).
+    """Raise an error if a checkpoint that could not be loaded contains Python code (`auto_map` in one of its files).
 
     Raises:
-        InputError: it does.
+        InputError: the checkpoint contains Python code.
     """
     from transformers.image_processing_base import ImageProcessingMixin
 
@@ -93,7 +93,7 @@ def refuse_own_code(name: str, setting: str, cause: Exception) -> None:
             continue
         if found.get("auto_map"):
             raise InputError(
-                f"{setting}: {name} brings Python code of its own",
+                f"{setting}: {name} needs Python code from its own files",
                 "read that code, and add --trust-remote-code if it may run",
             ) from cause
 
@@ -122,9 +122,9 @@ def require_side(side: int | None, max_pixels: int) -> None:
 def common_size(image_processor: ImageProcessingMixin, side: int | None) -> ImageSpec:
     """Return the size to which all images are resized before they are passed to the model's own processor.
 
-    Images of equal size have equal numbers of visual tokens, so that one can replace another. The default is the size
-    to which the processor resizes. If the processor accepts any size, the default is the multiple of its patch size
-    nearest to 448 pixels within its limits.
+    Images of equal size have equal numbers of visual tokens, so one can replace another. The default is the size to
+    which the processor resizes. If it accepts any size, the default is the multiple of its patch size that is nearest
+    to 448 pixels and within its limits.
 
     Args:
         image_processor: image processor of the model.

@@ -1,8 +1,8 @@
-"""A model's own processor where torchvision cannot be used: its tokenizer, template and Pillow image processor.
+"""Loads a model's own processor without torchvision: its tokenizer, template and Pillow image processor.
 
 The class is found as `AutoProcessor` finds it: by `processor_class` in the processor's, the image processor's or the
-tokenizer's file, then by the type of the model. Videos are not tested, so the video half of a processor, which needs
-torchvision, is left out.
+tokenizer's file, then by the type of the model. The video part of a processor needs torchvision and is not needed here,
+so it is left out.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import transformers  # its attributes are only accessed on use, because the first access loads PyTorch
+import transformers  # attributes are only accessed in functions, because the first access loads PyTorch
 
 from eyechart.exits import InputError
 
@@ -31,7 +31,7 @@ def pillow_processor(name: str, why: str) -> ProcessorMixin:
         why: why torchvision is not used, as part of a sentence.
 
     Raises:
-        NoPillowError: one of its parts needs torchvision, or it has no image processor or no tokenizer.
+        NoPillowError: a part of the processor needs torchvision, or it has no image processor or no tokenizer.
     """
     class_name = _class_name(name)
     if class_name is None:
@@ -79,7 +79,7 @@ def _class_name(name: str) -> str | None:
 
 def _without_video(kind: Any, name: str, why: str) -> type[ProcessorMixin]:
     class _WithoutVideo(kind):  # type: ignore[misc]  # its base class is only known at run time
-        """The processor without its video half; its parts are loaded one by one."""
+        """The processor without its video part; its other parts are loaded one by one."""
 
         @classmethod
         def _get_arguments_from_pretrained(cls, folder: str, *_: object, **__: object) -> list[Any]:
@@ -105,9 +105,9 @@ def _without_video(kind: Any, name: str, why: str) -> type[ProcessorMixin]:
 
 
 class _Absent(dict[str, Any]):
-    """A placeholder for the video half of a processor.
+    """A placeholder for the video part of a processor.
 
-    Some processors read defaults from it even without a video, and all of them are logged as JSON including this part.
+    Some processors read defaults from this part even without a video, and logging a processor as JSON includes it.
     """
 
     def __getattr__(self, name: str) -> None:

@@ -1,7 +1,7 @@
-"""The pixel tensors of a batch as a list of entries: images, or tiles if the processor cuts images into tiles.
+"""Reads the pixel tensors of a batch as a list of entries: images, or tiles if the processor splits images.
 
-The number of visual tokens of an entry is taken from its grid, from its size, or from what processor and config say
-about every entry, and never from the image positions in the text, so that the two can be compared.
+The number of visual tokens of an entry comes from its grid, its size, or a setting of processor or config. It never
+comes from the image positions in the text, because the two are compared.
 """
 
 from __future__ import annotations
@@ -40,15 +40,16 @@ class Entry:
     """One entry of the pixel tensor: an image, or one tile of an image."""
 
     row: int | None
-    """Row of the batch that it belongs to; None if this is not known."""
+    """Row of the batch that the entry belongs to; None if not known."""
     index: int
-    """Its place among the entries of the batch (`ROWS`: of the row). Companion arrays such as grids have this order."""
+    """Its index among the entries of the batch (in `ROWS`, of the row). Per-image arrays such as grids have this
+    order."""
     start: int
     """First index in the first axis of the pixel tensor (`ROWS`: in the second axis, within the row)."""
     stop: int
     """Index after the last one."""
     tokens: int | None
-    """Number of visual tokens that the model makes of it, from its grid or size; None if that is not known."""
+    """Number of visual tokens that the model computes from it; None if not known."""
     grid: tuple[int, int, int] | None = None
     """Patches in time, height and width, before merging; None without a grid."""
 
@@ -62,9 +63,9 @@ class Pixels:
     key: str | None
     """Name of the pixel tensor."""
     entries: tuple[Entry, ...]
-    """All entries without padding, in the order of the batch; they have a row in the layout `ROWS` only."""
+    """All entries without padding, in the order of the batch; their row is known only in the layout `ROWS`."""
     merge: int | None
-    """Patches of one visual token, in one direction (`PATCHES` only); None if not known."""
+    """Number of patches per visual token in each direction (`PATCHES` only); None if not known."""
 
 
 def read_pixels(batch: Mapping[str, Any], rows: int, processor: Any, config: Any) -> Pixels:
@@ -139,7 +140,7 @@ def _row_entries(batch: Mapping[str, Any], key: str, processor: Any) -> tuple[En
 
 
 def _used_of(batch: Mapping[str, Any], key: str) -> AnyArray:
-    """Return which places of each row hold an image, bool [B, most]."""
+    """Return which entries of each row are images and not padding, bool [B, most]."""
     for name in ("pixel_attention_mask", "aspect_ratio_ids", key):
         mask = matrix_of(batch, name)
         if mask is None:
@@ -166,7 +167,7 @@ def _plain_entries(batch: Mapping[str, Any], key: str, processor: Any, config: A
 
 
 def _fixed_tokens(processor: Any, config: Any) -> int | None:
-    """Return the number of visual tokens of every entry, if processor or config state one that the processor uses."""
+    """Return the fixed number of visual tokens per entry, if processor or config have such a setting and it is used."""
     named = ((processor, "image_seq_length"), (processor, "image_seq_len"), (config, "mm_tokens_per_image"))
     for owner, name in named:
         value = getattr(owner, name, None)
@@ -176,7 +177,7 @@ def _fixed_tokens(processor: Any, config: Any) -> int | None:
 
 
 def _square_tokens(shape: tuple[int, ...], processor: Any, config: Any) -> int | None:
-    """Return the patches of an image of LLaVA's form, [N, C, H, W], that are passed on as visual tokens."""
+    """Return the number of visual tokens of an image in LLaVA's form, [N, C, H, W]: its patches that are passed on."""
     strategy = getattr(processor, "vision_feature_select_strategy", None)
     patch = getattr(processor, "patch_size", None)
     more = getattr(processor, "num_additional_image_tokens", 0)
@@ -189,7 +190,7 @@ def _square_tokens(shape: tuple[int, ...], processor: Any, config: Any) -> int |
 
 
 def _sized_tokens(sizes: AnyArray, count: int, processor: Any) -> list[int | None]:
-    """Return the visual tokens of images of the sizes [N, (height, width)] where one patch is one token (Pixtral)."""
+    """Return the numbers of visual tokens of images of sizes [N, (height, width)] if each patch is one (Pixtral)."""
     patch = getattr(processor, "patch_size", None)
     if sizes.shape != (count, 2) or not isinstance(patch, int) or not hasattr(processor, "image_break_token"):
         return [None] * count

@@ -1,4 +1,4 @@
-"""The pixels of a batch as pictures: one array per entry, and the numbers with which a processor normalises it.
+"""Converts the pixels of a batch to pictures, and reads the settings with which a processor normalises them.
 
 Dimension suffixes: C colours, H and W pixels.
 """
@@ -22,10 +22,10 @@ _COLOURS = 3
 
 @dataclass(frozen=True)
 class Normalisation:
-    """How an image processor turns bytes into numbers: (byte * rescale - mean) / std, per colour."""
+    """How an image processor normalises byte values: (byte * rescale - mean) / std, per colour."""
 
     rescale: float
-    """1/255 for bytes to 0..1; 1 if bytes are kept."""
+    """1/255 to scale bytes to 0..1; 1 to keep them."""
     mean: tuple[float, ...]
     """Per colour, after rescaling; 0 if the processor does not normalise."""
     std: tuple[float, ...]
@@ -33,16 +33,16 @@ class Normalisation:
 
     @property
     def lowest(self) -> float:
-        """The number of a byte of 0, in the colour where it is lowest."""
+        """The normalised value of byte 0, in the colour in which it is lowest."""
         return min(-mean / std for mean, std in zip(self.mean, self.std, strict=True))
 
     @property
     def highest(self) -> float:
-        """The number of a byte of 255, in the colour where it is highest."""
+        """The normalised value of byte 255, in the colour in which it is highest."""
         return max((255 * self.rescale - mean) / std for mean, std in zip(self.mean, self.std, strict=True))
 
     def bytes_of(self, image_CHW: AnyArray) -> AnyArray:
-        """Return the bytes, not rounded, from which numbers of the shape [C, ...] were made."""
+        """Undo the normalisation of values [C, ...]; return byte values that are not rounded."""
         shape = (len(self.mean), *[1] * (image_CHW.ndim - 1))
         mean, std = np.reshape(self.mean, shape), np.reshape(self.std, shape)
         return np.asarray((image_CHW * std + mean) / self.rescale)
@@ -65,10 +65,10 @@ def normalisation_of(processor: Any) -> Normalisation | None:
 
 
 def entry_pixels(batch: Mapping[str, Any], geometry: Geometry, entry: Entry, processor: Any = None) -> AnyArray | None:
-    """Return the pixels of an entry as [C, H, W], as the batch holds them; None if their order is not known.
+    """Return the normalised pixels of an entry as [C, H, W]; None if their order is not known.
 
-    Patches (the Qwen families) are put together again, for which the processor's patch size is needed. Of an entry with
-    several tiles, the first is returned; of several moments, the first.
+    Patches (the Qwen families) are reassembled, for which the processor's patch size is needed. If an entry has several
+    tiles or several points in time, the first is returned.
     """
     if geometry.pixels.key is None:
         return None
@@ -88,10 +88,10 @@ def entry_pixels(batch: Mapping[str, Any], geometry: Geometry, entry: Entry, pro
 
 
 def numbers_of(batch: Mapping[str, Any], geometry: Geometry, entry: Entry) -> AnyArray:
-    """Return the numbers of an entry in the form of the batch: [C, H, W], [tiles, C, H, W] or [patches, values].
+    """Return the pixel values of an entry in the batch's own form: [C, H, W], [tiles, C, H, W] or [patches, values].
 
     Raises:
-        TypeError: they are no numbers of one shape.
+        TypeError: the values are not numeric or are ragged.
     """
     pixels, layout = batch[str(geometry.pixels.key)], geometry.pixels.layout
     if layout is PixelLayout.ROWS:
@@ -100,7 +100,7 @@ def numbers_of(batch: Mapping[str, Any], geometry: Geometry, entry: Entry) -> An
 
 
 def picture(image_CHW: AnyArray, normalisation: Normalisation | None) -> Image.Image:
-    """Return a picture of normalised pixels; without the numbers, they are stretched between their extremes."""
+    """Convert normalised pixels to a picture; if `normalisation` is None, their range is scaled to 0..255."""
     if normalisation is not None:
         bytes_CHW = normalisation.bytes_of(image_CHW)
     else:
@@ -111,7 +111,7 @@ def picture(image_CHW: AnyArray, normalisation: Normalisation | None) -> Image.I
 
 
 def _from_patches(patches_PD: AnyArray, geometry: Geometry, entry: Entry, processor: Any) -> AnyArray | None:
-    """Put patches together: in the order (rows of cells, cells, rows within a cell, columns), each C x time x p x p."""
+    """Reassemble patches C x time x p x p from their order (rows of cells, cells, rows within a cell, columns)."""
     merge = geometry.pixels.merge
     side = getattr(getattr(processor, "image_processor", None), "patch_size", None)
     if merge is None or entry.grid is None or not isinstance(side, int):

@@ -1,11 +1,11 @@
-"""Conversion of rows to token ids with a model's own chat template: prompt with image positions, caption, end of turn.
+"""Converts rows to token ids with a model's own chat template: prompt with image positions, caption, end of turn.
 
     template up to the answer, image positions expanded | caption | the token that ends a turn
     `-------------------- no label --------------------'  `----------- labelled ----------'
 
 The caption is tokenised separately, but as if it followed a line break. Strings of special tokens in it are treated as
-ordinary text. Spaces at the end of a templated prompt belong to the caption's first token, as in training, where prompt
-and answer are tokenised together. If a processor has no chat template, the prompt is the image, the row's text and a
+ordinary text. Spaces at the end of a templated prompt become part of the caption's first token, because training
+tokenises prompt and answer together. If a processor has no chat template, the prompt is the image, the row's text and a
 line break.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import BatchFeature, ProcessorMixin
 
 _PROBE = "zebra"
-"""A placeholder caption, used to find out what the template writes around an answer."""
+"""A placeholder caption, used to find out what the template writes before and after an answer."""
 _ANCHOR = "\n"
 """Text before a caption when it is tokenised, because some tokenizers add a space at the beginning of a text."""
 IMAGE_IN_CAPTION = "image token in caption"
@@ -42,7 +42,7 @@ class Ending:
     """The text and tokens that the template writes around an answer."""
 
     lead: str
-    """White space between prompt and answer: spaces at the end of the templated prompt, and what follows it."""
+    """White space between prompt and answer, including spaces at the end of the templated prompt."""
     end_id: int
     """The token that ends the turn, or EOS if the template writes none. It has a label."""
     end: str
@@ -62,7 +62,7 @@ class PromptWriter:
         max_seq_len: int,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        """Find out what the template writes around an answer.
+        """Find out what the template writes before and after an answer.
 
         Args:
             name: name of the model, for messages.
@@ -74,8 +74,8 @@ class PromptWriter:
             template_kwargs: variables of the chat template, such as `enable_thinking`.
 
         Raises:
-            ValueError: the templated prompt is not the beginning of the templated prompt and answer, or there is no EOS
-                or no fast tokenizer.
+            ValueError: the templated prompt with an answer does not begin with the templated prompt alone, or there is
+                no EOS token or no fast tokenizer.
         """
         self._name, self._processor, self.options, self._image = name, processor, options, image
         self.image_id, self._max_seq_len = image_id, max_seq_len
@@ -87,7 +87,7 @@ class PromptWriter:
         self._plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._plain.no_padding()
         self._plain.no_truncation()
-        # This attribute of the library means: encode the strings of special tokens as ordinary text.
+        # With this attribute, the library encodes the strings of special tokens as ordinary text.
         self._plain.encode_special_tokens = True
         special = {token.content for token in self._plain.get_added_tokens_decoder().values() if token.special}
         self._special = re.compile("|".join(map(re.escape, sorted(special)))) if special else None
@@ -100,7 +100,7 @@ class PromptWriter:
     def prompt(self, human: str) -> Prompt:
         """Return the ids of a human turn with one `<image>`, and the position of its image block.
 
-        The block is everything that the template writes for the image: image positions and the tokens around them.
+        The block contains everything that the template writes for the image: image positions and delimiters.
 
         Raises:
             ValueError: there is no image position in the ids, or not exactly one `<image>` in `human`.
@@ -120,7 +120,7 @@ class PromptWriter:
         return self._known[human]
 
     def encode(self, records: Sequence[Row], request: str | None) -> list[Encoded | Reject]:
-        """Return the token ids of records, in their order, each with its own human turn or with `request` instead."""
+        """Return the token ids of rows, in their order, each with its own human turn or, if given, with `request`."""
         answers = self._answers([record.caption for record in records])
         return [
             self._encode(record, request or record.human, answer_N)
@@ -151,7 +151,7 @@ class PromptWriter:
         try:
             return self._processor(text=list(texts), images=nested, **options)
         except (TypeError, ValueError, AttributeError):
-            # Some processors want one image per text instead of a list of them (GOT-OCR 2).
+            # Some processors, such as that of GOT-OCR 2, accept one image per text and no list of images.
             made = self._processor(text=list(texts), images=list(images), **options)
             self._flat = True
             return made
@@ -182,7 +182,7 @@ class PromptWriter:
 
     @cached_property
     def _adds_image(self) -> bool:
-        """Whether the processor writes image positions before a text that has none, as those of BLIP-2 do."""
+        """Whether the processor adds image positions before a text that has none, as that of BLIP-2 does."""
         try:
             ids_T = self.inputs([_PROBE], [self._image])["input_ids"][0]
         except Exception:  # noqa: BLE001 - a processor may raise anything if a text has no place for the image
@@ -192,7 +192,7 @@ class PromptWriter:
     def _ids(self, text: str) -> IntArray:
         """Return the ids of a prompt with an image.
 
-        Without a chat template, the prompt ends with a line break, which is added unless the processor adds it.
+        Without a chat template, the prompt ends with a line break; it is added here if the processor does not add it.
         """
         ids_T: IntArray = self.inputs([text], [self._image])["input_ids"][0].numpy().astype(np.int64)
         if not self.has_template and not self._tokenizer.decode(ids_T[-1:]).endswith("\n"):

@@ -1,9 +1,9 @@
-"""The token ids that a chat template writes before and after an answer, found by rendering a tiny conversation.
+"""Finds the token ids that a chat template writes before and after an answer, by rendering a short conversation.
 
-A conversation of two exchanges is rendered several times with other words in one place. The ids that all of these have
-in common up to that place are what the template writes before it; the common end of these ids over other words in the
-places before is what does not depend on the words. So nothing is taken from a list of known templates, and the ids are
-those that the tokenizer makes of the marker in its context.
+A conversation of two exchanges is rendered several times, with different words in one of its texts. The longest common
+prefix of these renderings ends directly before that text. This is repeated with different words in an earlier text: the
+longest common suffix of the prefixes found is what the template itself writes before the text. So no list of known
+templates is needed, and the ids are those that the tokenizer produces in this context.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 Ids = tuple[int, ...]
 
 _WORDS = ("zebra", "Quite 5", "(no) it is")
-"""Texts put into a turn; they begin and end in different characters."""
+"""Texts for the turns; they begin and end with different characters."""
 
 
 @dataclass(frozen=True)
 class Turns:
-    """What the template of a processor writes around an answer."""
+    """What a processor's template writes before and after an answer."""
 
     openings: tuple[Ids, ...]
-    """Ids directly before an answer, of the first and of later answers; the longest first. Never empty."""
+    """Ids directly before an answer, for the first and for later answers; the longest first. Never empty."""
     end_id: int | None
     """The special token that ends an answer; None if the template writes none."""
     next_turn: Ids
@@ -31,7 +31,7 @@ class Turns:
 
 
 def learn_turns(processor: Any) -> Turns | None:
-    """Return what the chat template writes around an answer; None if there is no template or it gives no marker.
+    """Return what the chat template writes before and after an answer; None if there is no template or no marker.
 
     Args:
         processor: a processor or tokenizer of transformers.
@@ -67,7 +67,7 @@ def special_ids(tokenizer: Any) -> set[int]:
 
 
 def _renderer(processor: Any, tokenizer: Any) -> Any:
-    """Return a function that renders requests and answers in turn; None if no template keeps the texts."""
+    """Return a function that renders alternating requests and answers; None if no template keeps the texts."""
     for owner in (processor, tokenizer):
         if not getattr(owner, "chat_template", None):
             continue
@@ -91,11 +91,11 @@ def _conversation(texts: Sequence[str], parts: bool) -> list[dict[str, Any]]:
 
 
 def _keeps(render: Any) -> bool:
-    """Return whether a template writes all texts, in their order and as they are."""
+    """Return whether a template writes all texts unchanged and in their order."""
     texts = ("Why zebra?", "ok", "And lion?", "(no)")
     try:
         written = render(texts)
-    except Exception:  # noqa: BLE001 - a template is a program of its author's, and may raise anything
+    except Exception:  # noqa: BLE001 - a template is a program and may raise anything
         return False
     places = [written.find(text) for text in texts]
     return -1 not in places and places == sorted(places) and "'type'" not in written
@@ -121,15 +121,15 @@ def _generation_prompt(processor: Any, tokenizer: Any) -> Ids:
 
 
 def _opening(before: Ids, prompt: Ids) -> Ids:
-    """Return the generation prompt if the ids before an answer end in it, and all of them otherwise.
+    """Return the generation prompt if the ids before an answer end with it, otherwise all of these ids.
 
-    All of them include the end of the request, so a first answer and one after another kind of turn would differ.
+    All of the ids include the end of the request, so they would depend on the kind of the turn before the answer.
     """
     return prompt if prompt and before[-len(prompt) :] == prompt else before
 
 
 def _trimmed(ids: Ids, tokenizer: Any) -> Ids:
-    """Return ids without spaces at both ends: whether a space is a token depends on the word next to it."""
+    """Remove space tokens from both ends, because whether a space is a token depends on the word next to it."""
     kept = list(ids)
     while kept and not tokenizer.decode([kept[-1]]).strip(" "):
         kept.pop()
@@ -139,7 +139,7 @@ def _trimmed(ids: Ids, tokenizer: Any) -> Ids:
 
 
 def _common(several: Sequence[Ids]) -> Ids:
-    """Return the ids that all begin with."""
+    """Return the longest common prefix."""
     length = 0
     while all(len(ids) > length for ids in several) and len({ids[length] for ids in several}) == 1:
         length += 1
@@ -147,5 +147,5 @@ def _common(several: Sequence[Ids]) -> Ids:
 
 
 def _common_end(several: Sequence[Ids]) -> Ids:
-    """Return the ids that all end in."""
+    """Return the longest common suffix."""
     return _common([ids[::-1] for ids in several])[::-1]
