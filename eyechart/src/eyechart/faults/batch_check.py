@@ -1,4 +1,4 @@
-"""All detectors of a batch dict, and the facts about the batch that are reported beside their findings."""
+"""Runs all detectors on a batch dict, and computes the figures of the batch that are reported with the findings."""
 
 from __future__ import annotations
 
@@ -24,42 +24,42 @@ DETECTORS = (
     diagnose_pixels,
     diagnose_normalisation,
 )
-"""Each yields findings from a `BatchEvidence`, and records in it what it could not check."""
+"""The detectors. Each yields findings from a `BatchEvidence`, and records in it what it could not check."""
 
 ONLY_IN_BATCHES = frozenset(
     {"padding-misaligned", "token-types-misaligned", "positions-wrong", "padding-labelled", "resolution-differs"}
 )
-"""Codes that only these detectors report: faults of collators, which a run of Stage 1 cannot have."""
+"""Faults of collators, which only these detectors report; they cannot occur in Stage 1."""
 
 
 @dataclass(frozen=True)
 class BatchFacts:
-    """What a batch holds, in numbers."""
+    """The contents of a batch in numbers."""
 
     rows: int
     """Number of rows."""
     length: int
-    """Tokens per row, with padding."""
+    """Number of tokens per row, including padding."""
     attended: int
-    """Tokens that are not padding, over all rows."""
+    """Number of tokens in all rows without padding."""
     images: int
-    """Entries of the pixel tensor: images, or tiles if the processor cuts images into tiles."""
+    """Number of entries of the pixel tensor: images, or tiles if the processor splits images into tiles."""
     rows_with_images: int
-    """Rows with image positions."""
+    """Number of rows with image positions."""
     placeholders: int
-    """Image positions over all rows."""
+    """Number of image positions in all rows."""
     image_id: int | None
     """Id of an image position; None if not known."""
     image_id_source: IdSource
     """How this id was found."""
     answer_tokens: int
-    """Answer tokens over all rows."""
+    """Number of answer tokens in all rows."""
     answers_found: Way
-    """How they were found."""
+    """How the answer tokens were found."""
     labels: int | None
-    """Labels over all rows; None if the batch has none."""
+    """Number of labels in all rows; None if the batch has none."""
     labels_on_answers: int | None
-    """Labels on answer tokens."""
+    """Number of labels on answer tokens."""
 
 
 def diagnose_batch(evidence: BatchEvidence) -> list[Finding]:

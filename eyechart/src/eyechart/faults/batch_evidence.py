@@ -1,4 +1,4 @@
-"""What the detectors of a batch dict read, and what they report when something cannot be checked.
+"""The input of the detectors of a batch dict, and the reasons why something cannot be checked.
 
 Dimension suffixes: B rows, T token positions.
 """
@@ -48,7 +48,7 @@ class Why(Enum):
     NOT_ASSIGNED = "not-assigned"
     UNKNOWN_FORM = "unknown-form"
     COARSE = "coarse"
-    """The numbers are none of known settings (augmented pixels), or not exact enough."""
+    """The values fit no known settings (augmented pixels), or they are not exact enough."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class BatchEvidence:
     config: Any
     """The model's config, or None."""
     accepted: frozenset[str] | None
-    """Names that the model's forward accepts; None if it is not known or accepts everything."""
+    """Argument names that the model's forward pass accepts; None if they are not known or any name is accepted."""
     unchecked: list[Unchecked] = field(default_factory=list)
     """What could not be checked; detectors add to it."""
 
@@ -98,7 +98,7 @@ class BatchEvidence:
 
     @property
     def pixels_named(self) -> bool:
-        """Whether the batch has pixels, or features of images that were computed before."""
+        """Whether the batch has pixels or precomputed image features."""
         words = ("embeds", "features", "mm_encoder", "image_patches")
         named = [str(key) for key in self.batch if self.batch[key] is not None]
         features = any(word in key for key in named for word in words)
@@ -106,7 +106,7 @@ class BatchEvidence:
 
     @property
     def unanswered(self) -> list[int]:
-        """Rows in which the chat template would mark an answer, but none is; empty if there is no template."""
+        """Rows without an answer according to the chat template; empty if there is no template."""
         if self.answers.turns is None:
             return []
         found = self.answers.way is Way.TEMPLATE
@@ -122,7 +122,7 @@ def gather(batch: Mapping[str, Any], processor: Any, config: Any, accepted: froz
     """Read a batch for the detectors.
 
     Raises:
-        InputError: it is not a batch, or its arrays do not fit each other.
+        InputError: the value is not a batch, or the shapes of its arrays do not match.
     """
     geometry = read_geometry(batch, processor, config)
     return BatchEvidence(
@@ -136,7 +136,7 @@ def gather(batch: Mapping[str, Any], processor: Any, config: Any, accepted: froz
 
 
 def by_share(affected: int, rows: int) -> Literal["error", "warning"]:
-    """Return the severity of a fault of single rows: an error if more than half of several rows have it."""
+    """Return the severity of a fault of single rows: an error if there are several rows and more than half have it."""
     return "error" if rows > 1 and 2 * affected > rows else "warning"
 
 

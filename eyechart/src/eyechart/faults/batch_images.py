@@ -1,4 +1,4 @@
-"""Images of a batch against the image positions of its text: absent, too many, too few, cut off, or in an answer."""
+"""Compares images and image positions of a batch: missing, too many, too few, truncated, or within an answer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TEXT_FIX = (
 _ALL = "the whole batch"
 _LENGTH_FIX = (
     "raise max_length (cutoff_len, max_seq_length) until the longest row fits, or lower the image resolution in the "
-    "processor; a row that is too long has to be left out, not cut off in its image"
+    "processor; leave out rows that are too long instead of truncating them inside the image"
 )
 
 
@@ -157,7 +157,7 @@ def _counts(evidence: BatchEvidence) -> Iterator[Finding]:
 
 
 def _cut_rows(evidence: BatchEvidence) -> list[int]:
-    """Return the rows that fill the whole length and are cut off: in an image, or with images but without an answer."""
+    """Return the rows of full length that are truncated: inside an image, or before the answer of a row with images."""
     geometry, unanswered = evidence.geometry, evidence.unanswered
     length = geometry.ids_BT.shape[1]
     full = geometry.attended_BT[:, 0] & geometry.attended_BT[:, -1]
@@ -183,7 +183,7 @@ def _truncated(evidence: BatchEvidence, cut: list[int], given: int, made: int, w
 
 
 def _rows_without(evidence: BatchEvidence, missing: int) -> list[int]:
-    """Return the rows without image positions if exactly the tokens of as many images have no position."""
+    """Return the rows without image positions, if there are as many of them as images without positions."""
     bare = [row for row, runs in enumerate(evidence.geometry.runs) if not runs]
     tokens = [entry.tokens or 0 for entry in evidence.geometry.entries]
     one_each = len(tokens) == evidence.rows and sum(tokens[row] for row in bare) == missing

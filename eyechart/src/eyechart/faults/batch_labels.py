@@ -1,4 +1,4 @@
-"""Labels of a batch against its answer tokens: none, too many, too few, without the end, or shifted."""
+"""Compares labels and answer tokens of a batch: none, too many, too few, without the end token, or shifted."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from eyechart.results import Finding
 
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _AGREE = 0.8
-"""Share of labels that have to equal the id at their position, or at the next one, to decide which of the two it is."""
+"""Labels count as aligned (or shifted by one) if at least this share equals the id at their position (or the next)."""
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _COPIED = 0.95
-"""Share of all tokens with labels above which the labels are a copy of the ids."""
+"""If more than this share of all tokens has labels, the labels are a copy of the ids."""
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _PROMPT = 0.5
-"""Share of the prompt's tokens with labels above which prompts are trained on."""
+"""If more than this share of the prompt tokens has labels, the model is trained on prompts."""
 _ANSWER_FIX = (
     "label the answer only: completion_only_loss or assistant_only_loss in TRL, train_on_prompt off in "
-    "LLaMA-Factory, or labels of -100 everywhere else in a collator of your own"
+    "LLaMA-Factory, or labels of -100 at all other positions in a custom collator"
 )
 
 
@@ -65,7 +65,7 @@ def _no_labels(evidence: BatchEvidence, rows: list[int]) -> Finding:
 
 
 def _cut_answers(evidence: BatchEvidence) -> Iterator[Finding]:
-    """Yield a finding for rows that fill the whole length and have no answer, or an answer without its end."""
+    """Yield a finding for rows of full length whose answer is missing or has no end token."""
     answers, attended_BT = evidence.answers, evidence.geometry.attended_BT
     if answers.turns is None:
         evidence.skip(Check.ANSWERS, Why.NO_PROCESSOR if evidence.processor is None else Why.NO_TEMPLATE)
@@ -91,7 +91,7 @@ def _cut_answers(evidence: BatchEvidence) -> Iterator[Finding]:
 
 
 def _misaligned(evidence: BatchEvidence) -> Finding | None:
-    """Return a finding if labels are not the ids at their own positions."""
+    """Return a finding if labels differ from the ids at their positions."""
     labels_BT, labelled_BT = evidence.answers.labels_BT, evidence.labelled_BT
     assert labels_BT is not None and labelled_BT is not None
     ids_BT, before_BT = evidence.geometry.ids_BT, labelled_BT[:, :-1]
@@ -141,7 +141,7 @@ def _beside_answers(evidence: BatchEvidence) -> Iterator[Finding]:
     image = int((labelled_BT & geometry.image_BT).sum())
     text_BT = geometry.attended_BT & ~geometry.image_BT & ~answers.answer_BT
     prompt = int((labelled_BT & text_BT).sum()) if answers.way is Way.TEMPLATE else 0
-    # A copy of the ids with only padding masked is the documented default of TRL and of others.
+    # Labels that are the ids with only padding masked are the documented default of TRL and other trainers.
     everywhere = bool(labelled_BT[geometry.attended_BT].mean() > _COPIED)
     copied = everywhere or (prompt > 0 and bool(labelled_BT[text_BT].mean() > _PROMPT))
     default = " (TRL's default labels all tokens but padding)" if copied else ""
@@ -168,7 +168,7 @@ def _beside_answers(evidence: BatchEvidence) -> Iterator[Finding]:
 
 
 def _within_answers(evidence: BatchEvidence) -> Iterator[Finding]:
-    """Yield findings about answers that are labelled in part, or without the token that ends them."""
+    """Yield findings about answers of which only a part is labelled, or whose end token is not."""
     labelled_BT, answers = evidence.labelled_BT, evidence.answers
     assert labelled_BT is not None
     if answers.way is not Way.TEMPLATE:
@@ -233,7 +233,7 @@ def _ends(evidence: BatchEvidence, endless: list[int], ended: int, unended: int)
 
 
 def _without_end(evidence: BatchEvidence) -> Iterator[Finding]:
-    """Yield a finding for rows with padding whose last answer has no end, although the template writes one."""
+    """Yield a finding for padded rows whose last answer has no end token, although the template writes one."""
     attended_BT, answers = evidence.geometry.attended_BT, evidence.answers
     padded = np.flatnonzero(~(attended_BT[:, 0] & attended_BT[:, -1])).tolist()
     rows = [row for row in padded if answers.spans[row] and answers.spans[row][-1].ended is False]

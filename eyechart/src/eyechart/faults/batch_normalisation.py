@@ -1,10 +1,10 @@
-"""Whether pixels are normalised as the processor says, from the numbers alone.
+"""Checks from pixel values alone whether they were normalised with the processor's settings.
 
-A pixel of an image file is a byte, and image processors resize bytes to bytes. So a normalised number is one of 256
-values per colour, (byte / 255 - mean) / std. Numbers that lie on the values of the processor's own mean and deviation
-were made with them; numbers that lie on those of another well-known pair were made with that one. This does not depend
-on what the pictures show: a dark or colourful batch is not a fault. Of 16-bit numbers, only those near 0 are exact
-enough. If the numbers lie on no known values (augmented images), only their range is compared.
+Pixels of an image file are bytes, and image processors resize bytes to bytes. A normalised value is therefore one of
+256 values per colour, (byte / 255 - mean) / std, which depend on the mean and deviation. If the values of a batch fit
+those of the processor's own settings, these were used; if they fit another well-known pair, that one was used. This
+does not depend on what the pictures show: a dark or colourful batch is not a fault. Of 16-bit values, only those near 0
+are exact enough. If the values fit no known settings (augmented images), only their range is compared.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ KNOWN = {
         _BYTE, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
     ),
 }
-"""Settings that image processors are published with."""
+"""Normalisation settings of published image processors."""
 # size: values looked at
 _MOST = 20_000
-"""Maximum number of values that are compared, drawn evenly from all images."""
+"""Maximum number of compared values; they are evenly spaced over all images."""
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _NEAR = 0.02
-"""Maximum distance from a whole byte, apart from rounding; 32-bit rounding is about 1e-4 of a byte."""
+"""Maximum distance from a whole byte in addition to rounding; 32-bit rounding is about 1e-4 of a byte."""
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _SHARE = 0.99
-"""Share of values that have to be near whole bytes; for a wrong pair, about 0.04 of them are by chance."""
+"""Minimum share of values near whole bytes; with a wrong mean and deviation it is about 0.04, by chance."""
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _COARSEST = 0.1
-"""Maximum rounding error, in bytes, of a value that is compared; 16-bit numbers near 0 are exact enough."""
+"""Maximum rounding error, in bytes, of a compared value; 16-bit values near 0 are exact enough."""
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _FEWEST = 30
-"""Minimum number of values that are exact enough; of a wrong pair, one in five is near a whole byte by chance."""
+"""Minimum number of sufficiently exact values. With wrong settings, one in five is near a whole byte by chance."""
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _OVERSHOOT = 0.15
-"""Tolerance of the range, as a share of it: bicubic resizing of numbers instead of bytes overshoots at edges."""
+"""Tolerance of the range, as a share of it: bicubic resizing of floats instead of bytes overshoots at edges."""
 
 
 def diagnose_normalisation(evidence: BatchEvidence) -> Iterator[Finding]:
-    """Yield a finding if the pixels are not normalised as the processor says."""
+    """Yield a finding if the pixels are not normalised with the processor's settings."""
     if not evidence.geometry.entries or evidence.geometry.unassigned is Unassigned.PATCHES_DIFFER:
         return
     own = normalisation_of(evidence.processor)
@@ -100,7 +100,7 @@ def diagnose_normalisation(evidence: BatchEvidence) -> Iterator[Finding]:
 
 
 def _colours(evidence: BatchEvidence) -> AnyArray | None:
-    """Return a sample of the pixel values per colour, [C, N], without padding of 0; None if the form is not known."""
+    """Return a sample of the pixel values per colour, [C, N], without zero padding; None if the form is not known."""
     entries = evidence.geometry.entries
     parts = []
     for entry in entries:
@@ -123,13 +123,13 @@ def _colours(evidence: BatchEvidence) -> AnyArray | None:
 
 
 def _rounding(evidence: BatchEvidence) -> float:
-    """Return the relative rounding error of the pixels: 2^-8 of bfloat16, 2^-11 of float16, 0 of longer numbers."""
+    """Return the relative rounding error of the pixels: 2^-8 for bfloat16, 2^-11 for float16, 0 for longer types."""
     kind = str(getattr(evidence.batch[str(evidence.geometry.pixels.key)], "dtype", ""))
     return 2.0**-8 if "bfloat16" in kind else 2.0**-11 if "float16" in kind else 0.0
 
 
 def _on_bytes(values_CN: AnyArray, normalisation: Normalisation, rounding: float) -> bool:
-    """Return whether the values are those of whole bytes, as far as their rounding error allows to see it."""
+    """Return whether the values correspond to whole bytes; values with a large rounding error are ignored."""
     bytes_CN = normalisation.bytes_of(values_CN)
     step_C1 = normalisation.rescale / np.reshape(normalisation.std, (-1, 1))
     tolerance_CN = np.broadcast_to(_NEAR + rounding * np.abs(values_CN) / step_C1, values_CN.shape)

@@ -1,4 +1,4 @@
-"""The pixels of a batch: not finite, blank, the same in several rows, or at another resolution than the processor's."""
+"""Checks the pixels of a batch: not finite, blank, equal in several rows, or with an unexpected resolution."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from eyechart.results import Finding
 
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _SEVERAL = 4
-"""Minimum number of images whose sizes can show a common limit."""
+"""Minimum number of images from whose sizes a common limit is inferred."""
 
 
 def diagnose_pixels(evidence: BatchEvidence) -> Iterator[Finding]:
@@ -58,7 +58,7 @@ def _blank(evidence: BatchEvidence, pixels: list[AnyArray]) -> Iterator[Finding]
             "sees no picture, and its loss does not show it",
             "look at one image after each step: reading, transforms, processor, collator; look for zeros_like, a mask "
             "that multiplies the pixels, or files that are replaced by a blank image when they cannot be read",
-            # A single page can be white, but a normalised image of a file is not 0 everywhere.
+            # A single scanned page can be white, but a normalised image of a file is not 0 everywhere.
             "error" if zeroed or len(pixels) > 1 else "warning",
             images=blank,
         )
@@ -99,7 +99,7 @@ def _repeated(evidence: BatchEvidence, pixels: list[AnyArray], blank: list[int])
         return
     with_images = {entry.row for entry in entries}
     largest = max(groups, key=len)
-    # Without labels, a batch can hold one prompt several times on purpose (generations of one group).
+    # Without labels, a batch may contain a prompt several times on purpose (a group of generations).
     labelled = evidence.answers.labels_BT is not None
     every = len(largest) == len(with_images) and len(largest) > 2 and labelled
     yield finding(
@@ -119,7 +119,7 @@ def _repeated(evidence: BatchEvidence, pixels: list[AnyArray], blank: list[int])
 
 
 def _resolution(evidence: BatchEvidence) -> Iterator[Finding]:
-    """Yield a finding if images have another size than the processor gives them."""
+    """Yield a finding if images do not have the size to which the processor resizes."""
     image_processor = getattr(evidence.processor, "image_processor", None)
     if image_processor is None:
         evidence.skip(Check.RESOLUTION, Why.NO_PROCESSOR)
@@ -136,7 +136,7 @@ def _resolution(evidence: BatchEvidence) -> Iterator[Finding]:
         yield finding(
             "resolution-differs",
             f"images are {shape[-2]} x {shape[-1]} pixels, but the processor makes them {wanted[0]} x {wanted[1]}",
-            "use the checkpoint's own image processor settings in training and afterwards; if another size is wanted, "
+            "use the checkpoint's own image processor settings in training and afterwards; if another size is needed, "
             "save the processor with it",
             None if evidence.geometry.expected == evidence.geometry.placeholders_B.sum() else "error",
             size=list(shape[-2:]),
@@ -145,7 +145,7 @@ def _resolution(evidence: BatchEvidence) -> Iterator[Finding]:
 
 
 def _fixed_size(image_processor: Any) -> tuple[int, int] | None:
-    """Return height and width of every image of a processor that has only one size; None otherwise."""
+    """Return height and width if the processor resizes all images to one size; None otherwise."""
     crop = _sides(getattr(image_processor, "crop_size", None)) if getattr(image_processor, "do_center_crop", 0) else {}
     largest = _sides(getattr(image_processor, "max_image_size", None))
     size = _sides(getattr(image_processor, "size", None)) if not largest else {}
@@ -163,7 +163,7 @@ def _sides(value: Any) -> dict[str, Any]:
 
 
 def _native_resolution(evidence: BatchEvidence, image_processor: Any) -> Iterator[Finding]:
-    """Yield a finding if areas exceed the processor's limits, or if all images have one longest side within them."""
+    """Yield a finding if areas are outside the processor's limits, or if all images have the same longest side."""
     side = getattr(image_processor, "patch_size", None)
     size = _sides(getattr(image_processor, "size", None))
     least = getattr(image_processor, "min_pixels", None) or size.get("shortest_edge")
@@ -192,7 +192,7 @@ def _native_resolution(evidence: BatchEvidence, image_processor: Any) -> Iterato
 
 
 def _common_side(evidence: BatchEvidence, sizes: list[tuple[int, int]], side: int, most: int) -> Iterator[Finding]:
-    """Yield a note if images of several shapes have one longest side, and the processor would allow a longer one."""
+    """Yield a note if images of different shapes have the same longest side, and the processor allows a longer one."""
     longest = {max(size) for size in sizes}
     shapes = {height / width for height, width in sizes}
     edge = max(longest)

@@ -1,8 +1,8 @@
-"""Position ids of a batch: flat positions in a model with M-RoPE, positions that do not grow, and packed rows.
+"""Checks position ids of a batch: one-dimensional ids in a model with M-RoPE, wrong order, and packed rows.
 
 A model with M-RoPE (the Qwen families, GLM) gives each image position a height and a width. Within an image these are
 the rows and columns of its grid after merging (https://arxiv.org/abs/2409.12191, section 2.1). A batch without position
-ids is fine: the model computes them.
+ids is valid, because the model computes them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def diagnose_positions(evidence: BatchEvidence) -> Iterator[Finding]:
 
 
 def _not_computed(evidence: BatchEvidence) -> Iterator[Finding]:
-    """Yield a finding if the model cannot compute positions of images, for which it needs the token types."""
+    """Yield a finding if the token types are missing that the model needs to compute positions of images."""
     key = "mm_token_type_ids"
     images = evidence.geometry.image_BT.any() and evidence.geometry.entries
     if not images or not _has_mrope(evidence) or evidence.batch.get(key) is not None:
@@ -54,7 +54,7 @@ def _not_computed(evidence: BatchEvidence) -> Iterator[Finding]:
 
 
 def _has_mrope(evidence: BatchEvidence) -> bool:
-    """Return whether image positions have a height and a width: by the config, or by grids of three numbers."""
+    """Return whether the model uses M-RoPE, according to the config or to image grids of three numbers."""
     config = getattr(evidence.config, "text_config", None) or evidence.config
     if config is not None:
         return _names_mrope(config) or _names_mrope(evidence.config)
@@ -97,7 +97,7 @@ def _flat(evidence: BatchEvidence, positions_KBT: AnyArray) -> Iterator[Finding]
 
 
 def _row_fits(geometry: Geometry, positions_KBT: AnyArray, row: int) -> bool:
-    """Return whether the last two axes of the positions are rows and columns of the grids within a row's images."""
+    """Return whether the last two axes of a row's image positions are the rows and columns of its image grids."""
     if positions_KBT.shape[0] < 3:
         return not geometry.runs[row]
     places = np.flatnonzero(geometry.image_BT[row])
@@ -107,7 +107,7 @@ def _row_fits(geometry: Geometry, positions_KBT: AnyArray, row: int) -> bool:
         rows_N, columns_N = _cells(entry, geometry.pixels.merge or 1)
         height_N, width_N = height_T[start : start + len(rows_N)], width_T[start : start + len(rows_N)]
         if len(height_N) < len(rows_N):
-            return True  # cut off, which is another finding
+            return True  # truncated, which is reported by another detector
         first = (height_N[0], width_N[0])
         if (height_N - first[0] != rows_N).any() or (width_N - first[1] != columns_N).any():
             return False
@@ -124,7 +124,7 @@ def _cells(entry: Entry, merge: int) -> tuple[AnyArray, AnyArray]:
 
 
 def _order(evidence: BatchEvidence, positions_BT: AnyArray) -> Iterator[Finding]:
-    """Yield a finding for rows whose positions neither grow by one nor start again at 0."""
+    """Yield a finding for rows in which a position neither increases by one nor starts again at 0."""
     attended_BT = evidence.geometry.attended_BT
     steps_BT = np.diff(positions_BT, axis=1)
     inside_BT = attended_BT[:, 1:] & attended_BT[:, :-1]
@@ -141,7 +141,7 @@ def _order(evidence: BatchEvidence, positions_BT: AnyArray) -> Iterator[Finding]
 
 
 def _leaking(evidence: BatchEvidence) -> Iterator[Finding]:
-    """Yield a finding if nothing keeps the samples of a packed row apart."""
+    """Yield a finding if nothing prevents attention between the samples of a packed row."""
     positions = matrix_of(evidence.batch, "position_ids")
     if positions is None or not (starts := restarts(positions, evidence.geometry.attended_BT)):
         return

@@ -1,4 +1,4 @@
-"""Ids, attention mask and token types of a batch: what is hidden, what is on the wrong side, which ids do not exist."""
+"""Checks ids, attention mask and token types of a batch: hidden tokens, attended padding, and unknown ids."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ def _mask(evidence: BatchEvidence) -> Iterator[Finding]:
 
 
 def _misaligned(evidence: BatchEvidence, hidden_BT: AnyArray) -> Iterator[Finding]:
-    """Yield a finding for rows with hidden ids that are text, or with attended padding before the text."""
+    """Yield a finding for rows in which the mask hides text, or does not hide padding before the text."""
     pad = getattr(evidence.tokenizer, "pad_token_id", None)
     ids_BT = evidence.geometry.ids_BT
     hides = [row for row, hidden_T in enumerate(hidden_BT) if len(set(ids_BT[row, hidden_T].tolist())) > 1]
-    # A single pad id at the beginning can be the beginning-of-text token, and padding after the text is not seen by it.
+    # A single pad id at the start may be the beginning-of-text token; causal text does not attend to padding after it.
     shows = [row for row, ids_T in enumerate(ids_BT) if (ids_T[:2] == pad).all() and not hidden_BT[row, :2].any()]
     if not hides and not shows:
         return
@@ -136,10 +136,11 @@ def _types(evidence: BatchEvidence) -> Iterator[Finding]:
 
 
 def _marks_images(evidence: BatchEvidence, marked_BT: AnyArray) -> bool:
-    """Return whether token types are meant to mark image positions.
+    """Return whether the token types are supposed to mark image positions.
 
-    They do if they mark most of these, or as many in a chat template. In a chat template they also do if they are all 0
-    and the model's forward reads them: a model that reads them computes its attention within images from them.
+    They are if they mark most image positions. If the batch is in a chat template, they also are if they mark as many
+    positions as there are image positions, or if all are 0 and the forward pass accepts them: such a model derives its
+    attention within images from them.
     """
     image_BT = evidence.geometry.image_BT
     if not marked_BT.any() and evidence.accepted is not None and "token_type_ids" in evidence.accepted:
@@ -147,4 +148,4 @@ def _marks_images(evidence: BatchEvidence, marked_BT: AnyArray) -> bool:
     if 2 * int((marked_BT & image_BT).sum()) > int(image_BT.sum()):
         return True
     same_number = bool(marked_BT.any()) and int(marked_BT.sum()) == int(image_BT.sum())
-    return same_number and evidence.answers.way is Way.TEMPLATE  # without a template, types mark the answer
+    return same_number and evidence.answers.way is Way.TEMPLATE  # without a template, types may mark the answer

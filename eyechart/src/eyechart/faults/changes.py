@@ -40,7 +40,7 @@ def without_images(batch: Batch) -> Batch:
 
 
 def with_text(text: Batch, ids_BT: Tensor, labels_BT: Tensor) -> Batch:
-    """Return the batch with other ids or labels; its samples are changed too, because a scorer may read them."""
+    """Return the batch with other ids or labels, in its tensors and its samples, because a scorer may read either."""
     samples = tuple(
         replace(s, ids_T=ids_T[: len(s.ids_T)].numpy(), labels_T=labels_T[: len(s.labels_T)].numpy())
         for s, ids_T, labels_T in zip(text.samples, ids_BT.cpu(), labels_BT.cpu(), strict=False)
@@ -49,7 +49,7 @@ def with_text(text: Batch, ids_BT: Tensor, labels_BT: Tensor) -> Batch:
 
 
 def with_noise_image(few: Batch, row: int, generator: torch.Generator) -> Batch:
-    """Return the batch with one image replaced by noise, in its tensors and its samples: a scorer may read either."""
+    """Return the batch with one image replaced by noise, in tensors and samples, because a scorer may read either."""
     pixels_BCHW, features_BPV, samples = few.pixels_BCHW, few.features_BPV, list(few.samples)
     if pixels_BCHW is not None:
         pixels_BCHW = pixels_BCHW.clone()

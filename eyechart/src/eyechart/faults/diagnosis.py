@@ -33,7 +33,7 @@ from eyechart.faults.weights import ConnectorEvidence, diagnose_connector
 from eyechart.results import Ablation, Finding, Internals, Training
 
 _DAMAGE = ("slots-dead", "scale-mismatch")
-"""Faults of the visual tokens that a working run can have from its beginning; in such a run they are only warnings."""
+"""Faults of the visual tokens that a working run may have from its start; if check 1 passes, they are only warnings."""
 
 _RAISED = (
     "held-out-differs",
@@ -43,15 +43,15 @@ _RAISED = (
     "learning-rate-too-high",
     "learning-rate-too-low",
 )
-"""Causes that can be harmless. If an error that they explain is found as well, they are its likely cause; they
-become errors then, and are ranked before it."""
+"""Causes that can be harmless. If an error that they explain is found as well, they are its likely cause: they become
+errors too and are ranked before it."""
 _NOT_THE_TRAINED = ("no-gradient", "loss-not-reproduced")
 """Faults after which the weights of the checkpoint do not show what the learning rate did."""
 _MAYBE_THE_TRAINED = ("connector-not-loaded", "non-finite")
 """The same, unless the weights have moved further than to another initialisation."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _ANOTHER_START = 3.0
-"""Relative distance that two initialisations do not have: unrelated weights of the same size are 1.4 times it apart."""
+"""Two initialisations differ by more than this relative distance; it is 1.4 for unrelated weights of equal size."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ OwnLosses = Callable[[Batch, VisualTokens | None], Tensor]
 
 # measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 12
 RESTLESS = 0.01
-"""Relative difference between two identical calls above which the order of summation cannot explain it."""
+"""A relative difference between two identical calls above this cannot be due to the order of summation."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _FAINT = 1e-3
 """A change smaller than this share of the largest change counts as rounding."""

@@ -24,13 +24,13 @@ _COPIED = 0.05
 """A loss below this, in nats per label token, is too low for any language: the model must see the answer."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _MUCH_LOWER, _MUCH_LOWER_SHARE = 0.3, 0.2
-"""Training reached a much lower loss if it is below the scored one by 0.3 nats per label token and by a fifth."""
+"""The training loss counts as much lower if it is below the scored loss by 0.3 nats per label token and by a fifth."""
 _BLIND = ("zero", "noise", "no-image", "mean-token", "blind")
 _RANDOM = ("noise", "noise-per-dim")
-"""Conditions with random visual tokens of the right scale. For a language model that is better off with any tokens than
+"""Conditions with random visual tokens of the right scale. If a language model has a lower loss with any tokens than
 with none, only these are comparable with an untrained connector."""
 _AVERAGE = ("mean-token", "blind", "no-image", "zero")
-"""Conditions without the content of any picture; a wrong picture is worse than these for a connector that reads."""
+"""Conditions without any picture's content. If a connector reads pictures, a wrong picture is worse than these."""
 
 
 def diagnose_ablation(ablation: Ablation, known: RunContext | None = None) -> list[Finding]:
@@ -127,11 +127,11 @@ def _content(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
 
 
 def _constant(ablation: Ablation, known: RunContext, told: str) -> Iterator[Finding]:
-    """Yield a finding if the visual tokens are worth something although a wrong picture costs nothing.
+    """Yield a finding if the visual tokens lower the loss although a wrong picture does not raise it.
 
-    That taking them away costs something does not show that they are a learnt prompt: a language model can be better
-    off with any tokens. They have to beat those of fresh connectors. If there are none to compare with (a model that is
-    only scored), they have to beat random tokens, and the finding is a warning.
+    This does not yet show that they are a learnt prompt, because a language model may have a lower loss with any tokens
+    than with none. Their loss must be below that of fresh connectors' tokens. If no fresh connectors are available (a
+    model that is only scored), it must be below that of random tokens, and the finding is a warning.
     """
     conditions, shuffled, rivals = ablation.conditions, ablation.conditions["shuffled"], known.rivals
     compared = _RANDOM if rivals is None else (*_BLIND, *_RANDOM)
@@ -174,7 +174,7 @@ def _constant(ablation: Ablation, known: RunContext, told: str) -> Iterator[Find
 
 
 def asks_for_rivals(ablation: Ablation) -> bool:
-    """Return whether the pattern of check 1 can only be read with the losses of other visual tokens (`rivals`)."""
+    """Return whether losses of other visual tokens (`rivals`) are needed to interpret the pattern of check 1."""
     shuffled = ablation.conditions.get("shuffled")
     return ablation.verdict != "PASS" and shuffled is not None and shuffled.gap is not None and not costs(shuffled)
 

@@ -42,7 +42,7 @@ class Probes:
 
 @runtime_checkable
 class Together(Protocol):
-    """A scorer whose `encode` handles each image alone, although its model computes a batch as a whole."""
+    """A scorer whose `encode` processes one image at a time, although in training its model processes whole batches."""
 
     def encode_together(self, batch: Batch) -> VisualTokens:
         """Return the visual tokens of a batch, computed as in training."""
@@ -59,7 +59,8 @@ def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0, slots: bool = Tr
         scorer: the model, adapted to the scoring interface.
         batch: samples with their images, at least one with label tokens.
         seed: seed for the random replacements.
-        slots: whether to change visual tokens one by one; pixel values in their place are too many and too small.
+        slots: whether to change visual tokens one by one. Use False if they are pixel values: too many, each with too
+            small an effect.
 
     Raises:
         ValueError: no sample of the batch has a label token.

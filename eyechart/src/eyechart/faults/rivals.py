@@ -1,13 +1,14 @@
-"""Visual tokens that do not come from the trained connector and the sample's picture, compared with those that do.
+"""Compares the connector's visual tokens with rivals: tokens without training, or without the sample's picture.
 
     fresh      the tokens of newly initialised connectors of the same shape, from the same pictures
     average    the mean of the connector's own tokens over training pictures
 
-A language model can be better off with any tokens than with a bare prompt, so that zeros, noise or a missing image do
-not show what a connector has learnt. Tokens that are no better than those of a fresh connector have learnt nothing;
-tokens that are worse than the average are those of wrong pictures.
+A language model may have a lower loss with any tokens than with the prompt alone, so zeros, noise or a missing image do
+not show what a connector has learnt. If its tokens are no better than those of a fresh connector, it has learnt
+nothing. If they are worse than the average, they are those of wrong pictures.
 
-All gaps are the loss with the rival's tokens minus the loss with the connector's own, paired, in nats per label token.
+All gaps are paired differences, in nats per label token: the loss with the rival's tokens minus that with the
+connector's own.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from eyechart.verdict.standing import stand_gap, unmoved
 from eyechart.verdict.statistics import Estimate, FloatArray, clusters_of, estimate
 
 Rival = Callable[[Batch], VisualTokens]
-"""Gives the visual tokens that replace those of the batch's pictures."""
+"""A function that returns the visual tokens to use instead of those of the batch's pictures."""
 
 
 @dataclass(frozen=True)
 class Rivals:
-    """The gaps of the rivals; at least two fresh connectors, so that their own differences are known."""
+    """The gaps of the rivals. There are at least two fresh connectors, so that their spread is known."""
 
     fresh: tuple[Estimate, ...]
     average: Estimate | None = None
@@ -38,9 +39,10 @@ class Rivals:
     def beats_fresh(self) -> bool:
         """Whether the connector's tokens have a lower loss than those of every fresh connector.
 
-        Each gap is above 0 with 99% confidence, and the smallest is larger than the differences among the fresh
-        connectors. Without the second condition, an untrained connector would be the best of seven once in seven
-        times, because their tokens are different constants; with it, less than once in a hundred (normal losses).
+        Each gap is above 0 with 99% confidence, and the smallest gap is larger than the spread of the fresh connectors.
+        With the first condition alone, an untrained connector compared with six others would be the best in one of
+        seven cases by chance. With both, this happens in less than one of a hundred cases, if losses are normally
+        distributed.
         """
         gaps = [fresh.gap for fresh in self.fresh]
         return all(stand_gap(fresh).above_zero for fresh in self.fresh) and min(gaps) > max(gaps) - min(gaps)
@@ -52,7 +54,7 @@ class Rivals:
 
 
 def beaten_by(gap: Estimate) -> bool:
-    """Return whether it is ruled out that the rival's loss is higher, and its estimate is lower."""
+    """Return whether the rival's loss is lower in the estimate, and a higher one is ruled out."""
     return gap.gap < 0 and not unmoved(gap.gap, gap.se) and stand_gap(gap).standing == "ruled out"
 
 

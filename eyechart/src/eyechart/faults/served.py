@@ -1,7 +1,7 @@
-"""Do rows with different pictures get different pixels? Pictures of the data set are compared with collated batches.
+"""Checks that rows with different pictures get different pixels, by comparing the data set with collated batches.
 
-A cache of images whose key is too short (bytes without size and mode, a file name without its folder) serves the
-picture of another row (modelscope/ms-swift#9605). Neither a batch nor the loss shows it.
+An image cache whose key is incomplete (bytes without size and mode, a file name without its folder) returns the picture
+of another row (modelscope/ms-swift#9605). This is visible neither in a batch nor in the loss.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from eyechart.results import Finding
 _SIDE = 16
 # measured: benchmarks/threads.py on healthy set-ups of Trainer, TRL and a loop: 0 of 25
 _VISIBLE = 4.0
-"""Mean difference of two pictures, reduced to `_SIDE` x `_SIDE`, from which they cannot give equal pixels (of 255)."""
+"""Pictures whose mean difference is at least this (of 255, after shrinking) cannot have equal pixels."""
 # measured: benchmarks/threads.py on healthy set-ups of Trainer, TRL and a loop: 0 of 25
 _RATIO = 1.2
-"""Two pictures whose ratios of height to width differ by more cannot give equal pixels at their native resolution."""
+"""Pictures whose aspect ratios differ by more than this cannot have equal pixels at their native resolution."""
 # size: levels of a row
 _DEPTH = 6
-"""How deep a row is searched for pictures: rows, turns, parts of a message."""
+"""Maximum nesting depth at which a row is searched for pictures: row, turns, parts of a message."""
 
 
 @dataclass(frozen=True)
@@ -43,24 +43,24 @@ class Served:
     pixels: str
     """A hash of its pixels."""
     native: bool
-    """Whether pictures keep their shape in the processor."""
+    """Whether the processor keeps the aspect ratio of pictures."""
 
 
 def served_of(
     indices: Sequence[int], rows: Sequence[Any], batch: Mapping[str, Any], processor: Any, config: Any
 ) -> list[Served]:
-    """Return pictures and pixels of the rows of a batch; rows that hold no decoded picture are left out.
+    """Return pictures and pixels of the rows of a batch; rows without a decoded picture are left out.
 
     Args:
         indices: index of each row in its data set.
         rows: the rows as the data set returns them.
-        batch: the batch that the collator made of them.
+        batch: the batch that the collator made from them.
         processor: the model's processor, or None.
         config: the model's config, or None.
 
     Raises:
-        InputError: it is not a batch, or it is not known which pixels belong to which row.
-        TypeError: the pixels are no numbers of one shape.
+        InputError: the value is not a batch, or it is not known which pixels belong to which row.
+        TypeError: the pixels are not numeric or are ragged.
     """
     pictures = [tuple(pictures_in(row)) for row in rows]
     if not any(pictures):
@@ -83,7 +83,7 @@ def served_of(
 
 
 def pictures_in(row: Any, depth: int = _DEPTH) -> Iterator[Image.Image]:
-    """Yield the decoded pictures of a row, in their order: of a dict, a list, or an object with attributes."""
+    """Yield the decoded pictures in a row, in their order; the row may be a dict, a list or a dataclass."""
     if isinstance(row, Image.Image):
         yield row
     elif depth and not isinstance(row, str | bytes | np.ndarray):
@@ -110,10 +110,10 @@ def wrongly_served(served: Sequence[Served]) -> Finding | None:
     a, b = pairs[0]
     return finding(
         "image-order",
-        f"rows {a} and {b} of the data set have different pictures, and the collator makes the same pixels of them "
+        f"rows {a} and {b} of the data set have different pictures, but the collator makes the same pixels from them "
         f"({len(pairs)} such {agree(len(pairs), 'pair', 'pairs')} among {len(served)} rows): a row is trained with the "
         "picture of another one",
-        "look for a cache of images whose key is not the whole picture (its bytes without size and mode, a file name "
+        "check for an image cache whose key is incomplete (bytes without size and mode, a file name "
         "without its folder), and for a loop that reuses a variable",
         pairs=[list(pair) for pair in pairs[:8]],
         rows=len(served),

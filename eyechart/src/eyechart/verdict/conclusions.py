@@ -1,4 +1,4 @@
-"""Conclusions from the standings of a run: codes, each with the standings that it asserts.
+"""Derives conclusions from the standings of a run: codes, each with the standings that it asserts.
 
 A conclusion is chosen here, from standings and verdicts alone, and stored in the results; `reporting.conclusions` has
 one sentence for each code. So no sentence states more than the claims it names, and none contradicts another.

@@ -1,4 +1,4 @@
-"""Check 2: how much of the captions remains at max_seq_len, judged from the collator's counts.
+"""Check 2: judges from the collator's counts how many captions are truncated at max_seq_len.
 
 The counting itself is `seam.CollateStats`; this file decides the verdict and computes what a fix needs: the smallest
 max_seq_len that is enough, and the number of prompt tokens around the image block.
@@ -24,7 +24,7 @@ class Counted:
     stats: CollateStats
     """Counts over all usable samples."""
     max_seq_len: int
-    """Number of tokens to which the samples were cut."""
+    """Number of tokens to which the samples were truncated."""
     block_tokens: int
     """Number of tokens in one image block."""
     wrapper_tokens: float
@@ -92,7 +92,7 @@ def smallest_max_seq_len(stats: CollateStats, allowed_pct: float, block_tokens: 
     needed = block_tokens + 1
     longer = 0
     for length in sorted(stats.lengths, reverse=True):
-        # At a limit just below `length`, these samples would be cut as well.
+        # With a limit just below `length`, these samples would be truncated too.
         longer += stats.lengths[length]
         if 100.0 * longer / stats.samples > allowed_pct:
             return max(needed, length)

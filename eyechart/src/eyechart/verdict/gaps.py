@@ -19,7 +19,7 @@ def ruled_out(condition: Condition | None) -> bool:
 
 
 def helps(condition: Condition | None) -> bool:
-    """Return whether the gap is ruled out and its estimate is below 0, so it is better than the right image."""
+    """Return whether the gap is ruled out and its estimate is below 0: the condition is better than the right image."""
     return ruled_out(condition) and condition is not None and (condition.gap or 0.0) < 0 and not unchanged(condition)
 
 

@@ -2,8 +2,8 @@
 
 No formula for a standard error covers this case.
 
-An image takes part in the gap twice: as the picture of its own captions, and as the wrong picture of others. It is left
-out in both roles. This is the delete-one jackknife over images, of which only the largest term is used.
+An image contributes to the gap in two roles, as the picture of its own captions and as the wrong picture of others. It
+is left out in both. This is the delete-one jackknife over images, of which only the largest term is used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from eyechart.verdict.statistics import Estimate, Pairs
 from eyechart.verdict.verdict import Gate
 
 _MOST = 0.5
-"""If at least this share of the gap is due to one image, this image carries the gap."""
+"""If at least this share of the gap is due to one image, the gap depends on this image."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Influence:
 
 
 def one_image(pairs: Pairs, gate: Gate) -> Influence | None:
-    """Return the image that carries the gap or decides the standing of its gate; None if there is none.
+    """Return the image on which the gap or the standing of its gate depends; None if there is no such image.
 
-    If the gap is within the margin, it is close to noise and a share of it is meaningless: only a change of the gate's
-    standing is then considered.
+    A gap within the margin is close to noise, and a share of it is meaningless. In this case, only a change of the
+    gate's standing counts.
 
     Args:
         pairs: differences between `shuffled` and `correct`.

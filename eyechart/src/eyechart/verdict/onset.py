@@ -1,10 +1,10 @@
-"""The rule for when a connector begins to use the picture, for the page and the terminal. The rule only uses standings.
+"""The rule, for page and terminal, for when a connector begins to use the picture. It only uses standings.
 
-Its error rate: the lower bound of each look has the confidence 1 - 0.01/(looks of the run). By the union bound, at most
-1% of runs nominally name a look whose true gap is not above the margin, whether the looks are dependent or not. If a
-run is resumed with another plan of looks, a further 1% is added. The rate is nominal because the bounds use Student's t
-over 16 captions. Rates in simulations (`benchmarks/looks_error.py`: 5,000 runs of 7 looks of 16 captions with 7 wrong
-pictures each, with the true gap exactly at the margin), from identical looks to independent looks:
+Error rate: the lower bound of each look has the confidence 1 - 0.01/(looks of the run). By the union bound, nominally
+at most 1% of runs report a look whose true gap is not above the margin, even if the looks are dependent. If a run is
+resumed with another plan of looks, another 1% is added. The rate is nominal because the bounds use Student's t over 16
+captions. Rates in simulations (`benchmarks/looks_error.py`: 5,000 runs of 7 looks of 16 captions with 7 wrong pictures
+each, with the true gap exactly at the margin), from identical looks to independent looks:
 
     captions differ, normal                              0.1% to 0.7%
     captions differ, Student's t with 3 degrees          0.1% to 0.4%
