@@ -1,1 +1,1 @@
-"""Readable output: the terminal, the page and the runbook."""
+"""Everything that a person reads: the terminal output, the page and the runbook."""

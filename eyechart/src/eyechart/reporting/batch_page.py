@@ -1,4 +1,4 @@
-"""The result of `check_batch` as one HTML page without requests or scripts. All text is escaped."""
+"""Writes the result of `check_batch` as one HTML page, which makes no requests and has no scripts. Text is escaped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from eyechart.results import Finding
 def render_batch(
     findings: list[Finding], facts: BatchFacts, unchecked: list[Unchecked], evidence: BatchEvidence, row: int
 ) -> str:
-    """Return the page: findings, one row with its images, and the batch in numbers.
+    """Return the page: findings, one row with its images, and figures of the batch.
 
     Raises:
         InputError: there is no such row.

@@ -1,4 +1,4 @@
-"""One row of a batch as the model sees it: its images, its text, and which tokens have a label."""
+"""Shows one row of a batch as the model sees it: its images, its text, and which tokens are labelled."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TEXT = 4_000
 
 
 class Kind(Enum):
-    """What a stretch of positions holds."""
+    """The content of a stretch of positions."""
 
     TEXT = "text"
     IMAGE = "image"
@@ -38,7 +38,7 @@ class Stretch:
     kind: Kind
     """What they hold."""
     text: str
-    """The decoded tokens; for images and padding the number of positions in words."""
+    """The decoded tokens; for images and padding, a text with the number of positions."""
     labelled: bool
     """Whether they have labels."""
     answer: bool
@@ -47,16 +47,16 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """An image of a row as the batch holds it."""
+    """An image of a row, made from the pixels in the batch."""
 
     source: str
-    """The picture as a data address; empty if it cannot be shown."""
+    """The picture as a data URL; empty if it cannot be shown."""
     caption: str
     """Its size and its number of visual tokens, or why it is not shown."""
 
 
 def stretches(evidence: BatchEvidence, row: int) -> list[Stretch]:
-    """Return the positions of a row, grouped by what they hold and whether they have labels.
+    """Return the positions of a row in stretches of equal content, with or without labels.
 
     Raises:
         InputError: there is no such row.
@@ -83,7 +83,7 @@ def stretches(evidence: BatchEvidence, row: int) -> list[Stretch]:
 
 
 def row_text(evidence: BatchEvidence, row: int) -> str:
-    """Return a row as text: labelled stretches in double brackets, images and padding as counts.
+    """Return a row as text, with labelled stretches in double brackets, and counts for images and padding.
 
     Raises:
         InputError: there is no such row.
@@ -114,7 +114,7 @@ def _thumbnail(evidence: BatchEvidence, entry: Entry, place: int) -> Thumbnail:
     tokens = "" if entry.tokens is None else f", {entry.tokens} visual tokens"
     pixels_CHW = entry_pixels(evidence.batch, evidence.geometry, entry, evidence.processor)
     if pixels_CHW is None:
-        return Thumbnail("", f"image {place}: not shown, its pixels are stored in a form that is not known{tokens}")
+        return Thumbnail("", f"image {place}: not shown, because its pixels are stored in an unknown form{tokens}")
     shown = picture(pixels_CHW, normalisation_of(evidence.processor))
     caption = f"image {place}: {shown.height} x {shown.width} pixels{tokens}"
     shown.thumbnail((_SIDE, _SIDE))
@@ -124,7 +124,7 @@ def _thumbnail(evidence: BatchEvidence, entry: Entry, place: int) -> Thumbnail:
 
 
 def _decoded(tokenizer: Any, ids: list[int]) -> str:
-    """Return the text of ids; the ids themselves without a tokenizer."""
+    """Decode ids to text; without a tokenizer, return the ids as text."""
     if not hasattr(tokenizer, "decode"):
         return " ".join(map(str, ids))
     return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -1,4 +1,4 @@
-"""The result of `check_batch` as text: findings, the batch in numbers, what could not be checked."""
+"""Writes the result of `check_batch` as text: findings, figures of the batch, and what could not be checked."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CHECKS = {
     Check.NORMALISATION: "normalisation of the pixels",
     Check.RESOLUTION: "resolution of the images",
 }
-"""What was not checked, in words."""
+"""The words for each check that was not made."""
 REASONS = {
     Why.NO_PROCESSOR: "pass the processor: check_batch(batch, processor)",
     Why.NO_MODEL: "pass the model: check_batch(batch, processor, model)",
@@ -38,10 +38,10 @@ REASONS = {
     Why.NO_TEMPLATE: "the processor has no chat template that marks answers",
     Why.NOT_IN_BATCH: "not part of the batch",
     Why.NOT_ASSIGNED: "it is not known which images belong to which row",
-    Why.UNKNOWN_FORM: "this processor stores it in a form that is not known",
+    Why.UNKNOWN_FORM: "this processor stores it in an unknown form",
     Why.COARSE: "the values are not those of known settings (augmented or coarse), so only their range was compared",
 }
-"""Why it was not checked, in words."""
+"""The words for each reason why a check was not made."""
 _IDS = {
     IdSource.CONFIG: "from the model's config",
     IdSource.PROCESSOR: "from the processor",
@@ -56,21 +56,21 @@ _ANSWERS = {
 
 
 def batch_text(findings: list[Finding], facts: BatchFacts, unchecked: list[Unchecked]) -> str:
-    """Return one screen of text for `print`."""
+    """Return the text that `print` shows, about one screen."""
     lines = [*_findings(findings), *wrapped(f"Looked at: {looked_at(facts)}", 0)]
     lines += [line for sentence in not_checked(unchecked) for line in wrapped(sentence, 0)]
     return "\n".join(lines)
 
 
 def verdict_of(findings: list[Finding]) -> str:
-    """Return the first line: how many findings there are of each severity."""
+    """Return the first line, with the number of findings of each severity."""
     counts = [(name, sum(f.severity == name for f in findings)) for name in ("error", "warning", "note")]
     said = ", ".join(number(count, name) for name, count in counts if count)
     return f"batch: {said}" if said else "batch: no fault found"
 
 
 def looked_at(facts: BatchFacts) -> str:
-    """Return the batch in numbers, as one sentence."""
+    """Return the figures of the batch as one sentence."""
     parts = [f"{number(facts.rows, 'row')} of {facts.length} tokens ({facts.attended:,} without padding)"]
     if facts.images or facts.placeholders:
         source = _IDS.get(facts.image_id_source, "")
@@ -94,14 +94,14 @@ def looked_at(facts: BatchFacts) -> str:
 
 
 def not_checked(unchecked: Iterable[Unchecked]) -> Iterator[str]:
-    """Yield a sentence per reason with what was not checked for it."""
+    """Yield one sentence for each reason, with the checks that were not made because of it."""
     by_reason = sorted(unchecked, key=lambda one: list(Why).index(one.why))
     for why, several in groupby(by_reason, lambda one: one.why):
         yield f"Not checked: {', '.join(CHECKS[one.check] for one in several)} ({REASONS[why]})"
 
 
 def wrapped(text: str, indent: int) -> list[str]:
-    """Return a paragraph in lines with a hanging indent."""
+    """Wrap a paragraph into lines with a hanging indent."""
     margin = " " * indent
     return textwrap.wrap(
         one_line(text), _WIDTH, initial_indent=margin, subsequent_indent=f"{margin}  ", break_on_hyphens=False

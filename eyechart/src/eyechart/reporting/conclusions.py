@@ -27,7 +27,7 @@ def said(results: Results, topic: Topic) -> str:
 
 
 def _of_check_2(results: Results) -> str:
-    """Return what check 2 adds to a headline that does not state the overall verdict."""
+    """Return a sentence about a failed check 2, for headlines that do not state the overall verdict."""
     if results.coverage is not None and results.coverage.verdict == "FAIL":
         return f"Check 2 fails: {said(results, 'coverage')}"
     return said(results, "coverage") if results.ablation is None else ""

@@ -1,7 +1,7 @@
 """A sheet of held-out pictures, each with its true and its written caption, for a first look at the results.
 
-Words of the written caption that are not in the true one are red and underlined. The sheet depends only on its input,
-because the font comes with matplotlib and not from the machine.
+Words of the written caption that are not in the true one are red and underlined. Equal input gives an equal sheet on
+every machine, because the font comes with matplotlib.
 """
 
 from __future__ import annotations

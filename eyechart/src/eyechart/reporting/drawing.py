@@ -1,4 +1,4 @@
-"""Inline SVG by matplotlib: text remains text, the page defines the colours, and equal figures give equal bytes.
+"""Inline SVG by matplotlib: text stays text, colours come from the page's style, and equal figures give equal bytes.
 
 matplotlib draws with placeholder colours, which are replaced by CSS variables here, so that one drawing can be used in
 light mode, in dark mode and in print.

@@ -92,7 +92,7 @@ def _then(sentence: str) -> str:
 
 
 def _decomposition(results: Results, split: Decomposition, ablation: Ablation) -> Figure:
-    """Draw the measured parts: without the condition zero there is no shock, without shuffled no misdirection."""
+    """Draw the measured parts. Shock needs the condition zero, and misdirection needs shuffled."""
     parts = {"information": split.information, "shock": split.shock, "misdirection": split.misdirection}
     measured = {name: part for name, part in parts.items() if part.value is not None}
     bars = [Bar(name, part.value, part.ci95) for name, part in measured.items()]

@@ -18,7 +18,7 @@ from eyechart.reporting.wording import signed
 from eyechart.results import END, Piece, ScoredSample
 
 FULL_COLOUR = 3.0
-"""Gap in nats at which a word has its full colour. It is fixed, so that the colours of two pages can be compared."""
+"""Gap in nats at which a word has its full colour; a fixed value, so that colours of two pages are comparable."""
 _SIDES = (160, 120, 80, 48)
 _TOTAL_BYTES, _EACH_BYTES = 1_000_000, 12_000
 """Maximum size in bytes of all thumbnails together, and of one thumbnail; base64 adds a third."""

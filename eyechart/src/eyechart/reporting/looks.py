@@ -1,4 +1,4 @@
-"""Sentences about looks during training, which are the same on the terminal and the page and use only standings."""
+"""Sentences about looks during training, for the terminal and the page. Their claims come only from standings."""
 
 from __future__ import annotations
 

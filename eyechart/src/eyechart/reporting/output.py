@@ -1,4 +1,4 @@
-"""Assembly of the parts of a run into results, and output of results to files and the terminal."""
+"""Assembles the parts of a run into results, and writes results to files and the terminal."""
 
 from __future__ import annotations
 

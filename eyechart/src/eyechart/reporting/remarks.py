@@ -52,11 +52,10 @@ _SENTENCES: dict[RemarkCode, str] = {
     "door-image-features": "Image features are replaced in get_image_features, while the model's forward pass runs.",
     "door-pixels": "Image features of this model cannot be replaced, so it gets other pixels: `shuffled` shows another "
     "sample's pixels, `zero` and `noise` are pictures and not visual tokens.",
-    "other-door-failed": "A way to replace image features was not used: {reason}.",
+    "other-door-failed": "Another way to replace image features was tried and not used: {reason}.",
     "self-tests-of-pixels": "Passed before scoring: other images in between change no loss; no label depends on the "
     "tokens after it.",
-    "answers-only": "Only answer tokens are scored, whatever the trainer labels; {other_labels} other tokens have "
-    "labels.",
+    "answers-only": "Only answer tokens are scored. The trainer also labels {other_labels} other tokens.",
     "answers-by-labels": "No chat template marks the answers, so all labelled tokens but image positions are scored, "
     "prompts among them if they are labelled; pass processor= to find the answers.",
     "text-only-rows": "Rows without image positions are not scored: {rows}.",

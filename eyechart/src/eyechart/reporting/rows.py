@@ -1,4 +1,4 @@
-"""What was understood of a data set, for the terminal. Texts of the data cannot affect the terminal."""
+"""Prints how a data set is read. Control characters in its texts are escaped, so they cannot affect the terminal."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from eyechart.data.summary import RowsReport, ShownImage, ShownRow
 from eyechart.reporting.text import one_line, shortened
 
 _TEXT = 300
-"""Longest text of a turn that is shown, in characters."""
+"""Maximum number of characters of a turn that are shown."""
 
 
 def print_rows(report: RowsReport, stream: TextIO) -> None:
-    """Print layout, counts, reasons and a few rows, one fact a line."""
+    """Print layout, counts, reasons for rejects and a few rows, each on a line."""
     encoding = stream.encoding or "utf-8"
     for indent, line in _lines(report):
         safe = one_line(line).encode(encoding, "backslashreplace").decode(encoding)

@@ -1,4 +1,4 @@
-"""Sentences about the training of another stack, and the figures for its trackers."""
+"""Sentences about a training run of another stack, and the figures for its trackers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from eyechart.results import Finding, Look
 
 @dataclass(frozen=True)
 class Passage:
-    """How far the images of one forward pass got."""
+    """How far the images of one forward pass reached into the model."""
 
     forward: int
     """Number of the forward pass, from 1."""
     inputs: tuple[str, ...]
-    """Names of the image inputs that arrived; empty without any."""
+    """Names of the image inputs that arrived; empty if there are none."""
     read: bool | None = None
     """Whether the output of at least one module depends on the pixels; None if this was not tested."""
     output_change: float | None = None
@@ -34,7 +34,7 @@ def first_batch_lines(found: Sequence[Finding]) -> list[str]:
 
 
 def stop_line(fatal: Sequence[Finding]) -> str:
-    """Return the message of the error that stops a training."""
+    """Return the message of the error that stops the training."""
     codes = ", ".join(one.code for one in fatal)
     return (
         f"eyechart: the training was stopped before its first update: {codes}: {fatal[0].message}. Fix: "
@@ -56,7 +56,7 @@ def failure_line(what: str, error: Exception) -> str:
 
 
 def tracker_figures(look: Look) -> dict[str, float]:
-    """Return the figures of a look under the names that trackers group by their first part."""
+    """Return the figures of a look; their names have the common prefix `eyechart/`, by which trackers group them."""
     figures = {
         "loss_correct": look.correct,
         "gap_shuffled": look.gap_shuffled,
@@ -68,10 +68,10 @@ def tracker_figures(look: Look) -> dict[str, float]:
 
 
 def watch_line(passage: Passage) -> str:
-    """Return how far the images of one forward pass got, in words."""
+    """Return a line about how far the images of one forward pass reached into the model."""
     start = f"forward {passage.forward}: "
     if not passage.inputs:
-        return start + "no images arrive (no pixels among the arguments of the model's forward)"
+        return start + "no images arrive (the model's forward pass gets no pixels)"
     arrived = f"{start}images arrive ({', '.join(passage.inputs)})"
     if passage.read is None:
         return f"{arrived} again"
