@@ -1,1 +1,1 @@
-"""Scoring of every condition on the same samples: losses, and the measures computed from them."""
+"""Scores every condition on the same samples, and computes measures from the losses."""

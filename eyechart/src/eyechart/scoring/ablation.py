@@ -33,7 +33,7 @@ from eyechart.seam import IGNORE_INDEX, Batch, Grid, IntArray, Sample, ScorerOfB
 from eyechart.verdict.statistics import clusters_of
 
 _SLOT_BY_SLOT = ("noise-per-dim", "slot-mix", "mean-token", "blind")
-"""Conditions that compare slot q of one image with slot q of another, so that all images need equally many."""
+"""Conditions that need equal numbers of visual tokens, because they combine slot q of several images."""
 
 
 @torch.no_grad()
@@ -47,7 +47,7 @@ def ablate(
         batches: the held-out samples with their images; rows must be distinct. Each batch is requested only once (in a
             job of several processes, by one of them), so that a sequence may read its images on request.
         plan: what to measure.
-        execution: how to carry it out; by default in one process without a progress bar.
+        execution: how to run it; by default in one process without a progress bar.
 
     Returns:
         The results with the verdict, and every sample's per-token losses in canonical order.
@@ -127,7 +127,7 @@ def _remarks(name: str, encoded: Encoded, images_S: IntArray) -> Iterator[Remark
 
 
 def _resampled(donors: Donors, grids: Sequence[Grid]) -> list[Remark]:
-    """Return a remark on how many donors' visual tokens were brought to another grid; usually there are none."""
+    """Return a remark with the number of donors whose visual tokens were resampled to another grid, if any."""
     pairs = [(own, donor) for own, row_R in enumerate(donors.table_SR.tolist()) for donor in row_R]
     moved = sum(grids[own] != grids[donor] for own, donor in pairs) if grids else 0
     figures = {"resampled": moved, "donors": len(pairs)}

@@ -37,7 +37,7 @@ the gap of shuffled by the similarity of the donor's image. `ablate` ignores the
 FULL = (*STANDARD, "blind", "tiles-2", "tiles-8", *MEASUREMENTS)
 LADDERS = {"runbook": RUNBOOK, "standard": STANDARD, "full": FULL}
 OF_TOKENS = ("mean-token", "noise-per-dim", "slot-mix", "matching")
-"""Conditions about visual tokens of the language model, which pixel values are not."""
+"""Conditions that need visual tokens of the language model; they are not available for pixel values."""
 CONTENT_FREE = ("no-image", "mean-token", "blind")
 """Conditions without the content of any picture, used to interpret the order of the losses. zero and noise are not
 included: with real weights, any visual tokens can be better than a prompt without visual tokens, and noise may not
@@ -64,7 +64,7 @@ class Scene:
     changed: Mapping[str, VisualSet] = field(default_factory=dict)
     """Visual tokens of the changed pictures, by condition."""
     grids: tuple[Grid, ...] = ()
-    """Arrangement of the visual tokens of each sample; empty if all have the same."""
+    """Grid of the visual tokens of each sample; empty if all are equal."""
 
     @cached_property
     def moments(self) -> tuple[tuple[float, float], ...]:

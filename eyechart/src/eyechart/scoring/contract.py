@@ -28,8 +28,8 @@ from eyechart.seam import (
 )
 
 _TOLERANCE, _COARSE = 0.01, 0.05
-"""Largest change, as a share of the largest value, that rounding may cause in another batch; _COARSE is for visual
-tokens of 16 bits."""
+"""Largest difference between two batches that rounding may cause, as a share of the largest value; _COARSE is for
+16-bit visual tokens."""
 
 
 def read_batch(scorer: Scorer, rows: Sequence[Row]) -> Batch:
@@ -209,7 +209,7 @@ def require_contract(scorer: ScorerOfBatches, batch: Batch) -> None:
 
 
 def _unpadded(batch: Batch) -> Batch:
-    """Return a batch of one sample without its padding."""
+    """Remove the padding from a batch of one sample."""
     width = int(batch.lengths_B.max())
     return replace(
         batch,

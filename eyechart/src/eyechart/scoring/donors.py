@@ -50,14 +50,14 @@ class Donors:
 def draw_within_grids(
     grids: Sequence[Grid], hashes: Sequence[str], captions: Sequence[str], requested: int, seed: int
 ) -> Donors:
-    """Draw derangements in which as many donors as possible have the grid of the sample that they replace.
+    """Draw derangements in which as many samples as possible get an image with their own grid.
 
-    Samples of one grid exchange images among themselves if they can do so `requested` times; all other samples do so
-    together, whatever their grids. If those cannot, further grids join them, the smallest first. Each column is still
-    one derangement of all samples.
+    Samples of equal grid exchange images with each other if `requested` derangements of them exist. All other samples
+    form one group, whatever their grids. If that group has too few derangements, further grids are added to it, those
+    with the fewest samples first. Together, each column is one derangement of all samples.
 
     Args:
-        grids: arrangement of the visual tokens of each sample (`Sample.grid`).
+        grids: grid of each sample (`Sample.grid`).
         hashes: as for `draw_donors`.
         captions: as for `draw_donors`.
         requested: R, the number of derangements.

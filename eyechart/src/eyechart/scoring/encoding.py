@@ -1,8 +1,8 @@
 """The first half of check 1, which encodes every image once. Samples that cannot be scored are left out and counted.
 
 These are samples without label tokens or without an image. Samples whose number of visual tokens is not the most common
-one are also left out, because no other image could replace their image. Samples with a `grid` are scored with any
-number of visual tokens: `resampling` brings the tokens of one grid to another.
+one are also left out, because no other image could replace their image. Samples with a `grid` may have any number of
+visual tokens, because `resampling` converts the tokens of one grid to another.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class _Group:
         self.found += [replace(sample, ids_T=_NO_IDS, labels_T=_NO_IDS) for sample in part.batch.samples]
         self.text.append(part.batch)
         for name, visual in part.visual.items():
-            # With a grid, the number of tokens may differ, and the width may not.
+            # With a grid, the numbers of tokens may differ, but not the widths.
             axes = slice(2 if part.batch.samples[0].grid else 1, None)
             form: list[object] = [(tuple(layer.shape[axes]), layer.dtype) for layer in visual.layers]
             self.form = self.form or form

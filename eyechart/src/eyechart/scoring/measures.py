@@ -1,4 +1,4 @@
-"""Measurements in addition to the conditions of check 1, on the same samples: matching and words."""
+"""Measures matching and words, on the same samples as the conditions of check 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arguments of check 1: what to measure, and how to carry it out."""
+"""The arguments of check 1: what to measure, and how to run it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Execution:
-    """How to carry out check 1; no figure depends on it."""
+    """How to run check 1; no figure depends on it."""
 
     ranks: Ranks = Ranks()
     """The processes that share the work; all must make the call with the same arguments."""

@@ -1,4 +1,4 @@
-"""Distribution of the scoring among the processes of a job."""
+"""Distributes scoring among the processes of a job."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Visual tokens of one arrangement brought to another, so that images of different sizes can replace each other.
+"""Converts visual tokens from one grid to another, so that images of different sizes can replace each other.
 
-A donor with another grid would be encoded to another number of visual tokens than the prompt has positions for. Every
-own position then gets the donor's token at the nearest relative place, axis by axis. Nothing is averaged, so each token
-is one that the encoder made, but some tokens are repeated or left out; results count such donors.
+If a donor has another grid, its number of visual tokens differs from the number of positions in the prompt. Each
+position then gets the donor's token at the nearest relative position, axis by axis. Tokens are not averaged, so each is
+a real output of the encoder, but some are repeated or left out. The results state how many donors this affects.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from eyechart.seam import Grid, VisualTokens
 
 
 def resampled(visual: VisualTokens, given: Sequence[Grid], wanted: Sequence[Grid]) -> VisualTokens:
-    """Bring the visual tokens of samples with the grids `given` to the grids `wanted`.
+    """Convert the visual tokens of samples from the grids `given` to the grids `wanted`.
 
     If a sample needs more images than the donor has, the donor's images are repeated in their order; if it needs fewer,
     the first ones are used.
 
     Args:
-        visual: visual tokens of B samples; the tokens of the images of one sample follow each other.
+        visual: visual tokens of B samples; those of a sample with several images are concatenated.
         given: grid of each sample of `visual`.
-        wanted: grid that each of them is brought to.
+        wanted: the new grid of each sample.
     """
     if list(given) == list(wanted):
         return visual
@@ -50,7 +50,7 @@ def _index(have: Grid, want: Grid) -> Tensor:
 
 
 def _nearest(have: tuple[int, ...], want: tuple[int, ...]) -> Tensor:
-    """Return the index [Q] of the nearest token within one image; axes are compared if there are equally many."""
+    """Return the index [Q] of the nearest token within one image, per axis if both grids have as many axes."""
     if len(have) != len(want):
         have, want = (math.prod(have),), (math.prod(want),)
     places = torch.zeros(want, dtype=torch.long)

@@ -1,8 +1,8 @@
-"""Storage of arrays that are too large for memory: they are appended to a temporary file and read by memory mapping.
+"""Stores arrays that are too large for memory: they are appended to a temporary file and read by memory mapping.
 
 The file has no name (or loses it immediately, on systems without unnamed files). When the process ends, even by
-SIGKILL, the system frees the file, so that there is never anything to clean up. Mapped pages belong to the page cache
-and are not anonymous memory, so the system can reclaim them when it needs memory.
+SIGKILL, the system deletes the file, so nothing is left to clean up. Mapped pages belong to the page cache and are not
+anonymous memory, so the system can reclaim them when it needs memory.
 """
 
 from __future__ import annotations

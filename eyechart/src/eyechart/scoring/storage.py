@@ -1,4 +1,4 @@
-"""Storage of every scored sample's visual tokens, token ids and losses per label token in mapped files, for check 1.
+"""Stores every scored sample's visual tokens, token ids and losses per label token in mapped files, for check 1.
 
 Memory use therefore grows by only a few hundred bytes per sample, for names and captions.
 

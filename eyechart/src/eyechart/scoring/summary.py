@@ -1,6 +1,6 @@
-"""Computation of the figures of check 1 from per-token losses: losses, gaps with standings, the order, the verdict.
+"""Computes the figures of check 1 from per-token losses: losses, gaps with standings, the order, the verdict.
 
-It is separate from the scoring, so that the same figures can be computed again from saved per-token losses.
+This module is separate from scoring, so that figures can be computed again from saved per-token losses.
 """
 
 from __future__ import annotations
@@ -248,7 +248,7 @@ def _condition(table: _Table, name: str, estimate: Estimate | None, gate: Gate |
 
 
 def _made(derangements: int, names: Sequence[str]) -> list[Remark]:
-    """Return remarks on how the conditions were made, where other runbooks make them differently."""
+    """Return remarks on conditions that other runbooks make differently."""
     codes: dict[str, RemarkCode] = {
         "shuffled": "donors-from-all-samples",
         "noise": "noise-of-scalar-moments",

@@ -1,4 +1,4 @@
-"""Joining of tokens to words, for any language and any tokenizer, with the cost of a wrong picture for each word.
+"""Joins tokens to words, for any language and any tokenizer, with the cost of a wrong picture for each word.
 
 A token is not a word: a word may have several tokens, a token may contain several words, and the tokens of an emoji or
 a rare Chinese character are single bytes that have no meaning by themselves. The text is therefore divided twice: into
