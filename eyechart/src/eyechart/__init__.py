@@ -94,7 +94,7 @@ def __getattr__(name: str) -> Any:
         try:
             return getattr(import_module(f"eyechart.{_HOMES[name]}"), name)
         finally:
-            random.setstate(before)  # libraries that are imported here draw numbers, and the process may be training
+            random.setstate(before)  # imports may draw random numbers, and this process may be training
     raise AttributeError(f"module eyechart has no attribute {name!r}")
 
 

@@ -99,8 +99,8 @@ RemarkCode = Literal[
 ]
 """A remark on how something was made, or why it was left out; `reporting.remarks` has a sentence for each code."""
 DoorName = Literal["encoder-outputs", "image-features", "pixels"]
-"""How replaced images get into a model of transformers: as an argument of its forward pass, as the answer of
-`get_image_features`, or as other pixels."""
+"""How images of a transformers model are replaced: by an argument of its forward pass, by the return value of
+`get_image_features`, or by other pixels."""
 
 
 Topic = Literal["headline", "pattern", "order", "information", "matching", "twins", "likeness", "words", "coverage"]
@@ -174,7 +174,7 @@ class Reason(_Model):
 
 
 class Remark(_Model):
-    """A remark that a reader needs, on how a condition or the whole score was made."""
+    """A remark for the reader on how a condition or the whole score was made."""
 
     code: RemarkCode
     about: str
@@ -406,7 +406,7 @@ class Ablation(_Model):
     needed_samples: int | None = None
     """Number of samples that would decide an inconclusive verdict, even if fewer exist."""
     door: DoorName | None = None
-    """How other images got into the model; None for a scorer of the user's own and for models of qwen3_vlm."""
+    """How the model's images were replaced; None for a user's own scorer and for models of qwen3_vlm."""
     rejected: dict[str, int] = Field(default_factory=dict)
     """Held-out rows that could not be scored, by reason."""
     remarks: list[Remark] = Field(default_factory=list)
@@ -422,7 +422,7 @@ class Ablation(_Model):
 
 
 class Coverage(_Model):
-    """Check 2: how much of the captions remains at max_seq_len, and whether every row has label tokens."""
+    """Check 2: how many captions are truncated at max_seq_len, and whether every row has label tokens."""
 
     verdict: Verdict
     reasons: list[Reason]

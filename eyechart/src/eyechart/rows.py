@@ -25,11 +25,11 @@ IGNORE_INDEX = -100
 """The label of a position that does not count in the loss (PyTorch's own default in `F.cross_entropy`)."""
 
 PLACEHOLDER = "<image>"
-"""Marks the position of an image in the text of a turn."""
+"""The text that marks the position of an image in a turn."""
 
 IntArray = npt.NDArray[np.int64]
 Grid = tuple[tuple[int, ...], ...]
-"""For each image of a sample, the sizes of the axes of its visual tokens; their product is the number of tokens."""
+"""For each image of a sample, the dimensions of its grid of visual tokens; their product is the number of tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Turn:
     role: str
     """`system`, `user` or `assistant`."""
     parts: tuple[str | int, ...]
-    """Text, and at the place of an image its index in `Row.images`."""
+    """Texts, and for each image its index in `Row.images`."""
 
     @property
     def text(self) -> str:
@@ -50,7 +50,7 @@ class Turn:
 def parts_of(text: str, first: int = 0) -> tuple[str | int, ...]:
     """Split text at `<image>` into the parts of a turn.
 
-    White space next to an image is removed, because layouts differ in it, and chat templates write their own.
+    White space next to an image is removed: it differs between layouts, and chat templates write their own.
 
     Args:
         text: text with any number of `<image>`.
@@ -71,8 +71,7 @@ class Row:
     """One row of a data set, before any model has seen it: a conversation with its images.
 
     Most rows are one image, one question and one answer: `image`, `human` and `caption`. `turns` and `images` describe
-    every row. Rows of any other kind (`conversation` is not empty) are only returned to callers that ask for them
-    (`data.reader`).
+    every row. Rows of other kinds (`conversation` is not empty) are only returned by `data.reader.open_rows`.
     """
 
     row: int
@@ -87,7 +86,7 @@ class Row:
     caption: str
     """The last answer, which is scored; it is stripped and not empty."""
     image_root: str = ""
-    """Folder that `image` is relative to; if it is empty, the working directory."""
+    """Folder that `image` is relative to; the working directory if empty."""
     conversation: tuple[Turn, ...] = ()
     """All turns, if they are not one question with at most one image and one answer; otherwise empty."""
     more_images: tuple[str, ...] = ()
@@ -95,7 +94,7 @@ class Row:
 
     @property
     def path(self) -> Path:
-        """Path of the image file, or address of the image inside a file. `file` is what Pillow opens."""
+        """Path of the image file, or address of the image inside a file; to open it with Pillow, use `file`."""
         return Path(self.image_root) / self.image
 
     @property
@@ -192,8 +191,8 @@ class Sample:
     features_PV: Tensor | None = None
     """Cached output of the frozen tower for this image."""
     grid: Grid = ()
-    """Arrangement of the visual tokens of each of its images, such as ((4, 6),) for one image of 24 tokens. If samples
-    have it, their images may have different numbers of visual tokens. Empty if all images have one arrangement."""
+    """Grid of the visual tokens of each of its images, such as ((4, 6),) for one image of 24 tokens. Samples with a
+    grid may have different numbers of visual tokens. Empty if all images have the same grid."""
 
     @classmethod
     def of(

@@ -47,7 +47,7 @@ __all__ = [
 
 
 class ModelInputs(Protocol):
-    """Processed images in a form that only the model itself understands, one part for each sample of a batch."""
+    """Processed images in the model's own format, one part for each sample of a batch."""
 
     def rows(self, places: Sequence[int]) -> ModelInputs:
         """Select samples by place."""
@@ -86,7 +86,7 @@ class Batch:
     rejects: tuple[Reject, ...] = ()
     """Rows that belong to this batch but could not be read."""
     inputs: ModelInputs | None = None
-    """The image inputs of a live model, as its own collator made them, instead of `pixels_BCHW`."""
+    """For a live model: the image inputs that its own collator made, used instead of `pixels_BCHW`."""
 
     def __len__(self) -> int:
         """Number of usable samples."""
@@ -232,7 +232,7 @@ class Description:
     remarks: Sequence[Remark] = ()
     """Notes as codes, from eyechart's own scorers; `reporting.remarks` writes their sentences."""
     door: DoorName | None = None
-    """How images are replaced in a model of transformers, from eyechart's own scorers."""
+    """How images of a transformers model are replaced; only set by eyechart's own scorers."""
 
 
 class ScorerOfBatches(Protocol):

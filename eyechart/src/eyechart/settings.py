@@ -27,21 +27,21 @@ class Hardware(Section):
 
 
 class Placement(Hardware):
-    """Where frozen models run, and how."""
+    """How frozen models are loaded and run."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """fp32: everything in float32. bf16: frozen parts stored in bfloat16, the connector in float32 under autocast."""
 
 
 class NamedPlacement(Hardware):
-    """Where and how a model runs that is given by name."""
+    """How a model that is given by name is loaded and run."""
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of weights and computation. Quantised weights keep the precision of their file."""
+    """Precision of weights and computation. Quantised weights keep the precision of their file."""
     device_map: str | None = None
     """Spread the weights over devices as transformers and accelerate do, for example `auto`; null uses one device."""
     trust_remote_code: bool = False
-    """Let Python code that the checkpoint brings run, for its processor and its model."""
+    """Allow Python code in the checkpoint's files to run, for its processor and its model."""
 
 
 class AblationSettings(Section):

@@ -1,13 +1,14 @@
-"""Images inside files: their addresses, and reading them one at a time.
+"""Addresses of images inside files, and functions that read these images one at a time.
 
-An image inside a table, an archive or a JSON file has an address, which is used wherever a path of an image is used:
+An image inside a table, an archive or a JSON file has an address, which is used like the path of an image file:
 
     shards/0.tar::0000.jpg@1536+20480       20,480 bytes from byte 1,536 of the file, unpacked if it is gzipped
     rows.jsonl::base64@212+64000            the same, as base64 text
     train.parquet::images/0@12              row 12, column `images`, item 0: bytes, or a struct with `bytes`
 
-Rows hold addresses and no bytes, so memory does not grow with the images. Reading opens the file again. Of a Parquet
-file, the row group with the image is read and the last few are kept, so that row groups of about 100 rows are fast.
+Rows contain addresses and no image bytes, so memory does not grow with the images. Each read opens the file again. To
+read an image from a Parquet file, its whole row group is read, and the last few row groups are cached; row groups of
+about 100 rows are fast.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 MARK = "::"
-"""Separates the file of an address from the place in it."""
+"""Separates the two parts of an address: the file, and the place in it."""
 BASE64 = "base64"
-"""The label of a byte range that holds base64 text."""
+"""The label of a byte range that contains base64 text."""
 MAX_BYTES = 256 * 2**20
 """Largest encoded image that is read, in bytes."""
 MAX_GROUP_BYTES = 4 * 2**30
@@ -59,7 +60,7 @@ def byte_address(file: str, label: str, start: int, length: int) -> str:
 
 
 def cell_address(file: str, pointer: str, row: int) -> str:
-    """Return the address of a cell; `pointer` is the column, and the way to a nested value, with `/` between."""
+    """Return the address of a cell; `pointer` is the column, followed by keys of nested values, separated by `/`."""
     return f"{file}{MARK}{pointer}@{row}"
 
 
@@ -150,7 +151,7 @@ def decoded(text: bytes) -> bytes:
     """Decode base64 text; the escapes of slashes in JSON and line breaks are removed first.
 
     Raises:
-        OSError: it is not base64.
+        OSError: the text is not base64.
     """
     try:
         return base64.b64decode(text.replace(b"\\/", b"/").replace(b"\\n", b""), validate=True)
@@ -177,7 +178,7 @@ def _cell(place: Place) -> bytes:
 
 
 def _rows_around(file: Path, stamp: tuple[int, int], row: int, column: str) -> tuple[Any, int]:
-    """Return a part of a table's column that has this row, and the row that the part begins with."""
+    """Return the part of a table's column that contains this row, and the first row of the part."""
     with file.open("rb") as opened_file:
         if opened_file.read(4) != b"PAR1":
             return arrow_table(str(file), stamp), 0
@@ -230,6 +231,6 @@ def arrow_table(file: str, stamp: tuple[int, int]) -> Any:
 
 
 def stamp_of(file: Path) -> tuple[int, int]:
-    """Return time and size of a file, which change with its content."""
+    """Return modification time and size of a file, to detect changes of its content."""
     facts = file.stat()
     return facts.st_mtime_ns, facts.st_size
