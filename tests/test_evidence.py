@@ -414,7 +414,7 @@ def test_a_split_file_that_disagrees_with_the_checkpoint_is_refused(world: TinyW
     shutil.copy(original.root / "run" / "split.json", beside)
     assert codes(world) == []
     edit(beside, lambda tree: tree.update(train=sorted([*tree["train"][1:], tree["eval"][0]]), eval=tree["eval"][1:]))
-    with pytest.raises(NamedInputError, match="does not hold the rows that") as caught:
+    with pytest.raises(NamedInputError, match="does not contain the training and held-out rows that") as caught:
         opened(world)
     assert caught.value.code == "data-changed"
 

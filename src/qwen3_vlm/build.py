@@ -1,4 +1,4 @@
-"""Makes data and model from a config. Training, scoring and captioning share these functions, so they cannot differ."""
+"""Makes data and model from a config, with the same functions for training, scoring and captioning."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def prepare_data(config: Config, saved_split: Path | None = None, origin: Origin
     train, train_rejects = _dataset(config.data, inputs, of_train, split.train, "training")
     held_out, eval_rejects = _dataset(config.data, inputs, of_eval, split.eval, "held-out")
     if config.data.workers:
-        # Set this after the encoding, which may use all threads. Processes forked later must not use any.
+        # Set this after the encoding, which may use all threads; processes that are forked later must use none.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     rejects = {"train": train_rejects, "eval": eval_rejects}
     return Prepared(config, inputs, split, files, train, held_out, rejects)
@@ -153,10 +153,10 @@ def _described(file: Path, layout: str) -> DataFile:
 
 
 def _refuse_own_rows(data: DataConfig) -> None:
-    """Stop before a world is generated if the data file is somewhere else and has its own images.
+    """Raise an error, before a world is generated, if the data file is elsewhere and has its own images.
 
     Raises:
-        ValueError: it has, or it cannot be read.
+        ValueError: the data file has its own images, or it cannot be read.
     """
     file = Path(data.json_file)
     if file.exists() and not file.resolve().is_relative_to(Path(data.image_root).resolve()):
@@ -165,7 +165,7 @@ def _refuse_own_rows(data: DataConfig) -> None:
 
 
 def _require_images(data: DataConfig, file: Path, rows: Sequence[Row]) -> None:
-    """Stop early if no image of the first rows is below the image root, but they are near the data file.
+    """Raise an early error if the first rows' images are not below the image root but near the data file.
 
     Raises:
         InputError: the images are elsewhere.

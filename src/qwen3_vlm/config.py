@@ -77,7 +77,7 @@ class DataConfig(Section):
     world: Literal["none", "scenes", "digits"] = "none"
     """Generate this embedded data set under `image_root` first, if it does not exist."""
     json_file: str = "data/llava_pretrain/blip_laion_cc_sbu_558k.json"
-    """The rows: JSON, JSON Lines, CSV, Parquet, Arrow, a WebDataset archive, or a folder with one of them, or with
+    """The rows: JSON, JSON Lines, CSV, Parquet, Arrow, a WebDataset archive, or a folder with one of them or with
     images and texts (docs/data.md). A pattern such as `data/train-*.parquet` names several files."""
     layout: str = "auto"
     """Layout of the rows: auto, a name (llava, sharegpt, messages, prompt-completion, captions), or the keys of their
@@ -164,8 +164,9 @@ class TrainConfig(Section):
         look changes no weights and does not use the random generators of the training."""
 
     canary: bool = True
-    """Score 32 held-out rows at each save, so that commands that open the checkpoint can compare: the hashes of their
-    ids and pixels, digests of their visual tokens, and their losses are saved in it, but no text and no picture."""
+    """Score 32 held-out rows at each save (the canary), so that commands that open the checkpoint can detect changes.
+    Hashes of their ids and pixels, digests of their visual tokens, and their losses are saved in the checkpoint, but no
+    text and no picture."""
 
     @field_validator("ablate_every", mode="before")
     @classmethod

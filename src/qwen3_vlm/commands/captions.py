@@ -1,4 +1,4 @@
-"""Captions that a model with a trained connector writes for held-out pictures."""
+"""Writes captions of held-out pictures with a trained connector."""
 
 from __future__ import annotations
 

@@ -122,8 +122,8 @@ def findings_of_score(loaded: Loaded, prepared: Prepared, checkpoint: Path, abla
 def named_failure(error: Exception, prepared: Prepared, vlm: VLM) -> NamedInputError | None:
     """Return the fault of the preflight that makes scoring fail, as the error to raise; None if there is none.
 
-    A broken pipeline (labels or an image block at wrong places) can fail anywhere, with any exception. An error that is
-    a line for the user already needs no other one.
+    A broken pipeline (labels or an image block at wrong positions) can fail anywhere, with any exception. An error that
+    already has a one-line message for the user is not replaced.
     """
     if isinstance(error, ValueError | OSError | MemoryError | NonFiniteError | RankLostError):
         return None
@@ -232,7 +232,7 @@ def _of_checkpoint(
 
 
 def _rivals(loaded: Loaded, prepared: Prepared, ablation: Ablation) -> Rivals | None:
-    """Return the losses of visual tokens that learnt nothing, if the pattern of check 1 cannot be read without them."""
+    """Return the losses of tokens that learnt nothing, if they are needed to interpret the pattern of check 1."""
     if not asks_for_rivals(ablation):
         return None
     items = [prepared.eval[p] for p in range(min(_RIVAL_SAMPLES, len(prepared.eval)))]

@@ -105,7 +105,7 @@ class Loaded:
 
     @property
     def findings(self) -> list[Finding]:
-        """Findings that readers of this checkpoint's results should know."""
+        """Findings about this checkpoint that affect its results."""
         if "config" in self.payload or self.config.prompt.image_block == "legacy":
             return list(self.differences)
         message = (

@@ -83,7 +83,7 @@ class RecordedSplit:
         if saved is not None and saved.is_file() and load_split(saved, data, eval_data) != self.split:
             raise NamedInputError(
                 "data-changed",
-                f"{saved} does not hold the rows that {source} was trained on and that it holds out",
+                f"{saved} does not contain the training and held-out rows that {source} records",
                 "restore the split.json of this run, or delete it: the checkpoint has a copy",
             )
         same_file = self.eval_data is None or self.eval_data.sha256 == self.data.sha256

@@ -78,7 +78,7 @@ class ResamplerLayer(nn.Module):
 
 
 class Resampler(nn.Module):
-    """P patch features to Q latents: learned queries attending to the projected patches."""
+    """Reduces P patch features to Q latents: learned queries that attend to the projected patches."""
 
     def __init__(self, shape: ConnectorShape) -> None:
         """Build from `shape`. Initial latents are drawn from N(0, 1) and key positions from N(0, 0.3)."""

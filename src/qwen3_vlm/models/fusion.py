@@ -1,4 +1,4 @@
-"""Puts visual tokens into the image positions of the prompt, or raises an error so that no image is lost silently."""
+"""Places visual tokens at the image positions of the prompt; if the numbers differ, an error is raised."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ from qwen3_vlm.train.checkpoint import save_checkpoint
 from qwen3_vlm.train.schedule import micro_batches, plan_epoch
 
 LEARNING_RATES = (1e-2, 5e-2, 2e-1)
-"""Learning rates that are tried, each in a short training run. They suit every language model, because the trained
-values are about 1 whatever the scale of the text embeddings."""
+"""Learning rates that are tried, each in a short training run. They are suitable for every language model, because the
+trained values are about 1 whatever the scale of the text embeddings."""
 BATCH_SIZE = 16
 _PROBE_UPDATES = 40
 _MOST_ASIDE = 256

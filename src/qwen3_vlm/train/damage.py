@@ -1,4 +1,4 @@
-"""Whether a checkpoint's bytes are those that were saved: checksums of the file, and digests of its own tensors.
+"""Checks that a checkpoint has the bytes that were saved, with checksums of the file and digests of its tensors.
 
 The zip format in which PyTorch saves has a checksum for every part of the file, which shows bytes that have changed on
 a disk or in a copy. The digests of the connector's tensors also show tensors that were edited or converted and then

@@ -33,7 +33,7 @@ class Sizes:
 
 
 class Interrupt:
-    """Whether a signal has asked this process to stop: Ctrl-C, or the SIGTERM that a machine sends before shutdown."""
+    """Whether a signal requested this process to stop: Ctrl-C, or the SIGTERM that machines send before shutdown."""
 
     def __init__(self) -> None:
         """Start without a requested stop."""

@@ -106,7 +106,7 @@ def watch_look(run: Run) -> None:
 
 
 def _learnt(run: Run) -> bool:
-    """Return whether the visual tokens of held-out samples beat those of fresh connectors by now."""
+    """Return whether held-out samples have a lower loss with the visual tokens than with those of fresh connectors."""
     items = [run.eval_set[place] for place in range(min(_LOOKED_AT, len(run.eval_set)))]
     was_training = run.vlm.training
     try:

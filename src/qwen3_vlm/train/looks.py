@@ -42,8 +42,8 @@ _SEARCHED = 64
 """Number of held-out samples that are searched for 16 with a readable image."""
 _PAIRS_AT_ONCE = 64
 _LAST_DIGITS = 1e-5
-"""Share of a caption's loss. A smaller difference between `pair_nll` and `nll` is float32 rounding (3e-8 was
-measured)."""
+"""Relative difference between `pair_nll` and `nll` of a caption below which it counts as float32 rounding (measured:
+3e-8)."""
 
 
 def look_steps(every: str | int, total_steps: int, samples: int) -> list[int]:
@@ -73,7 +73,7 @@ class Looking:
     batch: Batch
     """The samples, with the features of the frozen tower."""
     donors_SK: IntArray
-    """The samples whose pictures each caption is also scored with."""
+    """For each caption, the samples whose pictures it is also scored with."""
     pairs_P2: IntArray
     images_S: IntArray
     """For each sample, a number that identifies its picture. Samples with one picture form a cluster in both gaps."""

@@ -119,7 +119,7 @@ def cache_findings(vlm: VLM, cached: SampleSource, dataset: Dataset) -> list[Fin
             finding(
                 "features-altered",
                 f"the cached features of row {both[b][0].row} belong to its image but were changed: they differ by "
-                f"{float(apart_B[b]):.2g} times their size from what the tower gives now",
+                f"{float(apart_B[b]):.2g} times their size from what the tower now computes",
                 "delete the cached features and compute them again with this tower and this preprocessing; look for a "
                 "conversion without a scale (int8, float8) in the code that writes them",
                 samples=int((apart_B >= 0.05).sum()),
@@ -153,7 +153,7 @@ def _still_own(kept_BPV: Tensor, fresh_BPV: Tensor) -> bool:
 
 
 def _rows_of_others(got_BX: Tensor, own_BX: Tensor) -> dict[int, int]:
-    """Return the rows of `got` that are nearer to another row of `own` than to their own, mapped to that other row.
+    """Return a map from the rows of `got` that are nearer to another row of `own` than to their own, to that other row.
 
     A row counts only if the other one is clearly nearer. If all rows are nearly equal, rounding decides which is
     nearest, and no row is returned.

@@ -1,4 +1,4 @@
-"""Resuming or restarting a run: inspects `output_dir`, rejects what does not fit, and deletes old files."""
+"""Resumes or restarts a run: inspects `output_dir`, rejects checkpoints that do not match, and deletes old files."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.train.update import SampleSource
 
 _FRESH = 6
-"""Number of fresh connectors. With three, 2 of 24 untrained connectors beat all of them by more than they differ."""
+"""Number of fresh connectors. With only three, 2 of 24 untrained connectors beat them by more than their spread."""
 _AVERAGED = 64
 """Number of training pictures in the average; its error is then an eighth of the spread between pictures."""
 
@@ -40,7 +40,7 @@ def fresh_rivals(vlm: VLM, batch: Batch, seed: int) -> Rivals | None:
 
 
 def all_rivals(vlm: VLM, batch: Batch, training: SampleSource, pad_id: int, seed: int) -> Rivals | None:
-    """Compare also with the average over evenly spaced training pictures. Arguments as for `fresh_rivals`."""
+    """Also compare with the average over evenly spaced training pictures. Arguments as for `fresh_rivals`."""
     step = max(1, len(training) // _AVERAGED)
     items = [training[place] for place in range(0, len(training), step)][:_AVERAGED]
     seen = [item for item in items if isinstance(item, Sample)]

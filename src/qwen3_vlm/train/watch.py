@@ -33,7 +33,7 @@ _SMALL_RATE = 0.01
 _STILL = 3e-7
 """Relative distance from the initial values that float32 rounding can explain, not counting weight decay."""
 _TOO_FINE = 10 * _STILL
-"""Share of a weight's size up to which the learning rates of the first updates together are lost in rounding."""
+"""If the sum of the first learning rates is below this share of a weight's size, the updates are lost in rounding."""
 
 
 @dataclass
@@ -50,9 +50,9 @@ class Watch:
     largest_norm: float = 0.0
     updates: int = 0
     summed_rate: float = 0.0
-    """Sum of the learning rates of all updates: AdamW has moved no value by much more."""
+    """Sum of the learning rates of all updates. AdamW cannot have moved a value by much more than this."""
     judged_rate: float = 0.0
-    """The highest learning rate so far with a finding; the peak rate is judged before the first update."""
+    """The highest learning rate that was judged so far; the peak rate is judged before the first update."""
     typical_weight: float | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -74,7 +74,7 @@ class Watch:
         return [*self._rate(learning_rate), *self._unmoved(learning_rate)]
 
     def _rate(self, learning_rate: float) -> list[Finding]:
-        """Judge a learning rate that is higher than all before it, which happens if it is not the config's."""
+        """Judge a learning rate that is higher than all earlier ones, which only happens if it is not the config's."""
         if learning_rate <= 2 * max(self.judged_rate, self.peak_lr):
             return []
         found = diagnose_step(learning_rate, self.typical_weight)

@@ -25,7 +25,7 @@ TRAIN = {
 }  # fmt: skip
 """Training settings that work for connectors on these backbones."""
 LEAST_ROOM, ROOM_STEP = 256, 32
-"""The smallest max_seq_len that is written, and the number that it is a multiple of, both in tokens."""
+"""Smallest max_seq_len that is written, and the number of which it is a multiple, both in tokens."""
 
 
 def size_of(folder: Path) -> int:
