@@ -11,20 +11,21 @@ from importlib import metadata
 MEANINGS = {
     "right": "the losses of `correct` and `shuffled` are those of the model's own forward pass",
     "refused": "exit code 2 and one line",
-    "wrong": "scored, with other losses",
+    "wrong": "scored, but with wrong losses",
     "exit 4": "ended in an internal error",
     "time": "scoring did not end in time",
-    "no own forward": "the tiny checkpoint does not run by itself, so there is nothing to compare with",
+    "no own forward": "the model's own forward pass fails on the tiny checkpoint, so there is nothing to compare with",
     "no checkpoint": "no tiny checkpoint could be made",
 }
 """Every outcome, in the order of the page."""
 _HEAD = """# Every image-text-to-text type of transformers
 
-Made by `make bench-models` on transformers {transformers}, with torch {torch} and torchvision {torchvision}. Each type
-gets a checkpoint with random weights and a width of 32, saved with tokenizer, processor and template. `eyechart score`
-runs on six rows; a script that does not import eyechart runs the model's own forward pass on its own processor's
-inputs, with the own picture and with the donor's. Allowed difference per token: 1e-4 nats, 5e-4 for mixtures of
-experts. A refusal that names another `--attention` is followed, and the outcome is that of the second run.
+Made by `make bench-models` on transformers {transformers}, with torch {torch} and torchvision {torchvision}. For each
+type, a checkpoint with random weights and a width of 32 is made, with tokenizer, processor and template. `eyechart
+score` scores six rows with it. For comparison, a script that does not import eyechart runs the model's own forward pass
+on the inputs of its own processor, with each row's own picture and with the donor's. The losses of a token may differ
+by 1e-4 nats (5e-4 for mixtures of experts). If a refusal recommends another `--attention`, the score is repeated with
+it, and the outcome is that of the second run.
 
 | outcome | types | meaning |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""What the benchmark of public threads counts, and the page that it writes."""
+"""The counts of the benchmark of public threads, and the page that it writes."""
 
 from __future__ import annotations
 
@@ -115,14 +115,14 @@ def read(line: str) -> Row:
     return Row(**{**tree, "findings": [(code, severity) for code, severity in tree["findings"]]})
 
 
-_HEAD = """# Public threads, made again
+_HEAD = """# Faults from public threads
 
 Written by `make bench-threads`; do not edit. Each row of the first table is a public thread in which a model did not
-see its images, or learned from the wrong labels, made again **from its cause**: in the collator, the processor, the
-arguments, a patched function, the loss or the frozen parameters. Every case is a training of 20 steps with three seeds
-on a tiny model with random weights, on a CPU. The Trainer and TRL run with `eyechart.Callback`, the loop with
-`eyechart.watch` or `eyechart.check_batch`. The models have no knowledge, so the figures of the trainers are not those
-of the threads; what matters is whether they differ from the healthy figures. Versions:
+see its images, or learned from wrong labels. **Its cause** was reproduced in the collator, the processor, the
+arguments, a patched function, the loss or the frozen parameters. Every case is a training run of 20 steps on a CPU,
+repeated with three seeds, of a tiny model with random weights. The Trainer and TRL run with `eyechart.Callback`, the
+loop with `eyechart.watch` or `eyechart.check_batch`. The models were never trained before, so losses are not comparable
+with those in the threads, but only with those of the healthy set-ups here. Versions:
 {versions}.
 
 | | now | first encounter |
@@ -133,29 +133,31 @@ of the threads; what matters is whether they differ from the healthy figures. Ve
 | healthy set-ups | {now.healthy} | {first.healthy} |
 | with an error | **{now.healthy_errors}** | {first.healthy_errors} |
 
-**First encounter** is the same benchmark before any detector was changed for it; what was changed since is in
-[log.md](log.md). The detectors had been written with the list of these threads at hand, and their causes as changes of
-single batches were among their tests, so even the first encounter is not an estimate for other faults.
+**First encounter** is the result before any detector was changed because of this benchmark; [log.md](log.md) lists the
+later changes. When the detectors were written, these threads were known, and single batches with the same causes were
+among the tests. Even the first encounter is therefore not an estimate for other faults.
 
-**Noticed** means an error, or the expected finding at its own severity; what the healthy set-up also has does not
-count. **Named** means that it comes first. `watch` prints lines without codes: that no images arrive or nothing reads
-them counts as `pixels-unused`, that they do not change the logits as `not-injected`. **Loss**, **accuracy** and
-**gradient** are means of the last five steps, one number for each seed, as the stack itself shows them: healthy, then
-broken; an exception stands in their place. Token accuracy is logged by TRL only. **Stops** is what the callback does by
-default, before the first update; to show what happens without, the trainings here went on. **Seconds** are processor
-time from the beginning of the training to the finding; **checks** is what all checks cost, and beside it a step, which
-is short on these models. On the healthy set-ups with the callback, the checks cost {steps:.0f} steps (median), once,
-whatever the length of the training.
+**Noticed** means that there is an error, or the expected finding at its own severity. Findings that the healthy set-up
+also has do not count. **Named** means that the expected finding is the first one. `watch` prints lines without codes. A
+line that no images arrive, or that no module reads them, counts as `pixels-unused`; a line that they do not change the
+logits counts as `not-injected`. **Loss**, **accuracy** and **gradient** are the values that the stack itself logs,
+averaged over the last five steps, one number per seed: first healthy, then broken (or the exception). Only TRL logs
+token accuracy. **Stops** states whether the callback, by default, stops the training before the first update. In this
+benchmark it was set to continue, to show the figures of the broken training. **Seconds** is the processor time from the
+start of the training to the finding. The last column is the processor time of all checks and that of one step, which is
+short for these models. In the healthy set-ups with the callback, the checks took as long as {steps:.0f} steps (median).
+They run once, whatever the length of the training.
 """
 
 
 _TAIL = """
 ## Other stacks
 
-Tried on 2026-11-29 on a CPU with Python 3.11 and torch 2.13, each in a folder of its own in front of the environment of
-the tests, without their dependencies at first; what the import asked for was added. **No training was tried in them.**
+These stacks were tried on 2026-11-29 on a CPU with Python 3.11 and torch 2.13. Each was installed in a separate folder,
+without its dependencies, and added to the environment of the tests; then the packages were added that its import
+required. **No training was run with them.**
 
-| stack | how far it came |
+| stack | result |
 |---|---|
 | LLaMA-Factory 0.9.5 | {lf} |
 | ms-swift 4.6.0 | {swift} |
@@ -165,8 +167,8 @@ _STACKS = {
     "lf": "`llamafactory.train.tuner` (`run_exp`) imports with transformers 5.6.0, trl 0.24.0, accelerate 1.11.0, an "
     "empty stand-in for torchaudio, and `DISABLE_VERSION_CHECK=1`, because datasets is newer than it allows",
     "swift": "`swift.trainers` imports with transformers 5.23.0",
-    "axo": "`axolotl.cli.train` imports with transformers 5.16.1 and trl 1.9.0; `axolotl.train` did not within "
-    "the time taken (it asked for numba, and its trainers for triton)",
+    "axo": "`axolotl.cli.train` imports with transformers 5.16.1 and trl 1.9.0; importing `axolotl.train` "
+    "did not succeed within the time taken (it required numba, and its trainers triton)",
 }
 
 

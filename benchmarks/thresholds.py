@@ -1,9 +1,10 @@
-"""On what do the thresholds of the detectors rest? The statistic that each one cuts, over short healthy runs.
+"""The basis of the detectors' thresholds: the statistic that each is compared with, over short healthy runs.
 
     python benchmarks/thresholds.py        writes docs/thresholds.md
 
-Twelve runs (three worlds, four shapes of connector; `threshold_runs`) of 576 samples and two epochs, all healthy: every
-value on the wrong side of its threshold is a false alarm. The upper limit is Wilson's, one-sided, 95%.
+Twelve healthy runs (three worlds, four shapes of connector; `threshold_runs`) of 576 samples and two epochs each. All
+are healthy, so every value on the wrong side of its threshold is a false alarm. The column "at most" is Wilson's
+one-sided 95% upper limit of the rate of false alarms.
 """
 
 from __future__ import annotations
@@ -100,18 +101,18 @@ def false_alarms(cut: Cut, values: list[float]) -> int:
 def render(found: dict[str, list[float]], seconds: float) -> str:
     """The page."""
     lines = [
-        "# What the thresholds rest on",
+        "# The basis of the thresholds",
         "",
         "Written by `make bench-thresholds`; do not edit. "
         + " ".join((__doc__ or "").split("\n\n")[2].split()).replace(
             "`threshold_runs`", "benchmarks/threshold_runs.py"
         ),
         f"Worlds: {', '.join(WORLDS)} (drawn by the script). Connectors: {', '.join(SHAPES)}. For `beats_fresh`, "
-        f"{len(UNTRAINED_SEEDS)} untrained connectors per world, where true would be the false alarm. "
+        f"{len(UNTRAINED_SEEDS)} untrained connectors per world were tested, for which true is a false alarm. "
         f"{seconds:.0f} seconds of processor time.",
         "",
-        "A threshold without a line here names beside it what it rests on: the healthy set-ups of "
-        "[fault-benchmark.md](fault-benchmark.md), in which its detector was silent, or arithmetic.",
+        "For thresholds that are not in this table, a comment in the code states the basis: the healthy set-ups of "
+        "[fault-benchmark.md](fault-benchmark.md), in which the detector had no finding, or arithmetic.",
         "",
         "| threshold | value | statistic; a finding if it is | lowest | median | highest | false alarms | at most |",
         "|---|---|---|---|---|---|---|---|",
