@@ -371,7 +371,7 @@ CHECKPOINTS = [
          "its rows were drawn with data.eval_ratio 0.2, got 0.5"),
     stop("checkpoint missing", "ablate --checkpoint run/checkpoint_9.pt", "no such checkpoint; in run: checkpoint_5.pt, checkpoint_10.pt"),
     stop("resuming with another config", "train --resume --train.lr 1", "train.lr: 0.003 then, 1.0 now"),
-    stop("a run is already there", "train", "output_dir run already holds checkpoint_10.pt; continue with --resume"),
+    stop("a run is already there", "train", "output_dir run contains checkpoint_10.pt; continue with --resume"),
     stop("caption without images", "caption", "expected image files, got none"),
     stop("caption of an unreadable image", "caption run.yaml", "run.yaml: not an image"),
     stop("report with an image folder that is none", "report run --image_root pictures",

@@ -151,7 +151,7 @@ def test_a_flipped_bit_anywhere_in_the_file_is_a_damaged_file_for_every_command(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p["resampler"]["latents"].add_(1e-6), "`resampler.latents` does not hold the values"),
+        (lambda p: p["resampler"]["latents"].add_(1e-6), "`resampler.latents` does not have the values"),
         (
             lambda p: p["resampler"].update(latents=p["resampler"]["latents"].half()),
             r"`resampler.latents` is float16 \(4, 16\), it was saved as float32",

@@ -123,7 +123,7 @@ def test_another_data_file_is_refused(world: TinyWorld, whole: Path, capsys: pyt
         (lambda p: p.update(progress={"epoch": 1}), "optimizer or progress cannot be restored"),
         (
             lambda p: p["resampler"].update(latents=torch.full((4, 16), float("nan"))),
-            "`resampler.latents` does not hold",
+            "`resampler.latents` does not have",
         ),
     ],
     ids=["older form", "no rng", "other optimizer", "no progress", "NaN"],

@@ -412,7 +412,7 @@ def test_a_folder_with_a_run_is_refused_unless_told_what_to_do_with_it(
     before = {path.name: path.read_bytes() for path in done.parent.iterdir()}
     config = str(world.config_file("done"))
     assert main(["--config", config]) == 2
-    line = f"error: output_dir {done.parent} already holds checkpoint_10.pt; continue with --resume, start again with "
+    line = f"error: output_dir {done.parent} contains checkpoint_10.pt; continue with --resume, start again with "
     assert capsys.readouterr().err.startswith(line + "--overwrite")
     assert main(["--config", config, "--resume", "--overwrite"]) == 2
     assert "use only one of them" in capsys.readouterr().err

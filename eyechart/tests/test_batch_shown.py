@@ -53,13 +53,13 @@ def test_the_printed_form_fits_a_screen_and_begins_with_the_findings(sabotage: o
     assert len(lines) <= 40 and max(map(len, lines)) <= 100
     assert re.match(r"batch: \d+ (error|warning)", lines[0])
     assert lines[1].startswith(f"{result.findings[0].severity} {result.findings[0].code}: ")
-    assert any(line.startswith("Looked at: ") for line in lines)
+    assert any(line.startswith("Checked: ") for line in lines)
 
 
 def test_a_sound_batch_prints_what_was_looked_at(saved: Saved) -> None:
     one = made(saved, "gemma3")
     said = " ".join(str(eyechart.check_batch(healthy(one), one.processor, one.config)).split())
-    assert said.startswith("batch: no fault found Looked at: 4 rows of ")
+    assert said.startswith("batch: no fault found Checked: 4 rows of ")
     assert "16 image positions (id 7, from the model's config) in 4 rows" in said
     assert "answer tokens found by the chat template" in said and "100% of them on answers" in said
 

@@ -280,7 +280,7 @@ batch = {{"input_ids": [[1, 7, 7, 7, 7, 2]], "pixel_values": [[[[0.0]]]], "label
 print(eyechart.check_batch(batch))
 assert "torch" not in sys.modules
 """
-    assert "Looked at: 1 row of 6 tokens" in python(code)
+    assert "Checked: 1 row of 6 tokens" in python(code)
 
 
 def test_token_types_of_zeros_are_named_where_the_models_attention_reads_them(saved: Saved) -> None:

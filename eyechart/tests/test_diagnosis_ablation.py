@@ -115,7 +115,7 @@ def test_tokens_that_are_no_better_than_those_of_fresh_connectors_are_no_learnt_
 
 def test_without_fresh_connectors_only_random_tokens_count_and_the_finding_is_a_warning() -> None:
     assert codes(ablation(0.946, **ROLLED)) == [("constant-prompt", "warning")]
-    assert "rests on random tokens alone" in diagnose_ablation(ablation(0.946, **ROLLED))[0].message
+    assert "is based on random tokens alone" in diagnose_ablation(ablation(0.946, **ROLLED))[0].message
     bare = {**ROLLED, "noise": (0.001, 0.002), "no_image": (2.4, 0.1)}
     assert codes(ablation(0.946, **bare)) == [], "zeros and a bare prompt are worse than any tokens"
 

@@ -130,7 +130,7 @@ def test_an_adapter_without_peft_is_refused_with_the_package_to_install(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     folder = adapter(tmp_path / "lora", peft_type="LORA", base_model_name_or_path="base")
-    with pytest.raises(InputError, match=r"PEFT, which is not installed; run pip install 'eyechart\[peft\]'"):
+    with pytest.raises(InputError, match=r"PEFT is not installed; run pip install 'eyechart\[peft\]'"):
         read_adapter(str(folder))
 
 

@@ -1,4 +1,4 @@
-"""Train a vision-language connector and measure whether it carries the picture into the language model.
+"""Trains a vision-language connector and measures whether the picture reaches the language model through it.
 
 from qwen3_vlm import ablate, audit, load
 """

@@ -171,7 +171,7 @@ def _cell(place: Place) -> bytes:
         raise StoredImageError(f"{place.file} has no image at {place.label} of row {place.start}") from error
     data = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(data, bytes):
-        raise StoredImageError(f"{place.file}, row {place.start}: {place.label} holds no bytes")
+        raise StoredImageError(f"{place.file}, row {place.start}: {place.label} contains no bytes")
     if len(data) > MAX_BYTES:
         raise StoredImageError(f"{len(data):,} bytes, at most {MAX_BYTES:,} are read")
     return data

@@ -124,7 +124,7 @@ def require_same(source: str, setting: str, saved: DataFile | None, now: DataFil
     """Reject a data file other than the one that a split was drawn from; its name and folder may differ.
 
     Args:
-        source: the file that holds the split.
+        source: the file that contains the split.
         setting: the config field that names the data file.
         saved: the data file when the split was drawn.
         now: the data file now.

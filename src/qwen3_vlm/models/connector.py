@@ -61,9 +61,9 @@ class ResamplerLayer(nn.Module):
         super().__init__()
         self.ln1 = nn.LayerNorm(width)
         self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
-        # With this scale, the initial output hardly depends on the image. With PyTorch's default scale, an untrained
-        # connector already passes random traces of the image, and check 1 needs more samples to show that these traces
-        # carry no information.
+        # With this scale, the initial output hardly depends on the image. With PyTorch's default scale, the output of
+        # an untrained connector already depends randomly on the image, and check 1 needs more samples to show that this
+        # is not information.
         with torch.no_grad():
             self.attn.out_proj.weight.mul_(_ATTENTION_START)
         self.ln2 = nn.LayerNorm(width)

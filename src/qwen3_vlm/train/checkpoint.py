@@ -213,7 +213,7 @@ def _compare(expected: dict[str, Tensor], got: dict[str, Any], part: str, path: 
         if not bool(torch.isfinite(value).all()):
             bad = int((~torch.isfinite(value)).sum())
             raise InputError(
-                f"{path}: `{part}.{name}` holds {bad} values that are NaN or infinite", "use an older checkpoint"
+                f"{path}: `{part}.{name}` contains {bad} values that are NaN or infinite", "use an older checkpoint"
             )
 
 

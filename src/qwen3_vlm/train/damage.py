@@ -72,7 +72,7 @@ def refuse_damaged(recorded: dict[str, list[Any]], parts: dict[str, dict[str, Te
             found = f"{_dtype(tensor)} {tuple(tensor.shape)}"
             _refuse(path, f"`{name}` is {found}, it was saved as {dtype} {tuple(shape)}")
         if _digest(tensor) != digest:
-            _refuse(path, f"`{name}` does not hold the values that were saved")
+            _refuse(path, f"`{name}` does not have the values that were saved")
 
 
 def _refuse(path: Path, what: str) -> None:

@@ -28,7 +28,7 @@ _SHARE_OF_FREE = 0.5
 
 
 class CachedDataset:
-    """A data set whose samples carry tower features instead of pixels."""
+    """A data set whose samples contain tower features instead of pixels."""
 
     def __init__(self, dataset: Dataset, features_NPV: Tensor, hashes: list[str], rejects: dict[int, Reject]) -> None:
         """Wrap `dataset`. Features and hashes are ordered by position; positions without features have rejects."""

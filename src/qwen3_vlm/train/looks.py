@@ -1,10 +1,10 @@
 """Looks during training: a few fixed held-out samples are scored with their own pictures, other pictures, and zeros.
 
-A look shows when the connector begins to carry the picture, long before the loss shows it. It is an indication and does
-not replace check 1: it uses only 16 samples and gives no verdict. The standing of its two gaps is decided here, once,
-when the look is taken. The gap to shuffled pictures is compared with the margin of check 1 and the gap to zeros with 0,
-with bounds at a confidence level that all looks of the run share. `onset` describes how reliable these bounds are with
-16 samples.
+A look shows when the connector begins to pass on the picture, long before this is visible in the loss. It is only an
+indication and does not replace check 1, because it uses 16 samples and gives no verdict. The standing of its two gaps
+is decided here, once, when the look is taken. The gap to shuffled pictures is compared with the margin of check 1 and
+the gap to zeros with 0, with bounds at a confidence level that all looks of the run share. `onset` describes how
+reliable these bounds are with 16 samples.
 
 A look changes no weight and does not use the random number generators of the training, so a run with looks is bitwise
 equal to the same run without them. Only the main process takes looks; the others wait at the next sum over processes.

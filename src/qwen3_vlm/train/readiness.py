@@ -42,7 +42,7 @@ def order_findings(size: int, windows: Sequence[Window]) -> list[Finding]:
 
 
 def optimizer_findings(vlm: VLM, optimizer: torch.optim.Optimizer) -> list[Finding]:
-    """Check that the optimizer holds every parameter of the connector and no other parameter."""
+    """Check that the optimizer has every parameter of the connector and no other parameter."""
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     own = dict(vlm.connector.named_parameters())
     absent = [name for name, p in own.items() if id(p) not in held]
@@ -153,7 +153,7 @@ def _still_own(kept_BPV: Tensor, fresh_BPV: Tensor) -> bool:
 
 
 def _rows_of_others(got_BX: Tensor, own_BX: Tensor) -> dict[int, int]:
-    """Return a map from the rows of `got` that are nearer to another row of `own` than to their own, to that other row.
+    """Find rows of `got` that are nearer to another row of `own` than to their own; return that other row for each.
 
     A row counts only if the other one is clearly nearer. If all rows are nearly equal, rounding decides which is
     nearest, and no row is returned.

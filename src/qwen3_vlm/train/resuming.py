@@ -84,7 +84,7 @@ def find_resumption(config: Config, resume: bool, overwrite: bool) -> Resumption
     newest = existing[-1]
     if not resume:
         raise ValueError(
-            f"output_dir {folder} already holds {newest.name}; continue with --resume, start again with --overwrite, "
+            f"output_dir {folder} contains {newest.name}; continue with --resume, start again with --overwrite, "
             "or "
             "choose another --output_dir"
         )

@@ -2,12 +2,15 @@
 
     pixels            missing, although the text has image positions
     self-tests        features ignored at some depth, a second path of the picture, features kept from earlier calls
-    (`models.opening`) paths             each image and its visual tokens affect the losses of their own row and of no
-    other (`faults.probes`) text              each token is predicted from the tokens before it, independent of other
-    rows the model's loss  shifted labels, a loss that is not finite (`models.training_checks`) gradients         of
-    tower, connector and language model, compared with what is trainable and what is in the optimizer weights
-    newly initialised instead of loaded from the files of the checkpoint freezing          parameters in a frozen part
-    that are still trainable (`models.freezing`)
+                      (`models.opening`)
+    paths             each image and its visual tokens affect the losses of their own row and of no other
+                      (`faults.probes`)
+    text              each token is predicted from the tokens before it, independent of other rows
+    the model's loss  shifted labels, a loss that is not finite (`models.training_checks`)
+    gradients         of tower, connector and language model, compared with what is trainable and what is in the
+                      optimizer
+    weights           newly initialised instead of loaded from the files of the checkpoint
+    freezing          parameters in a frozen part that are still trainable (`models.freezing`)
 
 The passes run in the model's current mode. If dropout is active, losses of different batches cannot be compared: the
 paths are then tested in eval mode, and in the current mode only whether images reach the losses.

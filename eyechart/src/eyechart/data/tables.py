@@ -139,7 +139,9 @@ def _read_parquet(path: Path) -> tuple[Any, Any, set[str]]:
                 light.append(column.path)
         table = file.read(columns=light, use_threads=False)
         if table.num_columns == 0:
-            raise InputError(f"{path}: every column holds bytes: {', '.join(schema.names)}", "add a column with texts")
+            raise InputError(
+                f"{path}: every column contains bytes: {', '.join(schema.names)}", "add a column with texts"
+            )
         return (
             table,
             schema,

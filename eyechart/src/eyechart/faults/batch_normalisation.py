@@ -33,7 +33,7 @@ KNOWN = {
     ),
 }
 """Normalisation settings of published image processors."""
-# size: values looked at
+# size: values compared
 _MOST = 20_000
 """Maximum number of compared values; they are evenly spaced over all images."""
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318

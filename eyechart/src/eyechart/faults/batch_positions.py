@@ -157,7 +157,7 @@ def _leaking(evidence: BatchEvidence) -> Iterator[Finding]:
 def _not_apart(reason: str) -> Finding:
     return finding(
         "batch-dependent",
-        f"a row holds several samples, and {reason}: later samples see the pictures and answers of earlier ones",
+        f"a row contains several samples, and {reason}: later samples see the pictures and answers of earlier ones",
         "leave attention_mask out of packed batches and pass cu_seq_lens of all samples, or turn packing off",
         "warning",
     )

@@ -86,7 +86,7 @@ def _misaligned(evidence: BatchEvidence, hidden_BT: AnyArray) -> Iterator[Findin
     if not hides and not shows:
         return
     seen = (
-        f"{rows_in_words(hides)}: attention_mask hides {int(hidden_BT[hides].sum())} positions that hold text instead "
+        f"{rows_in_words(hides)}: attention_mask hides {int(hidden_BT[hides].sum())} positions of text instead "
         "of padding"
         if hides
         else f"{rows_in_words(shows)}: attention_mask does not hide the padding before the text, so the text attends "

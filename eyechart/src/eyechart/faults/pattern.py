@@ -30,7 +30,8 @@ _RANDOM = ("noise", "noise-per-dim")
 """Conditions with random visual tokens of the right scale. If a language model has a lower loss with any tokens than
 with none, only these are comparable with an untrained connector."""
 _AVERAGE = ("mean-token", "blind", "no-image", "zero")
-"""Conditions without any picture's content. If a connector reads pictures, a wrong picture is worse than these."""
+"""Conditions without any picture's content. If a connector reads pictures, the loss with a wrong picture is higher than
+with these."""
 
 
 def diagnose_ablation(ablation: Ablation, known: RunContext | None = None) -> list[Finding]:
@@ -152,7 +153,7 @@ def _constant(ablation: Ablation, known: RunContext, told: str) -> Iterator[Find
         )
         return
     basis = (
-        "; no untrained connector was available to compare with, so this rests on random tokens alone"
+        "; no untrained connector was available for comparison, so this is based on random tokens alone"
         if rivals is None
         else f"; those of newly initialised connectors cost {_spans([fresh.gap for fresh in rivals.fresh])}"
     )

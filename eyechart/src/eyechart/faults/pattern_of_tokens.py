@@ -37,7 +37,7 @@ no information. In some healthy runs two of eight slots have nearly all of it, a
 share."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _HALF = 0.5
-"""Share of dead slots from which there is a finding, this share included. In the fault benchmark (scenes and digits) no
+"""Minimum share of dead slots for a finding. In the fault benchmark (scenes and digits) no
 healthy set-up with 8 visual tokens that was run has a finding (0 of 7), and one with two of eight zeroed has none."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _CARRIES = 0.05
@@ -69,7 +69,7 @@ def diagnose_visual(
 ) -> list[Finding]:
     """Return findings about the visual tokens.
 
-    The list is empty if the tokens differ between images and have the scale of the text, and if all slots carry
+    The list is empty if the tokens differ between images and have the scale of the text, and if all slots contain
     information.
 
     Args:
@@ -198,7 +198,7 @@ def _slots(internals: Internals | None, slots: SlotUse | None) -> Iterator[Findi
         alive = [slot for group in slots.groups for slot in group if slot not in dead]
         yield finding(
             "slots-dead",
-            f"{len(dead)} of {total} visual tokens carry almost no information: each changes the loss by less than "
+            f"{len(dead)} of {total} visual tokens contain almost no information: each changes the loss by less than "
             f"{_DEAD:.0%} of an equal share of the right image's {slots.whole:.2f} nats/token, both if only this "
             "token is replaced with "
             f"another image's and if only this token is kept; the information is in {_listed(alive)}",

@@ -24,7 +24,7 @@ from eyechart.results import Finding
 _SIDE = 16
 # measured: benchmarks/threads.py on healthy set-ups of Trainer, TRL and a loop: 0 of 25
 _VISIBLE = 4.0
-"""Pictures whose mean difference is at least this (of 255, after shrinking) cannot have equal pixels."""
+"""Pictures whose mean difference is above this (of 255, after shrinking) cannot have equal pixels."""
 # measured: benchmarks/threads.py on healthy set-ups of Trainer, TRL and a loop: 0 of 25
 _RATIO = 1.2
 """Pictures whose aspect ratios differ by more than this cannot have equal pixels at their native resolution."""

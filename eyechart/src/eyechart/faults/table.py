@@ -53,7 +53,7 @@ FAULTS: dict[str, Fault] = {
     "placeholder-in-caption": Fault("error", "a caption contains an image token", by_share=True),
     "placeholder-count": Fault("error", "image positions and visual tokens differ in number"),
     "special-token-is-eos": Fault("warning", "a delimiter of the image block has the same embedding as the EOS token"),
-    "delimiters-alike": Fault("warning", "start and end of the image block have one and the same embedding"),
+    "delimiters-alike": Fault("warning", "start and end of the image block have the same embedding"),
     "template-unstable": Fault("error", "the prompt alone is not a prefix of prompt and answer"),
     "image-truncated": Fault("error", "max_seq_len cuts into the image block"),
     "answer-truncated": Fault("error", "max_seq_len cuts captions or their end", by_share=True),
@@ -230,7 +230,7 @@ for _effect, _causes in _SHOWN_AT_OPENING.items():
 
 
 def finding(code: str, message: str, fix: str, severity: Severity | None = None, **evidence: object) -> Finding:
-    """Make a finding for a fault of the table; `evidence` holds the numbers that the message is based on.
+    """Make a finding for a fault of the table; `evidence` contains the numbers on which the message is based.
 
     Args:
         code: a key of `FAULTS`.

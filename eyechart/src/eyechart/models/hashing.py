@@ -122,7 +122,7 @@ def _names(file: Path) -> list[str]:
 
 
 def _hash_in_file(file: Path, name: str) -> tuple[tuple[int, ...], str] | None:
-    """Return shape and hash of a tensor in a file; None if it cannot be read or does not hold floating-point values."""
+    """Return shape and hash of a tensor in a file; None if it cannot be read or is not a floating-point tensor."""
     try:
         with safe_open(file, framework="pt") as tensors:
             tensor: Tensor = tensors.get_tensor(name)

@@ -213,7 +213,7 @@ def _judged(part: Part, source: Collated) -> Iterator[Finding]:
         some = "none" if len(part.unheld) == part.trainable else f"only {part.trainable - len(part.unheld)}"
         yield finding(
             "no-gradient",
-            f"the {part.name} is trainable, and the optimizer holds {some} of its {part.trainable} tensors (missing: "
+            f"the {part.name} is trainable, but {some} of its {part.trainable} tensors are in the optimizer (missing: "
             f"{part.unheld[0]}), so the others never change",
             "make the optimizer after setting requires_grad, and give it every trainable parameter",
             part=part.name.value,

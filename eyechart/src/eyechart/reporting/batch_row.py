@@ -36,7 +36,7 @@ class Stretch:
     """Consecutive positions of one kind."""
 
     kind: Kind
-    """What they hold."""
+    """The content of these positions."""
     text: str
     """The decoded tokens; for images and padding, a text with the number of positions."""
     labelled: bool

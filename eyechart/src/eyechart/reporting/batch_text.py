@@ -57,7 +57,7 @@ _ANSWERS = {
 
 def batch_text(findings: list[Finding], facts: BatchFacts, unchecked: list[Unchecked]) -> str:
     """Return the text that `print` shows, about one screen."""
-    lines = [*_findings(findings), *wrapped(f"Looked at: {looked_at(facts)}", 0)]
+    lines = [*_findings(findings), *wrapped(f"Checked: {looked_at(facts)}", 0)]
     lines += [line for sentence in not_checked(unchecked) for line in wrapped(sentence, 0)]
     return "\n".join(lines)
 

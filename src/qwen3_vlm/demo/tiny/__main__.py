@@ -140,7 +140,7 @@ def make_for_file(options: Options, data: Path, image_root: Path, output: Path) 
     _report("words of the caption written when the notes name them", read)
     words = content_words(captions)
     if not words:
-        _say("no word distinguishes these captions: the tower keeps random layers and will carry little information")
+        _say("no word distinguishes these captions: the tower keeps random layers and is of little use")
     eye, seen = tower_captions.train(rows.pixels, captions, words, options.steps)
     _report(f"words of the caption recognised by the tower ({len(words)} learnt)", seen)
     language.save(model, tokenizer, output / "llm")

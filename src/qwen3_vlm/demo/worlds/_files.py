@@ -74,10 +74,12 @@ def is_made(folder: Path, stamp: Mapping[str, object]) -> bool:
     try:
         found = json.loads(stamp_file.read_text(encoding="utf-8"))
     except ValueError as broken:
-        raise ValueError(f"{stamp_file} is not readable JSON ({broken}): delete {folder}, it is made again") from None
+        raise ValueError(
+            f"{stamp_file} is not readable JSON ({broken}): delete {folder}, and it will be made again"
+        ) from None
     if found != dict(stamp):
         raise ValueError(
-            f"{folder} was made with {found}, expected {dict(stamp)}: delete it, so that it is made again, or use "
+            f"{folder} was made with {found}, expected {dict(stamp)}: delete it, and it will be made again, or use "
             "another folder"
         )
     return True
