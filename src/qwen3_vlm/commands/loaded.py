@@ -220,7 +220,7 @@ def run_config(config: Path | None, checkpoint: Path | None, overrides: Sequence
     """Return the config that was given to a command, or the one that its checkpoint was trained with.
 
     Raises:
-        ValueError: neither a config nor a checkpoint is given, or it cannot be read.
+        ValueError: neither a config nor a checkpoint is given, or the file cannot be read.
     """
     if config is not None:
         return load_config(config, overrides)

@@ -109,7 +109,7 @@ def prune_checkpoints(folder: Path, keep_last: int | None, keep_every: int | Non
 
 
 def load_checkpoint(path: Path) -> Payload:
-    """Read a checkpoint without running anything in it.
+    """Read a checkpoint without running code in it.
 
     Raises:
         NamedInputError: `file-damaged`: bytes of the file have changed since it was saved.

@@ -176,7 +176,7 @@ def _load(name: str | Path, settings: ScoreSettings) -> ScorerOfBatches:
     # Imported where it is used: transformers takes seconds to load, and a user's scorer does not need it.
     try:
         from eyechart.models.loading import load_model
-    except ImportError as error:  # transformers tries to import a torchvision that is there
+    except ImportError as error:  # raised if a broken torchvision is installed
         from eyechart.processors.pillow import torchvision_problem
 
         raise InputError(

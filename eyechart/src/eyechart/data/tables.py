@@ -65,7 +65,7 @@ class _Table:
         try:
             self._table, self._schema, self._empty = _read_parquet(path) if parquet else _read_arrow(path)
             self._lists = _lists_of_bytes(path, self._schema, self._table.column_names)
-        except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:  # names of columns that are cut off
+        except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:  # also of a truncated name
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             kind = "Parquet" if parquet else "Arrow"
             raise InputError(f"{path}: not a readable {kind} file ({first})", "copy or download it again") from error

@@ -82,7 +82,7 @@ def _not_accepted(evidence: BatchEvidence) -> Iterator[Finding]:
     elif key not in evidence.accepted:
         yield finding(
             "pixels-unused",
-            f"the batch has its pixels under {key!r}, which the forward of the model does not accept",
+            f"the batch has its pixels under {key!r}, which the model's forward pass does not accept",
             "load the model with AutoModelForImageTextToText, and use the processor of the same checkpoint",
             key=key,
         )

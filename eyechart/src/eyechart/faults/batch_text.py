@@ -67,8 +67,8 @@ def _mask(evidence: BatchEvidence) -> Iterator[Finding]:
             "image-masked",
             f"{rows_in_words(hidden_images)}: attention_mask is 0 at {count} of {total} image positions, so the answer "
             "cannot see them",
-            "make the mask from lengths, or take the processor's; an id that also serves as padding must not be "
-            "hidden by id",
+            "make the mask from lengths, or use the processor's mask; if images and padding have the same id, do not "
+            "mask by id",
             rows=hidden_images,
             positions=count,
         )

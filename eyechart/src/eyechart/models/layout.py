@@ -22,7 +22,7 @@ from eyechart.seam import VisualTokens
 
 _NOT_HANDED_ON = ("last_hidden_state", "hidden_states", "attentions", "vision_outputs", "qformer_outputs")
 """Outputs of the vision tower. If there is also a `pooler_output`, the language model uses only that one, and these are
-replaced by None. A model that uses one of them nevertheless fails with an error, and is refused."""
+replaced by None. If a model does use one of them, it fails with an error and is refused."""
 
 
 class LayoutError(Exception):

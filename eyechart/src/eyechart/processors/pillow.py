@@ -130,7 +130,7 @@ def _image_processor(name: str, why: str) -> ImageProcessingMixin:
             "save the model's image processor in its folder",
         )
     base = str(given).replace("FeatureExtractor", "ImageProcessor").removesuffix("Pil").removesuffix("Fast")
-    # A few image processors have only a Pillow variant, which then has the plain name (Emu3, Video-LLaVA).
+    # If an image processor has only a Pillow variant, its class name has no suffix (Emu3, Video-LLaVA).
     only_pillow = {names["pil"] for names in IMAGE_PROCESSOR_MAPPING_NAMES.values() if names and "pil" in names}
     kind = getattr(transformers, base if base in only_pillow else f"{base}Pil", None)
     if kind is None or getattr(kind, "is_dummy", False):

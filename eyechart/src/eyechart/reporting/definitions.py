@@ -40,9 +40,9 @@ DEFINITIONS: dict[str, Definition] = {
         "Loss of a unigram (check 0)",
         "The loss of a predictor that knows only how often each token occurs in the training captions, with one "
         "added to every count. Without training captions, the scored captions of other images are counted. A "
-        "model that reads the captions is better than that with 99% confidence, with the right picture or without "
-        "any. If it is not, the language model has the wrong tokenizer or never learnt such text, and there is no "
-        "PASS.",
+        "model that reads the captions has a lower loss than this predictor, with 99% confidence, with the right "
+        "picture or without any. Otherwise the language model has the wrong tokenizer or never learnt such text, "
+        "and there is no PASS.",
     ),
     "own-better": Definition(
         "Own better",

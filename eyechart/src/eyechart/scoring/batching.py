@@ -18,7 +18,7 @@ from eyechart.seam import IGNORE_INDEX, Batch, CollateStats, Reject, Sample
 
 
 def collate(items: Sequence[Sample | Reject], pad_id: int = 0) -> Batch:
-    """Combine samples in their order.
+    """Combine samples into a batch, in their order.
 
     Args:
         items: the samples and rejects that the data set returned for the batch's rows. Samples without image positions
