@@ -166,7 +166,7 @@ def _same(now: object, then: object) -> bool:
 
 def clear_folder(folder: Path, resumption: Resumption | None, overwrite: bool) -> None:
     """Delete incomplete files; if an earlier run is overwritten, delete all of its files."""
-    # [Contract] Temporary files of an atomic write begin with a dot and the name of the file they are for.
+    # [Contract] The name of a temporary file of an atomic write begins with a dot and the name of the target file.
     for pattern in (*_OF_A_RUN, "config.yaml", "split.json"):
         for path in folder.glob(f".{pattern}.*"):
             path.unlink()

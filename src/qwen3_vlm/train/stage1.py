@@ -127,7 +127,8 @@ def _start(config: Config, accelerator: Accelerator, resumption: Resumption | No
         restore(run, resumption)
         verify(run, resumption)
     else:
-        # Nothing uses the global generator now. If something does later, a run will still depend only on its seed.
+        # The global generator is not used at present. It is seeded so that a run depends only on its seed if this
+        # changes.
         torch.manual_seed(config.seed)
     if wants_cache(config.data, vlm, len(prepared.train) + len(prepared.eval), run.folder):
         hidden = not accelerator.is_main_process

@@ -34,7 +34,7 @@ _ENOUGH = 64
 """Number of samples below which a weak association is not detected."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _MANY = 100
-"""If at least this many samples show no association, this alone justifies a warning."""
+"""With at least this many samples, a missing association alone is enough for a warning."""
 # size: shuffles of the permutation test
 _SHUFFLES = 200
 # size: parts of the file, and samples in each

@@ -260,8 +260,8 @@ def _level(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
             f"without any ({text:.2f}; guessing among {known.vocabulary} tokens costs {guess:.2f}), though labels are "
             "shifted by one as they should be: the language model was never trained on text like this (another "
             "language, another case), its tokenizer is another model's, or its weights are not trained",
-            "score captions in the language and the case that the language model knows; if they are, name a language "
-            "model in model.llm whose weights load completely, with the tokenizer that belongs to it",
+            "score captions in the language and the case that the language model knows; if they already are, set "
+            "model.llm to a model whose weights load completely, with the tokenizer that belongs to it",
             losses=losses,
             guess=guess,
         )

@@ -222,8 +222,7 @@ _SHOWN_AT_OPENING: dict[str, tuple[str, ...]] = {
     "captions-unread": ("tokenizer-changed", "backbone-changed"),
     "non-finite": ("file-damaged",),
 }
-"""Maps each effect that is seen when a checkpoint is opened to its possible causes: the stages that a checkpoint's
-evidence names, and the faults that a stage can be an effect of."""
+"""For each fault that is detected when a checkpoint is opened, the faults that can have caused it."""
 for _effect, _causes in _SHOWN_AT_OPENING.items():
     for _cause in _causes:
         EXPLAINS[_cause] = (*EXPLAINS.get(_cause, ()), _effect)

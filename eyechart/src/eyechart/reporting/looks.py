@@ -9,7 +9,7 @@ from eyechart.verdict.onset import last_ruled_out, onset
 
 
 def look_line(look: Look) -> str:
-    """Return one look as the line that a run prints."""
+    """Return the line that a run prints about a look."""
     share = "" if look.r_at_1 is None else f" | own picture first of {look.k}: {look.r_at_1:.0%}"
     return (
         f"look at step {look.step} | loss {look.correct:.3f} | wrong picture {look.gap_shuffled:+.3f}{_bounds(look)} "

@@ -23,7 +23,7 @@ _CONDITIONS = ("correct", "shuffled", "zero")
 
 
 class Looking:
-    """The rows that all looks of a training run score, adapted once to the scoring seam."""
+    """The rows that every look of a training run scores; they are prepared once."""
 
     def __init__(
         self, model: nn.Module, batches: Sequence[Mapping[str, Any]], processor: Any, looks: int, seed: int

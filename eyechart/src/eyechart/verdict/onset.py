@@ -1,4 +1,4 @@
-"""The rule, for page and terminal, for when a connector begins to use the picture. It only uses standings.
+"""Finds the look at which a connector begins to use the picture, from standings alone, for page and terminal.
 
 Error rate: the lower bound of each look has the confidence 1 - 0.01/(looks of the run). By the union bound, nominally
 at most 1% of runs report a look whose true gap is not above the margin, even if the looks are dependent. If a run is
