@@ -114,7 +114,7 @@ def test_many_images_are_counted_and_unknown_forms_are_named(saved: Saved) -> No
     assert len(shown) == 13 and shown[-1].caption == "and 8 more" and not shown[-1].source
     qwen = made(saved, "qwen2_5_vl")
     (unknown,) = thumbnails(gather(healthy(qwen), None, qwen.config, None), 0)
-    assert not unknown.source and "not known" in unknown.caption
+    assert not unknown.source and "unknown form" in unknown.caption
 
 
 def test_the_page_shows_thumbnails_and_labels_in_colours(saved: Saved, tmp_path: Path) -> None:

@@ -286,7 +286,7 @@ def test_a_row_with_fewer_image_positions_than_features_is_named(saved: Saved) -
         return own(part)
 
     scorer.door.take = takes_less  # type: ignore[method-assign]
-    with pytest.raises(InputError, match="image features of row 1 are not understood: 3 image features"):
+    with pytest.raises(InputError, match="image features of row 1 have an unexpected form: 3 image features"):
         scorer.encode(batch)
 
 

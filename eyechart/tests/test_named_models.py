@@ -173,7 +173,7 @@ def test_a_processor_whose_image_inputs_depend_on_the_prompt_is_refused(
         return made
 
     monkeypatch.setattr(kind, "__call__", with_prompt)
-    with pytest.raises(ValueError, match=r"what it makes of an image depends on the prompt \(pixel_values\)"):
+    with pytest.raises(ValueError, match=r"its inputs for an image depend on the prompt \(pixel_values\)"):
         load_model(str(saved.folder("llava")), settings())
 
 

@@ -55,7 +55,7 @@ _SENTENCES: dict[RemarkCode, str] = {
     "other-door-failed": "Another way to replace image features was tried and not used: {reason}.",
     "self-tests-of-pixels": "Passed before scoring: other images in between change no loss; no label depends on the "
     "tokens after it.",
-    "answers-only": "Only answer tokens are scored. The trainer also labels {other_labels} other tokens.",
+    "answers-only": "Only answer tokens are scored, although the trainer also labels {other_labels} other tokens.",
     "answers-by-labels": "No chat template marks the answers, so all labelled tokens but image positions are scored, "
     "prompts among them if they are labelled; pass processor= to find the answers.",
     "text-only-rows": "Rows without image positions are not scored: {rows}.",
