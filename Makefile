@@ -11,7 +11,7 @@ PYTHON = $(shell for candidate in python3.11 python3.12 python3 python; do \
 	>/dev/null 2>&1 && { command -v "$$candidate"; break; }; done)
 
 .PHONY: help trial test lint wheels test-wheels pages \
-	bench bench-coverage bench-looks bench-memory bench-kill bench-fuzz bench-faults bench-thresholds bench-live \
+	bench bench-coverage bench-looks bench-looks-cost bench-memory bench-kill bench-fuzz bench-faults bench-thresholds bench-live \
 	bench-golden bench-stacks bench-models bench-threads
 
 help: ## this list
@@ -51,6 +51,9 @@ bench-coverage: $(VENV)/.run-ready ## do the 95% intervals hold the truth 95% of
 
 bench-looks: $(VENV)/.run-ready ## how often does a run say falsely that it begins to look: 5,000 simulated runs
 	$(BIN)/python benchmarks/looks_error.py --runs 5000
+
+bench-looks-cost: $(VENV)/.dev-ready ## what checks, looks and the final score cost in a training of 1,000 steps
+	PYTHONPATH=eyechart/tests $(BIN)/python benchmarks/looks_cost.py
 
 bench-memory: $(VENV)/.dev-ready ## anonymous memory at 500 and at 10,000 samples, training and check 1
 	$(BIN)/python benchmarks/memory.py

@@ -282,9 +282,11 @@ def test_attach_refuses_what_takes_no_callbacks() -> None:
 
 
 def test_looks_are_at_the_first_step_and_then_each_at_twice_the_one_before() -> None:
-    assert look_steps("log", 1000) == [1, 32, 63, 125, 250, 500, 1000]
-    assert look_steps(300, 1000) == [300, 600, 900]
-    assert look_steps("off", 1000) == []
+    assert look_steps("log", 1000, 10**6) == [1, 32, 63, 125, 250, 500, 1000]
+    assert look_steps("log", 1000, 4000) == [1, 250, 500, 1000]
+    assert look_steps("log", 20, 80) == [1, 20]
+    assert look_steps(300, 1000, 80) == [300, 600, 900]
+    assert look_steps("off", 1000, 10**6) == []
 
 
 def test_watch_reports_that_images_arrive_and_change_the_output(

@@ -469,7 +469,8 @@ class Look(_Model):
     correct: float
     """Loss with the right picture, in nats per label token."""
     gap_shuffled: float
-    gap_zero: float
+    gap_zero: float | None = None
+    """None if zeros were not scored."""
     se_shuffled: float | None = None
     """Standard error of `gap_shuffled`, dyadic; None if undefined."""
     se_zero: float | None = None

@@ -214,20 +214,17 @@ def never_opened(looks: Sequence[Look], learnt: Callable[[], bool]) -> list[Find
     closed = before.shuffled == last.shuffled == "ruled out"
     if not closed or before.zero != last.zero or last.zero == "open":
         return []
-    constant = last.zero == "costs" and learnt()
+    constant, zeros = last.zero == "costs" and learnt(), last.gap_zero
+    assert zeros is not None, "the looks of a run score zeros"
     if constant:
-        shown = (
-            f"though zeroed visual tokens cost {last.gap_zero:+.4f}: the visual tokens act nearly as one fixed prompt"
-        )
+        shown = f"though zeroed visual tokens cost {zeros:+.4f}: the visual tokens act nearly as one fixed prompt"
     elif last.zero == "costs":
         shown = (
-            f"and though zeroed visual tokens cost {last.gap_zero:+.4f}, those of newly initialised connectors are not "
+            f"and though zeroed visual tokens cost {zeros:+.4f}, those of newly initialised connectors are not "
             "shown to be worse: nothing that the connector learnt is visible yet"
         )
     else:
-        shown = (
-            f"and that zeroed visual tokens cost anything ({last.gap_zero:+.4f}): the visual tokens are not used yet"
-        )
+        shown = f"and that zeroed visual tokens cost anything ({zeros:+.4f}): the visual tokens are not used yet"
     return [
         finding(
             "constant-prompt" if constant else "under-trained",
@@ -241,7 +238,7 @@ def never_opened(looks: Sequence[Look], learnt: Callable[[], bool]) -> list[Find
             + f", then {_next_run(looks)}",
             "warning" if constant else "note",
             gaps_shuffled=[round(look.gap_shuffled, 4) for look in looks],
-            gap_zero=last.gap_zero,
+            gap_zero=zeros,
             step=last.step,
         )
     ]

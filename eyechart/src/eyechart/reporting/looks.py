@@ -11,9 +11,10 @@ from eyechart.verdict.onset import last_ruled_out, onset
 def look_line(look: Look) -> str:
     """Return the line that a run prints about a look."""
     share = "" if look.r_at_1 is None else f" | own picture first of {look.k}: {look.r_at_1:.0%}"
+    zeros = "" if look.gap_zero is None else f" | zeros {look.gap_zero:+.3f} {look.zero}"
     return (
         f"look at step {look.step} | loss {look.correct:.3f} | wrong picture {look.gap_shuffled:+.3f}{_bounds(look)} "
-        f"{look.shuffled} | zeros {look.gap_zero:+.3f} {look.zero}{share}"
+        f"{look.shuffled}{zeros}{share}"
     )
 
 
@@ -22,10 +23,9 @@ def read_onset(looks: Sequence[Look]) -> str:
     if not looks:
         return ""
     last = looks[-1]
-    seen = (
-        f"at step {last.step:,} a wrong picture costs {last.gap_shuffled:+.3f}{_bounds(last)} nats per token, zeros "
-        f"cost {last.gap_zero:+.3f}"
-    )
+    seen = f"at step {last.step:,} a wrong picture costs {last.gap_shuffled:+.3f}{_bounds(last)} nats per token"
+    if last.gap_zero is not None:
+        seen += f", zeros cost {last.gap_zero:+.3f}"
     if last.r_at_1 is not None:
         seen += f", and {last.r_at_1:.0%} of captions are likeliest with their own among {last.k} pictures"
         seen += f" (guessing: {1 / last.k:.0%})"

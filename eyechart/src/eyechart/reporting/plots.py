@@ -153,7 +153,9 @@ def training_gaps(looks: Sequence[Look], alt: str, name: str) -> Markup:
             if look.lower_shuffled is not None and look.upper_shuffled is not None:
                 axes.plot([look.step] * 2, [look.lower_shuffled, look.upper_shuffled], color=BLUE, lw=1.6, alpha=0.5)
         axes.plot(steps, [look.gap_shuffled for look in looks], "o-", color=BLUE, ms=4, label="shuffled")
-        axes.plot(steps, [look.gap_zero for look in looks], "s--", color=ORANGE, ms=4, label="zero")
+        zeros = [look.gap_zero for look in looks if look.gap_zero is not None]
+        if len(zeros) == len(looks):
+            axes.plot(steps, zeros, "s--", color=ORANGE, ms=4, label="zero")
         _over_steps(axes, looks)
         axes.set_ylabel("gap, nats per token")
         return as_svg(figure, alt, name)

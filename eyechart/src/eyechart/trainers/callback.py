@@ -51,7 +51,10 @@ from eyechart.trainers.looking import Looking
 
 T = TypeVar("T")
 
-_MOST_LOOKS = 7
+_FEWEST_LOOKS, _MOST_LOOKS = 2, 7
+_ROWS_PER_LOOK = 1000
+"""Trained rows per look: a look scores 16 rows twice, so that looks take less than 2% of a training of 1,000 steps
+(`benchmarks/looks_cost.py`)."""
 _FEWEST, _MOST = 4, 8
 """Smallest and largest number of rows checked before the first step; between them, it is the trainer's batch size."""
 _COMPARED = 16
@@ -63,8 +66,8 @@ class Watching:
     """How a training is watched."""
 
     looks: Literal["log", "off"] | int = "log"
-    """When to look: `log` for at most 7 looks, each at twice the step of the one before; a number N for a look every N
-    steps; `off` for none."""
+    """When to look. `log`: 2 to 7 looks, one per 1,000 trained rows, at the first step and then each at twice the step
+    of the one before, up to the last step. A number: a look every so many steps. `off`: never."""
     samples: int = 16
     """Number of rows per look."""
     score: int = 100
@@ -127,7 +130,8 @@ class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it 
         self._speaks = bool(state.is_world_process_zero)
         self._model, loader = unwrapped(handed["model"]), handed.get("train_dataloader")
         self._processor = self._processor or handed.get("processing_class")
-        self._steps = look_steps(self.watching.looks, int(state.max_steps))
+        rows = int(state.max_steps) * int(args.train_batch_size) * args.gradient_accumulation_steps * args.world_size
+        self._steps = look_steps(self.watching.looks, int(state.max_steps), rows)
         size = max(2, int(args.per_device_train_batch_size))
         training, collated = indexed(loader, "training"), None
         with unchanged(self._model):
@@ -259,12 +263,13 @@ class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it 
             say(line)
 
 
-def look_steps(looks: str | int, total: int) -> list[int]:
+def look_steps(looks: str | int, total: int, rows: int) -> list[int]:
     """Return the steps of a training at which to look.
 
     Args:
         looks: `log`, `off`, or the number of steps between looks.
         total: the last step.
+        rows: number of rows trained on over all steps. It limits the number of looks, and so what they cost.
 
     Returns:
         Steps in increasing order. With `log`, the first is step 1, and each next one is twice the step before.
@@ -273,7 +278,8 @@ def look_steps(looks: str | int, total: int) -> list[int]:
         return []
     if isinstance(looks, int):
         return list(range(looks, total + 1, looks))
-    return sorted({1, *(math.ceil(total / 2**halvings) for halvings in range(_MOST_LOOKS - 1))})
+    count = min(max(rows // _ROWS_PER_LOOK, _FEWEST_LOOKS), _MOST_LOOKS)
+    return sorted({1, *(math.ceil(total / 2**halvings) for halvings in range(count - 1))})
 
 
 def _kept(batch: Mapping[str, Any]) -> dict[str, Any]:

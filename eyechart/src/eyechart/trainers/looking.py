@@ -1,4 +1,4 @@
-"""Looks during a training run of another stack: a few rows are scored with right pictures, wrong ones and zeros."""
+"""Looks inside the training of another stack: a few rows are scored with their own and with wrong pictures."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from eyechart.scoring.summary import Scores
 from eyechart.seam import Batch
 from eyechart.settings import AblationSettings
 from eyechart.verdict.standing import shared_level, stand_gap
-from eyechart.verdict.statistics import Estimate, Pairs, clusters_of, estimate
+from eyechart.verdict.statistics import Estimate, Pairs, clusters_of
 
-_CONDITIONS = ("correct", "shuffled", "zero")
+_CONDITIONS = ("correct", "shuffled")
 
 
 class Looking:
@@ -40,7 +40,7 @@ class Looking:
         Raises:
             ValueError: the batches or the model cannot be scored; the message is one line.
         """
-        self._scorer = open_live(model, batches, processor)
+        self._scorer = open_live(model, batches, processor).as_in_training()
         self._batches: list[Batch] = list(self._scorer.batches)
         self._level = shared_level(looks)
         self._settings, self._seed = AblationSettings(derangements=1), seed
@@ -57,35 +57,30 @@ class Looking:
             ablation, scores = ablate(self._scorer, self._batches, plan)
         correct = ablation.conditions["correct"].loss if "correct" in ablation.conditions else None
         if correct is None:
-            raise ValueError("a look needs rows with an image, an answer and finite losses; this one found none")
-        wrong, zero = gap_to(scores, "shuffled"), gap_to(scores, "zero")
-        if wrong is None or zero is None:
-            raise ValueError(f"a look needs two rows with different images and answers; these {len(scores)} have none")
+            raise ValueError("a look needs rows with an image and an answer, and finite losses; this one found none")
+        wrong = gap_to_shuffled(scores)
+        if wrong is None:
+            raise ValueError(f"a look needs two rows with other images and other answers, among {len(scores)} rows")
         stood = stand_gap(wrong, self._settings.margin_shuffled, self._level, self._level)
         return Look(
             step=step,
             correct=correct,
             gap_shuffled=wrong.gap,
-            gap_zero=zero.gap,
             se_shuffled=wrong.se,
-            se_zero=zero.se,
             shuffled=stood.standing,
-            zero=stand_gap(zero, 0.0, self._level, self._level).standing,
             lower_shuffled=stood.lower,
             upper_shuffled=stood.upper,
             seconds=time.monotonic() - began,
         )
 
 
-def gap_to(scores: Scores, name: str) -> Estimate | None:
-    """Return the gap of a condition to `correct`; None if it was not scored."""
+def gap_to_shuffled(scores: Scores) -> Estimate | None:
+    """Return the gap between wrong and own pictures; None if no row was scored with a wrong one."""
     found = list(scores)
-    if not found or name not in found[0].nll:
+    if not found or "shuffled" not in found[0].nll:
         return None
     tokens_S = np.array([len(score.label_ids_T) for score in found], dtype=np.int64)
     images_S = clusters_of([score.image_hash for score in found])
     own_S = np.array([score.nll["correct"][0].sum() for score in found])
-    differences_SR = np.array([[nll_T.sum() for nll_T in score.nll[name]] for score in found]) - own_S[:, None]
-    if name == "shuffled":
-        return Pairs.of(differences_SR, tokens_S, images_S, scores.donors_SR).estimate()
-    return estimate(differences_SR, tokens_S, images_S)
+    differences_SR = np.array([[nll_T.sum() for nll_T in score.nll["shuffled"]] for score in found]) - own_S[:, None]
+    return Pairs.of(differences_SR, tokens_S, images_S, scores.donors_SR).estimate()
