@@ -12,17 +12,16 @@ ENV PIP_NO_CACHE_DIR=1 \
 RUN useradd --create-home --uid 1000 --user-group app
 WORKDIR /workspace/qwen3-vlm
 
-# Dependencies first: they change less often than the code, and a layer that did not change is not built again.
-COPY --chown=app:app constraints.txt pyproject.toml README.md LICENSE ./
-COPY --chown=app:app src/qwen3_vlm/__init__.py src/qwen3_vlm/__init__.py
-COPY --chown=app:app eyechart/pyproject.toml eyechart/README.md eyechart/LICENSE eyechart/
-COPY --chown=app:app eyechart/src/eyechart/__init__.py eyechart/src/eyechart/__init__.py
+# Dependencies first: they change less often than the code, and a layer that did not change is not built again. All have
+# the hashes of the lock but torch, which brings CUDA libraries that fit this machine.
+COPY --chown=app:app constraints.txt ./
+COPY --chown=app:app locks/run.txt locks/run.txt
 RUN python -m venv /opt/venv \
-    && /opt/venv/bin/pip install -c constraints.txt ./eyechart '.[worlds]' \
-    && /opt/venv/bin/pip uninstall -y eyechart qwen3-vlm
+    && /opt/venv/bin/pip install --require-hashes --no-deps -r locks/run.txt \
+    && /opt/venv/bin/pip install -c constraints.txt torch
 
 COPY --chown=app:app . .
-RUN /opt/venv/bin/pip install --no-deps -e eyechart -e . \
+RUN /opt/venv/bin/pip install --no-deps --no-build-isolation -e eyechart -e . \
     && mkdir -p data outputs /home/app/.cache/huggingface \
     && chown -R app:app /workspace/qwen3-vlm /home/app
 

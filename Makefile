@@ -11,8 +11,8 @@ PYTHON = $(shell for candidate in python3.11 python3.12 python3 python; do \
 	>/dev/null 2>&1 && { command -v "$$candidate"; break; }; done)
 
 .PHONY: help trial test lint wheels test-wheels pages \
-	bench bench-coverage bench-looks bench-looks-cost bench-memory bench-kill bench-fuzz bench-faults bench-thresholds bench-live \
-	bench-golden bench-stacks bench-models bench-threads
+	bench bench-coverage bench-looks bench-memory bench-kill bench-fuzz bench-faults bench-thresholds bench-live \
+	bench-golden bench-stacks bench-models bench-threads lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,7 +33,7 @@ lint: $(VENV)/.dev-ready ## ruff, format, mypy and the import contracts, for bot
 # Leftovers of an earlier build would end up in the wheels.
 wheels: $(VENV)/.run-ready ## dist/: the wheels of eyechart and qwen3-vlm
 	rm -rf build eyechart/build dist
-	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist ./eyechart .
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist ./eyechart .
 
 test-wheels: wheels ## the wheels in a clean environment and an empty folder: the trial ends in PASS
 	.ci/wheels "$(PYTHON)"
@@ -91,17 +91,29 @@ bench-models: $(VENV)/.dev-ready ## every image-text-to-text type at tiny width 
 THREADS := outputs/threads-packages
 bench-threads: $(VENV)/.dev-ready ## public threads made again in Trainer, TRL and a loop; writes docs/threads.md
 	test -d $(THREADS)/trl || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
-		--target $(THREADS) -r .ci/threads.txt
+		--target $(THREADS) --require-hashes -r locks/threads.txt
 	PYTHONPATH=eyechart/tests:$(THREADS) $(BIN)/python benchmarks/threads.py
 
-# constraints.txt pins what was tested. Its torch takes a CPU build where pip has one at hand.
-$(VENV)/.run-ready: pyproject.toml eyechart/pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e eyechart -e '.[worlds]'
+# Everything comes in the versions and with the hashes of locks/*.txt. The exception is torch: its CPU builds differ from
+# machine to machine, so only its version is fixed, and on a machine with a GPU it brings its own CUDA libraries.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LOCKS := pyproject.toml eyechart/pyproject.toml constraints.txt locks/run.txt locks/dev.txt
+OURS := --no-deps --no-build-isolation -e eyechart -e .
+
+$(VENV)/.run-ready: $(LOCKS) | $(VENV)/bin/python
+	$(PIP) --require-hashes --no-deps -r locks/run.txt
+	$(PIP) -c constraints.txt torch
+	$(PIP) $(OURS)
 	@touch $@
 
-$(VENV)/.dev-ready: pyproject.toml eyechart/pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e eyechart -e '.[dev]'
+$(VENV)/.dev-ready: $(LOCKS) | $(VENV)/bin/python
+	$(PIP) --require-hashes --no-deps -r locks/dev.txt
+	$(PIP) -c constraints.txt torch
+	$(PIP) $(OURS)
 	@touch $@ $(VENV)/.run-ready
+
+lock: ## locks/*.txt: constraints.txt and .ci/*.txt with the hashes of every file; read the diff
+	.ci/lock "$(PYTHON)"
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: expected Python 3.11 or 3.12 with venv on the PATH, found neither;" \
