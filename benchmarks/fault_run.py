@@ -20,10 +20,12 @@ from fault_site import Case, Site
 from fault_table import Row
 from qwen3_vlm import ablate
 from qwen3_vlm.cli import main as command
+from qwen3_vlm.commands.trial import trial
 from qwen3_vlm.train.checkpoint import find_checkpoints
 from qwen3_vlm.train.stage1 import train
 
 Findings = list[tuple[str, str]]
+_CONDITIONS = "runbook,no-image"
 
 
 @dataclass
@@ -48,7 +50,7 @@ class _Scored:
     findings: Findings = field(default_factory=list)
 
 
-def run_case(case: Case, site: Site, trained_before: Path | None = None) -> Row:
+def run_case(case: Case, site: Site, trained_before: Path | None = None, tries: bool = True) -> Row:
     """Set up a case, run it with its change applied in the right phases, and collect the tool's output.
 
     The commands are run in the order of a user. If training was refused or stopped with findings, these are used;
@@ -58,6 +60,7 @@ def run_case(case: Case, site: Site, trained_before: Path | None = None) -> Row:
         case: the case to run.
         site: its empty folder.
         trained_before: output_dir of an earlier training of this case. If given, the case is not trained again.
+        tries: whether to run `trial` as well, if something was trained.
     """
     began = time.process_time()
     case.set_up(site)
@@ -70,6 +73,7 @@ def run_case(case: Case, site: Site, trained_before: Path | None = None) -> Row:
     if case.where != "evaluation":
         site.checkpoint = next(iter(reversed(find_checkpoints(site.run))), None)
     scored, diagnosed, diagnosing = _Scored(why=trained.message or trained.crash), _Said(), 0.0
+    tried = _Scored()
     with _in_evaluation(case):
         if site.checkpoint is not None:
             scored = _ablate(site)
@@ -77,6 +81,8 @@ def run_case(case: Case, site: Site, trained_before: Path | None = None) -> Row:
             asked = time.process_time()
             diagnosed = _diagnose(site)
             diagnosing = time.process_time() - asked
+        if tries and site.checkpoint is not None and case.where != "evaluation":
+            tried = _trial(site)
     stopped = trained.findings or (trained.message and not diagnosed.findings)
     said = trained if stopped else diagnosed
     return Row(
@@ -91,6 +97,9 @@ def run_case(case: Case, site: Site, trained_before: Path | None = None) -> Row:
         ablated=scored.verdict,
         ablate_findings=scored.findings,
         diagnose_findings=diagnosed.findings,
+        tried=tried.verdict,
+        tried_why=tried.why,
+        trial_findings=tried.findings,
         ours=said.how,
         findings=said.findings,
         message=said.message,
@@ -140,12 +149,25 @@ def _ablate(site: Site) -> _Scored:
     assert site.checkpoint is not None
     try:
         with _quiet():
-            results = ablate(site.checkpoint, site.config(), conditions="runbook,no-image")
+            results = ablate(site.checkpoint, site.config(), conditions=_CONDITIONS)
     except Exception as error:  # noqa: BLE001
         return _Scored(why=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
     assert results.ablation is not None
     first = results.ablation.reasons[0].code if results.ablation.reasons else ""
     return _Scored(results.ablation.verdict, first, results.verdict, _pairs(results.diagnosis))
+
+
+def _trial(site: Site) -> _Scored:
+    """Run `qwen3-vlm trial --resume` on the finished run, which trains nothing more and judges it.
+
+    It runs last and with `--force`, which is recorded in the run's folder: nothing reads the run after it.
+    """
+    try:
+        with _quiet():
+            results = trial(site.config(), conditions=_CONDITIONS, resume=True, force=True)
+    except Exception as error:  # noqa: BLE001
+        return _Scored(why=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    return _Scored(verdict=results.verdict, findings=_pairs(results.diagnosis))
 
 
 def _diagnose(site: Site) -> _Said:

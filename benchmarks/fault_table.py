@@ -31,6 +31,13 @@ class Row:
     """(code, severity) of each finding of `ablate`."""
     diagnose_findings: list[tuple[str, str]] = field(default_factory=list)
     """(code, severity) of each finding of `diagnose` on the same checkpoint."""
+    tried: str = ""
+    """Overall verdict of `trial` on the finished run; empty if it could not run, if nothing was trained, or if
+    the set-up is healthy."""
+    tried_why: str = ""
+    """The error that ended `trial`."""
+    trial_findings: list[tuple[str, str]] = field(default_factory=list)
+    """(code, severity) of each finding of `trial`."""
     ours: str = ""
     """When the tool reported it: `refused` (before training), `stopped` (during training), `diagnosed` (after it)."""
     findings: list[tuple[str, str]] = field(default_factory=list)
@@ -56,13 +63,20 @@ class Row:
 
     @property
     def agrees(self) -> bool:
-        """Whether `ablate` and `diagnose` report the same about a checkpoint that both could read."""
-        return not self.ablated or set(self.ablate_findings) == set(self.diagnose_findings)
+        """Whether `trial`, `ablate` and `diagnose` report the same about a checkpoint that they could read."""
+        return not self.differing
+
+    @property
+    def differing(self) -> list[tuple[str, str]]:
+        """Return the findings of `trial` and `ablate` that `diagnose` has not, and those that only it has."""
+        found = [set(self.ablate_findings)] * bool(self.ablated) + [set(self.trial_findings)] * bool(self.tried)
+        return sorted(set[tuple[str, str]]().union(*(each ^ set(self.diagnose_findings) for each in found)))
 
     @property
     def contradicts(self) -> bool:
-        """Whether `ablate` reports PASS together with an error."""
-        return self.ablated == "PASS" and any(severity == "error" for _, severity in self.ablate_findings)
+        """Whether `ablate` or `trial` reports PASS together with an error."""
+        both = ((self.ablated, self.ablate_findings), (self.tried, self.trial_findings))
+        return any(verdict == "PASS" and any(kind == "error" for _, kind in found) for verdict, found in both)
 
     @property
     def right(self) -> set[str]:
@@ -103,7 +117,7 @@ class Totals:
     healthy_four: Counter[str]
     crashes: int
     disagreeing: int
-    """Cases in which `ablate` and `diagnose` report different things about one checkpoint."""
+    """Cases in which `trial`, `ablate` and `diagnose` report different things about one checkpoint."""
     contradicting: int
     """Cases in which a PASS has an error among its findings."""
     seconds: float
@@ -177,8 +191,8 @@ so the results are not an estimate for other faults. Results on injected faults 
 | INCONCLUSIVE with them | {four[INCONCLUSIVE]} |
 | missed by them (PASS) | {four[PASS]} |
 | they could not run | {not_run} |
-| `ablate` says PASS beside an error | {total.contradicting} |
-| `ablate` and `diagnose` say different things (of all cases) | {total.disagreeing} |
+| `ablate` or `trial` says PASS beside an error | {total.contradicting} |
+| `trial`, `ablate` and `diagnose` say different things (of all cases) | {total.disagreeing} |
 
 | | {total.healthy} healthy set-ups |
 |---|---|

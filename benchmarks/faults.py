@@ -65,6 +65,8 @@ _OF_RUNS = (*TRAINING, *RATES, *RESUMING, *CHECKPOINTS, *OPENINGS)
 INJECTIONS = tuple(sorted((*_OF_DATA, *_OF_INPUTS, *_OF_MODELS, *_OF_RUNS), key=lambda case: _ORDER[case.code]))
 HEALTHY = (*SET_UPS, *HEALTHY_IMAGES, *HEALTHY_SETTINGS)
 CASES = {case.name: case for case in (*INJECTIONS, *HEALTHY)}
+FIRST = {case.code: case.name for case in reversed(INJECTIONS)}
+"""The first injection of each code."""
 assert len(CASES) == len(INJECTIONS) + len(HEALTHY), "two cases share a name"
 
 PAGE = Path("docs/fault-benchmark.md")
@@ -82,7 +84,7 @@ def _train_base(folder: Path, world: World) -> None:
     train_base(Site(base_folder(folder, world).parent, world, folder), SAVE_EVERY)
 
 
-def _run(folder: Path, name: str, reuse: bool, base: Path) -> None:
+def _run(folder: Path, name: str, reuse: bool, base: Path, tries: bool) -> None:
     """Run a case in this process, write its row, and keep its run in `trained/`."""
     torch.set_num_threads(1)
     case, place = CASES[name], folder / "cases" / name
@@ -91,7 +93,8 @@ def _run(folder: Path, name: str, reuse: bool, base: Path) -> None:
     kept = folder / "trained" / name
     before = kept if reuse and list(kept.glob("checkpoint_*.pt")) else None
     try:
-        row = run_case(case, Site(place, case.world, base_folder(base, case.world), alone=base != folder), before)
+        site = Site(place, case.world, base_folder(base, case.world), alone=base != folder)
+        row = run_case(case, site, before, tries)
     except Exception as error:  # noqa: BLE001 - reported as a row, so that the benchmark continues
         row = broken(case, f"benchmark: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
     write_atomic(folder / "rows" / f"{name}.json", json.dumps(asdict(row)))
@@ -106,7 +109,7 @@ def broken(case: Case, why: str) -> Row:
     return Row(case.name, case.code, case.how, case.where, case.world, list(case.also), crash=why)
 
 
-def run_all(folder: Path, names: list[str], reuse: bool, workers: int, base: Path) -> None:
+def run_all(folder: Path, names: list[str], reuse: bool, workers: int, base: Path, tried: set[str]) -> None:
     """Run the named cases, `workers` at a time; each row is added to cases.jsonl when its case ends.
 
     Args:
@@ -116,6 +119,7 @@ def run_all(folder: Path, names: list[str], reuse: bool, workers: int, base: Pat
         workers: processes at a time.
         base: folder of the healthy runs. If it is another folder, checkpoints are evaluated without the other files
             of their run.
+        tried: names of the cases in which `trial` runs as well.
     """
     context = multiprocessing.get_context("fork")
     worlds: list[World] = ["scenes", "digits"]
@@ -132,7 +136,7 @@ def run_all(folder: Path, names: list[str], reuse: bool, workers: int, base: Pat
         while waiting and len(running) < workers:
             name = waiting.pop(0)
             (folder / "rows" / f"{name}.json").unlink(missing_ok=True)
-            process = context.Process(target=_run, args=(folder, name, reuse, base))
+            process = context.Process(target=_run, args=(folder, name, reuse, base, name in tried))
             process.start()
             running[process.sentinel] = (name, process, time.monotonic())
         ended = wait(list(running), timeout=5.0)
@@ -163,8 +167,9 @@ def _keep(folder: Path, row: Row) -> None:
 def read_row(text: str) -> Row:
     """Read a row from JSON."""
     tree = json.loads(text)
-    kinds = ("findings", "ablate_findings", "diagnose_findings")
-    return Row(**{**tree, **{kind: [(code, severity) for code, severity in tree[kind]] for kind in kinds}})
+    kinds = ("findings", "ablate_findings", "diagnose_findings", "trial_findings")
+    pairs = {kind: [(code, severity) for code, severity in tree[kind]] for kind in kinds if kind in tree}
+    return Row(**{**tree, **pairs})
 
 
 def read_rows(folder: Path) -> dict[str, Row]:
@@ -185,7 +190,7 @@ def line(row: Row) -> str:
         state = "named" if row.named else "noticed" if row.noticed else "MISSED"
     said = ", ".join(f"{code}({severity[0]})" for code, severity in row.findings) or row.message[:120] or "-"
     crash = f"  CRASH {row.crash[-200:]}" if row.crash else ""
-    differs = "" if row.agrees else f"  DIFFERS ablate {sorted(set(row.ablate_findings) ^ set(row.diagnose_findings))}"
+    differs = "" if row.agrees else f"  DIFFERS {row.differing}"
     crash += differs + ("  PASS BESIDE AN ERROR" if row.contradicts else "")
     return (
         f"{row.name:<32} {row.code:<22} four {row.four:<13} {state:<10} "
@@ -200,6 +205,12 @@ def main() -> int:
     parser.add_argument("--resume", action="store_true", help="run only the cases that have no result yet")
     parser.add_argument("--reuse", action="store_true", help="use the runs that an earlier benchmark has trained")
     parser.add_argument("--pt-alone", action="store_true", help="the faults of evaluation, with nothing but the .pt")
+    parser.add_argument(
+        "--trial-of",
+        choices=["all", "first"],
+        default="all",
+        help="run `trial` for all injections or the first of each code",
+    )
     parser.add_argument("--list", action="store_true", help="list the cases")
     parser.add_argument("--page", action="store_true", help="write the page from the existing results")
     parser.add_argument("--workers", type=int, default=2, help="number of processes at a time, with one thread each")
@@ -229,7 +240,8 @@ def main() -> int:
         names = [name for name in names if name not in read_rows(options.folder)]
     if not options.page:
         make_worlds()
-        run_all(options.folder, names, options.reuse, options.workers, base)
+        tried = {case.name for case in INJECTIONS} if options.trial_of == "all" else set(FIRST.values())
+        run_all(options.folder, names, options.reuse, options.workers, base, tried)
     rows = list(read_rows(options.folder).values())
     if wanted or options.pt_alone:
         rows = [row for row in rows if row.name in names]
@@ -239,7 +251,7 @@ def main() -> int:
     total = totals(rows)
     print(f"\nnoticed {total.noticed} of {total.injected}, named {total.named}; four conditions: {dict(total.four)}")
     print(f"healthy {total.healthy}: errors {total.healthy_errors}, warnings {total.healthy_warnings}")
-    print(f"PASS beside an error: {total.contradicting}; ablate and diagnose differ: {total.disagreeing}")
+    print(f"PASS beside an error: {total.contradicting}; trial, ablate and diagnose differ: {total.disagreeing}")
     for row in missed(rows):
         print(f"  {line(row)}")
     return 0 if reached(total) else 1
