@@ -69,7 +69,7 @@ FIRST = {case.code: case.name for case in reversed(INJECTIONS)}
 """The first injection of each code."""
 assert len(CASES) == len(INJECTIONS) + len(HEALTHY), "two cases share a name"
 
-PAGE = Path("docs/fault-benchmark.md")
+PAGE, KEPT = Path("docs/fault-benchmark.md"), Path("docs/fault-benchmark.jsonl")
 _PATIENCE = 900.0
 """Seconds after which a case is ended and reported."""
 
@@ -247,7 +247,8 @@ def main() -> int:
         rows = [row for row in rows if row.name in names]
     else:
         write_atomic(PAGE, render(rows, TRAINED, HELD_OUT))
-        print(f"written: {PAGE}")
+        write_atomic(KEPT, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
+        print(f"written: {PAGE}, {KEPT}")
     total = totals(rows)
     print(f"\nnoticed {total.noticed} of {total.injected}, named {total.named}; four conditions: {dict(total.four)}")
     print(f"healthy {total.healthy}: errors {total.healthy_errors}, warnings {total.healthy_warnings}")
