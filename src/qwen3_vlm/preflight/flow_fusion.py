@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eyechart.faults.experiments import relative
+from eyechart.faults.experiments import relative, sensitivity
 from eyechart.faults.loss_findings import diagnose_tokens
 from eyechart.faults.table import agree, finding
 from eyechart.results import Finding
@@ -189,38 +189,26 @@ def attention_stage(walk: Walk) -> list[Finding]:
         return found
     with watched(walk.vlm, as_leaf=True) as seen, torch.enable_grad():
         nll = walk.nll(walk.noise(2, walk.vlm.llm.text_rms()))
-        per_sample = nll.per_sample()
-        leaf_BTE = seen.embeds[-1]
         if not nll.nll_N.requires_grad:
             return [no_gradient("no gradient passes through the language model to its inputs", [], 0)]
-        (grad_BTE,) = torch.autograd.grad(nll.nll_N.sum(), leaf_BTE, retain_graph=True)
-        size_BT = grad_BTE.float().norm(dim=-1).cpu()
-        targets_B = torch.tensor([bool(row.targets) for row in walk.rows])
-        slots_BQ = size_BT.gather(1, walk.patch_positions())[targets_B]
-        dead_Q = (slots_BQ == 0).all(dim=0)
-        if bool(dead_Q.any()):
-            return [
-                masked(
-                    f"{many_of(int(dead_Q.sum()), walk.latents)} image positions are hidden from every caption token",
-                    int((~dead_Q).sum()),
-                    float(dead_Q.float().mean()),
-                )
-            ]
-        return _out_of_reach(walk, per_sample, leaf_BTE)
+        return _out_of_sight(walk, nll.per_sample(), seen.embeds[-1])
 
 
-def _out_of_reach(walk: Walk, per_sample: list[Tensor], leaf_BTE: Tensor) -> list[Finding]:
-    """Report image positions that the end of a caption does not see although its beginning does."""
+def _out_of_sight(walk: Walk, per_sample: list[Tensor], leaf_BTE: Tensor) -> list[Finding]:
+    """Report image positions that no caption token sees, or that the end of a caption does not see."""
+
+    def unseen(losses: Tensor, rows: list[int]) -> int:
+        size_BQ = sensitivity(losses.sum(), leaf_BTE).gather(1, walk.patch_positions())
+        return int((size_BQ[rows] == 0).all(dim=0).sum())
+
+    hidden = unseen(torch.cat(per_sample), [b for b, row in enumerate(walk.rows) if row.targets])
+    what = f"{many_of(hidden, walk.latents)} image positions are hidden from every caption token"
     long = [b for b, losses_T in enumerate(per_sample) if len(losses_T) > 1]
-    if not long:
-        return []
-    (grad_BTE,) = torch.autograd.grad(torch.stack([per_sample[b][-1] for b in long]).sum(), leaf_BTE, retain_graph=True)
-    size_BT = grad_BTE.float().norm(dim=-1).cpu()
-    unseen = int((size_BT.gather(1, walk.patch_positions())[long] == 0).all(dim=0).sum())
-    if unseen <= _OUT_OF_REACH * walk.latents:
-        return []
-    what = (
-        f"the last token of a caption does not see {many_of(unseen, walk.latents)} image positions, though its first "
-        "does: attention reaches back only a few tokens (a sliding window in config.json of model.llm?)"
-    )
-    return [masked(what, walk.latents - unseen, unseen / walk.latents)]
+    if not hidden and long:
+        hidden = unseen(torch.stack([per_sample[b][-1] for b in long]), long)
+        hidden = hidden if hidden > _OUT_OF_REACH * walk.latents else 0
+        what = (
+            f"the last token of a caption does not see {many_of(hidden, walk.latents)} image positions, though its "
+            "first does: attention reaches back only a few tokens (a sliding window in config.json of model.llm?)"
+        )
+    return [masked(what, walk.latents - hidden, hidden / walk.latents)] if hidden else []
