@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eyechart.faults.changes import with_text
 from eyechart.faults.experiments import relative, sensitivity
 from eyechart.faults.loss_findings import diagnose_tokens
 from eyechart.faults.table import agree, finding
@@ -85,41 +85,30 @@ def _one_factor(got_NE: Tensor, own_NE: Tensor) -> float | None:
 
 def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_BQE: Tensor) -> list[Finding]:
     """Search for each visual token of each sample at all positions of all samples."""
-    at_BQ = walk.patch_positions()
     batch, positions, width = embeds_BTE.shape
-    flat = F.normalize(embeds_BTE.reshape(-1, width), dim=-1)
-    cosine = F.normalize(given_BQE.reshape(-1, width), dim=-1) @ flat.T
+    flat_NE, given_GE = embeds_BTE.flatten(0, 1), given_BQE.flatten(0, 1)
+    cosine_GN = F.normalize(given_GE, dim=-1) @ F.normalize(flat_NE, dim=-1).T
     # The visual tokens have random directions. In 32 dimensions, the best cosine of a thousand unrelated vectors stays
     # below .8; that of a rounded copy is above .999.
-    best, where = cosine.max(dim=1)
-    went: Counter[str] = Counter()
-    shifts: Counter[int] = Counter()
-    scales: list[float] = []
-    for index, (similarity, place) in enumerate(zip(best.tolist(), where.tolist(), strict=True)):
-        b, q = divmod(index, walk.latents)
-        own = b * positions + int(at_BQ[b, q])
-        if float(cosine[index, own]) > 0.99:
-            went["own"] += 1
-            scales.append(float(embeds_BTE[b, at_BQ[b, q]].norm() / given_BQE[b, q].norm()))
-        elif similarity <= 0.99:
-            went["nowhere"] += 1
-        elif place // positions != b:
-            went["other sample"] += 1
-        else:
-            went["beside"] += 1
-            shifts[place % positions - int(at_BQ[b, q])] += 1
-    total = batch * walk.latents
-    if went["other sample"]:
+    best_G, where_G = cosine_GN.max(dim=1)
+    own_G = (torch.arange(batch)[:, None] * positions + walk.patch_positions().cpu()).flatten()
+    placed_G = cosine_GN.gather(1, own_G[:, None])[:, 0] > 0.99
+    found_G = ~placed_G & (best_G > 0.99)
+    other_G = found_G & (where_G // positions != own_G // positions)
+    counts = {"own": placed_G, "other sample": other_G, "beside": found_G & ~other_G, "nowhere": ~placed_G & ~found_G}
+    went = {name: int(those_G.sum()) for name, those_G in counts.items() if those_G.any()}
+    total = len(given_GE)
+    if "other sample" in went:
         return [
             finding(
                 "image-order",
                 f"{went['other sample']} of {total} visual tokens are placed in another sample's text",
                 "keep each sample's visual tokens in its own row when they are put into the embeddings",
-                went=dict(went),
+                went=went,
             )
         ]
-    if went["beside"]:
-        shift, count = shifts.most_common(1)[0]
+    if "beside" in went:
+        ((shift, count),) = Counter((where_G - own_G)[found_G].tolist()).most_common(1)
         return [
             finding(
                 "placeholder-offset",
@@ -127,11 +116,11 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
                 f"{many_of(count, went['beside'])} of them "
                 f"{abs(shift)} {agree(abs(shift), 'position', 'positions')} too far {'right' if shift > 0 else 'left'}",
                 "put visual token q at the q-th image position, in reading order",
-                went=dict(went),
+                went=went,
                 most_common_shift=shift,
             )
         ]
-    if went["nowhere"] and _of_the_caption(walk, given_BQE):
+    if "nowhere" in went and _of_the_caption(walk, given_BQE):
         return [
             finding(
                 "leak",
@@ -139,23 +128,22 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
                 "reaches the model through the visual tokens",
                 "compute visual tokens from the image alone (if a prompt is encoded with it, the prompt must end "
                 "before the answer)",
-                placed=went["own"],
+                placed=went.get("own", 0),
                 of=total,
             )
         ]
-    if went["nowhere"]:
-        there = torch.stack([embeds_BTE[b, at_BQ[b]] for b in range(batch)])
-        text = torch.stack([text_BTE[b, at_BQ[b]] for b in range(batch)])
+    if "nowhere" in went:
+        there, text = flat_NE[own_G], text_BTE.flatten(0, 1)[own_G]
         instead = "the placeholder token's own embedding" if torch.allclose(there, text) else "something else"
         return [
             not_injected(
                 f"{went['nowhere']} of {total} are not in its input embeddings, and at image positions it reads "
                 f"{instead}",
-                placed=went["own"],
+                placed=went.get("own", 0),
                 of=total,
             )
         ]
-    scale = sum(scales) / len(scales)
+    scale = float((flat_NE[own_G].norm(dim=-1) / given_GE.norm(dim=-1)).mean())
     if not 0.97 < scale < 1.03:
         return [
             finding(
@@ -170,16 +158,14 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
 
 def _of_the_caption(walk: Walk, given_BQE: Tensor) -> bool:
     """Whether the embeddings at image positions change if the caption tokens change."""
-    at_BQ, seen_by = walk.patch_positions(), []
-    labels_BT = walk.batch.labels_BT
-    swapped_BT = torch.where(labels_BT == IGNORE_INDEX, walk.batch.ids_BT, walk.batch.ids_BT.roll(1, 0))
-    for ids_BT in (walk.batch.ids_BT, torch.where(swapped_BT == walk.vlm.patch_id, walk.batch.ids_BT, swapped_BT)):
-        other = replace(
-            walk.batch, ids_BT=ids_BT, labels_BT=torch.where(labels_BT == IGNORE_INDEX, labels_BT, ids_BT.to(labels_BT))
-        )
+    at_BQ, seen_by, batch = walk.patch_positions(), [], walk.batch
+    own_BT, labels_BT, patch_id = batch.ids_BT, batch.labels_BT, walk.vlm.patch_id
+    swapped_BT = torch.where(labels_BT == IGNORE_INDEX, own_BT, own_BT.roll(1, 0))
+    for ids_BT in (own_BT, torch.where(swapped_BT == patch_id, own_BT, swapped_BT)):
+        other = with_text(batch, ids_BT, torch.where(labels_BT == IGNORE_INDEX, labels_BT, ids_BT.to(labels_BT)))
         with watched(walk.vlm) as seen:
             walk.vlm.nll(other, VisualTokens((given_BQE.to(walk.vlm.device),)))
-        seen_by.append(torch.stack([seen.embeds[-1][b, at_BQ[b]] for b in range(len(at_BQ))]).float())
+        seen_by.append(seen.embeds[-1][torch.arange(len(at_BQ))[:, None], at_BQ].float())
     return relative(seen_by[1], seen_by[0]) > 1e-3
 
 

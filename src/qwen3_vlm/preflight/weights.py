@@ -53,13 +53,13 @@ def _part(setting: str, name: str, model: nn.Module) -> list[Finding]:
     files = safetensors_of(locate(name))
     if files:
         origin, total = origin_of(model, files), len(list(model.parameters()))
-        differ, absent = list(origin.differ), sorted(origin.absent)
+        differ, absent = sorted(origin.differ), sorted(origin.absent)
         if differ or absent:
             return [
                 finding(
                     "tower-uninitialised",
-                    f"{_unlike(differ, absent, total)} of {setting} {name}, first {(absent or differ)[0]}: most likely reinitialised, "
-                    "resized or trained after loading",
+                    f"{_unlike(differ, absent, total)} of {setting} {name}, first {(absent or differ)[0]}: most likely "
+                    "reinitialised, resized or trained after loading",
                     _FIX_ABSENT if absent else _FIX_DIFFERS,
                     differ=differ[:8],
                     absent=absent[:8],

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from eyechart.exits import InputError
 from eyechart.files import atomic
+from eyechart.hub import first_line
 from qwen3_vlm.config import Config, apply_overrides
 from qwen3_vlm.models.connector import Connector
 from qwen3_vlm.train.damage import refuse_broken_file
@@ -80,7 +81,7 @@ def save_checkpoint(path: Path, payload: Payload) -> None:
     # A full disk surfaces as OSError from the file, or as RuntimeError from PyTorch's zip writer.
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"{path}: cannot write the checkpoint ({_first_line(error)}); {_free_gb(path.parent):.2f} GB free in "
+            f"{path}: cannot write the checkpoint ({first_line(error)}); {_free_gb(path.parent):.2f} GB free in "
             f"{path.parent}. Older checkpoints are intact: free some space, then continue with --resume"
         ) from error
 
@@ -131,7 +132,7 @@ def load_checkpoint(path: Path) -> Payload:
         ) from error
     except Exception as error:  # damaged bytes raise many kinds of exception in torch.load, with the same cause
         raise ValueError(
-            f"{path}: not a readable checkpoint ({_first_line(error)[:120]}); {path.stat().st_size} bytes, perhaps "
+            f"{path}: not a readable checkpoint ({first_line(error)[:120]}); {path.stat().st_size} bytes, perhaps "
             "truncated; use an older checkpoint"
         ) from error
     if not isinstance(payload, dict) or not all(isinstance(payload.get(p), dict) for p in ("resampler", "projector")):
@@ -152,7 +153,7 @@ def config_tree(payload: Payload, path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(payload["config"])
     except yaml.YAMLError as error:
-        raise ValueError(f"{path}: its stored config is not YAML ({_first_line(error)})") from error
+        raise ValueError(f"{path}: its stored config is not YAML ({first_line(error)})") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: its stored config is {type(tree).__name__}, expected a mapping")
     return tree
@@ -220,7 +221,3 @@ def _compare(expected: dict[str, Tensor], got: dict[str, Any], part: str, path: 
 def _free_gb(folder: Path) -> float:
     stats = os.statvfs(folder)
     return stats.f_bavail * stats.f_frsize / 1e9
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

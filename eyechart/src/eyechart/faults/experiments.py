@@ -234,7 +234,7 @@ class Gradients:
 
 
 def sensitivity(output: Tensor, given_BTE: Tensor) -> Tensor:
-    """Return the largest absolute gradient [B,T] of a scalar in each of the given vectors; 0 if it does not use them."""
+    """Return the largest absolute gradient [B,T] of a scalar in each of these vectors; 0 if it does not use them."""
     (found_BTE,) = torch.autograd.grad(output, given_BTE, retain_graph=True, allow_unused=True)
     return (torch.zeros_like(given_BTE) if found_BTE is None else found_BTE).float().abs().amax(-1).cpu()
 

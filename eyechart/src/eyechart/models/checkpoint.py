@@ -1,9 +1,9 @@
 """The files of a checkpoint, and which weights of a model do not come from them.
 
-For a live model, weights are matched by their values and not by their names, because versions of transformers rename
-them; a model that must be the one in the files, such as a frozen part, is compared by name. A tensor comes from the checkpoint if a tensor of the same shape has the same first and last row, compared as bfloat16. Trained weights
-differ from the file, but are still similar to the tensor whose name ends in the same way; newly initialised ones are
-not.
+Weights of a live model are matched by their values and not by their names, because versions of transformers rename
+them: a tensor comes from the checkpoint if a tensor of the same shape has the same first and last row, compared as
+bfloat16. Trained weights differ from the file, but are still similar to the tensor whose name ends in the same way;
+newly initialised ones are not. A model that must be the one in the files, such as a frozen part, is compared by name.
 """
 
 from __future__ import annotations
