@@ -61,6 +61,13 @@ def test_a_loss_of_another_kind_agrees_nowhere_and_is_alike_only_if_it_rises_wit
     assert max(found.agreement.values()) < 0.3 and (found.likeness > 0.99) == alike
 
 
+def test_labels_in_the_padding_are_left_out() -> None:
+    batch, logits_BTK = batch_and_logits()
+    padded = replace(batch, labels_BT=torch.where(batch.attention_BT, batch.labels_BT, batch.ids_BT))
+    assert not bool(batch.attention_BT.all())
+    assert own_losses(losses_of(padded, logits_BTK, 1), logits_BTK, padded).agreement[1] == 1
+
+
 def test_without_labels_nothing_agrees_and_nothing_is_alike() -> None:
     batch, logits_BTK = batch_and_logits()
     found = own_losses([torch.empty(0)] * 3, logits_BTK, batch)

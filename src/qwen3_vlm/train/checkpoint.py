@@ -144,6 +144,15 @@ def load_checkpoint(path: Path) -> Payload:
     return payload
 
 
+def load_kept(path: Path, key: str) -> Payload | None:
+    """Read what was saved with this key beside a checkpoint; None if it has another key or cannot be read."""
+    try:
+        kept: Payload = torch.load(path, map_location="cpu", weights_only=True)
+        return kept if kept["key"] == key else None
+    except Exception:  # damaged bytes raise many kinds of exception in torch.load; the content can be made again
+        return None
+
+
 def config_tree(payload: Payload, path: Path) -> dict[str, Any]:
     """Return the stored config as a plain dictionary, without validating it.
 
