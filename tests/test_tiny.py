@@ -15,6 +15,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM, SiglipVisionModel
 
 from eyechart.data import images
+from eyechart.seam import IGNORE_INDEX
 from qwen3_vlm import audit
 from qwen3_vlm.config import load_config
 from qwen3_vlm.data import splits
@@ -175,7 +176,7 @@ def test_the_caption_alone_is_learnt(tokenizer: AutoTokenizer) -> None:
     assert tokenizer.decode(encoded.caption) == "A red ring<|endoftext|>"
     ids, labels, mask = language.pad([encoded, documents.Encoded((5,), (6,))], filler=0)
     assert labels[0, len(encoded.prompt) :].tolist() == list(encoded.caption)
-    assert set(labels[0, : len(encoded.prompt)].tolist()) == {language.IGNORED}
+    assert set(labels[0, : len(encoded.prompt)].tolist()) == {IGNORE_INDEX}
     assert ids[1].tolist() == [5, 6] + [0] * (ids.shape[1] - 2)
     assert mask.sum(1).tolist() == [ids.shape[1], 2]
 

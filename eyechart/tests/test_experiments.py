@@ -8,10 +8,18 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from eyechart.faults.changes import random_like, without_images
-from eyechart.faults.experiments import RESTLESS, ImageRoutes, image_routes, past_tokens, put_back
+from eyechart.faults.experiments import (
+    RESTLESS,
+    Gradients,
+    ImageRoutes,
+    image_routes,
+    past_tokens,
+    put_back,
+    sensitivity,
+)
 from eyechart.faults.experiments_on_losses import LossRoute
 from eyechart.faults.image_findings import diagnose_images
 from eyechart.faults.loss_findings import diagnose_neighbours, diagnose_text, diagnose_tokens
@@ -166,3 +174,17 @@ def test_drawn_tokens_have_the_spread_of_the_real_ones_whatever_is_not_finite_am
     real[0, 0, 0] = torch.nan
     (drawn,) = random_like(VisualTokens((real,)), torch.Generator().manual_seed(0)).layers
     assert 2 < float(drawn.square().mean().sqrt()) < 4
+
+
+def test_weights_without_a_gradient_and_with_one_that_is_not_finite_are_named_and_not_written_to() -> None:
+    named = {name: nn.Parameter(torch.ones(2)) for name in ("used", "left out", "times zero", "overflown")}
+    loss = (named["used"] + 0 * named["times zero"] + torch.inf * named["overflown"]).sum()
+    found = Gradients.of(loss, named)
+    assert (found.unreached, found.broken) == (("left out", "times zero"), ("overflown",))
+    assert all(weight.grad is None for weight in named.values())
+
+
+def test_the_sensitivity_of_an_output_is_zero_at_the_vectors_that_it_does_not_use() -> None:
+    given_BTE = torch.randn(2, 3, 4).requires_grad_()
+    assert (sensitivity(given_BTE[0, 1].sum(), given_BTE) > 0).nonzero().tolist() == [[0, 1]]
+    assert not sensitivity(torch.ones((), requires_grad=True) * 2, given_BTE).any()

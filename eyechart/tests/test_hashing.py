@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from eyechart.models.hashing import HashedFiles, combined, model_hashes, tensor_hash, weight_files
+from eyechart.models.checkpoint import origin_of
+from eyechart.models.hashing import HashedFiles, combined, model_hashes, name_in_files, tensor_hash, weight_files
 
 
 @given(st.lists(st.floats(-1e4, 1e4, width=16), min_size=1, max_size=40), st.integers(0, 39))
@@ -80,3 +81,19 @@ def test_files_are_found_in_shards_and_a_broken_file_leaves_hashing_to_the_memor
 def test_one_hash_of_a_model_changes_with_any_weight_or_name() -> None:
     assert combined({"a": "1", "b": "2"}) == combined({"b": "2", "a": "1"})
     assert len({combined(h) for h in ({"a": "1", "b": "2"}, {"a": "1", "b": "3"}, {"a": "1", "c": "2"})}) == 3
+
+
+def test_a_weight_of_a_vision_tower_is_not_taken_for_that_of_the_text_tower_beside_it() -> None:
+    beside = {"text_model.layers.0.weight", "vision_model.layers.0.weight", "other.layers.1.weight"}
+    assert name_in_files("layers.0.weight", beside) == "vision_model.layers.0.weight"
+    assert name_in_files("model.text_model.layers.0.weight", beside) == "text_model.layers.0.weight"
+    assert name_in_files("layers.0.weight", beside | {"audio.layers.0.weight"}) is None
+
+
+def test_weights_that_have_changed_are_told_from_weights_that_the_files_do_not_have(tmp_path: Path) -> None:
+    model, file = small_model(), tmp_path / "model.safetensors"
+    weights = model.state_dict()
+    save_file({f"model.{name}": value for name, value in weights.items() if name != "1.bias"}, file)
+    assert (origin_of(model, [file]).differ, origin_of(model, [file]).absent) == ((), ("1.bias",))
+    model[0].weight.data[0], model[0].bias.data = model[0].weight.data[0] + 1, torch.ones(3)
+    assert origin_of(model, [file]).differ == ("0.weight", "0.bias")

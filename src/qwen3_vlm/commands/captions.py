@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 
@@ -35,12 +36,7 @@ def captions_of(loaded: Loaded, samples: Sequence[Sample]) -> list[str]:
 def write_captions(loaded: Loaded, prepared: Prepared, count: int) -> list[WrittenCaption]:
     """Return greedy captions of the first `count` readable held-out images, each after its own prompt."""
     items = (prepared.eval[p] for p in range(len(prepared.eval)))
-    samples: list[Sample] = []
-    for item in items:
-        if isinstance(item, Sample) and len(samples) < count:
-            samples.append(item)
-        if len(samples) == count:
-            break
+    samples = list(islice((item for item in items if isinstance(item, Sample)), count))
     texts = captions_of(loaded, samples)
     return [
         WrittenCaption(row=s.row, image=s.image, true=s.caption, written=t) for s, t in zip(samples, texts, strict=True)

@@ -21,7 +21,7 @@ from eyechart.scoring.mean_tokens import mean_tokens as average
 from qwen3_vlm.build import Prepared
 from qwen3_vlm.commands.loaded import Loaded
 from qwen3_vlm.train.blind import BlindPlan, blind_prompt
-from qwen3_vlm.train.checkpoint import connector_state, save_checkpoint
+from qwen3_vlm.train.checkpoint import connector_state, load_kept, save_checkpoint
 from qwen3_vlm.train.run import sizes_of
 
 _MEAN_BATCH = 64
@@ -56,8 +56,9 @@ def mean_tokens(loaded: Loaded, prepared: Prepared, checkpoint: Path) -> Tensor:
 def _mean_tokens(loaded: Loaded, prepared: Prepared, path: Path) -> Tensor:
     wanted = min(loaded.config.ablation.mean_token_images, len(prepared.train))
     key = f"{_connector_hash(loaded)} over {wanted}"
-    if (kept := _saved_mean(path, key)) is not None:
-        return kept
+    if (kept := load_kept(path, key)) is not None:
+        kept_QE: Tensor = kept["mean_QE"]
+        return kept_QE
     groups = [range(start, min(start + _MEAN_BATCH, wanted)) for start in range(0, wanted, _MEAN_BATCH)]
     with progress_bar(wanted, "mean visual tokens", "image") as bar:
         mean_QE, unread = average(loaded.vlm, LazyBatches(prepared.train, groups, loaded.inputs.pad_id), bar)
@@ -66,16 +67,6 @@ def _mean_tokens(loaded: Loaded, prepared: Prepared, path: Path) -> Tensor:
         raise ValueError("mean-token: no training image can be read; leave it out with --conditions runbook")
     save_checkpoint(path, {"key": key, "mean_QE": mean_QE})
     return mean_QE
-
-
-def _saved_mean(path: Path, key: str) -> Tensor | None:
-    """Read a saved mean; None if its inputs differ or the file cannot be read, and the mean must be computed again."""
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        kept: Tensor | None = saved["mean_QE"] if saved["key"] == key else None
-        return kept
-    except Exception:  # damaged bytes raise many kinds of exception in torch.load; the mean can be computed again
-        return None
 
 
 def _connector_hash(loaded: Loaded) -> str:

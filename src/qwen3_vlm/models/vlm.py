@@ -156,12 +156,15 @@ class VLM(nn.Module):
         return TokenNLL(torch.cat(parts), torch.tensor([len(part) for part in parts]))
 
     @torch.no_grad()
-    def stages(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the output of each stage for a batch: tower [B,P,V], resampler [B,Q,D], projector [B,Q,E]."""
-        features_BPV = self.features(batch)
+    def stages(self, batch: Batch, connector: Connector | None = None) -> dict[str, Tensor]:
+        """Return the output of each stage for a batch: tower [B,P,V], resampler [B,Q,D], projector [B,Q,E].
+
+        If a connector is given, it takes the place of the model's own.
+        """
+        features_BPV, used = self.features(batch), connector or self.connector
         with self.autocast(features_BPV):
-            latents_BQD = self.connector.resample(features_BPV)
-            visual_BQE = self.connector.project(latents_BQD)
+            latents_BQD = used.resample(features_BPV)
+            visual_BQE = used.project(latents_BQD)
         return {"tower": features_BPV, "resampler": latents_BQD, "projector": visual_BQE}
 
     @torch.no_grad()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eyechart.faults.experiments import relative
+from eyechart.faults.changes import with_text
+from eyechart.faults.experiments import relative, sensitivity
 from eyechart.faults.loss_findings import diagnose_tokens
 from eyechart.faults.table import agree, finding
 from eyechart.results import Finding
@@ -85,41 +85,30 @@ def _one_factor(got_NE: Tensor, own_NE: Tensor) -> float | None:
 
 def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_BQE: Tensor) -> list[Finding]:
     """Search for each visual token of each sample at all positions of all samples."""
-    at_BQ = walk.patch_positions()
     batch, positions, width = embeds_BTE.shape
-    flat = F.normalize(embeds_BTE.reshape(-1, width), dim=-1)
-    cosine = F.normalize(given_BQE.reshape(-1, width), dim=-1) @ flat.T
+    flat_NE, given_GE = embeds_BTE.flatten(0, 1), given_BQE.flatten(0, 1)
+    cosine_GN = F.normalize(given_GE, dim=-1) @ F.normalize(flat_NE, dim=-1).T
     # The visual tokens have random directions. In 32 dimensions, the best cosine of a thousand unrelated vectors stays
     # below .8; that of a rounded copy is above .999.
-    best, where = cosine.max(dim=1)
-    went: Counter[str] = Counter()
-    shifts: Counter[int] = Counter()
-    scales: list[float] = []
-    for index, (similarity, place) in enumerate(zip(best.tolist(), where.tolist(), strict=True)):
-        b, q = divmod(index, walk.latents)
-        own = b * positions + int(at_BQ[b, q])
-        if float(cosine[index, own]) > 0.99:
-            went["own"] += 1
-            scales.append(float(embeds_BTE[b, at_BQ[b, q]].norm() / given_BQE[b, q].norm()))
-        elif similarity <= 0.99:
-            went["nowhere"] += 1
-        elif place // positions != b:
-            went["other sample"] += 1
-        else:
-            went["beside"] += 1
-            shifts[place % positions - int(at_BQ[b, q])] += 1
-    total = batch * walk.latents
-    if went["other sample"]:
+    best_G, where_G = cosine_GN.max(dim=1)
+    own_G = (torch.arange(batch)[:, None] * positions + walk.patch_positions().cpu()).flatten()
+    placed_G = cosine_GN.gather(1, own_G[:, None])[:, 0] > 0.99
+    found_G = ~placed_G & (best_G > 0.99)
+    other_G = found_G & (where_G // positions != own_G // positions)
+    counts = {"own": placed_G, "other sample": other_G, "beside": found_G & ~other_G, "nowhere": ~placed_G & ~found_G}
+    went = {name: int(those_G.sum()) for name, those_G in counts.items() if those_G.any()}
+    total = len(given_GE)
+    if "other sample" in went:
         return [
             finding(
                 "image-order",
                 f"{went['other sample']} of {total} visual tokens are placed in another sample's text",
                 "keep each sample's visual tokens in its own row when they are put into the embeddings",
-                went=dict(went),
+                went=went,
             )
         ]
-    if went["beside"]:
-        shift, count = shifts.most_common(1)[0]
+    if "beside" in went:
+        ((shift, count),) = Counter((where_G - own_G)[found_G].tolist()).most_common(1)
         return [
             finding(
                 "placeholder-offset",
@@ -127,11 +116,11 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
                 f"{many_of(count, went['beside'])} of them "
                 f"{abs(shift)} {agree(abs(shift), 'position', 'positions')} too far {'right' if shift > 0 else 'left'}",
                 "put visual token q at the q-th image position, in reading order",
-                went=dict(went),
+                went=went,
                 most_common_shift=shift,
             )
         ]
-    if went["nowhere"] and _of_the_caption(walk, given_BQE):
+    if "nowhere" in went and _of_the_caption(walk, given_BQE):
         return [
             finding(
                 "leak",
@@ -139,23 +128,22 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
                 "reaches the model through the visual tokens",
                 "compute visual tokens from the image alone (if a prompt is encoded with it, the prompt must end "
                 "before the answer)",
-                placed=went["own"],
+                placed=went.get("own", 0),
                 of=total,
             )
         ]
-    if went["nowhere"]:
-        there = torch.stack([embeds_BTE[b, at_BQ[b]] for b in range(batch)])
-        text = torch.stack([text_BTE[b, at_BQ[b]] for b in range(batch)])
+    if "nowhere" in went:
+        there, text = flat_NE[own_G], text_BTE.flatten(0, 1)[own_G]
         instead = "the placeholder token's own embedding" if torch.allclose(there, text) else "something else"
         return [
             not_injected(
                 f"{went['nowhere']} of {total} are not in its input embeddings, and at image positions it reads "
                 f"{instead}",
-                placed=went["own"],
+                placed=went.get("own", 0),
                 of=total,
             )
         ]
-    scale = sum(scales) / len(scales)
+    scale = float((flat_NE[own_G].norm(dim=-1) / given_GE.norm(dim=-1)).mean())
     if not 0.97 < scale < 1.03:
         return [
             finding(
@@ -170,16 +158,14 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
 
 def _of_the_caption(walk: Walk, given_BQE: Tensor) -> bool:
     """Whether the embeddings at image positions change if the caption tokens change."""
-    at_BQ, seen_by = walk.patch_positions(), []
-    labels_BT = walk.batch.labels_BT
-    swapped_BT = torch.where(labels_BT == IGNORE_INDEX, walk.batch.ids_BT, walk.batch.ids_BT.roll(1, 0))
-    for ids_BT in (walk.batch.ids_BT, torch.where(swapped_BT == walk.vlm.patch_id, walk.batch.ids_BT, swapped_BT)):
-        other = replace(
-            walk.batch, ids_BT=ids_BT, labels_BT=torch.where(labels_BT == IGNORE_INDEX, labels_BT, ids_BT.to(labels_BT))
-        )
+    at_BQ, seen_by, batch = walk.patch_positions(), [], walk.batch
+    own_BT, labels_BT, patch_id = batch.ids_BT, batch.labels_BT, walk.vlm.patch_id
+    swapped_BT = torch.where(labels_BT == IGNORE_INDEX, own_BT, own_BT.roll(1, 0))
+    for ids_BT in (own_BT, torch.where(swapped_BT == patch_id, own_BT, swapped_BT)):
+        other = with_text(batch, ids_BT, torch.where(labels_BT == IGNORE_INDEX, labels_BT, ids_BT.to(labels_BT)))
         with watched(walk.vlm) as seen:
             walk.vlm.nll(other, VisualTokens((given_BQE.to(walk.vlm.device),)))
-        seen_by.append(torch.stack([seen.embeds[-1][b, at_BQ[b]] for b in range(len(at_BQ))]).float())
+        seen_by.append(seen.embeds[-1][torch.arange(len(at_BQ))[:, None], at_BQ].float())
     return relative(seen_by[1], seen_by[0]) > 1e-3
 
 
@@ -189,38 +175,26 @@ def attention_stage(walk: Walk) -> list[Finding]:
         return found
     with watched(walk.vlm, as_leaf=True) as seen, torch.enable_grad():
         nll = walk.nll(walk.noise(2, walk.vlm.llm.text_rms()))
-        per_sample = nll.per_sample()
-        leaf_BTE = seen.embeds[-1]
         if not nll.nll_N.requires_grad:
             return [no_gradient("no gradient passes through the language model to its inputs", [], 0)]
-        (grad_BTE,) = torch.autograd.grad(nll.nll_N.sum(), leaf_BTE, retain_graph=True)
-        size_BT = grad_BTE.float().norm(dim=-1).cpu()
-        targets_B = torch.tensor([bool(row.targets) for row in walk.rows])
-        slots_BQ = size_BT.gather(1, walk.patch_positions())[targets_B]
-        dead_Q = (slots_BQ == 0).all(dim=0)
-        if bool(dead_Q.any()):
-            return [
-                masked(
-                    f"{many_of(int(dead_Q.sum()), walk.latents)} image positions are hidden from every caption token",
-                    int((~dead_Q).sum()),
-                    float(dead_Q.float().mean()),
-                )
-            ]
-        return _out_of_reach(walk, per_sample, leaf_BTE)
+        return _out_of_sight(walk, nll.per_sample(), seen.embeds[-1])
 
 
-def _out_of_reach(walk: Walk, per_sample: list[Tensor], leaf_BTE: Tensor) -> list[Finding]:
-    """Report image positions that the end of a caption does not see although its beginning does."""
+def _out_of_sight(walk: Walk, per_sample: list[Tensor], leaf_BTE: Tensor) -> list[Finding]:
+    """Report image positions that no caption token sees, or that the end of a caption does not see."""
+
+    def unseen(losses: Tensor, rows: list[int]) -> int:
+        size_BQ = sensitivity(losses.sum(), leaf_BTE).gather(1, walk.patch_positions())
+        return int((size_BQ[rows] == 0).all(dim=0).sum())
+
+    hidden = unseen(torch.cat(per_sample), [b for b, row in enumerate(walk.rows) if row.targets])
+    what = f"{many_of(hidden, walk.latents)} image positions are hidden from every caption token"
     long = [b for b, losses_T in enumerate(per_sample) if len(losses_T) > 1]
-    if not long:
-        return []
-    (grad_BTE,) = torch.autograd.grad(torch.stack([per_sample[b][-1] for b in long]).sum(), leaf_BTE, retain_graph=True)
-    size_BT = grad_BTE.float().norm(dim=-1).cpu()
-    unseen = int((size_BT.gather(1, walk.patch_positions())[long] == 0).all(dim=0).sum())
-    if unseen <= _OUT_OF_REACH * walk.latents:
-        return []
-    what = (
-        f"the last token of a caption does not see {many_of(unseen, walk.latents)} image positions, though its first "
-        "does: attention reaches back only a few tokens (a sliding window in config.json of model.llm?)"
-    )
-    return [masked(what, walk.latents - unseen, unseen / walk.latents)]
+    if not hidden and long:
+        hidden = unseen(torch.stack([per_sample[b][-1] for b in long]), long)
+        hidden = hidden if hidden > _OUT_OF_REACH * walk.latents else 0
+        what = (
+            f"the last token of a caption does not see {many_of(hidden, walk.latents)} image positions, though its "
+            "first does: attention reaches back only a few tokens (a sliding window in config.json of model.llm?)"
+        )
+    return [masked(what, walk.latents - hidden, hidden / walk.latents)] if hidden else []

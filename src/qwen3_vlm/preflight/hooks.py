@@ -22,8 +22,6 @@ class Seen:
     """`last_hidden_state` returned by each of these calls."""
     embeds: list[Tensor] = field(default_factory=list)
     """`inputs_embeds` of each call of the language model, [B,T,E]."""
-    masks: list[Tensor | None] = field(default_factory=list)
-    """`attention_mask` of each call of the language model."""
 
 
 @contextmanager
@@ -55,7 +53,6 @@ def watched(vlm: VLM, as_leaf: bool = False) -> Iterator[Seen]:
             embeds_BTE = vlm.llm.model.get_input_embeddings()(ids)
         if embeds_BTE is None:
             return None
-        seen.masks.append(named.get("attention_mask"))
         if not as_leaf:
             seen.embeds.append(embeds_BTE)
             return None

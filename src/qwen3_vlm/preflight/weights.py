@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 from eyechart.faults.table import agree, finding
-from eyechart.models.checkpoint import safetensors_of, tensors_in
+from eyechart.models.checkpoint import origin_of, safetensors_of
 from eyechart.results import Finding
 from qwen3_vlm.build import Prepared
 from qwen3_vlm.models.vlm import VLM
@@ -54,14 +52,14 @@ def _part(setting: str, name: str, model: nn.Module) -> list[Finding]:
         ]
     files = safetensors_of(locate(name))
     if files:
-        differ, absent, total = _compare(model, files)
+        origin, total = origin_of(model, files), len(list(model.parameters()))
+        differ, absent = sorted(origin.differ), sorted(origin.absent)
         if differ or absent:
-            first = (absent or differ)[0]
             return [
                 finding(
                     "tower-uninitialised",
-                    f"{_unlike(differ, absent, total)} of {setting} {name}, first {first}: most likely reinitialised, "
-                    "resized or trained after loading",
+                    f"{_unlike(differ, absent, total)} of {setting} {name}, first {(absent or differ)[0]}: most likely "
+                    "reinitialised, resized or trained after loading",
                     _FIX_ABSENT if absent else _FIX_DIFFERS,
                     differ=differ[:8],
                     absent=absent[:8],
@@ -79,41 +77,6 @@ def _unlike(differ: list[str], absent: list[str], total: int) -> str:
     if absent:
         said.append(f"{len(absent)} of {total} tensors {agree(len(absent), 'is', 'are')} not in the file")
     return " and ".join(said)
-
-
-def _compare(model: nn.Module, files: list[Path]) -> tuple[list[str], list[str], int]:
-    """Return names of tensors that differ from the files, names that are not in them, and the number compared."""
-    wanted = dict(model.named_parameters())
-    seen: set[str] = set()
-    differ: list[str] = []
-    for key, tensor in tensors_in(files):
-        name = _name_of(key, wanted)
-        if name is None or name in seen:
-            continue
-        seen.add(name)
-        mine = wanted[name]
-        if list(tensor.get_shape()) != list(mine.shape):
-            differ.append(name)
-            continue
-        for row in (0, mine.shape[0] - 1) if mine.dim() else ():
-            # Compare as bfloat16, because a float32 file may be loaded as bfloat16.
-            here = mine[row].to("cpu", torch.bfloat16)
-            if not torch.equal(torch.as_tensor(tensor[row]).to(torch.bfloat16), here):
-                differ.append(name)
-                break
-    return differ, sorted(set(wanted) - seen), len(wanted)
-
-
-def _name_of(key: str, wanted: dict[str, nn.Parameter]) -> str | None:
-    """Return the parameter that a file's key belongs to. Versions differ in prefixes such as `vision_model.`."""
-    if key in wanted:
-        return key
-    parts = key.split(".")
-    for start in range(1, len(parts)):
-        if (short := ".".join(parts[start:])) in wanted and parts[0] != "text_model":
-            return short
-    longer = [name for name in wanted if name.endswith(f".{key}")]
-    return longer[0] if len(longer) == 1 else None
 
 
 def _never_trained(setting: str, name: str, model: nn.Module) -> list[Finding]:

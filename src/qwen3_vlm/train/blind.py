@@ -33,7 +33,7 @@ from eyechart.scoring.decomposition import Blind
 from eyechart.seam import Batch, IntArray, VisualTokens
 from eyechart.verdict.statistics import FloatArray, estimate
 from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.train.checkpoint import save_checkpoint
+from qwen3_vlm.train.checkpoint import load_kept, save_checkpoint
 from qwen3_vlm.train.schedule import micro_batches, plan_epoch
 
 LEARNING_RATES = (1e-2, 5e-2, 2e-1)
@@ -78,8 +78,8 @@ def blind_prompt(vlm: VLM, training: Dataset, plan: BlindPlan, pad_id: int, path
     task = _Task.of(vlm, training, plan, pad_id)
     key = task.key()
     for earlier in sorted(path.parent.glob("blind_*.pt")):
-        if (kept := _read(earlier, key)) is not None:
-            return kept
+        if (kept := load_kept(earlier, key)) is not None:
+            return Blind(kept["prompt_QE"], kept["captions"], kept["learning_rate"], kept["still_falling"])
     updates = max(1, plan.captions // BATCH_SIZE)
     probe = max(1, min(_PROBE_UPDATES, updates // 8))
     with progress_bar(len(LEARNING_RATES) * probe + updates, "blind prompt", "update") as bar:
@@ -110,17 +110,6 @@ def blind_prompt(vlm: VLM, training: Dataset, plan: BlindPlan, pad_id: int, path
         },
     )
     return blind
-
-
-def _read(path: Path, key: str) -> Blind | None:
-    """Read a saved prompt; None if its inputs differ or the file cannot be read, and a new prompt must be trained."""
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        if saved["key"] != key:
-            return None
-        return Blind(saved["prompt_QE"], saved["captions"], saved["learning_rate"], saved["still_falling"])
-    except Exception:  # damaged bytes raise many kinds of exception in torch.load; the prompt can be trained again
-        return None
 
 
 @dataclass(frozen=True)

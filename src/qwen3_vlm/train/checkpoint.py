@@ -25,6 +25,7 @@ from torch import Tensor
 
 from eyechart.exits import InputError
 from eyechart.files import atomic
+from eyechart.hub import first_line
 from qwen3_vlm.config import Config, apply_overrides
 from qwen3_vlm.models.connector import Connector
 from qwen3_vlm.train.damage import refuse_broken_file
@@ -80,7 +81,7 @@ def save_checkpoint(path: Path, payload: Payload) -> None:
     # A full disk surfaces as OSError from the file, or as RuntimeError from PyTorch's zip writer.
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"{path}: cannot write the checkpoint ({_first_line(error)}); {_free_gb(path.parent):.2f} GB free in "
+            f"{path}: cannot write the checkpoint ({first_line(error)}); {_free_gb(path.parent):.2f} GB free in "
             f"{path.parent}. Older checkpoints are intact: free some space, then continue with --resume"
         ) from error
 
@@ -131,7 +132,7 @@ def load_checkpoint(path: Path) -> Payload:
         ) from error
     except Exception as error:  # damaged bytes raise many kinds of exception in torch.load, with the same cause
         raise ValueError(
-            f"{path}: not a readable checkpoint ({_first_line(error)[:120]}); {path.stat().st_size} bytes, perhaps "
+            f"{path}: not a readable checkpoint ({first_line(error)[:120]}); {path.stat().st_size} bytes, perhaps "
             "truncated; use an older checkpoint"
         ) from error
     if not isinstance(payload, dict) or not all(isinstance(payload.get(p), dict) for p in ("resampler", "projector")):
@@ -143,6 +144,15 @@ def load_checkpoint(path: Path) -> Payload:
     return payload
 
 
+def load_kept(path: Path, key: str) -> Payload | None:
+    """Read what was saved with this key beside a checkpoint; None if it has another key or cannot be read."""
+    try:
+        kept: Payload = torch.load(path, map_location="cpu", weights_only=True)
+        return kept if kept["key"] == key else None
+    except Exception:  # damaged bytes raise many kinds of exception in torch.load; the content can be made again
+        return None
+
+
 def config_tree(payload: Payload, path: Path) -> dict[str, Any]:
     """Return the stored config as a plain dictionary, without validating it.
 
@@ -152,7 +162,7 @@ def config_tree(payload: Payload, path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(payload["config"])
     except yaml.YAMLError as error:
-        raise ValueError(f"{path}: its stored config is not YAML ({_first_line(error)})") from error
+        raise ValueError(f"{path}: its stored config is not YAML ({first_line(error)})") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: its stored config is {type(tree).__name__}, expected a mapping")
     return tree
@@ -220,7 +230,3 @@ def _compare(expected: dict[str, Tensor], got: dict[str, Any], part: str, path: 
 def _free_gb(folder: Path) -> float:
     stats = os.statvfs(folder)
     return stats.f_bavail * stats.f_frsize / 1e9
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

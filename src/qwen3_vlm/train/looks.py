@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -179,14 +180,8 @@ def start_looking(steps: list[int], vlm: VLM, source: SampleSource, margin: floa
 
 def _choose(source: SampleSource) -> list[Sample]:
     """Return the first held-out samples that can be scored."""
-    chosen: list[Sample] = []
-    for position in range(min(_SEARCHED, len(source))):
-        if len(chosen) == SAMPLES:
-            break
-        sample = source[position]
-        if isinstance(sample, Sample) and sample.label_tokens:
-            chosen.append(sample)
-    return chosen
+    items = (source[position] for position in range(min(_SEARCHED, len(source))))
+    return list(islice((item for item in items if isinstance(item, Sample) and item.label_tokens), SAMPLES))
 
 
 def plan_line(looking: Looking | None, every: str | int) -> list[str]:

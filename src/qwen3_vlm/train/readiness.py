@@ -11,6 +11,7 @@ from torch import Tensor
 
 from eyechart.data.dataset import Dataset
 from eyechart.faults.table import agree, finding
+from eyechart.models.training_checks import held_by
 from eyechart.results import Finding
 from eyechart.seam import Sample
 from qwen3_vlm.models.vlm import VLM
@@ -42,8 +43,8 @@ def order_findings(size: int, windows: Sequence[Window]) -> list[Finding]:
 
 
 def optimizer_findings(vlm: VLM, optimizer: torch.optim.Optimizer) -> list[Finding]:
-    """Check that the optimizer has every parameter of the connector and no other parameter."""
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    """Check that the optimizer holds every parameter of the connector and no other parameter."""
+    held = held_by(optimizer)
     own = dict(vlm.connector.named_parameters())
     absent = [name for name, p in own.items() if id(p) not in held]
     frozen = [name for name, p in (*vlm.tower.named_parameters(), *vlm.llm.named_parameters()) if id(p) in held]
@@ -75,7 +76,7 @@ def optimizer_findings(vlm: VLM, optimizer: torch.optim.Optimizer) -> list[Findi
 
 def _kept_gradients(vlm: VLM, optimizer: torch.optim.Optimizer) -> list[Finding]:
     """Check that `zero_grad` removes gradients. The test sets gradients of zeros, so it has no lasting effect."""
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    held = held_by(optimizer)
     tried = [p for p in vlm.connector.parameters() if id(p) in held and p.grad is None]
     for parameter in tried:
         parameter.grad = torch.zeros_like(parameter)

@@ -21,15 +21,15 @@ from torch.nn.utils import clip_grad_norm_
 
 from eyechart.exits import NonFiniteError
 from eyechart.results import EvalPart
-from eyechart.scoring.batching import batches_by_length, collate
-from eyechart.seam import Batch, CollateStats, Reject, Sample, VisualTokens
+from eyechart.scoring.batching import Items, batches_by_length, collate
+from eyechart.seam import Batch, CollateStats, Reject, VisualTokens
 from qwen3_vlm.models.vlm import VLM
 
 T = TypeVar("T")
 _ROWS_SHOWN = 16
 
 
-class SampleSource(Protocol):
+class SampleSource(Items, Protocol):
     """A map-style data set with pixels or with cached features."""
 
     @property
@@ -39,10 +39,6 @@ class SampleSource(Protocol):
 
     def __len__(self) -> int:
         """Number of positions."""
-        ...
-
-    def __getitem__(self, position: int) -> Sample | Reject:
-        """Return the sample, or the reason why there is none."""
         ...
 
 

@@ -13,6 +13,8 @@ The changed input, the outputs that change in a correct model, and the function 
     the label at a position         -> its own loss, and no other loss
     pixels, with the visual tokens set to zero -> no loss: there is no second path       `past_tokens`
     other images, encoded and scored in between -> no loss: nothing is kept              `kept_between_calls`
+    a trained weight, by its gradient -> the loss                                        `Gradients`
+    an input vector, by its gradient -> some output                                      `sensitivity`
 
 They use the scoring interface, or a function of a batch that replaces a part of it, so they work with every model.
 They do not require low losses, so the model may be untrained. Their results are figures. Three callers use them: the
@@ -24,12 +26,12 @@ Dimension suffixes as in `seam`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from eyechart.faults.changes import with_negated_images, with_noise_image
 from eyechart.seam import Batch, ScorerOfBatches, VisualTokens
@@ -210,6 +212,31 @@ def kept_between_calls(scorer: ScorerOfBatches, batch: Batch, own: OwnLosses) ->
         call()
         changes.append(float((scorer.nll(text, visual).nll_N - before_N).abs().max()))
     return max(changes)
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The gradients of a loss with respect to weights, which are not written to the weights."""
+
+    unreached: tuple[str, ...]
+    """Names of the weights whose gradient is missing or zero."""
+    broken: tuple[str, ...]
+    """Names of the weights whose gradient is NaN or infinite."""
+
+    @classmethod
+    def of(cls, loss: Tensor, named: Mapping[str, nn.Parameter]) -> Gradients:
+        """Take the gradients of a loss that requires a gradient with respect to weights that require one."""
+        found = dict(zip(named, torch.autograd.grad(loss, list(named.values()), allow_unused=True), strict=True))
+        return cls(
+            tuple(name for name, gradient in found.items() if gradient is None or not bool(gradient.any())),
+            tuple(name for name, g in found.items() if g is not None and not bool(torch.isfinite(g).all())),
+        )
+
+
+def sensitivity(output: Tensor, given_BTE: Tensor) -> Tensor:
+    """Return the largest absolute gradient [B,T] of a scalar in each of these vectors; 0 if it does not use them."""
+    (found_BTE,) = torch.autograd.grad(output, given_BTE, retain_graph=True, allow_unused=True)
+    return (torch.zeros_like(given_BTE) if found_BTE is None else found_BTE).float().abs().amax(-1).cpu()
 
 
 def relative(got: Tensor, wanted: Tensor) -> float:

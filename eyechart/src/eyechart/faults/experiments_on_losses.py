@@ -15,7 +15,7 @@ from torch import Tensor
 
 from eyechart.faults.changes import random_like, select, with_rows, with_slots, with_text
 from eyechart.faults.experiments import SlotRoutes, TextRoutes, TokenRoutes, changed, changed_rows, repeated
-from eyechart.faults.label_text import alignment_of
+from eyechart.faults.label_text import alignment_of, label_places
 from eyechart.seam import IGNORE_INDEX, Batch, ScorerOfBatches, VisualTokens
 
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
@@ -40,11 +40,8 @@ class LossRoute:
         self._scorer, self._text, self._visual = scorer, text, visual
         self._other = random_like(visual, torch.Generator().manual_seed(seed))
         self._base = self._nll(text, visual)
-        self._labels = [
-            # Only the last labels are used: a scorer may leave out a label at position 0, which no token precedes.
-            (labels_T != IGNORE_INDEX).nonzero()[:, 0].tolist()[-len(losses_T) :] if len(losses_T) else []
-            for labels_T, losses_T in zip(text.labels_BT, self._base, strict=True)
-        ]
+        rows = zip(text.labels_BT, self._base, strict=True)
+        self._labels = [label_places(labels_T, len(losses_T)) for labels_T, losses_T in rows]
         outside_BT = text.attention_BT.cpu() & ~text.block_BT
         words = set(text.ids_BT[outside_BT & (text.labels_BT != IGNORE_INDEX)].tolist())
         words = words if len(words) > 1 else set(text.ids_BT[outside_BT].tolist())

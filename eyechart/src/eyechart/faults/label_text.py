@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from eyechart.seam import IGNORE_INDEX, Batch
 
 # size: shorter captions are not checked
@@ -12,6 +14,15 @@ _NEARLY_ALL = 0.9
 """If at least this share of a caption's tokens is in its prompt, the caption can be predicted without the picture."""
 # size: shifts that are tried
 _SHIFTS = (0, 1, -1, 2, -2)
+
+
+def label_places(labels_T: Tensor, losses: int | None = None) -> list[int]:
+    """Return the positions of a row's labels; with a number of losses, of those that the losses belong to.
+
+    These are the last ones: a model may leave out a label at position 0, which no token precedes.
+    """
+    places: list[int] = (labels_T != IGNORE_INDEX).nonzero()[:, 0].tolist()
+    return places if losses is None else places[len(places) - min(losses, len(places)) :]
 
 
 def alignment_of(text: Batch) -> int | None:

@@ -1,9 +1,9 @@
-"""Finds the files of a checkpoint, and the weights of a live model that do not come from them.
+"""The files of a checkpoint, and which weights of a model do not come from them.
 
-Weights are matched by their values and not by their names, because versions of transformers rename them. A weight comes
-from the checkpoint if a tensor of the same shape in the files has the same first and last row in bfloat16. After
-training, weights differ from the files, but still correlate with the stored tensor whose name has the same ending;
-newly initialised weights do not.
+Weights of a live model are matched by their values and not by their names, because versions of transformers rename
+them: a tensor comes from the checkpoint if a tensor of the same shape has the same first and last row, compared as
+bfloat16. Trained weights differ from the file, but are still similar to the tensor whose name ends in the same way;
+newly initialised ones are not. A model that must be the one in the files, such as a frozen part, is compared by name.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers.utils import cached_file
 
 from eyechart.hub import hub_bounded
+from eyechart.models.hashing import name_in_files
 
 _RELATED = 0.3
 """Trained weights have at least this correlation with the weights before training."""
@@ -65,23 +66,28 @@ class Origin:
     matched: int
     """Number of weights that are in the files with the same values."""
     unrelated: tuple[str, ...]
-    """Names of weights that are not in the files, or are there with uncorrelated values."""
+    """Names of tensors that the files do not hold, or hold with entirely different values."""
+    differ: tuple[str, ...]
+    """Names of tensors that the files hold under the same name with other values or another shape."""
+    absent: tuple[str, ...]
+    """Names of tensors that the files do not hold under the same name, up to prefixes."""
 
 
 @torch.no_grad()
 def origin_of(model: nn.Module, files: Sequence[Path]) -> Origin:
     """Compare every weight tensor of a model with the files; only two rows of each are read."""
     by_end: dict[tuple[tuple[int, ...], str], list[Tensor]] = {}
-    values, ends = set[bytes](), set[str]()
+    by_name, ends = dict[str, bytes](), set[str]()
     for key, stored in tensors_in(files):
         shape = tuple(int(size) for size in stored.get_shape())
         if not shape or 0 in shape:
             continue
         rows = torch.stack([torch.as_tensor(stored[place]).flatten() for place in (0, shape[0] - 1)])
-        values.add(_signature(shape, rows))
+        by_name[key] = _signature(shape, rows)
         by_end.setdefault((shape, _end(key)), []).append(rows.float())
         ends.add(_end(key))
-    matched, unrelated = 0, list[str]()
+    values, matched = set(by_name.values()), 0
+    unrelated, differ, absent = list[str](), list[str](), list[str]()
     not_there = (*_NOT_THERE, *_converted(model))
     for name, weight in model.named_parameters():
         if not weight.dim() or not weight.numel() or any(part in name for part in not_there):
@@ -91,14 +97,19 @@ def origin_of(model: nn.Module, files: Sequence[Path]) -> Origin:
             continue
         rows = torch.stack([local[0].flatten(), local[-1].flatten()]).cpu()
         shape, end = tuple(weight.shape), _end(name.replace(".base_layer", ""))
-        if _signature(shape, rows) in values:
+        signature, own = _signature(shape, rows), name_in_files(name, by_name)
+        if own is None:
+            absent.append(name)
+        elif by_name[own] != signature:
+            differ.append(name)
+        if signature in values:
             matched += 1
         elif rows.shape[1] >= _LARGE or weight.dim() > 1:
             candidates = by_end.get((shape, end), [])
-            absent = not candidates and end not in ends
-            if absent or (candidates and max(_correlation(rows.float(), c) for c in candidates) < _RELATED):
+            nowhere = not candidates and end not in ends
+            if nowhere or (candidates and max(_correlation(rows.float(), c) for c in candidates) < _RELATED):
                 unrelated.append(name)
-    return Origin(matched, tuple(unrelated))
+    return Origin(matched, tuple(unrelated), tuple(differ), tuple(absent))
 
 
 def _converted(model: nn.Module) -> list[str]:

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 _AT_ONCE = 1 << 22
 """Number of values converted at once: 8 MB of bfloat16, so that no full copy of a large tensor is made."""
 _MOST_THREADS = 8
+_OTHER_HALF = "text_model."
+"""Beginning of the names of the text tower in a file that also has a vision tower, with layers of the same names."""
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -80,7 +82,7 @@ class HashedFiles:
         """
         hashes, missing = {}, {}
         for name, parameter in model.named_parameters():
-            future = self._found.get(_name_in_files(name, self._found) or "")
+            future = self._found.get(name_in_files(name, self._found) or "")
             found = None if future is None else future.result()
             if found is not None and found[0] == tuple(parameter.shape):
                 hashes[name] = found[1]
@@ -131,11 +133,12 @@ def _hash_in_file(file: Path, name: str) -> tuple[tuple[int, ...], str] | None:
     return (tuple(tensor.shape), tensor_hash(tensor)) if tensor.is_floating_point() else None
 
 
-def _name_in_files(name: str, known: Collection[str]) -> str | None:
-    """Return a parameter's name in the files, which may have more or fewer prefixes; None if not exactly one fits."""
+def name_in_files(name: str, known: Collection[str]) -> str | None:
+    """Return a parameter's name in the files, which may have more or fewer prefixes; None unless there is only one."""
     if name in known:
         return name
     near = [other for other in known if other.endswith(f".{name}") or name.endswith(f".{other}")]
+    near = [other for other in near if not other.startswith(_OTHER_HALF)] or near
     return near[0] if len(near) == 1 else None
 
 

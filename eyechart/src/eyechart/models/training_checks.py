@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eyechart.faults.changes import with_text
-from eyechart.faults.experiments import TextRoutes
-from eyechart.faults.label_text import alignment_of
+from eyechart.faults.experiments import Gradients, TextRoutes
+from eyechart.faults.label_text import alignment_of, label_places
 from eyechart.faults.loss_findings import diagnose_text
+from eyechart.faults.own_loss import cross_entropies, distance_of
 from eyechart.faults.table import Severity, agree, finding
 from eyechart.models.checkpoint import origin_of, safetensors_of
 from eyechart.models.collated import Collated
@@ -27,10 +28,8 @@ from eyechart.models.live import LiveModel
 from eyechart.results import Finding
 from eyechart.seam import IGNORE_INDEX
 
-_SHIFTS = (1, 0, 2)
-"""Shifts between the position of the logits and that of the label; 1 is correct."""
-_EQUAL = 0.01
-"""Largest relative difference of two losses that count as equal."""
+_DISTANCES = (1, 0, 2)
+"""Distances from the logits to the label that they are compared with; 1 is correct."""
 
 
 class PartName(StrEnum):
@@ -84,26 +83,16 @@ def loss_findings(live: LiveModel, source: Collated) -> list[Finding]:
             )
         ]
     own = float(loss.float())
-    by_shift = {shift: _cross_entropy(logits, labels_BT, shift) for shift in _SHIFTS}
-    shift = shift_of(own, by_shift)
-    if shift is None:
-        return [_other_loss(own, by_shift[1])]
+    by_distance = {distance: _cross_entropy(logits, labels_BT, distance) for distance in _DISTANCES}
+    distance = distance_of(own, by_distance)
+    if distance is None:
+        return [_other_loss(own, by_distance[1])]
     batch = source.batch()
     own_labels_BT = torch.full_like(batch.labels_BT, IGNORE_INDEX)
     for row, positions_T in enumerate(source.positions):
         own_labels_BT[row, : len(positions_T)] = labels_BT[row, torch.from_numpy(positions_T)]
     alignment = alignment_of(with_text(batch.text(), batch.ids_BT, own_labels_BT))
-    return diagnose_text(TextRoutes(reach=shift, target=0, alignment=alignment, look_ahead=0.0))
-
-
-def shift_of(own: float, by_shift: Mapping[int, float]) -> int | None:
-    """Return the shift whose cross-entropy is closest to the model's own loss; None if none is equal to it.
-
-    Before training, the losses at different shifts are often equal to within a percent, so the first one that is equal
-    is not always the right one.
-    """
-    shift = min(by_shift, key=lambda one: abs(by_shift[one] - own))
-    return shift if abs(by_shift[shift] - own) <= _EQUAL * max(abs(own), 0.01) else None
+    return diagnose_text(TextRoutes(reach=distance, target=0, alignment=alignment, look_ahead=0.0))
 
 
 def _other_loss(own: float, plain: float) -> Finding:
@@ -119,14 +108,11 @@ def _other_loss(own: float, plain: float) -> Finding:
     )
 
 
-def _cross_entropy(logits_BTK: Tensor, labels_BT: Tensor, shift: int) -> float:
-    width = labels_BT.shape[1]
-    targets_BT = labels_BT[:, shift:].to(logits_BTK.device)
-    given_BTK = logits_BTK[:, : width - shift]
-    keep_BT = targets_BT != IGNORE_INDEX
-    if not bool(keep_BT.any()):
-        return math.inf
-    return float(F.cross_entropy(given_BTK[keep_BT].float(), targets_BT[keep_BT]))
+def _cross_entropy(logits_BTK: Tensor, labels_BT: Tensor, distance: int) -> float:
+    """Return the mean over the labels that have logits at this distance; infinity if there is none."""
+    rows = zip(logits_BTK, labels_BT, strict=True)
+    losses_N = torch.cat([cross_entropies(at_TK, own_T, label_places(own_T), distance) for at_TK, own_T in rows])
+    return float(losses_N.nanmean().nan_to_num(nan=math.inf))
 
 
 @dataclass(frozen=True)
@@ -135,9 +121,9 @@ class Part:
 
     name: PartName
     trainable: int
-    """Number of tensors with `requires_grad`."""
-    reached: int
-    """Number of these with a nonzero gradient."""
+    """Number of tensors that require a gradient."""
+    unreached: tuple[str, ...]
+    """Names of these that get no gradient other than zero."""
     broken: tuple[str, ...]
     """Names of these whose gradient is NaN or infinite."""
     unheld: tuple[str, ...]
@@ -155,9 +141,8 @@ def gradient_findings(live: LiveModel, source: Collated, optimizer: Any = None) 
             return []
         if not loss.requires_grad:
             return [_no_gradient("the loss does not depend on any trainable parameter", "", trainable=len(named))]
-        found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-    held = None if optimizer is None else _held(optimizer)
-    parts = _parts(named, dict(zip(named, found, strict=True)), held)
+        found = Gradients.of(loss, named)
+    parts = _parts(named, found, None if optimizer is None else held_by(optimizer))
     return [found for part in parts for found in _judged(part, source)]
 
 
@@ -172,19 +157,16 @@ def _loss(live: LiveModel, source: Collated) -> Tensor | None:
     return F.cross_entropy(logits_BTK.flatten(0, 1).float(), labels_BT[:, 1:].flatten().to(logits_BTK.device))
 
 
-def _parts(
-    named: Mapping[str, nn.Parameter], gradients: Mapping[str, Tensor | None], held: set[int] | None
-) -> Iterator[Part]:
+def _parts(named: Mapping[str, nn.Parameter], gradients: Gradients, held: set[int] | None) -> Iterator[Part]:
     by_part: dict[PartName, list[str]] = {}
     for name in named:
         by_part.setdefault(part_of(name), []).append(name)
     for part, names in by_part.items():
-        present = {name: gradient for name in names if (gradient := gradients[name]) is not None}
         yield Part(
             name=part,
             trainable=len(names),
-            reached=sum(bool((gradient != 0).any()) for gradient in present.values()),
-            broken=tuple(name for name, gradient in present.items() if not bool(torch.isfinite(gradient).all())),
+            unreached=tuple(name for name in gradients.unreached if name in names),
+            broken=tuple(name for name in gradients.broken if name in names),
             unheld=() if held is None else tuple(name for name in names if id(named[name]) not in held),
         )
 
@@ -203,7 +185,7 @@ def _judged(part: Part, source: Collated) -> Iterator[Finding]:
             parameters=list(part.broken[:8]),
         )
     pictured = any(source.shows_image(place) for place in range(source.geometry.rows))
-    if not part.reached and (pictured or part.name is PartName.LANGUAGE):
+    if len(part.unreached) == part.trainable and (pictured or part.name is PartName.LANGUAGE):
         yield _no_gradient(
             f"the {part.name} is trainable ({part.trainable} tensors), but none of them gets a gradient",
             part.name.value,
@@ -232,7 +214,8 @@ def _no_gradient(said: str, part: str, trainable: int) -> Finding:
     )
 
 
-def _held(optimizer: Any) -> set[int]:
+def held_by(optimizer: Any) -> set[int]:
+    """Return the identities of the parameters that an optimizer holds, also inside a wrapper around it."""
     inner = getattr(optimizer, "optimizer", optimizer)
     return {id(weight) for group in inner.param_groups for weight in group["params"]}
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import transformers  # attributes are only accessed in functions, because the first access loads PyTorch
 
 from eyechart.exits import InputError
+from eyechart.hub import first_line
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
@@ -148,11 +149,11 @@ def torchvision_problem() -> str:
     try:
         importlib.import_module("torchvision.transforms.v2.functional")
     except ImportError as error:
-        return "torchvision is not installed" if error.name == "torchvision" else f"torchvision fails ({_first(error)})"
+        return (
+            "torchvision is not installed"
+            if error.name == "torchvision"
+            else f"torchvision fails ({first_line(error)})"
+        )
     except Exception as error:  # noqa: BLE001 - a build for another torch may raise anything
-        return f"the installed torchvision does not fit the installed torch ({_first(error)})"
+        return f"the installed torchvision does not fit the installed torch ({first_line(error)})"
     return ""
-
-
-def _first(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

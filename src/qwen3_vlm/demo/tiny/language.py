@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from eyechart.seam import IGNORE_INDEX
 from qwen3_vlm.demo.tiny.documents import Document, Encoded, encode_document, encoder, noted
 from qwen3_vlm.demo.tiny.fitting import fit
 from qwen3_vlm.demo.tiny.saving import save_half
@@ -24,7 +25,6 @@ HIDDEN, LAYERS, HEADS, KEY_HEADS, HEAD_DIM, MLP = 128, 3, 4, 2, 32, 256
 BATCH, EXAM_BATCH = 32, 200
 POSITIONS = 2048
 """Number of positions in the model's config. Training documents are far shorter (see documents.py)."""
-IGNORED = -100
 NOISE = 0.3
 """Standard deviation of the noise in packed notes, divided by the RMS of the embeddings."""
 
@@ -62,7 +62,7 @@ def embed(model: Qwen3ForCausalLM, ids_BT: Tensor, batch: Sequence[Encoded], pat
 def pad(batch: Sequence[Encoded], filler: int) -> tuple[Tensor, Tensor, Tensor]:
     """Make (ids, labels, mask) from documents, each [B,T] and padded on the right. Only caption tokens are labels."""
     width = max(len(item.prompt) + len(item.caption) for item in batch)
-    ids, labels = torch.full((len(batch), width), filler), torch.full((len(batch), width), IGNORED)
+    ids, labels = torch.full((len(batch), width), filler), torch.full((len(batch), width), IGNORE_INDEX)
     mask = torch.zeros(len(batch), width, dtype=torch.long)
     for row, item in enumerate(batch):
         line = torch.tensor((*item.prompt, *item.caption))
@@ -92,7 +92,7 @@ def train(
         ids_BT, labels_BT, mask_BT = pad(batch, tokenizer.eos_token_id)
         embedded_BTE = embed(model, ids_BT, batch, patch)
         logits_BTY = model(inputs_embeds=embedded_BTE, attention_mask=mask_BT, use_cache=False).logits
-        return F.cross_entropy(logits_BTY[:, :-1].flatten(0, 1), labels_BT[:, 1:].flatten(), ignore_index=IGNORED)
+        return F.cross_entropy(logits_BTY[:, :-1].flatten(0, 1), labels_BT[:, 1:].flatten(), ignore_index=IGNORE_INDEX)
 
     last = fit(model.parameters(), loss_of_step, steps=steps, rate=2e-3, weight_decay=0.01, label="language model")
     model.eval()

@@ -1,6 +1,6 @@
 """Digits, a world of real images: scikit-learn's bundled handwritten digits with captions, in the layout of scenes.
 
-    from qwen3_vlm.data.worlds import digits
+    from qwen3_vlm.demo.worlds import digits
     digits.ensure(Path("data/digits"))        # digits_train.json (1,500) and digits_eval.json (297)
 
 The 8 x 8 scans are enlarged to 64 px and show dark ink on light paper. A caption names the digit and the weight of its
@@ -30,7 +30,6 @@ VERSION = 1
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WEIGHTS = ("thin", "medium", "bold")
-FACT_WORDS = frozenset(NAMES) | frozenset(WEIGHTS)
 _INSTRUCTIONS = ("Which digit is this?", "Describe the picture.", "Read the number.", "What is in this image?")
 
 

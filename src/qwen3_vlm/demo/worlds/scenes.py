@@ -1,6 +1,6 @@
 """Scenes: one or two outlined shapes on a textured background, drawn and captioned by seed.
 
-    from qwen3_vlm.data.worlds import scenes
+    from qwen3_vlm.demo.worlds import scenes
     scenes.ensure(Path("data/scenes"))        # 5,000 pictures of 64 px and scenes.json, in seconds
 
 Every caption names every attribute: size, colour, shape and place of each thing, and texture and colour of the
