@@ -12,26 +12,22 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from scipy.special import betaincinv
 
-from eyechart.data.dataset import TooManyRejectedError, above_share
+from eyechart.data.dataset import TooManyRejectedError
 from eyechart.data.json_rows import JsonRecords
 from eyechart.data.layouts import LLAVA
 from eyechart.data.reader import open_rows, simple_rows
 from eyechart.exits import NamedInputError
-from eyechart.faults.table import FAULTS, Severity, agree, finding
+from eyechart.faults.rows_shares import SHOWN, severity_by_share
+from eyechart.faults.table import FAULTS, agree, finding
 from eyechart.results import Finding
-from eyechart.rows import PLACEHOLDER
+from eyechart.rows import PLACEHOLDER, Row
 from eyechart.seam import Reject, RejectKind
 from qwen3_vlm.config import Config, DataConfig
 
-# size: rows in a message
-SHOWN = 3
-"""Maximum number of rows that a finding names."""
 _FAULT_OF = {
     RejectKind.LAYOUT: "no-labels",
     RejectKind.NO_CAPTION: "no-labels",
@@ -76,19 +72,7 @@ _SAYS = {
 }
 
 
-@dataclass(frozen=True)
-class RawRow:
-    """A row exactly as it is in the file."""
-
-    row: int
-    id: str
-    image: str
-    human: str
-    caption: str
-    """The caption without white space at both ends."""
-
-
-def read_unprocessed(data: DataConfig, path: Path, rows: Sequence[int]) -> dict[int, RawRow]:
+def read_unprocessed(data: DataConfig, path: Path, rows: Sequence[int]) -> dict[int, Row]:
     """Read rows of a data file by index, of any layout; rows that are not usable are left out.
 
     Args:
@@ -100,10 +84,10 @@ def read_unprocessed(data: DataConfig, path: Path, rows: Sequence[int]) -> dict[
     if opened.understood.layout is LLAVA and isinstance(opened.records, JsonRecords):
         return read_plainly(path, rows)
     found, _ = simple_rows(opened.read(rows)[0])
-    return {row.row: RawRow(row.row, row.id, row.image, row.human, row.caption) for row in found}
+    return {row.row: row for row in found}
 
 
-def read_plainly(path: Path, rows: Iterable[int]) -> dict[int, RawRow]:
+def read_plainly(path: Path, rows: Iterable[int]) -> dict[int, Row]:
     """Read rows in LLaVA's layout by index, using only a JSON parser; invalid rows are left out.
 
     Args:
@@ -121,30 +105,14 @@ def read_plainly(path: Path, rows: Iterable[int]) -> dict[int, RawRow]:
     return {row: raw for row, raw in found.items() if raw is not None}
 
 
-def _raw_row(row: int, text: bytes) -> RawRow | None:
+def _raw_row(row: int, text: bytes) -> Row | None:
     try:
         tree = json.loads(text)
         turns = {turn["from"]: turn["value"] for turn in tree["conversations"]}
         image = tree["image"] if isinstance(tree["image"], str) else tree["image"][0]
-        return RawRow(row, str(tree.get("id", row)), image, turns["human"], turns["gpt"].strip())
+        return Row(row, str(tree.get("id", row)), image, turns["human"], turns["gpt"].strip())
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         return None  # the pipeline's reader rejects and counts such a row
-
-
-def by_share(count: int, total: int, allowed: float, sampled: bool = False) -> Severity:
-    """Return error if the share of rows is above the allowed one according to `above_share`, otherwise warning.
-
-    Args:
-        count: number of rows with the fault.
-        total: number of rows checked.
-        allowed: the allowed share, 0 to 1.
-        sampled: whether only some rows were checked. An error then needs a share that is above `allowed` with 95%
-            confidence (Clopper-Pearson), because one bad row of 64 does not show that more than 1% are bad.
-    """
-    if not total or not above_share(count, total, allowed):
-        return "warning"
-    surely = float(betaincinv(count, total - count + 1, 0.05)) > allowed if sampled else True
-    return "error" if surely else "warning"
 
 
 def reject_findings(rejects: Sequence[Reject], total: int, config: Config, sampled: bool = False) -> list[Finding]:
@@ -163,7 +131,7 @@ def reject_findings(rejects: Sequence[Reject], total: int, config: Config, sampl
                 code,
                 f"{len(group)} of {total} rows {agree(len(group), 'has', 'have')} {what}: {_examples(group)}",
                 fix,
-                by_share(len(group), total, config.data.max_rejected, sampled),
+                severity_by_share(len(group), total, config.data.max_rejected, sampled),
                 rows=len(group),
                 of=total,
                 share=round(len(group) / max(1, total), 4),

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from eyechart.data.records import short
+from eyechart.faults.known_answer import SHORT
+from eyechart.faults.rows_shares import SHOWN
 from eyechart.faults.table import finding
 from eyechart.results import Finding
 from eyechart.rows import PLACEHOLDER
 from qwen3_vlm.build import Prepared
 from qwen3_vlm.data.prompt import END, PATCH, START
 from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.preflight.rows import SHOWN
-from qwen3_vlm.preflight.text import Cases, Row, Tokens, short
+from qwen3_vlm.preflight.text import Cases, Row, Tokens
 
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _SAME = 1e-3
@@ -113,7 +115,9 @@ def template_findings(rows: Sequence[Row], prepared: Prepared, tokens: Tokens) -
         cut = start == len(row.ids)
         if around[0] != got_around[0] or (around[1] != got_around[1] and not cut):
             read = f"{tokens.decode(got_around[0])}{PLACEHOLDER}{tokens.decode(got_around[1])}"
-            cases.add("template-unstable", row, f"training uses {short(read)}, which differs from prompt.template")
+            cases.add(
+                "template-unstable", row, f"training uses {short(read, SHORT)}, which differs from prompt.template"
+            )
     return [
         finding(
             code,
@@ -232,4 +236,4 @@ def _delimiters_like_eos(tokens: Tokens, table_KE: Tensor, legacy: bool) -> list
 
 
 def _or_nothing(text: str) -> str:
-    return short(text) if text else "nothing"
+    return short(text, SHORT) if text else "nothing"
