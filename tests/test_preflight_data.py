@@ -13,19 +13,13 @@ import pytest
 from PIL import Image
 
 from eyechart.exits import NamedInputError
-from eyechart.faults.table import FAULTS
 from eyechart.seam import Reject, RejectKind
 from preflight_world import World, bad, caption_of, copy_world, first, human
 from qwen3_vlm.build import prepare_data
 from qwen3_vlm.config import Config
-from qwen3_vlm.preflight.rows import _FAULT_OF, _SAYS, findings_of_error, reject_findings
+from qwen3_vlm.preflight.rows import findings_of_error, reject_findings
 
 Patch = pytest.MonkeyPatch
-
-
-def test_every_kind_of_reject_is_a_fault_of_the_table_or_none() -> None:
-    assert set(_FAULT_OF) == set(RejectKind)
-    assert {fault for fault in _FAULT_OF.values() if fault} == set(_SAYS) <= set(FAULTS)
 
 
 def test_how_a_reason_is_worded_decides_nothing() -> None:

@@ -16,9 +16,11 @@ from eyechart.api.check_rows import check_rows
 from eyechart.cli import main
 from eyechart.faults.rows_captions import diagnose_captions, diagnose_held_out, diagnose_ids, diagnose_requests
 from eyechart.faults.rows_pictures import diagnose_equal_pixels
+from eyechart.faults.rows_rejected import _FAULT_OF, _SAYS
 from eyechart.faults.rows_shares import severity_by_share
+from eyechart.faults.table import FAULTS
 from eyechart.results import Finding
-from eyechart.rows import Row
+from eyechart.rows import RejectKind, Row
 
 COLOURS, SHAPES = ("red", "green", "blue", "grey", "pink"), ("circle", "square", "cross", "star", "ring", "line")
 
@@ -98,6 +100,11 @@ def test_an_answer_in_its_own_request_is_a_leak_and_a_list_of_all_answers_is_non
     assert [*diagnose_requests(listed, 0.01)] == []
 
 
+def test_every_kind_of_reject_is_a_fault_of_the_table_or_none() -> None:
+    assert set(_FAULT_OF) == set(RejectKind)
+    assert {fault for fault in _FAULT_OF.values() if fault} == set(_SAYS) <= set(FAULTS)
+
+
 def test_ids_that_name_the_files_of_other_rows_are_mismatched_pairs() -> None:
     rows = [Row(i, f"{i:03d}", f"images/{(i + 1) % 30:03d}.jpg", "", caption(i)) for i in range(30)]
     assert codes([*diagnose_ids(rows)]) == [("pairs-mismatched", "error")]
@@ -152,6 +159,12 @@ def test_images_that_cannot_be_opened_are_counted(tmp_path: Path) -> None:
     (found,) = check_rows(data)[1]
     assert (found.code, found.severity) == ("images-unreadable", "error")
     assert found.evidence["rows"] == 3 and found.evidence["first_rows"] == [3, 9, 20]
+
+
+def test_rejected_rows_are_named_by_their_fault(tmp_path: Path) -> None:
+    data = write(tmp_path / "data", [{"caption": " "} if row % 4 == 0 else {} for row in range(40)])
+    (tmp_path / "data" / "5.png").unlink()
+    assert codes(check_rows(data)[1]) == [("no-labels", "error"), ("images-unreadable", "warning")], "one is no share"
 
 
 def saved_again(image: Image.Image) -> Image.Image:

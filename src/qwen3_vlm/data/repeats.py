@@ -6,11 +6,11 @@ Equal pictures in different files (saved again, resized) are found by the check 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from eyechart.data.same_files import pictures_of, sizes_of
+from eyechart.data.same_files import on_both_sides, pictures_of, sizes_of
 from eyechart.faults.rows_shares import SHOWN, is_placeholder
 from eyechart.rows import Row
 from qwen3_vlm.data.splits import Split
@@ -34,11 +34,7 @@ def without_repeats(split: Split, held_out: Sequence[Row], train: Sequence[Row],
     if set(split.train) & set(split.eval):
         return split
     held, trained = {row.image for row in held_out}, {row.image for row in train}
-
-    def on_both_sides(files: Collection[str]) -> bool:
-        return not held.isdisjoint(files) and any(file in trained and file not in held for file in files)
-
-    pictures = pictures_of(sizes_of(held | trained, root), root, on_both_sides)
+    pictures = pictures_of(sizes_of(held | trained, root), root, on_both_sides(held, trained))
     first: dict[str, int] = {}
     for row in held_out:
         if row.image in pictures:

@@ -12,18 +12,19 @@ import numpy as np
 from eyechart.data.choice import even_choice
 from eyechart.data.images import ImageError, load_thumbnail
 from eyechart.data.layouts import AUTO
-from eyechart.data.same_files import pictures_of, sizes_of
+from eyechart.data.same_files import on_both_sides, pictures_of, sizes_of
 from eyechart.data.summary import RowsReport, inspect_rows
 from eyechart.faults.rows_captions import diagnose_captions, diagnose_held_out, diagnose_ids, diagnose_requests
 from eyechart.faults.rows_pictures import Decoded, diagnose_decoded, diagnose_repeats, diagnose_shared
-from eyechart.faults.rows_shares import ENOUGH, SHOWN, severity_by_share
-from eyechart.faults.table import finding, rank
+from eyechart.faults.rows_rejected import diagnose_rejects
+from eyechart.faults.rows_shares import ENOUGH
+from eyechart.faults.table import rank
 from eyechart.results import Finding
-from eyechart.rows import Row
+from eyechart.rows import Reject, Row
 from eyechart.settings import ScoreSettings
 
 _COMPARED = 20_000
-"""Number of evenly spaced rows whose texts and image files are compared."""
+"""Number of evenly spaced rows of DATA whose texts and image files are compared with each other."""
 _OPENED = 128
 """Number of evenly spaced rows whose image is opened."""
 _SIDE = 64
@@ -49,12 +50,13 @@ def check_rows(
     Raises:
         ValueError: the data is missing or broken, its layout is not recognised, or the image root is not a folder.
     """
-    report, usable = inspect_rows(path, layout, image_root)
+    report, usable, rejects = inspect_rows(path, layout, image_root)
     rows = _some(usable, _COMPARED)
-    found = [*_texts(rows), *_pictures([row for row in rows if row.image], Path(report.image_root))]
+    found = [*diagnose_rejects(rejects, report.rows, _ALLOWED), *_texts(rows)]
+    found += _pictures([row for row in rows if row.image], Path(report.image_root))
     if held_out is not None:
-        other, others = inspect_rows(held_out, layout, image_root)
-        found += _compared(_placed(rows, report), _placed(_some(others, _COMPARED), other))
+        other, others, _ = inspect_rows(held_out, layout, image_root)
+        found += _compared(_placed(usable, report), _placed(others, other))
     return report, rank(found)
 
 
@@ -72,28 +74,18 @@ def _texts(rows: Sequence[Row]) -> Iterator[Finding]:
 def _pictures(rows: Sequence[Row], root: Path) -> Iterator[Finding]:
     """Yield findings about the first images of rows."""
     yield from diagnose_repeats(rows, pictures_of(sizes_of({row.image for row in rows}, root), root))
-    opened = {row.row: _decoded(row, root) for row in _some(rows, _OPENED)}
-    broken = {row: one for row, one in opened.items() if isinstance(one, ImageError)}
-    if broken:
-        row, first = next(iter(broken.items()))
-        yield finding(
-            "images-unreadable",
-            f"{len(broken)} of {len(opened)} images that were opened cannot be read, first that of row {row}: {first}",
-            "restore these files, or remove their rows",
-            severity_by_share(len(broken), len(opened), _ALLOWED, sampled=True),
-            rows=len(broken),
-            of=len(opened),
-            first_rows=list(broken)[:SHOWN],
-        )
-    yield from diagnose_decoded([one for one in opened.values() if isinstance(one, Decoded)], _ALLOWED)
+    opened = [_decoded(row, root) for row in _some(rows, _OPENED)]
+    broken = [one for one in opened if isinstance(one, Reject)]
+    yield from diagnose_rejects(broken, len(opened), _ALLOWED, sampled=True)
+    yield from diagnose_decoded([one for one in opened if isinstance(one, Decoded)], _ALLOWED)
 
 
-def _decoded(row: Row, root: Path) -> Decoded | ImageError:
+def _decoded(row: Row, root: Path) -> Decoded | Reject:
     """Return the first image of a row at a fixed size, or why it cannot be read."""
     try:
         image = load_thumbnail(root / row.image, _SIDE, ScoreSettings().max_pixels)
     except ImageError as error:
-        return error
+        return Reject(row.row, error.reason, f"{root / row.image}: {error.detail}", error.kind)
     pixels_CHW = np.asarray(image.resize((_SIDE, _SIDE))).transpose(2, 0, 1).copy()
     return Decoded(row.row, row.image, hashlib.sha256(pixels_CHW.data).hexdigest(), pixels_CHW)
 
@@ -109,7 +101,8 @@ def _compared(train: Sequence[Row], held_out: Sequence[Row]) -> Iterator[Finding
     from eyechart.faults.rows_twins import Namesakes, diagnose_twins  # imported here because PyTorch takes seconds
 
     root = Path()
-    pictures = pictures_of(sizes_of({row.image for row in (*train, *held_out)}, root), root)
+    trained, held = ({row.image for row in rows} for rows in (train, held_out))
+    pictures = pictures_of(sizes_of(held | trained, root), root, on_both_sides(held, trained))
     leaked = [*diagnose_shared(train, held_out, pictures, _ALLOWED)]
     yield from leaked
     yield from diagnose_held_out([row.caption for row in train], [row.caption for row in held_out])

@@ -66,6 +66,11 @@ def pictures_of(
     return {image: image for image in sizes} | {image: group[0] for group in groups for image in group}
 
 
+def on_both_sides(one: Collection[str], other: Collection[str]) -> Callable[[Collection[str]], bool]:
+    """Return a `wanted` for `pictures_of`: files of one side are only compared with files that only the other has."""
+    return lambda files: any(file in one for file in files) and any(f in other and f not in one for f in files)
+
+
 def _groups(
     images: Iterable[str], marks: Mapping[str, _Mark], wanted: Callable[[Collection[str]], bool]
 ) -> list[list[str]]:

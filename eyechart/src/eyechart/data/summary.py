@@ -90,7 +90,7 @@ class RowsReport:
 
 def inspect_rows(
     path: str | Path, layout: str = AUTO, image_root: str | Path | None = None
-) -> tuple[RowsReport, list[Row]]:
+) -> tuple[RowsReport, list[Row], list[Reject]]:
     """Read all rows of a data set and report what was understood. Only the images of the shown rows are opened.
 
     Args:
@@ -99,7 +99,7 @@ def inspect_rows(
         image_root: folder that image paths are relative to; None uses the folder of the data.
 
     Returns:
-        The report, and the usable rows.
+        The report, the usable rows, and the others.
 
     Raises:
         ValueError: the data is missing or broken, its layout is not recognised, or the image root is not a folder.
@@ -133,7 +133,7 @@ def inspect_rows(
         not_simple=dict(Counter(reject.reason for reject in others).most_common()),
         shown=tuple(_shown(usable[place], root) for place in even_choice(len(usable), SHOWN)),
     )
-    return report, usable
+    return report, usable, rejects
 
 
 def require_usable(report: RowsReport) -> None:
