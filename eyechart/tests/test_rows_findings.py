@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -194,3 +196,10 @@ def test_findings_are_printed_after_the_rows_and_are_in_the_json(
         "split-leak",
         "captions-degenerate",
     ]
+
+
+def test_rows_are_checked_without_torch(tmp_path: Path) -> None:
+    data = write(tmp_path / "data", empty())
+    code = "import sys; sys.modules['torch'] = None; from eyechart.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", code, "rows", str(data)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "checks of the rows: no fault found" in done.stdout, done.stderr
