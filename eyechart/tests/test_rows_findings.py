@@ -1,4 +1,4 @@
-"""What is wrong with rows is named from plain values, and by `eyechart rows` on anybody's rows."""
+"""What is wrong with rows is named from plain values, and by `eyechart rows` on rows of any layout."""
 
 from __future__ import annotations
 
