@@ -175,11 +175,18 @@ def saved_again(image: Image.Image) -> Image.Image:
     return Image.open(buffer)
 
 
-@pytest.mark.parametrize("how", [lambda image: image, saved_again], ids=["copied", "saved again"])
-def test_held_out_pictures_that_are_trained_on_are_a_leak(tmp_path: Path, how: Callable[[Any], Image.Image]) -> None:
+@pytest.mark.parametrize(
+    ("how", "by_bytes"), [(lambda image: image, 12), (saved_again, None)], ids=["copied", "saved again"]
+)
+def test_held_out_pictures_that_are_trained_on_are_a_leak(
+    tmp_path: Path, how: Callable[[Any], Image.Image], by_bytes: int | None
+) -> None:
     data = write(tmp_path / "train", empty())
     other = write(tmp_path / "other", empty(12), lambda row: how(picture(row)))
-    assert codes(check_rows(data, held_out=other)[1]) == [("split-leak", "error")]
+    (found,) = check_rows(data, held_out=other)[1]
+    assert (found.code, found.severity) == ("split-leak", "error")
+    assert found.evidence.get("same_bytes") == by_bytes
+    assert found.evidence["rows"] >= (by_bytes or 6), "most of the twelve"
 
 
 def test_findings_are_printed_after_the_rows_and_are_in_the_json(
