@@ -23,10 +23,18 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch
 import numpy as np
 import torch
 
-from eyechart.faults import experiments, loss_findings, pairing, pattern, pattern_of_tokens, probes, weights
+from eyechart.faults import (
+    experiments,
+    loss_findings,
+    pairing,
+    pattern,
+    pattern_of_tokens,
+    probes,
+    rows_captions,
+    weights,
+)
 from eyechart.files import write_atomic
 from fault_site import make_worlds
-from qwen3_vlm.preflight import corpus_captions
 from threshold_runs import SHAPES, UNTRAINED_SEEDS, WORLDS, run
 
 PAGE = Path("docs/thresholds.md")
@@ -73,9 +81,9 @@ CUTS = (
     _cut(loss_findings, "NEIGHBOURS", "above", "difference of a loss alone and in its batch, in nats per label token"),
     _cut(experiments, "RESTLESS", "above", "relative difference of two identical calls"),
     _cut(probes, "_ANSWERS", "above", "share of prompts that contain the caption"),
-    _cut(corpus_captions, "_TOP_SHARE", "above", "share of the most frequent caption"),
-    _cut(corpus_captions, "_FEWEST", "below", "number of distinct captions"),
-    _cut(corpus_captions, "_UNHEARD", "above", "share of held-out words that no training caption has"),
+    _cut(rows_captions, "_TOP_SHARE", "above", "share of the most frequent caption"),
+    _cut(rows_captions, "_FEWEST", "below", "number of distinct captions"),
+    _cut(rows_captions, "_UNHEARD", "above", "share of held-out words that no training caption has"),
     Cut(
         "eyechart.faults.rivals",
         "beats_fresh",

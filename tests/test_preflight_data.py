@@ -13,20 +13,13 @@ import pytest
 from PIL import Image
 
 from eyechart.exits import NamedInputError
-from eyechart.faults.table import FAULTS
 from eyechart.seam import Reject, RejectKind
 from preflight_world import World, bad, caption_of, copy_world, first, human
 from qwen3_vlm.build import prepare_data
 from qwen3_vlm.config import Config
-from qwen3_vlm.preflight.rows import _FAULT_OF, _SAYS, by_share, findings_of_error, reject_findings
-from qwen3_vlm.preflight.twins import cached_twins
+from qwen3_vlm.preflight.rows import findings_of_error, reject_findings
 
 Patch = pytest.MonkeyPatch
-
-
-def test_every_kind_of_reject_is_a_fault_of_the_table_or_none() -> None:
-    assert set(_FAULT_OF) == set(RejectKind)
-    assert {fault for fault in _FAULT_OF.values() if fault} == set(_SAYS) <= set(FAULTS)
 
 
 def test_how_a_reason_is_worded_decides_nothing() -> None:
@@ -141,15 +134,6 @@ def test_images_of_a_fixed_held_out_file_under_another_name_in_training_are_a_le
     assert found[0].evidence["same_bytes"] == 12
 
 
-@pytest.mark.parametrize("sampled", [True, False])
-def test_a_single_row_is_never_a_share(sampled: bool) -> None:
-    assert by_share(1, 8, 0.01, sampled) == "warning"
-    assert by_share(2, 8, 0.01, sampled) == "error"
-    assert by_share(2, 8, 0.5, sampled) == "warning"
-    assert by_share(1, 8, 0.0, sampled) == "error", "none is allowed"
-    assert by_share(1, 1, 0.01, sampled) == "error", "there is no other row"
-
-
 def test_one_missing_image_of_few_is_a_warning_and_two_are_an_error(world: World) -> None:
     world.image(0).unlink()
     assert first(world.find(), "warning") == "images-unreadable"
@@ -184,13 +168,6 @@ def test_held_out_images_saved_again_in_training_are_a_leak(world: World, how: s
 def test_a_placeholder_picture_on_both_sides_is_degenerate_and_no_leak(world: World) -> None:
     world.change(lambda row, i: row.update(image="images/000000000.png") if i % 5 < 2 else None)
     assert bad(world.find()) == ["images-degenerate"]
-
-
-def test_pixels_that_many_training_rows_show_are_no_leak_but_those_of_one_are() -> None:
-    train = [*(f"own {i}" for i in range(50)), *["not available"] * 10, ""]
-    assert cached_twins(train, ["not available", "new", ""], allowed=0.01) == []
-    (leak,) = cached_twins(train, ["not available", "own 3", "new"], allowed=0.01)
-    assert leak.code == "split-leak" and leak.evidence == {"rows": 1, "of": 3}
 
 
 def test_images_of_one_caption_that_are_alike_by_nature_are_a_note(world: World) -> None:

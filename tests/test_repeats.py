@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from eyechart.data import same_files
 from eyechart.faults.table import finding
 from eyechart.rows import Row
 from qwen3_vlm import audit
 from qwen3_vlm.build import prepare_data
 from qwen3_vlm.commands.diagnosis import diagnose
-from qwen3_vlm.data import repeats
 from qwen3_vlm.data.repeats import without_repeats
 from qwen3_vlm.data.splits import Split, describe, draw_split, load_split, save_split
 from qwen3_vlm.preflight.corpus import leak_named, left_findings
@@ -67,7 +67,7 @@ def test_a_training_row_that_names_a_held_out_rows_file_leaves_by_its_path(tmp_p
 
 def test_files_of_one_size_and_one_beginning_are_told_apart_by_their_end(tmp_path: Path) -> None:
     for name, end in (("held", b"x"), ("same", b"x"), ("other", b"y")):
-        (tmp_path / name).write_bytes(bytes(repeats._HEAD + 10) + end)
+        (tmp_path / name).write_bytes(bytes(same_files._HEAD + 10) + end)
     split = split_of([row(0, "held")], [row(1, "same"), row(2, "other")], tmp_path)
     assert split == Split((2,), (0,), ((1, 0),))
 
@@ -75,7 +75,7 @@ def test_files_of_one_size_and_one_beginning_are_told_apart_by_their_end(tmp_pat
 def test_no_file_is_read_where_all_sizes_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for size in (1, 2, 3):
         (tmp_path / f"{size}.png").write_bytes(bytes(size))
-    monkeypatch.setattr(repeats, "_digest", lambda *_: pytest.fail("a file was read"))
+    monkeypatch.setattr(same_files, "_digest", lambda *_: pytest.fail("a file was read"))
     split_of([row(0, "1.png")], [row(1, "2.png"), row(2, "3.png")], tmp_path)
     with pytest.raises(pytest.fail.Exception):
         (tmp_path / "3.png").write_bytes(b"3")

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from eyechart.settings import ScoreSettings
 
 _ROWS = """\
-Show what is understood of a data set: its layout, how many rows can be used and why the others cannot, and three rows.
+Show what is understood of a data set: its layout, how many rows can be used and why the others cannot, three rows, and
+what is wrong with captions, ids and pictures: repeated, blank or unreadable ones, answers in the request. With
+--held_out, also pictures that both sets show, and held-out captions in another language or case.
 
 Example:
   eyechart rows captions.csv
@@ -123,6 +125,9 @@ def _add_rows(commands: argparse._SubParsersAction[_Parser]) -> None:
         "captions,image=picture,caption=title (auto)",
     )
     rows.add_argument("--image_root", "--image-root", type=Path, help="folder of the images (the folder of DATA)")
+    rows.add_argument(
+        "--held_out", "--held-out", help="file or folder of held-out rows, compared with the rows of DATA"
+    )
     rows.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
@@ -196,14 +201,16 @@ def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
 def _rows(options: argparse.Namespace) -> int:
-    from eyechart.data.summary import inspect_rows, require_usable
+    from eyechart.api.check_rows import check_rows
+    from eyechart.data.summary import require_usable
     from eyechart.reporting.rows import print_rows
 
-    report = inspect_rows(options.data, options.layout, options.image_root)
+    report, findings = check_rows(options.data, options.layout, options.image_root, options.held_out)
     if options.json:
-        sys.stdout.write(json.dumps(dataclasses.asdict(report), indent=2) + "\n")
+        found = [finding.model_dump(mode="json") for finding in findings]
+        sys.stdout.write(json.dumps(dataclasses.asdict(report) | {"findings": found}, indent=2) + "\n")
     else:
-        print_rows(report, sys.stdout)
+        print_rows(report, findings, sys.stdout)
     require_usable(report)
     return 0
 

@@ -1,36 +1,19 @@
 """Finds training rows that show the picture of a held-out row, by comparing the image files before training.
 
-Sizes are compared first. Only files of equal size are opened, and only those that begin with the same bytes are read
-completely. Equal pictures in different files (saved again, resized) are found by `qwen3_vlm.preflight.twins`.
+Equal pictures in different files (saved again, resized) are found by the check before training.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
 
-from eyechart.progress import progress_bar
+from eyechart.data.same_files import on_both_sides, pictures_of, sizes_of
+from eyechart.faults.rows_shares import SHOWN, is_placeholder
 from eyechart.rows import Row
-from eyechart.stored import image_bytes, image_size, in_order, place_of
 from qwen3_vlm.data.splits import Split
-
-ENOUGH = 20
-"""Smallest number of rows of a data set for judging shares."""
-_TOP_IMAGE = 0.05
-_CAPTIONS = 5
-_HEAD = 4096
-"""Number of bytes of a file that are read first. Among half a million JPEGs, many have the same size as one of 11,000
-held-out files, and reading all of them completely would be slow."""
-_NAMED = 3
-"""Number of removed rows that are named in the message; all of them are in split.json."""
-_LONG = 20_000
-"""Smallest number of files for which a progress bar is shown."""
-
-_Mark: TypeAlias = tuple[int | bytes, ...]
 
 
 def without_repeats(split: Split, held_out: Sequence[Row], train: Sequence[Row], root: Path) -> Split:
@@ -51,16 +34,15 @@ def without_repeats(split: Split, held_out: Sequence[Row], train: Sequence[Row],
     if set(split.train) & set(split.eval):
         return split
     held, trained = {row.image for row in held_out}, {row.image for row in train}
-    sizes = _sizes(held | trained, root)
-    shown = _on_both_sides(held & sizes.keys(), trained & sizes.keys(), sizes, root)
-    first: dict[_Mark | str, int] = {}
+    pictures = pictures_of(sizes_of(held | trained, root), root, on_both_sides(held, trained))
+    first: dict[str, int] = {}
     for row in held_out:
-        if row.image in shown:
-            first.setdefault(shown[row.image], row.row)
-    counts = Counter(shown[row.image] for row in train if row.image in shown)
-    total = sum(row.image in sizes for row in train)
-    leave = {picture for picture, count in counts.items() if not is_placeholder(count, total)}
-    repeats = tuple((row.row, first[shown[row.image]]) for row in train if shown.get(row.image) in leave)
+        if row.image in pictures:
+            first.setdefault(pictures[row.image], row.row)
+    shown = [(row.row, pictures[row.image]) for row in train if row.image in pictures]
+    counts = Counter(picture for _, picture in shown if picture in first)
+    leave = {picture for picture, count in counts.items() if not is_placeholder(count, len(shown))}
+    repeats = tuple((row, first[picture]) for row, picture in shown if picture in leave)
     if not repeats or len(repeats) == len(train):
         return split
     gone = {row for row, _ in repeats}
@@ -71,61 +53,8 @@ def repeats_lines(split: Split) -> list[str]:
     """Return a line with the number of removed rows and the first of them; an empty list if none were removed."""
     if not split.repeats:
         return []
-    first = ", ".join(str(row) for row, _ in split.repeats[:_NAMED])
+    first = ", ".join(str(row) for row, _ in split.repeats[:SHOWN])
     return [
         f"data: {len(split.train):,} training rows and {len(split.eval):,} held out; {len(split.repeats):,} more rows "
         f"were drawn for training and removed, because they show a held-out picture (first {first})"
     ]
-
-
-def is_placeholder(count: int, total: int) -> bool:
-    """Whether a picture in `count` of `total` training rows is a placeholder: in more than 5% and more than 5 rows."""
-    return total >= ENOUGH and count > max(_TOP_IMAGE * total, _CAPTIONS)
-
-
-def _sizes(images: Collection[str], root: Path) -> dict[str, int]:
-    """Return the size of each image file in bytes. Missing and empty files are left out; they are counted elsewhere."""
-    sizes = {}
-    with progress_bar(len(images), "sizes of image files", "file", hidden=len(images) < _LONG) as bar:
-        for image in in_order(images):
-            try:
-                sizes[image] = image_size(root / image)
-            except (OSError, ValueError):
-                sizes[image] = 0
-            bar.update(1)
-    return {image: size for image, size in sizes.items() if size}
-
-
-def _on_both_sides(
-    held: Collection[str], trained: Collection[str], sizes: dict[str, int], root: Path
-) -> dict[str, _Mark | str]:
-    """Return an identity for every file whose picture both sides show. Equal identities mean equal bytes."""
-    both = set(held) & set(trained)
-    marks: dict[str, _Mark] = {image: (size,) for image, size in sizes.items()}
-    # A path that is on both sides need not be read, unless the same picture also exists under another path.
-    one, other = _shared(set(held), set(trained) - both, marks)
-    for limit in (_HEAD, None):
-        files = one | other
-        with progress_bar(len(files), "image files of equal size", "file", hidden=len(files) < _LONG) as bar:
-            for image in in_order(files):
-                read = _digest(root / image, limit)
-                marks[image] = (*marks[image], *read) if read else ()
-                bar.update(1)
-        one, other = _shared(one, other, marks)
-    return {image: image for image in both} | {image: marks[image] for image in one | other}
-
-
-def _shared(one: set[str], other: set[str], marks: dict[str, _Mark]) -> tuple[set[str], set[str]]:
-    """Return the files of each side whose mark also occurs on the other side. Unreadable files have an empty mark."""
-    common = ({marks[image] for image in one} & {marks[image] for image in other}) - {()}
-    return {i for i in one if marks[i] in common}, {i for i in other if marks[i] in common}
-
-
-def _digest(path: Path, limit: int | None) -> tuple[bytes, ...]:
-    try:
-        if limit is not None or place_of(path) is not None:
-            return (hashlib.sha256(image_bytes(path, limit)).digest(),)
-        with path.open("rb") as file:
-            return (hashlib.file_digest(file, "sha256").digest(),)
-    except OSError:
-        return ()

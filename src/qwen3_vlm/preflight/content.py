@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import math
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from eyechart.data.dataset import Dataset
 from eyechart.data.images import normalise
+from eyechart.faults.prepared_pixels import compare
+from eyechart.faults.rows_pictures import Decoded, diagnose_decoded
+from eyechart.faults.rows_twins import Namesakes, diagnose_twins
 from eyechart.faults.table import agree, finding
 from eyechart.results import Finding
+from eyechart.rows import CollateStats
+from eyechart.seam import Sample
+from eyechart.verdict.coverage import smallest_max_seq_len
 from qwen3_vlm.build import Prepared
-from qwen3_vlm.preflight.pixels import compare, references
-from qwen3_vlm.preflight.rows import by_share, spread
+from qwen3_vlm.preflight.pixels import references
+from qwen3_vlm.preflight.rows import spread
 from qwen3_vlm.preflight.text import Row
 
 # size: images compared
@@ -36,45 +44,40 @@ def content_findings(rows: list[Row], allowed: float) -> list[Finding]:
             finding(
                 "pairs-mismatched",
                 f"{len(moved)} of {len(rows)} samples {agree(len(moved), 'has', 'have')} an image that differs from "
-                "the one in the data file: row "
-                f"{row.sample.row} names {row.raw.image} and gets {row.sample.image}",
+                f"the one in the data file: row {row.sample.row} names {row.raw.image} and gets {row.sample.image}",
                 "keep image paths and captions in the same order in the code that reads rows",
                 rows=len(moved),
                 of=len(rows),
             )
         )
-    pixels = {row.sample.row: row.sample.pixels_CHW for row in rows if row.sample.pixels_CHW is not None}
-    blank = [r for r, pixels_CHW in pixels.items() if bool((pixels_CHW == pixels_CHW[:, :1, :1]).all())]
-    if blank and by_share(len(blank), len(pixels), allowed, sampled=True) == "error":
-        found.append(
-            finding(
-                "images-degenerate",
-                f"{len(blank)} of {len(pixels)} images {agree(len(blank), 'is', 'are')} one colour without any "
-                f"detail, such as row {blank[0]}'s",
-                f"open the image file of row {blank[0]}: if it is blank, fetch these images again or remove their "
-                "rows; if it shows a picture, check how it is decoded",
-                rows=len(blank),
-                of=len(pixels),
-                first_rows=blank[:3],
-            )
-        )
-    hashes = {row.sample.image_hash for row in rows}
-    one, other = _same_pixels(rows)
-    files = {row.raw.image for row in rows}
-    if len(files) > 3 and len(hashes) <= 0.1 * len(files):
-        found.append(
-            finding(
-                "images-degenerate",
-                f"{len(files)} different image files decode to only {len(hashes)} different "
-                f"{agree(len(hashes), 'image', 'images')}, such as those of rows {one} and {other} to one",
-                f"open the files of rows {one} and {other}: if they look the same, fetch them again or remove their "
-                "rows; if they differ, check how images are decoded (a cache, a buffer used twice, a fixed path)",
-                "error" if len(hashes) == 1 else "warning",
-                pictures=len(hashes),
-                files=len(files),
-            )
-        )
-    return found
+    return [*found, *diagnose_decoded([_decoded(row.sample, row.raw.image) for row in rows], allowed)]
+
+
+def _decoded(sample: Sample, image: str) -> Decoded:
+    pixels_CHW = None if sample.pixels_CHW is None else sample.pixels_CHW.numpy()
+    return Decoded(sample.row, image, sample.image_hash, pixels_CHW)
+
+
+def twin_findings(rows: Mapping[str, list[Row]], namesakes: Namesakes, train: Dataset, allowed: float) -> list[Finding]:
+    """Compare held-out images with training images of the same caption; rows that cannot be read are counted elsewhere.
+
+    Args:
+        rows: rows that were read, by side of the split.
+        namesakes: training rows by caption.
+        train: the training data.
+        allowed: largest share of rows for which a leak is only a warning.
+    """
+    place = {row: p for p, row in enumerate(train.rows)}
+
+    def decode(row: int) -> Decoded | None:
+        twin = train[place[row]] if row in place else None
+        return _decoded(twin, twin.image) if isinstance(twin, Sample) else None
+
+    train_side, held_out = (
+        [(_decoded(row.sample, row.sample.image), namesakes.of(row.raw.caption, row.raw.image)) for row in rows[side]]
+        for side in ("train", "eval")
+    )
+    return [*diagnose_twins(held_out, train_side, decode, allowed)]
 
 
 def pixel_findings(rows: list[Row], prepared: Prepared, settings: dict[str, Any]) -> list[Finding]:
@@ -87,16 +90,6 @@ def pixel_findings(rows: list[Row], prepared: Prepared, settings: dict[str, Any]
     pixels_BCHW = torch.stack([row.sample.pixels_CHW for row in chosen if row.sample.pixels_CHW is not None])
     got_BCHW = normalise(pixels_BCHW, prepared.inputs.spec)
     return compare(got_BCHW, references(raw, prepared, settings), raw)
-
-
-def _same_pixels(rows: list[Row]) -> tuple[int, int]:
-    """Return two rows whose image files differ but whose pixels are equal; (0, 0) if there are none."""
-    first: dict[str, Row] = {}
-    for row in rows:
-        other = first.setdefault(row.sample.image_hash, row)
-        if other.raw.image != row.raw.image:
-            return other.sample.row, row.sample.row
-    return 0, 0
 
 
 def padding_findings(moved: list[int], total: int) -> list[Finding]:
@@ -131,15 +124,16 @@ def length_findings(prepared: Prepared, mostly_empty: bool) -> list[Finding]:
         mostly_empty: whether most rows are known to have no label for a reason other than their length.
     """
     limit, coverage = prepared.config.data.max_seq_len, prepared.config.coverage
-    lengths = sorted(length for dataset in (prepared.train, prepared.eval) for length in dataset.lengths)
+    lengths = [length for dataset in (prepared.train, prepared.eval) for length in dataset.lengths]
     cut = sum(length > limit for length in lengths)
     if not cut or mostly_empty:
         return []
-    share = 100 * cut / len(lengths)
+    stats = CollateStats(samples=len(lengths), truncated=cut, lengths=Counter(lengths))
+    share = stats.truncated_pct
     fail, warn = share > coverage.truncated_fail, share > coverage.truncated_warn
     # If the share is already within the limits of all checks, suggest a length that truncates no caption.
-    spared = math.floor(len(lengths) * min(coverage.truncated_warn, _CUT_AT_MOST) / 100) if warn else 0
-    would_do = lengths[-1 - spared]
+    spared = min(coverage.truncated_warn, _CUT_AT_MOST) if warn else 0.0
+    would_do = smallest_max_seq_len(stats, spared, prepared.config.image_block_tokens)
     whole = sum(length <= would_do for length in lengths)
     return [
         finding(

@@ -10,12 +10,12 @@ from torch import Tensor
 from eyechart.faults.changes import random_like
 from eyechart.faults.experiments import image_routes, relative, sensitivity
 from eyechart.faults.image_findings import diagnose_images, diagnose_repeats
+from eyechart.faults.prepared_pixels import compare
 from eyechart.faults.table import finding
 from eyechart.results import Finding
 from eyechart.seam import VisualTokens
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight.hooks import watched
-from qwen3_vlm.preflight.pixels import compare
 from qwen3_vlm.preflight.walk import Walk, many_of, non_finite, unused
 
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79

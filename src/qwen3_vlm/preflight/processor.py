@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from eyechart.data.images import ImageSpec
+from eyechart.data.images import ImageSpec, image_spec
 from eyechart.faults.pairing import association
+from eyechart.faults.prepared_pixels import FIX
 from eyechart.faults.table import finding
 from eyechart.results import Finding
 from eyechart.seam import Sample
@@ -25,7 +26,6 @@ from eyechart.verdict.statistics import FloatArray
 from qwen3_vlm.build import Prepared
 from qwen3_vlm.models.vision import VisionTower
 from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.preflight.pixels import FIX
 
 # exact: the values in the files of the published towers
 _MEAN, _STD, _RESCALE = 0.5, 0.5, 1 / 255
@@ -63,7 +63,7 @@ def settings_findings(
         samples: training samples with their pixels, for the tower to encode.
     """
     spec = prepared.inputs.spec
-    own = _of_file(settings, spec)
+    own = image_spec(settings, spec.height)
     differ = [*_differences(spec, own)]
     if differ:
         return [
@@ -126,18 +126,6 @@ def fit_of(vlm: VLM, spec: ImageSpec, samples: Sequence[Sample], seed: int) -> F
     if z is None:
         return None
     return Fit(z, float(np.linalg.norm(pooled_NV - pooled_NV.mean(axis=0)) / np.linalg.norm(pooled_NV)))
-
-
-def _of_file(settings: dict[str, Any], spec: ImageSpec) -> ImageSpec:
-    norm, scale = settings.get("do_normalize", True), settings.get("do_rescale", True)
-    return ImageSpec(
-        height=spec.height,
-        width=spec.width,
-        mean=tuple(settings["image_mean"]) if norm else (0.0,) * 3,
-        std=tuple(settings["image_std"]) if norm else (1.0,) * 3,
-        resample=settings["resample"],
-        rescale=settings["rescale_factor"] if scale else 1.0,
-    )
 
 
 def _differences(used: ImageSpec, wanted: ImageSpec) -> Iterator[tuple[str, Any, Any]]:

@@ -10,85 +10,30 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from scipy.special import betaincinv
 
-from eyechart.data.dataset import TooManyRejectedError, above_share
+from eyechart.data.dataset import TooManyRejectedError
 from eyechart.data.json_rows import JsonRecords
 from eyechart.data.layouts import LLAVA
 from eyechart.data.reader import open_rows, simple_rows
 from eyechart.exits import NamedInputError
-from eyechart.faults.table import FAULTS, Severity, agree, finding
+from eyechart.faults.rows_rejected import diagnose_rejects
+from eyechart.faults.table import FAULTS, finding
 from eyechart.results import Finding
-from eyechart.rows import PLACEHOLDER
-from eyechart.seam import Reject, RejectKind
+from eyechart.rows import Reject, Row
 from qwen3_vlm.config import Config, DataConfig
 
-# size: rows in a message
-SHOWN = 3
-"""Maximum number of rows that a finding names."""
-_FAULT_OF = {
-    RejectKind.LAYOUT: "no-labels",
-    RejectKind.NO_CAPTION: "no-labels",
-    RejectKind.NO_PLACEHOLDER: "no-placeholder",
-    RejectKind.IMAGE_COUNT: "placeholder-count",
-    RejectKind.SPECIAL_TOKEN: "placeholder-count",
-    RejectKind.IMAGE_IN_CAPTION: "placeholder-in-caption",
-    RejectKind.IMAGE_CUT: "image-truncated",
-    RejectKind.NO_FILE: "images-unreadable",
-    RejectKind.UNUSABLE_FILE: "images-unreadable",
-    RejectKind.SEVERAL_EXCHANGES: None,
-    RejectKind.VISUAL_TOKENS: None,
-    RejectKind.OTHER: None,
+_FIXES = {
+    "image-truncated": "raise data.max_seq_len, shorten prompt.template, or lower connector.latents",
+    "images-unreadable": "restore these files below data.image_root, or remove the rows from the data file",
 }
-"""Code of the fault for each kind of rejected row. None means that the table of faults has none for it, for example for
-valid rows that this package does not train on. Such rows are counted and named separately."""
-_SAYS = {
-    "no-placeholder": (
-        f"an image but no {PLACEHOLDER} in the human turn, so the text has no position for the image",
-        f"put {PLACEHOLDER} once into the human turn of these rows",
-    ),
-    "placeholder-count": (
-        f"a number of {PLACEHOLDER} (or of its tokens) in the human turn that differs from the number of images",
-        f"leave exactly one image and one {PLACEHOLDER} in each of these rows",
-    ),
-    "placeholder-in-caption": (
-        "an image token inside the caption, which would refer to a second image",
-        "remove the token from these captions",
-    ),
-    "image-truncated": (
-        "an image block that data.max_seq_len cuts, so image tokens are lost",
-        "raise data.max_seq_len, shorten prompt.template, or lower connector.latents",
-    ),
-    "images-unreadable": (
-        "an image file that is missing, damaged or not an image",
-        "restore these files below data.image_root, or remove the rows from the data file",
-    ),
-    "no-labels": (
-        "no usable caption, so there is nothing to learn from them",
-        "give these rows the turns human and gpt with a caption that is not blank, or remove them",
-    ),
-}
+"""Fixes that name settings of the config."""
 
 
-@dataclass(frozen=True)
-class RawRow:
-    """A row exactly as it is in the file."""
-
-    row: int
-    id: str
-    image: str
-    human: str
-    caption: str
-    """The caption without white space at both ends."""
-
-
-def read_unprocessed(data: DataConfig, path: Path, rows: Sequence[int]) -> dict[int, RawRow]:
+def read_unprocessed(data: DataConfig, path: Path, rows: Sequence[int]) -> dict[int, Row]:
     """Read rows of a data file by index, of any layout; rows that are not usable are left out.
 
     Args:
@@ -100,10 +45,10 @@ def read_unprocessed(data: DataConfig, path: Path, rows: Sequence[int]) -> dict[
     if opened.understood.layout is LLAVA and isinstance(opened.records, JsonRecords):
         return read_plainly(path, rows)
     found, _ = simple_rows(opened.read(rows)[0])
-    return {row.row: RawRow(row.row, row.id, row.image, row.human, row.caption) for row in found}
+    return {row.row: row for row in found}
 
 
-def read_plainly(path: Path, rows: Iterable[int]) -> dict[int, RawRow]:
+def read_plainly(path: Path, rows: Iterable[int]) -> dict[int, Row]:
     """Read rows in LLaVA's layout by index, using only a JSON parser; invalid rows are left out.
 
     Args:
@@ -121,71 +66,20 @@ def read_plainly(path: Path, rows: Iterable[int]) -> dict[int, RawRow]:
     return {row: raw for row, raw in found.items() if raw is not None}
 
 
-def _raw_row(row: int, text: bytes) -> RawRow | None:
+def _raw_row(row: int, text: bytes) -> Row | None:
     try:
         tree = json.loads(text)
         turns = {turn["from"]: turn["value"] for turn in tree["conversations"]}
         image = tree["image"] if isinstance(tree["image"], str) else tree["image"][0]
-        return RawRow(row, str(tree.get("id", row)), image, turns["human"], turns["gpt"].strip())
+        return Row(row, str(tree.get("id", row)), image, turns["human"], turns["gpt"].strip())
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         return None  # the pipeline's reader rejects and counts such a row
 
 
-def by_share(count: int, total: int, allowed: float, sampled: bool = False) -> Severity:
-    """Return error if the share of rows is above the allowed one according to `above_share`, otherwise warning.
-
-    Args:
-        count: number of rows with the fault.
-        total: number of rows checked.
-        allowed: the allowed share, 0 to 1.
-        sampled: whether only some rows were checked. An error then needs a share that is above `allowed` with 95%
-            confidence (Clopper-Pearson), because one bad row of 64 does not show that more than 1% are bad.
-    """
-    if not total or not above_share(count, total, allowed):
-        return "warning"
-    surely = float(betaincinv(count, total - count + 1, 0.05)) > allowed if sampled else True
-    return "error" if surely else "warning"
-
-
 def reject_findings(rejects: Sequence[Reject], total: int, config: Config, sampled: bool = False) -> list[Finding]:
-    """Return findings for rejected rows, with counts, row numbers and fixes."""
-    groups: dict[str, list[Reject]] = defaultdict(list)
-    for reject in rejects:
-        fault = _FAULT_OF[reject.kind]
-        if fault is not None:
-            groups[fault].append(reject)
-    found = []
-    for code, group in sorted(groups.items(), key=lambda item: -len(item[1])):
-        what, fix = _SAYS[code]
-        reasons = Counter(reject.reason for reject in group)
-        found.append(
-            finding(
-                code,
-                f"{len(group)} of {total} rows {agree(len(group), 'has', 'have')} {what}: {_examples(group)}",
-                fix,
-                by_share(len(group), total, config.data.max_rejected, sampled),
-                rows=len(group),
-                of=total,
-                share=round(len(group) / max(1, total), 4),
-                allowed_share=config.data.max_rejected,
-                reasons=dict(reasons),
-                first_rows=[r.row for r in group[:SHOWN]],
-            )
-        )
-    return found
-
-
-def _examples(group: Sequence[Reject]) -> str:
-    """Describe one row in full for each reason, and list only the numbers of other rows with the same reason."""
-    firsts: dict[str, Reject] = {}
-    for reject in group:
-        firsts.setdefault(reject.reason, reject)
-    shown = [f"row {r.row}: {r.reason} ({r.detail})" for r in list(firsts.values())[:SHOWN]]
-    named = {r.row for r in firsts.values()}
-    others = [str(r.row) for r in group if r.row not in named][: SHOWN - 1]
-    also = f"; also {agree(len(others), 'row', 'rows')} {', '.join(others)}" if others else ""
-    rest = len(group) - len(shown) - len(others)
-    return "; ".join(shown) + also + (f" and {rest} more" if others and rest else "")
+    """Return findings for rejected rows, with fixes that name settings of the config."""
+    found = diagnose_rejects(rejects, total, config.data.max_rejected, sampled)
+    return [f.model_copy(update={"fix": _FIXES.get(f.code, f.fix)}) for f in found]
 
 
 def findings_of_error(error: ValueError, config: Config) -> list[Finding]:

@@ -14,15 +14,22 @@ from tqdm import tqdm
 from eyechart.data.dataset import Dataset
 from eyechart.exits import NamedInputError
 from eyechart.faults.pairing import Pairing
+from eyechart.faults.rows_twins import Namesakes
 from eyechart.faults.table import rank
 from eyechart.results import Finding
+from eyechart.rows import Row as FileRow
 from eyechart.scoring.batching import collate
 from eyechart.seam import Batch, Reject, RejectKind, Sample
 from qwen3_vlm.build import Prepared
 from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.preflight.content import content_findings, length_findings, padding_findings, pixel_findings
+from qwen3_vlm.preflight.content import (
+    content_findings,
+    length_findings,
+    padding_findings,
+    pixel_findings,
+    twin_findings,
+)
 from qwen3_vlm.preflight.corpus import corpus_findings, left_findings, read_corpus
-from qwen3_vlm.preflight.corpus_captions import caption_findings
 from qwen3_vlm.preflight.flow import flow_findings
 from qwen3_vlm.preflight.frozen import Frozen
 from qwen3_vlm.preflight.modes import dropout_findings
@@ -30,11 +37,10 @@ from qwen3_vlm.preflight.pairing import pairing_of
 from qwen3_vlm.preflight.pixels import processor_settings, references
 from qwen3_vlm.preflight.processor import settings_findings
 from qwen3_vlm.preflight.reading import reading_findings
-from qwen3_vlm.preflight.rows import RawRow, findings_of_error, read_unprocessed, reject_findings, spread
+from qwen3_vlm.preflight.rows import findings_of_error, read_unprocessed, reject_findings, spread
 from qwen3_vlm.preflight.text import Row, Tokens, not_in_front, rows_of
 from qwen3_vlm.preflight.text_labels import label_findings
 from qwen3_vlm.preflight.text_prompt import block_findings, template_findings, token_findings
-from qwen3_vlm.preflight.twins import same_captions, twin_findings
 from qwen3_vlm.preflight.view import View, view_of
 from qwen3_vlm.preflight.walk import Walk
 from qwen3_vlm.preflight.weights import weight_findings
@@ -116,13 +122,12 @@ class _Flight:
         """Run all checks; `dropping` are the findings about the mode of the model, which is in eval mode here."""
         raw = {side: self._raw(side) for side, _ in self.sides}
         found = [*dropping, *self._rejected(), *self._corpus(raw)]
-        twins = same_captions(raw["train"], self._decoded("eval", raw["eval"]).values(), self._chosen("train"))
-        raw = {side: self._decoded(side, rows) for side, rows in raw.items()}  # only the corpus checks need the others
+        namesakes = Namesakes(raw["train"].values())
         by_side, unread = self._read(raw)
         rows = [row for rows in by_side.values() for row in rows]
         found += self._unreadable(unread, found)
         if not any(f.code == "split-leak" for f in found):
-            found += twin_findings(by_side, twins, self.prepared.train, self.config.data.max_rejected)
+            found += twin_findings(by_side, namesakes, self.prepared.train, self.config.data.max_rejected)
         found += content_findings(rows, self.config.data.max_rejected)
         settings = processor_settings(self.prepared)
         tokens = token_findings(self.prepared, self.vlm, self.tokens)
@@ -157,7 +162,7 @@ class _Flight:
         batch = len(walk.batch) if walk else 0
         return Preflight(rank(found), view, len(rows) + len(unread), batch, self._pairing(by_side, found))
 
-    def _raw(self, side: str) -> dict[int, RawRow]:
+    def _raw(self, side: str) -> dict[int, FileRow]:
         """Return rows of one side as they are in the file."""
         wanted = getattr(self.prepared.split, side)
         data = self.config.data
@@ -171,21 +176,17 @@ class _Flight:
         usable = dataset.rows
         return {usable[p] for p in spread(self.rows, len(usable))}
 
-    def _decoded(self, side: str, raw: dict[int, RawRow]) -> dict[int, RawRow]:
-        chosen = self._chosen(side)
-        return {row: found for row, found in raw.items() if row in chosen}
-
     def _rejected(self) -> list[Finding]:
         rejects = [r for side, _ in self.sides for r in self.prepared.rejects[side]]
         total = len(self.prepared.split.train) + len(self.prepared.split.eval)
         return reject_findings(rejects, total, self.config)
 
-    def _corpus(self, raw: dict[str, dict[int, RawRow]]) -> list[Finding]:
+    def _corpus(self, raw: dict[str, dict[int, FileRow]]) -> list[Finding]:
         train, held_out = (list(raw[side].values()) for side, _ in self.sides)
         corpus = read_corpus(train, held_out, Path(self.config.data.image_root))
-        return [*corpus_findings(corpus, self.prepared), *caption_findings(corpus, self.prepared)]
+        return corpus_findings(corpus, self.prepared)
 
-    def _read(self, raw: dict[str, dict[int, RawRow]]) -> tuple[dict[str, list[Row]], list[Reject]]:
+    def _read(self, raw: dict[str, dict[int, FileRow]]) -> tuple[dict[str, list[Row]], list[Reject]]:
         """Read the chosen rows of both sides with the data set and the collator."""
         rows: dict[str, list[Row]] = {side: [] for side, _ in self.sides}
         unread: list[Reject] = []

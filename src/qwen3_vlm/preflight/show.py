@@ -12,6 +12,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
+from eyechart.data.records import short
 from eyechart.faults.table import page_of
 from eyechart.reporting.text import one_line
 from eyechart.results import Finding
@@ -38,7 +39,7 @@ def print_sample(view: View, stream: TextIO) -> None:
     if len(view.spans) > _MOST_SPANS:
         page.line(f"  ... {len(view.spans) - _MOST_SPANS} more parts")
     page.line("  LABEL is what the model learns to write, IMAGE the positions of the picture, prompt is only input.")
-    page.line(f"  caption in the data file: {_quoted(view.caption)}")
+    page.line(f"  caption in the data file: {short(view.caption, _LONG)}")
 
 
 def print_findings(findings: Sequence[Finding], looked_at: str, stream: TextIO) -> None:
@@ -78,12 +79,7 @@ def _decoded(span: Span) -> str:
     def shorter(match: re.Match[str]) -> str:
         return f"{match[1]} x{len(match[0]) // len(match[1] + match[2])} "
 
-    return _quoted(_RUN.sub(shorter, span.text))
-
-
-def _quoted(text: str) -> str:
-    shown = repr(text)
-    return shown if len(shown) <= _LONG else f"{shown[: _LONG - 3]}..."
+    return short(_RUN.sub(shorter, span.text), _LONG)
 
 
 class _Page:

@@ -8,53 +8,18 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerFast
 
-from eyechart.seam import IGNORE_INDEX, Batch, Sample
+from eyechart.faults.known_answer import Answered
+from eyechart.rows import Row as FileRow
+from eyechart.seam import Batch, Sample
 from qwen3_vlm.data.prompt import END, PATCH, START
-from qwen3_vlm.preflight.rows import RawRow
-
-# size: letters in a message
-_SHORT = 60
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Answered):
     """One sample as it leaves the collator, with its row of the file."""
 
     sample: Sample
-    raw: RawRow
-    ids: list[int]
-    """Token ids without padding."""
-    labels: list[int]
-    """Labels including those of the padding, where a fault may have put labels."""
-    block: tuple[int, int]
-    """Start and end (exclusive) of the image block according to the batch."""
-    answer: list[int]
-    """Token ids of the raw caption and EOS, tokenised separately."""
-    at_limit: bool
-    """Whether the sequence has reached max_seq_len and may be truncated."""
-
-    @property
-    def labelled(self) -> list[int]:
-        """The positions that have a label."""
-        return [t for t, label in enumerate(self.labels) if label != IGNORE_INDEX]
-
-    @property
-    def targets(self) -> list[int]:
-        """The labels at the positions that have one."""
-        return [self.labels[t] for t in self.labelled]
-
-    def answer_start(self) -> int | None:
-        """Return the position in `ids` where the answer begins; None if it is not found.
-
-        The answer may be truncated or lack its EOS.
-        """
-        # Below the limit nothing is truncated, so a last token equal to the caption's first one is not the caption.
-        fewest = 1 if self.at_limit else max(1, len(self.answer) - 1)
-        for kept in range(min(len(self.answer), len(self.ids)), fewest - 1, -1):
-            if self.ids[len(self.ids) - kept :] == self.answer[:kept]:
-                return len(self.ids) - kept
-        # If there are no labels, the caption was cut off completely and all ids are prompt.
-        return len(self.ids) if not self.labelled else None
+    raw: FileRow
 
 
 class Tokens:
@@ -81,7 +46,7 @@ class Tokens:
         return str(self.tokenizer.decode(known, skip_special_tokens=False))
 
 
-def rows_of(batch: Batch, raw: dict[int, RawRow], tokens: Tokens, limit: int) -> list[Row]:
+def rows_of(batch: Batch, raw: dict[int, FileRow], tokens: Tokens, limit: int) -> list[Row]:
     """Return the samples of a batch with their rows of the file.
 
     A sample is left out if the independent reader cannot read its row.
@@ -95,7 +60,7 @@ def rows_of(batch: Batch, raw: dict[int, RawRow], tokens: Tokens, limit: int) ->
             ids, labels = batch.ids_BT[b, :length].tolist(), batch.labels_BT[b].tolist()
             reference = raw[sample.row]
             answer = tokens.answer(reference.caption)
-            rows.append(Row(sample, reference, ids, labels, block, answer, len(ids) >= limit))
+            rows.append(Row(sample.row, ids, labels, block, answer, len(ids) >= limit, sample, reference))
     return rows
 
 
@@ -120,11 +85,5 @@ class Cases:
 
     def add(self, code: str, row: Row, example: str) -> None:
         """Add a row to the fault `code`. Only the example of the first row is kept."""
-        self.rows[code].append(row.sample.row)
-        self.shown.setdefault(code, f"row {row.sample.row}: {example}")
-
-
-def short(text: str) -> str:
-    """Return a text in quotes; the end of a long text is cut off."""
-    shown = repr(text)
-    return shown if len(shown) <= _SHORT else f"{shown[: _SHORT - 3]}..."
+        self.rows[code].append(row.row)
+        self.shown.setdefault(code, f"row {row.row}: {example}")

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from eyechart.data.records import short
+from eyechart.faults.known_answer import SHORT
+from eyechart.faults.rows_shares import SHOWN
 from eyechart.faults.table import finding
 from eyechart.results import Finding
 from eyechart.rows import PLACEHOLDER
 from qwen3_vlm.build import Prepared
 from qwen3_vlm.data.prompt import END, PATCH, START
 from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.preflight.rows import SHOWN
-from qwen3_vlm.preflight.text import Cases, Row, Tokens, short
+from qwen3_vlm.preflight.text import Cases, Row, Tokens
 
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _SAME = 1e-3
@@ -113,15 +115,16 @@ def template_findings(rows: Sequence[Row], prepared: Prepared, tokens: Tokens) -
         cut = start == len(row.ids)
         if around[0] != got_around[0] or (around[1] != got_around[1] and not cut):
             read = f"{tokens.decode(got_around[0])}{PLACEHOLDER}{tokens.decode(got_around[1])}"
-            cases.add("template-unstable", row, f"training uses {short(read)}, which differs from prompt.template")
+            cases.add(
+                "template-unstable", row, f"training uses {short(read, SHORT)}, which differs from prompt.template"
+            )
     return [
         finding(
             code,
             f"the prompt that generation uses is not the text before the caption in training, in {len(found)} of "
             f"{len(rows)} rows; {cases.shown[code]}",
             "use one function to build the prompt for training and for generation, so that training's ids start with "
-            "the "
-            "prompt's, token by token",
+            "the prompt's, token by token",
             rows=len(found),
             of=len(rows),
             example=cases.shown[code],
@@ -183,53 +186,44 @@ def token_findings(prepared: Prepared, vlm: VLM, tokens: Tokens) -> list[Finding
                 output_rows=len(head),
             )
         )
-    return found or [*_delimiters_like_eos(tokens, table_KE, legacy), *_delimiters_alike(tokens, table_KE, legacy)]
-
-
-@torch.no_grad()
-def _delimiters_alike(tokens: Tokens, table_KE: Tensor, legacy: bool) -> list[Finding]:
-    """Report start and end of the image block if the language model cannot tell them apart."""
-    if legacy:
-        return []
-    start_E, end_E, eos_E = (table_KE[i].float() for i in (tokens.ids[START][0], tokens.ids[END][0], tokens.eos))
-    some_KE = table_KE[:: max(1, len(table_KE) // _ROWS)].float()
-    size = float(some_KE.norm(dim=1).mean()) or 1.0
-    apart = float((start_E - end_E).norm()) / size
-    if apart >= _SAME or float((start_E - eos_E).norm()) < _SAME * size:
-        return []  # delimiters that both equal EOS are reported as such
-    return [
-        finding(
-            "delimiters-alike",
-            f"{START} and {END} have the same embedding ({apart:.1g} times a typical one apart), so the language model "
-            "cannot tell where an image begins and where it ends; most likely the tokens were added and never trained",
-            "set model.llm to a model whose delimiters were trained, as Qwen3's were, with the tokenizer that belongs "
-            "to it",
-            relative_distance=apart,
-        )
-    ]
-
-
-@torch.no_grad()
-def _delimiters_like_eos(tokens: Tokens, table_KE: Tensor, legacy: bool) -> list[Finding]:
     # The delimiters of the legacy block are EOS by definition.
-    if legacy:
-        return []
-    eos_E = table_KE[tokens.eos].float()
-    size = float(eos_E.norm()) or 1.0
-    distance = {text: float((table_KE[tokens.ids[text][0]].float() - eos_E).norm()) / size for text in (START, END)}
+    return found or ([] if legacy else _delimiters(tokens, table_KE))
+
+
+@torch.no_grad()
+def _delimiters(tokens: Tokens, table_KE: Tensor) -> list[Finding]:
+    """Report delimiters of the image block that the language model cannot tell from EOS, or from each other."""
+    start_E, end_E, eos_E = (table_KE[i].float() for i in (tokens.ids[START][0], tokens.ids[END][0], tokens.eos))
+    found, size = [], float(eos_E.norm()) or 1.0
+    distance = {text: float((row_E - eos_E).norm()) / size for text, row_E in ((START, start_E), (END, end_E))}
     alike = [text for text, relative in distance.items() if relative < _SAME]
-    if not alike:
-        return []
-    return [
-        finding(
-            "special-token-is-eos",
-            f"the embedding of {' and '.join(alike)} equals that of end of text, so the frozen language model reads "
-            "the image block as the end of a document",
-            "set model.llm to a model whose delimiters were trained, as Qwen3's were",
-            relative_distance={text: round(value, 6) for text, value in distance.items()},
+    if alike:
+        found.append(
+            finding(
+                "special-token-is-eos",
+                f"the embedding of {' and '.join(alike)} equals that of end of text, so the frozen language model "
+                "reads the image block as the end of a document",
+                "set model.llm to a model whose delimiters were trained, as Qwen3's were",
+                relative_distance={text: round(value, 6) for text, value in distance.items()},
+            )
         )
-    ]
+    some_KE = table_KE[:: max(1, len(table_KE) // _ROWS)].float()
+    typical = float(some_KE.norm(dim=1).mean()) or 1.0
+    apart = float((start_E - end_E).norm()) / typical
+    if apart < _SAME <= float((start_E - eos_E).norm()) / typical:  # delimiters that both equal EOS are named above
+        found.append(
+            finding(
+                "delimiters-alike",
+                f"{START} and {END} have the same embedding ({apart:.1g} times a typical one apart), so the language "
+                "model cannot tell where an image begins and where it ends; most likely the tokens were added and "
+                "never trained",
+                "set model.llm to a model whose delimiters were trained, as Qwen3's were, with the tokenizer that "
+                "belongs to it",
+                relative_distance=apart,
+            )
+        )
+    return found
 
 
 def _or_nothing(text: str) -> str:
-    return short(text) if text else "nothing"
+    return short(text, SHORT) if text else "nothing"

@@ -12,13 +12,13 @@ from torch import Tensor
 from eyechart.faults.changes import select, without_images
 from eyechart.faults.experiments import TokenRoutes
 from eyechart.faults.experiments_on_losses import LossRoute
+from eyechart.faults.prepared_pixels import References
 from eyechart.faults.probes import labelled
 from eyechart.faults.table import finding
 from eyechart.results import Finding
 from eyechart.scoring.batching import collate
 from eyechart.seam import Batch, TokenNLL, VisualTokens
 from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.preflight.pixels import References
 from qwen3_vlm.preflight.text import Row
 
 _PASS_ON = "pass each sample's pixels through the tower and the tower's features through the connector"

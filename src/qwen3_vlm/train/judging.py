@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from eyechart.exits import FaultsFoundError, NonFiniteError
 from eyechart.faults.learning_rate import diagnose_step, typical_size
 from eyechart.faults.pairing import diagnose_pairing
+from eyechart.faults.rows_pictures import diagnose_equal_pixels
 from eyechart.faults.table import finding, page_of, rank
 from eyechart.progress import progress_bar, say
 from eyechart.results import Finding
 from eyechart.scoring.batching import collate
 from qwen3_vlm.preflight import preflight
 from qwen3_vlm.preflight.corpus import leak_named
-from qwen3_vlm.preflight.twins import cached_twins
 from qwen3_vlm.train.features import CachedDataset
 from qwen3_vlm.train.findings_log import write_findings
 from qwen3_vlm.train.looks import read_looks
@@ -47,8 +47,8 @@ def look_before(run: Run) -> list[Finding]:
     if run.train_set is not run.prepared.train and flight.batch:
         found += cache_findings(run.vlm, run.train_set, run.prepared.train)
     if isinstance(run.train_set, CachedDataset) and isinstance(run.eval_set, CachedDataset):
-        leaked = cached_twins(run.train_set.hashes, run.eval_set.hashes, run.config.data.max_rejected)
-        found += leaked if not leak_named(found) else []
+        leaked = diagnose_equal_pixels(run.train_set.hashes, run.eval_set.hashes, run.config.data.max_rejected)
+        found += [] if leak_named(found) else leaked
     return rank(found)
 
 

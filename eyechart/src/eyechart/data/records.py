@@ -67,10 +67,10 @@ def no_base64(kind: str) -> UnusableError:
     return UnusableError("image as base64 text", detail, RejectKind.UNUSABLE_FILE)
 
 
-def short(value: object) -> str:
-    """Return a value as at most 80 characters of one line."""
+def short(value: object, most: int = 80) -> str:
+    """Return a value as at most `most` characters of one line; a text is in quotes."""
     text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def inside_root(image: str, root: str = "") -> str:

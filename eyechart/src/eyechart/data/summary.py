@@ -88,13 +88,18 @@ class RowsReport:
     shown: tuple[ShownRow, ...]
 
 
-def inspect_rows(path: str | Path, layout: str = AUTO, image_root: str | Path | None = None) -> RowsReport:
-    """Read all rows of a data set and report its layout. Only the images of the shown rows are opened.
+def inspect_rows(
+    path: str | Path, layout: str = AUTO, image_root: str | Path | None = None
+) -> tuple[RowsReport, list[Row], list[Reject]]:
+    """Read all rows of a data set and report what was understood. Only the images of the shown rows are opened.
 
     Args:
         path: a file, a folder, or a pattern such as `data/train-*.parquet`.
         layout: `auto`, the name of a layout, or pairs of role and key.
         image_root: folder that image paths are relative to; None uses the folder of the data.
+
+    Returns:
+        The report, the usable rows, and the others.
 
     Raises:
         ValueError: the data is missing or broken, its layout is not recognised, or the image root is not a folder.
@@ -108,7 +113,7 @@ def inspect_rows(path: str | Path, layout: str = AUTO, image_root: str | Path | 
     rejects = sorted([*rejects, *missing], key=lambda reject: reject.row)
     simple, others = simple_rows(usable)
     understood = opened.understood
-    return RowsReport(
+    report = RowsReport(
         path=str(path),
         kind=opened.records.kind,
         files=len(opened.records.files),
@@ -128,6 +133,7 @@ def inspect_rows(path: str | Path, layout: str = AUTO, image_root: str | Path | 
         not_simple=dict(Counter(reject.reason for reject in others).most_common()),
         shown=tuple(_shown(usable[place], root) for place in even_choice(len(usable), SHOWN)),
     )
+    return report, usable, rejects
 
 
 def require_usable(report: RowsReport) -> None:

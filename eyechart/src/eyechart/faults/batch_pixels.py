@@ -13,7 +13,7 @@ from eyechart.faults.table import agree, finding
 from eyechart.processors.arrays import AnyArray, shape_of
 from eyechart.processors.geometry import Unassigned
 from eyechart.processors.pixel_entries import PixelLayout
-from eyechart.processors.pixel_images import numbers_of
+from eyechart.processors.pixel_images import numbers_of, one_colour
 from eyechart.results import Finding
 
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
@@ -47,7 +47,7 @@ def diagnose_pixels(evidence: BatchEvidence) -> Iterator[Finding]:
 
 def _blank(evidence: BatchEvidence, pixels: list[AnyArray]) -> Iterator[Finding]:
     """Yield findings about images of one colour, and about one image in several rows."""
-    blank = [place for place, values in enumerate(pixels) if _one_colour(values)]
+    blank = [place for place, values in enumerate(pixels) if one_colour(values)]
     if len(blank) == len(pixels):
         value = float(pixels[0].reshape(-1)[0])
         zeroed = all(not values.any() for values in pixels)
@@ -72,17 +72,6 @@ def _blank(evidence: BatchEvidence, pixels: list[AnyArray]) -> Iterator[Finding]
             images=blank,
         )
     yield from _repeated(evidence, pixels, blank)
-
-
-def _one_colour(values: AnyArray) -> bool:
-    flat = values.reshape(-1)
-    if (flat == flat[0]).all():
-        return True
-    # Per colour: [C, ...], or patches of C equal parts.
-    parts = flat.reshape(len(values), -1) if values.ndim >= 3 else None
-    if values.ndim == 2 and values.shape[1] % 3 == 0:
-        parts = np.moveaxis(values.reshape(len(values), 3, -1), 1, 0).reshape(3, -1)
-    return parts is not None and bool((parts == parts[:, :1]).all())
 
 
 def _repeated(evidence: BatchEvidence, pixels: list[AnyArray], blank: list[int]) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Iterable, Sequence
 
 from eyechart.seam import IGNORE_INDEX, Batch
 
@@ -13,7 +13,7 @@ MIN_LABELS = 4
 _NEARLY_ALL = 0.9
 """If at least this share of a caption's tokens is in its prompt, the caption can be predicted without the picture."""
 # size: shifts that are tried
-_SHIFTS = (0, 1, -1, 2, -2)
+SHIFTS = (0, 1, -1, 2, -2)
 
 
 def label_places(labels_T: Tensor, losses: int | None = None) -> list[int]:
@@ -27,18 +27,27 @@ def label_places(labels_T: Tensor, losses: int | None = None) -> list[int]:
 
 def alignment_of(text: Batch) -> int | None:
     """Return the shift at which the labels equal the ids of the text, trying 0 first; None if no shift fits."""
-    shares = {shift: _agreement(text, shift) for shift in _SHIFTS}
-    best = max(_SHIFTS, key=lambda shift: shares[shift])
+    ids_and_labels = zip(text.ids_BT.tolist(), text.labels_BT.tolist(), text.lengths_B.tolist(), strict=True)
+    rows = [(ids[:length], labels) for ids, labels, length in ids_and_labels]
+    shares = {shift: agreement(rows, shift) for shift in SHIFTS}
+    best = max(SHIFTS, key=lambda shift: shares[shift])
     return best if shares[best] > 0.8 else None
 
 
-def _agreement(text: Batch, shift: int) -> float:
-    hits = total = 0
-    for ids_T, labels_T, length in zip(text.ids_BT, text.labels_BT, text.lengths_B.tolist(), strict=True):
-        for place in (labels_T != IGNORE_INDEX).nonzero()[:, 0].tolist():
-            if 0 <= place + shift < length:
-                hits, total = hits + int(ids_T[place + shift] == labels_T[place]), total + 1
-    return hits / total if total else 0.0
+def agreement(rows: Iterable[tuple[Sequence[int], Sequence[int]]], shift: int) -> float:
+    """Return the share of labels that equal the id `shift` positions later; 0 if no label has an id there.
+
+    Args:
+        rows: the ids of each row without padding, and its labels.
+        shift: number of positions; negative for ids before their label.
+    """
+    pairs = [
+        (ids[place + shift], label)
+        for ids, labels in rows
+        for place, label in enumerate(labels)
+        if label != IGNORE_INDEX and 0 <= place + shift < len(ids)
+    ]
+    return sum(id_ == label for id_, label in pairs) / len(pairs) if pairs else 0.0
 
 
 def answers_in_prompt(text: Batch) -> float:

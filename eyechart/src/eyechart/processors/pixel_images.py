@@ -99,6 +99,17 @@ def numbers_of(batch: Mapping[str, Any], geometry: Geometry, entry: Entry) -> An
     return to_numpy(pixels[entry.start : entry.stop] if layout is PixelLayout.PATCHES else pixels[entry.start])
 
 
+def one_colour(values: AnyArray) -> bool:
+    """Return whether an image has no detail: [C, ...], or patches [N, D] of C equal parts, in any normalisation."""
+    flat = values.reshape(-1)
+    if (flat == flat[0]).all():
+        return True
+    parts = flat.reshape(len(values), -1) if values.ndim >= 3 else None
+    if values.ndim == 2 and values.shape[1] % 3 == 0:
+        parts = np.moveaxis(values.reshape(len(values), 3, -1), 1, 0).reshape(3, -1)
+    return parts is not None and bool((parts == parts[:, :1]).all())
+
+
 def picture(image_CHW: AnyArray, normalisation: Normalisation | None) -> Image.Image:
     """Convert normalised pixels to a picture; if `normalisation` is None, their range is scaled to 0..255."""
     if normalisation is not None:

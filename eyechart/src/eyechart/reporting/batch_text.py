@@ -56,17 +56,17 @@ _ANSWERS = {
 
 
 def batch_text(findings: list[Finding], facts: BatchFacts, unchecked: list[Unchecked]) -> str:
-    """Return the text that `print` shows, about one screen."""
-    lines = [*_findings(findings), *wrapped(f"Checked: {looked_at(facts)}", 0)]
+    """Return one screen of text for `print`."""
+    lines = [verdict_of(findings), *finding_lines(findings), *wrapped(f"Looked at: {looked_at(facts)}", 0)]
     lines += [line for sentence in not_checked(unchecked) for line in wrapped(sentence, 0)]
     return "\n".join(lines)
 
 
-def verdict_of(findings: list[Finding]) -> str:
-    """Return the first line, with the number of findings of each severity."""
+def verdict_of(findings: list[Finding], what: str = "batch") -> str:
+    """Return the first line: how many findings there are of each severity. `what` is what was checked."""
     counts = [(name, sum(f.severity == name for f in findings)) for name in ("error", "warning", "note")]
     said = ", ".join(number(count, name) for name, count in counts if count)
-    return f"batch: {said}" if said else "batch: no fault found"
+    return f"{what}: {said or 'no fault found'}"
 
 
 def looked_at(facts: BatchFacts) -> str:
@@ -108,8 +108,8 @@ def wrapped(text: str, indent: int) -> list[str]:
     )
 
 
-def _findings(findings: list[Finding]) -> Iterator[str]:
-    yield verdict_of(findings)
+def finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
+    """Yield each finding with its fix and its page, wrapped."""
     for found in findings:
         yield from wrapped(f"{found.severity} {found.code}: {found.message}", 0)
         if found.explained_by:

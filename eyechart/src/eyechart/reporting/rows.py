@@ -6,18 +6,22 @@ from collections.abc import Iterator, Mapping
 from typing import TextIO
 
 from eyechart.data.summary import RowsReport, ShownImage, ShownRow
+from eyechart.reporting.batch_text import finding_lines, verdict_of
 from eyechart.reporting.text import one_line, shortened
+from eyechart.results import Finding
 
 _TEXT = 300
 """Maximum number of characters of a turn that are shown."""
 
 
-def print_rows(report: RowsReport, stream: TextIO) -> None:
-    """Print layout, counts, reasons for rejects and a few rows, each on a line."""
+def print_rows(report: RowsReport, findings: list[Finding], stream: TextIO) -> None:
+    """Print layout, counts, reasons and a few rows, one fact a line, and then the findings."""
     encoding = stream.encoding or "utf-8"
-    for indent, line in _lines(report):
-        safe = one_line(line).encode(encoding, "backslashreplace").decode(encoding)
-        stream.write(f"{' ' * indent}{safe}\n")
+    lines = [" " * indent + one_line(line) for indent, line in _lines(report)]
+    if report.usable:
+        lines += [verdict_of(findings, "checks of the rows"), *finding_lines(findings)]
+    for line in lines:
+        stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 def _lines(report: RowsReport) -> Iterator[tuple[int, str]]:
