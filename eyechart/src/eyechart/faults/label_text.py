@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from eyechart.seam import IGNORE_INDEX, Batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # size: shorter captions are not checked
 MIN_LABELS = 4
