@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from eyechart.exits import InputError, guarded
-from eyechart.results import EXIT_CODES
+from eyechart.printing import out, out_json
+from eyechart.process import as_program
 
 if TYPE_CHECKING:
     from eyechart.settings import ScoreSettings
@@ -86,6 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return guarded(run)
 
 
+def program() -> NoReturn:
+    """Run the command `eyechart` as this process."""
+    as_program(main)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="eyechart", description="Does this vision-language model use its images, and if not, why?", add_help=True
@@ -103,7 +109,7 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from eyechart import __version__
 
-        sys.stdout.write(f"eyechart {__version__}\n")
+        out(f"eyechart {__version__}")
         parser.exit()
 
 
@@ -201,7 +207,7 @@ def _rows(options: argparse.Namespace) -> int:
 
     report = inspect_rows(options.data, options.layout, options.image_root)
     if options.json:
-        sys.stdout.write(json.dumps(dataclasses.asdict(report), indent=2) + "\n")
+        out_json(json.dumps(dataclasses.asdict(report), indent=2))
     else:
         print_rows(report, sys.stdout)
     require_usable(report)
@@ -231,10 +237,11 @@ def _check(options: argparse.Namespace) -> int:
     from eyechart.api.check_named import check_named
 
     checked = check_named(options.model, options.data, options.num_samples, options.image_root, settings)
-    sys.stdout.write(f"{checked}\n")
+    for line in str(checked).splitlines():
+        out(line)
     if options.page is not None:
         checked.save(options.page)
-        sys.stdout.write(f"written: {options.page}\n")
+        out(f"written: {options.page}")
     return int(bool(checked.errors))
 
 
@@ -243,6 +250,7 @@ def _score(options: argparse.Namespace) -> int:
     # Imported here because PyTorch takes seconds to load, and `--help` should be fast.
     from eyechart.api.score import measure
     from eyechart.reporting.output import write_results
+    from eyechart.results import EXIT_CODES
 
     measured = measure(
         options.model, options.data, options.conditions, options.num_samples, options.image_root, settings
@@ -289,4 +297,4 @@ def _value(text: str) -> object:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +30,12 @@ class Caption:
     def run(self, overrides: Sequence[str]) -> int:
         """Print one line `path<TAB>caption` per image."""
         # Imported here, as in every command, because PyTorch takes seconds to load and `--help` should be fast.
+        from eyechart.printing import out
         from qwen3_vlm.commands.loaded import load, run_config
 
         if not self.images:
             raise ValueError("expected image files, got none: qwen3-vlm caption --checkpoint CHECKPOINT IMAGE...")
         model = load(self.checkpoint, run_config(self.config, self.checkpoint, overrides))
         for image, text in zip(self.images, model.caption(self.images, self.request, self.max_new_tokens), strict=True):
-            sys.stdout.write(f"{image}\t{' '.join(text.split())}\n")
+            out(str(image), text)
         return 0

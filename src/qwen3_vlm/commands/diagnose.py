@@ -31,6 +31,7 @@ class Diagnose:
 
     def run(self, overrides: Sequence[str]) -> int:
         """Diagnose, print the findings, and return 1 if there is an error among them, otherwise 0."""
+        from eyechart.printing import out_json
         from qwen3_vlm.commands.diagnosis import diagnose, refused
         from qwen3_vlm.commands.loaded import run_config
         from qwen3_vlm.preflight.show import print_findings, print_sample
@@ -45,7 +46,7 @@ class Diagnose:
             found = diagnose(config, self.checkpoint, self.rows)
         stream = sys.stderr if self.json else sys.stdout
         if self.json:
-            sys.stdout.write(found.to_json() + "\n")
+            out_json(found.to_json())
         if found.view:
             print_sample(found.view, stream)
         print_findings(found.findings, found.looked_at, stream)

@@ -66,6 +66,7 @@ def trial(
         FaultsFoundError: the preflight or the training found a fault, and `force` is not set.
         NonFiniteError: training stopped on a non-finite value.
     """
+    from eyechart.printing import err
     from eyechart.reporting.contact_sheet import contact_sheet
     from eyechart.reporting.output import write_results
     from eyechart.scoring.conditions import parse_conditions
@@ -84,5 +85,5 @@ def trial(
     pictures = [(root / w.image, w) for w in results.samples]
     contact_sheet(pictures, folder / "samples.png", f"{checkpoint}: {results.verdict}")
     write_results(results, folder, as_json, measured.samples)
-    sys.stderr.write(f"pictures and captions: {folder / 'samples.png'}\n")
+    err(f"pictures and captions: {folder / 'samples.png'}")
     return results

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import TextIO
 
 from eyechart.data.summary import RowsReport, ShownImage, ShownRow
-from eyechart.reporting.text import one_line, shortened
+from eyechart.plain import one_line
+from eyechart.printing import out
+from eyechart.reporting.text import shortened
 
 _TEXT = 300
 """Longest text of a turn that is shown, in characters."""
@@ -14,10 +16,8 @@ _TEXT = 300
 
 def print_rows(report: RowsReport, stream: TextIO) -> None:
     """Print layout, counts, reasons and a few rows, one fact a line."""
-    encoding = stream.encoding or "utf-8"
     for indent, line in _lines(report):
-        safe = one_line(line).encode(encoding, "backslashreplace").decode(encoding)
-        stream.write(f"{' ' * indent}{safe}\n")
+        out(f"{' ' * indent}{line}", stream=stream)
 
 
 def _lines(report: RowsReport) -> Iterator[tuple[int, str]]:
