@@ -43,9 +43,7 @@ class _Ending:
         """Replace a code that a library has chosen."""
         signals.discard_drafts()
         with contextlib.suppress(OSError):
-            os.write(
-                2, b"internal error: a library ended the process with exit code %d; its message is above\n" % status
-            )
+            os.write(2, b"internal error: a library ended the process (code %d); its message is above\n" % status)
         os._exit(_INTERNAL)
 
     def end(self) -> None:
@@ -76,8 +74,7 @@ def as_program(main: Callable[[], int], package: str = "eyechart") -> NoReturn:
             ending.code = asked.code if isinstance(asked.code, int) else 0
         except BaseException as error:  # noqa: BLE001 - outside `exits.guarded`, such as a signal just before its end
             ending.code = code_of(error, package)
-    # The work is done: a signal from here on only ends the process earlier. The block ends with the process.
-    signals.on_signal(lambda number: ending.end()).__enter__()
+    signals.from_now_on(lambda _: ending.end())  # the work is done, so that a signal only ends the process earlier
     sys.exit(ending.code)
 
 

@@ -11,9 +11,11 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 Action = Callable[[int], None]
@@ -45,6 +47,16 @@ def on_signal(action: Action) -> Iterator[None]:
     process, such as a reader of images, INT and HUP do nothing, because its parent decides, and TERM ends it. In a
     thread other than the main one, where Python cannot handle signals, nothing changes.
     """
+    previous = from_now_on(action)
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+def from_now_on(action: Action) -> dict[int, Any]:
+    """Do the same as `on_signal`, without an end; return the handlers before, by signal."""
     owner = os.getpid()
 
     def handler(number: int, frame: FrameType | None) -> None:
@@ -55,19 +67,12 @@ def on_signal(action: Action) -> Iterator[None]:
         else:
             action(number)
 
-    previous = {}
-    try:
+    previous: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 previous[number] = signal.signal(number, handler)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, before in previous.items():
-            signal.signal(number, before)
+    return previous
 
 
 def _in_child(number: int) -> None:
