@@ -24,15 +24,13 @@ def parsed(kind: Any, prog: str, arguments: Sequence[str], about: str | None = N
         found = tyro.cli(kind, prog=prog, description=about, args=arguments, return_unknown_args=True)
         return found[0], list(found[1])
 
-    said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(io.StringIO()):
             return parse()
     except SystemExit as ended:
         if ended.code != 2:
             raise
-    with contextlib.redirect_stderr(said), _columns(_WIDE), contextlib.suppress(SystemExit):
-        said.truncate(0)
+    with contextlib.redirect_stderr(io.StringIO()) as said, _columns(_WIDE), contextlib.suppress(SystemExit):
         parse()
     raise ValueError(f"{_message_of(said.getvalue())}; `{prog} --help` lists the options")
 
@@ -50,7 +48,14 @@ def _columns(width: str) -> Iterator[None]:
 
 
 def _message_of(box: str) -> str:
-    """Return the sentence in a box that tyro draws: the lines between its title and its first rule."""
-    lines = [line.strip("\u2502| ") for line in box.splitlines()[1:]]
-    rules = (number for number, line in enumerate(lines) if line and not line.strip("\u2500-\u2570\u256f+"))
-    return " ".join(lines[: next(rules, None)]).rstrip(". ") or "the arguments are not understood"
+    """Return the sentence in a box that tyro draws: what is after its title, up to the next rule.
+
+    Where the encoding has no lines to draw, rules consist of hyphens, and there is one below the title, too.
+    """
+    words: list[str] = []
+    for line in (line.strip("\u2502| ") for line in box.splitlines()[1:]):
+        if line.strip("\u2500-\u2570\u256f"):
+            words.append(line)
+        elif words:
+            break
+    return " ".join(words).rstrip(". ") or "the arguments are not understood"

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -42,6 +43,8 @@ _ENVIRONMENT = {
     )
     if hasattr(errno, name)
 }
+_VERY_LONG = re.compile(r"\S{400,}")
+"""A word of a message that is shown in part; paths are rarely longer."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _OUT_OF_MEMORY = (
     "can't allocate memory",
@@ -205,7 +208,8 @@ def _memory_is_short(error: BaseException) -> str:
 
 def _say(line: str, code: int) -> int:
     rank = os.environ.get("RANK", "0")
-    err(f"{'' if rank in ('', '0') else f'[rank {rank}] '}{line}")
+    shown = _VERY_LONG.sub(lambda word: f"{word[0][:200]}...{word[0][-100:]}", line)
+    err(f"{'' if rank in ('', '0') else f'[rank {rank}] '}{shown}")
     return code
 
 

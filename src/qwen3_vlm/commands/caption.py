@@ -8,6 +8,11 @@ from pathlib import Path
 
 import tyro
 
+from eyechart.settings import require_count
+
+MOST_TOKENS = 32_768
+"""Longest caption that can be asked for, in tokens; Qwen3 was trained on texts of this length."""
+
 
 @dataclass(frozen=True)
 class Caption:
@@ -33,6 +38,7 @@ class Caption:
         from eyechart.printing import out
         from qwen3_vlm.commands.loaded import load, run_config
 
+        require_count("--max_new_tokens", self.max_new_tokens, MOST_TOKENS)
         if not self.images:
             raise ValueError("expected image files, got none: qwen3-vlm caption --checkpoint CHECKPOINT IMAGE...")
         model = load(self.checkpoint, run_config(self.config, self.checkpoint, overrides))

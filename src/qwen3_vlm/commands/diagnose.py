@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eyechart.exits import NamedInputError
+from eyechart.settings import require_count
 from qwen3_vlm.config import Config
 
 
@@ -36,8 +37,7 @@ class Diagnose:
         from qwen3_vlm.commands.loaded import run_config
         from qwen3_vlm.preflight.show import print_findings, print_sample
 
-        if self.rows < 1:
-            raise ValueError(f"--rows: expected at least 1, got {self.rows}")
+        require_count("--rows", self.rows)
         try:
             config = run_config(self.config, self.checkpoint, overrides)
         except NamedInputError as error:

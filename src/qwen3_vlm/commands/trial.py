@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eyechart.results import EXIT_CODES, Results
+from eyechart.settings import require_count
 from qwen3_vlm.config import Config, load_config
 
 _SHEET_IMAGES = 24
@@ -42,6 +43,7 @@ class Trial:
 
     def run(self, overrides: Sequence[str]) -> int:
         """Run the whole trial, and return the exit code of the verdict."""
+        require_count("--num_samples", self.num_samples)
         config = load_config(self.config, [*overrides, *(["--train.canary", "false"] if self.no_canary else [])])
         results = trial(config, self.num_samples, self.conditions, self.resume, self.overwrite, self.json, self.force)
         return EXIT_CODES[results.verdict]

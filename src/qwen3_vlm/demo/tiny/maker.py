@@ -11,13 +11,16 @@ from pathlib import Path
 import torch
 
 from eyechart.data.reader import folder_of
+from eyechart.exits import MOST_THREADS
 from eyechart.printing import out
-from eyechart.settings import CoverageSettings
+from eyechart.settings import MOST_SEED, CoverageSettings, require_count, shortened
 from qwen3_vlm.demo.tiny import card, documents, language, reading, tower, tower_captions, tower_worlds, vocabulary
 from qwen3_vlm.demo.tiny.captions import content_words, load_training_rows, noted_words
 from qwen3_vlm.demo.tiny.saving import appearing
 
 WORLD_TOKENS, FILE_TOKENS = 700, 4000
+MOST_SIDE = 4096
+"""Largest side of an image, in pixels, as for `image_size` of a score."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,17 @@ def make(options: Options) -> None:
     Raises:
         ValueError: an option is out of range, the data is unusable, or the language model fails the reading gate.
     """
-    if options.steps < 1 or options.threads < 1:
-        raise ValueError(f"expected --steps and --threads of at least 1, got {options.steps} and {options.threads}")
-    if options.image_size < tower.PATCH or options.image_size % tower.PATCH:
-        raise ValueError(f"expected an --image-size that is a multiple of {tower.PATCH}, got {options.image_size}")
+    require_count("--steps", options.steps)
+    require_count("--threads", options.threads, MOST_THREADS)
+    require_count("--max-samples", options.max_samples)
+    if not 0 <= options.seed <= MOST_SEED:
+        raise ValueError(f"--seed: expected a number from 0 to {MOST_SEED}, got {shortened(options.seed)}")
+    if not 0 <= options.eval_ratio < 1:
+        raise ValueError(f"--eval-ratio: expected a number from 0 to below 1, got {options.eval_ratio}")
+    if not tower.PATCH <= options.image_size <= MOST_SIDE or options.image_size % tower.PATCH:
+        raise ValueError(
+            f"--image-size: expected a multiple of {tower.PATCH} up to {MOST_SIDE}, got {shortened(options.image_size)}"
+        )
     torch.set_num_threads(options.threads)
     if options.data is None:
         make_for_worlds(options.output or Path("assets/tiny"), options.steps)
