@@ -12,8 +12,8 @@ from eyechart.exits import MOST_THREADS
 
 MOST = 2**31 - 1
 """Largest count in a setting. PyTorch, Arrow and file formats count with 32 or 64 bits; Python does not."""
-MOST_SEED = 2**63 - 1
-"""Largest seed that every generator takes."""
+MOST_SEED = 2**43
+"""Largest seed. The order of an epoch is drawn with a million times the seed, which 64 bits have to be enough for."""
 
 
 class Section(BaseModel):
