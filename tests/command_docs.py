@@ -23,7 +23,7 @@ inconclusive, 4 an internal error, 130 interrupted.
 
 def commands() -> dict[str, type]:
     """Command classes by the name a user types."""
-    return {kind.__name__.lower(): kind for kind, *_ in map(get_args, get_args(cli._Command))}
+    return {kind.__name__.lower(): kind for kind, *_ in map(get_args, get_args(cli.commands()))}
 
 
 def field_docs(kind: type) -> dict[str, str]:

@@ -202,6 +202,29 @@ def test_falling_means_more_than_a_hundredth_and_more_than_chance() -> None:
     assert falls(0.02, 1) and not falls(0.005, 1) and not falls(0.02, 30) and not falls(-0.02, 1)
 
 
+def test_an_epoch_takes_every_caption_once_and_the_next_one_in_another_order(world: TinyWorld, tmp_path: Path) -> None:
+    run = Run(world, tmp_path)
+    fit = list(range(100, 100 + 3 * module.BATCH_SIZE + 5))
+    task = replace(module._Task.of(run.vlm, run.prepared.train, run.plan, 0), fit=fit)
+    batches = list(task.batches(8))
+    first, second = (sum(part, []) for part in (batches[:4], batches[4:]))
+    assert sorted(first) == sorted(second) == fit and first != second
+    assert [len(batch) for batch in batches] == 2 * [*3 * [module.BATCH_SIZE], 5]
+
+
+def test_the_gradient_of_an_update_is_the_sum_over_its_forward_passes(world: TinyWorld, tmp_path: Path) -> None:
+    run, gradients = Run(world, tmp_path), []
+    for micro in (1, 3, 16):
+        task = replace(module._Task.of(run.vlm, run.prepared.train, run.plan, 0), micro=micro)
+        raw_QE = torch.ones(task.shape).requires_grad_()
+        task._step(raw_QE, torch.optim.SGD([raw_QE], lr=0.0), task.fit[:8])
+        assert raw_QE.grad is not None
+        gradients.append(raw_QE.grad)
+    assert gradients[0].abs().max() > 0
+    for other in gradients[1:]:
+        assert torch.allclose(gradients[0], other, rtol=1e-3, atol=1e-5)
+
+
 def test_captions_per_forward_pass_do_not_matter(world: TinyWorld, tmp_path: Path) -> None:
     one, all_ = (
         Run(world, tmp_path / str(size), train__micro_batch_size=size, ablation__blind_captions=32).train()

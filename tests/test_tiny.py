@@ -30,7 +30,7 @@ from qwen3_vlm.demo.tiny import (
     tower_worlds,
     vocabulary,
 )
-from qwen3_vlm.demo.tiny.__main__ import Options, make, make_for_worlds
+from qwen3_vlm.demo.tiny.maker import Options, make, make_for_worlds
 from qwen3_vlm.demo.worlds import digits, scenes
 
 ASSETS = Path(__file__).parents[1] / "assets" / "tiny"

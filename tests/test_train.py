@@ -13,13 +13,13 @@ from accelerate import Accelerator
 
 from eyechart.exits import NonFiniteError
 from eyechart.scoring.batching import collate
-from eyechart.seam import Sample, VisualTokens
+from eyechart.seam import Reject, Sample, VisualTokens
 from qwen3_vlm import ablate
 from qwen3_vlm.build import build_model, prepare_data
 from qwen3_vlm.cli import main as cli
 from qwen3_vlm.models.vision import VisionTower
 from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.train import loop, stage1, update
+from qwen3_vlm.train import features, loop, stage1, update
 from qwen3_vlm.train.checkpoint import find_checkpoints, load_checkpoint
 from qwen3_vlm.train.features import CachedDataset
 from qwen3_vlm.train.schedule import micro_batches, plan_epoch
@@ -151,6 +151,29 @@ def test_the_log_has_the_loss_of_the_first_rows_that_check_1_finds_again(world: 
     assert (scored.requested, scored.samples) == (part.rows, part.samples)
     assert scored.conditions["correct"].loss == pytest.approx(part.loss, rel=1e-5)
     assert part.loss != pytest.approx(results.training.eval_loss, rel=1e-5), "it is not the loss of all rows"
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 18, 64])
+def test_features_cached_in_several_batches_are_those_of_each_image(
+    world: TinyWorld, tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare_data(world.config("batches"))
+    vlm, bad = build_model(world.config("batches"), prepared.inputs), 6
+    read = type(prepared.train).__getitem__
+
+    def unreadable(dataset: Any, position: int) -> Any:
+        return Reject(99, "image missing", "gone") if position == bad else read(dataset, position)
+
+    monkeypatch.setattr(type(prepared.train), "__getitem__", unreadable)
+    monkeypatch.setattr(features, "_ENCODE_BATCH", size)
+    cached = features.cache_features(vlm, prepared.train, "training", tmp_path)
+    assert len(cached) == 18 and list(cached.rejects) == [bad] and cached[bad] == cached.rejects[bad]
+    for position in set(range(18)) - {bad}:
+        item, whole = cached[position], read(prepared.train, position)
+        assert isinstance(item, Sample) and isinstance(whole, Sample)
+        expected_PV = vlm.features(collate([whole], 0))[0]
+        assert torch.allclose(item.features_PV, expected_PV, atol=1e-5), position
+        assert item.image_hash == whole.image_hash
 
 
 def flat(payload: dict[str, Any]) -> dict[str, Any]:

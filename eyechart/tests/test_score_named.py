@@ -239,7 +239,10 @@ def test_unreadable_images_are_counted_and_there_is_no_pass(saved: Saved, data: 
         (["m", "--data", "gone.json", "--image_root", "."], "--data: expected a data file"),
         (["m", "--data", "{rows}", "--image_root", "gone"], "--image_root: expected the folder"),
         (["m", "--data", "{rows}", "--train_data", "gone"], "--train_data: expected a data file"),
-        (["m", "--data", "{rows}", "--num_samples", "0"], "--num_samples: expected at least 1, got 0"),
+        (
+            ["m", "--data", "{rows}", "--num_samples", "0"],
+            "--num_samples: expected a number from 1 to",
+        ),
         (["./none", "--data", "{rows}"], "MODEL: the folder ./none does not exist"),
         (["{llava}", "--data", "{rows}", "--prompt", "What?"], "--prompt: expected one <image>"),
         (["{llava}", "--data", "{rows}", "--max_seq_len", "9"], "image block cut by max_seq_len"),

@@ -172,6 +172,35 @@ def test_sample_size_by_hand():
     assert statistics.needed_samples(sd=0.8, gap=0.05, margin=0.05) is None
 
 
+def test_a_sample_size_is_rounded_up_and_not_beyond(monkeypatch):
+    monkeypatch.setattr(statistics, "sample_size_factor", lambda level, power: 4.0)
+    assert statistics.needed_samples(sd=5, gap=1, margin=0) == 100
+    assert statistics.needed_samples(sd=5.05, gap=1, margin=0) == 103, "(2 * 5.05 / 1)^2 = 102.01"
+    assert statistics.needed_samples(sd=5, gap=1, margin=2) == 100, "the same number below a margin"
+
+
+def test_a_sample_size_that_nobody_can_score_is_no_advice(monkeypatch):
+    monkeypatch.setattr(statistics, "sample_size_factor", lambda level, power: 1.0)
+    assert statistics.needed_samples(sd=9999, gap=1, margin=0) == 9999**2
+    assert statistics.needed_samples(sd=10_000, gap=1, margin=0) is None, "exactly MOST_SAMPLES"
+
+
+def test_two_distinct_images_are_enough_for_a_standard_error_of_pairs_and_one_is_not():
+    tokens, own, donors = np.array([2, 8]), np.array([0, 1]), np.array([1, 0])
+    pairs = statistics.Pairs(np.array([2.0, 24.0]), tokens, own, donors)
+    # The dyadic variance is negative here, so the plain one of `test_plain_standard_error_by_hand` is used.
+    assert pairs.estimate().se == pytest.approx(math.sqrt(2 * 2 * 3.2**2) / 10)
+    assert pairs.estimate().clusters == 2
+    one = statistics.Pairs(np.array([2.0, 24.0]), tokens, np.array([0, 0]), np.array([1, 2])).estimate()
+    assert (one.se, one.clusters, one.interval()) == (None, 1, None)
+
+
+def test_two_clusters_have_the_wide_interval_of_one_degree_of_freedom():
+    got = statistics.estimate(np.array([[2.0], [24.0], [5.0]]), np.array([2, 8, 2]), np.array([0, 1, 1]))
+    assert got.clusters == 2 and got.se is not None
+    assert got.upper(0.99) - got.gap == pytest.approx(got.se * stats.t.ppf(0.99, 1))
+
+
 def test_the_needed_sample_size_has_the_promised_power():
     generator = np.random.default_rng(0)
     samples = statistics.needed_samples(sd=1.0, gap=0.3, margin=0.0)

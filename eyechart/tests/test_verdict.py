@@ -7,7 +7,7 @@ from scipy import stats
 
 from eyechart.reporting.explanation import explain
 from eyechart.results import Finding
-from eyechart.verdict.standing import stand
+from eyechart.verdict.standing import stand, stand_gap, unmoved
 from eyechart.verdict.statistics import Estimate, needed_samples
 from eyechart.verdict.verdict import Counts, Gate, Missing, judge
 from standings import checked, results_of
@@ -87,6 +87,48 @@ def test_the_slowest_undecided_gate_sets_the_number():
 def test_one_gate_below_its_margin_decides_alone():
     got = judged(gate("shuffled", 0.06, se=0.1), gate("zero", -0.1, se=0.1))
     assert got.needed_samples == needed_samples(sd=1.0, gap=-0.1, margin=0.0, level=1 - 0.01 / 3)
+
+
+def test_a_gate_above_its_margin_does_not_lower_the_number_of_one_below():
+    got = judged(gate("shuffled", 0.25, se=0.1), gate("zero", -0.05, se=0.1))
+    assert got.needed_samples == needed_samples(sd=1.0, gap=-0.05, margin=0.0, level=1 - 0.01 / 3)
+    assert got.needed_samples > needed_samples(sd=1.0, gap=0.25, margin=0.05)
+
+
+def test_an_open_gate_needs_at_least_one_sample_more_than_it_has():
+    two_images = Gate.of("zero", 0.0, Estimate(0.5, 0.1, 100, 2), 1)
+    assert two_images.stand.standing == "open"
+    assert needed_samples(sd=1.0, gap=0.5, margin=0.0) < 100
+    assert two_images.needed == 101
+
+
+@pytest.mark.parametrize(
+    ("gap", "se", "none"),
+    [
+        (0.0, 0.0, True),
+        (9e-8, 9e-8, True),
+        (1e-7, 0.0, False),
+        (0.0, 1e-7, False),
+        (-1.0, 0.0, False),
+        (None, 0.0, False),
+        (0.0, None, False),
+    ],
+)
+def test_no_difference_means_that_gap_and_standard_error_are_both_rounding(gap, se, none):
+    assert unmoved(gap, se) is none
+
+
+def test_a_difference_by_rounding_is_ruled_out_unless_the_margin_is_negative():
+    rounding = Estimate(5e-8, 1e-12, 100, 100)
+    assert stand_gap(rounding).standing == stand_gap(rounding, margin=0.05).standing == "ruled out"
+    assert stand_gap(rounding, margin=-0.05).standing == "costs"
+    assert stand_gap(rounding).lower > 0 and not stand_gap(rounding).above_zero
+
+
+def test_above_zero_needs_a_lower_bound_above_zero():
+    assert stand_gap(Estimate(1.0, 0.1, 100, 100), margin=2.0).above_zero
+    assert not stand_gap(Estimate(0.1, 0.1, 100, 100)).above_zero
+    assert not stand_gap(Estimate(1.0, None, 3, 1)).above_zero
 
 
 def test_a_gap_on_its_margin_has_no_number():

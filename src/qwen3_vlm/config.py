@@ -22,8 +22,8 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from pydantic_core import PydanticCustomError
 
 from eyechart.data.reader import folder_of
-from eyechart.exits import NamedInputError
-from eyechart.settings import AblationSettings, CoverageSettings, Placement, Section
+from eyechart.exits import MOST_THREADS, NamedInputError
+from eyechart.settings import MOST, MOST_SEED, AblationSettings, CoverageSettings, Placement, Section
 from qwen3_vlm.shipped import locate
 
 
@@ -40,15 +40,15 @@ class ModelConfig(Placement):
 class ConnectorConfig(Section):
     """The connector, which is the only trained part of the model."""
 
-    latents: int = Field(64, ge=1)
+    latents: int = Field(64, ge=1, le=65_536)
     """Q: visual tokens per image."""
-    depth: int = Field(2, ge=1)
+    depth: int = Field(2, ge=1, le=1000)
     """Resampler layers."""
-    heads: int = Field(8, ge=1)
+    heads: int = Field(8, ge=1, le=1024)
     """Attention heads of the resampler."""
-    head_dim: int = Field(64, ge=1)
+    head_dim: int = Field(64, ge=1, le=8192)
     """Width of one head; the resampler's width is heads * head_dim."""
-    mlp_ratio: float = Field(4.0, gt=0)
+    mlp_ratio: float = Field(4.0, gt=0, le=1000)
     """Hidden width of the projector, divided by the language model's embedding width."""
     vision_ln: bool = False
     """Train a LayerNorm on the tower's features."""
@@ -86,15 +86,15 @@ class DataConfig(Section):
     """Folder that the rows' image paths are relative to; if it is not set, the folder of `json_file`."""
     eval_json: str | None = None
     """A fixed held-out file (images under `image_root`). Without it, `eval_ratio` of the rows is held out."""
-    max_samples: int | None = Field(None, ge=1)
+    max_samples: int | None = Field(None, ge=1, le=MOST)
     """Rows drawn by seed from the file, training and held-out together; null uses all rows."""
     eval_ratio: float = Field(0.02, ge=0, lt=1)
     """Share of the drawn rows that is held out. Training rows that show a held-out picture are removed."""
-    max_seq_len: int = Field(512, ge=4)
+    max_seq_len: int = Field(512, ge=4, le=MOST)
     """Tokens per sequence: image block, prompt, caption and EOS."""
     max_rejected: float = Field(0.01, ge=0, le=1)
     """Share of unusable rows above which the run stops. A single unusable row stops it only if the value is 0."""
-    max_pixels: int = Field(178_956_970, ge=1)
+    max_pixels: int = Field(178_956_970, ge=1, le=MOST)
     """Images with more pixels are rejected before they are decoded. The default is Pillow's limit against decompression
     bombs."""
     cache_features: Literal["auto", "on", "off"] = "auto"
@@ -103,7 +103,7 @@ class DataConfig(Section):
     cache_gb: float = Field(2.0, gt=0)
     """With `auto`, features are cached if they take at most this many gigabytes (float32 or bfloat16 as computed), and
     at most half of the free space on the disk of `output_dir`."""
-    workers: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0, le=1024)
     """Processes that read images ahead; 0 reads in the training process."""
 
     @model_validator(mode="before")
@@ -126,13 +126,13 @@ class DataConfig(Section):
 class TrainConfig(Section):
     """Stage 1 alignment."""
 
-    batch_size: int = Field(4, ge=1)
+    batch_size: int = Field(4, ge=1, le=MOST)
     """Samples per batch over all ranks; the step in `checkpoint_<step>.pt` counts these."""
-    accumulation: int = Field(4, ge=1)
+    accumulation: int = Field(4, ge=1, le=MOST)
     """Batches per optimizer update."""
-    micro_batch_size: int | None = Field(None, ge=1)
+    micro_batch_size: int | None = Field(None, ge=1, le=MOST)
     """Samples per forward pass. It affects speed and memory, not the gradient; null means `batch_size`."""
-    epochs: int = Field(3, ge=1)
+    epochs: int = Field(3, ge=1, le=MOST)
     """Passes over the training split."""
     lr: float = Field(1e-4, gt=0)
     """Peak learning rate."""
@@ -147,12 +147,12 @@ class TrainConfig(Section):
     """AdamW's running-average factors."""
     clip: float = Field(1.0, gt=0)
     """Maximum norm of the whole gradient; larger gradients are scaled down."""
-    save_every: int | None = Field(None, ge=1)
+    save_every: int | None = Field(None, ge=1, le=MOST)
     """Steps between checkpoints; a save waits for the end of its accumulation window. A checkpoint is always saved at
     the end of an epoch."""
-    keep_last: int | None = Field(None, ge=1)
+    keep_last: int | None = Field(None, ge=1, le=MOST)
     """Number of checkpoints to keep: after each save, older ones are deleted; null keeps all."""
-    keep_every: int | None = Field(None, ge=1)
+    keep_every: int | None = Field(None, ge=1, le=MOST)
     """With `keep_last`, also keep the first checkpoint at or after each multiple of this number of steps."""
     tracker: Literal["tensorboard", "wandb", "mlflow", "none"] = "tensorboard"
     """Where to log curves of loss, learning rate and gradient norm; for TensorBoard, `output_dir`/tracker."""
@@ -173,9 +173,9 @@ class TrainConfig(Section):
     def _off_log_or_steps(cls, value: object) -> object:
         """YAML reads a bare `off` as a boolean."""
         value = "off" if value is False else value
-        if value in ("off", "log") or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        if value in ("off", "log") or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST):
             return value
-        raise ValueError("expected off, log, or a number of steps of at least 1")
+        raise ValueError(f"expected off, log, or a number of steps from 1 to {MOST}")
 
 
 class Config(Section):
@@ -183,9 +183,9 @@ class Config(Section):
 
     output_dir: str = "outputs/stage1_align"
     """Checkpoints, logs, the split and results go here."""
-    seed: int = Field(42, ge=0)
+    seed: int = Field(42, ge=0, le=MOST_SEED)
     """Seed for the subset, the split, the order, the initial weights, donors and noise; each has its own generator."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=MOST_THREADS)
     """CPU threads of PyTorch; null keeps its default. Two can be slower than one."""
     model: ModelConfig = ModelConfig()
     connector: ConnectorConfig = ConnectorConfig()
@@ -300,7 +300,7 @@ def _read_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
             value = queue.pop(0)
         try:
             pairs.append((key.replace("-", "_"), yaml.safe_load(value)))
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # Python reads no numbers of more than 4,300 digits, no odd dates
             raise ValueError(f"{flag}: not a value: {value!r}") from error
     return pairs
 
@@ -313,7 +313,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: no such config file; in {path.parent}: {', '.join(near) or 'no .yaml'}") from error
     except OSError as error:
         raise ValueError(f"{path}: cannot read the config ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if tree is None:
         tree = {}

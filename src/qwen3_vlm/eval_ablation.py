@@ -6,13 +6,20 @@
 It does the same as `qwen3-vlm ablate`. The exit code is 0 for PASS, 1 for FAIL, 3 for INCONCLUSIVE, 2 for bad input.
 """
 
-import sys
 from functools import partial
+from typing import Any
 
+from eyechart.process import as_program
 from qwen3_vlm.cli import run_alone
-from qwen3_vlm.commands.ablate import Ablate
 
-main = partial(run_alone, Ablate, "python -m qwen3_vlm.eval_ablation")
+
+def _command() -> Any:
+    from qwen3_vlm.commands.ablate import Ablate
+
+    return Ablate
+
+
+main = partial(run_alone, _command, "python -m qwen3_vlm.eval_ablation")
 
 if __name__ == "__main__":
-    sys.exit(main())
+    as_program(main, "qwen3_vlm")

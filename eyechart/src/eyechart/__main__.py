@@ -1,7 +1,5 @@
 """Run the command `eyechart` with `python -m eyechart`."""
 
-import sys
+from eyechart.cli import program
 
-from eyechart.cli import main
-
-sys.exit(main())
+program()

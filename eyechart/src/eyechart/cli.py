@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from eyechart.exits import InputError, guarded
-from eyechart.results import EXIT_CODES
+from eyechart.printing import out, out_json
+from eyechart.process import as_program
 
 if TYPE_CHECKING:
     from eyechart.settings import ScoreSettings
@@ -88,6 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return guarded(run)
 
 
+def program() -> NoReturn:
+    """Run the command `eyechart` as this process."""
+    as_program(main)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="eyechart", description="Does this vision-language model use its images, and if not, why?", add_help=True
@@ -105,7 +111,7 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from eyechart import __version__
 
-        sys.stdout.write(f"eyechart {__version__}\n")
+        out(f"eyechart {__version__}")
         parser.exit()
 
 
@@ -208,7 +214,7 @@ def _rows(options: argparse.Namespace) -> int:
     report, findings = check_rows(options.data, options.layout, options.image_root, options.held_out)
     if options.json:
         found = [finding.model_dump(mode="json") for finding in findings]
-        sys.stdout.write(json.dumps(dataclasses.asdict(report) | {"findings": found}, indent=2) + "\n")
+        out_json(json.dumps(dataclasses.asdict(report) | {"findings": found}, indent=2))
     else:
         print_rows(report, findings, sys.stdout)
     require_usable(report)
@@ -238,10 +244,11 @@ def _check(options: argparse.Namespace) -> int:
     from eyechart.api.check_named import check_named
 
     checked = check_named(options.model, options.data, options.num_samples, options.image_root, settings)
-    sys.stdout.write(f"{checked}\n")
+    for line in str(checked).splitlines():
+        out(line)
     if options.page is not None:
         checked.save(options.page)
-        sys.stdout.write(f"written: {options.page}\n")
+        out(f"written: {options.page}")
     return int(bool(checked.errors))
 
 
@@ -250,6 +257,7 @@ def _score(options: argparse.Namespace) -> int:
     # Imported here because PyTorch takes seconds to load, and `--help` should be fast.
     from eyechart.api.score import measure
     from eyechart.reporting.output import write_results
+    from eyechart.results import EXIT_CODES
 
     measured = measure(
         options.model, options.data, options.conditions, options.num_samples, options.image_root, settings
@@ -296,4 +304,4 @@ def _value(text: str) -> object:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

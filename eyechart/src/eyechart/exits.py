@@ -2,15 +2,20 @@
 
 The codes:
 
-0 pass    1 FAIL, or stopped on a non-finite value or a named fault    2 bad input or usage
+0 pass    1 FAIL, or stopped on a non-finite value or a named fault    2 bad input or usage, or a limit of the machine
 3 inconclusive
-4 an internal error (message, traceback in a file)               130 interrupted, or a process of the job was lost
+4 an internal error (message, traceback in a file)
+130 interrupted by INT, TERM or HUP; a process of the job was lost; nobody read the only copy of a result
+
+An output that cannot be written does not stop a command. If what it printed is also in files, or nothing but messages,
+the code is its own; otherwise it is 130 where the reader has gone (`| head`, `>&-`), and 2 where a disk is full.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -18,12 +23,37 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from eyechart import signals
+from eyechart.plain import encodable, one_line
+from eyechart.printing import Output, err, outputs
+
+INTERRUPTED = 130
+"""The exit code of a command that a signal stopped."""
+MOST_THREADS = 1024
+"""Largest number of threads of PyTorch. Where the system refuses a thread, OpenMP ends the process with exit code 1."""
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 # Errors caused by the machine and not by this package: no space, no permission, a folder instead of a file.
 _ENVIRONMENT = {
     getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EISDIR", "EEXIST")
+    for name in (
+        *("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EISDIR", "EEXIST", "ENOTEMPTY"),
+        *("ELOOP", "ENAMETOOLONG", "EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "EBUSY", "ETXTBSY", "EIO", "ENXIO"),
+        *("ENODEV", "EXDEV", "EMLINK", "ESTALE", "ETIMEDOUT", "EHOSTDOWN", "EOPNOTSUPP"),
+    )
+    if hasattr(errno, name)
 }
+_VERY_LONG = re.compile(r"\S{400,}")
+"""A word of a message that is shown in part; paths are rarely longer."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "failed to map segment",
+    "bad_alloc",
+)
+"""Parts of the messages of libraries that did not get memory and raise no MemoryError."""
 
 
 class NonFiniteError(RuntimeError):
@@ -91,7 +121,7 @@ def foreign_code(what: str, fix: str) -> Iterator[None]:
     except Exception as error:
         if raised_here(error):
             raise
-        text = " ".join(str(error).split())[:300]
+        text = one_line(str(error))[:300]
         raise InputError(f"{what} ({type(error).__name__}: {text})", fix) from error
 
 
@@ -100,33 +130,86 @@ def guarded(command: Callable[[], int], package: str = "eyechart") -> int:
 
     A ValueError raised in that package or in this one is caused by user input and gives one line and exit code 2. A
     ValueError from inside a library counts as an internal error, so that a crash is never reported as a usage error or
-    as a verdict. A full disk, or a folder without permission, gives exit code 2 wherever the error is raised.
+    as a verdict. A limit of the machine (disk, memory, permissions, threads) gives exit code 2 wherever it is met.
     """
-    try:
-        code = command()
-        sys.stdout.flush()
-    except KeyboardInterrupt as error:
-        return _say(f"interrupted{': ' if str(error) else ''}{error}", 130)
-    except RankLostError as error:
-        return _say(f"stopped: {error}", 130)
-    except (NonFiniteError, FaultsFoundError) as error:
+    with outputs() as (printed, _), signals.on_signal(signals.stop):
+        try:
+            try:
+                require_environment()
+                code = command()
+            except BaseException as error:
+                # A second signal must not come between the exception and what is left to do.
+                with signals.on_signal(signals.ignore):
+                    signals.discard_drafts()
+                    code = code_of(error, package)
+        except KeyboardInterrupt as error:  # it came between the lines above
+            code = code_of(error, package)
+        printed.flush()
+        return _unless_lost(code, printed)
+
+
+def require_environment() -> None:
+    """Check variables of the environment that libraries would take at their word, or ignore.
+
+    Raises:
+        InputError: a variable is not a number, or is out of range.
+    """
+    for name, low, high in (*((n, 1, MOST_THREADS) for n in _THREADS), *((n, 0, 2**31) for n in _RANKS)):
+        for part in filter(None, os.environ.get(name, "").split(",")):
+            if not part.strip().isascii() or not part.strip().isdigit() or not low <= int(part[:20]) <= high:
+                value = os.environ[name]
+                raise InputError(
+                    f"{name}: expected a number from {low} to {high}, got {value[:40]!r}",
+                    "unset this variable of the environment, or correct it",
+                )
+
+
+def code_of(error: BaseException, package: str) -> int:
+    """Say why a command was stopped, and return its exit code."""
+    if isinstance(error, SystemExit):  # `--help`
+        raise error
+    if isinstance(error, KeyboardInterrupt):
+        return _say(f"interrupted{': ' if str(error) else ''}{error}", INTERRUPTED)
+    if isinstance(error, RankLostError):
+        return _say(f"stopped: {error}", INTERRUPTED)
+    if isinstance(error, NonFiniteError | FaultsFoundError):
         return _say(f"stopped: {error}", 1)
-    except BrokenPipeError:
-        # The process that reads our output (such as `| head`) has ended. The run is incomplete, so there is no verdict.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _say("interrupted: the output is no longer read", 130)
-    except ValueError as error:
-        return _say(f"error: {error}", 2) if raised_here(error, package) else _bug(error, package)
-    except OSError as error:
-        return _say(f"error: {_explain(error)}", 2) if error.errno in _ENVIRONMENT else _bug(error, package)
-    except Exception as error:  # noqa: BLE001 - the last error handler of a command
-        return _bug(error, package)
-    return code
+    if short := _memory_is_short(error):
+        return _say(f"error: {short}", 2)
+    if isinstance(error, ValueError) and raised_here(error, package):
+        return _say(f"error: {error}", 2)
+    if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
+        return _say(f"error: {_explain(error)}", 2)
+    return _bug(error, package)
+
+
+def _unless_lost(code: int, printed: Output) -> int:
+    """Return the code of a command, unless standard output was the only copy of its result and could not be written."""
+    if printed.lost is None or code not in (0, 1, 3):
+        return code
+    gone = printed.lost.errno in (errno.EPIPE, errno.EBADF)
+    why = "the output is no longer read" if gone else f"standard output: {printed.lost.strerror}"
+    if not printed.only_copy:
+        return _say(f"note: {why}; what was printed is incomplete, what was written to files is not", code)
+    return _say(f"interrupted: {why}", INTERRUPTED) if gone else _say(f"error: {why}; the output is incomplete", 2)
+
+
+def _memory_is_short(error: BaseException) -> str:
+    """Return a sentence if an error means that memory or threads are used up; otherwise nothing."""
+    text = str(error).lower()
+    if isinstance(error, MemoryError | ImportError | RuntimeError | OSError):
+        if isinstance(error, MemoryError) or any(part in text for part in _OUT_OF_MEMORY):
+            said = one_line(str(error))[:160] or type(error).__name__
+            return f"out of memory ({said}); take smaller batches, or raise the limit of this process"
+        if isinstance(error, RuntimeError) and "can't start new thread" in text:
+            return "no more threads can be started; raise the limit of processes (`ulimit -u`), or set fewer threads"
+    return ""
 
 
 def _say(line: str, code: int) -> int:
     rank = os.environ.get("RANK", "0")
-    sys.stderr.write(f"{'' if rank == '0' else f'[rank {rank}] '}{' '.join(line.split())}\n")
+    shown = _VERY_LONG.sub(lambda word: f"{word[0][:200]}...{word[0][-100:]}", line)
+    err(f"{'' if rank in ('', '0') else f'[rank {rank}] '}{shown}")
     return code
 
 
@@ -148,12 +231,11 @@ def _bug(error: BaseException, package: str) -> int:
     text = "".join(traceback.format_exception(error))
     try:
         with tempfile.NamedTemporaryFile("w", prefix=f"{tool}-", suffix=".log", delete=False, encoding="utf-8") as file:
-            file.write(text)
-        where = f"the traceback is in {file.name}"
+            file.write(encodable(text, "utf-8"))
+        where, printed = f"the traceback is in {file.name}", []
     except OSError:
-        where = f"the traceback could not be saved, so it is printed here:\n{text}"
-    sys.stderr.write(
-        f"internal error: {type(error).__name__}: {' '.join(str(error).split())[:300]}\n"
-        f"This is a bug in {tool}; {where}\n"
-    )
+        where, printed = "the traceback could not be saved, so it is printed here:", text.splitlines()
+    err(f"internal error: {type(error).__name__}: {one_line(str(error))[:300]}")
+    for line in (f"This is a bug in {tool}; {where}", *printed):
+        err(line)
     return 4

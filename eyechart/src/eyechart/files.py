@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Generic, TypeVar
+
+from eyechart.signals import draft_file, finished
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -25,8 +26,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
+    handle, temporary = draft_file(path.parent, f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -37,6 +37,8 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        finished(temporary)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

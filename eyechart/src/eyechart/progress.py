@@ -7,6 +7,9 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from eyechart.plain import one_line
+from eyechart.printing import err, indented
+
 _LOG_SECONDS = 30.0
 
 
@@ -48,7 +51,7 @@ def progress_bar(total: int, what: str, unit: str, initial: int = 0, hidden: boo
     bar: tqdm[Any] = tqdm(
         total=total,
         initial=initial,
-        desc=what,
+        desc=one_line(what),
         unit=unit,
         disable=hidden,
         leave=False,
@@ -62,10 +65,9 @@ def progress_bar(total: int, what: str, unit: str, initial: int = 0, hidden: boo
 def say(line: str) -> None:
     """Write a line to standard error while a bar may be shown: above the bar on a terminal, unchanged in a log."""
     if sys.stderr.isatty():
-        tqdm.write(line, file=sys.stderr)
+        tqdm.write(indented(line), file=sys.stderr)
     else:
-        # tqdm.write would draw the bar again after the line, on a separate line.
-        sys.stderr.write(f"{line}\n")
+        err(line)  # tqdm.write would draw the bar again after the line, on a separate line
 
 
 def duration(seconds: float) -> str:

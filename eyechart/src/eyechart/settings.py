@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from eyechart.exits import MOST_THREADS
+
+MOST = 2**31 - 1
+"""Largest count in a setting. PyTorch, Arrow and file formats count with 32 or 64 bits; Python does not."""
+MOST_SEED = 2**43
+"""Largest seed. The order of an epoch is drawn with a million times the seed, which 64 bits have to be enough for."""
 
 
 class Section(BaseModel):
     """A group of settings that rejects unknown fields; every field has a docstring with its unit."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _texts_can_be_names_of_files(cls, value: object) -> object:
+        for text in _texts(value):
+            if "\0" in text or text != text.encode("utf-8", "ignore").decode():
+                raise ValueError("expected text without NUL characters that can be written as UTF-8")
+        return value
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for pair in value.items():
+            yield from _texts(pair)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
 
 
 class Hardware(Section):
@@ -47,19 +73,19 @@ class NamedPlacement(Hardware):
 class AblationSettings(Section):
     """Check 1."""
 
-    num_samples: int = Field(128, ge=1)
+    num_samples: int = Field(128, ge=1, le=MOST)
     """Held-out samples to score, from the beginning of the held-out split."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(16, ge=1, le=MOST)
     """Samples per forward pass; results do not depend on it."""
-    derangements: int = Field(4, ge=1)
+    derangements: int = Field(4, ge=1, le=1000)
     """R: number of donors of each sample for `shuffled`."""
-    matching_k: int = Field(32, ge=2)
+    matching_k: int = Field(32, ge=2, le=MOST)
     """K: number of images per caption in matching, its own and K-1 others; by chance, image R@1 is 1/K."""
-    words_min_count: int = Field(5, ge=1)
+    words_min_count: int = Field(5, ge=1, le=MOST)
     """Minimum number of occurrences in the scored captions for a word to be listed by its mean gap."""
-    mean_token_images: int = Field(512, ge=1)
+    mean_token_images: int = Field(512, ge=1, le=MOST)
     """Training images whose visual tokens are averaged for `mean-token`."""
-    blind_captions: int = Field(4096, ge=16)
+    blind_captions: int = Field(4096, ge=16, le=MOST)
     """Training captions, including repeats, used to train the constant prompt of `blind`; in addition, three trials of
     its learning rate use up to half this number."""
     margin_shuffled: float = Field(0.05, ge=0)
@@ -68,7 +94,7 @@ class AblationSettings(Section):
     """Nats per token that the lower bound of gap(zero) must exceed."""
     margin_noise: float = Field(0.0, ge=0)
     """Nats per token that the lower bound of gap(noise) must exceed."""
-    gallery: int = Field(100, ge=0)
+    gallery: int = Field(100, ge=0, le=MOST)
     """Scored samples shown in report.html, each with a caption that the model writes; evenly spaced in their order."""
 
 
@@ -86,16 +112,16 @@ class CoverageSettings(Section):
 class ScoreSettings(Section):
     """How a model that was not trained here is loaded and scored."""
 
-    seed: int = Field(42, ge=0)
+    seed: int = Field(42, ge=0, le=MOST_SEED)
     """Seed for drawing rows, donors and noise, each with a separate generator."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=MOST_THREADS)
     """Number of CPU threads of PyTorch; null uses PyTorch's default."""
     model: NamedPlacement = NamedPlacement()
-    max_seq_len: int = Field(4096, ge=4)
+    max_seq_len: int = Field(4096, ge=4, le=MOST)
     """Maximum number of tokens per sequence; it only limits memory, because nothing is trained."""
     max_rejected: float = Field(0.01, ge=0, le=1)
     """Share of unusable rows above which scoring stops; a single unusable row stops it only if this is 0."""
-    max_pixels: int = Field(178_956_970, ge=1)
+    max_pixels: int = Field(178_956_970, ge=1, le=MOST)
     """Images with more pixels are rejected before they are decoded (default: Pillow's decompression-bomb limit)."""
     image_size: int | None = None
     """Width and height of images in pixels, 8 to 4096; null uses the size to which the model's processor resizes."""
@@ -113,6 +139,21 @@ class ScoreSettings(Section):
     call works independently: one rank of a training job can score while the others wait."""
     ablation: AblationSettings = AblationSettings()
     coverage: CoverageSettings = CoverageSettings()
+
+
+def require_count(name: str, value: int | None, most: int = MOST) -> None:
+    """Check an argument that is a number of things; None stands for a default.
+
+    Raises:
+        ValueError: it is below 1 or above `most`; one line that begins with `name`.
+    """
+    if value is not None and not 1 <= value <= most:
+        raise ValueError(f"{name}: expected a number from 1 to {most:,}, got {shortened(value)}")
+
+
+def shortened(number: float) -> str:
+    """Return a number in at most 24 characters; Python writes no integers of more than 4,300 digits."""
+    return str(number) if abs(number) < 10**23 else f"{number:.3g}" if abs(number) < 10**300 else "a longer number"
 
 
 def setting(config: Mapping[str, Any], section: str, key: str) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from eyechart.results import EXIT_CODES, Results
-from eyechart.settings import ScoreSettings
+from eyechart.settings import ScoreSettings, require_count
 from qwen3_vlm.config import Config
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ class Ablate:
         from eyechart.reporting.output import write_results
         from qwen3_vlm.commands.loaded import judge_of, run_config
 
-        if self.num_samples is not None and self.num_samples < 1:
-            raise ValueError(f"--num_samples: expected at least 1, got {self.num_samples}")
+        require_count("--num_samples", self.num_samples)
         overrides = [*overrides, *self._short_forms()]
         config, judge = run_config(self.config, self.checkpoint, overrides), judge_of(self.config, overrides)
         measured = measure(self.checkpoint, config, self.num_samples, self.conditions, judge)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eyechart.exits import NamedInputError
+from eyechart.settings import require_count
 from qwen3_vlm.config import Config
 
 
@@ -31,12 +32,12 @@ class Diagnose:
 
     def run(self, overrides: Sequence[str]) -> int:
         """Diagnose, print the findings, and return 1 if there is an error among them, otherwise 0."""
+        from eyechart.printing import out_json
         from qwen3_vlm.commands.diagnosis import diagnose, refused
         from qwen3_vlm.commands.loaded import run_config
         from qwen3_vlm.preflight.show import print_findings, print_sample
 
-        if self.rows < 1:
-            raise ValueError(f"--rows: expected at least 1, got {self.rows}")
+        require_count("--rows", self.rows)
         try:
             config = run_config(self.config, self.checkpoint, overrides)
         except NamedInputError as error:
@@ -45,7 +46,7 @@ class Diagnose:
             found = diagnose(config, self.checkpoint, self.rows)
         stream = sys.stderr if self.json else sys.stdout
         if self.json:
-            sys.stdout.write(found.to_json() + "\n")
+            out_json(found.to_json())
         if found.view:
             print_sample(found.view, stream)
         print_findings(found.findings, found.looked_at, stream)

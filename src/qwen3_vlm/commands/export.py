@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ class Export:
 
     def run(self, overrides: Sequence[str]) -> int:
         """Load the checkpoint, write the folder, and print the names of the written files."""
+        from eyechart.printing import out, results_are_in_files
         from qwen3_vlm.commands.loaded import load, run_config
 
         if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
@@ -33,5 +33,6 @@ class Export:
         config = run_config(self.config, self.checkpoint, overrides)
         load(self.checkpoint, config).save_pretrained(self.output, self.include_backbones)
         names = ", ".join(sorted(path.name for path in self.output.iterdir()))
-        sys.stdout.write(f"written: {self.output} ({names})\n")
+        results_are_in_files()
+        out(f"written: {self.output} ({names})")
         return 0

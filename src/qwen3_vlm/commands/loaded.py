@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from eyechart.data.images import ImageError, load_image
 from eyechart.exits import NamedInputError
+from eyechart.printing import err
 from eyechart.results import Finding
 from eyechart.seam import VisualTokens
 from qwen3_vlm.build import (
@@ -239,7 +239,7 @@ def _said(loaded: Loaded, path: Path) -> Loaded:
     evidence = loaded.payload.get(KEY)
     if evidence is None or evidence["canary"] is None:
         lacks = "evidence of its training (it is of an older version)" if evidence is None else "canary"
-        sys.stderr.write(f"note: {path} has no {lacks}; less can be compared with the training\n")
+        err(f"note: {path} has no {lacks}; less can be compared with the training")
     for finding in loaded.findings:
-        sys.stderr.write(f"{finding.severity}: {path}: {finding.message}; {finding.fix}\n")
+        err(f"{finding.severity}: {path}: {finding.message}; {finding.fix}")
     return loaded

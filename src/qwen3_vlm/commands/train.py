@@ -32,6 +32,7 @@ class Train:
 
     def run(self, overrides: Sequence[str]) -> int:
         """Train, and return the exit code."""
+        from eyechart.printing import results_are_in_files
         from qwen3_vlm.config import load_config
         from qwen3_vlm.train.stage1 import rehearse, train
 
@@ -40,4 +41,5 @@ class Train:
             rehearse(config)
         else:
             train(config, self.resume, self.overwrite, self.force)
+            results_are_in_files()
         return 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eyechart.results import EXIT_CODES, Results
+from eyechart.settings import require_count
 from qwen3_vlm.config import Config, load_config
 
 _SHEET_IMAGES = 24
@@ -42,6 +43,7 @@ class Trial:
 
     def run(self, overrides: Sequence[str]) -> int:
         """Run the whole trial, and return the exit code of the verdict."""
+        require_count("--num_samples", self.num_samples)
         config = load_config(self.config, [*overrides, *(["--train.canary", "false"] if self.no_canary else [])])
         results = trial(config, self.num_samples, self.conditions, self.resume, self.overwrite, self.json, self.force)
         return EXIT_CODES[results.verdict]
@@ -66,6 +68,7 @@ def trial(
         FaultsFoundError: the preflight or the training found a fault, and `force` is not set.
         NonFiniteError: training stopped on a non-finite value.
     """
+    from eyechart.printing import err
     from eyechart.reporting.contact_sheet import contact_sheet
     from eyechart.reporting.output import write_results
     from eyechart.scoring.conditions import parse_conditions
@@ -84,5 +87,5 @@ def trial(
     pictures = [(root / w.image, w) for w in results.samples]
     contact_sheet(pictures, folder / "samples.png", f"{checkpoint}: {results.verdict}")
     write_results(results, folder, as_json, measured.samples)
-    sys.stderr.write(f"pictures and captions: {folder / 'samples.png'}\n")
+    err(f"pictures and captions: {folder / 'samples.png'}")
     return results

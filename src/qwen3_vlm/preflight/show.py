@@ -14,7 +14,8 @@ from rich.text import Text
 
 from eyechart.data.records import short
 from eyechart.faults.table import page_of
-from eyechart.reporting.text import one_line
+from eyechart.plain import encodable
+from eyechart.printing import indented
 from eyechart.results import Finding
 from qwen3_vlm.preflight.view import Span, View
 
@@ -87,6 +88,4 @@ class _Page:
         self.console = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def line(self, words: str, style: str = "") -> None:
-        margin = len(words) - len(words.lstrip())
-        text = (" " * margin + one_line(words)).encode(self.console.encoding, "backslashreplace")
-        self.console.print(Text(text.decode(self.console.encoding), style=style))
+        self.console.print(Text(encodable(indented(words), self.console.encoding), style=style))

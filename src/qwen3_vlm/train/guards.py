@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
 
+from eyechart import signals
 from eyechart.exits import RankLostError
+from eyechart.progress import say
 
 Stage = Literal["loading", "caching", "training", "evaluating"]
 
@@ -33,7 +32,7 @@ class Sizes:
 
 
 class Interrupt:
-    """Whether a signal requested this process to stop: Ctrl-C, or the SIGTERM that machines send before shutdown."""
+    """Whether a signal has asked this process to stop: Ctrl-C, or TERM and HUP, which machines and terminals send."""
 
     def __init__(self) -> None:
         """Start without a requested stop."""
@@ -43,22 +42,14 @@ class Interrupt:
     def watched(self) -> Iterator[None]:
         """Handle signals. The first makes the run finish its update, save and stop; the second stops it at once."""
 
-        def note(number: int, frame: FrameType | None) -> None:
+        def note(number: int) -> None:
             if self.asked:
-                raise KeyboardInterrupt
+                signals.stop(number)
             self.asked = True
-            sys.stderr.write("\ninterrupt: finishing this update, then saving (again to stop at once)\n")
+            say("interrupt: finishing this update, then saving (again to stop at once)")
 
-        try:
-            previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not in the main thread (a notebook, a test), where signals cannot be handled
+        with signals.on_signal(note):
             yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from eyechart.data.dataset import count_rejects, judge_rejects, too_many_rejected
 from eyechart.exits import NonFiniteError
+from eyechart.printing import out
 from eyechart.progress import duration, progress_bar, say
 from eyechart.reporting.looks import look_line
 from eyechart.scoring.batching import collate
@@ -249,7 +250,7 @@ def _close_epoch(run: Run, last_lr: float, grad_norm: float) -> tuple[Reject, ..
         append_record(run.folder, record)
         losses = {"epoch_train_loss": record.train_loss, "epoch_eval_loss": record.eval_loss}
         run.accelerator.log({name: loss for name, loss in losses.items() if loss is not None}, step=run.step)
-        sys.stdout.write(record.line(config.train.epochs) + "\n")
+        out(record.line(config.train.epochs))
         sys.stdout.flush()
     run.progress = EpochProgress(epoch=progress.epoch + 1)
     return held_out.rejects

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 
 from eyechart.files import write_atomic
 from eyechart.models.device import choose_device
+from eyechart.printing import out
 from eyechart.reporting.looks import read_onset
 from qwen3_vlm.build import build_model, prepare_data
 from qwen3_vlm.config import Config
@@ -98,7 +99,8 @@ def rehearse(config: Config) -> None:
 
 def _say(run: Run, lines: list[str]) -> None:
     if run.accelerator.is_main_process:
-        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        for line in lines:
+            out(line)
         sys.stdout.flush()
 
 
@@ -171,8 +173,8 @@ def _claim_folder(run: Run, resumption: Resumption | None, overwrite: bool) -> N
         write_atomic(run.folder / "config.yaml", run.config.to_yaml())
         save_split(run.folder / "split.json", run.prepared.split, *run.prepared.files)
         if resumption is not None:
-            sys.stdout.write(f"resuming from {resumption.path}\n")
+            out(f"resuming from {resumption.path}")
         for part in run.vlm.sizes():
             state = "trained" if part.trained else "frozen"
-            sys.stdout.write(f"{state:>8} {part.name}: {part.parameters:,} parameters\n")
+            out(f"{state:>8} {part.name}: {part.parameters:,} parameters")
     run.accelerator.wait_for_everyone()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from eyechart.data.reader import folder_of, read_rows
 from eyechart.exits import InputError
 from eyechart.faults.diagnosis import RunEvidence, diagnose_run
 from eyechart.faults.probes import probe
+from eyechart.printing import err
 from eyechart.progress import progress_bar
 from eyechart.reporting.output import Parts, assemble
 from eyechart.reporting.parquet import SampleRows
@@ -135,7 +135,7 @@ def measure(
         shared = shared_images(wanted, lenders[0][: settings.ablation.mean_token_images], train_file)
         remarks += shared
         for remark in shared if ranks.index == 0 else []:
-            sys.stderr.write(f"warning: {sentence(remark)}\n")
+            err(f"warning: {sentence(remark)}")
         mean = mean_over_rows(scorer, lenders, settings)
     elif "mean-token" in names:
         remarks.append(Remark(code="mean-of-scored-images", about="mean-token"))

@@ -17,7 +17,7 @@ from eyechart.scoring.batching import collate
 from eyechart.scoring.contract import read_batch, require_batch
 from eyechart.scoring.ranks import Ranks
 from eyechart.seam import IGNORE_INDEX, Batch, CollateStats, Reject, Row, Sample, Scorer, ScorerOfBatches
-from eyechart.settings import ScoreSettings
+from eyechart.settings import ScoreSettings, require_count
 from eyechart.verdict.coverage import Counted, judge_coverage
 
 
@@ -51,8 +51,7 @@ def asked(
     Raises:
         ValueError: no such file or folder, an invalid number of samples, or neither rows nor batches.
     """
-    if num_samples is not None and num_samples < 1:
-        raise ValueError(f"--num_samples: expected at least 1, got {num_samples}")
+    require_count("--num_samples", num_samples)
     requested = num_samples or settings.ablation.num_samples
     root = None if image_root is None else str(image_root)
     if root is not None and not Path(root).is_dir():

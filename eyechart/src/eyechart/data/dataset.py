@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from eyechart.data.encoded import Encoded
 from eyechart.data.images import ImageError, ImageSpec, content_hash, load_image
+from eyechart.printing import err
 from eyechart.seam import Reject, Row, Sample
 
 
@@ -160,7 +160,7 @@ def _summary(rejects: Sequence[Reject], total: int, label: str) -> str:
 def _say_once(line: str) -> None:
     """Write a line only once per job: all ranks read the same rows, and a trial run reads them twice."""
     if os.environ.get("RANK", "0") == "0":
-        sys.stderr.write(f"{line}\n")
+        err(line)
 
 
 def examples_of(rejects: Sequence[Reject], count: int = 3) -> list[Reject]:

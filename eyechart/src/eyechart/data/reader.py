@@ -24,6 +24,7 @@ from eyechart.data.tars import TarRecords
 from eyechart.data.text_tables import CsvRecords
 from eyechart.data.turns import row_of
 from eyechart.exits import InputError
+from eyechart.plain import one_line
 from eyechart.rows import Reject, RejectKind, Row
 from eyechart.stored import file_of
 
@@ -261,11 +262,11 @@ def _report_ids(path: Path, records: Iterable[Row], missing: int) -> None:
     counts = Counter(record.id for record in records)
     repeated = [identity for identity, count in counts.items() if count > 1]
     if missing:
-        _LOG.warning("%s: %d rows without an id: their row number is used", path, missing)
+        _LOG.warning("%s: %d rows without an id: their row number is used", one_line(str(path)), missing)
     if repeated:
         _LOG.warning(
             "%s: %d ids are used by %d rows, such as %r: accepted, rows are identified by their row number",
-            path,
+            one_line(str(path)),
             len(repeated),
             sum(counts[identity] for identity in repeated),
             repeated[0],

@@ -6,6 +6,7 @@ import jinja2
 
 from eyechart.faults.batch_check import BatchFacts
 from eyechart.faults.batch_evidence import BatchEvidence, Unchecked
+from eyechart.plain import one_line
 from eyechart.reporting import text
 from eyechart.reporting.batch_row import stretches, thumbnails
 from eyechart.reporting.batch_text import looked_at, not_checked, verdict_of
@@ -28,7 +29,7 @@ def render_batch(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["shown"] = lambda value: text.isolated(text.one_line(str(value)))
+    environment.filters["shown"] = lambda value: text.isolated(one_line(str(value)))
     return environment.get_template("batch.html.j2").render(
         verdict=verdict_of(findings),
         findings=[(found, consequence(found) if found.explained_by else "") for found in findings],

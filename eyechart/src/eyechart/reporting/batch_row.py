@@ -11,9 +11,9 @@ from typing import Any
 
 from eyechart.exits import InputError
 from eyechart.faults.batch_evidence import BatchEvidence
+from eyechart.plain import one_line
 from eyechart.processors.pixel_entries import Entry
 from eyechart.processors.pixel_images import entry_pixels, normalisation_of, picture
-from eyechart.reporting.text import one_line
 
 _SIDE = 320
 """Longest side of a thumbnail in pixels."""

@@ -9,10 +9,10 @@ from itertools import groupby
 from eyechart.faults.batch_check import BatchFacts
 from eyechart.faults.batch_evidence import Check, Unchecked, Why
 from eyechart.faults.table import page_of
+from eyechart.plain import one_line
 from eyechart.processors.answers import Way
 from eyechart.processors.image_ids import IdSource
 from eyechart.reporting.explanation import consequence
-from eyechart.reporting.text import one_line
 from eyechart.reporting.wording import number, percent
 from eyechart.results import Finding
 

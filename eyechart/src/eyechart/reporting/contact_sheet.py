@@ -19,7 +19,7 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from eyechart.files import write_atomic
-from eyechart.reporting.text import one_line
+from eyechart.plain import one_line
 from eyechart.results import WrittenCaption
 
 _COLUMNS = 4

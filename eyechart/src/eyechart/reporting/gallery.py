@@ -12,8 +12,9 @@ from PIL import Image
 
 from eyechart.data.choice import even_choice
 from eyechart.data.images import ImageError, load_thumbnail
+from eyechart.plain import one_line
 from eyechart.reporting.contact_sheet import missing_words
-from eyechart.reporting.text import one_line, shortened
+from eyechart.reporting.text import shortened
 from eyechart.reporting.wording import signed
 from eyechart.results import END, Piece, ScoredSample
 

@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 
 from eyechart.faults.table import FAULTS
+from eyechart.plain import one_line
 from eyechart.reporting import readings, text
 from eyechart.reporting.conclusions import said
 from eyechart.reporting.conditions import MEANINGS
@@ -114,8 +115,8 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "shown": lambda value: text.isolated(text.one_line(str(value))),
-        "portable": lambda value: text.isolated(text.without_folders(text.one_line(str(value)))),
+        "shown": lambda value: text.isolated(one_line(str(value))),
+        "portable": lambda value: text.isolated(text.without_folders(one_line(str(value)))),
         "signed": lambda value: "\u2013" if value is None else signed(value),
         "plain": lambda value: "\u2013" if value is None else plain(value),
         "percent": lambda value: "\u2013" if value is None else percent(value),
@@ -132,7 +133,7 @@ def _image_root(config: Mapping[str, Any]) -> Path | None:
 
 
 def _written(value: object) -> str:
-    return text.without_folders(text.one_line("none" if value is None else str(value)))
+    return text.without_folders(one_line("none" if value is None else str(value)))
 
 
 def _unordered(ablation: Ablation | None) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eyechart.files import write_atomic
+from eyechart.printing import err, out, out_json, results_are_in_files
 from eyechart.reporting.environment import environment
 from eyechart.reporting.parquet import SampleRows, write_samples
 from eyechart.reporting.runbook import render_runbook
@@ -85,7 +86,7 @@ def command_line() -> str:
 def show(results: Results, as_json: bool = False) -> None:
     """Print the tables to standard output; with `as_json`, print the JSON there and the tables to standard error."""
     if as_json:
-        sys.stdout.write(to_json(results) + "\n")
+        out_json(to_json(results))
     print_results(results, sys.stderr if as_json else sys.stdout)
 
 
@@ -108,9 +109,10 @@ def write_results(
     if samples is not None:
         write_samples(samples, folder / "samples.parquet")
         written.append("samples.parquet")
+    results_are_in_files()
     show(results, as_json)
     if not as_json:
-        sys.stdout.write(f"written: {', '.join(str(folder / name) for name in written)}\n")
+        out(f"written: {', '.join(str(folder / name) for name in written)}")
 
 
 def rewrite_page(folder: Path, output: Path | None = None, image_root: Path | None = None) -> None:
@@ -131,6 +133,7 @@ def rewrite_page(folder: Path, output: Path | None = None, image_root: Path | No
     results = read(folder / "results.json")
     page = output or folder / "report.html"
     write_atomic(page, render_html(results, image_root, docs_link(page.parent)))
-    sys.stdout.write(f"written: {page}\n")
+    results_are_in_files()
+    out(f"written: {page}")
     if absent := absent_images(results, image_root):
-        sys.stderr.write(f"warning: {absent}\n")
+        err(f"warning: {absent}")

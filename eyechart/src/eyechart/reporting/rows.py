@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import TextIO
 
 from eyechart.data.summary import RowsReport, ShownImage, ShownRow
+from eyechart.plain import one_line
+from eyechart.printing import out
 from eyechart.reporting.batch_text import finding_lines, verdict_of
-from eyechart.reporting.text import one_line, shortened
+from eyechart.reporting.text import shortened
 from eyechart.results import Finding
 
 _TEXT = 300
@@ -16,12 +18,11 @@ _TEXT = 300
 
 def print_rows(report: RowsReport, findings: list[Finding], stream: TextIO) -> None:
     """Print layout, counts, reasons and a few rows, one fact a line, and then the findings."""
-    encoding = stream.encoding or "utf-8"
-    lines = [" " * indent + one_line(line) for indent, line in _lines(report)]
+    lines = [f"{' ' * indent}{line}" for indent, line in _lines(report)]
     if report.usable:
         lines += [verdict_of(findings, "checks of the rows"), *finding_lines(findings)]
     for line in lines:
-        stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        out(line, stream=stream)
 
 
 def _lines(report: RowsReport) -> Iterator[tuple[int, str]]:

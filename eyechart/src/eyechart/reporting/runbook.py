@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from eyechart.plain import one_line
 from eyechart.reporting import text
 from eyechart.reporting.conclusions import said
 from eyechart.reporting.explanation import consequence
@@ -86,7 +87,7 @@ def _environment() -> jinja2.Environment:
         "portable": lambda value: text.without_folders(str(value)),
         "code": lambda value: Markup(text.code(str(value))),
         "block": _block,
-        "raw": lambda value: Markup(text.one_line(str(value)).replace("`", "'")),
+        "raw": lambda value: Markup(one_line(str(value)).replace("`", "'")),
         "count": lambda value: Markup(f"{value:,}"),
         "fixed": lambda value, digits: Markup(f"{value:.{digits}f}"),
         "loss": _loss,

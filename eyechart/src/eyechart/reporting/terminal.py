@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from eyechart.plain import encodable, one_line
 from eyechart.reporting import readings
 from eyechart.reporting.conclusions import said
 from eyechart.reporting.conditions import MEANINGS
 from eyechart.reporting.explanation import consequence, explanation
 from eyechart.reporting.remarks import sentence as sentence_of
-from eyechart.reporting.text import one_line
 from eyechart.reporting.tiles import source
 from eyechart.results import Ablation, Condition, Coverage, Results, Topic
 from eyechart.stored import file_of
@@ -82,8 +82,7 @@ class _Page:
 
     def text(self, words: str, style: str = "") -> Text:
         """Return plain text in characters that the stream can encode."""
-        encoding = self.console.encoding
-        return Text(one_line(words).encode(encoding, "backslashreplace").decode(encoding), style=style)
+        return Text(encodable(one_line(words), self.console.encoding), style=style)
 
     def line(self, words: str, style: str = "", indent: int = 0) -> None:
         """Print one paragraph, wrapped with a hanging indent and without trailing blanks."""

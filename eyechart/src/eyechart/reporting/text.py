@@ -1,17 +1,13 @@
-"""Escaping of text from users and data files for our pages: captions, file names, reasons, command lines.
-
-No character is dropped: one that cannot be displayed is shown as its code point.
-"""
+"""Escaping of text from users and data files for our pages: captions, file names, reasons, command lines."""
 
 from __future__ import annotations
 
 import re
-import unicodedata
 
 from markupsafe import Markup, escape
 
-_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Characters that change the reading direction of the rest of the line."""
+from eyechart.plain import one_line
+
 _MARKDOWN = re.compile(r"([\\`*\[\]~$]|(?<![^\W_])_|_(?![^\W_]))")
 _LINE_START = re.compile(r"^([#>|]|[+\-=](?=[\s+\-=]|$)|\d+(?=[.)](?:\s|$)))")
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
@@ -25,16 +21,6 @@ _RTL = r"\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefe\U00010800-\U00010fff\U0001e800-
 # Words written from right to left, with the characters that join them. A list (`'x', 'y'`) is several such runs, so
 # that its order is kept.
 _RTL_RUN = re.compile(rf"[{_RTL}](?:[\w{_RTL}\u200c\u200d]|[ '\"\-](?=[{_RTL}]))*")
-
-
-def one_line(text: str) -> str:
-    """Collapse white space to single spaces, and write control and direction characters as `<U+001B>`."""
-    shown = (f"<U+{ord(c):04X}>" if _hidden(c) else c for c in " ".join(text.split()))
-    return "".join(shown)
-
-
-def _hidden(character: str) -> bool:
-    return character in _BIDI or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def isolated(text: str) -> Markup:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor
 from eyechart.data.images import ImageError, load_image
 from eyechart.data.layouts import AUTO
 from eyechart.data.reader import count_rows, read_rows
+from eyechart.printing import out
 from eyechart.progress import progress_bar
 from eyechart.seam import Reject, Row
 from qwen3_vlm.data.splits import draw_split
@@ -82,7 +82,8 @@ def _report(kept: int, drawn: int, rejects: list[Reject]) -> None:
     lines += [f"  row {reject.row}: {reject.reason}: {reject.detail}" for reject in rejects[:5]]
     if kept + len(rejects) < drawn:
         lines.append(f"  {drawn - kept - len(rejects)} left out: tiny backbones use at most {MOST_ROWS} rows")
-    sys.stdout.write("\n".join(lines) + "\n")
+    for line in lines:
+        out(line)
 
 
 def content_words(captions: Sequence[str], most: int = MOST_WORDS) -> tuple[str, ...]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
+
+from eyechart.signals import draft_folder, finished
 
 STAMP = "world.json"
 PER_FOLDER = 1000
@@ -96,7 +97,7 @@ def write_whole(folder: Path, stamp: Mapping[str, object], fill: Callable[[Path]
     if is_made(folder, stamp):
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    draft = draft_folder(folder.parent, f".{folder.name}-")
     try:
         fill(draft)
         (draft / STAMP).write_text(json.dumps(dict(stamp)) + "\n", encoding="utf-8")
@@ -108,3 +109,4 @@ def write_whole(folder: Path, stamp: Mapping[str, object], fill: Callable[[Path]
                 raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+        finished(draft)
