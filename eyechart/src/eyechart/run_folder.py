@@ -1,0 +1,316 @@
+"""The output folder of a run as a transaction: one writer, a manifest of what runs wrote, results that appear at once.
+
+    with writing(folder, RESULTS) as opened:
+        opened.require_ours()
+        with opened.together("results") as draft:
+            ...  # write files into the folder `draft`
+
+`run.json` is the manifest: the id of the run, and for each file that a run wrote a mark of its content. Within the
+block, `files.atomic` replaces and `files.remove` removes only files that the manifest lists and that have not changed
+since; all others are a user's. The manifest is written before a file takes its place, and lists the old and the new
+content, so that after a kill at any moment it still lists whichever is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from eyechart.files import DRAFT, refuse_special, remove, set_guard, sweep, write_atomic
+from eyechart.lock import LOCK, locked
+
+MANIFEST = "run.json"
+_FORM: Literal[1] = 1
+_ANY = "any"
+"""The mark of a file that a library writes and changes as it likes, such as a tracker's."""
+_END_BYTES = 1 << 20
+"""Bytes at each end of a file that its mark covers. A PyTorch file and a Parquet file end with the checksums and the
+statistics of all that is before, so that reading gigabytes again would add nothing."""
+RESULTS = "results"
+"""Name of the group of files that a measurement writes."""
+_OURS = re.compile(f"{re.escape(MANIFEST)}|{RESULTS}")
+_OPEN: dict[Path, RunFolder] = {}
+os.register_at_fork(after_in_child=_OPEN.clear)
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """The files that a command writes to its folder."""
+
+    names: re.Pattern[str]
+    """Their names in the folder; a whole name has to match."""
+    recognise: Callable[[Path], bool]
+    """Whether a file is what an earlier version without a manifest wrote under that name, judged by its content."""
+
+
+@dataclass
+class _Moving:
+    """Files on their way from a draft folder to their places."""
+
+    draft: str
+    names: list[str]
+    leaving: list[str]
+    """Files of the same group that these replace and that have no successor."""
+
+
+@dataclass
+class _Manifest:
+    """Content of run.json."""
+
+    run_folder: Literal[1]
+    """The version of this form."""
+    run: str | None = None
+    files: dict[str, list[str]] = field(default_factory=dict)
+    """For each file the marks that its content may have: the last one written, and the one before."""
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    """Names of the files that appeared together, by the name of the group."""
+    earlier: list[str] = field(default_factory=list)
+    """Names of files that were there before the manifest. They may be of an earlier version."""
+    moving: _Moving | None = None
+
+
+def new_id() -> str:
+    """Return an id for a run or a measurement, such as `20261130T014512Z-3f9a2c71`; ids sort by time."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+
+def mark_of(path: Path) -> str:
+    """Return a short digest of a file's size, its first and its last megabyte."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(f"{size}:".encode())
+    with path.open("rb") as file:
+        digest.update(file.read(_END_BYTES))
+        file.seek(max(file.tell(), size - _END_BYTES))
+        digest.update(file.read(_END_BYTES))
+    return digest.hexdigest()[:24]
+
+
+@contextmanager
+def writing(folder: Path, kinds: Kinds) -> Iterator[RunFolder]:
+    """Hold the lock of a folder, sweep what killed processes left, and guard its files. Blocks may be nested.
+
+    A folder that does not exist is made, and removed again at the end if nothing was written.
+
+    Raises:
+        LockedError: another process writes to the folder; the message names it.
+        ValueError: its run.json is not a manifest, or a file prevents results from being completed.
+    """
+    with locked(folder / LOCK, f"the folder {folder}"):
+        key = folder.resolve()
+        if (opened := _OPEN.get(key)) is not None:
+            if kinds not in opened.kinds:
+                opened.kinds.append(kinds)
+            yield opened
+            return
+        opened = RunFolder(folder, [kinds])
+        for names in (kinds.names, _OURS):
+            sweep(folder, names)
+        _OPEN[key] = opened
+        set_guard(folder, opened)
+        try:
+            yield opened
+        finally:
+            set_guard(folder, None)
+            del _OPEN[key]
+
+
+class RunFolder:
+    """A folder that this process writes to; made by `writing`."""
+
+    def __init__(self, folder: Path, kinds: list[Kinds]) -> None:
+        """Read the manifest, and complete results that a killed process had begun to put in their places."""
+        self.folder, self.kinds = folder, kinds
+        found = read_manifest(folder)
+        self._new = found is None
+        self._manifest = found or _Manifest(
+            _FORM, earlier=sorted(p.name for p in folder.iterdir() if p.name[:1] != ".")
+        )
+        if self._manifest.moving is not None:
+            self._arrive(self._manifest.moving)
+
+    @property
+    def run(self) -> str | None:
+        """Id of the run whose files are in the folder."""
+        return self._manifest.run
+
+    def start(self, run: str) -> None:
+        """Record the id of the run that writes from now on."""
+        if run != self._manifest.run:
+            self._manifest.run = run
+            self._save()
+
+    def is_ours(self, path: Path) -> bool:
+        """Whether a file was written by a run and has not been changed by anything else since."""
+        name = self._name(path)
+        if path.is_symlink() or not path.is_file():
+            return False
+        marks = self._manifest.files.get(name)
+        if marks is not None:
+            return _ANY in marks or mark_of(path) in marks
+        top = name.partition("/")[0]
+        return top in self._manifest.earlier and any(k.names.fullmatch(name) and k.recognise(path) for k in self.kinds)
+
+    def require_ours(self) -> None:
+        """Refuse to continue if a file that this run will write or delete is not a run's.
+
+        Raises:
+            ValueError: there is such a file.
+        """
+        found = self.found()
+        for path in found:
+            self._require(path)
+        if self._new and found:
+            names = ", ".join(path.name for path in found[:6]) + (", ..." if len(found) > 6 else "")
+            sys.stderr.write(
+                f"note: {self.folder} has no {MANIFEST}, so it is of an earlier version; its files were recognised by "
+                f"what they contain: {names}\n"
+            )
+
+    def found(self) -> list[Path]:
+        """Return what is there under the names that this run writes, whoever wrote it."""
+        names = (path for path in sorted(self.folder.iterdir()) if path.name[:1] != ".")
+        return [path for path in names if any(kinds.names.fullmatch(path.name) for kinds in self.kinds)]
+
+    def replacing(self, path: Path, draft: Path) -> None:
+        """Record the content that is about to replace `path`.
+
+        Raises:
+            ValueError: `path` is not a run's.
+        """
+        name = self._name(path)
+        if name == MANIFEST or name.startswith("."):
+            return
+        self._expect(path, draft)
+        self._save(name)
+
+    def removing(self, path: Path) -> bool:
+        """Whether `path` may be removed. It stays in the manifest until the next change."""
+        return self.is_ours(path)
+
+    def register(self, paths: Iterable[Path]) -> None:
+        """List files that a library has written for this run, and will change."""
+        self._manifest.files |= {self._name(path): [_ANY] for path in paths}
+        self._save()
+
+    def delete_all(self) -> None:
+        """Delete every file that is a run's, results before all others, and folders that are left empty."""
+        results = self._manifest.groups.get(RESULTS, [])
+        listed = {*self.found(), *(self.folder / name for name in self._manifest.files)}
+        for path in sorted(listed, key=lambda path: (path.name not in results, path)):
+            if remove(path):
+                for parent in path.relative_to(self.folder).parents[:-1]:
+                    with suppress(OSError):  # not empty
+                        (self.folder / parent).rmdir()
+        self._manifest.groups = {}
+        self._save()
+
+    @contextmanager
+    def together(self, group: str) -> Iterator[Path]:
+        """Yield a hidden folder. At the end of the block its files replace all files of the group, or none.
+
+        Raises:
+            ValueError: a file of the same name is not a run's; nothing is changed.
+        """
+        draft = Path(tempfile.mkdtemp(prefix=f".{group}-", suffix=DRAFT, dir=self.folder))
+        try:
+            yield draft
+            names = sorted(path.relative_to(draft).as_posix() for path in draft.rglob("*") if path.is_file())
+            before = self._manifest.groups.get(group, [])
+            for name in names:
+                self._expect(self.folder / name, draft / name)
+            leaving = [name for name in before if name not in names]
+            self._manifest.groups[group] = names
+            self._manifest.moving = _Moving(draft.name, names, leaving)
+            self._save(*names)  # from here on, the results will arrive, even after a kill
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        self._arrive(self._manifest.moving)
+
+    def _arrive(self, moving: _Moving) -> None:
+        """Move files to their places. After a kill, the next writer moves those that have not arrived."""
+        draft = self.folder / moving.draft
+        for name in moving.names:
+            if (draft / name).is_file():
+                self._require(self.folder / name)
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (draft / name).replace(self.folder / name)
+        for name in moving.leaving:
+            if self.is_ours(self.folder / name):
+                (self.folder / name).unlink()
+        self._manifest.moving = None
+        self._save()
+        shutil.rmtree(draft, ignore_errors=True)
+
+    def _expect(self, path: Path, draft: Path) -> None:
+        """Let the manifest list the content of `draft`, and the one that is there, under the name of `path`."""
+        self._require(path)
+        there = [mark_of(path)] if path.is_file() else []
+        self._manifest.files[self._name(path)] = [mark_of(draft), *there]
+
+    def _require(self, path: Path) -> None:
+        refuse_special(path)
+        if path.exists() and not self.is_ours(path):
+            listed = self._name(path) in self._manifest.files
+            state = "was changed after a run wrote it" if listed else "was not written by a run"
+            raise ValueError(
+                f"{path} {state}, so it is neither replaced nor deleted; move it away, or choose another folder"
+            )
+
+    def _name(self, path: Path) -> str:
+        return (path.parent.resolve() / path.name).relative_to(self.folder.resolve()).as_posix()
+
+    def _save(self, *coming: str) -> None:
+        """Write the manifest; files that are neither there nor coming are left out."""
+        kept = self._manifest.files
+        self._manifest.files = {n: m for n, m in kept.items() if n in coming or (self.folder / n).is_file()}
+        self._new = False
+        write_atomic(self.folder / MANIFEST, json.dumps(asdict(self._manifest), indent=1) + "\n")
+
+
+def read_manifest(folder: Path) -> _Manifest | None:
+    """Read run.json; None if there is none.
+
+    Raises:
+        ValueError: the file is not a manifest.
+    """
+    path = folder / MANIFEST
+    refuse_special(path)
+    try:
+        return TypeAdapter(_Manifest).validate_json(path.read_bytes(), strict=True)
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(
+            f"{path}: not the manifest of a run ({'.'.join(map(str, first['loc']))}: {first['msg']}); move it away: "
+            "the files of a run are then recognised by what they contain"
+        ) from error
+
+
+def require_settled(folder: Path) -> None:
+    """Refuse to read results that are on their way to their places, so that files of two runs are never read as one.
+
+    Raises:
+        ValueError: a process is moving them, or was killed while it did.
+    """
+    manifest = read_manifest(folder)
+    if manifest is not None and manifest.moving is not None:
+        raise ValueError(
+            f"{folder}: its results are not all in their places, because a process is moving them or was killed; "
+            "repeat the command that writes to this folder"
+        )
