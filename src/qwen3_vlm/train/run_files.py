@@ -9,9 +9,12 @@ from typing import Any
 
 import yaml
 
+from eyechart.lock import LockedError
+from eyechart.progress import say
 from eyechart.reporting.results_folder import RESULT_FILES
-from eyechart.run_folder import Kinds, RunFolder
+from eyechart.run_folder import Kinds, RunFolder, writing
 from qwen3_vlm.data.splits import is_split, run_of_split
+from qwen3_vlm.train.checkpoint import save_checkpoint
 from qwen3_vlm.train.findings_log import FINDINGS_LOG
 from qwen3_vlm.train.looks import LOOKS_LOG
 from qwen3_vlm.train.train_utils import EPOCH_LOG
@@ -59,6 +62,22 @@ def adopt_tracker(opened: RunFolder) -> None:
     found = tracker_files(opened.folder)
     if any(path.name == "hparams.yml" and b"connector.latents:" in path.read_bytes()[: 1 << 16] for path in found):
         opened.register(found)
+
+
+def save_beside(path: Path, payload: dict[str, Any]) -> None:
+    """Save what can be computed again in the folder of a checkpoint, unless another process is writing to that folder.
+
+    Nor is it saved where a file of the same name was not written by a run.
+
+    Raises:
+        ValueError: the disk is full or not writable.
+    """
+    try:
+        with writing(path.parent, RUN_FILES) as opened:
+            if not path.exists() or opened.is_ours(path):
+                save_checkpoint(path, payload)
+    except LockedError as error:
+        say(f"note: {path.name} is not saved: {error}")
 
 
 def _has_keys(path: Path, keys: tuple[bytes, ...]) -> bool:

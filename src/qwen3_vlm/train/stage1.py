@@ -17,7 +17,7 @@ from eyechart.files import write_atomic
 from eyechart.models.device import choose_device
 from eyechart.reporting.looks import read_onset
 from eyechart.run_folder import RunFolder, writing
-from eyechart.scoring.ranks import held_by_first, nothing, on_first
+from eyechart.scoring.ranks import disconnect, held_by_first, nothing, on_first
 from qwen3_vlm.build import build_model, prepare_data
 from qwen3_vlm.config import Config
 from qwen3_vlm.data.splits import save_split
@@ -41,7 +41,7 @@ from qwen3_vlm.train.watch import Watch
 def train(config: Config, resume: bool = False, overwrite: bool = False, force: bool = False) -> Path:
     """Do the same as `train_run`, disconnect the processes of the job, and return the path of the last checkpoint."""
     run = train_run(config, resume, overwrite, force)
-    run.accelerator.state.destroy_process_group()
+    disconnect()
     return run.checkpoint
 
 

@@ -84,7 +84,16 @@ def exit_code(ranks: Ranks, code: int) -> int:
     could end the first one while it writes the results.
     """
     ranks.gather(None)
+    disconnect()
     return code if ranks.index == 0 else 0
+
+
+def disconnect() -> None:
+    """Disconnect the processes of a job, which all have to call this."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def ranks_of_job() -> Ranks:
