@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ import tyro
 from transformers.utils.logging import disable_progress_bar
 
 from eyechart.data.reader import folder_of
+from eyechart.run_folder import RESULTS, Kinds, writing
 from eyechart.settings import CoverageSettings
 from qwen3_vlm.demo.tiny import card, documents, language, reading, tower, tower_captions, tower_worlds, vocabulary
 from qwen3_vlm.demo.tiny.captions import content_words, load_training_rows, noted_words
@@ -57,6 +59,16 @@ class Options:
     """CPU threads."""
 
 
+def _is_of_earlier_version(path: Path) -> bool:
+    """Whether a file is in a folder of backbones, which its model card shows."""
+    folder = path.parent.parent if path.parent.name in ("llm", "vision") else path.parent
+    readme = folder / "README.md"
+    return readme.is_file() and readme.read_bytes()[:64].startswith(b"# Tiny backbones for ")
+
+
+TINY_FILES = Kinds(re.compile(r"README\.md|config\.yaml|(?:llm|vision)/[^/]+"), _is_of_earlier_version)
+
+
 def main() -> None:
     """Read the command line, make the backbones, and end with a one-line error if something is wrong."""
     options = tyro.cli(Options, prog="python -m qwen3_vlm.demo.tiny", description=__doc__)
@@ -72,18 +84,22 @@ def make(options: Options) -> None:
     """Make the backbones that `options` describe.
 
     Raises:
-        ValueError: an option is out of range, the data is unusable, or the language model fails the reading gate.
+        ValueError: an option is out of range, the data is unusable, the language model fails the reading gate, or the
+            output folder has a file of a user that would be replaced.
     """
     if options.steps < 1 or options.threads < 1:
         raise ValueError(f"expected --steps and --threads of at least 1, got {options.steps} and {options.threads}")
     if options.image_size < tower.PATCH or options.image_size % tower.PATCH:
         raise ValueError(f"expected an --image-size that is a multiple of {tower.PATCH}, got {options.image_size}")
     torch.set_num_threads(options.threads)
-    if options.data is None:
-        make_for_worlds(options.output or Path("assets/tiny"), options.steps)
-    else:
-        output = options.output or Path("outputs") / f"tiny_{options.data.name.split('.')[0]}"
-        make_for_file(options, options.data, options.image_root or folder_of(options.data), output)
+    named = "assets/tiny" if options.data is None else f"outputs/tiny_{options.data.name.split('.')[0]}"
+    output = options.output or Path(named)
+    with writing(output, TINY_FILES) as opened:
+        opened.require_ours()
+        if options.data is None:
+            make_for_worlds(output, options.steps)
+        else:
+            make_for_file(options, options.data, options.image_root or folder_of(options.data), output)
 
 
 def make_for_worlds(output: Path, steps: int, exam_size: int = 1000) -> None:
@@ -107,10 +123,11 @@ def make_for_worlds(output: Path, steps: int, exam_size: int = 1000) -> None:
         )
     eye, seen = tower_worlds.train(steps)
     _report("patches classified right", seen)
-    language.save(model, tokenizer, output / "llm")
-    tower.save(eye, output / "vision")
-    text = card.for_worlds(steps=steps, loss=loss, read=read, seen=seen, folder=output)
-    (output / "README.md").write_text(text, encoding="utf-8")
+    with writing(output, TINY_FILES) as opened, opened.together(RESULTS) as draft:
+        language.save(model, tokenizer, draft / "llm")
+        tower.save(eye, draft / "vision")
+        text = card.for_worlds(steps=steps, loss=loss, read=read, seen=seen, folder=draft)
+        (draft / "README.md").write_text(text, encoding="utf-8")
     _say(f"wrote {output} ({card.size_of(output) / 1e6:.2f} MB)")
 
 
@@ -143,16 +160,17 @@ def make_for_file(options: Options, data: Path, image_root: Path, output: Path) 
         _say("no word distinguishes these captions: the tower keeps random layers and will carry little information")
     eye, seen = tower_captions.train(rows.pixels, captions, words, options.steps)
     _report(f"words of the caption recognised by the tower ({len(words)} learnt)", seen)
-    language.save(model, tokenizer, output / "llm")
-    tower.save(eye, output / "vision")
-    text = card.for_file(data, rows=len(pool), words=len(words), steps=options.steps, loss=loss, marks=read | seen)
-    (output / "README.md").write_text(text, encoding="utf-8")
-    config = output / "config.yaml"
     section = {
         "json_file": str(data), "layout": options.layout, "image_root": str(image_root),
         "max_samples": options.max_samples, "eval_ratio": options.eval_ratio, "max_seq_len": card.room_for(lengths),
     }  # fmt: skip
-    config.write_text(card.config_for_file(output, options.seed, section), encoding="utf-8")
+    text = card.for_file(data, rows=len(pool), words=len(words), steps=options.steps, loss=loss, marks=read | seen)
+    with writing(output, TINY_FILES) as opened, opened.together(RESULTS) as draft:
+        language.save(model, tokenizer, draft / "llm")
+        tower.save(eye, draft / "vision")
+        (draft / "README.md").write_text(text, encoding="utf-8")
+        settings = card.config_for_file(output, options.seed, section)
+        (draft / "config.yaml").write_text(settings, encoding="utf-8")
     _say(f"wrote {output} ({card.size_of(output) / 1e6:.2f} MB)")
     if too_long := sum(length > language.POSITIONS for length in lengths):
         _say(
@@ -160,7 +178,7 @@ def make_for_file(options: Options, data: Path, image_root: Path, output: Path) 
             f"model has positions for: a run truncates them, and stops above {CoverageSettings().truncated_fail:g}%; "
             "shorten their captions"
         )
-    _say(f"next: qwen3-vlm train --config {config}")
+    _say(f"next: qwen3-vlm train --config {output / 'config.yaml'}")
 
 
 def _texts(pool: Iterator[documents.Document] | list[documents.Document]) -> Iterator[str]:
