@@ -13,6 +13,7 @@ content, so that after a kill at any moment it still lists whichever is there.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -226,6 +227,7 @@ class RunFolder:
             ValueError: a file of the same name is not a run's; nothing is changed.
         """
         draft = Path(tempfile.mkdtemp(prefix=f".{group}-", suffix=DRAFT, dir=self.folder))
+        manifest = copy.deepcopy(self._manifest)
         try:
             yield draft
             names = sorted(path.relative_to(draft).as_posix() for path in draft.rglob("*") if path.is_file())
@@ -237,6 +239,7 @@ class RunFolder:
             self._manifest.moving = _Moving(draft.name, names, leaving)
             self._save(*names)  # from here on, the results will arrive, even after a kill
         except BaseException:
+            self._manifest = manifest
             shutil.rmtree(draft, ignore_errors=True)
             raise
         self._arrive(self._manifest.moving)
@@ -249,7 +252,8 @@ class RunFolder:
                 self._require(self.folder / name)
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (draft / name).replace(self.folder / name)
-        for name in moving.leaving:
+        # If the draft is gone, the new files were discarded before any of them was moved.
+        for name in moving.leaving if draft.is_dir() else ():
             if self.is_ours(self.folder / name):
                 (self.folder / name).unlink()
         self._manifest.moving = None
@@ -276,8 +280,9 @@ class RunFolder:
 
     def _save(self, *coming: str) -> None:
         """Write the manifest; files that are neither there nor coming are left out."""
-        kept = self._manifest.files
-        self._manifest.files = {n: m for n, m in kept.items() if n in coming or (self.folder / n).is_file()}
+        listed, earlier = self._manifest.files, self._manifest.earlier
+        self._manifest.files = {n: marks for n, marks in listed.items() if n in coming or (self.folder / n).is_file()}
+        self._manifest.earlier = [name for name in earlier if (self.folder / name).exists()]
         self._new = False
         write_atomic(self.folder / MANIFEST, json.dumps(asdict(self._manifest), indent=1) + "\n")
 
