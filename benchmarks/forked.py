@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
+from eyechart.manifest import MANIFEST, read_manifest
 from eyechart.reporting.results_folder import RESULTS_FILE, read_folder
-from eyechart.run_folder import MANIFEST, read_manifest
 from qwen3_vlm.train.checkpoint import find_checkpoints, load_checkpoint
 from qwen3_vlm.train.run_files import require_one_run
 

@@ -13,8 +13,9 @@ import torch
 import yaml
 from PIL import Image
 
+from eyechart.manifest import MANIFEST
 from eyechart.reporting.results_folder import read_folder
-from eyechart.run_folder import MANIFEST, writing
+from eyechart.run_folder import writing
 from qwen3_vlm import ablate
 from qwen3_vlm.cli import main as cli
 from qwen3_vlm.train.checkpoint import load_checkpoint

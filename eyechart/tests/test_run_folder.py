@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from eyechart import files, lock, run_folder
+from eyechart import files, lock, manifest
 from eyechart.exits import guarded
 from eyechart.files import atomic, remove, write_atomic
 from eyechart.lock import LockedError, locked
-from eyechart.run_folder import MANIFEST, RESULTS, Kinds, RunFolder, writing
+from eyechart.manifest import MANIFEST
+from eyechart.run_folder import RESULTS, Kinds, RunFolder, writing
 
 NAMES = re.compile(r"log\.jsonl|data_\d+\.bin|a\.txt|b\.txt|c\.txt")
 KINDS = Kinds(NAMES, lambda path: path.read_bytes()[:4] == b"OURS")
@@ -317,7 +318,7 @@ def test_a_kill_at_any_moment_leaves_all_old_results_or_all_new_ones_for_the_nex
     mixed = (tmp_path / "c.txt").exists() != ((tmp_path / "b.txt").read_text() == "new")
     if mixed or (tmp_path / "c.txt").exists() and (tmp_path / "a.txt").exists():
         with pytest.raises(ValueError, match="its results are not all in their places"):
-            run_folder.require_settled(tmp_path)
+            manifest.require_settled(tmp_path)
     with writing(tmp_path, KINDS) as opened:
         opened.require_ours()
     there = {name: (tmp_path / name).read_text() for name in names(tmp_path) - {MANIFEST}}

@@ -14,33 +14,20 @@ content, so that after a kill at any moment it still lists whichever is there.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import os
 import re
-import secrets
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from pydantic import TypeAdapter, ValidationError
-
-from eyechart.files import DRAFT, refuse_special, remove, set_guard, sweep, write_atomic
+from eyechart.files import DRAFT, refuse_special, remove, set_guard, sweep
 from eyechart.lock import LOCK, locked
+from eyechart.manifest import ANY, FORM, MANIFEST, Manifest, Moving, mark_of, read_manifest, write_manifest
 
-MANIFEST = "run.json"
-_FORM: Literal[1] = 1
-_ANY = "any"
-"""The mark of a file that a library writes and changes as it likes, such as a tracker's."""
-_END_BYTES = 1 << 20
-"""Bytes at each end of a file that its mark covers. A PyTorch file and a Parquet file end with the checksums and the
-statistics of all that is before, so that reading gigabytes again would add nothing."""
 RESULTS = "results"
 """Name of the group of files that a measurement writes."""
 _OURS = re.compile(f"{re.escape(MANIFEST)}|{RESULTS}")
@@ -56,48 +43,6 @@ class Kinds:
     """Their names in the folder; a whole name has to match."""
     recognise: Callable[[Path], bool]
     """Whether a file is what an earlier version without a manifest wrote under that name, judged by its content."""
-
-
-@dataclass
-class _Moving:
-    """Files on their way from a draft folder to their places."""
-
-    draft: str
-    names: list[str]
-    leaving: list[str]
-    """Files of the same group that these replace and that have no successor."""
-
-
-@dataclass
-class _Manifest:
-    """Content of run.json."""
-
-    run_folder: Literal[1]
-    """The version of this form."""
-    run: str | None = None
-    files: dict[str, list[str]] = field(default_factory=dict)
-    """For each file the marks that its content may have: the last one written, and the one before."""
-    groups: dict[str, list[str]] = field(default_factory=dict)
-    """Names of the files that appeared together, by the name of the group."""
-    earlier: list[str] = field(default_factory=list)
-    """Names of files that were there before the manifest. They may be of an earlier version."""
-    moving: _Moving | None = None
-
-
-def new_id() -> str:
-    """Return an id for a run or a measurement, such as `20261130T014512Z-3f9a2c71`; ids sort by time."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
-
-
-def mark_of(path: Path) -> str:
-    """Return a short digest of a file's size, its first and its last megabyte."""
-    size = path.stat().st_size
-    digest = hashlib.sha256(f"{size}:".encode())
-    with path.open("rb") as file:
-        digest.update(file.read(_END_BYTES))
-        file.seek(max(file.tell(), size - _END_BYTES))
-        digest.update(file.read(_END_BYTES))
-    return digest.hexdigest()[:24]
 
 
 @contextmanager
@@ -137,9 +82,7 @@ class RunFolder:
         self.folder, self.kinds = folder, kinds
         found = read_manifest(folder)
         self._new = found is None
-        self._manifest = found or _Manifest(
-            _FORM, earlier=sorted(p.name for p in folder.iterdir() if p.name[:1] != ".")
-        )
+        self._manifest = found or Manifest(FORM, earlier=sorted(p.name for p in folder.iterdir() if p.name[:1] != "."))
         if self._manifest.moving is not None:
             self._arrive(self._manifest.moving)
 
@@ -161,7 +104,7 @@ class RunFolder:
             return False
         marks = self._manifest.files.get(name)
         if marks is not None:
-            return _ANY in marks or mark_of(path) in marks
+            return ANY in marks or mark_of(path) in marks
         top = name.partition("/")[0]
         return top in self._manifest.earlier and any(k.names.fullmatch(name) and k.recognise(path) for k in self.kinds)
 
@@ -204,7 +147,7 @@ class RunFolder:
 
     def register(self, paths: Iterable[Path]) -> None:
         """List files that a library has written for this run, and will change."""
-        self._manifest.files |= {self._name(path): [_ANY] for path in paths}
+        self._manifest.files |= {self._name(path): [ANY] for path in paths}
         self._save()
 
     def delete_all(self) -> None:
@@ -236,7 +179,7 @@ class RunFolder:
                 self._expect(self.folder / name, draft / name)
             leaving = [name for name in before if name not in names]
             self._manifest.groups[group] = names
-            self._manifest.moving = _Moving(draft.name, names, leaving)
+            self._manifest.moving = Moving(draft.name, names, leaving)
             self._save(*names)  # from here on, the results will arrive, even after a kill
         except BaseException:
             self._manifest = manifest
@@ -244,7 +187,7 @@ class RunFolder:
             raise
         self._arrive(self._manifest.moving)
 
-    def _arrive(self, moving: _Moving) -> None:
+    def _arrive(self, moving: Moving) -> None:
         """Move files to their places. After a kill, the next writer moves those that have not arrived."""
         draft = self.folder / moving.draft
         for name in moving.names:
@@ -284,38 +227,4 @@ class RunFolder:
         self._manifest.files = {n: marks for n, marks in listed.items() if n in coming or (self.folder / n).is_file()}
         self._manifest.earlier = [name for name in earlier if (self.folder / name).exists()]
         self._new = False
-        write_atomic(self.folder / MANIFEST, json.dumps(asdict(self._manifest), indent=1) + "\n")
-
-
-def read_manifest(folder: Path) -> _Manifest | None:
-    """Read run.json; None if there is none.
-
-    Raises:
-        ValueError: the file is not a manifest.
-    """
-    path = folder / MANIFEST
-    refuse_special(path)
-    try:
-        return TypeAdapter(_Manifest).validate_json(path.read_bytes(), strict=True)
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(
-            f"{path}: not the manifest of a run ({'.'.join(map(str, first['loc']))}: {first['msg']}); move it away: "
-            "the files of a run are then recognised by what they contain"
-        ) from error
-
-
-def require_settled(folder: Path) -> None:
-    """Refuse to read results that are on their way to their places, so that files of two runs are never read as one.
-
-    Raises:
-        ValueError: a process is moving them, or was killed while it did.
-    """
-    manifest = read_manifest(folder)
-    if manifest is not None and manifest.moving is not None:
-        raise ValueError(
-            f"{folder}: its results are not all in their places, because a process is moving them or was killed; "
-            "repeat the command that writes to this folder"
-        )
+        write_manifest(self.folder, self._manifest)

@@ -11,8 +11,9 @@ import torch
 
 from eyechart.exits import NamedInputError
 from eyechart.files import remove
+from eyechart.manifest import new_id
 from eyechart.reporting.results_folder import RESULTS_FILE
-from eyechart.run_folder import RunFolder, new_id
+from eyechart.run_folder import RunFolder
 from eyechart.settings import flatten
 from qwen3_vlm.config import Config
 from qwen3_vlm.train.checkpoint import (

@@ -22,6 +22,8 @@ from qwen3_vlm.train.train_utils import EPOCH_LOG
 TRACKER = "tracker"
 """Name of the tracker's folder inside `output_dir`; `tensorboard --logdir outputs` finds the trackers of all runs."""
 CONFIG, SPLIT = "config.yaml", "split.json"
+RUN_LINE = "# run "
+"""Start of the first line of config.yaml, which has the id of the run."""
 _LOGS = {log.name: log for log in (EPOCH_LOG, LOOKS_LOG, FINDINGS_LOG)}
 _KEYS = {"checkpoint": (b"resampler", b"projector"), "mean_tokens": (b"mean_QE",), "blind": (b"prompt_QE",)}
 """Keys that each kind of PyTorch file contains."""
@@ -104,6 +106,7 @@ def _is_dumped(path: Path) -> bool:
     """Whether a YAML file has the form in which `Config.to_yaml` writes; a file that a person wrote rarely has it."""
     try:
         text = path.read_text(encoding="utf-8")
+        text = text.partition("\n")[2] if text.startswith(RUN_LINE) else text
         tree = yaml.safe_load(text)
         dumped: str = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
     except (OSError, ValueError, yaml.YAMLError):

@@ -31,7 +31,7 @@ from qwen3_vlm.train.looks import look_steps, plan_line, read_looks, start_looki
 from qwen3_vlm.train.loop import judge_held_out, name_unread, run_epoch
 from qwen3_vlm.train.resuming import Resumption, claim_folder, find_resumption, restore, verify
 from qwen3_vlm.train.run import Run, sizes_of
-from qwen3_vlm.train.run_files import CONFIG, RUN_FILES, SPLIT
+from qwen3_vlm.train.run_files import CONFIG, RUN_FILES, RUN_LINE, SPLIT
 from qwen3_vlm.train.tracking import start_accelerator, start_tracker
 from qwen3_vlm.train.train_utils import EpochProgress
 from qwen3_vlm.train.update import over_ranks, ranks_of
@@ -181,7 +181,7 @@ def _claim_folder(run: Run, opened: RunFolder | None, resumption: Resumption | N
     assert opened is not None, "the first process holds the folder"
     opened.require_ours()
     run.id = claim_folder(opened, resumption, overwrite)
-    write_atomic(run.folder / CONFIG, f"# run {run.id}\n{run.config.to_yaml()}")
+    write_atomic(run.folder / CONFIG, f"{RUN_LINE}{run.id}\n{run.config.to_yaml()}")
     save_split(run.folder / SPLIT, run.prepared.split, *run.prepared.files, run=run.id)
     if resumption is not None:
         sys.stdout.write(f"resuming from {resumption.path}\n")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eyechart.files import write_atomic
+from eyechart.manifest import new_id
 from eyechart.reporting.environment import environment
 from eyechart.reporting.parquet import SampleRows, write_samples
 from eyechart.reporting.results_folder import (
@@ -34,7 +35,7 @@ from eyechart.results import (
     WrittenCaption,
     to_json,
 )
-from eyechart.run_folder import RESULTS, new_id, writing
+from eyechart.run_folder import RESULTS, writing
 from eyechart.verdict.conclusions import conclude
 from eyechart.verdict.overall import overall
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from eyechart.manifest import require_settled
 from eyechart.results import Results, read
-from eyechart.run_folder import Kinds, require_settled
+from eyechart.run_folder import Kinds
 
 RESULTS_FILE, RUNBOOK, PAGE, SAMPLES, SHEET = (
     "results.json",
