@@ -1,8 +1,8 @@
-"""A lock for everybody who writes to a folder: one process at a time, on every machine that sees the folder.
+"""A lock for all who write to a folder: one process at a time, on every machine that sees the folder.
 
-The lock is a POSIX record lock on a file in the folder. The system releases it when the process ends, also by SIGKILL,
-so that no lock is left behind; a lock file that is left behind is not locked, and the next writer removes it. Forked
-processes do not inherit it, so that workers that outlive a killed run do not keep the folder locked.
+The lock is a POSIX record lock on a file in the folder. The system releases it when the process ends, also by SIGKILL.
+The file then remains, but it is not locked, and the next writer removes it. Forked processes do not inherit the lock:
+workers that outlive a killed run do not keep the folder locked.
 
 On network file systems: NFS (3 with lockd, 4), SMB, Lustre mounted with `flock`, CephFS and GPFS keep the lock for all
 machines. Mounted with `nolock`, `local_lock=posix` or `localflock`, and on most FUSE file systems such as sshfs, it is
@@ -164,7 +164,7 @@ def _try(path: Path) -> Release | Holder | None:
                 return _read(path)
         except _NoLocksError:
             return _by_existence(path.with_name(path.name + ".exists"), path)
-        # If its last holder has removed the file in the meantime, this lock is on a file that nobody else opens.
+        # If its last holder has removed the file in the meantime, this lock is on a file that no process can open.
         if not path.exists() or not os.path.samestat(os.fstat(handle), path.lstat()):
             return None
         _write(handle)
