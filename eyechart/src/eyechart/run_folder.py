@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from eyechart.files import DRAFT, refuse_special, remove, set_guard, sweep
+from eyechart.files import DRAFT, refuse_special, set_guard, sweep
 from eyechart.lock import LOCK, locked
 from eyechart.manifest import ANY, FORM, MANIFEST, Manifest, Moving, mark_of, read_manifest, write_manifest
 
@@ -154,11 +154,13 @@ class RunFolder:
         """Delete every file that is a run's, results before all others, and folders that are left empty."""
         results = self._manifest.groups.get(RESULTS, [])
         listed = {*self.found(), *(self.folder / name for name in self._manifest.files)}
-        for path in sorted(listed, key=lambda path: (path.name not in results, path)):
-            if remove(path):
-                for parent in path.relative_to(self.folder).parents[:-1]:
-                    with suppress(OSError):  # not empty
-                        (self.folder / parent).rmdir()
+        # Decided for all before any is deleted: some files of earlier versions are recognised by what is beside them.
+        ours = [path for path in listed if self.is_ours(path)]
+        for path in sorted(ours, key=lambda path: (path.name not in results, path)):
+            path.unlink()
+            for parent in path.relative_to(self.folder).parents[:-1]:
+                with suppress(OSError):  # not empty
+                    (self.folder / parent).rmdir()
         self._manifest.groups = {}
         self._save()
 
