@@ -11,8 +11,8 @@ PYTHON = $(shell for candidate in python3.11 python3.12 python3 python; do \
 	>/dev/null 2>&1 && { command -v "$$candidate"; break; }; done)
 
 .PHONY: help trial test lint wheels test-wheels pages \
-	bench bench-coverage bench-looks bench-memory bench-kill bench-fuzz bench-faults bench-thresholds bench-live \
-	bench-golden bench-stacks bench-models bench-threads lock
+	bench bench-coverage bench-looks bench-looks-cost bench-memory bench-kill bench-races bench-fuzz bench-faults \
+	bench-thresholds bench-live bench-golden bench-stacks bench-models bench-threads lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,8 +59,12 @@ bench-memory: $(VENV)/.dev-ready ## anonymous memory at 500 and at 10,000 sample
 	$(BIN)/python benchmarks/memory.py
 
 N ?= 200
-bench-kill: $(VENV)/.dev-ready ## N (200) SIGKILLs at random moments, also inside a save
+bench-kill: $(VENV)/.dev-ready ## N (200) SIGKILLs of training, also inside a save, and N of other commands (resumable)
 	$(BIN)/python benchmarks/kill.py --n $(N)
+	$(BIN)/python benchmarks/kill_commands.py --n $(N)
+
+bench-races: $(VENV)/.dev-ready ## N (200) times two commands in one folder at once: no files of two runs (resumable)
+	$(BIN)/python benchmarks/races.py --n $(N)
 
 bench-fuzz: $(VENV)/.dev-ready ## 5,000 damaged data files and 2,000 damaged images: a result or one clear error
 	$(BIN)/python benchmarks/fuzz.py --json 5000 --images 2000

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import torch  # noqa: E402
 
+from forked import problems  # noqa: E402
 from qwen3_vlm.train.checkpoint import find_checkpoints, load_checkpoint
 from qwen3_vlm.train.stage1_align import main as train
 from tiny_runs import TinyWorld, log_of, make_world, same, weights_of  # noqa: E402
@@ -97,7 +98,7 @@ def compare(folder: Path, reference: Path) -> str | None:
         return f"{folder}: the weights differ from those in {reference}"
     if log_of(folder) != log_of(reference):
         return f"{folder}: the log differs from that in {reference}"
-    return None
+    return next((f"{folder}: {problem}" for problem in problems(folder)), None)
 
 
 def bench(world: TinyWorld, n: int, seed: int) -> dict[str, object]:

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from qwen3_vlm.cli import main as cli
 from qwen3_vlm.eval_ablation import main as ablate
 from qwen3_vlm.train import loop
 from qwen3_vlm.train.stage1_align import main
@@ -47,9 +48,13 @@ def train_as_rank(job: dict[str, Any], folder: Path) -> int:
         os.dup2(os.open(folder / f"{job['name']}.{rank}.{kind}", os.O_WRONLY | os.O_CREAT), stream)
     if rank == 1 and "trouble" in job:
         trouble_rank_1(job["trouble"])
-    code = {"train": main, "ablate": ablate}[job.get("entry", "train")](job["arguments"])
+    code = {"train": main, "ablate": ablate, "trial": trial}[job.get("entry", "train")](job["arguments"])
     sys.stdout.flush()
     return code
+
+
+def trial(arguments: list[str]) -> int:
+    return cli(["trial", *arguments])
 
 
 def free_port() -> int:

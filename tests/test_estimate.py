@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from qwen3_vlm.train.run_files import TRACKER
 from qwen3_vlm.train.stage1_align import main
-from qwen3_vlm.train.tracking import FOLDER
 from tiny_runs import LAST_STEP, TinyWorld, make_world
 
 
@@ -40,7 +40,7 @@ def test_the_disk_estimate_is_what_the_checkpoints_take(world: TinyWorld, capsys
 
 def test_the_tracker_shows_the_loss_of_every_update(world: TinyWorld) -> None:
     assert main(["--config", str(world.config_file("curves", train__tracker="tensorboard"))]) == 0
-    (events,) = {path.parent for path in (world.root / "curves" / FOLDER).glob("events.*")}
+    (events,) = {path.parent for path in (world.root / "curves" / TRACKER).glob("events.*")}
     curves = EventAccumulator(str(events))
     curves.Reload()
     # Windows of two batches, the last of an epoch of one: updates end at these steps.

@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 import torch
 
+from eyechart.reporting.results_folder import read_folder
 from eyechart.results import EXIT_CODES, read
+from eyechart.run_folder import writing
 from qwen3_vlm import ablate
 from qwen3_vlm.train.checkpoint import load_checkpoint, stored_config
 from qwen3_vlm.train.looks import read_looks
+from qwen3_vlm.train.run_files import RUN_FILES
 from tiny_runs import TinyWorld, log_of, make_world
 
 pytestmark = pytest.mark.slow
@@ -31,6 +34,8 @@ JOBS: list[dict[str, Any]] = [
     {"name": "sigterm", "as": "resumed", "ranks": 3, "more": ["--resume"]},
     {"name": "nan", "ranks": 2, "trouble": "nan"},
     {"name": "killed", "ranks": 2, "trouble": "kill"},
+    {"name": "trial", "ranks": 2, "entry": "trial", "more": ["--conditions", "standard"]},
+    {"name": "locked", "ranks": 2, "entry": "trial"},
 ]
 
 
@@ -71,14 +76,15 @@ def ended(world: TinyWorld, one: Path) -> Ended:
     scoring += ["--conditions", "runbook"]  # mean-token would leave a file beside the checkpoint
     jobs.append({"name": "scored", "ranks": 3, "entry": "ablate", "arguments": scoring})
     script = str(Path(__file__).with_name("rank_jobs.py"))
-    done = subprocess.run(
-        [sys.executable, script, json.dumps(jobs), str(logs)],
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=120,
-        check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    with writing(world.root / "locked", RUN_FILES):
+        done = subprocess.run(
+            [sys.executable, script, json.dumps(jobs), str(logs)],
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=300,
+            check=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
     return Ended(json.loads(done.stdout.splitlines()[-1]), logs, world)
 
 
@@ -105,10 +111,30 @@ def test_check_1_over_ranks_gives_the_result_of_one_process(ended: Ended, one: P
     config = stored_config(one, ["--ablation.batch_size", "1"])
     expected = ablate(one, config, conditions="runbook")
     got = read(ended.world.root / "scored" / "results.json")
-    assert ended.codes["scored"] == [EXIT_CODES[expected.verdict]] * 3
+    assert ended.codes["scored"] == [EXIT_CODES[expected.verdict], 0, 0], "only the first returns the verdict"
     assert got.ablation == expected.ablation
     assert ended.said("scored", 0, "out").count("VERDICT") == 1
     assert ended.said("scored", 1, "out") == ended.said("scored", 2, "out") == ""
+
+
+def test_a_trial_over_ranks_gives_the_results_of_one_process_and_only_the_first_returns_the_verdict(
+    ended: Ended, world: TinyWorld
+) -> None:
+    folder = ended.world.root / "trial"
+    got = read_folder(folder)
+    assert ended.codes["trial"] == [EXIT_CODES[got.verdict], 0] != [0, 0], "this tiny trial does not pass"
+    assert {"samples.png", "report.html", "runbook.md", "samples.parquet"} <= {path.name for path in folder.iterdir()}
+    assert got.run == load_checkpoint(folder / "checkpoint_10.pt")["run"]
+    expected = ablate(folder / "checkpoint_10.pt", world.config("trial", **CONFIG))
+    assert got.ablation is not None and got.ablation == expected.ablation
+    assert ended.said("trial", 0, "out").count("VERDICT") == 1 and ended.said("trial", 1, "out") == ""
+
+
+def test_a_locked_folder_is_refused_by_all_ranks_with_the_process_that_holds_it(ended: Ended) -> None:
+    assert ended.codes["locked"] == [2, 2]
+    for rank in (0, 1):
+        assert f"is being written by process {os.getpid()} on " in ended.said("locked", rank, "err")
+    assert not (ended.world.root / "locked").exists()
 
 
 @pytest.mark.parametrize("name", ["two", "three"])

@@ -303,6 +303,23 @@ def test_any_file_gives_backbones_and_a_config_that_is_ready_to_run(
     assert reader.config.vocab_size == len(AutoTokenizer.from_pretrained(config.model.llm))
 
 
+def test_a_users_file_in_the_output_folder_is_kept_and_backbones_are_made_again_over_their_own(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "data", [("<image>", text) for text in ("a cat", "a red dog", "two dogs", "one bird")])
+    options = Options(output=tmp_path / "out", data=file, steps=1, image_size=16, threads=1, eval_ratio=0)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "README.md").write_text("mine")
+    with pytest.raises(ValueError, match=r"README\.md was not written by a run"):
+        make(options)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["README.md"]
+    (tmp_path / "out" / "README.md").rename(tmp_path / "out" / "notes.md")
+    make(options)
+    (tmp_path / "out" / "run.json").unlink()  # as earlier versions left it
+    make(options)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("llm", "vision", "README.md", "config.yaml", "run.json", "notes.md")
+    }
+
+
 def test_the_written_config_leaves_long_captions_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     turns = [("<image>\nWhat?", " ".join(f"{word}{i}" for word in ["red", "cat", "on", "mat"] * 90)) for i in range(6)]
     file = write_rows(tmp_path / "data", turns)

@@ -61,6 +61,9 @@ def broken_image(world: TinyWorld) -> Iterator[int]:
     path.write_bytes(data)
 
 
+OF_A_RUN = ("config.yaml", "split.json", "log.jsonl", "findings.jsonl", "run.json")
+
+
 def steps_in(folder: Path) -> list[int]:
     return [int(path.stem.split("_")[1]) for path in find_checkpoints(folder)]
 
@@ -73,7 +76,7 @@ def test_a_run_ends_at_the_step_that_counts_batches_and_saves_after_each_epoch(d
 
 def test_the_run_leaves_its_config_its_split_and_no_temporary_file(done: Path) -> None:
     names = {path.name for path in done.parent.iterdir()}
-    assert names == {"checkpoint_5.pt", "checkpoint_10.pt", "config.yaml", "split.json", "log.jsonl", "findings.jsonl"}
+    assert names == {"checkpoint_5.pt", "checkpoint_10.pt", *OF_A_RUN}
 
 
 def test_training_lowers_the_loss_on_the_rows_it_sees(done: Path) -> None:
@@ -444,27 +447,34 @@ def test_a_folder_with_a_run_is_refused_unless_told_what_to_do_with_it(
 
 def test_overwrite_deletes_the_old_run_and_only_when_the_new_one_can_start(world: TinyWorld) -> None:
     first = world.train("again", train__save_every=1)
-    (first.parent / "results.json").write_text("{}")
-    (first.parent / "notes.txt").write_text("mine")
+    for name in ("notes.txt", "checkpoint_best.pt", "tracker/mine.txt"):
+        (first.parent / name).parent.mkdir(exist_ok=True)
+        (first.parent / name).write_text("mine")
     with pytest.raises(ValueError, match=r"missing: data.json_file .*nowhere.json"):
         world.train("again", overwrite=True, data__json_file=str(world.root / "nowhere.json"))
     assert steps_in(first.parent) == [2, 4, 5, 7, 9, 10]
     world.train("again", overwrite=True, train__epochs=1)
     names = {path.name for path in first.parent.iterdir()}
-    assert names == {"checkpoint_5.pt", "config.yaml", "split.json", "log.jsonl", "findings.jsonl", "notes.txt"}
+    assert names == {"checkpoint_5.pt", "checkpoint_best.pt", "tracker", "notes.txt", *OF_A_RUN}
+    assert [path.name for path in (first.parent / "tracker").iterdir()] == ["mine.txt"]
     assert len(log_of(first.parent)) == 1
 
 
 def test_a_start_clears_half_written_files_and_the_log_of_a_run_that_never_saved(world: TinyWorld) -> None:
     folder = world.root / "stale"
     folder.mkdir()
-    for name in (".checkpoint_5.pt.abc", ".log.jsonl.x", ".split.json.y", ".config.yaml.z"):
-        (folder / name).write_text("half")
+    for name in (
+        ".checkpoint_5.pt.abcdefgh",
+        ".log.jsonl.a1b2c3d4.draft",
+        ".split.json.abc_1234",
+        ".run.json.abcdefgh",
+    ):
+        (folder / name).touch(0o600)
     (folder / ".notes.txt.old").write_text("mine")
     (folder / "log.jsonl").write_text((world.train("for_log", train__epochs=1).parent / "log.jsonl").read_text())
     world.train("stale", train__epochs=1)
     names = {path.name for path in folder.iterdir()}
-    assert names == {".notes.txt.old", "checkpoint_5.pt", "config.yaml", "split.json", "log.jsonl", "findings.jsonl"}
+    assert names == {".notes.txt.old", "checkpoint_5.pt", *OF_A_RUN}
     assert len(log_of(folder)) == 1
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,6 +184,38 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
     with pytest.raises(KeyboardInterrupt):
         scenes.write(tmp_path / "scenes", count=3)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_drafts_of_killed_processes_are_removed_and_a_users_hidden_folder_is_not(tmp_path: Path) -> None:
+    for name, mode in ((".scenes-a1b2c3d4", 0o700), (".scenes-a1b2c3d4.draft", 0o755), (".scenes-original", 0o755)):
+        (tmp_path / name).mkdir(mode)
+        (tmp_path / name / "world.json").write_text("half")
+    scenes.write(tmp_path / "scenes", count=3, seed=3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".scenes-original", "scenes"]
+
+
+def test_two_processes_make_a_world_once_and_the_second_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, made = scenes.draw, tmp_path / "made"
+    made.touch()
+
+    def counted(scene: scenes.Scene) -> Image.Image:
+        with made.open("a") as file:
+            file.write("x")
+        time.sleep(0.05)
+        return draw(scene)
+
+    monkeypatch.setattr(scenes, "draw", counted)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            scenes.write(tmp_path / "scenes", count=3, seed=3)
+        finally:
+            os._exit(0)
+    scenes.write(tmp_path / "scenes", count=3, seed=3)
+    os.waitpid(pid, 0)
+    assert made.read_text() == "xxx"
 
 
 def test_a_count_of_zero_is_refused(tmp_path: Path) -> None:

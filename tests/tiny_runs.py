@@ -101,12 +101,13 @@ def make_world(root: Path) -> TinyWorld:
 
 
 TIMES = ("seconds", "samples_per_second", "peak_memory_gb")
+ID = "run"
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:
-    """log.jsonl without its timings."""
+    """log.jsonl without its timings and the id of its run."""
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if k not in (*TIMES, ID)} for line in lines]
 
 
 def same(a: Any, b: Any) -> bool:
@@ -121,10 +122,10 @@ def same(a: Any, b: Any) -> bool:
 
 
 def weights_of(path: Path) -> dict[str, Any]:
-    """What must be bit-equal between a resumed and an uninterrupted run: all but the config (its output_dir)."""
+    """What must be bit-equal between a resumed and an uninterrupted run: all but the config (its output_dir) and id."""
     payload = torch.load(path, map_location="cpu", weights_only=True)
     progress = {k: v for k, v in payload["progress"].items() if k != "seconds"}
-    rest = {k: v for k, v in payload.items() if k not in ("config", "config_hash", "progress")}
+    rest = {k: v for k, v in payload.items() if k not in ("config", "config_hash", "progress", ID)}
     return {**rest, "progress": progress}
 
 

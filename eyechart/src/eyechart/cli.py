@@ -257,15 +257,20 @@ def _score(options: argparse.Namespace) -> int:
     # Imported here because PyTorch takes seconds to load, and `--help` should be fast.
     from eyechart.api.score import measure
     from eyechart.reporting.output import write_results
+    from eyechart.reporting.results_folder import RESULT_FILES
     from eyechart.results import EXIT_CODES
+    from eyechart.run_folder import writing
+    from eyechart.scoring.ranks import exit_code, held_by_first, nothing, on_first, ranks_of_job
 
-    measured = measure(
-        options.model, options.data, options.conditions, options.num_samples, options.image_root, settings
-    )
-    if int(os.environ.get("RANK", "0")) == 0:  # all processes of a job have the same results
-        folder = options.output or Path("outputs") / "eyechart" / Path(options.model).name
-        write_results(measured.results, folder, options.json, measured.samples)
-    return EXIT_CODES[measured.results.verdict]
+    ranks, folder = ranks_of_job(), options.output or Path("outputs") / "eyechart" / Path(options.model).name
+    with held_by_first(ranks, lambda: writing(folder, RESULT_FILES)) as opened:
+        on_first(ranks, opened.require_ours if opened else nothing)
+        measured = measure(
+            options.model, options.data, options.conditions, options.num_samples, options.image_root, settings
+        )
+        if ranks.index == 0:  # all processes of a job have the same results
+            write_results(measured.results, folder, options.json, measured.samples)
+    return exit_code(ranks, EXIT_CODES[measured.results.verdict])
 
 
 def _report(options: argparse.Namespace) -> int:

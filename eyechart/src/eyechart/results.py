@@ -580,6 +580,10 @@ class Results(_Model):
     checkpoint: str | None = None
     command: str = ""
     """The command line that made this file."""
+    run: str | None = None
+    """Id of the training run that the checkpoint is of; None for other models and for runs of earlier versions."""
+    measurement: str | None = None
+    """Id of this measurement, which its page, runbook.md, samples.parquet and samples.png also have."""
     created: str = ""
     """UTC time, ISO 8601."""
     training: Training | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,17 +51,27 @@ class Ablate:
     """Print results.json to standard output, and the table to standard error."""
 
     def run(self, overrides: Sequence[str]) -> int:
-        """Score the checkpoint, write and print the results, and return the exit code of the verdict."""
+        """Score the checkpoint, write and print the results, and return the exit code of the verdict.
+
+        In a job of several processes, all but the first return 0.
+        """
         from eyechart.reporting.output import write_results
+        from eyechart.reporting.results_folder import RESULT_FILES
+        from eyechart.run_folder import writing
+        from eyechart.scoring.ranks import exit_code, held_by_first, nothing, on_first
         from qwen3_vlm.commands.loaded import judge_of, run_config
+        from qwen3_vlm.commands.scoring import job_of
 
         require_count("--num_samples", self.num_samples)
         overrides = [*overrides, *self._short_forms()]
         config, judge = run_config(self.config, self.checkpoint, overrides), judge_of(self.config, overrides)
-        measured = measure(self.checkpoint, config, self.num_samples, self.conditions, judge)
-        if int(os.environ.get("RANK", "0")) == 0:  # all processes of a job have the same results
-            write_results(measured.results, self.output or self.checkpoint.parent, self.json, measured.samples)
-        return EXIT_CODES[measured.results.verdict]
+        ranks, folder = job_of(config), self.output or self.checkpoint.parent
+        with held_by_first(ranks, lambda: writing(folder, RESULT_FILES)) as opened:
+            on_first(ranks, opened.require_ours if opened else nothing)
+            measured = measure(self.checkpoint, config, self.num_samples, self.conditions, judge)
+            if ranks.index == 0:  # all processes of a job have the same results
+                write_results(measured.results, folder, self.json, measured.samples)
+        return exit_code(ranks, EXIT_CODES[measured.results.verdict])
 
     def _short_forms(self) -> list[str]:
         """Return overrides for the config fields that can be set without their section."""

@@ -21,8 +21,9 @@ from eyechart.scoring.mean_tokens import mean_tokens as average
 from qwen3_vlm.build import Prepared
 from qwen3_vlm.commands.loaded import Loaded
 from qwen3_vlm.train.blind import BlindPlan, blind_prompt
-from qwen3_vlm.train.checkpoint import connector_state, load_kept, save_checkpoint
+from qwen3_vlm.train.checkpoint import connector_state, load_kept
 from qwen3_vlm.train.run import sizes_of
+from qwen3_vlm.train.run_files import save_beside
 
 _MEAN_BATCH = 64
 
@@ -65,7 +66,7 @@ def _mean_tokens(loaded: Loaded, prepared: Prepared, path: Path) -> Tensor:
     judge_rejects(unread, wanted, loaded.config.data.max_rejected, "training")
     if mean_QE is None:
         raise ValueError("mean-token: no training image can be read; leave it out with --conditions runbook")
-    save_checkpoint(path, {"key": key, "mean_QE": mean_QE})
+    save_beside(path, {"key": key, "mean_QE": mean_QE})
     return mean_QE
 
 

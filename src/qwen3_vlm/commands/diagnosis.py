@@ -30,6 +30,7 @@ from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight import ROWS, Preflight, View, findings_of_error, preflight
 from qwen3_vlm.train.checkpoint import PARTS, Payload, config_tree, connector_state, load_checkpoint
 from qwen3_vlm.train.findings_log import read_findings
+from qwen3_vlm.train.run_files import require_one_run
 from qwen3_vlm.train.train_utils import read_records_of_run
 from qwen3_vlm.train.untrained import all_rivals
 
@@ -80,6 +81,8 @@ def diagnose(config: Config, checkpoint: str | Path | None = None, rows: int = R
     payload: Payload | None = None
     try:
         payload = load_checkpoint(path) if path else None
+        if path is not None and payload is not None:
+            require_one_run(payload, path)
         prepared = prepare_data(config) if path is None or payload is None else data_of(config, payload, path)
         vlm = build_model(config, prepared.inputs)
     except ValueError as error:

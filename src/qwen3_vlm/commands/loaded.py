@@ -35,6 +35,7 @@ from qwen3_vlm.train.checkpoint import (
 )
 from qwen3_vlm.train.evidence.record import KEY, compare, evidence_of, recorded_split, refuse_backbones_of
 from qwen3_vlm.train.run import Run
+from qwen3_vlm.train.run_files import require_one_run
 
 _BATCH = 64
 
@@ -156,8 +157,12 @@ def open_with_data(path: Path, config: Config | None = None, judged_by: str | No
         path: the checkpoint.
         config: as in `load`.
         judged_by: where the settings for judging in `config` come from.
+
+    Raises:
+        ValueError: as in `load`, or logs of another run are beside the checkpoint.
     """
     payload = load_checkpoint(path)
+    require_one_run(payload, path)
     judged_by = judged_by or ("config" if config else "defaults")
     config = config or config_of(payload, path)
     prepared = data_of(config, payload, path)

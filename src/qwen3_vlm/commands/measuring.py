@@ -53,4 +53,7 @@ def measure_run(
         with_captions(scored_samples(scores, words), loaded, prepared, config.ablation.gallery),
     )
     results = assemble(config.model_dump(mode="json"), checkpoint, parts)
-    return Measured(results.model_copy(update={"judged_by": loaded.judged_by}), SampleRows(scores, words.decode))
+    return Measured(
+        results.model_copy(update={"judged_by": loaded.judged_by, "run": loaded.payload.get("run")}),
+        SampleRows(scores, words.decode),
+    )

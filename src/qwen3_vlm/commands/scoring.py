@@ -14,7 +14,7 @@ from eyechart.scoring.ablation import ablate as run_ablation
 from eyechart.scoring.batching import LazyBatches, batches_by_length
 from eyechart.scoring.measures import with_measures
 from eyechart.scoring.plan import Execution, Plan
-from eyechart.scoring.ranks import ranks_of_job
+from eyechart.scoring.ranks import Ranks, ranks_of_job
 from eyechart.scoring.samples import decoder
 from eyechart.scoring.summary import Scores
 from eyechart.scoring.unigram import MOST_CAPTIONS, TokenCounts
@@ -23,6 +23,7 @@ from qwen3_vlm.build import Prepared
 from qwen3_vlm.commands.constant_tokens import mean_tokens, trained_blind
 from qwen3_vlm.commands.loaded import Loaded
 from qwen3_vlm.commands.recorder import Recorder, look_inside
+from qwen3_vlm.config import Config
 from qwen3_vlm.train.findings_log import read_forced
 from qwen3_vlm.train.looks import read_looks
 from qwen3_vlm.train.train_utils import read_records_of_run
@@ -36,8 +37,7 @@ def score(
     The results also contain matching, words and the connector's internals, if `names` and the scores allow it.
     """
     config, held_out = loaded.config, prepared.eval
-    PartialState(cpu=config.model.device == "cpu")  # connects the processes of the job if there are several
-    ranks = ranks_of_job()
+    ranks = job_of(config)
     asked = set(prepared.split.eval[:requested])
     positions = [p for p, row in enumerate(held_out.rows) if row in asked]
     lengths = held_out.lengths
@@ -67,6 +67,12 @@ def score(
     inside = recorder.over(ranks)
     ablation = with_measures(ablation, scores, recorder, plan, ranks, inside)
     return ablation.model_copy(update={"connector": look_inside(inside, loaded.vlm)}), scores
+
+
+def job_of(config: Config) -> Ranks:
+    """Connect the processes of a job, if there are several, and return them."""
+    PartialState(cpu=config.model.device == "cpu")
+    return ranks_of_job()
 
 
 def count_captions(training: Dataset) -> TokenCounts:

@@ -42,11 +42,14 @@ class Trial:
     """Print results.json to standard output, and the rest to standard error."""
 
     def run(self, overrides: Sequence[str]) -> int:
-        """Run the whole trial, and return the exit code of the verdict."""
+        """Run the whole trial, and return the exit code of the verdict; in a job, 0 on all processes but the first."""
+        from eyechart.scoring.ranks import exit_code
+        from qwen3_vlm.commands.scoring import job_of
+
         require_count("--num_samples", self.num_samples)
         config = load_config(self.config, [*overrides, *(["--train.canary", "false"] if self.no_canary else [])])
         results = trial(config, self.num_samples, self.conditions, self.resume, self.overwrite, self.json, self.force)
-        return EXIT_CODES[results.verdict]
+        return exit_code(job_of(config), EXIT_CODES[results.verdict])
 
 
 def trial(
@@ -63,29 +66,43 @@ def trial(
     Writes checkpoints, log.jsonl, split.json, config.yaml, results.json, runbook.md, samples.parquet and samples.png
     to `output_dir`.
 
+    In a job of several processes, all of them return the same results, and the first one writes them.
+
     Raises:
-        ValueError: the input is bad; the message is one line.
+        ValueError: the input is bad, or another process writes to `output_dir`; the message is one line.
         FaultsFoundError: the preflight or the training found a fault, and `force` is not set.
         NonFiniteError: training stopped on a non-finite value.
     """
-    from eyechart.printing import err
     from eyechart.reporting.contact_sheet import contact_sheet
     from eyechart.reporting.output import write_results
+    from eyechart.run_folder import writing
     from eyechart.scoring.conditions import parse_conditions
+    from eyechart.scoring.ranks import held_by_first
     from qwen3_vlm.commands.loaded import trained
     from qwen3_vlm.commands.measuring import measure_run
+    from qwen3_vlm.commands.scoring import job_of
+    from qwen3_vlm.train.run_files import RUN_FILES
     from qwen3_vlm.train.stage1 import train_run
 
-    names = parse_conditions(conditions)
-    # With --json, standard output contains only the JSON.
-    with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
-        run = train_run(config, resume, overwrite, force)
-    checkpoint, prepared, loaded = run.checkpoint, run.prepared, trained(run)
-    del run  # frees the optimizer and the cached features
-    measured = measure_run(loaded, prepared, checkpoint, names, num_samples, _SHEET_IMAGES)
-    results, folder, root = measured.results, checkpoint.parent, Path(config.data.image_root)
-    pictures = [(root / w.image, w) for w in results.samples]
-    contact_sheet(pictures, folder / "samples.png", f"{checkpoint}: {results.verdict}")
-    write_results(results, folder, as_json, measured.samples)
-    err(f"pictures and captions: {folder / 'samples.png'}")
+    names, folder = parse_conditions(conditions), Path(config.output_dir)
+    ranks = job_of(config)
+    # The folder is held from the first update to the last file, so that no other command writes in between.
+    with held_by_first(ranks, lambda: writing(folder, RUN_FILES)):
+        # With --json, standard output contains only the JSON.
+        with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
+            run = train_run(config, resume, overwrite, force)
+        checkpoint, prepared, loaded = run.checkpoint, run.prepared, trained(run)
+        del run  # frees the optimizer and the cached features
+        measured = measure_run(loaded, prepared, checkpoint, names, num_samples, _SHEET_IMAGES)
+        results, root = measured.results, Path(config.data.image_root)
+        if ranks.index == 0:
+            pictures = [(root / w.image, w) for w in results.samples]
+            title = f"{checkpoint}: {results.verdict}"
+            write_results(
+                results,
+                folder,
+                as_json,
+                measured.samples,
+                lambda path: contact_sheet(pictures, path, title, results.measurement),
+            )
     return results

@@ -55,6 +55,8 @@ class _Saved:
     eval: tuple[int, ...]
     repeats: tuple[tuple[int, int], ...] = ()
     """As in `Split`. It is missing from files of earlier versions, which did not remove such rows from training."""
+    run: str | None = None
+    """Id of the run; missing from files of earlier versions."""
 
 
 def describe(path: Path, rows: int) -> DataFile:
@@ -91,10 +93,29 @@ def draw_split(num_rows: int, max_samples: int | None, eval_ratio: float, seed: 
     return Split(train=tuple(sorted(drawn[held_out:])), eval=drawn[:held_out])
 
 
-def save_split(path: Path, split: Split, data: DataFile, eval_data: DataFile | None = None) -> None:
-    """Write a split and the identity of its data file(s) as JSON, atomically."""
-    saved = _Saved(_SCHEMA, data, eval_data, split.train, split.eval, split.repeats)
+def save_split(
+    path: Path, split: Split, data: DataFile, eval_data: DataFile | None = None, run: str | None = None
+) -> None:
+    """Write a split, the identity of its data file(s) and the id of its run as JSON, atomically."""
+    saved = _Saved(_SCHEMA, data, eval_data, split.train, split.eval, split.repeats, run)
     write_atomic(path, json.dumps(asdict(saved)) + "\n")
+
+
+def is_split(path: Path) -> bool:
+    """Whether a file is the split of a run."""
+    try:
+        TypeAdapter(_Saved).validate_json(path.read_bytes(), strict=True)
+    except (OSError, ValidationError):
+        return False
+    return True
+
+
+def run_of_split(path: Path) -> str | None:
+    """Return the id of the run that saved a split; None if the file is missing, unreadable or of an earlier version."""
+    try:
+        return TypeAdapter(_Saved).validate_json(path.read_bytes(), strict=True).run
+    except (OSError, ValidationError):
+        return None
 
 
 def load_split(path: Path, data: DataFile, eval_data: DataFile | None = None) -> Split:

@@ -33,7 +33,8 @@ from eyechart.scoring.decomposition import Blind
 from eyechart.seam import Batch, IntArray, VisualTokens
 from eyechart.verdict.statistics import FloatArray, estimate
 from qwen3_vlm.models.vlm import VLM
-from qwen3_vlm.train.checkpoint import load_kept, save_checkpoint
+from qwen3_vlm.train.checkpoint import load_kept
+from qwen3_vlm.train.run_files import save_beside
 from qwen3_vlm.train.schedule import micro_batches, plan_epoch
 
 LEARNING_RATES = (1e-2, 5e-2, 2e-1)
@@ -97,7 +98,7 @@ def blind_prompt(vlm: VLM, training: Dataset, plan: BlindPlan, pad_id: int, path
             "leave blind out of --conditions, or look at the language model with `qwen3-vlm diagnose`",
         )
     blind = Blind(trained.prompt_QE, trained.captions, rate, trained.still_falling(task.aside_tokens_S))
-    save_checkpoint(
+    save_beside(
         path,
         {
             "key": key,

@@ -3,10 +3,10 @@
 Files are written atomically and read without running code. Top-level keys: `resampler`, `projector` and optionally
 `vision_ln` (the connector's state dicts, with the names of the older format), `step` (number of batches done, over all
 ranks), `progress` (epoch, and the batches and counts of this epoch so far), `optimizer`, `rng`, `config` (YAML),
-`config_hash`, `backbones` (name, width and digest of each), `versions`, `evidence` (`train.evidence.record`: the rows
-of both sides of the split, identities, digests, the canary). A checkpoint contains only plain tensors,
-numbers, strings, lists and dicts, so that `torch.load(weights_only=True)` can read all of it. A file of the older
-format contains only the connector: it can be scored but not resumed.
+`config_hash`, `backbones` (name, width and digest of each), `versions`, `run` (the id of the run), `evidence`
+(`train.evidence.record`: the rows of both sides of the split, identities, digests, the canary). A checkpoint contains
+only plain tensors, numbers, strings, lists and dicts, so that `torch.load(weights_only=True)` can read all of it. A
+file of the older format contains only the connector: it can be scored but not resumed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import yaml
 from torch import Tensor
 
 from eyechart.exits import InputError
-from eyechart.files import atomic
+from eyechart.files import atomic, remove
 from eyechart.hub import first_line
 from qwen3_vlm.config import Config, apply_overrides
 from qwen3_vlm.models.connector import Connector
@@ -36,7 +36,7 @@ PARTS = ("vision_ln", "resampler", "projector")
 JUDGING = ("ablation", "coverage")
 """Sections of the config that determine how a checkpoint is judged. They are never taken from a checkpoint."""
 _TYPES = {
-    **{"step": int, "updates": int, "config": str, "backbones": dict, "progress": dict, "optimizer": dict},
+    **{"step": int, "updates": int, "run": str, "config": str, "backbones": dict, "progress": dict, "optimizer": dict},
     "evidence": dict,
 }
 
@@ -103,10 +103,10 @@ def kept_steps(steps: list[int], keep_last: int | None, keep_every: int | None) 
 
 
 def prune_checkpoints(folder: Path, keep_last: int | None, keep_every: int | None) -> None:
-    """Delete checkpoints that need not be kept (see `kept_steps`); the newest always stays."""
+    """Delete checkpoints of this run that need not be kept (see `kept_steps`); the newest always stays."""
     found = {step_of(path): path for path in find_checkpoints(folder)}
     for step in found.keys() - set(kept_steps(list(found), keep_last, keep_every)):
-        found[step].unlink()
+        remove(found[step])
 
 
 def load_checkpoint(path: Path) -> Payload:

@@ -22,13 +22,13 @@ class _Found:
     finding: Finding
 
 
-_LOG = Log(FINDINGS_NAME, "a finding", _Found, lambda found: found.step)
-forget_findings = _LOG.forget
+FINDINGS_LOG = Log(FINDINGS_NAME, "a finding", _Found, lambda found: found.step)
+forget_findings = FINDINGS_LOG.forget
 
 
 def write_findings(folder: Path, findings: Sequence[Finding], step: int, forced: bool = False) -> None:
     """Append findings of a run to the file; `forced` marks errors that `--force` ignored."""
-    _LOG.append(folder, *(_Found(step, forced and f.severity == "error", f) for f in findings))
+    FINDINGS_LOG.append(folder, *(_Found(step, forced and f.severity == "error", f) for f in findings))
 
 
 def read_findings(folder: Path) -> list[Finding]:
@@ -37,9 +37,9 @@ def read_findings(folder: Path) -> list[Finding]:
     Raises:
         ValueError: a line is not a finding.
     """
-    return [found.finding for found in _LOG.read(folder)]
+    return [found.finding for found in FINDINGS_LOG.read(folder)]
 
 
 def read_forced(folder: Path) -> list[str]:
     """Return the codes of the errors that `--force` ignored, without repeats."""
-    return list(dict.fromkeys(found.finding.code for found in _LOG.read(folder) if found.forced))
+    return list(dict.fromkeys(found.finding.code for found in FINDINGS_LOG.read(folder) if found.forced))

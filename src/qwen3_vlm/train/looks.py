@@ -197,5 +197,5 @@ def plan_line(looking: Looking | None, every: str | int) -> list[str]:
     return [f"looks: {len(looking.steps)}, each at {len(looking.batch)} held-out samples, at step {steps}"]
 
 
-_LOG = Log(LOOKS_NAME, "a look", Look, lambda look: look.step)
-append_look, read_looks, forget_looks = _LOG.append, _LOG.read, _LOG.forget
+LOOKS_LOG = Log(LOOKS_NAME, "a look", Look, lambda look: look.step)
+append_look, read_looks, forget_looks = LOOKS_LOG.append, LOOKS_LOG.read, LOOKS_LOG.forget

@@ -274,6 +274,7 @@ def save(run: Run) -> None:
             "backbones": backbone_identities(run.config.model, run.vlm),
             "data": run.data_identity(),
             "versions": _versions(),
+            "run": run.id,
             KEY: evidence,
         }
         save_checkpoint(run.checkpoint, payload)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from eyechart.exits import NamedInputError
+from eyechart.files import remove
+from eyechart.manifest import new_id
+from eyechart.reporting.results_folder import RESULTS_FILE
+from eyechart.run_folder import RunFolder
 from eyechart.settings import flatten
 from qwen3_vlm.config import Config
 from qwen3_vlm.train.checkpoint import (
@@ -26,21 +29,10 @@ from qwen3_vlm.train.evidence.record import compare, evidence_of, refuse_backbon
 from qwen3_vlm.train.findings_log import FINDINGS_NAME, forget_findings
 from qwen3_vlm.train.looks import LOOKS_NAME, forget_looks
 from qwen3_vlm.train.run import Run
+from qwen3_vlm.train.run_files import adopt_tracker, require_one_run
 from qwen3_vlm.train.schedule import learning_rate
-from qwen3_vlm.train.tracking import FOLDER
 from qwen3_vlm.train.train_utils import LOG_NAME, EpochProgress, forget_records
 
-_OF_A_RUN = (
-    "checkpoint_*.pt",
-    LOG_NAME,
-    LOOKS_NAME,
-    FINDINGS_NAME,
-    "results.json",
-    "runbook.md",
-    "samples.png",
-    "mean_tokens_*.pt",
-    "blind_*.pt",
-)
 _NEEDED = ("config", "optimizer", "rng", "progress", "step", "updates")
 # Settings for the location and speed of a run and for the checkpoints it keeps. None of them affects the weights.
 _FREE = {
@@ -79,7 +71,14 @@ def find_resumption(config: Config, resume: bool, overwrite: bool) -> Resumption
     if resume and overwrite:
         raise ValueError("--resume continues a run and --overwrite deletes it: use only one of them")
     existing = find_checkpoints(folder)
-    if not existing or overwrite:
+    if overwrite:
+        return None
+    if not existing:
+        if not resume and (folder / RESULTS_FILE).exists():
+            raise ValueError(
+                f"output_dir {folder} already holds {RESULTS_FILE}, but no checkpoint; delete the earlier run with "
+                "--overwrite, or choose another --output_dir"
+            )
         return None
     newest = existing[-1]
     if not resume:
@@ -89,6 +88,7 @@ def find_resumption(config: Config, resume: bool, overwrite: bool) -> Resumption
             "choose another --output_dir"
         )
     payload = load_checkpoint(newest)
+    require_one_run(payload, newest)
     _refuse_other_config(config, payload, newest)
     return Resumption(newest, payload)
 
@@ -164,23 +164,32 @@ def _same(now: object, then: object) -> bool:
     return bool(now == then)
 
 
-def clear_folder(folder: Path, resumption: Resumption | None, overwrite: bool) -> None:
-    """Delete incomplete files; if an earlier run is overwritten, delete all of its files."""
-    # [Contract] The name of a temporary file of an atomic write begins with a dot and the name of the target file.
-    for pattern in (*_OF_A_RUN, "config.yaml", "split.json"):
-        for path in folder.glob(f".{pattern}.*"):
-            path.unlink()
+def claim_folder(opened: RunFolder, resumption: Resumption | None, overwrite: bool) -> str:
+    """Delete the files of an earlier run that is overwritten, or the log of what will be done again, and return the id.
+
+    Args:
+        opened: the folder, whose files all belong to runs (`RunFolder.require_ours`).
+        resumption: the checkpoint to resume from. A checkpoint of an earlier version has no id and gets one here.
+        overwrite: whether to delete the files of an earlier run.
+
+    Returns:
+        The id of the run.
+    """
     if resumption is not None:
-        forget_records(folder, resumption.payload["step"])
-        forget_looks(folder, resumption.payload["step"])
-        forget_findings(folder, resumption.payload["step"])
-        return
-    # If there are logs but no checkpoint, a run was killed before its first save.
-    for pattern in _OF_A_RUN if overwrite else (LOG_NAME, LOOKS_NAME, FINDINGS_NAME):
-        for path in folder.glob(pattern):
-            path.unlink()
-    if overwrite:
-        shutil.rmtree(folder / FOLDER, ignore_errors=True)
+        step = resumption.payload["step"]
+        for forget in (forget_records, forget_looks, forget_findings):
+            forget(opened.folder, step)
+        run = resumption.payload.get("run") or opened.run or new_id()
+    else:
+        if overwrite:
+            adopt_tracker(opened)
+            opened.delete_all()
+        # If there are logs but no checkpoint, a run was killed before its first save.
+        for name in (LOG_NAME, LOOKS_NAME, FINDINGS_NAME):
+            remove(opened.folder / name)
+        run = new_id()
+    opened.start(run)
+    return run
 
 
 def _refuse_other_config(config: Config, payload: Payload, path: Path) -> None:

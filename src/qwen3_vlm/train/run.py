@@ -44,6 +44,8 @@ class Run:
     """The rows that are scored at each save; None on processes other than the main one, or if there are none."""
     watch: Watch | None = None
     """The checks that every process makes during training; None in a dry run."""
+    id: str = ""
+    """Id of the run, which every file that it writes contains; empty until the folder belongs to the run."""
     unread: dict[int, Reject] = field(default_factory=dict)
     """Training rows whose image could not be read so far, by row number."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -16,6 +17,8 @@ from eyechart.files import write_atomic
 from eyechart.models.device import choose_device
 from eyechart.printing import out
 from eyechart.reporting.looks import read_onset
+from eyechart.run_folder import RunFolder, writing
+from eyechart.scoring.ranks import disconnect, held_by_first, nothing, on_first
 from qwen3_vlm.build import build_model, prepare_data
 from qwen3_vlm.config import Config
 from qwen3_vlm.data.splits import save_split
@@ -27,17 +30,20 @@ from qwen3_vlm.train.guards import memory_explained, ranks_watched
 from qwen3_vlm.train.judging import look_after, look_before, note, stop_on_errors
 from qwen3_vlm.train.looks import look_steps, plan_line, read_looks, start_looking
 from qwen3_vlm.train.loop import judge_held_out, name_unread, run_epoch
-from qwen3_vlm.train.resuming import Resumption, clear_folder, find_resumption, restore, verify
+from qwen3_vlm.train.resuming import Resumption, claim_folder, find_resumption, restore, verify
 from qwen3_vlm.train.run import Run, sizes_of
+from qwen3_vlm.train.run_files import CONFIG, RUN_FILES, RUN_LINE, SPLIT
 from qwen3_vlm.train.tracking import start_accelerator, start_tracker
 from qwen3_vlm.train.train_utils import EpochProgress
-from qwen3_vlm.train.update import over_ranks
+from qwen3_vlm.train.update import over_ranks, ranks_of
 from qwen3_vlm.train.watch import Watch
 
 
 def train(config: Config, resume: bool = False, overwrite: bool = False, force: bool = False) -> Path:
-    """Do the same as `train_run`, but return only the path of the last checkpoint."""
-    return train_run(config, resume, overwrite, force).checkpoint
+    """Do the same as `train_run`, disconnect the processes of the job, and return the path of the last checkpoint."""
+    run = train_run(config, resume, overwrite, force)
+    disconnect()
+    return run.checkpoint
 
 
 def train_run(config: Config, resume: bool = False, overwrite: bool = False, force: bool = False) -> Run:
@@ -50,26 +56,29 @@ def train_run(config: Config, resume: bool = False, overwrite: bool = False, for
         force: whether to train even if a fault was found; this is recorded with the run.
 
     Returns:
-        The finished run, with its data and model.
+        The finished run, with its data and model. The processes of the job are still connected.
 
     Raises:
-        ValueError: the input is bad, or `output_dir` contains a run and neither `resume` nor `overwrite` is set.
+        ValueError: the input is bad; `output_dir` contains a run and neither `resume` nor `overwrite` is set; another
+            process writes to it; or it contains a file of a user that the run would replace or delete.
         FaultsFoundError: the preflight or the watch found an error, and `force` is not set.
         NonFiniteError: a loss or gradient is NaN or infinite.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the update in progress has been finished and saved.
         RankLostError: another process of the job has ended or was killed.
     """
     accelerator = start_accelerator(config.train.tracker, config.model.device, config.output_dir)
-    with ranks_watched(accelerator):
+    with ranks_watched(accelerator), held_by_first(ranks_of(accelerator), lambda: _open(config)) as opened:
         resumption = find_resumption(config, resume, overwrite)
+        if resumption is None:
+            on_first(ranks_of(accelerator), opened.require_ours if opened else nothing)
         run = _start(config, accelerator, resumption, overwrite)
         # A resumed run was already checked when it started.
         found = [] if resumption else over_ranks(accelerator, look_before(run))[0]
         stop_on_errors(found, force)
-        _claim_folder(run, resumption, overwrite)
+        on_first(ranks_of(accelerator), lambda: _claim_folder(run, opened, resumption, overwrite))
         note(run, found, force)
         run.watch = Watch(run.vlm, config.train.lr, force)
-        start_tracker(accelerator, run.folder, config.model_dump(mode="json"))
+        start_tracker(accelerator, opened, config.model_dump(mode="json"))
         _say(run, shape_lines(run))
         _prepare_looks(run)
         _prepare_canary(run)
@@ -77,9 +86,10 @@ def train_run(config: Config, resume: bool = False, overwrite: bool = False, for
             while run.progress.epoch < config.train.epochs:
                 run_epoch(run)
         note(run, look_after(run), force)
-        accelerator.end_training()
-    if run.looking is not None:
-        _say(run, [read_onset(read_looks(run.folder))])
+        for tracker in accelerator.trackers:
+            tracker.finish()
+        if run.looking is not None:
+            _say(run, [read_onset(read_looks(run.folder))])
     return run
 
 
@@ -109,7 +119,7 @@ def _start(config: Config, accelerator: Accelerator, resumption: Resumption | No
     choose_device(config.model, config.threads)
     # The first rank goes before the others, because it may have to draw the images of an embedded world.
     with accelerator.main_process_first():
-        prepared = prepare_data(config, Path(config.output_dir) / "split.json" if resumption else None)
+        prepared = prepare_data(config, Path(config.output_dir) / SPLIT if resumption else None)
     if not len(prepared.train):
         raise ValueError(f"{config.data.json_file}: no training row is left of {len(prepared.split.train)}")
     with memory_explained(sizes_of(config), "loading"):
@@ -162,19 +172,22 @@ def _prepare_canary(run: Run) -> None:
             run.canary = prepare_canary(run.prepared, run.eval_set, run.vlm)
 
 
-def _claim_folder(run: Run, resumption: Resumption | None, overwrite: bool) -> None:
-    """Prepare the folder for this run.
+def _open(config: Config) -> AbstractContextManager[RunFolder]:
+    return writing(Path(config.output_dir), RUN_FILES)
+
+
+def _claim_folder(run: Run, opened: RunFolder | None, resumption: Resumption | None, overwrite: bool) -> None:
+    """Prepare the folder for this run, on the first process.
 
     Files of an earlier run are deleted only here, after all input has been read.
     """
-    run.accelerator.wait_for_everyone()
-    if run.accelerator.is_main_process:
-        clear_folder(run.folder, resumption, overwrite)
-        write_atomic(run.folder / "config.yaml", run.config.to_yaml())
-        save_split(run.folder / "split.json", run.prepared.split, *run.prepared.files)
-        if resumption is not None:
-            out(f"resuming from {resumption.path}")
-        for part in run.vlm.sizes():
-            state = "trained" if part.trained else "frozen"
-            out(f"{state:>8} {part.name}: {part.parameters:,} parameters")
-    run.accelerator.wait_for_everyone()
+    assert opened is not None, "the first process holds the folder"
+    opened.require_ours()
+    run.id = claim_folder(opened, resumption, overwrite)
+    write_atomic(run.folder / CONFIG, f"{RUN_LINE}{run.id}\n{run.config.to_yaml()}")
+    save_split(run.folder / SPLIT, run.prepared.split, *run.prepared.files, run=run.id)
+    if resumption is not None:
+        out(f"resuming from {resumption.path}")
+    for part in run.vlm.sizes():
+        state = "trained" if part.trained else "frozen"
+        out(f"{state:>8} {part.name}: {part.parameters:,} parameters")

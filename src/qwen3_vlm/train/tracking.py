@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
+from eyechart.run_folder import RunFolder
 from eyechart.settings import flatten
-
-FOLDER = "tracker"
-"""Name of the tracker's folder inside `output_dir`; `tensorboard --logdir outputs` finds the trackers of all runs."""
+from qwen3_vlm.train.run_files import TRACKER, tracker_files
 
 
 def start_accelerator(tracker: str, device: str, folder: str) -> Accelerator:
@@ -34,10 +32,19 @@ def start_accelerator(tracker: str, device: str, folder: str) -> Accelerator:
     return Accelerator(cpu=device == "cpu", log_with=tracker, project_dir=folder)
 
 
-def start_tracker(accelerator: Accelerator, folder: Path, settings: dict[str, Any]) -> None:
-    """Open the tracker, if there is one, and record the run's settings. The folder must already belong to this run."""
+def start_tracker(accelerator: Accelerator, opened: RunFolder | None, settings: dict[str, Any]) -> None:
+    """Open the tracker, if there is one, and record the run's settings and its id.
+
+    Args:
+        accelerator: the accelerator with the tracker.
+        opened: the folder of the run; None on processes other than the first, which do not write.
+        settings: the config of the run.
+    """
     if accelerator.log_with:
-        folder.mkdir(parents=True, exist_ok=True)
+        before = tracker_files(opened.folder) if opened else set()
+        settings = {**settings, **({"run": opened.run} if opened else {})}
         flat = flatten(settings).items()
         plain = {key: value if isinstance(value, int | float | str | bool) else str(value) for key, value in flat}
-        accelerator.init_trackers(FOLDER, plain)
+        accelerator.init_trackers(TRACKER, plain)
+        if opened:
+            opened.register(tracker_files(opened.folder) - before)

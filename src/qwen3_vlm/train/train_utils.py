@@ -90,5 +90,5 @@ class EpochProgress:
         return cls(**{**plain, "stats": stats, "rejected": Counter(plain["rejected"])})
 
 
-_LOG = Log(LOG_NAME, "an epoch record", EpochRecord, lambda record: record.step)
-append_record, read_records_of_run, forget_records = _LOG.append, _LOG.read, _LOG.forget
+EPOCH_LOG = Log(LOG_NAME, "an epoch record", EpochRecord, lambda record: record.step)
+append_record, read_records_of_run, forget_records = EPOCH_LOG.append, EPOCH_LOG.read, EPOCH_LOG.forget

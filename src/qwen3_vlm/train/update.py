@@ -22,6 +22,7 @@ from torch.nn.utils import clip_grad_norm_
 from eyechart.exits import NonFiniteError
 from eyechart.results import EvalPart
 from eyechart.scoring.batching import Items, batches_by_length, collate
+from eyechart.scoring.ranks import Ranks
 from eyechart.seam import Batch, CollateStats, Reject, VisualTokens
 from qwen3_vlm.models.vlm import VLM
 
@@ -137,6 +138,12 @@ def over_ranks(accelerator: Accelerator, value: T) -> list[T]:
         return [value]
     gathered: list[T] = gather_object([value])
     return gathered
+
+
+def ranks_of(accelerator: Accelerator) -> Ranks:
+    """Return the processes of the job."""
+    count = accelerator.num_processes
+    return Ranks(accelerator.process_index, count, lambda value: over_ranks(accelerator, value))
 
 
 def _sum_gradients(accelerator: Accelerator, parameters: list[nn.Parameter]) -> None:

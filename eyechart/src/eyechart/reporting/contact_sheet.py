@@ -17,9 +17,11 @@ from pathlib import Path
 import matplotlib
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from eyechart.files import write_atomic
 from eyechart.plain import one_line
+from eyechart.reporting.results_folder import MEASUREMENT
 from eyechart.results import WrittenCaption
 
 _COLUMNS = 4
@@ -38,13 +40,16 @@ class _Word:
     underlined: bool = False
 
 
-def contact_sheet(items: Sequence[tuple[Path, WrittenCaption]], path: Path, title: str) -> None:
+def contact_sheet(
+    items: Sequence[tuple[Path, WrittenCaption]], path: Path, title: str, measurement: str | None = None
+) -> None:
     """Draw the sheet and write it, as a PNG, to `path`.
 
     Args:
         items: image files and captions. For a file that cannot be opened, a grey square with a note is drawn.
         path: the file to write.
         title: one line above the pictures, such as the checkpoint and its verdict.
+        measurement: id of the measurement, which is recorded in the file.
     """
     cells = [(_thumbnail(image), _cell_lines(caption)) for image, caption in items]
     rows = [cells[start : start + _COLUMNS] for start in range(0, len(cells), _COLUMNS)]
@@ -62,8 +67,10 @@ def contact_sheet(items: Sequence[tuple[Path, WrittenCaption]], path: Path, titl
             sheet.paste(picture, (left, top))
             _write(draw, lines, left, top + _PICTURE + 4)
         top += height
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
+    buffer, marks = io.BytesIO(), PngInfo()
+    if measurement:
+        marks.add_text(MEASUREMENT, measurement)
+    sheet.save(buffer, "PNG", pnginfo=marks)
     write_atomic(path, buffer.getvalue())
 
 

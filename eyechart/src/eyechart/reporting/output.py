@@ -5,15 +5,25 @@ from __future__ import annotations
 import datetime
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from eyechart.files import write_atomic
+from eyechart.manifest import new_id
 from eyechart.printing import err, out, out_json, results_are_in_files
 from eyechart.reporting.environment import environment
 from eyechart.reporting.parquet import SampleRows, write_samples
+from eyechart.reporting.results_folder import (
+    PAGE,
+    RESULT_FILES,
+    RESULTS_FILE,
+    RUNBOOK,
+    SAMPLES,
+    SHEET,
+    read_folder,
+)
 from eyechart.reporting.runbook import render_runbook
 from eyechart.reporting.terminal import absent_images, print_results
 from eyechart.results import (
@@ -24,9 +34,9 @@ from eyechart.results import (
     ScoredSample,
     Training,
     WrittenCaption,
-    read,
     to_json,
 )
+from eyechart.run_folder import RESULTS, writing
 from eyechart.verdict.conclusions import conclude
 from eyechart.verdict.overall import overall
 
@@ -56,6 +66,7 @@ def assemble(config: Mapping[str, Any], checkpoint: str | Path | None, parts: Pa
         conclusions=conclude(parts.ablation, parts.coverage, parts.diagnosis),
         checkpoint=str(checkpoint) if checkpoint else None,
         command=command_line(),
+        measurement=new_id(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         training=parts.training,
         ablation=parts.ablation,
@@ -91,28 +102,40 @@ def show(results: Results, as_json: bool = False) -> None:
 
 
 def write_results(
-    results: Results, folder: str | Path, as_json: bool = False, samples: SampleRows | None = None
+    results: Results,
+    folder: str | Path,
+    as_json: bool = False,
+    samples: SampleRows | None = None,
+    sheet: Callable[[Path], None] | None = None,
 ) -> None:
     """Write the output files of a run to `folder`, then print the results.
 
-    results.json is written first, then runbook.md and report.html, which are made from it. samples.parquet is made from
-    `samples`.
+    results.json, runbook.md and report.html, samples.parquet (made from `samples`) and samples.png (drawn by `sheet`,
+    which gets the path) appear together. They replace all files of earlier results in the folder, or none of them.
+
+    Raises:
+        ValueError: another process writes to the folder, or a file there is not of earlier results.
     """
     # Imported here because the page's plots take a second to load, and scoring alone needs no page.
     from eyechart.reporting.html import docs_link, render_html
 
     folder = Path(folder)
-    write_atomic(folder / "results.json", to_json(results) + "\n")
-    write_atomic(folder / "runbook.md", render_runbook(results))
-    write_atomic(folder / "report.html", render_html(results, docs=docs_link(folder)))
-    written = ["results.json", "runbook.md", "report.html"]
-    if samples is not None:
-        write_samples(samples, folder / "samples.parquet")
-        written.append("samples.parquet")
+    with writing(folder, RESULT_FILES) as opened, opened.together(RESULTS) as draft:
+        write_atomic(draft / RESULTS_FILE, to_json(results) + "\n")
+        write_atomic(draft / RUNBOOK, render_runbook(results))
+        write_atomic(draft / PAGE, render_html(results, docs=docs_link(folder)))
+        written = [RESULTS_FILE, RUNBOOK, PAGE]
+        if samples is not None:
+            write_samples(samples, draft / SAMPLES, results.measurement)
+            written.append(SAMPLES)
+        if sheet is not None:
+            sheet(draft / SHEET)
     results_are_in_files()
     show(results, as_json)
     if not as_json:
         out(f"written: {', '.join(str(folder / name) for name in written)}")
+    if sheet is not None:
+        err(f"pictures and captions: {folder / SHEET}")
 
 
 def rewrite_page(folder: Path, output: Path | None = None, image_root: Path | None = None) -> None:
@@ -124,15 +147,21 @@ def rewrite_page(folder: Path, output: Path | None = None, image_root: Path | No
         image_root: folder of the samples' images; by default the one recorded in the results.
 
     Raises:
-        ValueError: the folder of images does not exist, or the results cannot be read.
+        ValueError: the folder of images does not exist, the results cannot be read, files of different measurements are
+            mixed, another process writes to the folder, or its report.html is not a page of results.
     """
     from eyechart.reporting.html import docs_link, render_html
 
     if image_root is not None and not image_root.is_dir():
         raise ValueError(f"--image_root: expected the folder that the images are in, {image_root} is not a folder")
-    results = read(folder / "results.json")
-    page = output or folder / "report.html"
-    write_atomic(page, render_html(results, image_root, docs_link(page.parent)))
+    page = output or folder / PAGE
+    if output is None and folder.is_dir():
+        with writing(folder, RESULT_FILES):
+            results = read_folder(folder)
+            write_atomic(page, render_html(results, image_root, docs_link(folder)))
+    else:
+        results = read_folder(folder)
+        write_atomic(page, render_html(results, image_root, docs_link(page.parent)))
     results_are_in_files()
     out(f"written: {page}")
     if absent := absent_images(results, image_root):

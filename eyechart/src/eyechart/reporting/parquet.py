@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eyechart.files import atomic
+from eyechart.reporting.results_folder import MEASUREMENT
 
 if TYPE_CHECKING:
     from eyechart.scoring.summary import SampleScore
@@ -76,8 +77,9 @@ class SampleRows:
         }
 
 
-def write_samples(rows: SampleRows, path: Path) -> None:
-    """Write the file atomically."""
-    with atomic(path) as file, pq.ParquetWriter(file, rows.schema, compression="zstd") as writer:
+def write_samples(rows: SampleRows, path: Path, measurement: str | None = None) -> None:
+    """Write the file atomically, with the id of the measurement in the metadata of its schema."""
+    schema = rows.schema.with_metadata({MEASUREMENT: measurement}) if measurement else rows.schema
+    with atomic(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for batch in rows.batches():
-            writer.write_batch(batch)
+            writer.write_batch(batch.replace_schema_metadata(schema.metadata))

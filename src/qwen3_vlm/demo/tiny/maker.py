@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,10 @@ import torch
 from eyechart.data.reader import folder_of
 from eyechart.exits import MOST_THREADS
 from eyechart.printing import out
+from eyechart.run_folder import RESULTS, Kinds, writing
 from eyechart.settings import MOST_SEED, CoverageSettings, require_count, shortened
 from qwen3_vlm.demo.tiny import card, documents, language, reading, tower, tower_captions, tower_worlds, vocabulary
 from qwen3_vlm.demo.tiny.captions import content_words, load_training_rows, noted_words
-from qwen3_vlm.demo.tiny.saving import appearing
 
 WORLD_TOKENS, FILE_TOKENS = 700, 4000
 MOST_SIDE = 4096
@@ -50,11 +51,22 @@ class Options:
     """CPU threads."""
 
 
+def _is_of_earlier_version(path: Path) -> bool:
+    """Whether a file is in a folder of backbones, which its model card shows."""
+    folder = path.parent.parent if path.parent.name in ("llm", "vision") else path.parent
+    readme = folder / "README.md"
+    return readme.is_file() and readme.read_bytes()[:64].startswith(b"# Tiny backbones for ")
+
+
+TINY_FILES = Kinds(re.compile(r"README\.md|config\.yaml|(?:llm|vision)/[^/]+"), _is_of_earlier_version)
+
+
 def make(options: Options) -> None:
     """Make the backbones that `options` describe.
 
     Raises:
-        ValueError: an option is out of range, the data is unusable, or the language model fails the reading gate.
+        ValueError: an option is out of range, the data is unusable, the language model fails the reading gate, or the
+            output folder has a file of a user that would be replaced.
     """
     require_count("--steps", options.steps)
     require_count("--threads", options.threads, MOST_THREADS)
@@ -68,11 +80,16 @@ def make(options: Options) -> None:
             f"--image-size: expected a multiple of {tower.PATCH} up to {MOST_SIDE}, got {shortened(options.image_size)}"
         )
     torch.set_num_threads(options.threads)
-    if options.data is None:
-        make_for_worlds(options.output or Path("assets/tiny"), options.steps)
-    else:
-        output = options.output or Path("outputs") / f"tiny_{options.data.name.split('.')[0]}"
-        make_for_file(options, options.data, options.image_root or folder_of(options.data), output)
+    named = "assets/tiny" if options.data is None else f"outputs/tiny_{options.data.name.split('.')[0]}"
+    output = options.output or Path(named)
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output: expected a folder, {output} is a file; name another")
+    with writing(output, TINY_FILES) as opened:
+        opened.require_ours()
+        if options.data is None:
+            make_for_worlds(output, options.steps)
+        else:
+            make_for_file(options, options.data, options.image_root or folder_of(options.data), output)
 
 
 def make_for_worlds(output: Path, steps: int, exam_size: int = 1000) -> None:
@@ -96,7 +113,7 @@ def make_for_worlds(output: Path, steps: int, exam_size: int = 1000) -> None:
         )
     eye, seen = tower_worlds.train(steps)
     _report("patches classified right", seen)
-    with appearing(output) as folder:
+    with writing(output, TINY_FILES) as opened, opened.together(RESULTS) as folder:
         language.save(model, tokenizer, folder / "llm")
         tower.save(eye, folder / "vision")
         text = card.for_worlds(steps=steps, loss=loss, read=read, seen=seen, folder=folder)
@@ -137,7 +154,7 @@ def make_for_file(options: Options, data: Path, image_root: Path, output: Path) 
         "json_file": str(data), "layout": options.layout, "image_root": str(image_root),
         "max_samples": options.max_samples, "eval_ratio": options.eval_ratio, "max_seq_len": card.room_for(lengths),
     }  # fmt: skip
-    with appearing(output) as folder:
+    with writing(output, TINY_FILES) as opened, opened.together(RESULTS) as folder:
         language.save(model, tokenizer, folder / "llm")
         tower.save(eye, folder / "vision")
         text = card.for_file(data, rows=len(pool), words=len(words), steps=options.steps, loss=loss, marks=read | seen)

@@ -1,43 +1,13 @@
-"""Saves models with fp16 weights on disk that are loaded as fp32, and a folder of them as a whole."""
+"""Saves models with fp16 weights on disk that are loaded as fp32."""
 
 from __future__ import annotations
 
 import copy
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
-
-from eyechart.signals import draft_folder, finished
-
-
-@contextmanager
-def appearing(output: Path) -> Iterator[Path]:
-    """Yield a draft folder; its content appears in `output` at the end, and replaces what has the same names there.
-
-    If the block is left by an error or a signal, `output` stays as it was.
-
-    Raises:
-        ValueError: `output` is something else than a folder.
-    """
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"--output: expected a folder, {output} is a file; name another")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    draft = draft_folder(output.parent, f".{output.name}-")
-    try:
-        yield draft
-        output.mkdir(exist_ok=True)
-        for made in sorted(draft.iterdir()):
-            if (output / made.name).is_dir():
-                shutil.rmtree(output / made.name)
-            made.rename(output / made.name)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        finished(draft)
 
 
 def save_half(model: PreTrainedModel, folder: Path) -> None:

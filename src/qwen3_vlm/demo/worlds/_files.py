@@ -1,25 +1,31 @@
 """Writes a world to disk atomically, in LLaVA-Pretrain's layout.
 
-A world is written to a temporary folder beside the final one and then renamed, so that an interrupted run leaves
-nothing that looks like data. `world.json` in the folder records what it was made from. A folder that was made from
-something else is rejected, so that it is not mistaken for the requested world.
+A world is written to a hidden draft folder beside the final one and then renamed, so that an interrupted run leaves
+nothing that looks like data. One process at a time makes a world; it first removes the drafts of killed processes.
+`world.json` in the folder records what it was made from. A folder that was made from something else is rejected, so
+that it is not mistaken for the requested world.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
 
+from eyechart.files import DRAFT, sweep
+from eyechart.lock import locked
 from eyechart.signals import draft_folder, finished
 
 STAMP = "world.json"
 PER_FOLDER = 1000
 """Number of images per numbered sub-folder."""
+_PATIENCE = 600.0
+"""Seconds to wait for another process that is making the same world; making one takes seconds."""
 
 Row = dict[str, object]
 
@@ -87,17 +93,23 @@ def is_made(folder: Path, stamp: Mapping[str, object]) -> bool:
 
 
 def write_whole(folder: Path, stamp: Mapping[str, object], fill: Callable[[Path], None]) -> None:
-    """Let `fill` write to a temporary folder, add `stamp`, and rename the folder to `folder`.
+    """Let `fill` write to a draft folder, add `stamp`, and rename the folder to `folder`.
 
-    Two processes can do this at the same time: the second finds the result of the first and discards its own.
+    If another process is doing this, wait for its result.
 
     Raises:
-        ValueError: `folder` has other content (see `is_made`).
+        ValueError: `folder` has other content (see `is_made`), or another process is not done after ten minutes.
     """
     if is_made(folder, stamp):
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = draft_folder(folder.parent, f".{folder.name}-")
+    with locked(folder.parent / f".{folder.name}.lock", f"the world in {folder}", wait=_PATIENCE):
+        if not is_made(folder, stamp):
+            sweep(folder.parent, re.compile(re.escape(folder.name)))
+            _make(folder, stamp, fill)
+
+
+def _make(folder: Path, stamp: Mapping[str, object], fill: Callable[[Path], None]) -> None:
+    draft = draft_folder(folder.parent, f".{folder.name}-", DRAFT)
     try:
         fill(draft)
         (draft / STAMP).write_text(json.dumps(dict(stamp)) + "\n", encoding="utf-8")
