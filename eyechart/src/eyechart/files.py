@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Generic, TypeVar
 
+from eyechart.outside import bounds
+from eyechart.outside.json_text import parse_json
+from eyechart.outside.regular import read_regular
+
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
@@ -61,13 +65,14 @@ class Log(Generic[T]):
         """Return all items of the file; none if it does not exist.
 
         Raises:
-            ValueError: a line does not have the type of an item.
+            ValueError: a line does not have the type of an item, or the file is not a regular file or too large.
         """
         path, adapter, found = folder / self.name, self._adapter(), []
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        data = read_regular(path, bounds.LOG_BYTES) if path.exists() else b""
+        lines = data.removesuffix(b"\n").split(b"\n") if data else []
         for number, line in enumerate(lines, start=1):
             try:
-                found.append(adapter.validate_python(json.loads(line)))
+                found.append(adapter.validate_python(parse_json(line)))
             except ValueError as error:
                 first = " ".join(str(error).split())[:160]
                 message = f"{path}, line {number}: not {self.what} ({first}); delete the file or that line"

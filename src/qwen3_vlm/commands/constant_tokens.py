@@ -14,6 +14,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from eyechart.data.dataset import judge_rejects
+from eyechart.outside.regular import require_regular
 from eyechart.progress import progress_bar
 from eyechart.scoring.batching import LazyBatches
 from eyechart.scoring.decomposition import Blind
@@ -71,6 +72,7 @@ def _mean_tokens(loaded: Loaded, prepared: Prepared, path: Path) -> Tensor:
 def _saved_mean(path: Path, key: str) -> Tensor | None:
     """Read a saved mean; None if its inputs differ or the file cannot be read, and the mean must be computed again."""
     try:
+        require_regular(path)
         saved = torch.load(path, map_location="cpu", weights_only=True)
         kept: Tensor | None = saved["mean_QE"] if saved["key"] == key else None
         return kept

@@ -27,6 +27,7 @@ from torch import Tensor
 from eyechart.data.dataset import Dataset
 from eyechart.exits import NonFiniteError
 from eyechart.models.weights import fingerprint
+from eyechart.outside.regular import require_regular
 from eyechart.progress import progress_bar
 from eyechart.scoring.batching import collate
 from eyechart.scoring.decomposition import Blind
@@ -115,6 +116,7 @@ def blind_prompt(vlm: VLM, training: Dataset, plan: BlindPlan, pad_id: int, path
 def _read(path: Path, key: str) -> Blind | None:
     """Read a saved prompt; None if its inputs differ or the file cannot be read, and a new prompt must be trained."""
     try:
+        require_regular(path)
         saved = torch.load(path, map_location="cpu", weights_only=True)
         if saved["key"] != key:
             return None

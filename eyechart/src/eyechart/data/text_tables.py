@@ -6,10 +6,12 @@ import csv
 import io
 from pathlib import Path
 
+from eyechart.data.forms import CSV_FORM
 from eyechart.data.json_rows import read_bytes
 from eyechart.data.layouts import fits_any
-from eyechart.data.records import Record, UnusableError, no_base64, short
+from eyechart.data.records import Record, UnusableError, no_base64
 from eyechart.exits import InputError
+from eyechart.outside.shown import short
 
 _LONGEST_FIELD = 2**24
 """Longest field in characters; Python's own limit of 131,072 is for the whole process and is restored."""
@@ -29,7 +31,7 @@ class CsvRecords:
         """
         self.files: tuple[Path, ...] = (path,)
         try:
-            text = read_bytes(path).decode("utf-8-sig")
+            text = read_bytes(path, CSV_FORM).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise InputError(
                 f"{path}: byte 0x{error.object[error.start]:02x} at position {error.start} is not UTF-8",

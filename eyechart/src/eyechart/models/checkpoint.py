@@ -8,7 +8,6 @@ not.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from transformers.utils import cached_file
 
 from eyechart.hub import hub_bounded
+from eyechart.outside.json_text import read_json
 
 _RELATED = 0.3
 """Trained weights have at least this correlation with those that training began with."""
@@ -46,7 +46,7 @@ def safetensors_of(name: str, local_only: bool = False) -> list[Path]:
         path = next((Path(file) for file in found if file is not None), None)
     if path is None or path.suffix == ".safetensors":
         return [] if path is None else [path]
-    shards = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+    shards = set(read_json(path)["weight_map"].values())
     return sorted(path.parent / shard for shard in shards)
 
 

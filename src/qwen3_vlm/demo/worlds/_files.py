@@ -16,6 +16,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from eyechart.outside.json_text import read_json
+
 STAMP = "world.json"
 PER_FOLDER = 1000
 """Number of images per numbered sub-folder."""
@@ -72,7 +74,7 @@ def is_made(folder: Path, stamp: Mapping[str, object]) -> bool:
             )
         return False
     try:
-        found = json.loads(stamp_file.read_text(encoding="utf-8"))
+        found = read_json(stamp_file)
     except ValueError as broken:
         raise ValueError(f"{stamp_file} is not readable JSON ({broken}): delete {folder}, it is made again") from None
     if found != dict(stamp):
