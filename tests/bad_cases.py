@@ -254,7 +254,7 @@ CONFIG = [
     ),
     stop("misspelt section", "train", "unknown key `trian`; did you mean `train`?", make=config_text("trian: {lr: 1}")),
     stop("misspelt key on the command line", "audit --data.max_seq_length 9", "did you mean `data.max_seq_len`?"),
-    stop("wrong type", "audit --train.epochs many", "train.epochs: ", "valid integer", "got 'many'"),
+    stop("wrong type", "audit --train.epochs many", "train.epochs: expected an integer, got 'many'"),
     stop("wrong range", "train --train.lr -1", "train.lr: ", "greater than 0, got -1"),
     stop("not a number", "train --train.lr .nan", "train.lr: ", "finite number, got nan"),
     stop("a value where a section is", "audit --data 5", "`data` is a section of settings, got 5"),

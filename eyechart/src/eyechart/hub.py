@@ -32,7 +32,7 @@ def hub_bounded(name: str) -> Iterator[None]:
     If the hub does not answer, only the cache is used. If it answers, downloads have their usual time limits.
 
     Raises:
-        UnreadableError: the folder has a named pipe or a device in the place of a file, or a JSON file that is too large.
+        UnreadableError: a file of the folder is a named pipe or a device, or a JSON file of it is too large.
     """
     if name != ".":  # callers that only ask the hub
         refuse_odd_folder(name, bounds.JSON_BYTES)

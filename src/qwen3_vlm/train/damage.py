@@ -43,10 +43,8 @@ def refuse_broken_file(path: Path) -> None:
         with zipfile.ZipFile(path) as file:
             unpacked = sum(part.file_size for part in file.infolist())
             if unpacked > bounds.CHECKPOINT_EXPANSION * path.stat().st_size:
-                raise InputError(
-                    f"{path}: {path.stat().st_size:,} bytes that unpack to {unpacked:,}: PyTorch did not write this file",
-                    "use another checkpoint",
-                )
+                size = f"{path.stat().st_size:,} bytes, which unpack to {unpacked:,}"
+                raise InputError(f"{path}: {size}: PyTorch did not write this file", "use another checkpoint")
             broken = file.testzip()
     except InputError:
         raise
@@ -62,8 +60,7 @@ def refuse_broken_file(path: Path) -> None:
 
 
 def refuse_expanded(payload: object, path: Path) -> None:
-    """Reject a checkpoint with a tensor that has more values than it stores, as `expand` makes it; copying it would
-    take memory without a bound.
+    """Reject a checkpoint with a tensor that has more values than it stores, because copies would fill the memory.
 
     Raises:
         InputError: there is one.

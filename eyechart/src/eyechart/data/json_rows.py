@@ -173,7 +173,8 @@ def _plain(path: Path, form: Form) -> bytes:
 
 
 def _unpacked(path: Path, form: Form) -> bytes:
-    parts, size = [], 0
+    parts: list[bytes] = []
+    size = 0
     patience = Patience(f"unpacking {path}", "bytes")
     for part in read_gzip(path, bounds.data_bytes()):
         if not parts and len(part) >= bounds.SNIFFED_BYTES:

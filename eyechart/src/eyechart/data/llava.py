@@ -53,16 +53,16 @@ def llava_row(row: int, raw: msgspec.Raw, root: str, shared: dict[str, str]) -> 
         NotSimpleError: it may be usable, and `turns.row_of` decides.
         UnusableError: it cannot be used.
     """
-    text = b"".join((raw,))  # the quickest copy
+    written = b"".join((raw,))  # the quickest copy
     try:
-        value = _ROW.decode(text)
+        value = _ROW.decode(written)
     except UnicodeDecodeError as error:
         raise not_utf8(error) from error
     except msgspec.ValidationError as error:
-        raise _wrong_layout(text, error) from error
+        raise _wrong_layout(written, error) from error
     keys = 3 + 2 * len(value.conversations)
-    if value.id is None or value.image is None or text.count(b":") != keys:
-        decoded_row(text)  # another key, a colon in a text, or a key twice, which is an error
+    if value.id is None or value.image is None or written.count(b":") != keys:
+        decoded_row(written)  # another key, a colon in a text, or a key twice, which is an error
     human, caption = _turns(value.conversations)
     image = _image(value.image, human.count(PLACEHOLDER), root)
     if not caption:

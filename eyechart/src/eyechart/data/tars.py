@@ -69,7 +69,8 @@ def _samples(path: Path, name: str) -> list[Record | UnusableError]:
     try:
         opened = open_gzip(path) if _is_gzip(path) else open_regular(path)
         patience = Patience(f"reading {path}", "members")
-        with opened, tarfile.open(fileobj=SmallReads(opened, path), mode="r:") as tar:
+        # SmallReads has the three methods that reading uses; the type of the argument is one for writing, too.
+        with opened, tarfile.open(fileobj=SmallReads(opened, path), mode="r:") as tar:  # type: ignore[call-overload]
             for number, member in enumerate(tar):
                 patience.tick(number)
                 if member.isdir() or PurePosixPath(member.name).name.startswith("."):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 _CHUNK = 2**24
 _KINDS = {
@@ -36,7 +36,7 @@ class UnreadableError(OSError, ValueError):
         return f"{self.filename}: {self.strerror}"
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> io.BufferedReader:
     """Open a regular file for reading in binary mode. Links are followed.
 
     Neither a named pipe without a writer nor a device can block this: the file is opened in the non-blocking mode, and

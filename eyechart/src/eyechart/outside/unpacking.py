@@ -8,7 +8,6 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from eyechart.outside import bounds
 from eyechart.outside.regular import UnreadableError, open_regular
@@ -42,7 +41,7 @@ class GzipStream(io.RawIOBase):
     `bounds.EXPANSION` times the packed bytes read so far, but always to `bounds.EXPANSION_FREE` bytes.
     """
 
-    def __init__(self, file: BinaryIO, path: str | Path, limit: int | None = None) -> None:
+    def __init__(self, file: io.BufferedReader, path: str | Path, limit: int | None = None) -> None:
         """Begin to unpack.
 
         Args:
@@ -146,7 +145,7 @@ class GzipStream(io.RawIOBase):
 class SmallReads:
     """A file for `tarfile`, which reads headers of any size at once: larger reads than `HEADER_BYTES` are refused."""
 
-    def __init__(self, file: BinaryIO | io.BufferedReader, path: str | Path) -> None:
+    def __init__(self, file: io.BufferedReader, path: str | Path) -> None:
         """Wrap a file; `path` is for messages."""
         self._file, self._path = file, path
         self.tell, self.close = file.tell, file.close
