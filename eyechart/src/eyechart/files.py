@@ -68,7 +68,12 @@ class Log(Generic[T]):
             ValueError: a line does not have the type of an item, or the file is not a regular file or too large.
         """
         path, adapter, found = folder / self.name, self._adapter(), []
-        data = read_regular(path, bounds.LOG_BYTES) if path.exists() else b""
+        try:
+            data = read_regular(path, bounds.LOG_BYTES)
+        except FileNotFoundError:
+            data = b""
+        except OSError as error:
+            raise ValueError(f"{path}: cannot read the log ({error.strerror}); move it away") from error
         lines = data.removesuffix(b"\n").split(b"\n") if data else []
         for number, line in enumerate(lines, start=1):
             try:

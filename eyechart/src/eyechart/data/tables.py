@@ -17,7 +17,7 @@ from eyechart.outside.patience import Patience
 from eyechart.outside.regular import UnreadableError, require_regular
 from eyechart.stored import arrow_table, cell_address, require_table_size, stamp_of
 
-_FIRST_ROWS, _BATCH_BYTES = 64, 2**26
+_FIRST_ROWS, _BATCH_BYTES = 8, 2**26
 """Rows whose size decides how many rows of a Parquet file are read at once, and the size to aim at."""
 
 

@@ -10,8 +10,8 @@ import os
 
 from eyechart.exits import InputError
 
-CONFIG_BYTES = 2**18
-"""Largest YAML file. The complete config has 4 kB; PyYAML parses about 100 kB per second, so this takes 3 seconds."""
+CONFIG_BYTES = 2**16
+"""Largest YAML file. The complete config has 4 kB; PyYAML parses about 100 kB per second, so this takes a second."""
 YAML_NODES = 10_000
 """Most values of a YAML file, with every alias counted as what it repeats. The complete config has about 100."""
 YAML_DEPTH = 32
@@ -52,8 +52,9 @@ EXPANSION = 100
 EXPANSION_FREE = 2**26
 """Bytes that any packed file may unpack to, so that small files of equal rows are not refused."""
 
-TABLE_BYTES = 4 * 2**30
-"""Largest table in memory: all columns of a Parquet or Arrow file but images. `DATA_GB_VARIABLE` replaces it, too."""
+TABLE_BYTES = 700_000_000
+"""Largest table in memory: all columns of a Parquet or Arrow file but images, about 3 million rows of 200 bytes.
+`DATA_GB_VARIABLE` replaces it, too."""
 HEADER_BYTES = 2**25
 """Largest part of an archive that is read at once. Texts of samples have at most half of it, headers a few kB."""
 IMAGE_BYTES = 2**30
