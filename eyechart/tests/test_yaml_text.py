@@ -29,7 +29,7 @@ def test_numbers_booleans_and_nothing_are_those_of_yaml_1_2(word: str, value: ob
 
 @pytest.mark.parametrize(
     "word",
-    ["yes", "no", "on", "off", "Y", "1:30", "010", "-07", "00", "01.5", "1_0", "1__000", "0b1", "2024-01-01", "e5", "1e"],
+    ["yes", "no", "on", "off", "Y", "1:30", "010", "-07", "00", "01.5", "1_0", "1__000", "0b1", "2024-01-01", "1e"],
 )  # fmt: skip
 def test_words_that_only_some_readers_take_for_numbers_stay_texts(word: str) -> None:
     assert parse_yaml(f"a: {word}") == {"a": word}
