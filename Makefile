@@ -59,7 +59,7 @@ N ?= 200
 bench-kill: $(VENV)/.dev-ready ## N (200) SIGKILLs at random moments, also inside a save
 	$(BIN)/python benchmarks/kill.py --n $(N)
 
-bench-fuzz: $(VENV)/.dev-ready ## 5,000 damaged data files, 2,000 damaged images, 80 bombs: a result or one clear error
+bench-fuzz: $(VENV)/.dev-ready ## 5,000 damaged data files, 2,000 damaged images, 82 bombs: a result or one clear error
 	$(BIN)/python benchmarks/fuzz.py --json 5000 --images 2000
 
 bench-faults: $(VENV)/.dev-ready ## every fault injected, and healthy set-ups; writes docs/fault-benchmark.md
