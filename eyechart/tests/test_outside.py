@@ -129,7 +129,7 @@ def test_a_file_may_unpack_to_a_hundred_times_its_size_and_small_ones_to_64_mb(t
     with open_gzip(path) as file:
         assert file.seek(10**9) == bounds.EXPANSION_FREE
     path.write_bytes(member * 5)
-    with pytest.raises(UnreadableError, match="unpacks to .* times its size and more, at most 100 times are read"):
+    with pytest.raises(UnreadableError, match="unpacks to more than 100 times its size, which is not read"):
         open_gzip(path).seek(80 * MB)
 
 

@@ -43,7 +43,7 @@ def refuse_broken_file(path: Path) -> None:
         with zipfile.ZipFile(path) as file:
             unpacked = sum(part.file_size for part in file.infolist())
             if unpacked > bounds.CHECKPOINT_EXPANSION * path.stat().st_size:
-                size = f"{path.stat().st_size:,} bytes, which unpack to {unpacked:,}"
+                size = f"unpacks to {unpacked:,} bytes, more than {bounds.CHECKPOINT_EXPANSION} times its size"
                 raise InputError(f"{path}: {size}: PyTorch did not write this file", "use another checkpoint")
             broken = file.testzip()
     except InputError:

@@ -131,11 +131,10 @@ class GzipStream(io.RawIOBase):
     def _check(self) -> None:
         allowed = max(bounds.EXPANSION_FREE, bounds.EXPANSION * self._taken)
         if self._position > allowed:
-            times = self._position // max(1, self._taken)
             raise UnreadableError(
                 errno.EFBIG,
-                f"unpacks to {times:,} times its size and more, at most {bounds.EXPANSION} times are read; unpack it "
-                "yourself if that is right",
+                f"unpacks to more than {bounds.EXPANSION} times its size, which is not read; unpack it yourself if that "
+                "is right",
                 self._path,
             )
         if self._limit is not None and self._position > self._limit:
