@@ -133,8 +133,8 @@ class GzipStream(io.RawIOBase):
         if self._position > allowed:
             raise UnreadableError(
                 errno.EFBIG,
-                f"unpacks to more than {bounds.EXPANSION} times its size, which is not read; unpack it yourself if that "
-                "is right",
+                f"unpacks to more than {bounds.EXPANSION} times its size, which is not read; unpack it yourself if "
+                "that is right",
                 self._path,
             )
         if self._limit is not None and self._position > self._limit:
