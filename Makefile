@@ -66,7 +66,7 @@ bench-kill: $(VENV)/.dev-ready ## N (200) SIGKILLs of training, also inside a sa
 bench-races: $(VENV)/.dev-ready ## N (200) times two commands in one folder at once: no files of two runs (resumable)
 	$(BIN)/python benchmarks/races.py --n $(N)
 
-bench-fuzz: $(VENV)/.dev-ready ## 5,000 damaged data files and 2,000 damaged images: a result or one clear error
+bench-fuzz: $(VENV)/.dev-ready ## 5,000 damaged data files, 2,000 damaged images, 82 bombs: a result or one clear error
 	$(BIN)/python benchmarks/fuzz.py --json 5000 --images 2000
 
 bench-faults: $(VENV)/.dev-ready ## every fault injected, and healthy set-ups; writes docs/fault-benchmark.md

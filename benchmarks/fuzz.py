@@ -1,11 +1,12 @@
 """Reads damaged data files and images. Whatever the bytes are, the result must be data or a one-line error.
 
     python benchmarks/fuzz.py --json 5000 --images 2000
+    python benchmarks/fuzz.py --json 0 --images 0 --only "named pipe"
 
-Every case is a valid file with one to three mutations, drawn from the seed and the number of the case. The following
-are failures: a traceback, a message of several lines, a crash in C, a case that exceeds its time limit, and memory
-growth above its limit. Cases run in forked processes, so that even a hang in C is detected. The exit code is 0 without
-failures, otherwise 1.
+Every case is a valid file with one to three mutations, drawn from the seed and the number of the case, or one of the
+files of `fuzz_bombs`, which are made to hang a reader or to fill the memory. The following are failures: a traceback, a
+message of several lines, a crash in C, a case that exceeds its time limit, and memory growth above its limit. Cases run
+in forked processes, so that even a hang in C is detected. The exit code is 0 without failures, otherwise 1.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from eyechart.data.images import ImageError, ImageSpec, load_image
 from eyechart.data.reader import count_rows, read_rows
 from eyechart.exits import guarded
 from eyechart.seam import Reject
+from fuzz_bombs import bombs  # noqa: E402
 from fuzz_mutations import BYTE_MUTATIONS, TREE_MUTATIONS, Draw, base_images, base_rows  # noqa: E402
 from qwen3_vlm.config import PromptConfig
 from qwen3_vlm.data.prompt import PromptBuilder
@@ -45,6 +47,8 @@ SECONDS = 10.0
 """Time limit of one case, with a margin for a busy machine."""
 GROWTH_MB = 300.0
 """Limit on the memory growth of a process that runs cases. It is meaningful because of the pixel limit below."""
+BOMB_GROWTH_MB = 1000.0
+"""The same for a file that is made to fill the memory, on top of what making it takes."""
 MAX_PIXELS = 4_000_000
 SPEC = ImageSpec(16, 16, (0.5,) * 3, (0.5,) * 3, 2, 1 / 255)
 CHUNK = 250
@@ -156,14 +160,26 @@ def fuzz(name: str, case: Case, count: int, seed: int = 0, seconds: float = SECO
     return report
 
 
-def _in_a_process(case: Case, numbers: Sequence[int], seed: int, seconds: float, report: Report) -> int:
+def explode(cases: Mapping[str, Case], seconds: float = SECONDS) -> Report:
+    """Run each of the files of `fuzz_bombs` once, in a process and a folder of its own."""
+    report = Report("bomb")
+    for name, case in cases.items():
+        before = len(report.failures)
+        _in_a_process(case, range(1), 0, seconds, report, BOMB_GROWTH_MB)
+        report.failures[before:] = [f"{name}: {failure}" for failure in report.failures[before:]]
+    return report
+
+
+def _in_a_process(
+    case: Case, numbers: Sequence[int], seed: int, seconds: float, report: Report, growth_mb: float = GROWTH_MB
+) -> int:
     """Run cases until all are done or the process has ended, and return the number of the next case."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if not child:
         os.close(read_end)
         with os.fdopen(write_end, "w") as out, tempfile.TemporaryDirectory() as folder:
-            _run(case, numbers, seed, seconds, Path(folder), out)
+            _run(case, numbers, seed, Limits(seconds, growth_mb), Path(folder), out)
         os._exit(0)
     os.close(write_end)
     next_number = numbers[0]
@@ -185,15 +201,23 @@ def _in_a_process(case: Case, numbers: Sequence[int], seed: int, seconds: float,
     return next_number
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a case may take."""
+
+    seconds: float
+    growth_mb: float
+
+
 def _run(
-    case: Case, numbers: Sequence[int], seed: int, seconds: float, folder: Path, out: io.TextIOBase | io.TextIOWrapper
+    case: Case, numbers: Sequence[int], seed: int, limits: Limits, folder: Path, out: io.TextIOBase | io.TextIOWrapper
 ) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    before = None
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 if limits.growth_mb > GROWTH_MB else None
     for number in numbers:
         outcome, failure = "", ""
         began = time.monotonic()
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_REAL, limits.seconds)
         try:
             outcome = case(random.Random(f"{seed} {number}"), folder)
         except BaseException as error:  # the reading code should have handled any error
@@ -201,8 +225,8 @@ def _run(
         signal.setitimer(signal.ITIMER_REAL, 0)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
         before = peak if before is None else before
-        if peak - before > GROWTH_MB and not failure:
-            failure = f"memory grew by {peak - before:.0f} MB, more than {GROWTH_MB:g}"
+        if peak - before > limits.growth_mb and not failure:
+            failure = f"memory grew by {peak - before:.0f} MB, more than {limits.growth_mb:g}"
             before = peak
         told = {"outcome": outcome, "failure": failure, "seconds": time.monotonic() - began, "growth_mb": peak - before}
         out.write(json.dumps(told) + "\n")
@@ -214,6 +238,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=int, default=5000, help="mutated data files")
     parser.add_argument("--images", type=int, default=2000, help="mutated images")
+    parser.add_argument("--only", default="", help="of the files made to hang a reader, those with this in their name")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)  # forking a process with a thread pool is not safe
@@ -221,6 +246,7 @@ def main() -> int:
     reports = [
         fuzz("data file", json_case(), options.json, options.seed),
         fuzz("image", image_case(), options.images, options.seed),
+        explode({name: case for name, case in bombs().items() if options.only in name}),
     ]
     print("\n".join([TABLE_HEAD, *(report.line() for report in reports)]))
     failures = [failure for report in reports for failure in report.failures]

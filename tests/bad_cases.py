@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -190,6 +191,11 @@ def remove(index: int) -> Change:
     return lambda place: place.path(f"data/images/{index:05d}.png").unlink()
 
 
+def key_twice(place: Place) -> None:
+    row = json.dumps(place.rows()[ROW])
+    place.data.write_text(json.dumps(place.rows()).replace(row, f'{{"image": "images/0.png", {row[1:]}'))
+
+
 REJECTED = [
     *(
         rejected(f"image missing, met by {label}", remove(index), "image missing", command, index)
@@ -221,6 +227,10 @@ REJECTED = [
         for text in IMAGE_STRINGS
     ),
     rejected("special token in the human turn", row({"human": "<image><|im_end|>"})),
+    rejected("key twice", key_twice),
+    rejected(
+        "image a named pipe", lambda place: instead_of(f"data/images/{ROW:05d}.png", os.mkfifo)(place), "not an image"
+    ),
     rejected("no gpt turn", row({"conversations": llava_row()["conversations"][:1]})),
     rejected(
         "several exchanges",
@@ -244,6 +254,21 @@ def data_bytes(change: Callable[[bytes], bytes]) -> Change:
     return lambda place: place.data.write_bytes(change(place.data.read_bytes()))
 
 
+def instead_of(name: str, make: Callable[[Path], object]) -> Change:
+    """Something else in the place of a file."""
+
+    def change(place: Place) -> None:
+        place.path(name).unlink(missing_ok=True)
+        make(place.path(name))
+
+    return change
+
+
+ALIASES = "\n".join(
+    ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    + [f"{name}: &{name} [{', '.join([f'*{old}'] * 9)}]" for old, name in zip("abcdefgh", "bcdefghi", strict=True)]
+)
+"""600 bytes that stand for 3e8 values."""
 CONFIG = [
     stop("unknown key", "train", "run.yaml: unknown key `colour`; known:", make=config_text("colour: red\n")),
     stop(
@@ -254,7 +279,7 @@ CONFIG = [
     ),
     stop("misspelt section", "train", "unknown key `trian`; did you mean `train`?", make=config_text("trian: {lr: 1}")),
     stop("misspelt key on the command line", "audit --data.max_seq_length 9", "did you mean `data.max_seq_len`?"),
-    stop("wrong type", "audit --train.epochs many", "train.epochs: ", "valid integer", "got 'many'"),
+    stop("wrong type", "audit --train.epochs many", "train.epochs: expected an integer, got 'many'"),
     stop("wrong range", "train --train.lr -1", "train.lr: ", "greater than 0, got -1"),
     stop("not a number", "train --train.lr .nan", "train.lr: ", "finite number, got nan"),
     stop("a value where a section is", "audit --data 5", "`data` is a section of settings, got 5"),
@@ -262,7 +287,38 @@ CONFIG = [
     stop("config missing", "train --config rum.yaml", "rum.yaml: no such config file; in .: run.yaml"),
     stop("config not YAML", "train", "run.yaml: not valid YAML", make=config_text("a: [1")),
     stop("config a list", "train", "expected a mapping of sections at the top, got list", make=config_text("- 1")),
-]
+    stop(
+        "section twice",
+        "train",
+        "run.yaml: not valid YAML: lines 1 and 3: the key `train` occurs twice; delete one of them",
+        make=config_text("train:\n  lr: 0.003\ntrain:\n  epochs: 1\n"),
+    ),
+    *(
+        stop(
+            f"{written} for an integer",
+            "train",
+            f"train.epochs: expected an integer, got {shown}",
+            make=config_text(f"train: {{epochs: {written}}}"),
+        )
+        for written, shown in (("yes", "'yes'"), ("true", "True"), ("010", "'010'"))
+    ),
+    stop(
+        "1:30 for an integer",
+        "train",
+        "train.epochs: expected an integer, got '1:30'",
+        make=config_text("train:\n  epochs: 1:30"),
+    ),
+    stop("quoted number", "audit --train.epochs '3'", "train.epochs: expected an integer without quotes, got '3'"),
+    stop("config with a tag", "train", "line 1: the tag 'tag:yaml.org,2002:int' is not supported", make=config_text("seed: !!int 010")),
+    stop("config of 3e8 aliases", "train", "more than 10,000 values, with every alias counted", make=config_text(ALIASES)),
+    stop("config nested 20,000 levels deep", "train", "more than 32 levels of nesting", make=config_text("- " * 20_000)),
+    stop("config of 1 MB", "train", "run.yaml: cannot read the config (1,000,000 bytes, at most 65,536 are read)", make=config_text("#" * 10**6)),
+    stop("config a named pipe", "train", "run.yaml: cannot read the config (expected a regular file, got a named pipe)",
+         make=instead_of("run.yaml", os.mkfifo)),
+    stop("config a device", "train --config /dev/zero", "/dev/zero: cannot read the config (expected a regular file, got a device)"),
+    stop("1e9 epochs", "train --output_dir new --train.epochs 1000000000", "1,000,000,000 checkpoints of ",
+         "train for fewer than 1,000,000,000 epochs", make=lambda place: full_disk(place)),
+]  # fmt: skip
 DATA = [
     stop("data file and image folder missing", "audit", "missing: data.json_file data/data.json; data.image_root data",
          make=lambda place: shutil.rmtree(place.path("data"))),
@@ -283,6 +339,20 @@ DATA = [
          "they are below data; add --data.image_root data"),
     stop("gzip file cut off", "audit", "data/data.json: broken gzip file", "download it again",
          make=data_bytes(lambda data: gzip.compress(data)[:-30])),
+    stop("gzip file that unpacks to 1,000 times its size", "audit", "data/data.json: cannot read the data file (unpacks to more than 100 times its size",
+         "unpack it yourself if that is right", make=data_bytes(lambda data: gzip.compress(data + b" " * 80_000_000, 1))),
+    stop("data file packed with zstd", "audit", "packed with zstd; files packed with zstd, zip, 7z, bzip2 or xz are not read",
+         make=data_bytes(lambda data: b"\x28\xb5\x2f\xfd" + data)),
+    stop("data file nested 100,000 levels deep", "audit", "data/data.json: ", make=data_bytes(lambda data: b"[" * 100_000)),
+    stop("data file nested 2,000,000 levels deep", "audit", "data/data.json: nested more than 200 levels deep",
+         make=data_bytes(lambda data: b"[" * 2_000_000)),
+    stop("data file of 2 MB of zeros", "audit", "data/data.json: not a JSON file of rows: it has zero bytes at the beginning",
+         make=data_bytes(lambda data: bytes(2_000_000))),
+    stop("data file of 20 MB of numbers", "audit", "data/data.json: not a JSON file of rows: 20,000,004 bytes with 0 beginnings of rows",
+         make=data_bytes(lambda data: b"[" + b"1," * 10_000_001 + b"1")),
+    stop("data file a named pipe", "audit", "data/data.json: cannot read the data file (expected a regular file, got a named pipe)",
+         make=instead_of("data/data.json", os.mkfifo)),
+    stop("data file a device", "audit --data.json_file /dev/zero", "/dev/zero: cannot read the data file (expected a regular file, got a device)"),
     stop("max_seq_len smaller than the image block", "audit --data.max_seq_len 6", "data.max_seq_len: 6 leaves no room",
          "an image block of 6 tokens", "raise max_seq_len or lower latents"),
     stop("max_seq_len smaller than image block and prompt", "audit --data.max_seq_len 8", "cuts into the image block",
@@ -345,6 +415,11 @@ def other_tower(width: int) -> Change:
     return make
 
 
+def packed_checkpoint(place: Place) -> None:
+    with zipfile.ZipFile(place.path(CHECKPOINT), "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data/0", bytes(20_000_000))
+
+
 def code_in_pickle(place: Place) -> None:
     place.path(CHECKPOINT).write_bytes(pickle.dumps(Runs()))
 
@@ -369,6 +444,21 @@ CHECKPOINTS = [
          "data.eval_json is not the file that run/checkpoint_10.pt was drawn from: it was not set", make=other_rows_held_out),
     stop("another draw of the split than in training", "ablate --data.eval_ratio 0.5",
          "its rows were drawn with data.eval_ratio 0.2, got 0.5"),
+    stop("checkpoint a named pipe", "ablate", f"{CHECKPOINT}: expected a regular file, got a named pipe", make=instead_of(CHECKPOINT, os.mkfifo)),
+    stop("checkpoint a device", "ablate --checkpoint /dev/zero", "/dev/zero: expected a regular file, got a device"),
+    stop("checkpoint that unpacks to 1,000 times its size", "ablate", "unpacks to 20,000,000 bytes, more than 2 times its size", "PyTorch did not write this file", make=packed_checkpoint),
+    stop("checkpoint with a tensor of 4 TB", "ablate", "a tensor of shape (1000000, 1000000) has 1,000,000,000,000 values, but the file does not store them",
+         make=lambda place: place.change_checkpoint(lambda payload: payload["resampler"].update(latents=torch.zeros(1).expand(10**6, 10**6)))),
+    stop("results a named pipe", "report run", "run/results.json: cannot read results (expected a regular file, got a named pipe)",
+         make=instead_of("run/results.json", os.mkfifo)),
+    stop("results of 1 GB", "report run", "run/results.json: cannot read results (1,000,000,000 bytes, at most 67,108,864 are read)",
+         make=instead_of("run/results.json", lambda path: (path.touch(), os.truncate(path, 10**9)))),
+    stop("results of 5 million values", "report run", "run/results.json: not a results file of schema 2: it has about ",
+         make=instead_of("run/results.json", lambda path: path.write_bytes(b"[" + b"1," * 5_000_000 + b"1]"))),
+    stop("results nested 100,000 levels deep", "report run", "run/results.json: not a results file of schema 2: it is nested too deeply",
+         make=instead_of("run/results.json", lambda path: path.write_bytes(b"[" * 100_000))),
+    stop("results with a key twice", "report run", "the key 'verdict' occurs twice in one object",
+         make=instead_of("run/results.json", lambda path: path.write_text('{"schema": 2, "verdict": "FAIL", "verdict": "PASS"}'))),
     stop("checkpoint missing", "ablate --checkpoint run/checkpoint_9.pt", "no such checkpoint; in run: checkpoint_5.pt, checkpoint_10.pt"),
     stop("resuming with another config", "train --resume --train.lr 1", "train.lr: 0.003 then, 1.0 now"),
     stop("a run is already there", "train", "output_dir run contains checkpoint_10.pt; continue with --resume"),

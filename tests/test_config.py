@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from qwen3_vlm.config import Config, apply_overrides, load_config, parse_config
 
@@ -26,7 +28,7 @@ def write(folder: Path, text: str, name: str = "run.yaml") -> Path:
         ({"train": {"learning_rate": 1}}, r"unknown key `train.learning_rate`; known: batch_size, "),
         ({"train": {"epoch": 1}}, r"unknown key `train.epoch`; did you mean `train.epochs`\?"),
         ({"train": 3}, r"`train` is a section of settings, got 3"),
-        ({"train": {"epochs": "many"}}, r"train.epochs: Input should be a valid integer.*got 'many'"),
+        ({"train": {"epochs": "many"}}, r"train.epochs: expected an integer, got 'many'"),
         ({"train": {"epochs": 2.5}}, r"train.epochs: .*got 2.5"),
         ({"train": {"epochs": 0}}, r"train.epochs: .*greater than or equal to 1, got 0"),
         ({"train": {"lr": 0}}, r"train.lr: .*greater than 0, got 0"),
@@ -101,6 +103,56 @@ def test_a_missing_file_lists_the_configs_that_are_there(tmp_path: Path) -> None
         load_config(tmp_path / "ran.yaml")
     with pytest.raises(ValueError, match=r"cannot read the config \(Is a directory\)"):
         load_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: {epochs: yes}", "train.epochs: expected an integer, got 'yes'"),
+        ("train: {epochs: true}", "train.epochs: expected an integer, got True"),
+        ("train:\n  epochs: 1:30", "train.epochs: expected an integer, got '1:30'"),
+        ("train: {epochs: 010}", "train.epochs: expected an integer, got '010'"),
+        ("train: {epochs: '3'}", "train.epochs: expected an integer without quotes, got '3'"),
+        ("train: {lr: yes}", "train.lr: expected a number, got 'yes'"),
+        ("train: {betas: [0.9, yes]}", "train.betas: expected a number, got "),
+        ("data: {max_samples: off}", "data.max_samples: expected an integer, got 'off'"),
+        ("ablation: {margin_zero: true}", "ablation.margin_zero: expected a number, got True"),
+        ("train: {epochs: 3}\ntrain: {lr: 1}", "not valid YAML: lines 1 and 2: the key `train` occurs twice"),
+    ],
+)
+def test_a_number_is_never_read_into_a_word(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_config(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("text", ["train: {lr: 1e-3}", "train: {lr: 0.001}", "train: {lr: 1.0E-3}"])
+def test_every_usual_form_of_a_number_is_one(tmp_path: Path, text: str) -> None:
+    assert load_config(write(tmp_path, text)).train.lr == 0.001
+
+
+def test_words_for_yes_are_booleans_where_a_boolean_is_expected(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "connector: {vision_ln: yes}")).connector.vision_ln is True
+
+
+def test_a_refusal_shows_at_most_a_line_of_a_value(tmp_path: Path) -> None:
+    with pytest.raises(ValueError) as caught:
+        load_config(write(tmp_path, f"seed: {'x' * 10_000}\nthreads: [{'1, ' * 2000}]"))
+    assert len(str(caught.value)) < 500
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=NAMES, lr=st.floats(1e-300, 1e300), seed=st.integers(0, 2**63), most=st.none() | st.integers(1, 10**9))
+@example(name="1e5", lr=1e-5, seed=0, most=None)
+@example(name="010", lr=1e16, seed=0, most=None)
+def test_a_config_as_we_write_it_reads_back_equal(
+    tmp_path: Path, name: str, lr: float, seed: int, most: int | None
+) -> None:
+    tree = {"output_dir": name, "seed": seed, "train": {"lr": lr}, "data": {"layout": name, "max_samples": most}}
+    config = parse_config(tree, "x")
+    assert load_config(write(tmp_path, config.to_yaml())) == config
 
 
 def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_short_run_looks_less_often_and_a_very_short_one_never() -> None:
 
 
 def test_a_number_means_every_so_many_steps_and_off_means_never() -> None:
-    assert look_steps(400, 1000, 10) == [400, 800] and look_steps("off", 1000, 10**9) == []
+    assert list(look_steps(400, 1000, 10)) == [400, 800] and look_steps("off", 1000, 10**9) == []
 
 
 def test_looks_come_at_the_end_of_the_window_that_passes_their_step(looked: Path) -> None:

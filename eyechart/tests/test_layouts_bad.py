@@ -20,10 +20,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from eyechart import stored
-from eyechart.data import json_rows, tars
+from eyechart.data import tars
 from eyechart.data.images import ImageError, ImageSpec, load_image
 from eyechart.data.reader import count_rows, open_rows, read_rows
 from eyechart.exits import InputError
+from eyechart.outside import bounds
 from eyechart.rows import Reject, RejectKind, Row, Turn
 from layout_files import (
     CAPTIONS_ONLY,
@@ -403,7 +404,7 @@ def test_base64_text_of_the_right_row_is_read_among_equal_beginnings(tmp_path: P
 
 def test_a_data_file_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.json.gz").write_bytes(gzip.compress(b" " * 10**6))
-    monkeypatch.setattr(json_rows, "MAX_FILE_BYTES", 10**5)
+    monkeypatch.setenv(bounds.DATA_GB_VARIABLE, "0.0001")
     with pytest.raises(ValueError, match="unpacks to more than 100,000 bytes"):
         count_rows(tmp_path / "a.json.gz")
 

@@ -17,12 +17,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from eyechart.data.reader import folder_of
 from eyechart.exits import MOST_THREADS, NamedInputError
+from eyechart.outside import bounds
+from eyechart.outside.regular import read_text
+from eyechart.outside.shown import short
+from eyechart.outside.yaml_text import YamlError, parse_value, parse_yaml, write_yaml
 from eyechart.settings import MOST, MOST_SEED, AblationSettings, CoverageSettings, Placement, Section
 from qwen3_vlm.shipped import locate
 
@@ -106,6 +109,12 @@ class DataConfig(Section):
     workers: int = Field(0, ge=0, le=1024)
     """Processes that read images ahead; 0 reads in the training process."""
 
+    @field_validator("cache_features", mode="before")
+    @classmethod
+    def _on_and_off_are_words_here(cls, value: object) -> object:
+        """Accept booleans, too: other readers of YAML take a bare `on` or `off` for one."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
     @model_validator(mode="before")
     @classmethod
     def _images_are_next_to_the_rows(cls, values: Any) -> Any:
@@ -115,12 +124,6 @@ class DataConfig(Section):
         if not isinstance(file, str):
             return {key: value for key, value in values.items() if key != "image_root"}
         return values | {"image_root": str(folder_of(file))}
-
-    @field_validator("cache_features", mode="before")
-    @classmethod
-    def _on_and_off_are_words_here(cls, value: object) -> object:
-        """YAML reads a bare `on` or `off` as a boolean."""
-        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 class TrainConfig(Section):
@@ -171,7 +174,7 @@ class TrainConfig(Section):
     @field_validator("ablate_every", mode="before")
     @classmethod
     def _off_log_or_steps(cls, value: object) -> object:
-        """YAML reads a bare `off` as a boolean."""
+        """Accept the two words and numbers of steps; other readers of YAML take a bare `off` for false."""
         value = "off" if value is False else value
         if value in ("off", "log") or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST):
             return value
@@ -233,7 +236,7 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The whole config, defaults included, as YAML that `load_config` reads back."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return write_yaml(self.model_dump(mode="json"))
 
     def fingerprint(self) -> str:
         """A short hash of every field: equal hashes mean equal settings."""
@@ -284,7 +287,11 @@ def parse_config(tree: dict[str, Any], where: str) -> Config:
 
 
 def _read_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
-    """Parse `--section.key value` and `--section.key=value`. Values are YAML, and `-` in a key is read as `_`."""
+    """Parse `--section.key value` and `--section.key=value`. Values are YAML, and `-` in a key is read as `_`.
+
+    Raises:
+        ValueError: it is not a pair, or the value is not YAML.
+    """
     pairs: list[tuple[str, Any]] = []
     queue = list(arguments)
     while queue:
@@ -299,21 +306,21 @@ def _read_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
                 raise ValueError(f"{flag}: expected a value after it, as in `--train.lr 1e-3`")
             value = queue.pop(0)
         try:
-            pairs.append((key.replace("-", "_"), yaml.safe_load(value)))
-        except (yaml.YAMLError, ValueError) as error:  # Python reads no numbers of more than 4,300 digits, no odd dates
-            raise ValueError(f"{flag}: not a value: {value!r}") from error
+            pairs.append((key.replace("-", "_"), parse_value(value)))
+        except (YamlError, ValueError) as error:  # Python reads no numbers of more than 4,300 digits
+            raise ValueError(f"{flag}: not a value: {short(value)} ({error})") from error
     return pairs
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(Path(locate(str(path))).read_text(encoding="utf-8"))
+        tree = parse_yaml(read_text(locate(str(path)), bounds.CONFIG_BYTES))
     except FileNotFoundError as error:
         near = sorted(p.name for p in path.parent.glob("*.yaml"))
         raise ValueError(f"{path}: no such config file; in {path.parent}: {', '.join(near) or 'no .yaml'}") from error
     except OSError as error:
         raise ValueError(f"{path}: cannot read the config ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except (YamlError, UnicodeDecodeError, ValueError) as error:
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if tree is None:
         tree = {}
@@ -330,9 +337,9 @@ def _explain(error: ValidationError, where: str) -> str:
         if item["type"] in ("extra_forbidden", "invalid_key"):
             parts.append(f"unknown key `{name}`; {_nearest(item['loc'])}")
         elif item["type"] == "model_type":
-            parts.append(f"`{name}` is a section of settings, got {item['input']!r}")
+            parts.append(f"`{name}` is a section of settings, got {short(item['input'])}")
         else:
-            parts.append(f"{name}: {message}, got {item['input']!r}" if name else message)
+            parts.append(f"{name}: {message}, got {short(item['input'])}" if name else message)
     return f"{where}: " + "; ".join(parts)
 
 

@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Generic, Protocol, TypeVar
 
+from eyechart.outside import bounds
+from eyechart.outside.json_text import parse_json
+from eyechart.outside.regular import read_regular
 from eyechart.signals import draft_file, finished
 
 if TYPE_CHECKING:
@@ -176,7 +179,7 @@ class Log(Generic[T]):
         """Return all items of the file; none if it does not exist.
 
         Raises:
-            ValueError: a line does not have the type of an item.
+            ValueError: a line does not have the type of an item, or the file is not a regular file or too large.
         """
         return [item for _, item in self._lines(folder)]
 
@@ -187,10 +190,16 @@ class Log(Generic[T]):
     def _lines(self, folder: Path) -> list[tuple[str | None, T]]:
         """Return the id of the run and the item of each line."""
         path, adapter, found = folder / self.name, self._adapter(), []
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        try:
+            data = read_regular(path, bounds.LOG_BYTES)
+        except FileNotFoundError:
+            data = b""
+        except OSError as error:
+            raise ValueError(f"{path}: cannot read the log ({error.strerror}); move it away") from error
+        lines = data.removesuffix(b"\n").split(b"\n") if data else []
         for number, line in enumerate(lines, start=1):
             try:
-                tree = json.loads(line)
+                tree = parse_json(line)
                 run = tree.pop(_RUN, None) if isinstance(tree, dict) else None
                 found.append((run, adapter.validate_python(tree)))
             except ValueError as error:

@@ -16,6 +16,9 @@ from pathlib import Path
 
 from huggingface_hub import constants, get_session
 
+from eyechart.outside import bounds
+from eyechart.outside.regular import refuse_odd_folder
+
 _PATIENCE = 4.0
 """Seconds within which the hub must answer one request, including the name look-up."""
 _REMEMBERED = 60.0
@@ -27,7 +30,12 @@ def hub_bounded(name: str) -> Iterator[None]:
     """Inside the block, the model `name` is loaded from its folder, the local cache, or the hub if the hub answers.
 
     If the hub does not answer, only the cache is used. If it answers, downloads have their usual time limits.
+
+    Raises:
+        UnreadableError: a file of the folder is a named pipe or a device, or a JSON file of it is too large.
     """
+    if name != ".":  # callers that only ask the hub
+        refuse_odd_folder(name, bounds.JSON_BYTES)
     before = constants.HF_HUB_OFFLINE
     if not (before or Path(name).is_dir() or _answers(constants.ENDPOINT, int(time.monotonic() / _REMEMBERED))):
         constants.HF_HUB_OFFLINE = True

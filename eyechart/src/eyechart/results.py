@@ -17,6 +17,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from eyechart.outside import bounds
+from eyechart.outside.json_text import parse_json
+from eyechart.outside.regular import read_regular
+
 SCHEMA: Literal[2] = 2
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
@@ -613,10 +617,11 @@ def read(path: Path) -> Results:
     Raises:
         ValueError: the file is missing, is not JSON, or has another schema; the message names the file.
     """
-    text = ""
+    schema: int | None = None
     try:
-        text = path.read_text(encoding="utf-8")
-        results = Results.model_validate_json(text)
+        data = read_regular(path, bounds.RESULTS_BYTES)
+        schema = _schema(parse_json(data))
+        results = Results.model_validate_json(data)
         if "schema_" not in results.model_fields_set:
             raise ValueError("schema: expected a schema number, but there is none")
     except OSError as error:
@@ -624,23 +629,24 @@ def read(path: Path) -> Results:
             f"{path}: cannot read results ({error.strerror}); expected the folder of a run or of a score"
         ) from error
     except ValueError as error:
-        raise ValueError(f"{path}: {_why_not(text, error)}") from error
+        raise ValueError(f"{path}: {_why_not(schema, error)}") from error
     return results
 
 
-def _why_not(text: str, error: ValueError) -> str:
-    """Return what is wrong with a results file, and how to fix it, in one line."""
-    try:
-        tree = json.loads(text)
-    except (ValueError, RecursionError):
-        tree = None
+def _schema(tree: object) -> int | None:
+    """Return the number of the schema in a parsed results file; None if there is none."""
     found = tree.get("schema") if isinstance(tree, dict) else None
-    if isinstance(found, int) and found < SCHEMA:
+    return found if isinstance(found, int) else None
+
+
+def _why_not(found: int | None, error: ValueError) -> str:
+    """Return what is wrong with a results file of schema `found`, and how to fix it, in one line."""
+    if found is not None and found < SCHEMA:
         return (
             f"results of schema {found}, written by an earlier version, but this version reads schema {SCHEMA}; score "
             "again with this version (the pages in that folder are not changed)"
         )
-    if isinstance(found, int) and found > SCHEMA:
+    if found is not None and found > SCHEMA:
         return f"results of schema {found}, but this version reads schema {SCHEMA}; use the version that wrote them"
     # The address of pydantic's documentation is removed.
     said = " ".join(str(error).splitlines()[:3]).partition(" For further information visit ")[0]

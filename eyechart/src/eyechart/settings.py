@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import types
+import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from eyechart.exits import MOST_THREADS
+from eyechart.outside.shown import short
+from eyechart.outside.yaml_text import scalar
 
 MOST = 2**31 - 1
 """Largest count in a setting. PyTorch, Arrow and file formats count with 32 or 64 bits; Python does not."""
@@ -20,6 +24,16 @@ class Section(BaseModel):
     """A group of settings that rejects unknown fields; every field has a docstring with its unit."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse booleans and texts for a number: pydantic would read `true` as 1 and the text `010` as 10."""
+        wanted = _number_of(cls.model_fields[str(info.field_name)].annotation)
+        for item in value if wanted and isinstance(value, (list, tuple)) else [value]:
+            if wanted and isinstance(item, (bool, str, bytes)):
+                raise ValueError(f"expected {wanted}{' without quotes' if _is_number(item) else ''}")
+        return value
 
     @field_validator("*", mode="after")
     @classmethod
@@ -39,6 +53,21 @@ def _texts(value: object) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _texts(item)
+
+
+def _number_of(annotation: Any) -> str | None:
+    """Return `an integer` or `a number` if a field holds nothing else, or nothing else but None; otherwise None."""
+    if annotation in (int, float):
+        return "an integer" if annotation is int else "a number"
+    if typing.get_origin(annotation) not in (types.UnionType, typing.Union, tuple):
+        return None
+    found = {_number_of(part) for part in typing.get_args(annotation) if part is not type(None)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _is_number(value: object) -> bool:
+    """Return whether a value is a text that would be a number if it were not a text, such as `3` in quotes."""
+    return isinstance(value, str) and isinstance(scalar(value), (int, float)) and not isinstance(scalar(value), bool)
 
 
 class Hardware(Section):
@@ -197,4 +226,5 @@ def settings_of(given: Mapping[str, Any], flags: Mapping[str, str] | None = None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{(flags or {}).get(where, where)}: {first['msg']}, got {first['input']!r}") from error
+        said = first["msg"].removeprefix("Value error, ")  # pydantic's prefix to a validator's message
+        raise ValueError(f"{(flags or {}).get(where, where)}: {said}, got {short(first['input'])}") from error

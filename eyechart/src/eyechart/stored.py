@@ -15,14 +15,18 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import functools
-import gzip
 import io
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from eyechart.outside import bounds
+from eyechart.outside.regular import UnreadableError, open_regular, read_regular, require_regular
+from eyechart.outside.unpacking import GZIP, open_gzip
 
 MARK = "::"
 """Separates the two parts of an address: the file, and the place in it."""
@@ -34,7 +38,6 @@ MAX_GROUP_BYTES = 4 * 2**30
 """Largest column of one row group that is read, in bytes after decompression as the file states them."""
 
 _ADDRESS = re.compile(r"(?P<file>.+?)::(?P<label>.*)@(?P<start>\d+)(?:\+(?P<length>\d+))?", re.DOTALL)
-_GZIP = b"\x1f\x8b"
 
 
 class StoredImageError(OSError):
@@ -84,10 +87,13 @@ def opened(image: str | Path) -> Path | io.BytesIO:
     """Return what `PIL.Image.open` takes: the path of an image file, or the bytes of an image inside a file.
 
     Raises:
-        OSError: the image inside the file cannot be read. Paths are not checked.
+        OSError: the image inside the file cannot be read, or the path names no regular file.
     """
     place = place_of(image)
-    return Path(image) if place is None else io.BytesIO(_read(place))
+    if place is None:
+        require_regular(image)
+        return Path(image)
+    return io.BytesIO(_read(place))
 
 
 def image_bytes(image: str | Path, limit: int | None = None) -> bytes:
@@ -99,8 +105,10 @@ def image_bytes(image: str | Path, limit: int | None = None) -> bytes:
     place = place_of(image)
     if place is not None:
         return _read(place)[:limit]
-    with Path(image).open("rb") as file:
-        return file.read(-1 if limit is None else limit)
+    if limit is None:
+        return read_regular(image, bounds.IMAGE_BYTES)
+    with open_regular(image) as file:
+        return file.read(limit)
 
 
 def image_size(image: str | Path) -> int:
@@ -133,10 +141,9 @@ def _read(place: Place) -> bytes:
         return _cell(place)
     if place.length > MAX_BYTES:
         raise StoredImageError(f"{place.length:,} bytes, at most {MAX_BYTES:,} are read")
-    with place.file.open("rb") as file:
-        if file.read(2) == _GZIP:
-            file.seek(0)
-            with gzip.GzipFile(fileobj=file) as unpacked:
+    with open_regular(place.file) as file:
+        if file.read(2) == GZIP:
+            with open_gzip(place.file) as unpacked:
                 unpacked.seek(place.start)
                 data = unpacked.read(place.length)
         else:
@@ -179,7 +186,7 @@ def _cell(place: Place) -> bytes:
 
 def _rows_around(file: Path, stamp: tuple[int, int], row: int, column: str) -> tuple[Any, int]:
     """Return the part of a table's column that contains this row, and the first row of the part."""
-    with file.open("rb") as opened_file:
+    with open_regular(file) as opened_file:
         if opened_file.read(4) != b"PAR1":
             return arrow_table(str(file), stamp), 0
     metadata, first = _metadata(str(file), stamp), 0
@@ -222,12 +229,31 @@ def arrow_table(file: str, stamp: tuple[int, int]) -> Any:
     """
     import pyarrow as pa
 
+    require_regular(file)
     source = pa.memory_map(file)
     is_file = source.read(6) == b"ARROW1"
     source.seek(0)
-    table = (pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)).read_all()
+    reader = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
+    batches, before = [], pa.total_allocated_bytes()
+    for batch in map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader:
+        batches.append(batch)
+        # Mapped batches take no memory; compressed ones are unpacked into it.
+        require_table_size(pa.total_allocated_bytes() - before, file)
+    table = pa.Table.from_batches(batches, reader.schema)
     table.validate(full=True)
     return table
+
+
+def require_table_size(size: int, file: str | Path) -> None:
+    """Check that a table does not take more memory than `bounds.table_bytes` allows.
+
+    Raises:
+        UnreadableError: it does.
+    """
+    limit = bounds.table_bytes()
+    if size > limit:
+        reason = f"its table takes more than {limit:,} bytes; split it, or set {bounds.DATA_GB_VARIABLE} higher"
+        raise UnreadableError(errno.EFBIG, reason, file)
 
 
 def stamp_of(file: Path) -> tuple[int, int]:

@@ -17,6 +17,9 @@ from eyechart.data.choice import draw_rows
 from eyechart.data.reader import content_digest
 from eyechart.exits import NamedInputError
 from eyechart.files import write_atomic
+from eyechart.outside import bounds
+from eyechart.outside.json_text import parse_json
+from eyechart.outside.regular import read_regular
 
 _SCHEMA: Literal[1] = 1
 
@@ -125,7 +128,9 @@ def load_split(path: Path, data: DataFile, eval_data: DataFile | None = None) ->
         ValueError: the split file is missing or broken, or the split was drawn from another data file.
     """
     try:
-        saved = TypeAdapter(_Saved).validate_json(path.read_bytes(), strict=True)
+        data_of_split = read_regular(path, bounds.SPLIT_BYTES)
+        parse_json(data_of_split, bounds.SPLIT_VALUES)  # refuses keys that occur twice
+        saved = TypeAdapter(_Saved).validate_json(data_of_split, strict=True)
     except OSError as error:
         raise ValueError(f"{path}: cannot read the split ({error.strerror}); it is saved when a run starts") from error
     except ValidationError as error:
@@ -134,6 +139,8 @@ def load_split(path: Path, data: DataFile, eval_data: DataFile | None = None) ->
         raise ValueError(
             f"{path}: not a split file of schema {_SCHEMA} ({what}); delete it to draw the split again"
         ) from error
+    except ValueError as error:
+        raise ValueError(f"{path}: not a split file ({error}); delete it to draw the split again") from error
     split = Split(saved.train, saved.eval, saved.repeats)
     require_same(str(path), "data.json_file", saved.data, data)
     require_same(str(path), "data.eval_json", saved.eval_data, eval_data)

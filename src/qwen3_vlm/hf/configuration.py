@@ -8,7 +8,6 @@ machine. An export that includes its backbones refers to them as `./vision` and 
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,8 @@ from transformers import PreTrainedConfig
 
 from eyechart.hub import explain_absence
 from eyechart.models.device import DTYPES
+from eyechart.outside.json_text import read_json
+from eyechart.outside.regular import UnreadableError
 from qwen3_vlm.build import Inputs, prepare_inputs
 from qwen3_vlm.config import Config, parse_config
 from qwen3_vlm.data.prompt import TokenIds
@@ -171,9 +172,11 @@ def _decoded(file: Path) -> dict[str, Any]:
     For such a file, the library would print long warnings.
     """
     try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
+        tree = read_json(file)
     except FileNotFoundError as error:
         raise ValueError(f"{file}: no such file; expected what `qwen3-vlm export` writes") from error
+    except UnreadableError:
+        raise
     except ValueError as error:
         raise ValueError(f"{file}: not valid JSON ({error}); export the model again") from error
     return tree if isinstance(tree, dict) and tree.get("model_type") == ConnectorVlmConfig.model_type else {}

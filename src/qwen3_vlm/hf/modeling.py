@@ -18,6 +18,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from eyechart.files import write_atomic
+from eyechart.outside.regular import require_regular
 from qwen3_vlm.build import Inputs, build_model
 from qwen3_vlm.hf.configuration import WEIGHTS_FILE, ConnectorVlmConfig, checked_inputs, precision_of, read_export
 from qwen3_vlm.models.fusion import place
@@ -208,6 +209,7 @@ def _read_weights(path: Path) -> dict[str, dict[str, Tensor]]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected the connector's weights as `qwen3-vlm export` writes them")
     try:
+        require_regular(path)
         flat = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error}); export the model again") from error

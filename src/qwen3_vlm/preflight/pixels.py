@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from eyechart.faults.prepared_pixels import References
 from eyechart.hub import hub_bounded
+from eyechart.outside.json_text import read_json
 from eyechart.rows import Row
 from eyechart.stored import opened
 from qwen3_vlm.build import Prepared
@@ -25,7 +25,7 @@ def processor_settings(prepared: Prepared) -> dict[str, Any]:
     name = locate(prepared.config.model.vision)
     path = Path(name) / "preprocessor_config.json"
     if path.is_file():
-        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        settings: dict[str, Any] = read_json(path)
         return settings
     with hub_bounded(name):
         found, _ = ImageProcessingMixin.get_image_processor_dict(name)

@@ -20,15 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from eyechart.exits import InputError
 from eyechart.files import atomic, remove
 from eyechart.hub import first_line
+from eyechart.outside.regular import UnreadableError, require_regular
+from eyechart.outside.yaml_text import YamlError, parse_yaml
 from qwen3_vlm.config import Config, apply_overrides
 from qwen3_vlm.models.connector import Connector
-from qwen3_vlm.train.damage import refuse_broken_file
+from qwen3_vlm.train.damage import refuse_broken_file, refuse_expanded
 
 _NAME = re.compile(r"checkpoint_(\d+)\.pt")
 PARTS = ("vision_ln", "resampler", "projector")
@@ -114,11 +115,17 @@ def load_checkpoint(path: Path) -> Payload:
 
     Raises:
         NamedInputError: `file-damaged`: bytes of the file have changed since it was saved.
-        ValueError: the file is missing, is truncated, is not a checkpoint, or is a pickle that would run code.
+        ValueError: the file is missing, is not a regular file, is truncated, is not a checkpoint, unpacks to far more
+            than its size, or is a pickle that would run code.
     """
-    if not path.is_file():
+    try:
+        require_regular(path)
+    except UnreadableError:
+        raise
+    except OSError as error:
         near = ", ".join(p.name for p in find_checkpoints(path.parent)) if path.parent.is_dir() else ""
-        raise ValueError(f"{path}: no such checkpoint; in {path.parent}: {near or 'no checkpoint'}")
+        what = "is a folder" if path.is_dir() else "no such checkpoint"
+        raise ValueError(f"{path}: {what}; in {path.parent}: {near or 'no checkpoint'}") from error
     refuse_broken_file(path)
     try:
         with warnings.catch_warnings():
@@ -130,6 +137,8 @@ def load_checkpoint(path: Path) -> Payload:
             f"{path}: rejected because it contains more than tensors and plain values (loading it could run code), or "
             "it is damaged; use another checkpoint"
         ) from error
+    except MemoryError:
+        raise
     except Exception as error:  # damaged bytes raise many kinds of exception in torch.load, with the same cause
         raise ValueError(
             f"{path}: not a readable checkpoint ({first_line(error)[:120]}); {path.stat().st_size} bytes, perhaps "
@@ -141,12 +150,14 @@ def load_checkpoint(path: Path) -> Payload:
     for key, kind in _TYPES.items():
         if key in payload and not isinstance(payload[key], kind):
             raise ValueError(f"{path}: expected `{key}` to be {kind.__name__}, got {type(payload[key]).__name__}")
+    refuse_expanded(payload, path)
     return payload
 
 
 def load_kept(path: Path, key: str) -> Payload | None:
     """Read what was saved with this key beside a checkpoint; None if it has another key or cannot be read."""
     try:
+        require_regular(path)
         kept: Payload = torch.load(path, map_location="cpu", weights_only=True)
         return kept if kept["key"] == key else None
     except Exception:  # damaged bytes raise many kinds of exception in torch.load; the content can be made again
@@ -160,8 +171,8 @@ def config_tree(payload: Payload, path: Path) -> dict[str, Any]:
         ValueError: the stored config is not a YAML mapping.
     """
     try:
-        tree = yaml.safe_load(payload["config"])
-    except yaml.YAMLError as error:
+        tree = parse_yaml(payload["config"])
+    except YamlError as error:
         raise ValueError(f"{path}: its stored config is not YAML ({first_line(error)})") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: its stored config is {type(tree).__name__}, expected a mapping")

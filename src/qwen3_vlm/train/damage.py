@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eyechart.exits import NamedInputError
+from eyechart.exits import InputError, NamedInputError
+from eyechart.outside import bounds
 
 _FIX = "take another copy of the file, or an older checkpoint"
 
@@ -36,10 +37,17 @@ def refuse_broken_file(path: Path) -> None:
 
     Raises:
         NamedInputError: `file-damaged`.
+        InputError: it unpacks to far more than its size.
     """
     try:
         with zipfile.ZipFile(path) as file:
+            unpacked = sum(part.file_size for part in file.infolist())
+            if unpacked > bounds.CHECKPOINT_EXPANSION * path.stat().st_size:
+                size = f"unpacks to {unpacked:,} bytes, more than {bounds.CHECKPOINT_EXPANSION} times its size"
+                raise InputError(f"{path}: {size}: PyTorch did not write this file", "use another checkpoint")
             broken = file.testzip()
+    except InputError:
+        raise
     except (zipfile.BadZipFile, OSError, NotImplementedError, EOFError, ValueError, zlib.error):
         return  # torch.load reads it next, and reports what is wrong with it
     if broken is not None:
@@ -49,6 +57,27 @@ def refuse_broken_file(path: Path) -> None:
             "since it was saved",
             _FIX,
         )
+
+
+def refuse_expanded(payload: object, path: Path) -> None:
+    """Reject a checkpoint with a tensor that has more values than it stores, because copies would fill the memory.
+
+    Raises:
+        InputError: there is one.
+    """
+    if isinstance(payload, Tensor):
+        if payload.numel() * payload.element_size() > payload.untyped_storage().nbytes():
+            raise InputError(
+                f"{path}: a tensor of shape {tuple(payload.shape)} has {payload.numel():,} values, but the file does "
+                "not store them",
+                "use another checkpoint",
+            )
+    elif isinstance(payload, dict):
+        for value in payload.values():
+            refuse_expanded(value, path)
+    elif isinstance(payload, (list, tuple)):
+        for value in payload:
+            refuse_expanded(value, path)
 
 
 def refuse_damaged(recorded: dict[str, list[Any]], parts: dict[str, dict[str, Tensor]], path: Path) -> None:

@@ -6,8 +6,7 @@ import torch
 
 from eyechart.progress import duration
 from qwen3_vlm.data.repeats import repeats_lines
-from qwen3_vlm.train.checkpoint import kept_steps
-from qwen3_vlm.train.disk import checkpoint_bytes, checkpoint_steps, size_text
+from qwen3_vlm.train.disk import checkpoint_bytes, planned_saves, size_text
 from qwen3_vlm.train.features import CachedDataset
 from qwen3_vlm.train.loop import first_updates, peak_memory_gb
 from qwen3_vlm.train.run import Run
@@ -20,8 +19,7 @@ _FLOATS_PER_TRAINED = 4
 def shape_lines(run: Run) -> list[str]:
     """Return readable lines about steps, disk and memory, which are known before the first update."""
     settings, samples = run.config.train, len(run.train_set)
-    steps = checkpoint_steps(settings, samples)
-    kept = kept_steps(steps, settings.keep_last, settings.keep_every)
+    saves = planned_saves(settings, samples)
     trained = sum(p.numel() for p in run.vlm.connector.parameters())
     frozen = sum(p.numel() * p.element_size() for part in (run.vlm.tower, run.vlm.llm) for p in part.parameters())
     learning = trained * _FLOATS_PER_TRAINED * 4
@@ -30,9 +28,9 @@ def shape_lines(run: Run) -> list[str]:
     total = f"{size_text(frozen)} of frozen weights + {size_text(learning)} for the connector, its gradient and AdamW"
     return [
         *repeats_lines(run.prepared.split),
-        f"steps: {steps[-1]:,} batches of {settings.batch_size} in {total_updates(run):,} updates, "
-        f"ending in checkpoint_{steps[-1]}.pt",
-        f"disk: {len(kept)} checkpoints of {size_text(checkpoint_bytes(trained))}",
+        f"steps: {saves.last:,} batches of {settings.batch_size} in {total_updates(run):,} updates, "
+        f"ending in checkpoint_{saves.last}.pt",
+        f"disk: {saves.kept:,} checkpoints of {size_text(checkpoint_bytes(trained))}",
         f"memory: {total}, and activations"
         + (f"; {size_text(cache)} of cached features in a temporary file" if cached else ""),
     ]

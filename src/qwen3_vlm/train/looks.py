@@ -17,8 +17,10 @@ that looks take less than a twentieth of a run.
 
 from __future__ import annotations
 
+import bisect
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -47,7 +49,7 @@ _LAST_DIGITS = 1e-5
 3e-8)."""
 
 
-def look_steps(every: str | int, total_steps: int, samples: int) -> list[int]:
+def look_steps(every: str | int, total_steps: int, samples: int) -> Sequence[int]:
     """Return the steps at which looks are due; a look is taken at the end of the update that reaches the step.
 
     Args:
@@ -61,7 +63,7 @@ def look_steps(every: str | int, total_steps: int, samples: int) -> list[int]:
     if every == "off":
         return []
     if isinstance(every, int):
-        return list(range(every, total_steps + 1, every))
+        return range(every, total_steps + 1, every)
     count = min(MOST_LOOKS, samples // TRAINED_PER_LOOK)
     return sorted({math.ceil(total_steps / 2**halvings) for halvings in range(count)})
 
@@ -70,7 +72,7 @@ def look_steps(every: str | int, total_steps: int, samples: int) -> list[int]:
 class Looking:
     """The samples and steps of the looks of a run."""
 
-    steps: list[int]
+    steps: Sequence[int]
     batch: Batch
     """The samples, with the features of the frozen tower."""
     donors_SK: IntArray
@@ -88,7 +90,7 @@ class Looking:
 
     def due(self, before: int, step: int) -> bool:
         """Whether a look is due after an update that led from step `before` to `step`."""
-        return any(before < wanted <= step for wanted in self.steps)
+        return bisect.bisect_right(self.steps, step) > bisect.bisect_right(self.steps, before)
 
     @torch.no_grad()
     def look(self, vlm: VLM, step: int) -> Look | None:
@@ -153,7 +155,7 @@ def shuffled_gap(
     return found, stand_gap(found, margin, level, level)
 
 
-def start_looking(steps: list[int], vlm: VLM, source: SampleSource, margin: float, seed: int) -> Looking | None:
+def start_looking(steps: Sequence[int], vlm: VLM, source: SampleSource, margin: float, seed: int) -> Looking | None:
     """Choose the samples of a run's looks; None if there are no samples or no steps.
 
     Args:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eyechart.data.records import Record, StoredImage, UnusableError, short
+from eyechart.data.records import Record, StoredImage, UnusableError
 from eyechart.data.tars import IMAGE_SUFFIXES
 from eyechart.exits import InputError
+from eyechart.outside.json_text import RepeatedKeyError, decode_row, read_json
+from eyechart.outside.regular import open_regular, read_regular, read_text
+from eyechart.outside.shown import short
+from eyechart.outside.unpacking import packed_with
 
 _TEXT_SUFFIXES = (".txt", ".caption")
 _TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
@@ -55,10 +58,14 @@ def find(path: Path) -> Found:
 def _kind_of_file(path: Path) -> str:
     """Return the kind of a file by its first bytes or its name; any other file is read as JSON."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(512)
     except OSError as error:
         raise ValueError(f"{path}: cannot read the data file ({error.strerror})") from error
+    packed = packed_with(head)
+    if packed is not None:
+        what = f"{path}: packed with {packed}; files packed with zstd, zip, 7z, bzip2 or xz are not read"
+        raise InputError(what, "unpack it, or pack it with gzip")
     name = path.name.lower()
     if head[:4] == b"PAR1" or name.endswith(".parquet"):
         return "parquet"
@@ -143,7 +150,7 @@ def _saved_to_disk(folder: Path) -> Found | None:
 
 def _json(path: Path) -> dict[str, object]:
     try:
-        value = json.loads(path.read_bytes())
+        value = read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error})", "save the data set again") from error
     return value if isinstance(value, dict) else {}
@@ -193,16 +200,18 @@ class SideFileRecords:
 
 
 def _side_text(text: Path) -> dict[str, object]:
-    if text.stat().st_size > _MAX_TEXT:
-        raise UnusableError("text too large", f"{text.name} has more than {_MAX_TEXT:,} bytes")
     try:
         if text.suffix == ".json":
-            value = json.loads(text.read_bytes())
+            value = decode_row(read_regular(text, _MAX_TEXT))
             if not isinstance(value, dict):
                 raise UnusableError("row not an object", f"expected an object with keys in {text.name}")
             return {key: found for key, found in value.items() if key not in ("image", "images")}
-        return {"caption": text.read_text(encoding="utf-8-sig")}
+        return {"caption": read_text(text, _MAX_TEXT)}
+    except OSError as error:
+        raise UnusableError("text unreadable", f"{text.name}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UnusableError("row not UTF-8", f"{text.name}: save it as UTF-8") from error
-    except ValueError as error:
+    except RepeatedKeyError as error:
+        raise UnusableError("key twice", f"{text.name}: {error}") from error
+    except (ValueError, RecursionError) as error:
         raise UnusableError("row not readable", f"{text.name}: {error}") from error

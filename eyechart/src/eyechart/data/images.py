@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from eyechart.outside import bounds
 from eyechart.seam import RejectKind
 from eyechart.stored import StoredImageError, image_bytes, place_of
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 # Only some of Pillow's formats, because EPS starts an external program, and decoders of rare formats may hang.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "AVIF", "JPEG2000")
+_ORIENTATION = 0x0112
+"""The EXIF tag of the orientation; 1 is upright."""
 _Made = TypeVar("_Made")
 
 
@@ -181,6 +184,8 @@ def _with_image(path: Path, max_pixels: int, use: Callable[[Image.Image], _Made]
             raise ImageError("image too large", f"{error}; shrink it") from error
         except UnidentifiedImageError as error:
             raise ImageError("not an image", f"expected one of {', '.join(_formats())}") from error
+        except MemoryError as error:
+            raise _no_memory() from error
         except Exception as error:
             # Decoders raise many kinds of errors on damaged files: OSError, SyntaxError, struct.error, IndexError, ...
             raise _damaged(error) from error
@@ -234,6 +239,8 @@ def _source(path: Path) -> Path | io.BytesIO:
         raise ImageError("image missing", f"no such file: {error.filename}", RejectKind.NO_FILE) from error
     except StoredImageError as error:
         raise ImageError("image unreadable", str(error)) from error
+    except MemoryError as error:
+        raise _no_memory() from error
     except Exception as error:
         raise _damaged(error) from error  # the file around the image is damaged
     if not data:
@@ -252,6 +259,9 @@ def _require_file(path: Path) -> None:
         raise ImageError("not an image", "expected a file, got a folder or a device")
     if facts.st_size == 0:
         raise ImageError("image empty", "the file has 0 bytes", RejectKind.NO_FILE)
+    if facts.st_size > bounds.IMAGE_BYTES:
+        detail = f"the file has {facts.st_size:,} bytes, at most {bounds.IMAGE_BYTES:,} are read; shrink it"
+        raise ImageError("image too large", detail)
 
 
 @functools.cache
@@ -269,6 +279,12 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         raise ImageError("image too large", f"{width}x{height} pixels, but max_pixels is {max_pixels:,}; shrink it")
 
 
+def _no_memory() -> ImageError:
+    """Return the error of an image that needs more memory than there is, which says nothing about its bytes."""
+    detail = "decoding it needs more memory than there is; lower max_pixels, or free some memory"
+    return ImageError("not enough memory", detail)
+
+
 def _damaged(error: Exception) -> ImageError:
     summary = " ".join(f"{type(error).__name__}: {error}".split())[:160]
     if isinstance(error, PermissionError):
@@ -280,7 +296,8 @@ def _damaged(error: Exception) -> ImageError:
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image to upright 8-bit RGB; transparent areas are composited on white."""
     image.load()
-    upright = ImageOps.exif_transpose(image)
+    # An upright image is not copied: at the limit of pixels, a copy takes 0.7 GB.
+    upright = image if image.getexif().get(_ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
     if upright.mode == "I" or upright.mode.startswith("I;16"):
         upright = _eight_bit(upright)
     elif upright.mode == "F":
@@ -294,10 +311,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _eight_bit(image: Image.Image) -> Image.Image:
     """Scale 16-bit grey to 8 bits, so that 65535 becomes 255; Pillow's conversion would clip values above 255."""
-    values_HW = np.asarray(image).astype(np.int64)
-    if values_HW.min() < 0 or values_HW.max() > 65535:
+    stored_HW = np.asarray(image)
+    if stored_HW.min() < 0 or stored_HW.max() > 65535:
         raise ImageError("image format not supported", "32-bit pixels have no fixed range; save it as 8 bit")
-    return Image.fromarray(((values_HW + 128) // 257).astype(np.uint8))
+    return Image.fromarray(((stored_HW.astype(np.int32) + 128) // 257).astype(np.uint8))
 
 
 def normalise(pixels_BCHW: Tensor, spec: ImageSpec) -> Tensor:

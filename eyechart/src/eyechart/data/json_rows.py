@@ -6,23 +6,24 @@ position.
 
 from __future__ import annotations
 
-import gzip
-import io
 import re
-import zlib
 from pathlib import Path
 
 import msgspec
 
+from eyechart.data.forms import JSON_FORM, Form
 from eyechart.data.layouts import fits_any
-from eyechart.data.records import Record, UnusableError, short
+from eyechart.data.records import Record, UnusableError
+from eyechart.exits import InputError
+from eyechart.outside import bounds
+from eyechart.outside.json_text import RepeatedKeyError, decode_row
+from eyechart.outside.patience import Patience
+from eyechart.outside.regular import UnreadableError, open_regular, read_regular
+from eyechart.outside.shown import short
+from eyechart.outside.unpacking import GZIP, PackedError, read_gzip
 from eyechart.rows import RejectKind
 from eyechart.stored import BASE64, byte_address
 
-MAX_FILE_BYTES = 8 * 2**30
-"""Largest data file after unpacking, in bytes."""
-
-_CHUNK = 2**24
 _BOM = b"\xef\xbb\xbf"
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _RAW = msgspec.json.Decoder(msgspec.Raw)
@@ -48,7 +49,7 @@ class JsonRecords:
         """
         self.files: tuple[Path, ...] = (path,)
         self._name = name
-        self._data = read_bytes(path)
+        self._data = read_bytes(path, JSON_FORM)
         self.raw, self._start = _raw_rows(path, self._data)
         self._starts: list[int] = []
 
@@ -58,7 +59,7 @@ class JsonRecords:
 
     def record(self, index: int) -> Record:
         """See `Records`."""
-        value = decoded_row(self.raw[index])
+        value = decoded_row(bytes(self.raw[index]))
         if not isinstance(value, dict):
             raise UnusableError("row not an object", f"expected an object with keys, got {short(value)}")
         return value
@@ -86,18 +87,25 @@ class JsonRecords:
         return starts
 
 
-def decoded_row(raw: msgspec.Raw) -> object:
+def decoded_row(raw: bytes) -> object:
     """Decode one row.
 
     Raises:
         UnusableError: it cannot be decoded.
     """
     try:
-        return _ANY.decode(raw)
+        return decode_row(raw)
     except UnicodeDecodeError as error:
         raise not_utf8(error) from error
+    except RepeatedKeyError as error:
+        raise key_twice(error) from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise UnusableError("row not readable", str(error)) from error
+
+
+def key_twice(error: RepeatedKeyError) -> UnusableError:
+    """Return the error of a row with an object that has a key twice."""
+    return UnusableError("key twice", str(error))
 
 
 def not_utf8(error: UnicodeDecodeError) -> UnusableError:
@@ -119,34 +127,63 @@ def _raw_rows(path: Path, data: bytes) -> tuple[list[msgspec.Raw], int]:
     return rows, start
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, form: Form) -> bytes:
     """Read a data file, unpacked if it is gzipped.
 
+    The beginning is examined first, and large files before they are parsed, because a parser makes an object of every
+    value that it meets, also of those in a file of something else.
+
+    Args:
+        path: the file.
+        form: what the text should be.
+
     Raises:
-        ValueError: the file is missing, a folder, broken or too large.
+        ValueError: the file is missing, not a regular file, broken, too large, or obviously something else.
     """
     if path.is_dir():
-        raise ValueError(f"{path}: is a folder; give the path of the JSON file itself")
+        raise ValueError(f"{path}: is a folder; give the path of the data file itself")
     try:
-        data = path.read_bytes()
-        # Not decided by the name, because an uncompressed file may be named .gz, and a compressed file .json.
-        return _unpacked(path, data) if data.startswith(b"\x1f\x8b") else data
+        # The content decides, not the name: an uncompressed file may be named .gz, and a compressed file .json.
+        data = _unpacked(path, form) if _head(path, 2) == GZIP else _plain(path, form)
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such data file (the working directory is {Path.cwd()})") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except PackedError as error:
         raise ValueError(f"{path}: broken gzip file ({error}); copy or download it again") from error
     except OSError as error:
         raise ValueError(f"{path}: cannot read the data file ({error.strerror})") from error
+    if len(data) > bounds.CHECKED_BYTES:
+        form.require_rows(path, data)
+    return data
 
 
-def _unpacked(path: Path, data: bytes) -> bytes:
-    unpacked = bytearray()
-    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-        while part := file.read(_CHUNK):
-            unpacked += part
-            if len(unpacked) > MAX_FILE_BYTES:
-                raise ValueError(f"{path}: unpacks to more than {MAX_FILE_BYTES:,} bytes; split it into several files")
-    return bytes(unpacked)
+def _head(path: Path, size: int) -> bytes:
+    with open_regular(path) as file:
+        return file.read(size)
+
+
+def _plain(path: Path, form: Form) -> bytes:
+    head = _head(path, bounds.SNIFFED_BYTES)
+    if len(head) == bounds.SNIFFED_BYTES:
+        form.require_beginning(path, head)
+    try:
+        return read_regular(path, bounds.data_bytes())
+    except UnreadableError as error:
+        raise InputError(
+            f"{path}: {error.strerror}", f"split it into several files, or set {bounds.DATA_GB_VARIABLE} higher"
+        ) from error
+
+
+def _unpacked(path: Path, form: Form) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    patience = Patience(f"unpacking {path}", "bytes")
+    for part in read_gzip(path, bounds.data_bytes()):
+        if not parts and len(part) >= bounds.SNIFFED_BYTES:
+            form.require_beginning(path, part[: bounds.SNIFFED_BYTES])
+        parts.append(part)
+        size += len(part)
+        patience.tick(size)
+    return b"".join(parts)
 
 
 def _list(path: Path, text: bytes | memoryview, start: int) -> list[msgspec.Raw]:

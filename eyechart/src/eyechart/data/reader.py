@@ -18,12 +18,14 @@ from eyechart.data.folders import Found, SideFileRecords, find
 from eyechart.data.json_rows import JsonRecords
 from eyechart.data.layouts import AUTO, FIRST_ROWS, LLAVA, Understood, understand
 from eyechart.data.llava import NotSimpleError, llava_row
-from eyechart.data.records import Record, Records, UnusableError, from_root, short
+from eyechart.data.records import Record, Records, UnusableError, from_root
 from eyechart.data.tables import TableRecords
 from eyechart.data.tars import TarRecords
 from eyechart.data.text_tables import CsvRecords
 from eyechart.data.turns import row_of
 from eyechart.exits import InputError
+from eyechart.outside.regular import open_regular
+from eyechart.outside.shown import short
 from eyechart.plain import one_line
 from eyechart.rows import Reject, RejectKind, Row
 from eyechart.stored import file_of
@@ -236,7 +238,7 @@ def content_digest(path: str | Path) -> str:
     files = [file for file in found.files if found.kind != "side-files" or file.suffix in (".txt", ".caption", ".json")]
     try:
         if len(files) == 1 and files[0].stat().st_size <= _WHOLE:
-            with files[0].open("rb") as file:
+            with open_regular(files[0]) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         digest = hashlib.sha256()
         for path in files:
@@ -248,7 +250,7 @@ def content_digest(path: str | Path) -> str:
 
 def _digest(path: Path) -> bytes:
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if size <= _WHOLE:
             return hashlib.file_digest(file, "sha256").digest()
         digest = hashlib.sha256(str(size).encode())

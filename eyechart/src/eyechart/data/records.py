@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from eyechart.exits import InputError
+from eyechart.outside.shown import short
 from eyechart.rows import RejectKind
 from eyechart.stored import MARK
 
@@ -65,12 +66,6 @@ def no_base64(kind: str) -> UnusableError:
     """Return the error for base64 text in a kind of file in which it has no address."""
     detail = f"base64 text inside {kind} is not read; store bytes there, or use JSON"
     return UnusableError("image as base64 text", detail, RejectKind.UNUSABLE_FILE)
-
-
-def short(value: object, most: int = 80) -> str:
-    """Return a value as at most `most` characters of one line; a text is in quotes."""
-    text = repr(value)
-    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def inside_root(image: str, root: str = "") -> str:

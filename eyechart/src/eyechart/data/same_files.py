@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
+from eyechart.outside.regular import open_regular
 from eyechart.progress import progress_bar
 from eyechart.stored import image_bytes, image_size, in_order, place_of
 
@@ -85,7 +86,7 @@ def _digest(path: Path, limit: int | None) -> tuple[bytes, ...]:
     try:
         if limit is not None or place_of(path) is not None:
             return (hashlib.sha256(image_bytes(path, limit)).digest(),)
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return (hashlib.file_digest(file, "sha256").digest(),)
     except OSError:
         return ()

@@ -13,7 +13,12 @@ from typing import Any
 
 from eyechart.data.records import Record, StoredImage, from_root, no_base64
 from eyechart.exits import InputError
-from eyechart.stored import arrow_table, cell_address, stamp_of
+from eyechart.outside.patience import Patience
+from eyechart.outside.regular import UnreadableError, require_regular
+from eyechart.stored import arrow_table, cell_address, require_table_size, stamp_of
+
+_FIRST_ROWS, _BATCH_BYTES = 8, 2**26
+"""Rows whose size decides how many rows of a Parquet file are read at once, and the size to aim at."""
 
 
 class TableRecords:
@@ -63,8 +68,11 @@ class _Table:
 
         self.path, self._name = path, name
         try:
+            require_regular(path)
             self._table, self._schema, self._empty = _read_parquet(path) if parquet else _read_arrow(path)
             self._lists = _lists_of_bytes(path, self._schema, self._table.column_names)
+        except UnreadableError:
+            raise
         except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:  # also of a truncated name
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             kind = "Parquet" if parquet else "Arrow"
@@ -137,7 +145,7 @@ def _read_parquet(path: Path) -> tuple[Any, Any, set[str]]:
                 heavy.append(leaf)
             else:
                 light.append(column.path)
-        table = file.read(columns=light, use_threads=False)
+        table = _read_columns(path, file, light)
         if table.num_columns == 0:
             raise InputError(
                 f"{path}: every column contains bytes: {', '.join(schema.names)}", "add a column with texts"
@@ -147,6 +155,31 @@ def _read_parquet(path: Path) -> tuple[Any, Any, set[str]]:
             schema,
             {_escaped(owners[leaf]) for leaf in heavy if _all_null(metadata, leaf)},
         )
+
+
+def _read_columns(path: Path, file: Any, columns: Sequence[str]) -> Any:
+    """Read columns in batches of about `_BATCH_BYTES`, until they take more memory than is allowed.
+
+    The metadata does not tell the size in memory: a value of 10 MB that a million rows share is stored once. So the
+    first rows of each row group decide how many rows are read at once.
+    """
+    import pyarrow as pa
+
+    patience = Patience(f"reading {path}", "rows")
+    batches: list[Any] = []
+    size = rows = 0
+    for group in range(file.num_row_groups):
+        options = {"row_groups": [group], "columns": columns, "use_threads": False}
+        first = next(file.iter_batches(_FIRST_ROWS, **options), None)
+        if first is None:
+            continue
+        at_once = max(1, _BATCH_BYTES * first.num_rows // max(1, first.nbytes))
+        for batch in file.iter_batches(min(at_once, file.metadata.row_group(group).num_rows), **options):
+            batches.append(batch)
+            size, rows = size + batch.nbytes, rows + batch.num_rows
+            require_table_size(size, path)
+            patience.tick(rows)
+    return pa.Table.from_batches(batches) if batches else file.read(columns=columns, use_threads=False)
 
 
 def _leaves(kind: Any) -> int:

@@ -12,8 +12,13 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from eyechart.data.records import Record, StoredImage, UnusableError, from_root, no_base64, short
+from eyechart.data.records import Record, StoredImage, UnusableError, from_root, no_base64
 from eyechart.exits import InputError
+from eyechart.outside.json_text import RepeatedKeyError, decode_row
+from eyechart.outside.patience import Patience
+from eyechart.outside.regular import open_regular
+from eyechart.outside.shown import short
+from eyechart.outside.unpacking import GZIP, PackedError, SmallReads, open_gzip
 from eyechart.rows import RejectKind
 from eyechart.stored import MAX_BYTES, byte_address
 
@@ -62,8 +67,12 @@ class TarRecords:
 def _samples(path: Path, name: str) -> list[Record | UnusableError]:
     samples: dict[str, dict[str, object] | UnusableError] = {}
     try:
-        with tarfile.open(path, "r:gz" if _is_gzip(path) else "r:") as tar:
-            for member in tar:
+        opened = open_gzip(path) if _is_gzip(path) else open_regular(path)
+        patience = Patience(f"reading {path}", "members")
+        # SmallReads has the three methods that reading uses; the type of the argument is one for writing, too.
+        with opened, tarfile.open(fileobj=SmallReads(opened, path), mode="r:") as tar:  # type: ignore[call-overload]
+            for number, member in enumerate(tar):
+                patience.tick(number)
                 if member.isdir() or PurePosixPath(member.name).name.startswith("."):
                     continue
                 key, suffix = _key(member.name)
@@ -73,18 +82,15 @@ def _samples(path: Path, name: str) -> list[Record | UnusableError]:
                         _add(sample, suffix, tar, member, name)
                     except UnusableError as unusable:
                         samples[key] = unusable
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, PackedError) as error:
         detail = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(f"{path}: cannot read the archive ({detail})", "copy or download it again") from error
     return [sample if isinstance(sample, UnusableError) else _record(sample) for sample in samples.values()]
 
 
 def _is_gzip(path: Path) -> bool:
-    with path.open("rb") as file:
-        magic = file.read(6)
-    if magic[:3] == b"BZh" or magic == b"\xfd7zXZ\0":
-        raise InputError(f"{path}: archives packed with bzip2 or xz are not read", "unpack it, or pack it with gzip")
-    return magic[:2] == b"\x1f\x8b"
+    with open_regular(path) as file:
+        return file.read(2) == GZIP
 
 
 def _key(member: str) -> tuple[str, str]:
@@ -114,9 +120,11 @@ def _add(sample: dict[str, object], suffix: str, tar: tarfile.TarFile, member: t
     file = tar.extractfile(member)
     assert file is not None  # it is a regular file
     try:
-        sample[suffix] = msgspec.json.decode(file.read()) if last == "json" else file.read().decode("utf-8-sig")
+        sample[suffix] = decode_row(file.read()) if last == "json" else file.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UnusableError("row not UTF-8", f"{short(member.name)}: save it as UTF-8") from error
+    except RepeatedKeyError as error:
+        raise UnusableError("key twice", f"{short(member.name)}: {error}") from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise UnusableError("row not readable", f"{short(member.name)}: {error}") from error
 

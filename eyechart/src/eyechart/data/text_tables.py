@@ -6,10 +6,12 @@ import csv
 import io
 from pathlib import Path
 
+from eyechart.data.forms import CSV_FORM
 from eyechart.data.json_rows import read_bytes
 from eyechart.data.layouts import fits_any
-from eyechart.data.records import Record, UnusableError, no_base64, short
+from eyechart.data.records import Record, UnusableError, no_base64
 from eyechart.exits import InputError
+from eyechart.outside.shown import short
 
 _LONGEST_FIELD = 2**24
 """Longest field in characters; Python's own limit of 131,072 is for the whole process and is restored."""
@@ -28,14 +30,15 @@ class CsvRecords:
             ValueError: the file is missing, empty, not UTF-8, or has no rows.
         """
         self.files: tuple[Path, ...] = (path,)
+        data = read_bytes(path, CSV_FORM)
         try:
-            text = read_bytes(path).decode("utf-8-sig")
+            data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise InputError(
                 f"{path}: byte 0x{error.object[error.start]:02x} at position {error.start} is not UTF-8",
                 "save the file as CSV UTF-8",
             ) from error
-        lines = _parsed(path, text)
+        lines = _parsed(path, data)
         if not lines:
             raise InputError(f"{path}: the file is empty", "the first line names the columns, such as image,caption")
         self._header = [name.strip() for name in lines[0]]
@@ -62,12 +65,13 @@ class CsvRecords:
         raise no_base64("a CSV file")
 
 
-def _parsed(path: Path, text: str) -> list[list[str]]:
-    first = text.partition("\n")[0]
+def _parsed(path: Path, data: bytes) -> list[list[str]]:
+    first = data.partition(b"\n")[0].decode("utf-8-sig")
     separator = max(_SEPARATORS, key=first.count)
     before = csv.field_size_limit(_LONGEST_FIELD)
+    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")  # decodes as it is read
     try:
-        return [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True) if row]
+        return [row for row in csv.reader(text, delimiter=separator, strict=True) if row]
     except csv.Error as error:
         raise InputError(
             f"{path}: not a readable CSV file ({error})", "close every quote, and double quotes inside a text"

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from eyechart.data.layouts import CAPTIONS, PAIR, Understood
-from eyechart.data.records import Record, StoredImage, UnusableError, inside_root, short
+from eyechart.data.records import Record, StoredImage, UnusableError, inside_root
+from eyechart.outside.shown import short
 from eyechart.rows import PLACEHOLDER, RejectKind, Row, Turn, parts_of
 
 IMAGE_STRINGS = (PLACEHOLDER, "<|image_pad|>", "<|vision_start|>", "<|vision_end|>")

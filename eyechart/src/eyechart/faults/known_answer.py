@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from eyechart.data.records import short
 from eyechart.faults.label_text import SHIFTS, agreement
 from eyechart.faults.table import agree
+from eyechart.outside.shown import short
 from eyechart.seam import IGNORE_INDEX
 
 # size: letters in a message

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from eyechart.exits import InputError, foreign_code
+from eyechart.outside.json_text import read_json
 
 _FILE = "adapter_config.json"
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
@@ -41,7 +41,7 @@ def read_adapter(name: str) -> Adapter | None:
             f"MODEL: {name} is a PEFT adapter, but PEFT is not installed", "run pip install 'eyechart[peft]'"
         )
     try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        config: dict[str, Any] = read_json(file)
     except ValueError as error:
         raise InputError(f"MODEL: {file} is not JSON ({error})", "copy the adapter again") from error
     base = config.get("base_model_name_or_path")

@@ -8,7 +8,6 @@ newly initialised ones are not. A model that must be the one in the files, such 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from transformers.utils import cached_file
 
 from eyechart.hub import hub_bounded
 from eyechart.models.hashing import name_in_files
+from eyechart.outside.json_text import read_json
 
 _RELATED = 0.3
 """Trained weights have at least this correlation with the weights before training."""
@@ -47,7 +47,7 @@ def safetensors_of(name: str, local_only: bool = False) -> list[Path]:
         path = next((Path(file) for file in found if file is not None), None)
     if path is None or path.suffix == ".safetensors":
         return [] if path is None else [path]
-    shards = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+    shards = set(read_json(path)["weight_map"].values())
     return sorted(path.parent / shard for shard in shards)
 
 

@@ -7,7 +7,6 @@ float32, float16 or bfloat16 have the same hashes if rounding gives the same val
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,8 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 from torch import Tensor, nn
+
+from eyechart.outside.json_text import read_json
 
 _AT_ONCE = 1 << 22
 """Number of values converted at once: 8 MB of bfloat16, so that no full copy of a large tensor is made."""
@@ -98,7 +99,7 @@ def weight_files(name: str) -> list[Path]:
     if (single := _file(name, _WEIGHTS)) is not None or index is None:
         return [] if single is None else [single]
     try:
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        shards = set(read_json(index)["weight_map"].values())
     except (OSError, ValueError, KeyError, AttributeError):
         return []  # loading the model reports what is wrong with it
     found = [_file(name, shard) for shard in sorted(shards)]

@@ -23,6 +23,7 @@ from eyechart.files import write_atomic
 from eyechart.plain import one_line
 from eyechart.reporting.results_folder import MEASUREMENT
 from eyechart.results import WrittenCaption
+from eyechart.stored import opened
 
 _COLUMNS = 4
 _CELL, _PICTURE, _MARGIN, _LINE = 260, 220, 20, 19
@@ -164,7 +165,7 @@ def _thumbnail(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with Image.open(opened(path)) as image:
                 upright = ImageOps.exif_transpose(image).convert("RGBA")
     except Exception as error:  # noqa: BLE001 - decoders can raise any error, and a sheet must not fail
         _write(ImageDraw.Draw(square), _wrap(_words(f"cannot open: {type(error).__name__}", _INK), _PICTURE - 16), 8, 8)

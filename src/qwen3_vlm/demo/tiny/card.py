@@ -6,9 +6,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import yaml
 from transformers import PreTrainedTokenizerFast
 
+from eyechart.outside.yaml_text import write_yaml
 from eyechart.seam import Reject, Row
 from qwen3_vlm.config import PromptConfig
 from qwen3_vlm.data.prompt import PromptBuilder
@@ -132,7 +132,7 @@ def config_for_file(output: Path, seed: int, data: Mapping[str, object]) -> str:
     }
     head = "# Made by `python -m qwen3_vlm.demo.tiny`. seed, max_samples and eval_ratio select the rows that the\n"
     head += "# backbones were NOT trained on: if you change them, the backbones may have seen held-out rows.\n"
-    return head + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    return head + write_yaml(settings)
 
 
 def _tower_line() -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from eyechart.outside.json_text import read_json
+
 
 def save_half(model: PreTrainedModel, folder: Path) -> None:
     """Call `save_pretrained` with fp16 weights, but with float32 in the config.
@@ -19,6 +21,6 @@ def save_half(model: PreTrainedModel, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     copy.deepcopy(model).to(torch.float16).save_pretrained(folder)
     path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json(path)
     config["dtype"] = "float32"
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -19,6 +19,7 @@ from PIL import Image
 
 from eyechart.files import DRAFT, sweep
 from eyechart.lock import locked
+from eyechart.outside.json_text import read_json
 from eyechart.signals import draft_folder, finished
 
 STAMP = "world.json"
@@ -79,7 +80,7 @@ def is_made(folder: Path, stamp: Mapping[str, object]) -> bool:
             )
         return False
     try:
-        found = json.loads(stamp_file.read_text(encoding="utf-8"))
+        found = read_json(stamp_file)
     except ValueError as broken:
         raise ValueError(
             f"{stamp_file} is not readable JSON ({broken}): delete {folder}, and it will be made again"
