@@ -34,13 +34,18 @@ from thread_case import Case
 from thread_healthy import HEALTHY
 from thread_images import OF_IMAGES
 from thread_labels import OF_LABELS
+from thread_launch import LAUNCHED, launch, launch_of
+from thread_launched import LAUNCHED_BROKEN, LAUNCHED_HEALTHY
 from thread_models import OF_MODELS
-from thread_stack import Outcome, job_of, run
+from thread_outcome import Outcome
+from thread_stack import job_of, run
 from thread_table import Row, as_line, reached, read, render, totals
 
-BROKEN = tuple(sorted((*OF_LABELS, *OF_IMAGES, *OF_MODELS), key=lambda case: int(case.thread.split()[0])))
-CASES = {case.name: case for case in (*BROKEN, *HEALTHY)}
-assert len(CASES) == len(BROKEN) + len(HEALTHY), "two cases share a name"
+BROKEN = tuple(
+    sorted((*OF_LABELS, *OF_IMAGES, *OF_MODELS, *LAUNCHED_BROKEN), key=lambda case: int(case.thread.split()[0]))
+)
+CASES = {case.name: case for case in (*BROKEN, *HEALTHY, *LAUNCHED_HEALTHY)}
+assert len(CASES) == len(BROKEN) + len(HEALTHY) + len(LAUNCHED_HEALTHY), "two cases share a name"
 assert all(case.twin in CASES for case in BROKEN), "a case is compared with a set-up that does not exist"
 SEEDS = (0, 1, 2)
 STACKS = ("torch", "transformers", "trl", "datasets", "peft")
@@ -67,6 +72,13 @@ def _run(case: Case) -> None:
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     transformers.logging.set_verbosity_error()
+    if case.stack in LAUNCHED:
+        launches = [launch_of(case.stack, case.family, seed, FOLDER, case.name) for seed in SEEDS]
+        for one in launches:
+            case.change(one)
+        for one, outcome in zip(launches, launch(launches), strict=True):
+            _keep(row_of(case, one.seed, outcome))
+        return
     for seed in SEEDS:
         job = job_of(case.stack, case.family, seed, FOLDER)
         case.change(job)

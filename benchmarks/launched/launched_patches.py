@@ -1,0 +1,52 @@
+"""Functions of the stacks as they were when a thread was written; each puts one cause into the stack."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+
+def frozen_without_deepstack() -> None:
+    """LLaMA-Factory before #10139: names of the frozen tower without pos_embed and deepstack_merger_list."""
+    from llamafactory.model.model_utils.visual import COMPOSITE_MODELS
+
+    COMPOSITE_MODELS["qwen3_vl"].vision_model_keys[:] = ["visual.patch_embed", "visual.blocks"]
+
+
+def pictures_by_bytes() -> None:
+    """ms-swift before #9605: the file of a picture is named by its bytes, without mode and size."""
+    from modelscope.hub.utils.utils import get_cache_dir
+    from swift.template import Template
+
+    def save(image: Any) -> str:
+        path = Path(get_cache_dir(), "tmp", "images", f"{hashlib.sha256(image.tobytes()).hexdigest()}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            image.save(path)
+        return str(path)
+
+    Template._save_pil_image = staticmethod(save)
+
+
+def packed_with_flat_positions() -> None:
+    """axolotl#3817 as it was proposed: rows of a batch in one row, with two-dimensional position_ids and no mask."""
+    import torch
+    from axolotl.utils.collators.mm_chat import MultiModalChatDataCollator
+
+    rows = MultiModalChatDataCollator.process_rows
+
+    def packed(self: Any, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = rows(self, examples)
+        kept = batch["attention_mask"].bool()
+        lengths = kept.sum(dim=1).tolist()
+        flat = {
+            key: value[kept].unsqueeze(0)
+            for key, value in batch.items()
+            if key != "attention_mask" and value.shape[:2] == kept.shape
+        }
+        positions = torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0)
+        others = {key: value for key, value in batch.items() if key not in flat and key != "attention_mask"}
+        return {**others, **flat, "position_ids": positions}
+
+    MultiModalChatDataCollator.process_rows = packed
