@@ -55,16 +55,17 @@ def launch_of(stack: str, family: str, seed: int, root: Path, name: str) -> Laun
 
 
 def launch(launches: Sequence[Launch]) -> list[Outcome]:
-    """Write the files of a case's trainings, train them in one process of the stack's environment, read the outcomes."""
+    """Write the files of trainings of one stack, train in one process of its environment, and read the outcomes."""
     first, jobs = launches[0], []
     for one in launches:
         one.folder.mkdir(parents=True, exist_ok=True)
         (one.folder / "outcome.json").unlink(missing_ok=True)
         arguments = _COMMANDS[one.stack](one)
         folder = one.folder.resolve()
-        jobs.append({"folder": str(folder), "arguments": arguments, "outcome": str(folder / "outcome.json")})
+        outcome = str(folder / "outcome.json")
+        jobs.append({"folder": str(folder), "arguments": arguments, "outcome": outcome, "patch": one.patch})
     plan, log = first.folder / "plan.json", first.folder / "log.txt"
-    plan.write_text(json.dumps({"patch": first.patch, "jobs": jobs}), encoding="utf-8")
+    plan.write_text(json.dumps(jobs), encoding="utf-8")
     home = str((first.folder / "home").resolve())
     environment = {
         **os.environ,
@@ -163,6 +164,7 @@ def _swift(one: Launch) -> list[str]:
     flags = {
         "model": one.checkpoint.resolve(),
         "model_type": "qwen2_5_vl",
+        "template": "qwen2_5_vl",
         "dataset": "rows.jsonl",
         "split_dataset_ratio": 0,
         "tuner_type": "lora",

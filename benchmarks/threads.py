@@ -19,7 +19,6 @@ import multiprocessing
 import os
 import shutil
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +29,7 @@ import torch
 import transformers
 
 from eyechart.files import write_atomic
+from stack_environments import exists
 from thread_case import Case
 from thread_healthy import HEALTHY
 from thread_images import OF_IMAGES
@@ -72,17 +72,25 @@ def _run(case: Case) -> None:
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     transformers.logging.set_verbosity_error()
-    if case.stack in LAUNCHED:
-        launches = [launch_of(case.stack, case.family, seed, FOLDER, case.name) for seed in SEEDS]
-        for one in launches:
-            case.change(one)
-        for one, outcome in zip(launches, launch(launches), strict=True):
-            _keep(row_of(case, one.seed, outcome))
-        return
     for seed in SEEDS:
         job = job_of(case.stack, case.family, seed, FOLDER)
         case.change(job)
         _keep(row_of(case, seed, run(job)))
+
+
+def run_launched(stack: str, names: list[str]) -> None:
+    """Run the named cases of a stack with every seed, in one process of the stack's environment."""
+    cases, launches = [], []
+    for name in names:
+        for seed in SEEDS:
+            one = launch_of(stack, CASES[name].family, seed, FOLDER, name)
+            CASES[name].change(one)
+            launches.append(one)
+            cases.append(CASES[name])
+    for case, one, outcome in zip(cases, launches, launch(launches), strict=True):
+        _keep(row_of(case, one.seed, outcome))
+    for name in names:
+        _tell(name)
 
 
 def _keep(row: Row) -> None:
@@ -91,9 +99,9 @@ def _keep(row: Row) -> None:
 
 
 def run_all(names: list[str]) -> None:
-    """Run the named cases one after the other."""
-    context, began = multiprocessing.get_context("fork"), time.monotonic()
-    for place, name in enumerate(names, start=1):
+    """Run the named cases one after the other; those of a stack without its environment are left out, and said."""
+    context = multiprocessing.get_context("fork")
+    for name in (name for name in names if CASES[name].stack not in LAUNCHED):
         process = context.Process(target=_run, args=(CASES[name],))
         process.start()
         process.join(_PATIENCE)
@@ -103,12 +111,19 @@ def run_all(names: list[str]) -> None:
         if process.exitcode:
             for seed in SEEDS:
                 _keep(row_of(CASES[name], seed, Outcome(error=f"benchmark: exit {process.exitcode}", broken=True)))
-        row = rows_in(FOLDER / "cases.jsonl")[name][-1]
-        found = ", ".join(f"{code} ({severity})" for code, severity in row.findings) or "-"
-        minutes = (time.monotonic() - began) / 60
-        print(
-            f"{place:>3}/{len(names)} {minutes:4.1f} min  {name:<22} {row.code or 'healthy':<24} {found}  {row.error}"
-        )
+        _tell(name)
+    for stack in LAUNCHED:
+        some = [name for name in names if CASES[name].stack == stack]
+        if some and exists(stack):
+            run_launched(stack, some)
+        elif some:
+            print(f"{stack}: no environment (`make stack-environments`); its kept results stay: {', '.join(some)}")
+
+
+def _tell(name: str) -> None:
+    row = rows_in(FOLDER / "cases.jsonl")[name][-1]
+    found = ", ".join(f"{code} ({severity})" for code, severity in row.findings) or "-"
+    print(f"{name:<22} {row.code or 'healthy':<24} {found}  {row.error}", flush=True)
 
 
 def rows_in(path: Path) -> dict[str, list[Row]]:

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import launched_patches
 import eyechart
 from thread_outcome import Checked, Timed, said
 
-WATCHING = eyechart.Watching(samples=8, score=16)
+WATCHING = eyechart.Watching(looks=10, samples=8, score=8)
 
 
 class Now:
@@ -40,14 +41,14 @@ def run_jobs(train: Callable[[list[str]], object]) -> None:
     Args:
         train: starts the stack with a list of arguments, in the folder of the job.
     """
-    plan = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    if plan["patch"]:
-        getattr(launched_patches, plan["patch"])()
-    for job in plan["jobs"]:
+    jobs = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    for job in jobs:
         os.chdir(job["folder"])
         Now.timed, error = Timed.of(None), ""
+        patch = getattr(launched_patches, job["patch"]) if job["patch"] else nullcontext
         try:
-            train(job["arguments"])
+            with patch():
+                train(job["arguments"])
         except Exception as raised:  # noqa: BLE001 - what the stack raises is what its user sees
             error = said(raised)
             sys.excepthook(type(raised), raised, raised.__traceback__)

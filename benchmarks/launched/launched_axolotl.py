@@ -6,8 +6,8 @@ import sys
 from typing import Any
 
 from axolotl.integrations.base import BasePlugin
-from launched import WATCHING, run_jobs, start
 
+from launched import WATCHING, run_jobs, start
 from thread_outcome import Checked
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
-from launched import WATCHING, run_jobs, start
 from llamafactory.train.tuner import run_exp
 
+from launched import WATCHING, run_jobs, start
 from thread_outcome import Checked
 
 

@@ -1,20 +1,23 @@
-"""Functions of the stacks as they were when a thread was written; each puts one cause into the stack."""
+"""Functions of the stacks as they were when a thread was written; each puts one cause into the stack while a training runs."""
 
 from __future__ import annotations
 
 import hashlib
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 
-def frozen_without_deepstack() -> None:
+def frozen_without_deepstack() -> AbstractContextManager[object]:
     """LLaMA-Factory before #10139: names of the frozen tower without pos_embed and deepstack_merger_list."""
     from llamafactory.model.model_utils.visual import COMPOSITE_MODELS
 
-    COMPOSITE_MODELS["qwen3_vl"].vision_model_keys[:] = ["visual.patch_embed", "visual.blocks"]
+    named = COMPOSITE_MODELS["qwen3_vl"]
+    return mock.patch.object(named, "vision_model_keys", ["visual.patch_embed", "visual.blocks"])
 
 
-def pictures_by_bytes() -> None:
+def pictures_by_bytes() -> AbstractContextManager[object]:
     """ms-swift before #9605: the file of a picture is named by its bytes, without mode and size."""
     from modelscope.hub.utils.utils import get_cache_dir
     from swift.template import Template
@@ -26,10 +29,10 @@ def pictures_by_bytes() -> None:
             image.save(path)
         return str(path)
 
-    Template._save_pil_image = staticmethod(save)
+    return mock.patch.object(Template, "_save_pil_image", staticmethod(save))
 
 
-def packed_with_flat_positions() -> None:
+def packed_with_flat_positions() -> AbstractContextManager[object]:
     """axolotl#3817 as it was proposed: rows of a batch in one row, with two-dimensional position_ids and no mask."""
     import torch
     from axolotl.utils.collators.mm_chat import MultiModalChatDataCollator
@@ -49,4 +52,4 @@ def packed_with_flat_positions() -> None:
         others = {key: value for key, value in batch.items() if key not in flat and key != "attention_mask"}
         return {**others, **flat, "position_ids": positions}
 
-    MultiModalChatDataCollator.process_rows = packed
+    return mock.patch.object(MultiModalChatDataCollator, "process_rows", packed)

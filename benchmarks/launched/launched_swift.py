@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from launched import WATCHING, Now, run_jobs, start
 from swift.callbacks import callbacks_map
 
+from launched import WATCHING, Now, run_jobs, start
 from thread_outcome import Checked
 
 

@@ -37,6 +37,7 @@ from eyechart.exits import FaultsFoundError
 from eyechart.faults.arrivals import dropped_images
 from eyechart.faults.served import Served, pictures_in, served_of, wrongly_served
 from eyechart.faults.table import blinds, rank
+from eyechart.faults.uncollated import cut_in_image
 from eyechart.models.unchanged import unchanged
 from eyechart.models.wrappers import unwrapped
 from eyechart.progress import say
@@ -130,12 +131,14 @@ class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it 
         training, collated = indexed(loader, "training"), None
         with unchanged(self._model):
             if training is not None:
-                collated = training.batches(min(max(size, _FEWEST), _MOST), _MOST, self.watching.seed)[0]
+                collated = self._collated(training, min(max(size, _FEWEST), _MOST))
+            if training is not None and collated is not None:
                 served = self._tried("comparison with the pictures of the rows", partial(self._served, training, size))
                 self._check(collated, handed.get("optimizer"), [served] if served else [])
-            self._held = self._held_out(loader) or training
+            self._held = self._held_out(loader) or (None if collated is None else training)
             if self._steps and self._held is not None:
-                self._prepare(self._held.batches(self.watching.samples, size, self.watching.seed), self._held.source)
+                drawn = partial(self._held.batches, self.watching.samples, size, self.watching.seed)
+                self._prepare(self._tried("looks", drawn) or [], self._held.source)
         if training is None:
             self._say(["eyechart: the rows of the training data have no indices: its first batch is checked instead"])
         self._first = FirstForward(self._model, lambda batch: self._arrived(batch, collated))
@@ -162,6 +165,23 @@ class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it 
             size = max(2, int(args.per_device_train_batch_size))
             with unchanged(self._model):
                 self._tried("final score", lambda: self._score(size, Path(args.output_dir)))
+
+    def _collated(self, training: Indexed, count: int) -> Mapping[str, Any] | None:
+        """Collate a few rows; if the trainer's collator fails on them, say why, and return None."""
+        try:
+            return training.batches(count, count, self.watching.seed)[0]
+        except Exception as error:  # noqa: BLE001 - collators of others may raise anything
+            failed = error
+        self._say([failure_line("batch of the first rows", failed)])
+        cut = self._tried("look at the first rows", lambda: self._cut(training, count, failed))
+        if cut is not None:
+            self._found([cut])
+        return None
+
+    def _cut(self, training: Indexed, count: int, error: Exception) -> Finding | None:
+        """Return a finding if the rows that could not be collated are cut off inside an image."""
+        indices, config = training.drawn(count, self.watching.seed), getattr(self._model, "config", None)
+        return cut_in_image(indices, [training.rows[index] for index in indices], self._processor, config, error)
 
     def _served(self, training: Indexed, size: int) -> Finding | None:
         """Collate rows, and compare their pixels with their pictures."""
@@ -225,6 +245,8 @@ class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it 
 
     def _prepare(self, batches: Sequence[Mapping[str, Any]], source: Source) -> None:
         """Prepare the looks on these batches, unless the model or the batches cannot be scored."""
+        if not batches:
+            return
         looks, seed = len(self._steps), self.watching.seed
         self._looking = self._tried("looks", lambda: Looking(self._model, batches, self._processor, looks, seed))
         if self._looking is not None:
