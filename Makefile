@@ -12,7 +12,7 @@ PYTHON = $(shell for candidate in python3.11 python3.12 python3 python; do \
 
 .PHONY: help trial test lint wheels test-wheels pages \
 	bench bench-coverage bench-looks bench-memory bench-kill bench-fuzz bench-faults bench-thresholds bench-live \
-	bench-golden bench-stacks bench-models bench-threads
+	bench-golden bench-stacks bench-models bench-threads stack-environments
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,10 +86,14 @@ bench-models: $(VENV)/.dev-ready ## every image-text-to-text type at tiny width 
 
 # TRL and what it needs come into a folder of their own, so that the environment of the tests stays as it is.
 THREADS := outputs/threads-packages
-bench-threads: $(VENV)/.dev-ready ## public threads made again in Trainer, TRL and a loop; writes docs/threads.md
+bench-threads: $(VENV)/.dev-ready ## public threads made again in the stacks where they happened; writes docs/threads.md
 	test -d $(THREADS)/trl || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		--target $(THREADS) -r .ci/threads.txt
 	PYTHONPATH=eyechart/tests:$(THREADS) $(BIN)/python benchmarks/threads.py
+
+# bench-threads trains in these where they exist, and keeps the results of the others.
+stack-environments: $(VENV)/.dev-ready ## LLaMA-Factory, ms-swift, axolotl, each in an environment of its own, for bench-threads
+	$(BIN)/python benchmarks/stack_environments.py
 
 # constraints.txt pins what was tested. Its torch takes a CPU build where pip has one at hand.
 $(VENV)/.run-ready: pyproject.toml eyechart/pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -39,7 +39,7 @@ class Environment:
 
 ENVIRONMENTS = {
     "LLaMA-Factory": Environment("llamafactory", "0.9.5"),
-    "ms-swift": Environment("ms-swift", "4.6.0", ("qwen-vl-utils",)),
+    "ms-swift": Environment("ms-swift", "4.6.0", ("qwen-vl-utils", "torchvision")),
     "axolotl": Environment("axolotl", "0.19.0"),
 }
 

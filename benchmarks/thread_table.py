@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
+from typing import Any
 
 from eyechart.faults.table import FAULTS
 
@@ -120,9 +121,10 @@ _HEAD = """# Public threads, made again
 Written by `make bench-threads`; do not edit. Each row of the first table is a public thread in which a model did not
 see its images, or learned from the wrong labels, made again **from its cause**: in the collator, the processor, the
 arguments, a patched function, the loss or the frozen parameters. Every case is a training of 20 steps with three seeds
-on a tiny model with random weights, on a CPU. The Trainer and TRL run with `eyechart.Callback`, the loop with
-`eyechart.watch` or `eyechart.check_batch`. The models have no knowledge, so the figures of the trainers are not those
-of the threads; what matters is whether they differ from the healthy figures. Versions:
+on a tiny model with random weights, on a CPU. The Trainer, TRL, LLaMA-Factory, ms-swift and axolotl run with
+`eyechart.Callback`, the loop with `eyechart.watch` or `eyechart.check_batch`. The models have no knowledge, so the
+figures of the trainers are not those of the threads; what matters is whether they differ from the healthy figures.
+Versions:
 {versions}.
 
 | | now | first encounter |
@@ -141,37 +143,31 @@ single batches were among their tests, so even the first encounter is not an est
 count. **Named** means that it comes first. `watch` prints lines without codes: that no images arrive or nothing reads
 them counts as `pixels-unused`, that they do not change the logits as `not-injected`. **Loss**, **accuracy** and
 **gradient** are means of the last five steps, one number for each seed, as the stack itself shows them: healthy, then
-broken; an exception stands in their place. Token accuracy is logged by TRL only. **Stops** is what the callback does by
-default, before the first update; to show what happens without, the trainings here went on. **Seconds** are processor
-time from the beginning of the training to the finding; **checks** is what all checks cost, and beside it a step, which
-is short on these models. On the healthy set-ups with the callback, the checks cost {steps:.0f} steps (median), once,
-whatever the length of the training.
+broken; an exception stands in their place. Token accuracy is logged by TRL and ms-swift. **Stops** is what the callback
+does by default, before the first update; to show what happens without, the trainings here went on. **Seconds** are
+processor time from the beginning of the training to the finding; **checks** is what all checks cost, and beside it a
+step, which is short on these models. On the healthy set-ups with the callback, the checks cost {steps:.0f} steps
+(median), once, whatever the length of the training.
 """
 
 
 _TAIL = """
-## Other stacks
+## Stacks in environments of their own
 
-Tried on 2026-11-29 on a CPU with Python 3.11 and torch 2.13, each in a folder of its own in front of the environment of
-the tests, without their dependencies at first; what the import asked for was added. **No training was tried in them.**
+LLaMA-Factory, ms-swift and axolotl are installed by `make stack-environments`, each with its own dependencies and a
+build of torch for CPUs, and started by their own command with their documentation's example: settings for GPUs (bf16,
+flash attention, DeepSpeed) are left out, and pictures, rows and checkpoint are tiny. `benchmarks/launched/` has the
+lines that add eyechart. PyPI's torchvision does not load beside a CPU build of torch, so its two missing operators are
+declared; torchaudio, which LLaMA-Factory imports, is an empty module there.
 
-| stack | how far it came |
+| stack | versions |
 |---|---|
-| LLaMA-Factory 0.9.5 | {lf} |
-| ms-swift 4.6.0 | {swift} |
-| axolotl 0.19.0 | {axo} |
+{stacks}
 """
-_STACKS = {
-    "lf": "`llamafactory.train.tuner` (`run_exp`) imports with transformers 5.6.0, trl 0.24.0, accelerate 1.11.0, an "
-    "empty stand-in for torchaudio, and `DISABLE_VERSION_CHECK=1`, because datasets is newer than it allows",
-    "swift": "`swift.trainers` imports with transformers 5.23.0",
-    "axo": "`axolotl.cli.train` imports with transformers 5.16.1 and trl 1.9.0; `axolotl.train` did not within "
-    "the time taken (it asked for numba, and its trainers for triton)",
-}
 
 
-def render(rows: Rows, first: Rows, versions: str) -> str:
-    """docs/threads.md."""
+def render(rows: Rows, first: Rows, about: Mapping[str, Any]) -> str:
+    """docs/threads.md; `about` has the versions of this environment, and of the stacks in environments of their own."""
     lines = [
         "\n## Threads\n",
         "| thread | cause | stack | loss | token accuracy | gradient norm | first finding | stops | at step | seconds "
@@ -184,9 +180,14 @@ def render(rows: Rows, first: Rows, versions: str) -> str:
         *(_healthy_line(found) for found in rows.values() if not found[0].code),
     ]
     head = _HEAD.format(
-        versions=versions, now=totals(rows), first=totals(first), steps=_cost_in_steps(rows), threads=_threads(rows)
+        versions=about["versions"],
+        now=totals(rows),
+        first=totals(first),
+        steps=_cost_in_steps(rows),
+        threads=_threads(rows),
     )
-    return head + "\n".join(lines) + "\n" + _TAIL.format(**_STACKS)
+    stacks = "\n".join(f"| {stack} | {_cell(text)} |" for stack, text in about["stacks"].items())
+    return head + "\n".join(lines) + "\n" + _TAIL.format(stacks=stacks)
 
 
 def _threads(rows: Rows) -> int:

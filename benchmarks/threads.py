@@ -1,6 +1,7 @@
 """Would the faults of public threads have been found? Each is made again from its cause, in a training of 20 steps.
 
     make bench-threads                                 installs TRL, datasets and PEFT beside the environment, and runs
+    make stack-environments                            LLaMA-Factory, ms-swift and axolotl, whose cases need them
     python benchmarks/threads.py --resume              go on with the cases that have no result yet
     python benchmarks/threads.py --only packed,shrunk  these cases; the page is not written
     python benchmarks/threads.py --list
@@ -21,6 +22,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch: one process of one thread
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -30,6 +32,7 @@ import transformers
 
 from eyechart.files import write_atomic
 from stack_environments import exists
+from stack_environments import versions as versions_of
 from thread_case import Case
 from thread_healthy import HEALTHY
 from thread_images import OF_IMAGES
@@ -167,7 +170,10 @@ def main() -> int:
     run_all([name for name in CASES if (not wanted or name in wanted) and name not in done])
     found = rows_in(FOLDER / "cases.jsonl")
     if not wanted:
-        about = json.dumps({"versions": versions()})
+        missing = {name: rows for name, rows in rows_in(KEPT).items() if CASES[name].stack in LAUNCHED}
+        found = {name: rows for name in CASES if (rows := found.get(name) or missing.get(name))}
+        stacks = {stack: versions_of(stack) for stack in LAUNCHED if exists(stack)}
+        about = json.dumps({"versions": versions(), "stacks": {**_about().get("stacks", {}), **stacks}})
         kept = [as_line(row) for rows in found.values() for row in rows]
         write_atomic(KEPT, "\n".join([about, *kept]) + "\n")
         write_atomic(PAGE, page())
@@ -180,8 +186,13 @@ def main() -> int:
 
 def page() -> str:
     """docs/threads.md, from the kept results."""
-    about = json.loads(KEPT.read_text(encoding="utf-8").splitlines()[0])
-    return render(rows_in(KEPT), rows_in(FIRST), about["versions"])
+    return render(rows_in(KEPT), rows_in(FIRST), _about())
+
+
+def _about() -> dict[str, Any]:
+    """What the first line of the kept results says of their versions."""
+    about: dict[str, Any] = json.loads(KEPT.read_text(encoding="utf-8").splitlines()[0])
+    return about
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def kept(name: str) -> dict[str, list[Row]]:
 
 def test_the_page_is_made_of_the_kept_results() -> None:
     about = json.loads((DOCS / "threads.jsonl").read_text(encoding="utf-8").splitlines()[0])
-    page = render(kept("threads.jsonl"), kept("threads-first.jsonl"), about["versions"])
+    page = render(kept("threads.jsonl"), kept("threads-first.jsonl"), about)
     assert page == (DOCS / "threads.md").read_text(encoding="utf-8")
 
 

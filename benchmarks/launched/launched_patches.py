@@ -1,4 +1,4 @@
-"""Functions of the stacks as they were when a thread was written; each puts one cause into the stack while a training runs."""
+"""Functions of the stacks as they were when a thread was written: each puts a cause into a stack during a training."""
 
 from __future__ import annotations
 

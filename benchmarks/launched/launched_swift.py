@@ -7,18 +7,8 @@ from swift.callbacks import callbacks_map
 from launched import WATCHING, Now, run_jobs, start
 from thread_outcome import Checked
 
-
-class Documented(Checked):
-    """As docs/training.md has it: `callbacks_map["eyechart"] = eyechart.Callback`."""
-
-    def __init__(self, *given: object) -> None:
-        """Take what ms-swift gives."""
-        super().__init__(*given, watching=WATCHING)
-        Now.timed.checked = Now.timed.after.checked = self
-
-
-callbacks_map["before"] = lambda args, trainer: start(None).before
-callbacks_map["eyechart"] = Documented
+callbacks_map["before"] = lambda args, trainer: start(Checked(watching=WATCHING).of(trainer)).before
+callbacks_map["eyechart"] = lambda args, trainer: Now.timed.checked
 callbacks_map["after"] = lambda args, trainer: Now.timed.after
 
 if __name__ == "__main__":

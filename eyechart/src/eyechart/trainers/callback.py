@@ -97,7 +97,15 @@ class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it 
             processor: the model's processor; by default the trainer's `processing_class`.
             watching: how to watch; the defaults are those of `Watching`.
             folder: folder of the final score's files; by default `eyechart` in the trainer's output folder.
+
+        Raises:
+            ValueError: a trainer was passed instead of a processor, as ms-swift does with what is registered.
         """
+        if isinstance(processor, Trainer):
+            raise ValueError(
+                "Callback: expected a processor, got a trainer; ms-swift calls what is registered with (args, trainer), "
+                'so register callbacks_map["eyechart"] = lambda args, trainer: eyechart.Callback().of(trainer)'
+            )
         self.watching = watching or Watching()
         self.findings: list[Finding] = []
         self.looks: list[Look] = []
