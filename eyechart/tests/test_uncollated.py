@@ -27,10 +27,27 @@ def found(*rows: Any) -> Any:
     return cut_in_image(range(len(rows)), rows, None, SimpleNamespace(image_token_id=IMAGE), FAILED)
 
 
+CUT = {"input_ids": [WORD, WORD, IMAGE, IMAGE]}
+WHOLE = {"input_ids": [IMAGE, WORD, WORD]}
+
+
 def test_rows_that_end_in_an_image_position_are_named_with_what_the_collator_said() -> None:
-    one = found({"input_ids": [WORD, IMAGE, IMAGE]}, {"input_ids": [WORD, IMAGE, WORD]})
-    assert one.code == "image-truncated" and one.severity == "error" and one.evidence["rows"] == [0]
-    assert "row 0 of the training data ends inside an image" in one.message and "shape mismatch" in one.message
+    one = found(CUT, WHOLE, CUT)
+    assert one.code == "image-truncated" and one.severity == "error" and one.evidence["rows"] == [0, 2]
+    assert "rows 0, 2 of the training data end inside an image" in one.message and "shape mismatch" in one.message
+
+
+def labelled(prompt: list[int], answer: int) -> dict[str, list[int]]:
+    return {"input_ids": prompt + [WORD] * answer, "labels": [-100] * len(prompt) + [WORD] * answer}
+
+
+def test_prompts_that_end_in_an_image_position_are_named_though_their_answers_are_there() -> None:
+    cut, whole = labelled([WORD, IMAGE, IMAGE], 2), labelled([IMAGE, IMAGE, WORD], 2)
+    assert found(whole, cut, cut).evidence["rows"] == [1, 2] and found(whole, whole) is None
+
+
+def test_rows_of_many_lengths_whose_prompt_is_an_image_are_not_named() -> None:
+    assert found(*(labelled([IMAGE, IMAGE], answer) for answer in (3, 5, 4))) is None
 
 
 @pytest.mark.parametrize("row", [{"input_ids": [IMAGE, WORD]}, {"input_ids": []}, {"text": "a"}, ("a", "b")])

@@ -12,14 +12,22 @@ from typing import Any
 from eyechart.faults.batch_evidence import rows_in_words
 from eyechart.faults.batch_images import LENGTH_FIX
 from eyechart.faults.table import agree, finding
+from eyechart.processors.answers import IGNORED
 from eyechart.processors.image_ids import image_ids_of
 from eyechart.results import Finding
+
+# size: one row of a length is no limit
+_FEWEST = 2
+"""Rows that have to be cut off at one length, where as many were read."""
 
 
 def cut_in_image(
     indices: Sequence[int], rows: Sequence[Any], processor: Any, config: Any, error: Exception
 ) -> Finding | None:
-    """Return a finding if rows end in an image position; None if none does, or if rows hold no token ids.
+    """Return a finding if rows of one length, the longest, end in an image position, or their prompts do.
+
+    A prompt ends where labels begin; most templates close the image or the turn before that. Rows that are cut off have
+    one length; a prompt that is only an image leaves rows of many lengths, and is not named.
 
     Args:
         indices: index of each row in its data set.
@@ -29,8 +37,13 @@ def cut_in_image(
         error: what the collator raised.
     """
     ids = set(image_ids_of(processor, config))
-    cut = [index for index, row in zip(indices, rows, strict=True) if _last_id(row) in ids]
-    if not cut:
+    lengths = [_length(row) for row in rows]
+    cut = [
+        index
+        for index, row, length in zip(indices, rows, lengths, strict=True)
+        if length == max(lengths) > 0 and not ids.isdisjoint(_last_ids(row))
+    ]
+    if len(cut) < min(len(rows), _FEWEST):
         return None
     reason = " ".join(str(error).split())[:120]
     return finding(
@@ -43,9 +56,14 @@ def cut_in_image(
     )
 
 
-def _last_id(row: Any) -> int | None:
-    """Return the last token id of a row; None if it has none."""
+def _length(row: Any) -> int:
+    """Return the number of token ids of a row; 0 for rows without ids."""
     ids = row.get("input_ids") if isinstance(row, Mapping) else None
-    if ids is None or len(ids) == 0 or getattr(ids, "ndim", 1) != 1:
-        return None
-    return int(ids[-1])
+    return 0 if ids is None or getattr(ids, "ndim", 1) != 1 else len(ids)
+
+
+def _last_ids(row: Any) -> set[int]:
+    """Return the last token id of a row with ids, and of its prompt."""
+    ids, labels = row["input_ids"], row.get("labels")
+    first = next((place for place, label in enumerate(() if labels is None else labels) if label != IGNORED), 0)
+    return {int(ids[-1])} | ({int(ids[first - 1])} if 0 < first <= len(ids) else set())

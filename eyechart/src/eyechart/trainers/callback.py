@@ -27,7 +27,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
 from eyechart.api.check_batch import check_batch
@@ -37,7 +36,6 @@ from eyechart.exits import FaultsFoundError
 from eyechart.faults.arrivals import dropped_images
 from eyechart.faults.served import Served, pictures_in, served_of, wrongly_served
 from eyechart.faults.table import blinds, rank
-from eyechart.faults.uncollated import cut_in_image
 from eyechart.models.unchanged import unchanged
 from eyechart.models.wrappers import unwrapped
 from eyechart.progress import say
@@ -46,7 +44,7 @@ from eyechart.reporting.output import write_results
 from eyechart.reporting.training import failure_line, first_batch_lines, plan_line, stop_line, tracker_figures
 from eyechart.results import Finding, Look, Results
 from eyechart.trainers.data import Indexed, Source, given, indexed
-from eyechart.trainers.firststep import FirstForward, image_inputs
+from eyechart.trainers.firststep import FirstForward, image_inputs, kept
 from eyechart.trainers.looking import Looking
 
 T = TypeVar("T")
@@ -103,8 +101,8 @@ class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it 
         """
         if isinstance(processor, Trainer):
             raise ValueError(
-                "Callback: expected a processor, got a trainer; ms-swift calls what is registered with (args, trainer), "
-                'so register callbacks_map["eyechart"] = lambda args, trainer: eyechart.Callback().of(trainer)'
+                "Callback: expected a processor, got a trainer. In ms-swift, register "
+                'callbacks_map["eyechart"] = lambda args, trainer: eyechart.Callback().of(trainer)'
             )
         self.watching = watching or Watching()
         self.findings: list[Finding] = []
@@ -176,20 +174,17 @@ class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it 
 
     def _collated(self, training: Indexed, count: int) -> Mapping[str, Any] | None:
         """Collate a few rows; if the trainer's collator fails on them, say why, and return None."""
+        seed, config = self.watching.seed, getattr(self._model, "config", None)
         try:
-            return training.batches(count, count, self.watching.seed)[0]
+            return training.batches(count, count, seed)[0]
         except Exception as error:  # noqa: BLE001 - collators of others may raise anything
             failed = error
         self._say([failure_line("batch of the first rows", failed)])
-        cut = self._tried("look at the first rows", lambda: self._cut(training, count, failed))
+        drawn = partial(training.cut, count, seed, self._processor, config, failed)
+        cut = self._tried("look at the first rows", drawn)
         if cut is not None:
             self._found([cut])
         return None
-
-    def _cut(self, training: Indexed, count: int, error: Exception) -> Finding | None:
-        """Return a finding if the rows that could not be collated are cut off inside an image."""
-        indices, config = training.drawn(count, self.watching.seed), getattr(self._model, "config", None)
-        return cut_in_image(indices, [training.rows[index] for index in indices], self._processor, config, error)
 
     def _served(self, training: Indexed, size: int) -> Finding | None:
         """Collate rows, and compare their pixels with their pictures."""
@@ -233,7 +228,7 @@ class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it 
         with unchanged(self._model):
             if collated is None:
                 self._check(batch, None)
-                self._prepare([_kept(batch)], "training")
+                self._prepare([kept(batch)], "training")
                 return
             lost = dropped_images(image_inputs(collated), image_inputs(batch), sorted(batch))
             if lost is not None:
@@ -302,8 +297,3 @@ def look_steps(looks: str | int, total: int) -> list[int]:
     if isinstance(looks, int):
         return list(range(looks, total + 1, looks))
     return sorted({1, *(math.ceil(total / 2**halvings) for halvings in range(_MOST_LOOKS - 1))})
-
-
-def _kept(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of a batch that the training cannot change."""
-    return {key: value.detach().clone() if isinstance(value, Tensor) else value for key, value in batch.items()}
