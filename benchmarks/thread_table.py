@@ -123,10 +123,9 @@ Written by `make bench-threads`; do not edit. Each row of the first table is a p
 see its images, or learned from the wrong labels, made again **from its cause**: in the collator, the processor, the
 arguments, a patched function, the loss or the frozen parameters. Every case is a training of 20 steps on a tiny model
 with random weights, on a CPU, with three seeds (in stacks with environments of their own, with as many as figures are
-shown). The Trainer, TRL, LLaMA-Factory, ms-swift and axolotl run with `eyechart.Callback`, the loop with
-`eyechart.watch` or `eyechart.check_batch`. The models have no knowledge, so the figures of the trainers are not those
-of the threads; what matters is whether they differ from the healthy figures.
-Versions:
+shown). The Trainer, TRL, LLaMA-Factory and ms-swift run with `eyechart.Callback`, the loop with `eyechart.watch` or
+`eyechart.check_batch`. The models have no knowledge, so the figures of the trainers are not those of the threads; what
+matters is whether they differ from the healthy figures. Versions:
 {versions}.
 
 | | now | first encounter |
@@ -157,10 +156,11 @@ _TAIL = """
 ## Stacks in environments of their own
 
 LLaMA-Factory, ms-swift and axolotl are installed by `make stack-environments`, each with its own dependencies and a
-build of torch for CPUs, and started by their own command with their documentation's example: settings for GPUs (bf16,
-flash attention, DeepSpeed) are left out, and pictures, rows and checkpoint are tiny. `benchmarks/launched/` has the
-lines that add eyechart. PyPI's torchvision does not load beside a CPU build of torch, so its two missing operators are
-declared; torchaudio, which LLaMA-Factory imports, is an empty module there.
+build of torch for CPUs, and started by the function behind their command (`run_exp`, `sft_main`, `do_cli`) with their
+documentation's example: settings for GPUs (bf16, flash attention, DeepSpeed) are left out, and pictures, rows and
+checkpoint are tiny. `benchmarks/launched/` has the lines that add eyechart. PyPI's torchvision does not load beside a
+CPU build of torch, so its two missing operators are declared; torchaudio, which LLaMA-Factory imports, is an empty
+module there.
 
 | stack | versions |
 |---|---|

@@ -23,7 +23,8 @@ HEALTHY = row("healthy", "", loss=4.0)
 
 
 def counted(*found: Row, healthy: Row = HEALTHY) -> tuple[int, int]:
-    total = totals({found[0].name: list(found), "healthy": [healthy] * len(found)})
+    twins = [dataclasses.replace(healthy, seed=one.seed) for one in found]
+    total = totals({found[0].name: list(found), "healthy": twins})
     return total.noticed, total.named
 
 
