@@ -11,8 +11,8 @@ PYTHON = $(shell for candidate in python3.11 python3.12 python3 python; do \
 	>/dev/null 2>&1 && { command -v "$$candidate"; break; }; done)
 
 .PHONY: help trial test lint wheels test-wheels pages \
-	bench bench-coverage bench-looks bench-looks-cost bench-memory bench-kill bench-races bench-fuzz bench-faults \
-	bench-thresholds bench-live bench-golden bench-stacks bench-models bench-threads lock
+	bench bench-coverage bench-looks bench-memory bench-kill bench-fuzz bench-faults bench-thresholds bench-live \
+	bench-golden bench-stacks bench-models bench-threads stack-environments
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,21 +93,18 @@ bench-models: $(VENV)/.dev-ready ## every image-text-to-text type at tiny width 
 
 # TRL and what it needs come into a folder of their own, so that the environment of the tests stays as it is.
 THREADS := outputs/threads-packages
-bench-threads: $(VENV)/.dev-ready ## public threads made again in Trainer, TRL and a loop; writes docs/threads.md
+bench-threads: $(VENV)/.dev-ready ## public threads made again in the stacks where they happened; writes docs/threads.md
 	test -d $(THREADS)/trl || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		--target $(THREADS) --require-hashes -r locks/threads.txt
 	PYTHONPATH=eyechart/tests:$(THREADS) $(BIN)/python benchmarks/threads.py
 
-# Everything comes in the versions and with the hashes of locks/*.txt. The exception is torch: its CPU builds differ from
-# machine to machine, so only its version is fixed, and on a machine with a GPU it brings its own CUDA libraries.
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-LOCKS := pyproject.toml eyechart/pyproject.toml constraints.txt locks/run.txt locks/dev.txt
-OURS := --no-deps --no-build-isolation -e eyechart -e .
+# bench-threads trains in these where they exist, and keeps the results of the others.
+stack-environments: $(VENV)/.dev-ready ## LLaMA-Factory, ms-swift, axolotl, each in an environment of its own, for bench-threads
+	$(BIN)/python benchmarks/stack_environments.py
 
-$(VENV)/.run-ready: $(LOCKS) | $(VENV)/bin/python
-	$(PIP) --require-hashes --no-deps -r locks/run.txt
-	$(PIP) -c constraints.txt torch
-	$(PIP) $(OURS)
+# constraints.txt pins what was tested. Its torch takes a CPU build where pip has one at hand.
+$(VENV)/.run-ready: pyproject.toml eyechart/pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e eyechart -e '.[worlds]'
 	@touch $@
 
 $(VENV)/.dev-ready: $(LOCKS) | $(VENV)/bin/python

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from thread_stack import Job, Stack
+from thread_stack import Job
 
 
 @dataclass(frozen=True)
@@ -15,9 +16,10 @@ class Case:
     name: str
     how: str
     """The cause, or what the set-up is."""
-    stack: Stack
-    change: Callable[[Job], None]
-    """Changes the parts of the healthy training of this stack."""
+    stack: str
+    change: Callable[[Any], None]
+    """Changes the parts of the healthy training of this stack: of a `Job`, or of a `Launch` where the stack has an
+    environment of its own."""
     family: str = "qwen2_5_vl"
     thread: str = ""
     """The public thread, after its number in the order of the page; empty for healthy set-ups."""

@@ -13,20 +13,20 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 220), 
 QUESTION = "What is this?"
 
 
-def item(index: int) -> Item:
-    """A picture of two colours in noise; the answer names both colours."""
+def item(index: int, scale: int = 1) -> Item:
+    """A picture of two colours in noise, `scale` times the usual sizes; the answer names both colours."""
     names = list(COLOURS)
     upper, lower = names[index % 4], names[(index // 4) % 4]
-    height, width = SIZES[index % len(SIZES)]
+    height, width = (scale * side for side in SIZES[index % len(SIZES)])
     image = picture(index, (height, width))
     image.paste(COLOURS[upper], (2, 2, width - 2, height // 2))
     image.paste(COLOURS[lower], (2, height // 2, width - 2, height - 2))
     return Item((image,), (QUESTION, f"a {upper} circle on a {lower} ground"))
 
 
-def items_of(count: int, seed: int) -> list[Item]:
+def items_of(count: int, seed: int, scale: int = 1) -> list[Item]:
     """Rows that differ between seeds in their noise and their order."""
-    return [item(1000 * seed + index) for index in range(count)]
+    return [item(1000 * seed + index, scale) for index in range(count)]
 
 
 def flags(count: int) -> list[Item]:

@@ -7,11 +7,11 @@ the rows, arguments, the model, or a function of the stack.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Any, Literal
 
 import numpy as np
@@ -23,13 +23,12 @@ from batches import Made
 from eyechart.exits import InputError
 from eyechart.processors.loading import load_processor
 from eyechart.results import Finding
+from thread_checkpoints import checkpoint
+from thread_outcome import Checked, Outcome, Timed, last_mean, said
 from thread_rows import items_of, trl_rows
-from tiny_architectures import ARCHITECTURES
 
 Stack = Literal["Trainer", "TRL", "loop"]
 STEPS, ROWS, BATCH = 20, 32, 4
-_LAST = 5
-"""Number of steps at the end whose mean is shown as the last loss, accuracy or gradient norm."""
 
 
 @dataclass
@@ -62,81 +61,6 @@ class Job:
         inner = self.collate
         assert inner is not None
         self.collate = lambda items: change(inner(items))
-
-
-@dataclass
-class Outcome:
-    """What one training showed, and what was found."""
-
-    loss: float | None = None
-    accuracy: float | None = None
-    """Token accuracy as TRL logs it."""
-    gradient: float | None = None
-    error: str = ""
-    """The exception that ended the training."""
-    findings: list[tuple[str, str]] = field(default_factory=list)
-    """(code, severity), the first one first."""
-    stops: bool = False
-    """Whether a finding stops a training by default."""
-    step: int | None = None
-    """Number of updates before the first finding; None without findings."""
-    seconds: float | None = None
-    """From the beginning of the training to the first finding, in seconds of processor time."""
-    checks: float = 0.0
-    """Processor time of the checks before and in the first step, in seconds."""
-    one_step: float = 0.0
-    """Median processor time of a step, in seconds."""
-    broken: bool = False
-    """Whether the benchmark itself failed."""
-
-
-class Checked(eyechart.Callback):
-    """The callback, which notes what it would stop and lets the training go on, so that both can be shown."""
-
-    stops = False
-
-    def _stops(self, found: Finding) -> bool:
-        self.stops |= super()._stops(found)
-        return False
-
-
-class Clock(transformers.TrainerCallback):
-    """Processor times of the events of a training, at one place among its callbacks."""
-
-    def __init__(self, checked: Checked | None = None) -> None:
-        """Keep the callback whose findings are counted when the training begins."""
-        self.begin = 0.0
-        self.begins: list[float] = []
-        self.ends: list[float] = []
-        self.checked, self.found = checked, 0
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Note the time."""
-        self.begin = time.process_time()
-        self.found = len(self.checked.findings) if self.checked else 0
-
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """Note the time."""
-        self.begins.append(time.process_time())
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        """Note the time."""
-        self.ends.append(time.process_time())
-
-
-def checkpoint(root: Path, family: str, seed: int) -> Path:
-    """The folder of a tiny model with random weights drawn by `seed`, made once."""
-    folder = root / f"{family}-{seed}"
-    if not (folder / "config.json").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        ARCHITECTURES[family](folder)
-        model = transformers.AutoModelForImageTextToText.from_pretrained(folder)
-        torch.manual_seed(seed)
-        for weight in model.parameters():
-            if weight.dim() > 1:
-                torch.nn.init.normal_(weight, std=0.1)
-        model.save_pretrained(folder)
-    return folder
 
 
 def job_of(stack: Stack, family: str, seed: int, root: Path) -> Job:
@@ -174,30 +98,19 @@ _ARGUMENTS: dict[str, Any] = {
 
 
 def _trainer(job: Job, checked: bool) -> Outcome:
-    callback = Checked(watching=eyechart.Watching(looks="off", score=0)) if checked else None
-    before, after, outcome = Clock(), Clock(callback), Outcome()
+    timed = Timed.of(Checked(watching=eyechart.Watching(looks="off", score=0)) if checked else None)
+    error = ""
     try:
         trainer = _made(job)
-        trainer.add_callback(before)
-        if callback is not None:
-            trainer.add_callback(callback.of(trainer))
-        trainer.add_callback(after)
+        trainer.add_callback(timed.before)
+        if timed.checked is not None:
+            trainer.add_callback(timed.checked.of(trainer))
+        trainer.add_callback(timed.after)
         trainer.train()
-    except Exception as error:  # noqa: BLE001 - what the stack raises is what its user sees
-        outcome.error = _said(error)
-    else:
-        history = trainer.state.log_history
-        outcome.loss = _mean(log["loss"] for log in history if "loss" in log)
-        outcome.gradient = _mean(log["grad_norm"] for log in history if "grad_norm" in log)
-        outcome.accuracy = _mean(log["mean_token_accuracy"] for log in history if "mean_token_accuracy" in log)
-    outcome.one_step = median([end - begin for begin, end in zip(before.begins, before.ends, strict=False)][1:] or [0])
-    if callback is not None:
-        _note(outcome, callback.findings, callback.stops)
-        first = before.ends[0] if before.ends else time.process_time()
-        first_step = before.ends[0] - before.begins[0] if before.ends else outcome.one_step
-        outcome.checks = (after.begin or first) - before.begin + max(0.0, first_step - outcome.one_step)
-        if outcome.findings:
-            outcome.step, outcome.seconds = 0, (after.begin if after.found else first) - before.begin
+    except Exception as raised:  # noqa: BLE001 - what the stack raises is what its user sees
+        error = said(raised)
+    outcome = timed.outcome()
+    outcome.error = error
     return outcome
 
 
@@ -229,7 +142,7 @@ def _loop(job: Job, checked: bool) -> Outcome:
     try:
         for batch in _batches(job):
             if checked and job.check == "check_batch" and not losses:
-                _note(outcome, eyechart.check_batch(batch, job.made.processor).findings)
+                outcome.note(eyechart.check_batch(batch, job.made.processor).findings)
                 outcome.checks = time.process_time() - began
             start = time.process_time()
             loss = job.model(**{key: torch.as_tensor(value) for key, value in batch.items()}).loss
@@ -240,11 +153,11 @@ def _loop(job: Job, checked: bool) -> Outcome:
             losses.append(float(loss.detach()))
             times.append(time.process_time() - start)
             if watched is not None and len(losses) == 1:
-                _note(outcome, findings_of(watched))
+                outcome.note(findings_of(watched))
                 outcome.seconds = time.process_time() - began
     except (ValueError, RuntimeError, IndexError, InputError) as error:
-        outcome.error = _said(error)
-    outcome.loss, outcome.gradient = _mean(losses), _mean(norms)
+        outcome.error = said(error)
+    outcome.loss, outcome.gradient = last_mean(losses), last_mean(norms)
     outcome.one_step = median(times[1:] or [0])
     if watched is not None:
         outcome.checks = max(0.0, times[0] - outcome.one_step) if times else 0.0
@@ -274,18 +187,3 @@ def findings_of(watched: Any) -> list[Finding]:
 
 def _line(code: str, message: str) -> Finding:
     return Finding(code=code, severity="error", message=message, evidence={}, fix="")
-
-
-def _note(outcome: Outcome, findings: Iterable[Finding], stops: bool = False) -> None:
-    found = list(findings)
-    outcome.findings = list(dict.fromkeys((one.code, one.severity) for one in found))
-    outcome.stops = stops
-
-
-def _mean(values: Iterable[float]) -> float | None:
-    last = list(values)[-_LAST:]
-    return fmean(last) if last else None
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

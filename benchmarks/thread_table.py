@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
+from typing import Any
 
 from eyechart.faults.table import FAULTS
 
@@ -87,7 +88,8 @@ def totals(rows: Rows) -> Totals:
 
 
 def _in_all(found: Sequence[Row], twins: Sequence[Row], holds: Callable[[Row, Row], bool]) -> bool:
-    return all(holds(row, twin) for row, twin in zip(found, twins, strict=True))
+    of_seed = {twin.seed: twin for twin in twins}
+    return all(holds(row, of_seed[row.seed]) for row in found)
 
 
 def reached(total: Totals) -> bool:
@@ -118,11 +120,12 @@ def read(line: str) -> Row:
 _HEAD = """# Faults from public threads
 
 Written by `make bench-threads`; do not edit. Each row of the first table is a public thread in which a model did not
-see its images, or learned from wrong labels. **Its cause** was reproduced in the collator, the processor, the
-arguments, a patched function, the loss or the frozen parameters. Every case is a training run of 20 steps on a CPU,
-repeated with three seeds, of a tiny model with random weights. The Trainer and TRL run with `eyechart.Callback`, the
-loop with `eyechart.watch` or `eyechart.check_batch`. The models were never trained before, so losses are not comparable
-with those in the threads, but only with those of the healthy set-ups here. Versions:
+see its images, or learned from the wrong labels, made again **from its cause**: in the collator, the processor, the
+arguments, a patched function, the loss or the frozen parameters. Every case is a training of 20 steps on a tiny model
+with random weights, on a CPU, with three seeds (in stacks with environments of their own, with as many as figures are
+shown). The Trainer, TRL, LLaMA-Factory and ms-swift run with `eyechart.Callback`, the loop with `eyechart.watch` or
+`eyechart.check_batch`. The models have no knowledge, so the figures of the trainers are not those of the threads; what
+matters is whether they differ from the healthy figures. Versions:
 {versions}.
 
 | | now | first encounter |
@@ -137,43 +140,36 @@ with those in the threads, but only with those of the healthy set-ups here. Vers
 later changes. When the detectors were written, these threads were known, and single batches with the same causes were
 among the tests. Even the first encounter is therefore not an estimate for other faults.
 
-**Noticed** means that there is an error, or the expected finding at its own severity. Findings that the healthy set-up
-also has do not count. **Named** means that the expected finding is the first one. `watch` prints lines without codes. A
-line that no images arrive, or that no module reads them, counts as `pixels-unused`; a line that they do not change the
-logits counts as `not-injected`. **Loss**, **accuracy** and **gradient** are the values that the stack itself logs,
-averaged over the last five steps, one number per seed: first healthy, then broken (or the exception). Only TRL logs
-token accuracy. **Stops** states whether the callback, by default, stops the training before the first update. In this
-benchmark it was set to continue, to show the figures of the broken training. **Seconds** is the processor time from the
-start of the training to the finding. The last column is the processor time of all checks and that of one step, which is
-short for these models. In the healthy set-ups with the callback, the checks took as long as {steps:.0f} steps (median).
-They run once, whatever the length of the training.
+**Noticed** means an error, or the expected finding at its own severity; what the healthy set-up also has does not
+count. **Named** means that it comes first. `watch` prints lines without codes: that no images arrive or nothing reads
+them counts as `pixels-unused`, that they do not change the logits as `not-injected`. **Loss**, **accuracy** and
+**gradient** are means of the last five steps, one number for each seed, as the stack itself shows them: healthy, then
+broken; an exception stands in their place. Token accuracy is logged by TRL and ms-swift. **Stops** is what the callback
+does by default, before the first update; to show what happens without, the trainings here went on. **Seconds** are
+processor time from the beginning of the training to the finding; **checks** is what all checks cost, and beside it a
+step, which is short on these models. On the healthy set-ups with the callback, the checks cost {steps:.0f} steps
+(median), once, whatever the length of the training.
 """
 
 
 _TAIL = """
-## Other stacks
+## Stacks in environments of their own
 
-These stacks were tried on 2026-11-29 on a CPU with Python 3.11 and torch 2.13. Each was installed in a separate folder,
-without its dependencies, and added to the environment of the tests; then the packages were added that its import
-required. **No training was run with them.**
+LLaMA-Factory, ms-swift and axolotl are installed by `make stack-environments`, each with its own dependencies and a
+build of torch for CPUs, and started by the function behind their command (`run_exp`, `sft_main`, `do_cli`) with their
+documentation's example: settings for GPUs (bf16, flash attention, DeepSpeed) are left out, and pictures, rows and
+checkpoint are tiny. `benchmarks/launched/` has the lines that add eyechart. PyPI's torchvision does not load beside a
+CPU build of torch, so its two missing operators are declared; torchaudio, which LLaMA-Factory imports, is an empty
+module there.
 
-| stack | result |
+| stack | versions |
 |---|---|
-| LLaMA-Factory 0.9.5 | {lf} |
-| ms-swift 4.6.0 | {swift} |
-| axolotl 0.19.0 | {axo} |
+{stacks}
 """
-_STACKS = {
-    "lf": "`llamafactory.train.tuner` (`run_exp`) imports with transformers 5.6.0, trl 0.24.0, accelerate 1.11.0, an "
-    "empty stand-in for torchaudio, and `DISABLE_VERSION_CHECK=1`, because datasets is newer than it allows",
-    "swift": "`swift.trainers` imports with transformers 5.23.0",
-    "axo": "`axolotl.cli.train` imports with transformers 5.16.1 and trl 1.9.0; importing `axolotl.train` "
-    "did not succeed within the time taken (it required numba, and its trainers triton)",
-}
 
 
-def render(rows: Rows, first: Rows, versions: str) -> str:
-    """docs/threads.md."""
+def render(rows: Rows, first: Rows, about: Mapping[str, Any]) -> str:
+    """docs/threads.md; `about` has the versions of this environment, and of the stacks in environments of their own."""
     lines = [
         "\n## Threads\n",
         "| thread | cause | stack | loss | token accuracy | gradient norm | first finding | stops | at step | seconds "
@@ -186,9 +182,14 @@ def render(rows: Rows, first: Rows, versions: str) -> str:
         *(_healthy_line(found) for found in rows.values() if not found[0].code),
     ]
     head = _HEAD.format(
-        versions=versions, now=totals(rows), first=totals(first), steps=_cost_in_steps(rows), threads=_threads(rows)
+        versions=about["versions"],
+        now=totals(rows),
+        first=totals(first),
+        steps=_cost_in_steps(rows),
+        threads=_threads(rows),
     )
-    return head + "\n".join(lines) + "\n" + _TAIL.format(**_STACKS)
+    stacks = "\n".join(f"| {stack} | {_cell(text)} |" for stack, text in about["stacks"].items())
+    return head + "\n".join(lines) + "\n" + _TAIL.format(stacks=stacks)
 
 
 def _threads(rows: Rows) -> int:

@@ -1,6 +1,7 @@
 """Would the faults of public threads have been found? Each is made again from its cause, in a training of 20 steps.
 
     make bench-threads                                 installs TRL, datasets and PEFT beside the environment, and runs
+    make stack-environments                            LLaMA-Factory, ms-swift and axolotl, whose cases need them
     python benchmarks/threads.py --resume              go on with the cases that have no result yet
     python benchmarks/threads.py --only packed,shrunk  these cases; the page is not written
     python benchmarks/threads.py --list
@@ -19,9 +20,9 @@ import multiprocessing
 import os
 import shutil
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch: one process of one thread
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -30,17 +31,24 @@ import torch
 import transformers
 
 from eyechart.files import write_atomic
+from stack_environments import exists
+from stack_environments import versions as versions_of
 from thread_case import Case
 from thread_healthy import HEALTHY
 from thread_images import OF_IMAGES
 from thread_labels import OF_LABELS
+from thread_launch import LAUNCHED, launch, launch_of
+from thread_launched import LAUNCHED_BROKEN, LAUNCHED_HEALTHY
 from thread_models import OF_MODELS
-from thread_stack import Outcome, job_of, run
+from thread_outcome import Outcome
+from thread_stack import job_of, run
 from thread_table import Row, as_line, reached, read, render, totals
 
-BROKEN = tuple(sorted((*OF_LABELS, *OF_IMAGES, *OF_MODELS), key=lambda case: int(case.thread.split()[0])))
-CASES = {case.name: case for case in (*BROKEN, *HEALTHY)}
-assert len(CASES) == len(BROKEN) + len(HEALTHY), "two cases share a name"
+BROKEN = tuple(
+    sorted((*OF_LABELS, *OF_IMAGES, *OF_MODELS, *LAUNCHED_BROKEN), key=lambda case: int(case.thread.split()[0]))
+)
+CASES = {case.name: case for case in (*BROKEN, *HEALTHY, *LAUNCHED_HEALTHY)}
+assert len(CASES) == len(BROKEN) + len(HEALTHY) + len(LAUNCHED_HEALTHY), "two cases share a name"
 assert all(case.twin in CASES for case in BROKEN), "a case is compared with a set-up that does not exist"
 SEEDS = (0, 1, 2)
 STACKS = ("torch", "transformers", "trl", "datasets", "peft")
@@ -73,15 +81,30 @@ def _run(case: Case) -> None:
         _keep(row_of(case, seed, run(job)))
 
 
+def run_launched(stack: str, names: list[str]) -> None:
+    """Run the named cases of a stack with every seed, in one process of the stack's environment."""
+    cases, launches = [], []
+    for name in names:
+        for seed in SEEDS:
+            one = launch_of(stack, CASES[name].family, seed, FOLDER, name)
+            CASES[name].change(one)
+            launches.append(one)
+            cases.append(CASES[name])
+    for case, one, outcome in zip(cases, launches, launch(launches), strict=True):
+        _keep(row_of(case, one.seed, outcome))
+    for name in names:
+        _tell(name)
+
+
 def _keep(row: Row) -> None:
     with (FOLDER / "cases.jsonl").open("a", encoding="utf-8") as file:
         file.write(as_line(row) + "\n")
 
 
 def run_all(names: list[str]) -> None:
-    """Run the named cases one after the other."""
-    context, began = multiprocessing.get_context("fork"), time.monotonic()
-    for place, name in enumerate(names, start=1):
+    """Run the named cases one after the other; those of a stack without its environment are left out, and said."""
+    context = multiprocessing.get_context("fork")
+    for name in (name for name in names if CASES[name].stack not in LAUNCHED):
         process = context.Process(target=_run, args=(CASES[name],))
         process.start()
         process.join(_PATIENCE)
@@ -91,12 +114,19 @@ def run_all(names: list[str]) -> None:
         if process.exitcode:
             for seed in SEEDS:
                 _keep(row_of(CASES[name], seed, Outcome(error=f"benchmark: exit {process.exitcode}", broken=True)))
-        row = rows_in(FOLDER / "cases.jsonl")[name][-1]
-        found = ", ".join(f"{code} ({severity})" for code, severity in row.findings) or "-"
-        minutes = (time.monotonic() - began) / 60
-        print(
-            f"{place:>3}/{len(names)} {minutes:4.1f} min  {name:<22} {row.code or 'healthy':<24} {found}  {row.error}"
-        )
+        _tell(name)
+    for stack in LAUNCHED:
+        some = [name for name in names if CASES[name].stack == stack]
+        if some and exists(stack):
+            run_launched(stack, some)
+        elif some:
+            print(f"{stack}: no environment (`make stack-environments`); its kept results stay: {', '.join(some)}")
+
+
+def _tell(name: str) -> None:
+    row = rows_in(FOLDER / "cases.jsonl")[name][-1]
+    found = ", ".join(f"{code} ({severity})" for code, severity in row.findings) or "-"
+    print(f"{name:<22} {row.code or 'healthy':<24} {found}  {row.error}", flush=True)
 
 
 def rows_in(path: Path) -> dict[str, list[Row]]:
@@ -104,7 +134,12 @@ def rows_in(path: Path) -> dict[str, list[Row]]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     last = {(row.name, row.seed): row for row in map(read, lines) if row.name in CASES}
     found = {name: [last[name, seed] for seed in SEEDS if (name, seed) in last] for name in CASES}
-    return {name: [_described(row) for row in rows] for name, rows in found.items() if len(rows) == len(SEEDS)}
+    return {name: [_described(row) for row in rows] for name, rows in found.items() if rows and _complete(name, rows)}
+
+
+def _complete(name: str, rows: list[Row]) -> bool:
+    """Whether a case has all its seeds; launched cases count with those that ran, and the page shows how many."""
+    return len(rows) == len(SEEDS) or CASES[name].stack in LAUNCHED
 
 
 def _described(row: Row) -> Row:
@@ -140,7 +175,10 @@ def main() -> int:
     run_all([name for name in CASES if (not wanted or name in wanted) and name not in done])
     found = rows_in(FOLDER / "cases.jsonl")
     if not wanted:
-        about = json.dumps({"versions": versions()})
+        missing = {name: rows for name, rows in rows_in(KEPT).items() if CASES[name].stack in LAUNCHED}
+        found = {name: rows for name in CASES if (rows := found.get(name) or missing.get(name))}
+        stacks = {stack: versions_of(stack) for stack in LAUNCHED if exists(stack)}
+        about = json.dumps({"versions": versions(), "stacks": {**_about().get("stacks", {}), **stacks}})
         kept = [as_line(row) for rows in found.values() for row in rows]
         write_atomic(KEPT, "\n".join([about, *kept]) + "\n")
         write_atomic(PAGE, page())
@@ -153,8 +191,13 @@ def main() -> int:
 
 def page() -> str:
     """docs/threads.md, from the kept results."""
-    about = json.loads(KEPT.read_text(encoding="utf-8").splitlines()[0])
-    return render(rows_in(KEPT), rows_in(FIRST), about["versions"])
+    return render(rows_in(KEPT), rows_in(FIRST), _about())
+
+
+def _about() -> dict[str, Any]:
+    """What the first line of the kept results says of their versions."""
+    about: dict[str, Any] = json.loads(KEPT.read_text(encoding="utf-8").splitlines()[0])
+    return about
 
 
 if __name__ == "__main__":

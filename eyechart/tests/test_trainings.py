@@ -281,6 +281,15 @@ def test_attach_refuses_what_takes_no_callbacks() -> None:
         eyechart.attach(object())
 
 
+def test_a_callback_that_ms_swift_would_call_with_its_trainer_is_refused_with_the_line_that_works(
+    saved: Saved, tmp_path: Path
+) -> None:
+    model, made = model_of(saved)
+    trainer = trainer_of(model, Collator(made), tmp_path)
+    with pytest.raises(ValueError, match=r"register callbacks_map\[.*Callback\(\).of\(trainer\)"):
+        eyechart.Callback(trainer.args, trainer)
+
+
 def test_looks_are_at_the_first_step_and_then_each_at_twice_the_one_before() -> None:
     assert look_steps("log", 1000, 10**6) == [1, 32, 63, 125, 250, 500, 1000]
     assert look_steps("log", 1000, 4000) == [1, 250, 500, 1000]

@@ -19,7 +19,7 @@ _TEXT_FIX = (
     "processor expand it"
 )
 _ALL = "the whole batch"
-_LENGTH_FIX = (
+LENGTH_FIX = (
     "raise max_length (cutoff_len, max_seq_length) until the longest row fits, or lower the image resolution in the "
     "processor; leave out rows that are too long instead of truncating them inside the image"
 )
@@ -174,7 +174,7 @@ def _truncated(evidence: BatchEvidence, cut: list[int], given: int, made: int, w
         "image-truncated",
         f"{rows_in_words(cut)} of the batch {agree(len(cut), 'is', 'are')} cut off at {length} tokens inside the "
         f"image: {given} image positions in {where} for {made} visual tokens",
-        _LENGTH_FIX,
+        LENGTH_FIX,
         rows=cut,
         length=length,
         placeholders=given,

@@ -28,7 +28,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
 from eyechart.api.check_batch import check_batch
@@ -46,7 +45,7 @@ from eyechart.reporting.output import write_results
 from eyechart.reporting.training import failure_line, first_batch_lines, plan_line, stop_line, tracker_figures
 from eyechart.results import Finding, Look, Results
 from eyechart.trainers.data import Indexed, Source, given, indexed
-from eyechart.trainers.firststep import FirstForward, image_inputs
+from eyechart.trainers.firststep import FirstForward, image_inputs, kept
 from eyechart.trainers.looking import Looking
 
 T = TypeVar("T")
@@ -100,8 +99,16 @@ class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it 
                 trainer's evaluation data set if the trainer is known (`attach`), otherwise rows of the training data.
             processor: the model's processor; by default the trainer's `processing_class`.
             watching: how to watch; the defaults are those of `Watching`.
-            folder: folder for the files of the final score; by default `eyechart` in the trainer's output folder.
+            folder: folder of the final score's files; by default `eyechart` in the trainer's output folder.
+
+        Raises:
+            ValueError: a trainer was passed instead of a processor, as ms-swift does with what is registered.
         """
+        if isinstance(processor, Trainer):
+            raise ValueError(
+                "Callback: expected a processor, got a trainer. In ms-swift, register "
+                'callbacks_map["eyechart"] = lambda args, trainer: eyechart.Callback().of(trainer)'
+            )
         self.watching = watching or Watching()
         self.findings: list[Finding] = []
         self.looks: list[Look] = []
@@ -136,12 +143,14 @@ class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it 
         training, collated = indexed(loader, "training"), None
         with unchanged(self._model):
             if training is not None:
-                collated = training.batches(min(max(size, _FEWEST), _MOST), _MOST, self.watching.seed)[0]
+                collated = self._collated(training, min(max(size, _FEWEST), _MOST))
+            if training is not None and collated is not None:
                 served = self._tried("comparison with the pictures of the rows", partial(self._served, training, size))
                 self._check(collated, handed.get("optimizer"), [served] if served else [])
-            self._held = self._held_out(loader) or training
+            self._held = self._held_out(loader) or (None if collated is None else training)
             if self._steps and self._held is not None:
-                self._prepare(self._held.batches(self.watching.samples, size, self.watching.seed), self._held.source)
+                drawn = partial(self._held.batches, self.watching.samples, size, self.watching.seed)
+                self._prepare(self._tried("looks", drawn) or [], self._held.source)
         if training is None:
             self._say(["eyechart: the training data cannot be read by index, so its first batch is checked instead"])
         self._first = FirstForward(self._model, lambda batch: self._arrived(batch, collated))
@@ -168,6 +177,20 @@ class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it 
             size = max(2, int(args.per_device_train_batch_size))
             with unchanged(self._model):
                 self._tried("final score", lambda: self._score(size, Path(args.output_dir)))
+
+    def _collated(self, training: Indexed, count: int) -> Mapping[str, Any] | None:
+        """Collate a few rows; if the trainer's collator fails on them, say why, and return None."""
+        seed, config = self.watching.seed, getattr(self._model, "config", None)
+        try:
+            return training.batches(count, count, seed)[0]
+        except Exception as error:  # noqa: BLE001 - collators of others may raise anything
+            failed = error
+        self._say([failure_line("batch of the first rows", failed)])
+        drawn = partial(training.cut, count, seed, self._processor, config, failed)
+        cut = self._tried("look at the first rows", drawn)
+        if cut is not None:
+            self._found([cut])
+        return None
 
     def _served(self, training: Indexed, size: int) -> Finding | None:
         """Collate rows, and compare their pixels with their pictures."""
@@ -211,7 +234,7 @@ class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it 
         with unchanged(self._model):
             if collated is None:
                 self._check(batch, None)
-                self._prepare([_kept(batch)], "training")
+                self._prepare([kept(batch)], "training")
                 return
             lost = dropped_images(image_inputs(collated), image_inputs(batch), sorted(batch))
             if lost is not None:
@@ -231,6 +254,8 @@ class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it 
 
     def _prepare(self, batches: Sequence[Mapping[str, Any]], source: Source) -> None:
         """Prepare the looks on these batches, unless the model or the batches cannot be scored."""
+        if not batches:
+            return
         looks, seed = len(self._steps), self.watching.seed
         self._looking = self._tried("looks", lambda: Looking(self._model, batches, self._processor, looks, seed))
         if self._looking is not None:
@@ -278,10 +303,4 @@ def look_steps(looks: str | int, total: int, rows: int) -> list[int]:
         return []
     if isinstance(looks, int):
         return list(range(looks, total + 1, looks))
-    count = min(max(rows // _ROWS_PER_LOOK, _FEWEST_LOOKS), _MOST_LOOKS)
-    return sorted({1, *(math.ceil(total / 2**halvings) for halvings in range(count - 1))})
-
-
-def _kept(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of a batch that the training cannot change."""
-    return {key: value.detach().clone() if isinstance(value, Tensor) else value for key, value in batch.items()}
+    return sorted({1, *(math.ceil(total / 2**halvings) for halvings in range(_MOST_LOOKS - 1))})

@@ -13,6 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from eyechart.faults.uncollated import cut_in_image
+from eyechart.results import Finding
+
 Source = Literal["held-out", "training"]
 """Which of the trainer's data sets the rows come from."""
 
@@ -50,6 +53,11 @@ class Indexed:
                 )
             found.append(batch)
         return found
+
+    def cut(self, count: int, seed: int, processor: Any, config: Any, error: Exception) -> Finding | None:
+        """Return a finding if some of the rows that `batches` could not collate are cut off inside an image."""
+        drawn = self.drawn(count, seed)
+        return cut_in_image(drawn, [self.rows[index] for index in drawn], processor, config, error)
 
 
 def indexed(loader: Any, source: Source) -> Indexed | None:

@@ -36,6 +36,11 @@ def image_inputs(batch: Mapping[str, Any]) -> list[str]:
     return [name for name, value in batch.items() if _is_image(name, value)]
 
 
+def kept(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a batch that the training cannot change."""
+    return {key: value.detach().clone() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+
+
 def _is_image(name: str, value: Any) -> bool:
     if value is None or not any(word in name for word in ("pixel", "image", "vision", "encoder_output")):
         return False
