@@ -66,6 +66,13 @@ class Understood:
     """Keys that were found and are not read."""
     images: tuple[str, ...] = field(default=())
     """Keys of images: the one in `keys`, and `image` or `images` if rows have either."""
+    places_optional: bool = False
+    """Whether images may be absent from all texts in every layout, because the caller replaces the question."""
+
+    @property
+    def images_first(self) -> bool:
+        """Whether images that no text refers to precede the first question; otherwise such a row is rejected."""
+        return self.places_optional or self.layout.images_first
 
 
 def layout_choice(text: str) -> tuple[Layout | None, dict[str, str]]:

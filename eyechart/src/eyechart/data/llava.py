@@ -19,7 +19,7 @@ from eyechart.rows import PLACEHOLDER, RejectKind, Row
 
 
 class NotSimpleError(Exception):
-    """A row with several exchanges, several images, or an image that is not a path below the image root."""
+    """A row with several exchanges or images, an image that is no path below the image root, or no place for it."""
 
 
 class _Turn(msgspec.Struct):
@@ -36,7 +36,9 @@ class _Row(msgspec.Struct):
 _ROW = msgspec.json.Decoder(_Row)
 
 
-def llava_row(row: int, raw: msgspec.Raw, root: str, shared: dict[str, str]) -> tuple[Row, bool]:
+def llava_row(
+    row: int, raw: msgspec.Raw, root: str, shared: dict[str, str], places_optional: bool = False
+) -> tuple[Row, bool]:
     """Validate one row.
 
     Args:
@@ -44,6 +46,7 @@ def llava_row(row: int, raw: msgspec.Raw, root: str, shared: dict[str, str]) -> 
         raw: its JSON.
         root: the image root.
         shared: keeps one copy of each distinct human turn (LLaVA-Pretrain has eleven).
+        places_optional: whether a human turn without `<image>` is left to `turns.row_of` instead of being an error.
 
     Returns:
         The row, and whether it has an id.
@@ -59,6 +62,8 @@ def llava_row(row: int, raw: msgspec.Raw, root: str, shared: dict[str, str]) -> 
     except msgspec.ValidationError as error:
         raise _wrong_layout(raw, error) from error
     human, caption = _turns(value.conversations)
+    if places_optional and PLACEHOLDER not in human:
+        raise NotSimpleError
     image = _image(value.image, human.count(PLACEHOLDER), root)
     if not caption:
         detail = "expected text in the gpt turn, got only white space"
