@@ -86,9 +86,7 @@ class RowFile:
         records = self.records
         if self.understood.layout is LLAVA and isinstance(records, JsonRecords):
             try:
-                return llava_row(
-                    index, records.raw[index], self.root, self._shared, self.understood.places_optional
-                )
+                return llava_row(index, records.raw[index], self.root, self._shared, self.understood.places_optional)
             except NotSimpleError:
                 pass
         return row_of(
