@@ -61,7 +61,9 @@ def load_complete(
     except (OSError, ImportError) as error:
         raise ValueError(explain_absence(name, setting, error)) from error
     except (SafetensorError, RuntimeError, ValueError) as error:
-        if attention == "sdpa" and isinstance(error, ValueError) and _lacks_sdpa(kind, name):
+        # The model, or a part of it that transformers names in its error (TimmWrapperModel in Gemma 3n), lacks it.
+        lacks = isinstance(error, ValueError) and ("scaled_dot_product" in str(error) or _lacks_sdpa(kind, name))
+        if attention == "sdpa" and lacks:
             flag = "--attention" if setting == "MODEL" else "model.attention"
             raise InputError(
                 f"{flag}: {name} has no {attention} attention in transformers {transformers.__version__}",
