@@ -4,9 +4,9 @@
     shared    prompt, image -> keys and values -> answer 1 | answer 2 | ...
 
 What a model keeps of a prompt differs between architectures: sliding windows, linear attention, position ids of
-images, experts that are chosen by length. So nothing is assumed: for every length of a prompt, the longest answer so far
-is also scored in a pass of the whole sequence. If a loss differs by more than the allowed difference, or if a pass
-fails, the losses of shared prompts are not used, and every prompt is read again for each of its answers from then on.
+images, experts that are chosen by length. So nothing is assumed: for every length of a prompt, the longest answer so
+far is also scored in a pass of the whole sequence. If a loss differs by more than the allowed difference, or if a pass
+fails, the losses after that prompt are not used, and every prompt is read again for each answer from then on.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Prefixes:
             for start in range(0, len(places), self._rows):
                 some = places[start : start + self._rows]
                 found |= dict(zip(some, self._answers(_narrow(batch, some), prompt, first_K, past), strict=True))
-        except Exception as error:  # noqa: BLE001 - an unknown model may raise anything; whole sequences are read instead
+        except Exception as error:  # noqa: BLE001 - an unknown model may raise any; sequences are read whole
             self.why_not = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             return {}
         if whole_N is not None:
@@ -147,7 +147,9 @@ def _has_experts(config: Any) -> bool:
 
     def among(tree: Mapping[str, Any]) -> bool:
         return any(
-            among(value) if isinstance(value, Mapping) else "experts" in str(key) and isinstance(value, int) and value > 1
+            among(value)
+            if isinstance(value, Mapping)
+            else "experts" in str(key) and isinstance(value, int) and value > 1
             for key, value in tree.items()
         )
 
