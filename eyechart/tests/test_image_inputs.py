@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from eyechart.api.score import score
 from eyechart.models import image_inputs
@@ -64,13 +64,16 @@ def test_kept_inputs_of_several_pictures_are_those_that_the_processor_makes_of_t
 def test_a_score_gives_every_distinct_picture_to_the_processor_once(
     saved: Saved, data: Path, pictures: list[bytes]
 ) -> None:
-    """Own pictures, those with exchanged tiles, and those of self-tests. The placeholder comes again with prompts."""
+    """Own pictures, those with exchanged tiles, and those of self-tests. The placeholder comes again: with
+    prompts, and with its mirror image when the processor is tried on two."""
     conditions, how = "zero,tiles-4,matching", settings(ablation__gallery=4)
     results = score(saved.folder("llava"), data / "data.json", conditions, None, data, how)
     assert results.ablation is not None and results.ablation.samples == ROWS
-    counts, placeholder = Counter(pictures), saved.load("llava").scorer._image.tobytes()
+    placeholder = saved.load("llava").scorer._image
+    counts = Counter(pictures)
     assert len(counts) > 2 * ROWS
-    assert {pixels for pixels, count in counts.items() if count > 1} == {placeholder}
+    again = {pixels for pixels, count in counts.items() if count > 1}
+    assert again == {placeholder.tobytes(), ImageOps.mirror(placeholder).tobytes()}
 
 
 def test_a_changed_setting_of_the_processor_makes_other_inputs(saved: Saved, data: Path) -> None:
