@@ -90,6 +90,11 @@ bench-stacks: $(VENV)/.run-ready ## does pip accept eyechart beside five trainin
 bench-models: $(VENV)/.dev-ready ## every image-text-to-text type at tiny width against its own forward; writes docs/models.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps --target $(VENV)/models torchvision timm
 	PYTHONPATH=$(VENV)/models $(BIN)/python benchmarks/models.py
+	for older in "5.6.0 tokenizers==0.22.2" 5.16.1 5.17.0; do set -- $$older; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps \
+			--target $(VENV)/models-$$1 -r .ci/models.txt transformers==$$older && \
+		PYTHONPATH=$(VENV)/models-$$1:$(VENV)/models $(BIN)/python benchmarks/models.py --used || exit 1; \
+	done
 
 # TRL and what it needs come into a folder of their own, so that the environment of the tests stays as it is.
 THREADS := outputs/threads-packages

@@ -156,7 +156,7 @@ def _processor(kind: str, processor_class: type, tokenizer: Any, side: int, spec
             arguments[name] = _image_processor(kind, side, special)
         elif name == "video_processor":
             video = _class_of(VIDEO_PROCESSOR_MAPPING_NAMES, special.parts_of or kind, special.video_processor)
-            arguments[name] = video() if video else None
+            arguments[name] = video(**special.video) if video else None
         elif name == "feature_extractor":
             audio = _class_of(FEATURE_EXTRACTOR_MAPPING_NAMES, special.parts_of or kind, special.feature_extractor)
             arguments[name] = audio() if audio else None

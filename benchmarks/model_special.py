@@ -26,6 +26,8 @@ class Special:
     arguments: dict[str, Any] = field(default_factory=dict)
     """Arguments of the processor."""
     video_processor: str = ""
+    video: dict[str, Any] = field(default_factory=dict)
+    """Settings of the video processor."""
     feature_extractor: str = ""
     """Name of the class of the audio half."""
     tokens: dict[str, str] = field(default_factory=dict)
@@ -88,7 +90,20 @@ _PATCHES = Special(image={"max_patches": 64}, nested={"vision_config": {"patch_e
 
 SPECIAL: dict[str, Special] = {
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "cosmos3_edge"), _QWEN),
-    **dict.fromkeys(("qwen3_5", "qwen3_5_moe", "qwen4_exp"), replace(_QWEN, nested=_HYBRID)),
+    **dict.fromkeys(("qwen3_5", "qwen3_5_moe"), replace(_QWEN, nested=_HYBRID)),
+    "qwen4_exp": replace(
+        _QWEN,
+        nested={
+            "text_config": {
+                "num_hidden_layers": 4,
+                "indexer_n_heads": 4,
+                "indexer_kv_heads": 1,
+                "indexer_head_dim": 8,
+                "indexer_budget": 64,
+                "indexer_compress_ratio": 4,
+            }
+        },
+    ),
     **dict.fromkeys(("glm4v", "glm46v"), _GLM),
     "glm5_next": replace(_GLM, nested=_HYBRID),
     "lfm3_vl": Special(nested=_HYBRID),
@@ -130,20 +145,26 @@ SPECIAL: dict[str, Special] = {
     "molmo2": Special(image={"overlap_margins": [1, 1]}, nested={"adapter_config": {"vision_feature_layer": [1, 0]}}),
     "nemotron_h_omni": Special(feature_extractor="ParakeetFeatureExtractor"),
     "granite4_vision": Special(
+        nested={
+            "vision_config": {"hidden_size": 64},  # one head of the Q-Former for each 64
+            "qformer_config": {"hidden_size": 64, "encoder_hidden_size": 64, "num_attention_heads": 1},
+        },
         arguments={**_LLAVA, "downsample_rate": "1/2"},
         config={"downsample_rate": "1/2", "deepstack_layer_map": [[-1, 0]], "spatial_target_layers": [1, 1, 1, 1]},
     ),
     "hunyuan_vl": Special(
         nested={
             "text_config": {
-                "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 1, 1]}
+                "head_dim": 8,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 1, 1]},
             }
         }
     ),
     "ernie4_5_vl_moe": Special(
+        video={"draw_on_frames": False},
         nested={
             "text_config": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}}
-        }
+        },
     ),
     "deepseek_vl": Special(arguments={"num_image_tokens": 16}),
     "deepseek_vl_hybrid": Special(
@@ -153,7 +174,19 @@ SPECIAL: dict[str, Special] = {
     "gemma4": Special(tokens=_AUDIO, image={"max_soft_tokens": 70}, config={"vision_config": _GEMMA4_TOWER}),
     "gemma4_unified": Special(tokens=_AUDIO),
     "unlimited_ocr": Special(nested={"vision_config.sam_config": {"downsample_channels": [32, 32]}}),
-    "gemma3n": Special(tokens=_AUDIO),
+    "gemma3n": Special(tokens=_AUDIO, nested={"vision_config": {"hidden_size": 2048}}),
+    "step3p7": Special(nested={"text_config": {"sliding_window": 64}}),
+    "mistral4": Special(processor="PixtralProcessor", parts_of="mistral3", arguments={"spatial_merge_size": 2}),
+    "emu3": Special(
+        config={
+            "vocabulary_map": {
+                **{f"<|visual token {i:06d}|>": 600 + i for i in range(64)},
+                "<|extra_200|>": 700,
+                "<image>": 6,
+            }
+        }
+    ),
+    "fuyu": Special(more_tokens=("|SPEAKER|", "|NEWLINE|")),
     "granite_docling": Special(arguments={"image_seq_len": 1}, nested={"text_config": {"num_hidden_layers": 3}}),
     "idefics3": Special(arguments={"image_seq_len": 4}, side=128),
     "smolvlm": Special(arguments={"image_seq_len": 4}, side=128),

@@ -1,13 +1,14 @@
 """Scores a tiny checkpoint of every image-text-to-text type, compares with its own forward, writes docs/models.md.
 
-    python benchmarks/models.py [--types llava qwen2_vl] [--again]
+    python benchmarks/models.py [--types llava qwen2_vl | --used | --page] [--again]
 
 For each type: a checkpoint with random weights is made (`model_checkpoints`), scored by `eyechart score`, and run by a
 script that does not import eyechart (`model_oracle`). The losses of `correct` and `shuffled` have to be those of the
 model's own forward pass on its own processor's inputs, with the own picture and with the donor's.
 
-Every step of every type runs in a process forked from one that has loaded transformers, with a time limit. Results are
-appended to a file as they come; a later run leaves out types that are in it, unless `--again` is given.
+Every step of every type runs in a process forked from one that has loaded transformers, with a limit on its CPU time.
+Results are appended to a file as they come; a later run leaves out types that are in it for the same version of
+transformers, unless `--again` is given. `--used` runs the types of `model_page.USED`, for older versions.
 
 Exit code 0 if no type is silently wrong or ends in an internal error, otherwise 1.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -40,12 +42,12 @@ model_stub.declare_operators()
 import transformers  # noqa: E402
 
 import model_checkpoints  # noqa: E402 - torchvision has to be importable first
-from model_page import Outcome, page  # noqa: E402
+from model_page import USED, Outcome, page  # noqa: E402
 from model_special import SPECIAL, Special  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = {"make": 60, "score": 120, "oracle": 90}
-"""Time limit of each step."""
+"""Limit of each step, in seconds of CPU time; waiting may take four times as long."""
 ROWS = 6
 EXPERTS = 5e-4
 """Allowed difference of a token's loss, in nats, of a mixture of experts."""
@@ -55,16 +57,20 @@ def main() -> int:
     """Run the types that have no result yet, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--types", nargs="+", metavar="TYPE", help="types to run (all)")
+    parser.add_argument("--used", action="store_true", help="run the most used types")
+    parser.add_argument("--page", action="store_true", help="run nothing, write the page from the results")
     parser.add_argument("--again", action="store_true", help="also run types that have a result")
-    parser.add_argument("--results", type=Path, default=ROOT / "outputs" / "models.jsonl", help="file of results")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "models.jsonl", help="file of results")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "models.md")
     parser.add_argument("--work", type=Path, help="folder for checkpoints, kept; by default a temporary one")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     options.results.parent.mkdir(parents=True, exist_ok=True)
-    known = _read(options.results)
-    wanted = options.types or model_checkpoints.types()
+    known = {entry.kind for entry in _read(options.results) if entry.transformers == transformers.__version__}
+    registered = model_checkpoints.types()
+    wanted = options.types or ([kind for kind in USED if kind in registered] if options.used else registered)
+    wanted = [] if options.page else wanted
     with tempfile.TemporaryDirectory() as temporary:
         for kind in wanted:
             if kind in known and not options.again:
@@ -73,16 +79,15 @@ def main() -> int:
             with options.results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(found)) + "\n")
             print(f"{found.kind}: {found.outcome} {found.line} ({found.seconds:.0f} s)", flush=True)
-    known = _read(options.results)
-    options.output.write_text(page(list(known.values())), encoding="utf-8")
-    return int(any(found.outcome in ("wrong", "exit 4") for found in known.values()))
+    found_all = _read(options.results)
+    options.output.write_text(page(found_all), encoding="utf-8")
+    return int(any(found.outcome in ("wrong", "exit 4") for found in found_all))
 
 
-def _read(file: Path) -> dict[str, Outcome]:
-    """Return the latest result of each type, in the order of the types."""
+def _read(file: Path) -> list[Outcome]:
+    """Return the latest result of each type on each version of transformers."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    found = {entry["kind"]: Outcome(**entry) for entry in map(json.loads, lines)}
-    return {kind: found[kind] for kind in model_checkpoints.types() if kind in found}
+    return list({(entry["transformers"], entry["kind"]): Outcome(**entry) for entry in map(json.loads, lines)}.values())
 
 
 def _run(kind: str, folder: Path) -> Outcome:
@@ -92,7 +97,7 @@ def _run(kind: str, folder: Path) -> Outcome:
     outcome, line, difference = _judged(kind, folder)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     line = line.replace(str(folder / "checkpoint"), "CHECKPOINT")
-    return Outcome(kind, outcome, line, difference, round(time.monotonic() - began, 1))
+    return Outcome(kind, outcome, transformers.__version__, line, difference, round(time.monotonic() - began, 1))
 
 
 def _judged(kind: str, folder: Path) -> tuple[str, str, float | None]:
@@ -165,7 +170,8 @@ def _forked(step: str, folder: Path, job: Callable[[], int | None]) -> _Ended:
         with log.open("w", encoding="utf-8") as file:
             for stream in (1, 2):
                 os.dup2(file.fileno(), stream)
-            signal.alarm(SECONDS[step])
+            signal.alarm(4 * SECONDS[step])
+            resource.setrlimit(resource.RLIMIT_CPU, (SECONDS[step], SECONDS[step]))
             try:
                 code = job() or 0
             except BaseException as error:  # noqa: BLE001 - any error of a type is its result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,32 @@ def test_a_job_that_fails_gives_its_last_line(tmp_path: Path, capsys: pytest.Cap
 
 def test_the_page_counts_every_outcome_and_names_every_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.version", lambda _: "1.0")
-    text = page([Outcome("llava", "right", "", 2e-6), Outcome("git", "refused", "error: MODEL: has <none> | at all")])
+    git = Outcome("git", "refused", "5.23.0", "error: MODEL: has <none> | at all")
+    text = page([Outcome("llava", "right", "5.23.0", "", 2e-6), git])
     assert "| right | 1 |" in text and "| wrong | 0 |" in text
     assert "| llava | 2e-06 |" in text and "| git | MODEL: has &lt;none> \\| at all |" in text
+
+
+def test_the_page_has_the_newest_version_and_the_most_used_types_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "1.0")
+    newest = Outcome("llava", "right", "5.23.0", "", 2e-6)
+    text = page([Outcome("llava", "refused", "5.6.0", "error: MODEL: too old"), newest, replace(newest, kind="git")])
+    assert "on transformers 5.23.0" in text and "| right | 2 |" in text and "| refused | 0 |" in text
+    assert "| llava | refused | right 2e-06 |" in text and "| git | refused" not in text
+    assert "| mllama | - | - |" in text and "- llava, 5.6.0: refused: MODEL: too old" in text
+
+
+def test_a_later_result_of_a_type_counts_for_its_version(tmp_path: Path) -> None:
+    lines = [
+        Outcome("llava", "wrong", "5.6.0"),
+        Outcome("llava", "right", "5.23.0"),
+        Outcome("llava", "right", "5.6.0"),
+    ]
+    (tmp_path / "r.jsonl").write_text("".join(f"{json.dumps(asdict(line))}\n" for line in lines), encoding="utf-8")
+    assert sorted((o.transformers, o.outcome) for o in models._read(tmp_path / "r.jsonl")) == [
+        ("5.23.0", "right"),
+        ("5.6.0", "right"),
+    ]
 
 
 def test_every_exception_is_about_a_registered_type() -> None:

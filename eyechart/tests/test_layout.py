@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 
 from eyechart.models.layout import Layout, LayoutError
 
-FORMS = ("rows", "tiles", "flat", "list", "tuple", "tile list", "output", "deepstack", "deepstack flat")
+FORMS = ("rows", "tiles", "flat", "list", "tuple", "tile list", "output", "added", "deepstack", "deepstack flat")
 
 
 def features(form: str, images_BQE: torch.Tensor) -> Any:
@@ -34,6 +34,10 @@ def features(form: str, images_BQE: torch.Tensor) -> Any:
         return BaseModelOutputWithPooling(
             last_hidden_state=torch.zeros(count, 7, 5), pooler_output=tuple(images_BQE), hidden_states=(torch.zeros(3),)
         )
+    if form == "added":  # an attribute that its class has no field for (Gemma 4 in transformers 5.6)
+        output = BaseModelOutput(last_hidden_state=torch.zeros(count, 7, 5))
+        output.pooler_output = images_BQE
+        return output
     if form == "deepstack":
         return (list(images_BQE), [tuple(images_BQE + 1), tuple(images_BQE + 2)])
     return (images_BQE, [(images_BQE + depth).reshape(-1, width) for depth in (1, 2, 3)])
@@ -42,7 +46,7 @@ def features(form: str, images_BQE: torch.Tensor) -> Any:
 def leaves(tree: Any) -> list[torch.Tensor]:
     if isinstance(tree, torch.Tensor):
         return [tree]
-    if isinstance(tree, BaseModelOutputWithPooling):
+    if isinstance(tree, BaseModelOutput | BaseModelOutputWithPooling):
         return leaves(tree.pooler_output)
     return [leaf for item in tree for leaf in leaves(item)]
 

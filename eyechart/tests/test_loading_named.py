@@ -242,3 +242,22 @@ def test_the_official_way_in_is_used_where_a_forward_pass_has_it(saved: Saved) -
     model = saved.load("llava")
     official = "mm_encoder_outputs" in inspect.signature(model.scorer.model.forward).parameters
     assert model.scorer.doors == (("encoder-outputs", "image-features") if official else ("image-features",))
+
+
+def test_a_part_without_sdpa_is_refused_with_the_attention_that_works(
+    llava: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the tower of Gemma 3n on transformers 5.6, whose own class has it."""
+
+    class Kind(transformers.AutoModelForImageTextToText):
+        @classmethod
+        def from_pretrained(cls, *args: Any, **options: Any) -> Any:
+            raise ValueError("a part does not support this attention")
+
+    with pytest.raises(ValueError, match="does not contain a usable"):
+        load_complete(Kind, str(llava), "MODEL", torch.float32, "sdpa")
+    monkeypatch.setattr(transformers.CLIPVisionModel, "_supports_sdpa", False)
+    with pytest.raises(InputError, match="has no sdpa attention in .*; set --attention to eager"):
+        load_complete(Kind, str(llava), "MODEL", torch.float32, "sdpa")
+    with pytest.raises(ValueError, match="does not contain a usable"):
+        load_complete(Kind, str(llava), "MODEL", torch.float32, "eager")

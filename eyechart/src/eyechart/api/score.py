@@ -15,7 +15,7 @@ from eyechart.api.live import Collate, LiveArguments, LiveRows, is_live, opened
 from eyechart.api.mean_tokens import mean_over_batches, mean_over_rows, shared_images
 from eyechart.api.source import Asked, Source, asked, require_file
 from eyechart.data.choice import even_choice
-from eyechart.data.dataset import count_rejects, judge_rejects
+from eyechart.data.dataset import count_rejects
 from eyechart.data.reader import folder_of, read_rows
 from eyechart.exits import InputError
 from eyechart.faults.diagnosis import RunEvidence, diagnose_run
@@ -131,7 +131,8 @@ def measure(
     remarks, mean = [*about.remarks, *tested.remarks, *left_out], None
     if "mean-token" in names and train_file is not None:
         lender_root = wanted.image_root or folder_of(train_file)
-        lenders = read_rows(train_file, image_root=lender_root, layout=settings.layout)
+        prompted = settings.prompt is not None
+        lenders = read_rows(train_file, None, lender_root, settings.layout, places_optional=prompted)
         shared = shared_images(wanted, lenders[0][: settings.ablation.mean_token_images], train_file)
         remarks += shared
         for remark in shared if ranks.index == 0 else []:
@@ -153,9 +154,7 @@ def measure(
     execution = Execution(
         ranks,
         lambda total: progress_bar(total, "check 1", "batch"),
-        judge_unread=lambda unread: judge_rejects(
-            [*wanted.rejects, *unread], wanted.available, settings.max_rejected, "scored", "--max_rejected"
-        ),
+        judge_unread=lambda unread: wanted.judge(unread, settings.max_rejected),
     )
     ablation, scores = ablate(scorer, source, plan, execution)
     ablation = with_measures(ablation, scores, scorer, plan, ranks)

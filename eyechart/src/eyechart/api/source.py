@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import overload
 
 from eyechart.data.choice import draw_rows
-from eyechart.data.dataset import count_rejects
+from eyechart.data.dataset import TooManyRejectedError, count_rejects, judge_rejects
 from eyechart.data.encoded import IMAGE_CUT
 from eyechart.data.reader import folder_of, open_rows, simple_rows
 from eyechart.results import Coverage
+from eyechart.rows import PLACEHOLDER, RejectKind
 from eyechart.scoring.batching import collate
 from eyechart.scoring.contract import read_batch, require_batch
 from eyechart.scoring.ranks import Ranks
@@ -39,6 +40,24 @@ class Asked:
         """Number of requested rows that exist."""
         return self.requested if self.batches is not None else len(self.rows) + len(self.rejects)
 
+    def judge(self, unread: Sequence[Reject], most: float) -> None:
+        """Stop if more than a share `most` of the rows is unusable; otherwise report the unusable ones.
+
+        Args:
+            unread: rows that could not be read for this model, in addition to `rejects`.
+            most: accepted share, 0 to 1.
+
+        Raises:
+            TooManyRejectedError: there are too many; the message has counts by reason and three examples.
+        """
+        try:
+            judge_rejects([*self.rejects, *unread], self.available, most, "scored", "--max_rejected")
+        except TooManyRejectedError as error:
+            if not any(reject.kind is RejectKind.NO_PLACEHOLDER for reject in self.rejects):
+                raise
+            hint = f"{error}, or ask all rows the same with --prompt, such as '{PLACEHOLDER}\\nDescribe it.'"
+            raise TooManyRejectedError(hint, error.rejects, error.total) from error
+
 
 def asked(
     rows: str | Path | Sequence[Row] | Sequence[Batch],
@@ -59,7 +78,7 @@ def asked(
     if isinstance(rows, str | Path):
         file = require_file("--data", rows)
         root = str(folder_of(file)) if root is None else root
-        opened = open_rows(file, settings.layout, root)
+        opened = open_rows(file, settings.layout, root, places_optional=settings.prompt is not None)
         chosen = draw_rows(len(opened), settings.seed)[:requested]
         found, rejects = simple_rows(*opened.read(chosen))
         return Asked(tuple(found), None, tuple(rejects), requested, file, root)

@@ -65,7 +65,14 @@ class Understood:
     unread: tuple[str, ...]
     """Keys that were found but are not read."""
     images: tuple[str, ...] = field(default=())
-    """Keys of images: the one in `keys`, and also `image` and `images` if rows have them."""
+    """Keys of images: the one in `keys`, and `image` or `images` if rows have either."""
+    places_optional: bool = False
+    """Whether images may be absent from all texts in every layout, because the caller replaces the question."""
+
+    @property
+    def images_first(self) -> bool:
+        """Whether images that no text refers to precede the first question; otherwise such a row is rejected."""
+        return self.places_optional or self.layout.images_first
 
 
 def layout_choice(text: str) -> tuple[Layout | None, dict[str, str]]:

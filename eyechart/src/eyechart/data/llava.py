@@ -20,7 +20,7 @@ from eyechart.rows import PLACEHOLDER, RejectKind, Row
 
 
 class NotSimpleError(Exception):
-    """A row with several exchanges, several images, or an image that is not a path below the image root."""
+    """A row with several exchanges or images, an image that is no path below the image root, or no place for it."""
 
 
 class _Turn(msgspec.Struct):
@@ -37,14 +37,17 @@ class _Row(msgspec.Struct):
 _ROW = msgspec.json.Decoder(_Row)
 
 
-def llava_row(row: int, raw: msgspec.Raw, root: str, shared: dict[str, str]) -> tuple[Row, bool]:
+def llava_row(
+    row: int, raw: msgspec.Raw, root: str, shared: dict[str, str], places_optional: bool = False
+) -> tuple[Row, bool]:
     """Validate one row.
 
     Args:
         row: its index in the file.
         raw: its JSON.
         root: the image root.
-        shared: a cache with one copy of each distinct human turn (LLaVA-Pretrain has eleven).
+        shared: keeps one copy of each distinct human turn (LLaVA-Pretrain has eleven).
+        places_optional: whether a human turn without `<image>` is left to `turns.row_of` instead of being an error.
 
     Returns:
         The row, and whether it has an id.
@@ -64,6 +67,8 @@ def llava_row(row: int, raw: msgspec.Raw, root: str, shared: dict[str, str]) -> 
     if value.id is None or value.image is None or written.count(b":") != keys:
         decoded_row(written)  # another key, a colon in a text, or a key twice, which is an error
     human, caption = _turns(value.conversations)
+    if places_optional and PLACEHOLDER not in human:
+        raise NotSimpleError
     image = _image(value.image, human.count(PLACEHOLDER), root)
     if not caption:
         detail = "expected text in the gpt turn, got only white space"

@@ -11,7 +11,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from eyechart.data.folders import Found, SideFileRecords, find
@@ -88,7 +88,7 @@ class RowFile:
         records = self.records
         if self.understood.layout is LLAVA and isinstance(records, JsonRecords):
             try:
-                return llava_row(index, records.raw[index], self.root, self._shared)
+                return llava_row(index, records.raw[index], self.root, self._shared, self.understood.places_optional)
             except NotSimpleError:
                 pass
         return row_of(
@@ -96,7 +96,9 @@ class RowFile:
         )
 
 
-def open_rows(path: str | Path, layout: str = AUTO, image_root: str | Path = "") -> RowFile:
+def open_rows(
+    path: str | Path, layout: str = AUTO, image_root: str | Path = "", places_optional: bool = False
+) -> RowFile:
     """Open a data set and recognise its layout.
 
     Args:
@@ -104,6 +106,7 @@ def open_rows(path: str | Path, layout: str = AUTO, image_root: str | Path = "")
         layout: `auto`, the name of a layout, or pairs of role and key (`layouts.layout_choice`).
         image_root: folder that the rows' image paths are relative to; if it is empty, the folder for data in a folder,
             otherwise the working directory.
+        places_optional: whether a question needs no `<image>` for its image, because a prompt replaces all questions.
 
     Raises:
         ValueError: the data is missing, empty or broken, or the layout is not recognised. The message is one line.
@@ -112,7 +115,8 @@ def open_rows(path: str | Path, layout: str = AUTO, image_root: str | Path = "")
     found = find(path)
     root = str(image_root) or (str(found.folder) if found.folder else "")
     records = _records(found, root)
-    return RowFile(path, records, understand(path, _first(path, records), layout), root)
+    understood = replace(understand(path, _first(path, records), layout), places_optional=places_optional)
+    return RowFile(path, records, understood, root)
 
 
 def _first(path: Path, records: Records) -> list[Record]:
@@ -187,6 +191,7 @@ def read_rows(
     rows: Collection[int] | None = None,
     image_root: str | Path = "",
     layout: str = AUTO,
+    places_optional: bool = False,
 ) -> tuple[list[Row], list[Reject]]:
     """Read the rows of a data set that have one image, one question and one answer, and reject all others.
 
@@ -199,6 +204,7 @@ def read_rows(
         image_root: folder that the rows' image paths are relative to; if it is empty, the folder for data in a folder,
             otherwise the working directory.
         layout: `auto`, the name of a layout, or pairs of role and key such as `image=picture,caption=title`.
+        places_optional: whether a question needs no `<image>` for its image, because a prompt replaces all questions.
 
     Returns:
         Rows and rejects, both in file order. Every requested row is in exactly one of the two lists.
@@ -206,7 +212,7 @@ def read_rows(
     Raises:
         ValueError: the data is missing, empty or broken, its layout is not recognised, or a row index is out of range.
     """
-    found, rejects = open_rows(path, layout, image_root).read(rows)
+    found, rejects = open_rows(path, layout, image_root, places_optional).read(rows)
     return simple_rows(found, rejects)
 
 

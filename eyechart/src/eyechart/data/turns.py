@@ -191,7 +191,7 @@ def _images(record: Record, understood: Understood, said: _Conversation) -> list
     """Return the images of a row in the order of their `<image>`."""
     listed = _listed(record, understood)
     if listed and not said.named:
-        if not understood.layout.images_first:
+        if not understood.images_first:
             detail = f"expected {PLACEHOLDER} once for each image, got none"
             raise UnusableError("no <image> in the human turn", detail, RejectKind.NO_PLACEHOLDER)
         first = next(place for place, (role, _) in enumerate(said.turns) if role == "user")

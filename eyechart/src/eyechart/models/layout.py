@@ -159,23 +159,27 @@ class _Fields(_Node):
     fields: tuple[tuple[str, _Node], ...]
 
     def layers(self, tree: Any, images: int) -> Iterator[Tensor]:
+        values = _values(tree)
         for name, node in self.fields:
-            yield from node.layers(tree[name], images)
+            yield from node.layers(values[name], images)
 
     def tree(self, layers: Iterator[Tensor]) -> Any:
-        return self.kind(**{name: node.tree(layers) for name, node in self.fields})
+        return _output(self.kind, {name: node.tree(layers) for name, node in self.fields})
 
     def like(self, tree: Any) -> _Node:
-        if not isinstance(tree, ModelOutput) or any(tree.get(name) is None for name, _ in self.fields):
+        values = _values(tree) if isinstance(tree, ModelOutput) else {}
+        if any(name not in values for name, _ in self.fields):
             raise LayoutError(f"expected the fields {', '.join(name for name, _ in self.fields)}, got {_form(tree)}")
-        return _Fields(self.kind, tuple((name, node.like(tree[name])) for name, node in self.fields))
+        return _Fields(self.kind, tuple((name, node.like(values[name])) for name, node in self.fields))
 
     def join(self, trees: Sequence[Any]) -> Any:
-        return self.kind(**{name: node.join([tree[name] for tree in trees]) for name, node in self.fields})
+        several = [_values(tree) for tree in trees]
+        return _output(self.kind, {name: node.join([v[name] for v in several]) for name, node in self.fields})
 
     def split(self, tree: Any, nodes: Sequence[Any]) -> list[Any]:
-        fields = [(name, own.split(tree[name], [dict(n.fields)[name] for n in nodes])) for name, own in self.fields]
-        return [self.kind(**{name: parts[place] for name, parts in fields}) for place in range(len(nodes))]
+        values = _values(tree)
+        fields = [(name, own.split(values[name], [dict(n.fields)[name] for n in nodes])) for name, own in self.fields]
+        return [_output(self.kind, {name: parts[place] for name, parts in fields}) for place in range(len(nodes))]
 
 
 @dataclass(frozen=True)
@@ -229,10 +233,9 @@ def _learn(one: Any, two: Any) -> _Node:
             raise LayoutError(f"features of shape {shape} for one image and {tuple(two.shape)} for two")
         return _Rows(shape)
     if isinstance(one, ModelOutput):
-        names = [name for name in one if one[name] is not None]
-        if "pooler_output" in names:
-            names = [name for name in names if name not in _NOT_HANDED_ON]
-        return _Fields(type(one), tuple((name, _learn(one[name], two[name])) for name in names))
+        first, second = _values(one), _values(two)
+        names = [name for name in first if "pooler_output" not in first or name not in _NOT_HANDED_ON]
+        return _Fields(type(one), tuple((name, _learn(first[name], second[name])) for name in names))
     if isinstance(one, list | tuple) and one:
         if len(two) == 2 * len(one):
             return _per_image(one, two)
@@ -248,6 +251,25 @@ def _per_image(one: Sequence[Any], two: Sequence[Any]) -> _PerImage:
     if tuple(_shape(item) for item in two) != shapes * 2 or len({shape[-1] for shape in shapes}) > 1:
         raise LayoutError(f"features of shapes {shapes} for one image and {[*map(_shape, two)]} for two")
     return _PerImage(type(one), shapes)
+
+
+def _values(output: ModelOutput) -> dict[str, Any]:
+    """Return what an output object holds, also values that are attributes and not fields of its class.
+
+    In transformers 5.6, Gemma 4 and SmolVLM add their `pooler_output` to an object whose class has no such field.
+    """
+    held = {**output, **{name: value for name, value in vars(output).items() if not name.startswith("_")}}
+    return {name: value for name, value in held.items() if value is not None}
+
+
+def _output(kind: type, values: dict[str, Any]) -> Any:
+    """Return an output object of this class that holds these values."""
+    fields = getattr(kind, "__dataclass_fields__", values)
+    output = kind(**{name: value for name, value in values.items() if name in fields})
+    for name, value in values.items():
+        if name not in fields:
+            setattr(output, name, value)
+    return output
 
 
 def _form(tree: Any) -> str:

@@ -18,6 +18,7 @@ from eyechart.data.images import ImageSpec
 from eyechart.exits import InputError, foreign_code
 from eyechart.models.adapters import read_adapter, with_adapter
 from eyechart.models.device import DTYPES, choose_device
+from eyechart.models.prefixes import Prefixes
 from eyechart.models.scorer import TransformersScorer
 from eyechart.models.selftests import refuse_unfit
 from eyechart.models.weights import is_quantised, load_complete
@@ -47,6 +48,8 @@ class NamedModel:
     spec: ImageSpec
     """The size to which all images are resized."""
     settings: ScoreSettings
+    prefixes: Prefixes
+    """Scores several answers after one prompt and image."""
 
     def batch(self, rows: Sequence[Row]) -> Batch:
         """Implement `Scorer.batch`: text in the model's chat template, and images at the common size."""
@@ -64,6 +67,11 @@ class NamedModel:
         """Implement `Scorer.nll`."""
         with foreign_code(f"{SETTING}: a forward pass of {self.name} fails", _NOT_OURS):
             return self.scorer.nll(batch, visual)
+
+    def pair_nll(self, batch: Batch, visual: VisualTokens, images_B: Sequence[int]) -> TokenNLL:
+        """Implement `PairScorer.pair_nll`: captions with the same prompt and image share what is read of them."""
+        with foreign_code(f"{SETTING}: a forward pass of {self.name} fails", _NOT_OURS):
+            return self.prefixes.nll(batch, visual, images_B)
 
     def write(self, batch: Batch) -> list[str]:
         """Implement `Writer.write` with the model's own `generate`: greedy decoding after each row's prompt."""
@@ -179,7 +187,8 @@ def adapt(name: str, model: nn.Module, processor: ProcessorMixin, settings: Scor
         prompts.prompt(_ANY_REQUEST)
     with foreign_code(f"{SETTING}: the forward pass of {name} fails on the inputs of its processor", _NOT_OURS):
         scorer = TransformersScorer(name, model, prompts, text, image)
-    return NamedModel(name, processor, prompts, scorer, spec, settings)
+    prefixes = Prefixes(scorer, settings.ablation.batch_size)
+    return NamedModel(name, processor, prompts, scorer, spec, settings, prefixes)
 
 
 def _image_id(name: str, model: nn.Module) -> int:

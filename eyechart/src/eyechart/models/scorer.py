@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,14 +22,12 @@ from torch import Tensor, nn
 from eyechart.exits import InputError
 from eyechart.models.doors import OFFICIAL, feature_doors
 from eyechart.models.gate import FeatureGate
+from eyechart.models.image_inputs import PER_TOKEN_INPUTS, ImageInputs
 from eyechart.models.layout import Layout, LayoutError
 from eyechart.processors.prompts import PromptWriter
 from eyechart.results import DoorName
 from eyechart.rows import PLACEHOLDER
 from eyechart.seam import IGNORE_INDEX, Batch, TokenNLL, VisualTokens
-
-_TEXT = ("input_ids", "attention_mask", "labels")
-_PER_TOKEN = ("token_type_ids", "mm_token_type_ids")
 
 
 class TransformersScorer:
@@ -50,9 +48,10 @@ class TransformersScorer:
             ValueError: the model's image features cannot be replaced.
         """
         self.name, self.model, self.prompts = name, model, prompts
-        self._prompt, self._image = prompt, image
+        self._image = image
         self._parameters = set(inspect.signature(model.forward).parameters)
         self._placeholders: dict[int, dict[str, Tensor]] = {}
+        self._inputs = ImageInputs(prompts, prompt, image, self._parameters)
         inputs = prompts.inputs([prompt], [image])
         self._ids_T = inputs["input_ids"][0]
         self._types = self._learn_types(inputs)
@@ -89,20 +88,18 @@ class TransformersScorer:
         return _embeddings(self.model).device
 
     def pixels(self, pixels_BCHW: Tensor) -> dict[str, Tensor]:
-        """Return the output of the model's processor for uint8 images at the common size: pixels, grids and masks."""
-        return self._pixels_of(_images(pixels_BCHW))
+        """Return the image inputs for uint8 images at the common size: pixels, grids and masks."""
+        return self._placed(self._inputs.of(pixels_BCHW))
 
     def placeholder(self, count: int) -> dict[str, Tensor]:
         """Return the output of the model's processor for `count` copies of one placeholder image."""
         if count not in self._placeholders:
-            self._placeholders[count] = self._pixels_of([self._image] * count)
+            self._placeholders[count] = self._placed(self._inputs.copies(self._image, count))
         return self._placeholders[count]
 
     def image_positions(self, pixels_BCHW: Tensor) -> list[int]:
-        """Return the number of image positions that the processor creates for each image, without running the model."""
-        images = _images(pixels_BCHW)
-        ids_BT = self.prompts.inputs([self._prompt] * len(images), images)["input_ids"]
-        return [int(count) for count in (ids_BT == self.prompts.image_id).sum(dim=1)]
+        """Return the number of image positions that the processor makes for each image; the model is not run."""
+        return self._inputs.positions(pixels_BCHW)
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> VisualTokens:
@@ -151,16 +148,16 @@ class TransformersScorer:
             visual: visual tokens to use instead of those that the model computes from `images`; None uses its own.
         """
         labels_BT = labels_BT.to(self.device)
-        inputs = {**self._text_inputs(ids_BT, labels_BT, lengths_B), **images, "use_cache": False}
+        inputs = {**self.text_inputs(ids_BT, labels_BT, lengths_B), **images, "use_cache": False}
         # Position t is predicted from t-1, and only columns in which some row has a label need logits.
         columns = (labels_BT[:, 1:] != IGNORE_INDEX).any(dim=0).nonzero()[:, 0]
-        short = "logits_to_keep" in self._parameters
+        short = self.takes("logits_to_keep")
         if short:
             inputs["logits_to_keep"] = columns
         if visual is None:
             logits_BTK = self.model(**inputs).logits
         else:
-            with self._giving(inputs, visual.map(lambda layer: layer.to(self.device))) as given:
+            with self.giving(inputs, visual.map(lambda layer: layer.to(self.device))) as given:
                 logits_BTK = self.model(**given).logits
         logits_BTK = logits_BTK if short else logits_BTK[:, columns]
         targets_BT = labels_BT[:, columns + 1]
@@ -168,9 +165,13 @@ class TransformersScorer:
         nll_N = F.cross_entropy(logits_BTK[keep_BT].float(), targets_BT[keep_BT], reduction="none")
         return TokenNLL(nll_N, keep_BT.sum(dim=1))
 
+    def takes(self, name: str) -> bool:
+        """Return whether the model's forward pass has an argument of this name."""
+        return name in self._parameters
+
     @contextmanager
-    def _giving(self, inputs: dict[str, Any], visual: VisualTokens) -> Iterator[dict[str, Any]]:
-        """Yield inputs with which a forward pass inside the block uses these visual tokens."""
+    def giving(self, inputs: dict[str, Any], visual: VisualTokens) -> Iterator[dict[str, Any]]:
+        """Return the inputs with which a forward pass, inside the block, uses these visual tokens."""
         if self.door == "pixels":
             sizes = [math.prod(shape) for shape in self._pixel_shapes.values()]
             parts = torch.split(visual.layers[0][:, :, 0], sizes, dim=1)
@@ -209,7 +210,7 @@ class TransformersScorer:
             InputError: an input depends on the text, such as the prompt's ids for the Q-Former of InstructBLIP.
         """
         texts = [self.prompts.text(f"{PLACEHOLDER}\n{words}") for words in ("Why?", "What does the picture show?")]
-        short, long = (self._pixels_of([self._image], text) for text in texts)
+        short, long = (self._inputs.made([self._image], text) for text in texts)
         differ = [key for key in short if short[key].shape != long[key].shape or (short[key] != long[key]).any()]
         if differ:
             raise InputError(
@@ -242,7 +243,7 @@ class TransformersScorer:
 
     def prompt_inputs(self, ids_BT: Tensor) -> dict[str, Any]:
         """Return the model's inputs for prompts of equal length, without an answer and without images."""
-        return self._text_inputs(
+        return self.text_inputs(
             ids_BT, torch.full_like(ids_BT, IGNORE_INDEX), torch.full((len(ids_BT),), ids_BT.shape[1])
         )
 
@@ -254,7 +255,8 @@ class TransformersScorer:
             raise LayoutError("a forward pass does not compute them (get_image_features is not called)")
         return features
 
-    def _text_inputs(self, ids_BT: Tensor, labels_BT: Tensor, lengths_B: Tensor) -> dict[str, Any]:
+    def text_inputs(self, ids_BT: Tensor, labels_BT: Tensor, lengths_B: Tensor) -> dict[str, Any]:
+        """Return the model's inputs for the text of a batch: ids, mask and token types, each [B,T]."""
         ids_BT = ids_BT.to(self.device)
         positions_T = torch.arange(ids_BT.shape[1], device=self.device)
         types = {}
@@ -274,7 +276,7 @@ class TransformersScorer:
         """
         image_BT = inputs["input_ids"] == self.prompts.image_id
         learnt = {}
-        for key in _PER_TOKEN:
+        for key in PER_TOKEN_INPUTS:
             if key in inputs and key in self._parameters:
                 image, prompt = (sorted(set(inputs[key][mask_BT].tolist())) for mask_BT in (image_BT, ~image_BT))
                 if len(image) != 1 or len(prompt) > 1:
@@ -287,10 +289,8 @@ class TransformersScorer:
                 learnt[key] = (image[0], text, text if image[0] != text else text + 1)
         return learnt
 
-    def _pixels_of(self, images: Sequence[Image.Image], prompt: str = "") -> dict[str, Tensor]:
-        made = self.prompts.inputs([prompt or self._prompt] * len(images), images)
-        wanted = [key for key in made if key not in _TEXT and key not in _PER_TOKEN and key in self._parameters]
-        moved = {key: torch.as_tensor(made[key]).to(self.device) for key in wanted}
+    def _placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        moved = {key: value.to(self.device) for key, value in inputs.items()}
         dtype = _embeddings(self.model).dtype
         return {key: value.to(dtype) if value.is_floating_point() else value for key, value in moved.items()}
 
@@ -299,7 +299,3 @@ def _embeddings(model: nn.Module) -> Tensor:
     """Return the weight whose device and dtype the inputs must have; others may be quantised or on other devices."""
     weight: Tensor = model.get_input_embeddings().weight  # type: ignore[operator]  # nn.Module
     return weight if weight.is_floating_point() else next(model.parameters())
-
-
-def _images(pixels_BCHW: Tensor) -> list[Image.Image]:
-    return [Image.fromarray(pixels_HWC.numpy()) for pixels_HWC in pixels_BCHW.cpu().permute(0, 2, 3, 1).contiguous()]

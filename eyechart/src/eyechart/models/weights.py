@@ -111,11 +111,16 @@ def is_quantised(name: str, trust_remote_code: bool = False) -> bool:
 
 
 def _lacks_sdpa(kind: Any, name: str) -> bool:
-    """Return whether the class that loads a checkpoint has no `sdpa` attention."""
+    """Return whether the class that loads a checkpoint, or that of a part of it, has no `sdpa` attention.
+
+    A part is for example the tower of Gemma 3n on transformers 5.6 (TimmWrapperModel).
+    """
     config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     mapping = getattr(kind, "_model_mapping", None)
-    model_class = kind if mapping is None else mapping.get(type(config), kind)
-    return not getattr(model_class, "_supports_sdpa", True)
+    whole = kind if mapping is None else mapping.get(type(config), kind)
+    parts = [part for part in vars(config).values() if isinstance(part, transformers.PreTrainedConfig)]
+    of_parts = (transformers.AutoModel._model_mapping.get(type(part), None) for part in parts)
+    return not all(getattr(found, "_supports_sdpa", True) for found in (whole, *of_parts))
 
 
 def fingerprint(model: nn.Module) -> str:

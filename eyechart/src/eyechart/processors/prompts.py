@@ -156,6 +156,11 @@ class PromptWriter:
             self._flat = True
             return made
 
+    @property
+    def image_settings(self) -> str:
+        """Everything that decides what the processor makes of an image, as text."""
+        return f"{self.options} {vars(self._processor.image_processor)}"
+
     def _encode(self, record: Row, human: str, answer_N: npt.NDArray[np.int32]) -> Encoded | Reject:
         found = self._special.search(human.replace(PLACEHOLDER, "")) if self._special else None
         if found:
