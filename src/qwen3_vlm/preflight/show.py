@@ -12,8 +12,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
-from eyechart.data.records import short
 from eyechart.faults.table import page_of
+from eyechart.outside.shown import short
 from eyechart.plain import encodable
 from eyechart.printing import indented
 from eyechart.results import Finding

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eyechart.data.records import short
 from eyechart.faults.known_answer import SHORT
 from eyechart.faults.rows_shares import SHOWN
 from eyechart.faults.table import finding
+from eyechart.outside.shown import short
 from eyechart.results import Finding
 from eyechart.rows import PLACEHOLDER
 from qwen3_vlm.build import Prepared

@@ -7,9 +7,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from eyechart.lock import LockedError
+from eyechart.outside.yaml_text import parse_yaml, write_yaml
 from eyechart.progress import say
 from eyechart.reporting.results_folder import RESULT_FILES
 from eyechart.run_folder import Kinds, RunFolder, writing
@@ -107,9 +106,9 @@ def _is_dumped(path: Path) -> bool:
     try:
         text = path.read_text(encoding="utf-8")
         text = text.partition("\n")[2] if text.startswith(RUN_LINE) else text
-        tree = yaml.safe_load(text)
-        dumped: str = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
-    except (OSError, ValueError, yaml.YAMLError):
+        tree = parse_yaml(text)
+        dumped = write_yaml(tree)
+    except (OSError, ValueError):
         return False
     return isinstance(tree, dict) and {"model", "connector", "train"} <= tree.keys() and dumped == text
 
