@@ -29,7 +29,8 @@ PLACEHOLDER = "<image>"
 
 IntArray = npt.NDArray[np.int64]
 Grid = tuple[tuple[int, ...], ...]
-"""For each image of a sample, the shape of its grid of visual tokens; the product is the number of tokens."""
+"""For each image of a sample, the shape of its grid of visual tokens; the product of the shape is the number of
+tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,9 @@ def parts_of(text: str, first: int = 0) -> tuple[str | int, ...]:
 class Row:
     """One row of a data set, as read from the file and without any model's processing: a conversation with its images.
 
-    Most rows have one image, one question and one answer, stored in `image`, `human` and `caption`. Other rows have a
-    `conversation`; only `data.reader.open_rows` returns such rows. `turns` and `images` describe rows of both kinds.
+    Most rows have one image, one question and one answer, stored in `image`, `human` and `caption`. Other rows store
+    their turns in `conversation`; only `data.reader.open_rows` returns such rows. `turns` and `images` describe rows of
+    both kinds.
     """
 
     row: int
@@ -150,8 +152,7 @@ class RejectKind(StrEnum):
 
 @dataclass(frozen=True)
 class Reject:
-    """A row of the data file that cannot be used, with the reason. It is counted and named; no row replaces it.
-    """
+    """A row of the data file that cannot be used, with the reason. It is counted and named; no row replaces it."""
 
     row: int
     """The index of the row in the data file, from 0."""

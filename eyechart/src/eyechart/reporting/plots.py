@@ -199,7 +199,7 @@ def lengths(coverage: Coverage, alt: str, name: str) -> Markup:
 
 
 def deciles(groups: Sequence[Decile], alt: str, name: str) -> Markup:
-    """Draw the gap of `shuffled` for each tenth of the wrong pictures, by their similarity to the own picture."""
+    """Draw the gap of `shuffled` for each tenth of the wrong pictures, by similarity to the sample's own picture."""
     with drawing(2.0) as (figure, axes):
         axes.axhline(0, color=FAINT, lw=0.8)
         for group in groups:
@@ -230,7 +230,7 @@ def shares(values: dict[str, float], label: str, alt: str, name: str) -> Markup:
 def _over_steps(axes: Axes, looks: Sequence[Look]) -> None:
     """Set up the x-axis of training steps.
 
-    With looks, the axis is logarithmic, because looks are then evenly spaced, and has a tick at each look.
+    If there are looks, the axis is logarithmic, so that the looks are evenly spaced on it, and has a tick at each look.
     """
     axes.set_xlabel("step, batches")
     if looks:

@@ -1,4 +1,4 @@
-"""Writes the text under each chart of report.html: what the chart shows.
+"""Writes the sentences that describe the charts of report.html.
 
 This module only describes the charts. Statements about the model come from `reporting.conclusions`.
 
@@ -28,7 +28,7 @@ def losses(results: Results, ablation: Ablation) -> str:
 
 
 def unigram(ablation: Ablation) -> str:
-    """Return a sentence about check 0: the model's loss compared with a unigram predictor's. Empty if not measured."""
+    """Return a sentence that compares the model's loss with a unigram predictor's (check 0); empty if not measured."""
     found = ablation.unigram
     if found is None or found.gain.value is None or found.gain.standing is None:
         return ""
@@ -78,7 +78,7 @@ def coverage(counted: Coverage) -> str:
 def amounts(found: Matching) -> str:
     """Return sentences on how much a caption's own image contributes.
 
-    These are the gain in log-likelihood and a lower bound on the mutual information of caption and image.
+    They state the gain in log-likelihood, and a lower bound on the mutual information of caption and image.
     """
     if found.problem is not None:
         return ""

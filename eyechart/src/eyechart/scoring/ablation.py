@@ -1,4 +1,4 @@
-"""Runs check 1: scores the same captions under every condition, and tests how much a missing or wrong picture costs.
+"""Runs check 1: scores the same captions under every condition, and tests whether a wrong picture raises the loss.
 
 A *condition* is what the language model receives at the image positions, such as the correct picture or zeros. The
 *gap* of a condition is its loss minus the loss of the condition `correct`.

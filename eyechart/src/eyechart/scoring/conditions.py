@@ -155,7 +155,7 @@ def _gaussian(
 
 
 def _slot_mix(scene: Scene, positions: Sequence[int], _: int) -> VisualTokens:
-    """Return visual tokens in which each slot comes from a different other image, drawn by (seed, row).
+    """Return visual tokens that each come from a different image, never from the sample's own, drawn by (seed, row).
 
     Each token is from a real picture, but no picture has this combination of tokens. The increase of the loss compared
     with `shuffled` shows how much the model uses combinations of tokens.
@@ -214,7 +214,7 @@ def parse_conditions(text: str) -> tuple[str, ...]:
         The names from `named_conditions`. If `blind` is among them, the names in RIVALS that are missing are added.
 
     Raises:
-        ValueError: an unknown or empty name, with the nearest known one.
+        ValueError: a name is unknown or empty; the message suggests the most similar known name.
     """
     names = named_conditions(text)
     return tuple(dict.fromkeys((*names, *RIVALS))) if "blind" in names else names
@@ -228,7 +228,7 @@ def named_conditions(text: str) -> tuple[str, ...]:
         MEASUREMENTS may be included.
 
     Raises:
-        ValueError: an unknown or empty name, with the nearest known one.
+        ValueError: a name is unknown or empty; the message suggests the most similar known name.
     """
     names = ["correct"]
     for part in (part.strip() for part in text.split(",")):

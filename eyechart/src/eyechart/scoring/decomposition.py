@@ -1,4 +1,4 @@
-"""Splits the gaps of `zero` and `shuffled` into information, shock and misdirection, by a trained blind prompt.
+"""Splits the gaps of `zero` and `shuffled` into information, shock and misdirection, using a trained blind prompt.
 
 The *gap* of a condition is its loss minus the loss with the correct picture. The *blind prompt* is a constant prompt,
 trained without any picture, that takes the picture's place.

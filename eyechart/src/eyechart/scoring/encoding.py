@@ -54,7 +54,7 @@ class Run:
 
     @property
     def given(self) -> dict[str, Tensor | None]:
-        """By condition, visual tokens that are the same for every sample; None if they are not available."""
+        """The visual tokens of the conditions that use the same ones for every sample; None if not available."""
         return {"mean-token": self.plan.mean_tokens, "blind": self.plan.blind.prompt_QE if self.plan.blind else None}
 
     @property

@@ -1,4 +1,4 @@
-"""Measures the connector without the language model: at which stage the picture is lost, and what the output is like.
+"""Measures the connector without the language model: at which stage the picture is lost, and properties of its output.
 
     variance share   sum over slots of the variance across images / variance over images and slots, per stage
     image share      variance across images / mean square, per stage
@@ -86,7 +86,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Pooled:
-    """The features of some images before and after the connector, averaged over slots, for other processes."""
+    """The features of some images, averaged over slots, before and after the connector, for other processes."""
 
     rows: list[int]
     ends: dict[str, npt.NDArray[np.float32]]

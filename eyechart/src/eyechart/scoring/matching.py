@@ -1,4 +1,4 @@
-"""Matching: a test of whether a caption is likelier with its own image than with other images.
+"""Measures matching: whether a caption is likelier with its own image than with other images.
 
     S_ij = sum_t log p(token t of caption i | image j)        nats per caption; a higher value is likelier
 

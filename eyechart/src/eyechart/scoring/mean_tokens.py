@@ -1,4 +1,4 @@
-"""Computes the mean visual tokens over many images, which the condition `mean-token` uses instead of each image."""
+"""Computes the mean visual tokens over many images, which the condition `mean-token` uses for every sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures matching and words on the samples of check 1.
+"""Adds the measures of matching and words to the results of check 1, computed on the same samples.
 
 Matching tests whether a caption is likelier with its own image than with others. The figures of words state how much
 each word of the captions relies on the picture.

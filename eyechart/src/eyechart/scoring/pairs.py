@@ -26,8 +26,8 @@ from eyechart.verdict.statistics import FloatArray
 STREAM = 3
 """The second element of the seed sequence; other draws, such as those of `shuffled` and of noise, use other values."""
 _MOST_ROWS = 128
-"""The maximum number of pairs in one call of `pair_nll`. An image whose captions are split over several calls is
-processed in each of them."""
+"""The maximum number of pairs in one call of `pair_nll`. If the captions of an image are split over several calls, each
+call processes the image."""
 
 
 class VisualSource(Protocol):
@@ -56,10 +56,10 @@ class Candidates:
     """The images with which each caption is scored."""
 
     random_SK: IntArray
-    """The donors of each sample, drawn at random by the seed."""
+    """The donors of each sample, drawn at random with the seed."""
     hard_SK: IntArray | None
-    """The hard donors: those whose images are most similar to the own image, the most similar first; None without
-    features."""
+    """The hard donors: those whose images are most similar to the sample's own image, the most similar first; None
+    without features."""
     block_M: IntArray
     """The samples of the full block, all with different images and captions; each caption is scored with each image."""
 
