@@ -36,8 +36,8 @@ class Tile:
 def tiles(results: Results) -> Iterator[Tile]:
     """Yield the tiles in their order on the page.
 
-    These are the primary gate (the condition `shuffled`), matching (whether captions find their own picture), the other
-    gates (conditions that decide the verdict) and coverage (the truncated captions of check 2).
+    The first is the primary gate: the condition `shuffled`. It is followed by matching (whether captions find their own
+    picture), the other gates (conditions that decide the verdict), and the truncated captions of check 2.
     """
     ablation, coverage = results.ablation, results.coverage
     if ablation:

@@ -235,8 +235,8 @@ def _shortage(
 ) -> dict[str, int]:
     """Return the figures that explain why there are fewer derangements than requested.
 
-    They include how often the most common image and the most common caption occur, and the number of random donors that
-    were drawn per sample (0 if all were used).
+    They include how often the most common image and the most common caption occur. `searched` is the number of random
+    donors drawn per sample, or 0 if all allowed pairs were used.
     """
     return {
         "found": found,

@@ -1,9 +1,9 @@
 """Encodes every image for check 1, and leaves out and counts the samples that cannot be scored.
 
-Samples without label tokens or without an image cannot be scored. Samples whose number of visual tokens is not the most
-common one are also left out, because images can only replace each other if they have equal numbers of visual tokens.
-Samples with a `grid` (the shape of the array of an image's visual tokens) may have any number of visual tokens, because
-`resampling` converts the tokens of one grid to another.
+Samples without label tokens or without an image cannot be scored. Images can only replace each other if they have equal
+numbers of visual tokens, so samples whose number is not the most common one are also left out. A `grid` is the shape of
+the array of an image's visual tokens. Samples with a grid may have any number of visual tokens, because `resampling`
+converts the tokens of one grid to another.
 
 A *condition* is what the language model receives at the image positions, such as the correct picture or zeros.
 """

@@ -41,8 +41,8 @@ _DECILES = 10
 _SATURATED = 0.9
 """If the InfoNCE bound is above this share of its maximum ln K, the true mutual information can be much larger."""
 _TEMPERATURES = (0.1, 100.0)
-"""The range of temperatures that is searched. At a lower temperature, a single caption that prefers a wrong image, in
-the half of the images that was not used for fitting, would dominate the result."""
+"""The range of temperatures that is searched. At a lower temperature, a single caption that prefers a wrong image could
+dominate the result if it is in the half of the images that was not used for fitting."""
 
 
 def match(

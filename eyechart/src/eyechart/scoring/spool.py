@@ -81,8 +81,8 @@ def release_freed_memory() -> None:
     """Return freed memory to the operating system.
 
     If small objects remain between large objects that were freed, the C library keeps most of the freed memory and
-    allocates more, which adds up to about 20 MB after 10,000 samples. The call takes about a millisecond; without glibc
-    it does nothing.
+    allocates more. After 10,000 samples, this is about 20 MB. The call takes about a millisecond; without glibc it does
+    nothing.
     """
     try:
         trim = ctypes.CDLL(None).malloc_trim
