@@ -1,4 +1,8 @@
-"""The drawings of the page, each made from the results that it shows."""
+"""Draws the charts of the report page (report.html) as SVG, each from the results that it shows.
+
+A *condition* is what the language model receives in place of the picture. Its *gap* is its loss minus the loss with the
+correct picture. A *look* is a quick measurement on a few samples during training.
+"""
 
 from __future__ import annotations
 
@@ -16,35 +20,35 @@ from eyechart.reporting.wording import plain, signed
 from eyechart.results import Condition, Coverage, Decile, Look, LossPoint
 
 _LEGEND_ROW = 0.19
-"""Height of one row of the legend in inches."""
+"""The height of one row of the legend, in inches."""
 _STEP = "{x:,.0f}"
 _CHARACTER = 0.026
-"""Width of a digit in the labels below the axis, as a share of the axis."""
+"""The width of a digit in the tick labels below the axis, as a fraction of the axis length."""
 _DOT_BINS = 44
 _FAR = 2
-"""If max_seq_len is more than this many times the longest sequence, it is stated instead of drawn, to save space."""
+"""If max_seq_len exceeds the longest sequence by more than this factor, the legend states it and no line is drawn."""
 
 
 class Bar(NamedTuple):
-    """One line of an interval chart."""
+    """One row of an interval chart: a value with its confidence interval."""
 
     label: str
     value: float | None
     interval: tuple[float, float] | None = None
     mark: float | None = None
-    """A value to compare with, such as a margin or chance."""
+    """A reference value for comparison, such as the margin of a gap or the chance level."""
 
 
 def intervals(bars: Sequence[Bar], label: str, mark: str, alt: str, name: str, signs: bool = True) -> Markup:
-    """Draw dots with 95% intervals, one per line, with the zero line and marks for comparison.
+    """Draw one row per bar: a dot with its 95% confidence interval, a line at zero, and a mark at the reference value.
 
     Args:
-        bars: lines from top to bottom; a line without a value is labelled as such.
-        label: label of the axis, with its unit.
-        mark: meaning of the marks, for the legend; empty without marks.
-        alt: alternative text of the picture.
-        name: name of the figure, unique on the page.
-        signs: whether to write values with their sign.
+        bars: the rows from top to bottom; a bar without a value is labelled `none`.
+        label: the label of the x-axis, with its unit.
+        mark: the meaning of the marks, for the legend; an empty string if no bar has a mark.
+        alt: the alternative text of the chart, for screen readers.
+        name: the name of the chart, unique on the page.
+        signs: whether positive values are written with a plus sign.
     """
     with drawing(0.62 + 0.34 * len(bars)) as (figure, axes):
         marked = False
@@ -70,7 +74,7 @@ def intervals(bars: Sequence[Bar], label: str, mark: str, alt: str, name: str, s
 
 
 def losses(conditions: Mapping[str, Condition], order: Sequence[str], alt: str, name: str) -> Markup:
-    """Draw the loss of each condition as a bar, lowest on top, with the 95% interval of its gap."""
+    """Draw the loss of each condition as a bar, lowest at the top, with the 95% confidence interval of its gap."""
     base = conditions["correct"].loss
     with drawing(0.55 + 0.22 * len(order)) as (figure, axes):
         for y, condition in enumerate(conditions[key] for key in reversed(order)):
@@ -94,9 +98,9 @@ def losses(conditions: Mapping[str, Condition], order: Sequence[str], alt: str, 
 
 
 def dots(gaps: Sequence[float], margin: float | None, alt: str, name: str) -> Markup:
-    """Draw every sample as a dot at its gap in nats per label token; dots that would overlap are stacked.
+    """Draw each sample as a dot at its gap, in nats per label token, and stack the dots that would overlap.
 
-    Bins begin at 0 in both directions, so that no dot is on the wrong side of the zero line.
+    The bins begin at 0 in both directions, so that every dot is on the correct side of the zero line.
     """
     low, high = min(*gaps, 0.0), max(*gaps, 0.0, margin or 0.0)
     width = (high - low) / _DOT_BINS or 1.0
@@ -126,7 +130,7 @@ def dots(gaps: Sequence[float], margin: float | None, alt: str, name: str) -> Ma
 
 
 def training_loss(curve: Sequence[LossPoint], looks: Sequence[Look], alt: str, name: str) -> Markup:
-    """Draw the training loss and the held-out loss over steps, and the looks' loss with the right picture."""
+    """Draw the training loss, the held-out loss, and the loss of the looks with the correct picture over the steps."""
     with drawing(2.1) as (figure, axes):
         steps = [point.step for point in curve]
         axes.plot(steps, [point.train for point in curve], "o-", color=BLUE, ms=4, label="training, epoch")
@@ -145,7 +149,10 @@ def training_loss(curve: Sequence[LossPoint], looks: Sequence[Look], alt: str, n
 
 
 def training_gaps(looks: Sequence[Look], alt: str, name: str) -> Markup:
-    """Draw the gaps of shuffled and zero over steps; lines at shuffled join its lower and upper bounds."""
+    """Draw the looks' gaps of `shuffled` and `zero` over the steps.
+
+    A vertical line shows the lower and upper confidence bounds of `shuffled`.
+    """
     with drawing(2.1) as (figure, axes):
         steps = [look.step for look in looks]
         axes.axhline(0, color=FAINT, lw=0.8)
@@ -162,7 +169,10 @@ def training_gaps(looks: Sequence[Look], alt: str, name: str) -> Markup:
 
 
 def lengths(coverage: Coverage, alt: str, name: str) -> Markup:
-    """Draw a histogram of sequence lengths and a line at max_seq_len, which is only in the legend if it is far away."""
+    """Draw a histogram of sequence lengths, with a line at max_seq_len.
+
+    If max_seq_len is far to the right of the longest sequence, only the legend shows it.
+    """
     with drawing(1.9) as (figure, axes):
         longest, limit = max(coverage.lengths), coverage.max_seq_len
         far = limit > _FAR * longest
@@ -189,7 +199,7 @@ def lengths(coverage: Coverage, alt: str, name: str) -> Markup:
 
 
 def deciles(groups: Sequence[Decile], alt: str, name: str) -> Markup:
-    """Draw the gap of shuffled by tenths of the wrong pictures, from the least similar to the most similar."""
+    """Draw the gap of `shuffled` for each tenth of the wrong pictures, by similarity to the sample's own picture."""
     with drawing(2.0) as (figure, axes):
         axes.axhline(0, color=FAINT, lw=0.8)
         for group in groups:
@@ -204,7 +214,7 @@ def deciles(groups: Sequence[Decile], alt: str, name: str) -> Markup:
 
 
 def shares(values: dict[str, float], label: str, alt: str, name: str) -> Markup:
-    """Draw shares between 0 and 1 as bars, one per stage."""
+    """Draw values between 0 and 1 as bars, one for each stage from the vision tower to the connector's output."""
     with drawing(0.6 + 0.32 * len(values)) as (figure, axes):
         for y, value in enumerate(reversed(list(values.values()))):
             axes.barh(y, value, height=0.6, color=BLUE, alpha=0.55)
@@ -218,7 +228,10 @@ def shares(values: dict[str, float], label: str, alt: str, name: str) -> Markup:
 
 
 def _over_steps(axes: Axes, looks: Sequence[Look]) -> None:
-    """Set up the axis of steps: logarithmic if there are looks, which are evenly spaced on it, with a tick for each."""
+    """Set up the x-axis of training steps.
+
+    If there are looks, the axis is logarithmic, so that the looks are evenly spaced on it, and has a tick at each look.
+    """
     axes.set_xlabel("step, batches")
     if looks:
         axes.set_xscale("symlog" if looks[0].step == 0 else "log")
@@ -234,7 +247,10 @@ def _over_steps(axes: Axes, looks: Sequence[Look]) -> None:
 
 
 def _labelled(axes: Axes, steps: Sequence[int]) -> list[int]:
-    """Return those of the increasing steps whose labels do not overlap; the last step is always included."""
+    """Return the steps whose tick labels do not overlap.
+
+    The steps must be in increasing order. The last step is always included.
+    """
     low, *places, high = axes.xaxis.get_transform().transform([axes.get_xlim()[0], *steps, axes.get_xlim()[1]])
     shown: list[int] = []
     free = math.inf
@@ -247,7 +263,10 @@ def _labelled(axes: Axes, steps: Sequence[int]) -> list[int]:
 
 
 def _legend(axes: Axes) -> None:
-    """Draw the legend above the axes, in as many rows as its width requires; the figure grows with additional rows."""
+    """Draw the legend above the axes, in as many rows as its width requires.
+
+    Each row after the first makes the chart taller.
+    """
     handles, labels = axes.get_legend_handles_labels()
     figure = axes.figure
     assert isinstance(figure, Figure), "axes are drawn in a figure"

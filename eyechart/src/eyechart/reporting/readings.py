@@ -1,6 +1,9 @@
-"""One sentence per figure of report.html that describes what it shows.
+"""Writes the sentences that describe the charts of report.html.
 
-All claims come from `conclusions`; this module only describes the drawings.
+This module only describes the charts. Statements about the model come from `reporting.conclusions`.
+
+A *condition* is what the language model receives in place of the picture. Its *gap* is its loss minus the loss with the
+correct picture.
 """
 
 from __future__ import annotations
@@ -20,12 +23,12 @@ _READ: dict[Standing, str] = {
 
 
 def losses(results: Results, ablation: Ablation) -> str:
-    """Return a sentence about the order of the conditions by loss."""
+    """Return a sentence that lists the conditions from lowest to highest loss, and the conclusion about this order."""
     return f"From lowest to highest: {', '.join(ablation.order)}. {said(results, 'order')}".rstrip()
 
 
 def unigram(ablation: Ablation) -> str:
-    """Return check 0: the loss of token frequencies compared with the model's loss; empty if not measured."""
+    """Return a sentence that compares the model's loss with a unigram predictor's (check 0); empty if not measured."""
     found = ablation.unigram
     if found is None or found.gain.value is None or found.gain.standing is None:
         return ""
@@ -40,7 +43,7 @@ def unigram(ablation: Ablation) -> str:
 
 
 def sample_gaps(gaps: Sequence[float], total: int) -> str:
-    """Return how many samples have a positive gap, and the smallest and the largest gap."""
+    """Return a sentence with the number of samples that have a positive gap, and the smallest and largest gap."""
     better = sum(gap > 0 for gap in gaps)
     shown = "" if len(gaps) == total else f" The figure shows {len(gaps):,} of {total:,} samples, evenly spaced."
     return (
@@ -50,7 +53,7 @@ def sample_gaps(gaps: Sequence[float], total: int) -> str:
 
 
 def training_loss(training: Training) -> str:
-    """Return how the loss changed during training."""
+    """Return a sentence with the training loss in the first and in the last epoch, and the held-out loss at the end."""
     if not training.curve:
         return "No loss was logged."
     first, last = training.curve[0], training.curve[-1]
@@ -62,7 +65,10 @@ def training_loss(training: Training) -> str:
 
 
 def coverage(counted: Coverage) -> str:
-    """Return how much is cut off and how large max_seq_len must be, as an addition to the conclusion of check 2."""
+    """Return a sentence about the share of truncated samples (check 2) and the smallest max_seq_len that is enough.
+
+    The sentence is shown after the conclusion of check 2.
+    """
     if not counted.samples:
         return ""
     cut = f"{plain(counted.truncated_pct)}% of {counted.samples:,} samples are truncated; " if counted.truncated else ""
@@ -70,7 +76,10 @@ def coverage(counted: Coverage) -> str:
 
 
 def amounts(found: Matching) -> str:
-    """Return how much the caption's own image contributes: its gain, and a lower bound on the mutual information."""
+    """Return sentences on how much a caption's own image contributes.
+
+    They state the gain in log-likelihood, and a lower bound on the mutual information of caption and image.
+    """
     if found.problem is not None:
         return ""
     sentences, gain, bound = [], found.image_specific_gain, found.infonce
@@ -96,7 +105,7 @@ def amounts(found: Matching) -> str:
 
 
 def decomposition(split: Decomposition, ablation: Ablation) -> str:
-    """Return the parts of the gaps of zero and shuffled, in numbers; empty if the gaps were not split."""
+    """Return the gaps of `zero` and `shuffled` as sums of their parts, in numbers; empty if the gaps were not split."""
     parts = []
     for name, rest, word in (("zero", split.shock, "shock"), ("shuffled", split.misdirection, "misdirection")):
         condition = ablation.conditions.get(name)
@@ -110,7 +119,7 @@ def decomposition(split: Decomposition, ablation: Ablation) -> str:
 
 
 def internals(inside: Internals) -> str:
-    """Return the share of the variance that is between images, by stage."""
+    """Return a sentence with the share of the variance that is between images, for each stage of the connector."""
     shares = inside.variance_share
     text = ", ".join(f"{name} {percent(shares[name])}" for name in inside.stages if name in shares)
     if not text:
@@ -121,7 +130,7 @@ def internals(inside: Internals) -> str:
 
 
 def connector(inside: Internals) -> str:
-    """Return the scale, the effective rank and the neighbours of the visual tokens."""
+    """Return sentences about the visual tokens: their scale, their effective rank, and their nearest neighbours."""
     sentences = [
         f"The RMS of the visual tokens is {inside.rms_ratio:.3g} times that of text embeddings.",
         f"The visual tokens of one image span about {inside.effective_rank:.1f} of {inside.effective_rank_of} "

@@ -1,4 +1,9 @@
-"""The reasons of a verdict as sentences: one function per code, from the figures in the results."""
+"""Writes the reasons of a verdict as sentences: one function per reason code, from the figures in the results.
+
+A *gate* is a condition (a replacement of the picture) that decides the verdict: its *gap*, the increase of the loss,
+must exceed a margin. The *standing* of a gate is the result of this test: `costs` (above), `ruled out` (not above) or
+`open`.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +13,14 @@ from eyechart.reporting.wording import number
 from eyechart.results import Ablation, Coverage, Reason, ReasonCode, Standing
 
 _MET: dict[Standing, str] = {"costs": "met", "ruled out": "not met", "open": "open"}
-"""The word for the state of a gate, by its standing."""
+"""The word that describes a gate in a sentence, by the standing of the gate."""
 
 
 def reasons_of(check: Ablation | Coverage) -> Iterator[tuple[Reason, str]]:
-    """Yield every reason of a check with its sentence, without a full stop; a warning begins with `Warning:`."""
+    """Yield each reason of a check together with its sentence.
+
+    The sentence has no full stop. The sentence of a warning begins with `Warning:`.
+    """
     for reason in check.reasons:
         if isinstance(check, Ablation):
             sentence = _OF_ABLATION[reason.code](reason, check)
@@ -22,7 +30,7 @@ def reasons_of(check: Ablation | Coverage) -> Iterator[tuple[Reason, str]]:
 
 
 def counted(by_reason: dict[str, int]) -> str:
-    """Return counts by reason, as a list in words."""
+    """Return the count of each reason as one string, such as `2 caption blank, 3 image missing`."""
     return ", ".join(f"{count:,} {reason}" for reason, count in sorted(by_reason.items()))
 
 

@@ -1,4 +1,8 @@
-"""Remarks as sentences, one per code: how conditions and scores were made, and why something was left out."""
+"""Writes each remark in the results as a sentence, by the remark's code.
+
+A remark states how a condition (a replacement of the picture) or the whole score was made, or why a condition or
+measure was left out.
+"""
 
 from __future__ import annotations
 
@@ -70,12 +74,12 @@ _SENTENCES: dict[RemarkCode, str] = {
 
 
 def sentence(remark: Remark) -> str:
-    """Return one remark in words."""
+    """Return the sentence for one remark."""
     figures: dict[str, Any] = remark.figures
     return _SENTENCES[remark.code].format(**figures)
 
 
 def made(ablation: Ablation) -> list[tuple[str, str]]:
-    """Return how the conditions and scores were made: the subject and the sentence of each remark."""
+    """Return the remarks, and then the scorer's own notes, as pairs of subject and sentence."""
     remarks = [(r.about, f"{'Left out. ' if r.left_out else ''}{sentence(r)}") for r in ablation.remarks]
     return [*remarks, *ablation.notes.items()]

@@ -1,4 +1,7 @@
-"""The figures that decide the verdict, each with its standing in words and in colour."""
+"""Makes the tiles at the top of report.html: the main figures, each with its result in words and in colour.
+
+The *standing* of a figure states whether the figure exceeds its margin: `costs` (yes), `ruled out` (no) or `open`.
+"""
 
 from __future__ import annotations
 
@@ -17,21 +20,25 @@ _CHANCE = {"good": "above chance", "bad": "not above chance", "open": "not decid
 
 @dataclass(frozen=True)
 class Tile:
-    """One of the figures that decide the verdict."""
+    """One of the main figures of the report."""
 
     label: str
     value: str
     note: str
     state: str
-    """`good`, `bad` or `open`; it is shown in words as well as in colour."""
+    """`good`, `bad` or `open`, which determines the tile's colour; `state_text` states the result in words."""
     state_text: str
     definition: str
-    """The definition to which its label links."""
+    """The key of the definition (`reporting.definitions`) to which the label links."""
     primary: bool = False
 
 
 def tiles(results: Results) -> Iterator[Tile]:
-    """Yield the tiles of the first screen: the primary gate, matching, the other gates, coverage."""
+    """Yield the tiles in their order on the page.
+
+    The first is the primary gate: the condition `shuffled`. It is followed by matching (whether captions find their own
+    picture), the other gates (conditions that decide the verdict), and the truncated captions of check 2.
+    """
     ablation, coverage = results.ablation, results.coverage
     if ablation:
         names = [name for name in readings.GATES if name in ablation.conditions]
@@ -72,12 +79,12 @@ def _coverage_tile(coverage: Coverage) -> Tile:
 
 
 def counted(coverage: Coverage) -> str:
-    """Return the split's name to put before `captions` or `samples`; empty for a model not trained here."""
+    """Return `training ` or `held-out `, to precede `captions` or `samples`; empty if the data are not split."""
     return {"train": "training ", "eval": "held-out ", None: ""}[coverage.split]
 
 
 def source(coverage: Coverage) -> str:
-    """Return the source of the counts, in words."""
+    """Return a phrase that states which rows the counts of check 2 come from."""
     if coverage.source == "training":
         return f"training epoch {coverage.epoch}"
     if coverage.source == "score":

@@ -1,4 +1,7 @@
-"""Sentences about a training run of another stack, and the figures for its trackers."""
+"""Writes the lines about a training run in another framework, and selects the figures for experiment trackers.
+
+A *look* is a quick measurement on a few samples during training. A *finding* is a suspected fault and its fix.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,24 @@ from eyechart.results import Finding, Look
 
 @dataclass(frozen=True)
 class Passage:
-    """How far the images of one forward pass reached into the model."""
+    """How far into the model the images of one forward pass had an effect."""
 
     forward: int
-    """Number of the forward pass, from 1."""
+    """The number of the forward pass, counted from 1."""
     inputs: tuple[str, ...]
-    """Names of the image inputs that arrived; empty if there are none."""
+    """The names of the image inputs that the forward pass received; empty if it received none."""
     read: bool | None = None
-    """Whether the output of at least one module depends on the pixels; None if this was not tested."""
+    """True if the output of at least one module depends on the pixels, False if none does; None if this was not
+    tested."""
     output_change: float | None = None
-    """Largest absolute change of a logit when pixels are negated; None if this was not tested."""
+    """The largest absolute change of any logit when the sign of all pixel values is flipped; None if this was not
+    tested."""
     last_module: str = ""
-    """The last module of the forward pass whose output depends on the pixels."""
+    """The name of the last module in the forward pass whose output depends on the pixels."""
 
 
 def first_batch_lines(found: Sequence[Finding]) -> list[str]:
-    """Return the findings of the first batch as lines, the most likely fault first."""
+    """Return a heading and one line for each finding in the first batch, the most likely fault first."""
     if not found:
         return ["eyechart: first batch: no fault found"]
     lines = [f"eyechart: first batch: {number(len(found), 'finding')}"]
@@ -34,7 +39,7 @@ def first_batch_lines(found: Sequence[Finding]) -> list[str]:
 
 
 def stop_line(fatal: Sequence[Finding]) -> str:
-    """Return the message of the error that stops the training."""
+    """Return the message of the error that stops the training because of fatal findings."""
     codes = ", ".join(one.code for one in fatal)
     return (
         f"eyechart: the training was stopped before its first update: {codes}: {fatal[0].message}. Fix: "
@@ -43,20 +48,20 @@ def stop_line(fatal: Sequence[Finding]) -> str:
 
 
 def plan_line(rows: int, source: str, steps: Sequence[int]) -> str:
-    """Return a line about the planned looks."""
+    """Return a line that states the rows and the steps of the planned looks."""
     listed = ", ".join(map(str, steps[:7])) + (", ..." if len(steps) > 7 else "")
     return f"eyechart: looks at {number(rows, f'{source} row')}, at step {listed}"
 
 
 def failure_line(what: str, error: Exception) -> str:
-    """Return a line about an error that does not end the training."""
+    """Return a line about an error in a measurement, after which the training continues."""
     text = " ".join(str(error).split())[:300]
     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
     return f"eyechart: no {what}: {kind}{text}"
 
 
 def tracker_figures(look: Look) -> dict[str, float]:
-    """Return the figures of a look; their names have the common prefix `eyechart/`, by which trackers group them."""
+    """Return the figures of a look by name; experiment trackers group the names by their common prefix `eyechart/`."""
     figures = {
         "loss_correct": look.correct,
         "gap_shuffled": look.gap_shuffled,
@@ -68,7 +73,7 @@ def tracker_figures(look: Look) -> dict[str, float]:
 
 
 def watch_line(passage: Passage) -> str:
-    """Return a line about how far the images of one forward pass reached into the model."""
+    """Return a line about how far into the model the images of one forward pass had an effect."""
     start = f"forward {passage.forward}: "
     if not passage.inputs:
         return start + "no images arrive (the model's forward pass gets no pixels)"

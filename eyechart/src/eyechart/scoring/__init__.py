@@ -1,1 +1,1 @@
-"""Scores every condition on the same samples, and computes measures from the losses."""
+"""Scores a model on the same samples with and without the right picture, and computes measures from the losses."""

@@ -1,13 +1,18 @@
-"""Check 1: score the same captions under every condition, then measure and judge the cost of removing the picture.
+"""Runs check 1: scores the same captions under every condition, and tests whether a wrong picture raises the loss.
+
+A *condition* is what the language model receives at the image positions, such as the correct picture or zeros. The
+*gap* of a condition is its loss minus the loss of the condition `correct`.
 
     loss(c) = sum_i sum_t nll[i,t,c] / sum_i T_i         nats per label token; gaps are paired, see `statistics`
 
-Each image is read once. It is encoded once, and again for every condition that changes its pixels. Samples are sorted
-into canonical order (by row) before donors and noise are drawn, so that results do not depend on the batch size or on
-the order of the batches. Visual tokens and losses are stored in mapped temporary files, so that only the memory for the
-samples' text grows with the number of samples.
+Each image file is read once. The image is encoded once, and once more for every condition that changes its pixels.
+Samples are sorted by row (the canonical order) before noise and donors are drawn; a *donor* is the sample that provides
+the wrong picture for another sample. Results therefore do not depend on the batch size or on the order of the batches.
+Visual tokens and losses are stored in memory-mapped temporary files. Only the memory for the samples' text grows with
+the number of samples.
 
-Dimension suffixes: S samples, R derangements (1 for conditions without donors), T label tokens of one sample.
+Dimension suffixes: S samples, R derangements (assignments of donors; 1 for conditions without donors), T label tokens
+of one sample.
 """
 
 from __future__ import annotations
@@ -33,28 +38,29 @@ from eyechart.seam import IGNORE_INDEX, Batch, Grid, IntArray, Sample, ScorerOfB
 from eyechart.verdict.statistics import clusters_of
 
 _SLOT_BY_SLOT = ("noise-per-dim", "slot-mix", "mean-token", "blind")
-"""Conditions that need equal numbers of visual tokens, because they combine slot q of several images."""
+"""Conditions that need the same number of visual tokens for all images, because they combine token q of several
+images."""
 
 
 @torch.no_grad()
 def ablate(
     scorer: ScorerOfBatches, batches: Sequence[Batch], plan: Plan, execution: Execution | None = None
 ) -> tuple[Ablation, Scores]:
-    """Run check 1.
+    """Run check 1 and return its results.
 
     Args:
         scorer: the model, adapted to the scoring interface.
-        batches: the held-out samples with their images; rows must be distinct. Each batch is requested only once (in a
-            job of several processes, by one of them), so that a sequence may read its images on request.
+        batches: the held-out samples with their images; each row may occur only once. Each batch is requested only once
+            (in a distributed job, by one process), so that a sequence may load its images lazily.
         plan: what to measure.
-        execution: how to run it; by default in one process without a progress bar.
+        execution: how to run check 1; by default in one process and without a progress bar.
 
     Returns:
-        The results with the verdict, and every sample's per-token losses in canonical order.
+        The results with the verdict, and every sample's per-token losses in canonical order (by row).
 
     Raises:
-        ValueError: two samples with the same row; mean tokens or a blind prompt of another connector; images too small
-            for their tiles; a full disk; a scorer that breaks its contract.
+        ValueError: two samples have the same row; the mean tokens or the blind prompt belong to another connector;
+            images are too small to be cut into tiles; the disk is full; the scorer breaks its contract.
     """
     assert plan.conditions and plan.conditions[0] == "correct", "parse_conditions puts `correct` first"
     run = Run(scorer, plan, execution or Execution(), tuple(n for n in plan.conditions if n not in MEASUREMENTS))
@@ -92,7 +98,7 @@ def ablate(
 
 
 def _left_out(run: Run, encoded: Encoded, images: int) -> dict[str, Remark]:
-    """Return the conditions that are not available here, with the reason."""
+    """Return a remark with the reason for each requested condition that is not available here."""
     codes: dict[str, RemarkCode] = {}
     for name in run.conditions:
         if name == "mean-token" and name not in run.fixed:
@@ -111,12 +117,12 @@ def _left_out(run: Run, encoded: Encoded, images: int) -> dict[str, Remark]:
 
 
 def _image_alone(samples: Sequence[Sample]) -> bool:
-    """Return whether the prompt of some caption consists only of the image."""
+    """Return whether the prompt of at least one caption consists only of the image."""
     return any(s.block[0] == 0 and s.labels_T[s.block[1]] != IGNORE_INDEX for s in samples)
 
 
 def _remarks(name: str, encoded: Encoded, images_S: IntArray) -> Iterator[Remark]:
-    """Yield remarks on how a condition was made here; usually there are none."""
+    """Yield remarks on details of how a condition was made for these samples; usually there are none."""
     if name in PIXEL_CHANGES and len(encoded.sizes) == 1:
         (size,) = encoded.sizes
         if size and (left := remainder(name, *size)):
@@ -135,7 +141,7 @@ def _resampled(donors: Donors, grids: Sequence[Grid]) -> list[Remark]:
 
 
 def _score(run: Run, encoded: Encoded, scene: Scene, name: str, rounds: int) -> Iterator[Tensor]:
-    """Yield the per-token NLL [N] under one condition, batch by batch and round by round."""
+    """Yield the per-token NLL [N] of every batch under one condition, once per round (one round per derangement)."""
     ranks = run.execution.ranks
     tasks = [(round_, batch) for round_ in range(rounds) for batch in encoded.batches]
     for start in range(0, len(tasks), ranks.count):
@@ -146,7 +152,7 @@ def _score(run: Run, encoded: Encoded, scene: Scene, name: str, rounds: int) -> 
 
 
 def _nll(run: Run, encoded: Encoded, scene: Scene, name: str, task: tuple[int, StoredBatch]) -> Tensor:
-    """Return the losses [N] of one batch under one condition."""
+    """Return the per-token losses [N] of one batch under one condition."""
     round_, stored = task
     batch = stored.load(encoded.text, encoded.samples)
     visual = CONDITIONS[name].change(scene, stored.places, round_)

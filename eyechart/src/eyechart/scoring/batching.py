@@ -1,7 +1,7 @@
-"""Combine samples into a Batch with the counts of check 2 (% truncated, % without label tokens, average label tokens).
+"""Combines samples into a `Batch`, and counts truncated samples, samples without labels, and label tokens (check 2).
 
-Padding is on the right, so that a sample's ids and positions are the same in every batch. Only `lengths_B` shows which
-positions are padding, because the pad id may be EOS.
+The padding side is right, so that a sample has the same ids and positions in every batch. Padding is recognised only by
+`lengths_B` and never by the pad id, which may be the EOS id.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from eyechart.seam import IGNORE_INDEX, Batch, CollateStats, Reject, Sample
 
 
 def collate(items: Sequence[Sample | Reject], pad_id: int = 0) -> Batch:
-    """Combine samples into a batch, in their order.
+    """Combine samples into a batch, in the given order.
 
     Args:
-        items: the samples and rejects that the data set returned for the batch's rows. Samples without image positions
-            get pixels that are all 0 and that are not read.
-        pad_id: token id at padded positions; it is never read.
+        items: the samples and rejects that the data set returned for the batch's rows. In a batch with pixels, samples
+            without image positions get zeros as pixels, which are not read.
+        pad_id: the token id at padding positions; its value has no effect.
 
     Returns:
-        The batch. Rejects are kept, not replaced: a batch of only rejects has tensors of size zero.
+        The batch. Rejects are kept in `Batch.rejects` and are not replaced by other rows, so a batch of only rejects
+        has tensors of size zero.
     """
     samples = tuple(item for item in items if isinstance(item, Sample))
     rejects = tuple(item for item in items if isinstance(item, Reject))
@@ -64,11 +65,12 @@ def collate(items: Sequence[Sample | Reject], pad_id: int = 0) -> Batch:
 
 
 def without_block(batch: Batch, begin_id: int | None) -> Batch:
-    """Return the batch with the image block removed from ids and labels, so that only the text remains.
+    """Return the batch without the image block (the image positions of the prompt), so that only text is left.
 
     Args:
-        batch: a batch, whose image blocks may have different lengths.
-        begin_id: token placed before the first label if the prompt was only the block; None if there is no such token.
+        batch: the batch; its image blocks may have different lengths.
+        begin_id: the token that is put before the first label if the prompt consisted only of the image block; None if
+            the model has no such token.
     """
     parts: list[tuple[list[Tensor], int]] = []
     for b, length in enumerate(batch.lengths_B.tolist()):
@@ -101,9 +103,9 @@ def without_block(batch: Batch, begin_id: int | None) -> Batch:
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Group indices in batches of similar length, longest first, so that a batch that is too large fails early.
+    """Group indices into batches of similar length, longest first, so that an out-of-memory error occurs early.
 
-    Indices of equal length keep their order.
+    Indices of samples with equal lengths keep their order.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
@@ -113,19 +115,19 @@ class Items(Protocol):
     """A map-style data set."""
 
     def __getitem__(self, position: int) -> Sample | Reject:
-        """Return the sample, or a Reject with the reason why there is none."""
+        """Return the sample at this position, or a `Reject` with the reason why it cannot be used."""
         ...
 
 
 class LazyBatches(Sequence[Batch]):
-    """Batches that read their images each time they are requested, and do not keep them."""
+    """A sequence of batches whose images are read each time a batch is requested, and are not kept in memory."""
 
     def __init__(self, items: Items, groups: Sequence[Sequence[int]], pad_id: int) -> None:
-        """Define batch number i as the positions `groups[i]` of `items`."""
+        """Store the data set; batch number i consists of the samples at the positions `groups[i]` of `items`."""
         self._items, self._groups, self._pad_id = items, groups, pad_id
 
     def __len__(self) -> int:
-        """Number of batches."""
+        """Return the number of batches."""
         return len(self._groups)
 
     @overload
@@ -135,7 +137,7 @@ class LazyBatches(Sequence[Batch]):
     def __getitem__(self, number: slice) -> Sequence[Batch]: ...
 
     def __getitem__(self, number: int | slice) -> Batch | Sequence[Batch]:
-        """Read one batch; a slice reads nothing yet."""
+        """Read and return one batch; a slice returns another `LazyBatches` and reads nothing yet."""
         if isinstance(number, slice):
             return LazyBatches(self._items, self._groups[number], self._pad_id)
         return collate([self._items[position] for position in self._groups[number]], self._pad_id)

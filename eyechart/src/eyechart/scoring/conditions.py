@@ -1,9 +1,13 @@
-"""The conditions: functions that return the visual tokens that the language model receives at the image positions.
+"""Defines the conditions: functions that return the visual tokens given to the language model as the picture.
 
-Each condition is a name, a role and a function in `CONDITIONS`; `reporting.conditions` has its sentence. The function
-uses the whole scored set (`Scene`) in canonical order (by row), so that its result does not depend on how the samples
-were batched. A new condition needs an entry in both tables. Conditions that change the picture before the tower are
-computed in `pixels`; the functions here only return their visual tokens.
+Each condition has a name, a role and a function in the table `CONDITIONS`, and a sentence in the table of
+`reporting.conditions`. A new condition needs an entry in both tables. The function receives all scored samples
+(`Scene`) in canonical order (by row), so that its result does not depend on how the samples were batched. Conditions
+that change the pixels before the vision tower are computed in `scoring.pixels`; the functions here only return the
+visual tokens of the changed pictures.
+
+A *donor* is the sample whose picture replaces a sample's own picture. A *slot* is the index of a visual token in its
+image.
 
 Dimension suffixes: S samples, B requested positions, R derangements, Q visual tokens per image, E embedding width.
 """
@@ -27,74 +31,80 @@ from eyechart.scoring.storage import VisualSet
 from eyechart.seam import Grid, IntArray, VisualTokens
 
 _NOISE, _NOISE_PER_DIM, _MIX = 2, 4, 5
-"""Second word of the seed, which makes these draws independent of each other and of those in other files."""
+"""The second element of the seed sequence. Each kind of draw has its own, so that all draws are independent, including
+those in other files."""
 
 RUNBOOK = ("correct", "shuffled", "zero", "noise")
 STANDARD = (*RUNBOOK, "no-image", "mean-token", "noise-per-dim", "slot-mix", "grey", "blurred", "tiles-4")
 MEASUREMENTS = ("matching", "donors")
-"""Names that `--conditions` also accepts although they are not conditions: matching of every caption with K images, and
-the gap of shuffled by the similarity of the donor's image. `ablate` ignores them; its caller computes them."""
+"""Names that `--conditions` also accepts although they are not conditions. `matching` scores every caption with K
+images; `donors` reports the gap of `shuffled` by the similarity of the donor's image to the sample's own image.
+`ablate` ignores these names; its caller computes the measurements."""
 FULL = (*STANDARD, "blind", "tiles-2", "tiles-8", *MEASUREMENTS)
 LADDERS = {"runbook": RUNBOOK, "standard": STANDARD, "full": FULL}
 OF_TOKENS = ("mean-token", "noise-per-dim", "slot-mix", "matching")
-"""Conditions that need visual tokens of the language model; they are not available for pixel values."""
+"""Names in `--conditions` that need visual tokens. They are not available for a model whose pictures can only be
+replaced as pixels."""
 CONTENT_FREE = ("no-image", "mean-token", "blind")
-"""Conditions without the content of any picture, used to interpret the order of the losses. zero and noise are not
-included: with real weights, any visual tokens can be better than a prompt without visual tokens, and noise may not
-raise the loss."""
+"""Conditions without the content of any single picture, which are used to interpret the order of the losses. `zero` and
+`noise` are not included: with real weights, any visual tokens can give a lower loss than a prompt without them, and
+noise does not always raise the loss."""
 RIVALS = ("zero", "no-image", "mean-token")
-"""Conditions with which a trained blind prompt is compared. If the prompt is worse than the best of them, it is
-under-trained and the gaps are not split into parts."""
+"""Conditions with which the trained blind prompt (a constant prompt instead of the picture) is compared. If its loss is
+higher than that of the best of them, it is under-trained, and the gaps are not split into parts."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """All scored samples in the order of rows, with everything that a condition may use."""
+    """All scored samples in the order of rows, with all data that a condition may use."""
 
     visual: VisualSet
-    """Visual tokens of every image, on the CPU."""
+    """The visual tokens of every image, on the CPU."""
     rows: tuple[int, ...]
-    """Row index of each sample, which is part of the seed of its noise."""
+    """The row index of each sample, which is part of the seed for its noise."""
     images_S: IntArray
-    """Index of each sample's image, 0..G-1: images with equal content have equal indices."""
+    """The index of each sample's image, 0..G-1; images with equal content have equal indices."""
     donors_SR: IntArray
     seed: int
     fixed: Mapping[str, Tensor] = field(default_factory=dict)
-    """Visual tokens [Q,E] that are the same for every sample: `mean-token` and `blind`, if available."""
+    """The visual tokens [Q,E] that are the same for every sample, by condition: `mean-token` and `blind`, if
+    available."""
     changed: Mapping[str, VisualSet] = field(default_factory=dict)
-    """Visual tokens of the changed pictures, by condition."""
+    """The visual tokens of the pictures whose pixels were changed, by condition."""
     grids: tuple[Grid, ...] = ()
-    """Grid of the visual tokens of each sample; empty if all are equal."""
+    """The grid of the visual tokens of each sample; empty if all samples have the same grid."""
 
     @cached_property
     def moments(self) -> tuple[tuple[float, float], ...]:
-        """Mean and standard deviation over all values of each layer, computed in float64."""
+        """The mean and standard deviation over all values of each layer, computed in float64."""
         return tuple(_moments(self.visual, layer) for layer in range(len(self.visual.stored.layers)))
 
     @cached_property
     def moments_per_dim(self) -> tuple[tuple[Tensor, Tensor], ...]:
-        """Mean and standard deviation [Q,E] of each layer over the images, in float32."""
+        """The mean and standard deviation [Q,E] of each layer over the images, in float32."""
         return tuple(_moments_per_dim(self.visual, layer) for layer in range(len(self.visual.stored.layers)))
 
     @cached_property
     def first_of_image(self) -> IntArray:
-        """Position of the first sample of each distinct image."""
+        """The position of the first sample of each distinct image."""
         return np.unique(self.images_S, return_index=True)[1].astype(np.int64)
 
 
 Change = Callable[[Scene, Sequence[int], int], VisualTokens | None]
-"""(scene, positions of the samples to score, round) -> their visual tokens, or None to leave the image block out."""
+"""(scene, positions of the samples to score, round) -> the samples' visual tokens, or None to leave the image block out
+of the prompt. The round is the number of the derangement (the assignment of donors)."""
 
 
 @dataclass(frozen=True)
 class ConditionKind:
-    """One entry of the table."""
+    """One entry of the table `CONDITIONS`."""
 
     role: Literal["baseline", "gate", "report"]
-    """gate: the verdict depends on the condition. report: it is only reported, for context."""
+    """`baseline`: the other conditions are compared with it. `gate`: the verdict depends on it. `report`: it is
+    reported for context and does not affect the verdict."""
     change: Change
     uses_donors: bool = False
-    """Whether the condition is scored once per derangement."""
+    """Whether the condition uses donors and is therefore scored once per derangement."""
 
 
 def _correct(scene: Scene, positions: Sequence[int], _: int) -> VisualTokens:
@@ -119,10 +129,11 @@ def _noise(scene: Scene, positions: Sequence[int], _: int) -> VisualTokens:
 
 
 def _noise_per_dim(scene: Scene, positions: Sequence[int], _: int) -> VisualTokens:
-    """Return Gaussian noise with the mean and standard deviation of every slot and dimension over the whole set.
+    """Return Gaussian noise with the mean and standard deviation that each slot and dimension has over all images.
 
-    If slots differ, noise with a single mean and standard deviation is far from the visual tokens that the language
-    model has learnt. This noise has the right scale in every coordinate, but the coordinates are independent.
+    If the slots differ in scale, noise with a single mean and standard deviation is far from the visual tokens that the
+    language model usually receives. The noise here has the right scale in every coordinate, but the coordinates are
+    independent.
     """
     return VisualTokens.cat(
         [_gaussian(scene, position, _NOISE_PER_DIM, scene.moments_per_dim) for position in positions]
@@ -144,17 +155,20 @@ def _gaussian(
 
 
 def _slot_mix(scene: Scene, positions: Sequence[int], _: int) -> VisualTokens:
-    """Return tokens whose slots come from different other images, drawn by (seed, row).
+    """Return visual tokens that each come from a different image, never from the sample's own, drawn by (seed, row).
 
-    Each slot by itself is from a real picture, but no picture has this combination of slots. The additional cost
-    compared with `shuffled` shows how much the model reads from combinations of slots.
+    Each token is from a real picture, but no picture has this combination of tokens. The increase of the loss compared
+    with `shuffled` shows how much the model uses combinations of tokens.
     """
     slots = scene.visual.slots
     return scene.visual.mixed(torch.from_numpy(np.stack([_sources(scene, position, slots) for position in positions])))
 
 
 def _sources(scene: Scene, position: int, slots: int) -> IntArray:
-    """Return the sample that provides each slot; images only repeat if there are fewer other images than slots."""
+    """Return the sample that provides each slot.
+
+    An image provides more than one slot only if there are fewer other images than slots.
+    """
     others = len(scene.first_of_image) - 1
     assert others > 0, "the caller leaves slot-mix out if there is only one image"
     generator = np.random.default_rng([scene.seed, _MIX, scene.rows[position]])
@@ -194,27 +208,27 @@ GATES = tuple(name for name, kind in CONDITIONS.items() if kind.role == "gate")
 
 
 def parse_conditions(text: str) -> tuple[str, ...]:
-    """Read `--conditions`: a ladder (`runbook`, `standard`, `full`) or names separated by commas, in any combination.
+    """Parse `--conditions`: names of conditions, or of the sets `runbook`, `standard` and `full`, separated by commas.
 
     Returns:
-        The names from `named_conditions` and, if `blind` is among them, the missing names of RIVALS.
+        The names from `named_conditions`. If `blind` is among them, the names in RIVALS that are missing are added.
 
     Raises:
-        ValueError: an unknown or empty name, with the nearest known one.
+        ValueError: a name is unknown or empty; the message suggests the most similar known name.
     """
     names = named_conditions(text)
     return tuple(dict.fromkeys((*names, *RIVALS))) if "blind" in names else names
 
 
 def named_conditions(text: str) -> tuple[str, ...]:
-    """Read `--conditions` without adding any names, for models that cannot have a blind prompt.
+    """Parse `--conditions` without adding any names, for models that cannot have a blind prompt.
 
     Returns:
-        Each name once, in the given order, but `correct` always first, because every gap is relative to it. Names from
+        Each name once, in the given order. `correct` is always first, because every gap is relative to it. Names in
         MEASUREMENTS may be included.
 
     Raises:
-        ValueError: an unknown or empty name, with the nearest known one.
+        ValueError: a name is unknown or empty; the message suggests the most similar known name.
     """
     names = ["correct"]
     for part in (part.strip() for part in text.split(",")):
@@ -231,7 +245,7 @@ def named_conditions(text: str) -> tuple[str, ...]:
 
 
 def check_fixed(name: str, visual: VisualTokens, tokens_QE: Tensor) -> None:
-    """Reject mean tokens or a blind prompt made for another connector.
+    """Raise an error if the mean tokens or the blind prompt were made for another connector.
 
     Raises:
         ValueError: the tokens do not have the shape of one image's visual tokens.
@@ -245,7 +259,10 @@ def check_fixed(name: str, visual: VisualTokens, tokens_QE: Tensor) -> None:
 
 
 def _moments(visual: VisualSet, layer: int) -> tuple[float, float]:
-    """Return mean and population standard deviation, in two passes in float64 with one image in memory at a time."""
+    """Return the mean and population standard deviation of one layer.
+
+    The computation makes two passes in float64 and has only one image in memory at a time.
+    """
     size = sum(visual.stored.counts()) * visual.stored.layers[layer].shape[2]
     mean = sum(float(image_QE.double().sum()) for image_QE in visual.images(layer)) / size
     variance = sum(float((image_QE.double() - mean).square().sum()) for image_QE in visual.images(layer)) / size
@@ -253,7 +270,7 @@ def _moments(visual: VisualSet, layer: int) -> tuple[float, float]:
 
 
 def _moments_per_dim(visual: VisualSet, layer: int) -> tuple[Tensor, Tensor]:
-    """Return mean and population standard deviation of every slot and dimension."""
+    """Return the mean and population standard deviation of every slot and dimension of one layer over the images."""
     total_QE = torch.zeros(visual.stored.layers[layer].shape[1:], dtype=torch.float64)
     for image_QE in visual.images(layer):
         total_QE += image_QE.double()

@@ -1,6 +1,6 @@
-"""Checks of a scorer's output against the contract of a scorer.
+"""Checks that the output of a scorer (the adapter of a model) satisfies the contract documented in `eyechart.Scorer`.
 
-Every error message begins with the violated part of the contract; `eyechart.Scorer` has the whole contract.
+Every error message begins with the part of the contract that is violated, such as `Scorer.encode`.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from eyechart.seam import (
 )
 
 _TOLERANCE, _COARSE = 0.01, 0.05
-"""Largest difference between two batches that rounding may cause, as a share of the largest value; _COARSE is for
-16-bit visual tokens."""
+"""The largest difference between two batches that is attributed to rounding, as a fraction of the largest value.
+_COARSE is used for 16-bit visual tokens."""
 
 
 def read_batch(scorer: Scorer, rows: Sequence[Row]) -> Batch:
-    """Call `scorer.batch` without the rows that have no image or whose files raise an error.
+    """Call `scorer.batch` with the rows that have a readable image, and add a reject for each of the other rows.
 
     Raises:
         ValueError: the scorer breaks its contract.
@@ -70,7 +70,7 @@ def read_batch(scorer: Scorer, rows: Sequence[Row]) -> Batch:
 
 
 def require_batch(batch: Batch) -> None:
-    """Reject a batch whose parts do not match.
+    """Raise an error if the parts of a batch do not match each other.
 
     Raises:
         ValueError: the scorer breaks its contract.
@@ -138,7 +138,7 @@ def encode(scorer: ScorerOfBatches, batch: Batch) -> VisualTokens:
 
 
 def nll(scorer: ScorerOfBatches, batch: Batch, visual: VisualTokens | None) -> list[torch.Tensor]:
-    """Call `scorer.nll` and return the losses of each sample [T_i] on the CPU.
+    """Call `scorer.nll` and return the per-token losses [T_i] of each sample on the CPU.
 
     Raises:
         ValueError: the scorer breaks its contract.
@@ -176,7 +176,7 @@ def _losses(what: str, batch: Batch, result: TokenNLL) -> list[torch.Tensor]:
 
 @torch.no_grad()
 def require_contract(scorer: ScorerOfBatches, batch: Batch) -> None:
-    """Score a few samples together and alone, to test that rows keep their order and do not depend on each other.
+    """Score a few samples together and one by one, to test that rows keep their order and do not affect each other.
 
     Raises:
         ValueError: the scorer breaks its contract.

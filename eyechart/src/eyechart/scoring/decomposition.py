@@ -1,12 +1,16 @@
-"""The parts of the gaps: information, shock and misdirection, separated by a trained blind prompt.
+"""Splits the gaps of `zero` and `shuffled` into information, shock and misdirection, using a trained blind prompt.
+
+The *gap* of a condition is its loss minus the loss with the correct picture. The *blind prompt* is a constant prompt,
+trained without any picture, that takes the picture's place.
 
     information  = blind - correct      what the picture contributes beyond the best constant prompt
     shock        = zero - blind         the cost of zeros that is only due to the model never having seen zeros
     misdirection = shuffled - blind     how much more a wrong picture costs than the best constant prompt
 
-All are in nats per label token, so that gap(zero) = information + shock and gap(shuffled) = information + misdirection.
-Each is paired per caption. Its standard error is that of `statistics.estimate`, which is clustered by image, and dyadic
-if there are donors. A blind prompt that is not trained enough makes information too large and the other two too small.
+All parts are in nats per label token, so that gap(zero) = information + shock and gap(shuffled) = information +
+misdirection. Each part is a difference paired by caption. Its standard error comes from `statistics.estimate`: it is
+clustered by image, and dyadic if there are donors (samples that provide wrong pictures). If the blind prompt is
+under-trained, information is too large and the other two parts are too small.
 
 Dimension suffixes: S samples, R derangements, Q visual tokens per image, E embedding width.
 """
@@ -33,11 +37,11 @@ class Blind:
 
     prompt_QE: Tensor
     captions: int
-    """Number of training captions that it was trained on, including repeats."""
+    """The number of training captions that it was trained on, including repeats."""
     learning_rate: float
-    """Learning rate, chosen on training captions that were set aside."""
+    """The learning rate, chosen by the loss on training captions that were held out for this purpose."""
     still_falling: bool
-    """Whether its loss on training captions that were set aside was still falling when its budget ended."""
+    """Whether the prompt's loss on held-out training captions was still falling at the end of its training budget."""
 
 
 def decompose(
@@ -47,19 +51,19 @@ def decompose(
     donors_SR: IntArray,
     blind: Blind | None,
 ) -> Decomposition | None:
-    """Split the gaps of zero and shuffled into their parts.
+    """Split the gaps of `zero` and `shuffled` into their parts.
 
     Args:
-        sums: summed NLL [S,R] per condition, nats per caption; R is 1 without donors. Only conditions whose losses
-            are all finite.
-        tokens_S: number of label tokens per caption.
-        clusters_S: index of each sample's image.
-        donors_SR: donor of each sample in each derangement.
-        blind: how the blind prompt was trained, if that is known.
+        sums: the summed NLL [S,R] of each condition whose losses are all finite, in nats per caption; R is 1 for
+            conditions without donors.
+        tokens_S: the number of label tokens of each caption.
+        clusters_S: the index of each sample's image.
+        donors_SR: the donor of each sample in each derangement (assignment of donors).
+        blind: the blind prompt and how it was trained; None if that is unknown.
 
     Returns:
-        The parts. If the blind prompt is under-trained, all figures are None; if a condition was not scored, the figure
-        that needs it is None. Without `correct` and `blind`, the return value is None.
+        The parts. If the blind prompt is under-trained, all of them are None; a part that needs a condition that was
+        not scored is also None. If `correct` or `blind` was not scored, the return value itself is None.
     """
     if "blind" not in sums or "correct" not in sums:
         return None

@@ -1,8 +1,9 @@
-"""The assignment of wrong pictures to samples: R disjoint derangements of all scored samples.
+"""Assigns wrong pictures to samples, by drawing R disjoint derangements of all scored samples.
 
-A derangement gives every sample the image of another sample and uses every image once. A donor never has the same image
-(by content hash) or the same caption, because its picture would then not be wrong. No pair (own, donor) occurs twice,
-so R derangements have n*R different pairs. They are drawn once, by the seed, before anything is scored.
+A derangement gives every sample the image of another sample, its *donor*, and uses every sample as a donor once. A
+donor never has the sample's own image (by content hash) or caption, because its picture would then not be wrong. No
+pair (sample, donor) occurs twice, so R derangements of S samples have S*R different pairs. Derangements are drawn once,
+from the seed, before any sample is scored.
 
 Dimension suffixes: S samples, R derangements.
 """
@@ -21,12 +22,12 @@ from scipy.sparse.csgraph import maximum_bipartite_matching, maximum_flow
 from eyechart.seam import Grid, IntArray
 
 _STREAM = 1
-"""Second word of the seed, which makes the donors' generator independent of the generator of the noise."""
+"""The second element of the seed sequence, which makes the draw of donors independent of the draw of noise."""
 
 _ALL_PAIRS_UP_TO = 2048
-"""Up to this number of samples, the exact search uses every allowed pair, at most 4 million pairs."""
+"""Up to this number of samples, the exact search uses all allowed pairs, of which there are at most 4 million."""
 _OFFERED = 32
-"""With more samples, the search uses this number of random donors per sample, and of random samples per donor."""
+"""With more samples, the search uses only this number of random donors per sample and of random samples per donor."""
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -36,14 +37,14 @@ class Donors:
     """The derangements that were found, and the reason if there are fewer than requested."""
 
     table_SR: IntArray
-    """Column r is a permutation: sample i sees the image of sample table_SR[i, r]."""
+    """Column r is a derangement: sample i is scored with the image of sample table_SR[i, r]."""
     requested: int
     shortage: Mapping[str, int] = field(default_factory=dict)
-    """If fewer than requested exist, the figures of the reason (`_shortage`); otherwise empty."""
+    """If there are fewer derangements than requested, the figures that explain why (`_shortage`); otherwise empty."""
 
     @property
     def found(self) -> int:
-        """R, the number of derangements."""
+        """R, the number of derangements that were found."""
         return int(self.table_SR.shape[1])
 
 
@@ -52,12 +53,13 @@ def draw_within_grids(
 ) -> Donors:
     """Draw derangements in which as many samples as possible get an image with their own grid.
 
-    Samples of equal grid exchange images with each other if `requested` derangements of them exist. All other samples
-    form one group, whatever their grids. If that group has too few derangements, further grids are added to it, those
-    with the fewest samples first. Together, each column is one derangement of all samples.
+    A grid is the shape of the array of an image's visual tokens. Samples with the same grid exchange images only with
+    each other if `requested` derangements of them exist. All other samples form one mixed group, whatever their grids.
+    If the mixed group has too few derangements, the samples of further grids are added to it, starting with the grid
+    that has the fewest samples. The derangements of all groups are then combined into derangements of all samples.
 
     Args:
-        grids: grid of each sample (`Sample.grid`).
+        grids: the grid of each sample (`Sample.grid`).
         hashes: as for `draw_donors`.
         captions: as for `draw_donors`.
         requested: R, the number of derangements.
@@ -88,9 +90,9 @@ def draw_donors(hashes: Sequence[str], captions: Sequence[str], requested: int, 
     """Draw `requested` disjoint derangements, or as many as exist.
 
     Args:
-        hashes: image content hash of each sample, in canonical order (by row), so that the draw does not depend on
-            how the samples were batched.
-        captions: caption of each sample.
+        hashes: the content hash of each sample's image. The samples are in canonical order (by row), so that the draw
+            does not depend on how they were batched.
+        captions: the caption of each sample.
         requested: R, the number of derangements.
         seed: seed of the run.
     """
@@ -107,7 +109,7 @@ def draw_donors(hashes: Sequence[str], captions: Sequence[str], requested: int, 
 
 @dataclass(frozen=True)
 class _Kinds:
-    """The image index and caption index of each sample, which determine allowed donors without an S x S table."""
+    """The image index and caption index of each sample, which show without an S x S table which donors are allowed."""
 
     images_S: IntArray
     texts_S: IntArray
@@ -120,13 +122,13 @@ class _Kinds:
         return len(self.images_S)
 
     def differ(self, own: IntArray | int, donor: IntArray | int) -> BoolArray:
-        """Return, element by element, whether samples may get the images of these donors; never their own image."""
+        """Return, element by element, whether the pair is allowed: sample and donor differ in image and caption."""
         different: BoolArray = (self.images_S[own] != self.images_S[donor]) & (self.texts_S[own] != self.texts_S[donor])
         return different
 
 
 def _draw_by_swaps(kinds: _Kinds, requested: int, generator: np.random.Generator) -> list[IntArray]:
-    """Draw random permutations and repair them by swaps; stop at the first that cannot be repaired this way."""
+    """Draw random permutations and repair forbidden pairs by swaps; stop at the first that cannot be repaired."""
     columns: list[IntArray] = []
     size = len(kinds)
     everyone_S = np.arange(size)
@@ -143,7 +145,7 @@ def _draw_by_swaps(kinds: _Kinds, requested: int, generator: np.random.Generator
         for i in np.flatnonzero(~free(everyone_S, donor_S)).tolist():
             if free(i, int(donor_S[i])):  # an earlier swap has already repaired it
                 continue
-            # After swapping with j, both must have an allowed donor; j may not have had an allowed donor before.
+            # After the swap, both i and j must have an allowed donor. Before it, j's donor need not be allowed.
             partners = np.flatnonzero(free(i, donor_S) & free(everyone_S, int(donor_S[i])))
             if len(partners) == 0:
                 return columns
@@ -156,20 +158,22 @@ def _draw_by_swaps(kinds: _Kinds, requested: int, generator: np.random.Generator
 def _draw_by_flow(kinds: _Kinds, requested: int, generator: np.random.Generator) -> tuple[list[IntArray], int]:
     """Find as many disjoint derangements as exist, up to `requested`.
 
-    R derangements exist if and only if R pairs can be chosen for every own image and every donor, which is a flow of
-    n*R through edges of capacity 1; a graph with R edges at every vertex can always be divided into R perfect matchings
-    (König). Drawing one derangement at a time could fail although R derangements exist; this search cannot.
+    R disjoint derangements exist if and only if allowed pairs can be chosen such that every sample and every donor is
+    in exactly R of them. Such a choice is a flow of S*R through edges of capacity 1. The chosen pairs are a bipartite
+    graph with R edges at every vertex, which can always be divided into R perfect matchings (König's theorem). If
+    derangements were drawn one after the other, the draw could fail although R of them exist; this search cannot.
 
-    With very many samples, the search only uses a random part of the pairs, because all of them would take gigabytes.
-    It may then find fewer derangements than exist, which is unlikely.
+    With more than `_ALL_PAIRS_UP_TO` samples, the search uses only a random part of the pairs, because all pairs would
+    take gigabytes. In that case it can, with a small probability, find fewer derangements than exist.
 
-    The second return value is the number of donors offered per sample, or 0 if all allowed pairs were used.
+    The second return value is the number of random donors that were drawn per sample, or 0 if all allowed pairs were
+    used.
     """
     size = len(kinds)
     own_S, donor_S = (
         generator.permutation(size),
         generator.permutation(size),
-    )  # random, so that the solver's fixed order has no influence
+    )  # random, so that the fixed order in which the solver works has no influence
     searched = _OFFERED if size > _ALL_PAIRS_UP_TO else 0
     mixed_SS = _some_pairs(kinds, own_S, donor_S, generator) if searched else _all_pairs(kinds, own_S, donor_S)
     for count in range(requested, 0, -1):
@@ -196,7 +200,7 @@ def _all_pairs(kinds: _Kinds, own_S: IntArray, donor_S: IntArray) -> csr_array:
 
 
 def _some_pairs(kinds: _Kinds, own_S: IntArray, donor_S: IntArray, generator: np.random.Generator) -> csr_array:
-    """Return allowed pairs with equally many random donors for every sample, and random samples for every donor."""
+    """Return a random part of the allowed pairs: the same number of draws for every sample and for every donor."""
     size = len(kinds)
     drawn = generator.integers(size, size=(2, size, _OFFERED))
     everyone = np.broadcast_to(np.arange(size)[:, None], (size, _OFFERED))
@@ -208,13 +212,13 @@ def _some_pairs(kinds: _Kinds, own_S: IntArray, donor_S: IntArray, generator: np
 
 
 def _regular_part(allowed_SS: csr_array, count: int) -> csr_array | None:
-    """Choose allowed pairs so that every row and every column has exactly `count`; None if that is impossible."""
+    """Choose allowed pairs such that every row and every column has exactly `count`; None if that is impossible."""
     size = allowed_SS.shape[0]
     if size == 0 or min(allowed_SS.sum(axis=0).min(), allowed_SS.sum(axis=1).min()) < count:
         return None
     own, donor = allowed_SS.nonzero()
     everyone_S, ones_S = np.arange(size), np.ones(size, dtype=np.int32)
-    source, sink = 2 * size, 2 * size + 1  # vertices are the own images, then the donors, then these two
+    source, sink = 2 * size, 2 * size + 1  # vertices: samples, then donors, then these two
     tails = np.concatenate([own, np.full(size, source), everyone_S + size])
     heads = np.concatenate([donor + size, everyone_S, np.full(size, sink)])
     capacity = np.concatenate([np.ones(len(own), dtype=np.int32), count * ones_S, count * ones_S])
@@ -231,7 +235,8 @@ def _shortage(
 ) -> dict[str, int]:
     """Return the figures that explain why there are fewer derangements than requested.
 
-    They include how often the most common image and caption occur, and the number of donors searched per sample.
+    They include how often the most common image and the most common caption occur. `searched` is the number of random
+    donors drawn per sample, or 0 if all allowed pairs were used.
     """
     return {
         "found": found,

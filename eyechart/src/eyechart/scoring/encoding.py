@@ -1,8 +1,11 @@
-"""The first half of check 1, which encodes every image once. Samples that cannot be scored are left out and counted.
+"""Encodes every image for check 1, and leaves out and counts the samples that cannot be scored.
 
-These are samples without label tokens or without an image. Samples whose number of visual tokens is not the most common
-one are also left out, because no other image could replace their image. Samples with a `grid` may have any number of
-visual tokens, because `resampling` converts the tokens of one grid to another.
+Samples without label tokens or without an image cannot be scored. Images can only replace each other if they have equal
+numbers of visual tokens, so samples whose number is not the most common one are also left out. A `grid` is the shape of
+the array of an image's visual tokens. Samples with a grid may have any number of visual tokens, because `resampling`
+converts the tokens of one grid to another.
+
+A *condition* is what the language model receives at the image positions, such as the correct picture or zeros.
 """
 
 from __future__ import annotations
@@ -28,10 +31,10 @@ from eyechart.scoring.storage import BatchFile, StoredBatch, VisualFile, VisualS
 from eyechart.seam import Batch, Reject, Sample, ScorerOfBatches, VisualTokens
 
 _ANY = 0
-"""The key of the one group of samples that have a grid."""
+"""The key of the group that contains all samples with a grid."""
 _NO_IDS = np.empty(0, dtype=np.int64)
 NO_LABELS, NO_IMAGE, OTHER_TOKENS = "no label tokens", "no image", "another number of visual tokens"
-"""The reasons for which samples are counted as unscored."""
+"""The reasons why samples are counted as unscored."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Run:
     plan: Plan
     execution: Execution
     conditions: tuple[str, ...]
-    """The requested conditions that are scored here."""
+    """The requested conditions; names in MEASUREMENTS, which are computed elsewhere, are left out."""
 
     @property
     def changes(self) -> list[str]:
@@ -51,17 +54,17 @@ class Run:
 
     @property
     def given(self) -> dict[str, Tensor | None]:
-        """Visual tokens that are the same for every sample, if any."""
+        """The visual tokens of the conditions that use the same ones for every sample; None if not available."""
         return {"mean-token": self.plan.mean_tokens, "blind": self.plan.blind.prompt_QE if self.plan.blind else None}
 
     @property
     def fixed(self) -> dict[str, Tensor]:
-        """The visual tokens in `given` whose conditions are requested."""
+        """The visual tokens in `given` that are available and whose conditions are requested."""
         return {name: tokens for name, tokens in self.given.items() if tokens is not None and name in self.conditions}
 
     @property
     def passes(self) -> int:
-        """Number of times that each batch is encoded or scored."""
+        """The number of times that each batch is encoded or scored."""
         rounds = self.plan.settings.derangements
         scored = [name for name in self.conditions if name not in self.given or name in self.fixed]
         return 1 + len(self.changes) + sum(rounds if CONDITIONS[name].uses_donors else 1 for name in scored)
@@ -72,31 +75,32 @@ class Encoded:
     """All samples after encoding, without their images."""
 
     samples: list[Sample]
-    """Scorable samples in canonical order."""
+    """The samples that can be scored, in canonical order (by row)."""
     visual: dict[str, VisualSet]
-    """Visual tokens by condition: `correct` for those of unchanged pictures, others for those of changed pictures."""
+    """The visual tokens by condition: `correct` has those of the unchanged pictures, the other conditions those of
+    pictures with changed pixels."""
     text: Tensor
-    """Token ids of all batches, in a mapped file."""
+    """The token ids, labels, image positions and lengths of all batches, in a memory-mapped file."""
     batches: list[StoredBatch]
     unscored: Counter[str]
-    """Number of samples left out, by reason."""
+    """The number of samples left out, by reason."""
     unread: list[Reject]
-    """Rows whose image could not be read."""
+    """The rows whose image could not be read."""
     sizes: set[tuple[int, int] | None]
-    """Height and width of the images; None if batches have no pixels."""
+    """The distinct (height, width) pairs of the images; contains None if a batch has no pixels."""
 
     @property
     def places(self) -> list[int]:
-        """Canonical position of each sample, in the order of scoring."""
+        """The canonical position of each sample (its position by row), in the order of scoring."""
         return [place for batch in self.batches for place in batch.places]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Encoded samples of one batch that have the same number of visual tokens."""
+    """Encoded samples of one batch that have the same number of visual tokens, or that have a grid."""
 
     batch: Batch
-    """The batch without images."""
+    """The batch of these samples, without images."""
     visual: dict[str, VisualTokens]
 
 
@@ -112,7 +116,7 @@ class _Read:
 
 @dataclass
 class _Group:
-    """All encoded samples that have the same number of visual tokens."""
+    """All encoded samples that have the same number of visual tokens, or that have a grid."""
 
     scratch: Path | None
     text: BatchFile
@@ -121,17 +125,17 @@ class _Group:
     form: list[object] = field(default_factory=list)
 
     def append(self, part: _Part) -> None:
-        """Add a part.
+        """Add encoded samples of one batch.
 
         Raises:
-            ValueError: the visual tokens have another shape or type than those of earlier parts.
+            ValueError: the visual tokens differ in shape or dtype from those of earlier samples.
         """
-        # Ids and labels are dropped here and read back later as views into the file. Small arrays kept between the
-        # large arrays of each batch would prevent the allocator from reusing the memory of the large ones.
+        # Ids and labels are dropped here and read back later as views into the file. If small arrays stayed in memory
+        # between the large arrays of each batch, the allocator could not reuse the memory of the large ones.
         self.found += [replace(sample, ids_T=_NO_IDS, labels_T=_NO_IDS) for sample in part.batch.samples]
         self.text.append(part.batch)
         for name, visual in part.visual.items():
-            # With a grid, the numbers of tokens may differ, but not the widths.
+            # If samples have a grid, their numbers of tokens may differ, but not the widths.
             axes = slice(2 if part.batch.samples[0].grid else 1, None)
             form: list[object] = [(tuple(layer.shape[axes]), layer.dtype) for layer in visual.layers]
             self.form = self.form or form
@@ -143,16 +147,16 @@ class _Group:
 
 
 def encode_all(run: Run, batches: Sequence[Batch], bar: Bar) -> Encoded:
-    """Read and encode every batch once, and encode it again for every condition that changes its pixels.
+    """Read and encode every batch once, and encode it once more for every condition that changes its pixels.
 
     Raises:
-        ValueError: two samples with the same row; images too small for their tiles; a full disk; a scorer that breaks
-            its contract.
+        ValueError: two samples have the same row; images are too small to be cut into tiles; the disk is full; the
+            scorer breaks its contract.
     """
     ranks, scratch, groups = run.execution.ranks, run.execution.scratch, dict[int, _Group]()
     unscored, unread, sizes = Counter[str](), list[Reject](), set[tuple[int, int] | None]()
     for start in range(0, len(batches), ranks.count):
-        # Each process encodes one batch at a time; in the end, every process has all visual tokens, in a file.
+        # Each process encodes one batch at a time. In the end, every process has all visual tokens, in its own file.
         tasks = range(start, min(start + ranks.count, len(batches)))
         done = ranks.merge({t: _encode_batch(run, batches[t]) for t in tasks if ranks.mine(t)})
         for read in (done[task] for task in tasks):
@@ -166,7 +170,7 @@ def encode_all(run: Run, batches: Sequence[Batch], bar: Bar) -> Encoded:
         release_freed_memory()
     if not groups:
         return Encoded([], {}, torch.empty(0, dtype=torch.int64), [], unscored, unread, sizes)
-    # No image can replace one with another number of visual tokens, so only the most common number is scored.
+    # An image cannot replace one with another number of visual tokens, so only the most common number is scored.
     chosen = max(groups, key=lambda slots: (len(groups[slots].found), slots))
     unscored += Counter({OTHER_TOKENS: sum(len(g.found) for slots, g in groups.items() if slots != chosen)})
     group = groups[chosen]
@@ -217,12 +221,12 @@ def _encode_batch(run: Run, batch: Batch) -> _Read:
 
 
 def _cut(visual: VisualTokens, slots: int) -> VisualTokens:
-    """Return the visual tokens without their padding."""
+    """Return the visual tokens of images that have `slots` tokens each, without padding."""
     return visual if visual.counts_B is None else VisualTokens(tuple(layer[:, :slots] for layer in visual.layers))
 
 
 def _changed(batch: Batch, pixels_BCHW: Tensor, name: str, seed: int) -> Batch:
-    """Return the batch with the pixels of every picture changed."""
+    """Return the batch with the pixels of every picture changed by the condition `name`."""
     change = PIXEL_CHANGES[name]
     changed = [change(p_CHW, s.row, seed) for p_CHW, s in zip(pixels_BCHW, batch.samples, strict=True)]
     samples = tuple(
@@ -232,13 +236,17 @@ def _changed(batch: Batch, pixels_BCHW: Tensor, name: str, seed: int) -> Batch:
 
 
 def _for_scoring(batch: Batch, keep: list[int]) -> Batch:
-    """Return the chosen samples without pixels and features, because only text and image hash are needed later."""
+    """Return the samples at positions `keep` without pixels and features: scoring only needs text and image hash."""
     samples = tuple(s if s.image_hash else replace(s, image_hash=_hash(batch, i)) for i, s in enumerate(batch.samples))
     return replace(batch, samples=samples).text().rows(keep)
 
 
 def _hash(batch: Batch, place: int) -> str:
-    """Return an image hash for a sample that has none, used to find donors with the same picture."""
+    """Return an image hash for a sample that has none.
+
+    Samples with equal hashes have the same picture and are not donors for each other. Without pixels, the path of the
+    image is used, or the row if there is no path.
+    """
     if batch.pixels_BCHW is not None:
         return content_hash(batch.pixels_BCHW[place].cpu())
     return batch.samples[place].image or f"row {batch.samples[place].row}"

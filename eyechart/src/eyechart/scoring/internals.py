@@ -1,4 +1,4 @@
-"""Figures of the connector without the language model: at which stage the picture is lost, and the output's properties.
+"""Measures the connector without the language model: at which stage the picture is lost, and properties of its output.
 
     variance share   sum over slots of the variance across images / variance over images and slots, per stage
     image share      variance across images / mean square, per stage
@@ -6,8 +6,9 @@
     effective rank   exp(entropy of the normalised singular values) of one image's tokens (Roy and Vetterli 2007)
     kNN overlap      share of an image's 10 nearest images by tower features that are still nearest after the connector
 
-A stage with a variance share near 0 has collapsed: its output is the same for all images, whatever its slots contain.
-The variance share does not show a constant that is added to all slots; the image share does.
+A slot is one position of a stage's output: a patch of the tower, or a visual token of the connector. A stage with a
+variance share near 0 has collapsed: its output is the same for all images, even if its slots differ from each other. If
+the same constant is added to all slots of every image, the variance share does not reveal it, but the image share does.
 
 Dimension suffixes: N images, S slots (patches of the tower, visual tokens of the connector), C channels.
 """
@@ -31,24 +32,24 @@ from eyechart.scoring.spool import Spool
 from eyechart.verdict.statistics import FloatArray
 
 TOWER, OUTPUT = "tower", "projector"
-"""The first and the last stage; there may be other stages in between."""
+"""The names of the first and the last stage; there may be other stages between them."""
 NEIGHBOURS = 10
 _COMPARED = 2000
-"""Maximum number of images whose neighbours are compared: the time grows with the square of this number."""
+"""The maximum number of images whose neighbours are compared; the time grows with the square of this number."""
 AT_ONCE = 1000
-"""Number of images whose pooled vectors are copied or sent at a time."""
+"""The number of images whose mean-pooled features are copied, or sent to another process, at a time."""
 
 
 @dataclass
 class Spread:
-    """Running mean and squared deviations of [N,S,C] values over images (Chan, Golub and LeVeque 1979)."""
+    """The running mean and sum of squared deviations of values [N,S,C] over images (Chan, Golub and LeVeque 1979)."""
 
     images: int = 0
     mean_SC: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
     squares_SC: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
 
     def add(self, values_NSC: FloatArray) -> None:
-        """Add more images."""
+        """Add the values of more images."""
         mean_SC = values_NSC.mean(axis=0)
         self.merge(Spread(len(values_NSC), mean_SC, ((values_NSC - mean_SC) ** 2).sum(axis=0)))
 
@@ -66,7 +67,7 @@ class Spread:
         self.images = images
 
     def share(self) -> float | None:
-        """Return the share of the variance that is between images; None with one slot or no variance.
+        """Return the share of the variance that is between images; None if there is only one slot or no variance.
 
         With a single slot, the share would always be 1, because images would account for all of the variance.
         """
@@ -77,7 +78,7 @@ class Spread:
         return between / (between + slots)
 
     def part(self) -> float | None:
-        """Return the share of the mean square that differs between images; None if all values are zero."""
+        """Return the share of the mean square that is variance between images; None if all values are zero."""
         between = float(self.squares_SC.sum())
         constant = self.images * float((self.mean_SC**2).sum())
         return between / (between + constant) if between + constant > 0 else None
@@ -85,36 +86,36 @@ class Spread:
 
 @dataclass(frozen=True)
 class Pooled:
-    """Means over slots for some images, before and after the connector, for exchange between processes."""
+    """The features of some images, averaged over slots, before and after the connector, for other processes."""
 
     rows: list[int]
     ends: dict[str, npt.NDArray[np.float32]]
-    """[N,C] by stage."""
+    """The averaged features [N,C], by stage."""
 
 
 @dataclass
 class Inside:
-    """Data collected from the images: sums, and two pooled vectors per image in mapped files."""
+    """Data collected from the images: sums, and two mean-pooled vectors per image in memory-mapped files."""
 
     scratch: Path | None = None
-    """Folder for temporary files; None uses the system's."""
+    """The folder for temporary files; if None, the system's folder."""
     spreads: dict[str, Spread] = field(default_factory=dict)
     squares: float = 0.0
     values: int = 0
-    """Number of values in the connector's output; `squares` is their sum of squares."""
+    """The number of values in the connector's output; `squares` is their sum of squares."""
     ranks: list[float] = field(default_factory=list)
     rank_of: int = 0
     places: dict[int, int] = field(default_factory=dict)
-    """By row of the data file, the position of the image's vector in the files."""
+    """The position of each image's vectors in `files`, by row of the data file."""
     files: dict[str, tuple[Spool, int]] = field(default_factory=dict)
-    """By stage, the file of the vectors and their width C."""
+    """The file of the vectors and their width C, by stage."""
 
     def add(self, rows: list[int], stages: Mapping[str, FloatArray]) -> None:
         """Add the images of a batch.
 
         Args:
-            rows: row of each image in its data file; rows that were already added are rejected.
-            stages: [N,S,C] by stage, in the order in which an image passes them.
+            rows: the row of each image in its data file; no row may be added twice.
+            stages: the values [N,S,C] by stage, in the order in which an image passes through the stages.
 
         Raises:
             ValueError: the disk is full.
@@ -129,7 +130,8 @@ class Inside:
         output_NSC = stages[OUTPUT].astype(np.float64)
         self.squares += float((output_NSC**2).sum())
         self.values += output_NSC.size
-        # Values that are not finite have no rank; the sum of squares then shows that no figure can be computed.
+        # Values that are not finite have no rank. The sum of squares is then not finite either, and no figure is
+        # computed.
         self.ranks += effective_ranks(output_NSC).tolist() if np.isfinite(output_NSC).all() else []
         self.rank_of = min(output_NSC.shape[1:])
 
@@ -138,7 +140,7 @@ class Inside:
         return row in self.places
 
     def take(self, pooled: Pooled) -> None:
-        """Add pooled vectors, without the sums."""
+        """Add feature vectors without changing the sums."""
         assert not any(map(self.has, pooled.rows)), "an image was counted twice"
         self.places |= {row: len(self.places) + i for i, row in enumerate(pooled.rows)}
         for name, values_NC in pooled.ends.items():
@@ -147,16 +149,16 @@ class Inside:
             self.files[name][0].append(torch.from_numpy(values_NC))
 
     def pooled(self, start: int, stop: int) -> Pooled:
-        """Return the vectors of the images number start..stop-1, in the order of adding, read into memory."""
+        """Return the vectors of images start to stop-1, in the order in which they were added, copied into memory."""
         rows = list(islice(self.places, start, stop))
         return Pooled(rows, {name: self._mapped(name)[start:stop].copy() for name in self.files})
 
     def sums(self) -> Inside:
-        """Return a copy without the vectors."""
+        """Return a copy that has the sums but no vectors."""
         return replace(self, places={}, files={})
 
     def merge(self, other: Inside) -> None:
-        """Add the data of another process."""
+        """Add the data that another process has collected."""
         for name, spread in other.spreads.items():
             self.spreads.setdefault(name, Spread()).merge(spread)
         for start in range(0, len(other.places), AT_ONCE):
@@ -166,11 +168,14 @@ class Inside:
         self.rank_of = max(self.rank_of, other.rank_of)
 
     def features(self, rows: list[int]) -> FloatArray:
-        """Return the pooled tower features of these rows [S,V], in a mapped file, for matching."""
+        """Return the mean-pooled tower features [S,V] of these rows, in a memory-mapped file; matching uses them."""
         return self._ordered(TOWER, rows)
 
     def overlap(self) -> tuple[float | None, int]:
-        """Return the kNN overlap of the connector's input and output, and the number of images (the first by row)."""
+        """Return the kNN overlap of the connector's input and output, and the number of images compared.
+
+        The images compared are the first ones by row.
+        """
         rows = sorted(self.places)[:_COMPARED]
         return knn_overlap(self._ordered(TOWER, rows), self._ordered(OUTPUT, rows)), len(rows)
 
@@ -202,11 +207,13 @@ def effective_ranks(tokens_NSC: FloatArray) -> FloatArray:
 
 
 def knn_overlap(before_NC: FloatArray, after_NC: FloatArray, neighbours: int = NEIGHBOURS) -> float | None:
-    """Return the share of nearest neighbours by cosine `before` that are also nearest `after`, averaged over images.
+    """Return the share of an image's nearest neighbours before the connector that are still nearest after it.
+
+    The share is averaged over images. Neighbours are ranked by cosine similarity.
 
     Returns:
-        A share from 0 to 1; unrelated spaces give about neighbours/(N-1). None if there are so few images that this
-        value is not small.
+        A share from 0 to 1. Unrelated features give about neighbours/(N-1). The return value is None if there are so
+        few images that this chance level is not small.
     """
     if len(before_NC) < 2 * neighbours + 1:
         return None
@@ -225,14 +232,14 @@ def _nearest(space: Likeness, i: int, neighbours: int) -> set[int]:
 
 
 def internals(seen: Inside, text_rms: float) -> Internals | None:
-    """Return the figures of the added images.
+    """Return all figures, computed from the data of the added images.
 
     Args:
         seen: the data collected from the images.
-        text_rms: root mean square of the language model's text embeddings.
+        text_rms: the root mean square of the language model's text embeddings.
 
     Returns:
-        The figures; None if there are no images, or values that are not finite.
+        The figures; None if there are no images or if any value is not finite.
     """
     if not seen.values or not math.isfinite(seen.squares):
         return None
@@ -254,5 +261,5 @@ def internals(seen: Inside, text_rms: float) -> Internals | None:
 
 
 def _steady(value: float) -> float:
-    """Round to nine digits, because the last digits of a sum depend on the order of the processes."""
+    """Round to nine significant digits, because the last digits of a sum depend on the order of the processes."""
     return float(f"{value:.9g}")

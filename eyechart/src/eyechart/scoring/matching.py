@@ -1,9 +1,10 @@
-"""Matching: a test of whether a caption is likelier with its own image than with other images.
+"""Measures matching: whether a caption is likelier with its own image than with other images.
 
     S_ij = sum_t log p(token t of caption i | image j)        nats per caption; a higher value is likelier
 
-Each caption i is scored with its own image and K-1 donors. The likelihood of the caption without any image cancels out,
-because only images are compared. The effect of images that fit every caption (hubness) cancels only in the EMAP gain.
+Each caption i is scored with its own image and those of K-1 donors (samples with another image and another caption).
+How likely the caption is without any image has no effect, because scores are only compared between images of the same
+caption. Some images make every caption likelier (hubness). This effect cancels out only in the EMAP gain.
 
     image R@1     1/(number tied for best) if the caption's own image is among the best, otherwise 0; chance is 1/K
     MRR           1/(rank of the caption's own image); tied images get their mean rank
@@ -11,9 +12,10 @@ because only images are compared. The effect of images that fit every caption (h
     EMAP gain     mean diagonal of a full n x n block, centred by rows and columns (after Hessel and Lee 2020)
     InfoNCE       ln K + mean log softmax_j(S_ij / temperature) at the caption's own image (van den Oord et al. 2018)
 
-This is not a retrieval benchmark: such a benchmark would rank all images, and also rank captions.
+Matching is not a retrieval benchmark, which would rank all images for each caption and all captions for each image.
 
-Dimension suffixes: S captions, K donors of each, M captions of the full block.
+Dimension suffixes: S captions, K donors per caption, M captions of the full block (in which every caption is scored
+with every image).
 """
 
 from __future__ import annotations
@@ -34,12 +36,13 @@ from eyechart.verdict.pair_statistics import as_result, bootstrap_mean
 from eyechart.verdict.statistics import FloatArray, Pairs, clusters_of, estimate
 
 BLOCK = 32
-"""Number of captions in the full block; the number of pairs in the block is the square of this."""
+"""The number of captions in the full block, in which each caption is scored with the image of each (32**2 pairs)."""
 _DECILES = 10
 _SATURATED = 0.9
-"""Share of ln K above which the InfoNCE bound can be far below the true value."""
+"""If the InfoNCE bound is above this share of its maximum ln K, the true mutual information can be much larger."""
 _TEMPERATURES = (0.1, 100.0)
-"""Range of temperatures searched. At a lower one, a single error in the other half would dominate the result."""
+"""The range of temperatures that is searched. At a lower temperature, a single caption that prefers a wrong image could
+dominate the result if it is in the half of the images that was not used for fitting."""
 
 
 def match(
@@ -49,14 +52,15 @@ def match(
     seed: int,
     execution: Execution | None = None,
 ) -> Matching:
-    """Score every caption with its own image and with others, and estimate the figures.
+    """Score every caption with its own image and with other images, and estimate the figures of matching.
 
     Args:
-        scorer: the model, adapted to the scoring interface; with `pair_nll`, an image is read once for all captions.
+        scorer: the model, adapted to the scoring interface. If it has `pair_nll`, an image is processed once for all
+            captions.
         captions: the scored samples in canonical order (by row), each with label tokens and an image hash.
-        settings: `matching_k` and `batch_size`.
-        seed: seed for the donors, the block, the halves and the resamples.
-        execution: the processes, and the progress bar, which counts pairs.
+        settings: the settings, of which `matching_k` and `batch_size` are used.
+        seed: the seed for the draws of donors, the full block, the halves of the images and the bootstrap resamples.
+        execution: the processes that share the work, and the progress bar, whose unit is one (caption, image) pair.
 
     Returns:
         The figures. A figure that cannot be estimated is None; if none can be, `problem` gives the reason.
@@ -124,14 +128,17 @@ def emap_gains(scores_MM: FloatArray) -> FloatArray:
 
 
 def infonce_terms(own_S: FloatArray, others_SK: FloatArray, temperature: float) -> FloatArray:
-    """Return each caption's term of the InfoNCE bound, in nats; no term exceeds ln K."""
+    """Return each caption's term of the InfoNCE bound, in nats; the bound is their mean, and no term exceeds ln K."""
     scores_SK = np.concatenate([own_S[:, None], others_SK], axis=1) / temperature
     own_share_S: FloatArray = log_softmax(scores_SK, axis=1)[:, 0]
     return math.log(scores_SK.shape[1]) + own_share_S
 
 
 def best_temperature(own_S: FloatArray, others_SK: FloatArray) -> float:
-    """Return the temperature with the largest bound on these captions; the bound is concave in 1/temperature."""
+    """Return the temperature that maximises the InfoNCE bound on these captions.
+
+    The search finds the maximum, because the bound is concave in 1/temperature.
+    """
     low, high = (math.log(edge) for edge in _TEMPERATURES)
     found = minimize_scalar(
         lambda log_t: -float(infonce_terms(own_S, others_SK, math.exp(log_t)).mean()), bounds=(low, high)
@@ -142,10 +149,10 @@ def best_temperature(own_S: FloatArray, others_SK: FloatArray) -> float:
 def _infonce(
     own_S: FloatArray, others_SK: FloatArray, images_S: IntArray, generator: np.random.Generator
 ) -> tuple[Estimated, float]:
-    """Return the bound with its interval, and the temperature (the geometric mean of two temperatures).
+    """Return the InfoNCE bound with its interval, and the temperature (the geometric mean of two temperatures).
 
-    Each half of the images uses the temperature fitted on the other half, because a temperature fitted on the same
-    images would make the bound too large.
+    The images are split into two halves. Each half uses the temperature fitted on the other half, because a temperature
+    fitted on the same images would make the bound too large.
     """
     images = generator.permutation(np.unique(images_S))
     if len(images) < 2:
@@ -165,11 +172,11 @@ def _gain(own_S: FloatArray, others_SK: FloatArray, images_S: IntArray, donors_S
 
 
 def _emap(scores: PairScores, block_M: IntArray) -> Estimated | None:
-    """Return the EMAP gain over the block, with the standard error of a mean over its captions."""
+    """Return the EMAP gain over the full block, with the standard error of a mean over its captions."""
     if len(block_M) < 3:
         return None
     gains_M = emap_gains(scores.of(block_M[:, None], block_M[None, :]))
-    # Centring has removed the effect of an image as a donor, so that captions are the only clusters.
+    # Centring has removed the effect that an image has on all captions, so that captions are the only clusters.
     each_M = np.arange(len(block_M))
     return as_result(estimate(gains_M[:, None], np.ones_like(each_M), each_M))
 
@@ -182,15 +189,16 @@ def graded(
     donors_SK: IntArray,
     features_SV: FloatArray | None,
 ) -> list[Decile]:
-    """Return the gap in nats per label token by the similarity of own image and donor, from least to most similar.
+    """Return the gap, in nats per label token, for each tenth of the (own image, donor) pairs, sorted by similarity.
 
     Returns:
-        One item for each tenth of the pairs; an empty list without features or with fewer than ten pairs.
+        One item for each tenth, from least to most similar. The list is empty without features or with fewer than ten
+        pairs.
     """
     if features_SV is None or donors_SK.size < _DECILES:
         return []
     likeness = Likeness(features_SV)
-    # Cosines are computed row by row, because the features of all donors at once would take gigabytes.
+    # Cosine similarities are computed row by row, because the features of all donors at once would take gigabytes.
     alike_P = np.concatenate([likeness.to(i, donors_K) for i, donors_K in enumerate(donors_SK)])
     pairs = Pairs.of(own_S[:, None] - others_SK, tokens_S, images_S, donors_SK)
     deciles = []

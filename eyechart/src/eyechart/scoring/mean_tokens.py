@@ -1,4 +1,4 @@
-"""Mean visual tokens over many images, which `mean-token` uses in place of each image."""
+"""Computes the mean visual tokens over many images, which the condition `mean-token` uses for every sample."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def mean_tokens(scorer: ScorerOfBatches, batches: Iterable[Batch], bar: Bar) -> 
     """Average the visual tokens of all images that can be read.
 
     Args:
-        scorer: encodes the images; the first layer of its visual tokens is averaged.
-        batches: batches with the images.
-        bar: progress bar that counts images.
+        scorer: the model that encodes the images; the first layer of its visual tokens is averaged.
+        batches: the batches with the images.
+        bar: a progress bar whose unit is one image.
 
     Returns:
-        The mean [Q,E] in float32 on the CPU, or None if there is no image; and the rows that could not be read.
+        The mean [Q,E] in float32 on the CPU, or None if no image could be read; and the rows that could not be read.
     """
     total_QE, seen = torch.zeros(()), 0
     unread: list[Reject] = []

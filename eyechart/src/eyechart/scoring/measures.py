@@ -1,4 +1,8 @@
-"""Measures matching and words, on the same samples as the conditions of check 1."""
+"""Adds the measures of matching and words to the results of check 1, computed on the same samples.
+
+Matching tests whether a caption is likelier with its own image than with others. The figures of words state how much
+each word of the captions relies on the picture.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +30,16 @@ def with_measures(
     ranks: Ranks,
     inside: Inside | None = None,
 ) -> Ablation:
-    """Add the figures of words and, if the plan requests it, of matching.
+    """Return the results with the figures of words and, if the plan requests it, of matching.
 
     Args:
         ablation: the results of check 1.
         scores: the scored samples of check 1, with their visual tokens.
         scorer: the model, adapted to the scoring interface.
-        plan: what was requested.
-        ranks: the processes that share the work; all must make this call with the same arguments.
-        inside: pooled tower features, for hard and graded donors; None leaves these out.
+        plan: the plan of check 1, which states the requested measures.
+        ranks: the processes that share the work; all of them must call this function with the same arguments.
+        inside: the mean-pooled tower features. Without them, figures that depend on the similarity of images are left
+            out.
     """
     found, words, vocabulary = None, None, plan.vocabulary
     if scores.visual is not None and any(name in plan.conditions for name in MEASUREMENTS):

@@ -1,8 +1,10 @@
-"""The (caption, image) pairs that matching needs, and their scores: log p(caption | image) in nats.
+"""Chooses the (caption, image) pairs that matching needs, and scores each by log p(caption | image) in nats.
 
-A donor is a sample whose image has another content hash and whose caption differs, as for `shuffled`.
+A *donor* of a sample is another sample with a different image (by content hash) and a different caption, as in the
+condition `shuffled`. In the *full block*, every caption is paired with every image. The *hard* donors are those whose
+images are most similar to the sample's own image.
 
-Dimension suffixes: S samples, K donors of each, M samples of the full block, P pairs.
+Dimension suffixes: S samples, K donors per sample, M samples of the full block, P pairs.
 """
 
 from __future__ import annotations
@@ -22,49 +24,52 @@ from eyechart.seam import IntArray, PairScorer, Sample, ScorerOfBatches, VisualT
 from eyechart.verdict.statistics import FloatArray
 
 STREAM = 3
-"""Second word of the seed; the donors of `shuffled` and the noise use other values."""
+"""The second element of the seed sequence; other draws, such as those of `shuffled` and of noise, use other values."""
 _MOST_ROWS = 128
-"""Maximum number of captions scored with one image at once; an image with more captions is read again."""
+"""The maximum number of pairs in one call of `pair_nll`. If the captions of an image are split over several calls, each
+call processes the image."""
 
 
 class VisualSource(Protocol):
-    """Visual tokens of all samples, in memory or in a file."""
+    """The visual tokens of all samples, either in memory or in a file."""
 
     def rows(self, index: Sequence[int]) -> VisualTokens:
-        """Return the visual tokens of some samples, by position."""
+        """Return the visual tokens of the samples at the positions `index`."""
         ...
 
 
 @dataclass(frozen=True)
 class Captions:
-    """Samples to be scored with each other's images."""
+    """Samples whose captions are scored with their own and with each other's images."""
 
     samples: Sequence[Sample]
-    """Samples with at least one label token each. Only their text is read."""
+    """The samples, each with at least one label token. Only their text is used."""
     visual: VisualSource
-    """Visual tokens of the samples, in the same order."""
+    """The visual tokens of the samples, in the same order."""
     features_SV: FloatArray | None = None
-    """Pooled tower features in the same order, for hard and graded donors; None leaves these out."""
+    """The mean-pooled tower features in the same order. If None, figures that depend on the similarity of images are
+    left out."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The images that each caption is scored with."""
+    """The images with which each caption is scored."""
 
     random_SK: IntArray
-    """Donors drawn by seed."""
+    """The donors of each sample, drawn at random with the seed."""
     hard_SK: IntArray | None
-    """The allowed donors most similar to the caption's own image, the most similar first; None without features."""
+    """The hard donors: those whose images are most similar to the sample's own image, the most similar first; None
+    without features."""
     block_M: IntArray
-    """Samples with distinct images and captions: each is scored with every other."""
+    """The samples of the full block, all with different images and captions; each caption is scored with each image."""
 
     @property
     def k(self) -> int:
-        """Number of images per caption, including its own image."""
+        """K, the number of images per caption: its own image and those of the random donors."""
         return int(self.random_SK.shape[1]) + 1
 
     def pairs(self) -> IntArray:
-        """Return [P,2]: each (caption, image) pair once, ordered by image and then caption, including own pairs."""
+        """Return every (caption, image) pair once, [P,2], including own pairs, sorted by image and then by caption."""
         size = len(self.random_SK)
         captions_S = np.arange(size)
         parts = [captions_S * size + captions_S, np.add.outer(self.block_M, self.block_M * size).ravel()]
@@ -81,12 +86,12 @@ def draw_candidates(
     """Choose donors for every caption.
 
     Args:
-        images_S: index of each sample's image; images with equal content hashes have equal indices.
-        texts_S: index of each sample's caption; equal captions have equal indices.
-        features_SV: pooled tower features, for the hard donors.
-        k: requested number of images per caption; it is reduced if some caption has too few allowed donors.
-        block: maximum number of samples in the full block.
-        seed: seed of the run.
+        images_S: the index of each sample's image; images with equal content hashes have equal indices.
+        texts_S: the index of each sample's caption; equal captions have equal indices.
+        features_SV: the mean-pooled tower features, by which the hard donors are chosen; without them, there are none.
+        k: the requested number of images per caption; it is reduced if at least one caption has too few allowed donors.
+        block: the maximum number of samples in the full block.
+        seed: the seed of the run.
     """
     generator = np.random.default_rng([seed, STREAM])
     size = len(images_S)
@@ -105,27 +110,27 @@ def draw_candidates(
 
 
 def _alike(keys_S: IntArray) -> IntArray:
-    """Return for each sample the number of samples with the same key, including itself."""
+    """Return, for each sample, the number of samples with the same key, including the sample itself."""
     _, place_S, counts = np.unique(keys_S, return_inverse=True, return_counts=True)
     return counts[place_S]
 
 
 class Likeness:
-    """Cosines between the rows of a table that may be in a mapped file; it is not copied."""
+    """Computes cosine similarities between the rows of a table, which may be memory-mapped and is not copied."""
 
     def __init__(self, features_SV: FloatArray) -> None:
-        """Store the norms of the rows; a row of zeros has a cosine of 0 with every row."""
+        """Compute the norms of the rows; a row of zeros has a cosine similarity of 0 with every row."""
         self._features_SV = features_SV
         norms_S = np.sqrt(np.einsum("sv,sv->s", features_SV, features_SV))
         self._norms_S = np.where(norms_S > 0, norms_S, 1.0)
 
     def to_all(self, i: int) -> FloatArray:
-        """Return the cosine of row i with every row, [S]."""
+        """Return the cosine similarity of row i with every row, [S]."""
         cosines_S: FloatArray = (self._features_SV @ self._features_SV[i]) / (self._norms_S * self._norms_S[i])
         return cosines_S
 
     def to(self, i: int, others_K: IntArray) -> FloatArray:
-        """Return the cosine of row i with some rows, [K]."""
+        """Return the cosine similarity of row i with the rows `others_K`, [K]."""
         products_K = self._features_SV[others_K] @ self._features_SV[i]
         cosines_K: FloatArray = products_K / (self._norms_S[others_K] * self._norms_S[i])
         return cosines_K
@@ -145,15 +150,15 @@ def _distinct(images_S: IntArray, texts_S: IntArray, most: int, generator: np.ra
 
 @dataclass(frozen=True)
 class PairScores:
-    """log p(caption | image) of the scored pairs."""
+    """The values of log p(caption | image) for the scored pairs."""
 
     pairs_P2: IntArray
     """The pairs, in the order of `Candidates.pairs`."""
     scores_P: FloatArray
-    """Log-likelihood summed over the caption's label tokens, in nats."""
+    """The log-likelihood of each pair, summed over the caption's label tokens, in nats."""
 
     def of(self, captions: IntArray, images: IntArray) -> FloatArray:
-        """Return the scores of pairs that were scored, in the broadcast shape of the arguments."""
+        """Return the scores of some of the scored pairs; the two arguments are broadcast against each other."""
         size = 1 + int(self.pairs_P2.max())
         keys_P, wanted = self.pairs_P2[:, 1] * size + self.pairs_P2[:, 0], np.asarray(images * size + captions)
         place = np.searchsorted(keys_P, wanted)
@@ -169,17 +174,18 @@ def score_pairs(
     bar: Bar | None = None,
     ranks: Ranks | None = None,
 ) -> PairScores:
-    """Score pairs that are ordered by image.
+    """Score pairs that are sorted by image.
 
-    A scorer with `pair_nll` reads each image once for all of its captions; any other scorer reads it for each pair.
+    A scorer with `pair_nll` processes each image once for all of its captions; any other scorer does so for every pair.
 
     Args:
         scorer: the model, adapted to the scoring interface.
-        captions: the captions and images to be paired.
-        pairs_P2: (caption, image) positions.
-        batch_size: pairs per forward pass. With `pair_nll`, an image's captions share a pass, which may be larger.
-        bar: progress bar that counts pairs.
-        ranks: processes that share the work.
+        captions: the samples whose captions and images are paired.
+        pairs_P2: the pairs, as positions (caption, image) in `captions`.
+        batch_size: the number of pairs per forward pass. With `pair_nll`, the captions of an image share one pass,
+            which may be larger (up to `_MOST_ROWS` pairs).
+        bar: a progress bar whose unit is one pair.
+        ranks: the processes that share the work.
     """
     bar, ranks = bar or SilentBar(), ranks or Ranks()
     scored: dict[int, FloatArray] = {}
@@ -194,7 +200,10 @@ def score_pairs(
 
 
 def _packs(images_P: IntArray, size: int, most: int) -> Iterator[tuple[int, int]]:
-    """Divide ordered pairs into packs. A pack ends at a new image if it is full, or when it has `most` pairs."""
+    """Divide sorted pairs into packs, one for each forward pass.
+
+    A pack with at least `size` pairs ends before the next image. A pack never has more than `most` pairs.
+    """
     start = 0
     for place in range(1, len(images_P) + 1):
         rows, ends = place - start, place == len(images_P)
@@ -205,7 +214,7 @@ def _packs(images_P: IntArray, size: int, most: int) -> Iterator[tuple[int, int]
 
 @torch.no_grad()
 def _score(scorer: ScorerOfBatches, captions: Captions, pairs_P2: IntArray) -> FloatArray:
-    # The pad id is never read, and no images are needed, because their visual tokens are passed instead.
+    # The pad id has no effect, and no images are needed, because their visual tokens are passed instead.
     texts = [replace(captions.samples[i], pixels_CHW=None, features_PV=None) for i in pairs_P2[:, 0]]
     images, place_B = np.unique(pairs_P2[:, 1], return_inverse=True)
     losses = pair_nll(scorer, collate(texts), captions.visual.rows(images.tolist()), place_B.tolist())

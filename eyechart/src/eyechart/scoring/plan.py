@@ -18,38 +18,44 @@ from eyechart.settings import AblationSettings
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure; together with the samples and the model, it determines every figure."""
+    """What check 1 measures. Every figure depends only on the plan, the samples and the model."""
 
     conditions: tuple[str, ...]
-    """Names from `parse_conditions`, `correct` first; MEASUREMENTS may be among them."""
+    """The names that `parse_conditions` returns, `correct` first; names in MEASUREMENTS may be among them."""
     settings: AblationSettings = AblationSettings()
     seed: int = 42
-    """Seed for donors, noise and candidates."""
+    """The seed for all draws: of donors (samples that provide wrong pictures), of noise, and of candidates for
+    matching."""
     requested: int | None = None
-    """Number of requested samples; None uses the number of samples passed, scored or not."""
+    """The number of requested samples; if None, the number of samples passed to check 1, including those that cannot be
+    scored."""
     available: int | None = None
-    """Number of samples available for scoring, including unusable ones; None if unknown."""
+    """The number of samples that are available for scoring, including unusable ones; None if unknown."""
     rejected: Mapping[str, int] = field(default_factory=dict)
-    """Number of requested rows that were rejected before any image was read, by reason."""
+    """The number of requested rows that were rejected before any image was read, by reason."""
     vocabulary: Vocabulary = Vocabulary()
     mean_tokens: Tensor | None = None
-    """[Q,E] mean visual tokens of training images; None leaves `mean-token` out, with a remark."""
+    """The mean visual tokens [Q,E] of training images. If None, the condition `mean-token` is left out, with a
+    remark."""
     blind: Blind | None = None
-    """The trained blind prompt; None leaves `blind` out, with a remark."""
+    """The trained blind prompt (a constant prompt instead of the picture). If None, the condition `blind` is left out,
+    with a remark."""
     training: TokenCounts | None = None
-    """Counts of the label tokens of the training captions, for check 0. If None, the scored captions of other images
-    are counted instead."""
+    """The counts of the label tokens in the training captions, for check 0 (comparison with a unigram predictor). If
+    None, the tokens of scored captions of other images are counted instead."""
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How to run check 1; no figure depends on it."""
+    """How check 1 is run. No figure depends on these settings."""
 
     ranks: Ranks = Ranks()
-    """The processes that share the work; all must make the call with the same arguments."""
+    """The processes that share the work; all of them must call `ablate` with the same arguments."""
     progress: Callable[[int], Bar] = lambda total: SilentBar()
-    """Makes a progress bar for a total number of batches; each batch counts once per encoding and once per scoring."""
+    """A function that makes a progress bar for a total number of batches. Each batch counts once per encoding and once
+    per scoring."""
     scratch: Path | None = None
-    """Folder for temporary files; None uses the system's."""
+    """The folder for temporary files; if None, the system's folder."""
     judge_unread: Callable[[Sequence[Reject]], None] = lambda unread: None
-    """Called once with all rows of `Batch.rejects`, before anything is scored; may raise."""
+    """A function that is called once, before any sample is scored, with all rows that could not be read
+    (`Batch.rejects`). It may raise an error to stop check 1."""

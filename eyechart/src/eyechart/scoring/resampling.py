@@ -1,8 +1,10 @@
 """Converts visual tokens from one grid to another, so that images of different sizes can replace each other.
 
-If a donor has another grid, its number of visual tokens differs from the number of positions in the prompt. Each
-position then gets the donor's token at the nearest relative position, axis by axis. Tokens are not averaged, so each is
-a real output of the encoder, but some are repeated or left out. The results state how many donors this affects.
+A *grid* is the shape of the array of an image's visual tokens. A *donor* is the sample that provides a wrong picture.
+If a donor has another grid, its number of visual tokens may differ from the number of image positions in the prompt.
+Each image position then gets the donor's token at the nearest relative position, which is computed for each axis.
+Tokens are not averaged, so each is a real output of the encoder, but some are repeated or left out. The results state
+how many donors are affected.
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ def resampled(visual: VisualTokens, given: Sequence[Grid], wanted: Sequence[Grid
     the first ones are used.
 
     Args:
-        visual: visual tokens of B samples; those of a sample with several images are concatenated.
-        given: grid of each sample of `visual`.
-        wanted: the new grid of each sample.
+        visual: the visual tokens of B samples; those of a sample with several images are concatenated.
+        given: the grid of each image of each sample in `visual`.
+        wanted: the new grid of each image of each sample.
     """
     if list(given) == list(wanted):
         return visual
@@ -38,7 +40,7 @@ def resampled(visual: VisualTokens, given: Sequence[Grid], wanted: Sequence[Grid
 
 
 def _index(have: Grid, want: Grid) -> Tensor:
-    """Return, for every wanted token, the index of the given token that is used for it."""
+    """Return, for every new position, the index of the old token that is used there."""
     starts = [0]
     for grid in have:
         starts.append(starts[-1] + math.prod(grid))
@@ -50,7 +52,11 @@ def _index(have: Grid, want: Grid) -> Tensor:
 
 
 def _nearest(have: tuple[int, ...], want: tuple[int, ...]) -> Tensor:
-    """Return the index [Q] of the nearest token within one image, per axis if both grids have as many axes."""
+    """Return the index [Q] of the nearest old token for every new position of one image.
+
+    The nearest token is found for each axis separately. If the grids differ in their number of axes, both are flattened
+    first.
+    """
     if len(have) != len(want):
         have, want = (math.prod(have),), (math.prod(want),)
     places = torch.zeros(want, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""The scored samples for the page: ordered, cut into words, and with the captions that the model writes."""
+"""Prepares the scored samples for the report page: sorts them, and cuts their captions into words."""
 
 from __future__ import annotations
 
@@ -17,25 +17,28 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LISTED = 500
-"""Maximum number of samples listed in results.json; samples.parquet (`parquet`) has all of them."""
+"""The maximum number of samples in results.json; samples.parquet (see `parquet`) contains all samples."""
 
 
 def decoder(tokenizer: PreTrainedTokenizerBase) -> Decode:
-    """Return a function that converts token ids to text unchanged: it keeps special tokens and all spaces."""
+    """Return a function that decodes token ids without changes to the text: it keeps special tokens and all spaces."""
     return lambda ids: str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
 
 def scored_samples(scores: Sequence[SampleScore], vocabulary: Vocabulary, limit: int = LISTED) -> list[ScoredSample]:
-    """Return the samples from the most to the least image-driven, by gap(shuffled) per label token.
+    """Return the samples, sorted by how much the loss rises with a wrong picture, the largest increase first.
+
+    The increase is the gap of `shuffled`, in nats per label token.
 
     Args:
-        scores: every scored sample.
-        vocabulary: used to cut captions into words; without `decode`, captions are not cut.
-        limit: maximum number of samples; if there are more, an evenly spaced selection in this order is returned.
+        scores: all scored samples.
+        vocabulary: the vocabulary, used to cut captions into words; without `decode`, captions are not cut.
+        limit: the maximum number of samples; if there are more, an evenly spaced selection of the sorted samples is
+            returned.
 
     Returns:
-        The samples, whose losses are left out if they are not finite; samples without a finite gap come last. Without
-        `shuffled`, the samples are in the order of rows, and no caption is cut into pieces.
+        The samples; losses that are not finite are left out, and samples without a finite gap come last. If `shuffled`
+        was not scored, the samples are in the order of rows, and no caption is cut into words.
     """
     order = sorted(range(len(scores)), key=lambda i: (-_gap(scores[i]), i))
     return [_scored(scores[order[i]], vocabulary) for i in even_choice(len(order), limit)]

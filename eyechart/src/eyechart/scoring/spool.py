@@ -1,8 +1,8 @@
-"""Stores arrays that are too large for memory: they are appended to a temporary file and read by memory mapping.
+"""Stores arrays that are too large for memory: appends them to a temporary file, and reads them by memory mapping.
 
-The file has no name (or loses it immediately, on systems without unnamed files). When the process ends, even by
-SIGKILL, the system deletes the file, so nothing is left to clean up. Mapped pages belong to the page cache and are not
-anonymous memory, so the system can reclaim them when it needs memory.
+The file has no name; on systems without unnamed files, its name is deleted immediately. When the process ends, even by
+SIGKILL, the operating system deletes the file, so no cleanup is needed. Mapped pages belong to the page cache and are
+not anonymous memory, so the system can reclaim them when it needs memory.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class Spool:
         """Open the file.
 
         Args:
-            folder: folder of the file, or its nearest existing parent if it does not exist. If it is None or cannot be
-                written to, the system's folder for temporary files is used.
-            what: name of the content, for messages.
+            folder: the folder for the file; if it does not exist, its nearest existing parent is used. If the folder is
+                None or cannot be written to, the system's folder for temporary files is used.
+            what: the name of the content, for error messages.
 
         Raises:
-            ValueError: no temporary file can be made there.
+            ValueError: no temporary file can be created in the folder.
         """
         self._folder, self._what = _writable(folder), what
         try:
@@ -37,12 +37,13 @@ class Spool:
         except OSError as error:
             raise self._failed(error) from error
         self.size = 0
-        """Number of bytes written."""
+        """The number of bytes written."""
 
     def append(self, values: Tensor) -> None:
         """Append a tensor of at least one dimension.
 
-        It is written to the file and not stored into a mapping, so that a full disk gives an error and not a SIGBUS.
+        The tensor is written to the file and not to the memory mapping, so that a full disk raises an error instead of
+        SIGBUS.
 
         Raises:
             ValueError: the disk is full.
@@ -55,14 +56,17 @@ class Spool:
         self.size += data.size
 
     def tensor(self, dtype: torch.dtype, *shape: int) -> Tensor:
-        """Return everything written so far, mapped. The mapping is valid as long as the tensor exists."""
+        """Return everything written so far as one memory-mapped tensor.
+
+        The mapping is valid as long as the tensor exists.
+        """
         try:
             self._file.flush()
         except OSError as error:
             raise self._failed(error) from error
         if self.size == 0:
             return torch.empty(shape, dtype=dtype)
-        # numpy accepts a file object here, although its stubs only allow a name.
+        # NumPy accepts a file object here, although its type stubs only allow a file name.
         mapped = np.memmap(self._file, dtype=np.uint8, mode="r+", shape=(self.size,))
         return torch.from_numpy(mapped).view(dtype).view(shape)
 
@@ -74,10 +78,11 @@ class Spool:
 
 
 def release_freed_memory() -> None:
-    """Return freed memory to the system.
+    """Return freed memory to the operating system.
 
     If small objects remain between large objects that were freed, the C library keeps most of the freed memory and
-    allocates more: about 20 MB after 10,000 samples. The call takes about a millisecond; without glibc it does nothing.
+    allocates more. After 10,000 samples, this is about 20 MB. The call takes about a millisecond; without glibc it does
+    nothing.
     """
     try:
         trim = ctypes.CDLL(None).malloc_trim
@@ -87,7 +92,7 @@ def release_freed_memory() -> None:
 
 
 def free_bytes(folder: Path) -> int:
-    """Return the maximum number of bytes that a spool for `folder` can store."""
+    """Return the maximum number of bytes that a `Spool` for `folder` can store."""
     stats = os.statvfs(_writable(folder))
     return stats.f_bavail * stats.f_frsize
 

@@ -1,6 +1,7 @@
-"""Stores every scored sample's visual tokens, token ids and losses per label token in mapped files, for check 1.
+"""Stores the visual tokens, token ids and per-token losses of all scored samples in memory-mapped files, for check 1.
 
-Memory use therefore grows by only a few hundred bytes per sample, for names and captions.
+Memory use therefore grows by only a few hundred bytes per sample, for names and captions. Positions of samples are
+*canonical* (by row), regardless of the order in which the samples were stored.
 
 Dimension suffixes: S samples, B samples of a batch, Q visual tokens per image, T label tokens of one sample.
 """
@@ -23,14 +24,14 @@ from eyechart.verdict.statistics import FloatArray
 
 @dataclass(frozen=True)
 class VisualSet:
-    """The visual tokens of all scored images; positions are canonical (by row), regardless of the order of storage."""
+    """The visual tokens of all scored images, which are accessed by the canonical position (by row) of the sample."""
 
     stored: VisualTokens
     order_S: Tensor
-    """int64: index in `stored` of the tokens of each sample."""
+    """int64: the index in `stored` of each sample's visual tokens."""
 
     def __len__(self) -> int:
-        """S, the number of samples."""
+        """Return S, the number of samples."""
         return len(self.order_S)
 
     @property
@@ -39,7 +40,7 @@ class VisualSet:
         return int(self.stored.layers[0].shape[1])
 
     def images(self, layer: int) -> Iterator[Tensor]:
-        """Yield one layer [Q,E] of every image, one at a time in canonical order, without padding."""
+        """Yield one layer [Q,E] of every image, one image at a time in canonical order, without padding."""
         counts = self.stored.counts()
         return (self.stored.layers[layer][place, : counts[place]] for place in self.order_S.tolist())
 
@@ -49,28 +50,28 @@ class VisualSet:
         return self.stored.counts_B is None
 
     def rows(self, positions: Tensor | Sequence[int]) -> VisualTokens:
-        """Return the visual tokens of some samples, read into memory."""
+        """Return the visual tokens of the samples at these positions, read into memory."""
         return self.stored.rows(self.order_S[torch.as_tensor(positions, dtype=torch.long)])
 
     def mixed(self, positions_BQ: Tensor) -> VisualTokens:
-        """Return visual tokens whose slot q comes from the image of sample positions_BQ[b, q]."""
+        """Return visual tokens [B,Q,E] in which token q of image b is token q of sample positions_BQ[b, q]."""
         index_BQ = self.order_S[positions_BQ]
         slots_Q = torch.arange(positions_BQ.shape[1])
         return self.stored.map(lambda layer: layer[index_BQ, slots_Q])
 
 
 class VisualFile:
-    """Collects visual tokens batch by batch in one mapped file per layer."""
+    """Collects visual tokens batch by batch in one memory-mapped file per layer."""
 
     def __init__(self, folder: Path | None) -> None:
-        """Write in `folder`; None uses the system's folder for temporary files."""
+        """Set the folder for the files; if None, the system's folder for temporary files is used."""
         self._folder = folder
         self._spools: list[Spool] = []
         self._like: VisualTokens | None = None
         self._counts: list[int] = []
 
     def append(self, visual: VisualTokens) -> None:
-        """Add the images of one batch, whose numbers of visual tokens may differ from those of other batches.
+        """Append the visual tokens of one batch, whose numbers per image may differ from those of other batches.
 
         Raises:
             ValueError: the disk is full.
@@ -89,7 +90,7 @@ class VisualFile:
         self._counts += counts
 
     def read(self, order: Sequence[int]) -> VisualSet:
-        """Return all images; `order` has the index in the order of writing for each canonical position.
+        """Return the visual tokens of all images; `order` maps each canonical position to its index in writing order.
 
         Raises:
             ValueError: the disk is full.
@@ -106,7 +107,7 @@ class VisualFile:
         return VisualSet(VisualTokens(layers), order_S)
 
     def _padded(self, spool: Spool, like: Tensor) -> Tensor:
-        """Copy one layer to a file in which every image has the largest number of visual tokens."""
+        """Copy one layer to a file in which every image is padded to the largest number of visual tokens."""
         most, padded = max(self._counts), Spool(self._folder, "visual tokens")
         for image_QE in torch.split(spool.tensor(like.dtype, sum(self._counts), like.shape[2]), self._counts):
             padded.append(F.pad(image_QE, (0, 0, 0, most - len(image_QE))))
@@ -115,18 +116,18 @@ class VisualFile:
 
 @dataclass(frozen=True)
 class StoredBatch:
-    """A batch without images whose ids, labels, block and lengths are in a mapped file."""
+    """A batch without images, whose ids, labels, image block and lengths are in a memory-mapped file."""
 
     places: tuple[int, ...]
-    """Canonical positions of its samples."""
+    """The canonical positions of its samples."""
     rejects: tuple[Reject, ...]
-    """Its rows that could not be read."""
+    """The rows of the batch that could not be read."""
     width: int
     """T, the number of positions of a sequence."""
     start: int
 
     def load(self, numbers: Tensor, samples: Sequence[Sample]) -> Batch:
-        """Return the batch, read into memory; `samples` has all samples by canonical position."""
+        """Return the batch, read into memory; `samples` contains all samples in canonical order."""
         own = tuple(samples[place] for place in self.places)
         text_3BT, lengths_B = (part.clone() for part in self._parts(numbers))
         return Batch(
@@ -142,7 +143,7 @@ class StoredBatch:
         )
 
     def with_text(self, numbers: Tensor, samples: Sequence[Sample]) -> list[Sample]:
-        """Return the batch's samples with their ids and labels added, as views into the mapped file."""
+        """Return the batch's samples with their ids and labels added, as views into the memory-mapped file."""
         text_3BT, lengths_B = self._parts(numbers)
         ids_BT, labels_BT, _ = text_3BT.numpy()
         return [
@@ -157,20 +158,20 @@ class StoredBatch:
 
 
 class BatchFile:
-    """Collects batches, without their images, exactly as the collator made them.
+    """Collects batches without their images, and otherwise exactly as the collator made them.
 
-    Only two numbers and the rows of each batch stay in memory, because small tensors between large tensors would
+    Only two numbers and the row indices of each batch stay in memory. Small tensors in memory between large ones would
     prevent the allocator from releasing the memory of the large ones.
     """
 
     def __init__(self, folder: Path | None) -> None:
-        """Write in `folder`, with the same meaning as in `VisualFile`."""
+        """Open the file in `folder`, which has the same meaning as in `VisualFile`."""
         self._spool = Spool(folder, "token ids")
         self._batches: list[tuple[tuple[int, ...], tuple[Reject, ...], int, int]] = []
         self._numbers = 0
 
     def append(self, batch: Batch) -> None:
-        """Add a batch. From here on, its samples are identified by their rows.
+        """Append a batch. Its samples are then identified by their row indices.
 
         Raises:
             ValueError: the disk is full.
@@ -183,7 +184,7 @@ class BatchFile:
         self._numbers += text_3BT.numel() + len(rows)
 
     def read(self, position: Mapping[int, int]) -> tuple[Tensor, list[StoredBatch]]:
-        """Return the mapped numbers and the batches in them; `position` has the canonical position of each row."""
+        """Return the content of the file and the batches in it; `position` maps each row to its canonical position."""
         found = [
             StoredBatch(tuple(position[row] for row in rows), rejects, width, start)
             for rows, rejects, width, start in self._batches
@@ -192,15 +193,15 @@ class BatchFile:
 
 
 class LossFile:
-    """Collects losses per label token by condition, by round, and by batch, always in the same order of batches."""
+    """Collects per-token losses by condition, then by round (derangement), then by batch in a fixed order."""
 
     def __init__(self, folder: Path | None, places: Sequence[int], tokens: Sequence[int]) -> None:
-        """Prepare for samples that will be appended in the order `places` (canonical positions).
+        """Prepare the file for losses of samples that will be appended in the order `places`.
 
         Args:
-            folder: folder for the file, as in `VisualFile`.
-            places: canonical position of each sample, in the order in which they are scored.
-            tokens: number of label tokens T of each sample, by canonical position.
+            folder: the folder for the file, as in `VisualFile`.
+            places: the canonical position of each sample, in the order in which the samples are scored.
+            tokens: the number of label tokens T of each sample, by canonical position.
         """
         self._spool = Spool(folder, "losses")
         self._start = np.empty(len(tokens), dtype=np.int64)
@@ -209,7 +210,7 @@ class LossFile:
         self._tokens, self._total = list(tokens), sum(lengths)
 
     def append(self, nll_N: Tensor) -> None:
-        """Append the losses of the next samples; they are stored in float64.
+        """Append the losses of the next samples, converted to float64.
 
         Raises:
             ValueError: the disk is full.
@@ -217,7 +218,7 @@ class LossFile:
         self._spool.append(nll_N.double())
 
     def read(self, rounds: dict[str, int]) -> LossTable:
-        """Return all losses; `rounds` has the number of rounds of each condition, in the order of scoring."""
+        """Return all losses; `rounds` contains the number of rounds of each condition, in the order of scoring."""
         columns = sum(rounds.values())
         return LossTable(
             self._spool.tensor(torch.float64, columns, self._total).numpy(), rounds, self._start, self._tokens
@@ -226,16 +227,16 @@ class LossFile:
 
 @dataclass(frozen=True)
 class LossTable:
-    """Losses of every label token under every condition, in a mapped file."""
+    """The loss of every label token under every condition, in a memory-mapped file."""
 
     columns: FloatArray
-    """One row per condition and round, with the losses of the label tokens of all samples, concatenated."""
+    """One row per condition and round, which contains the losses of the label tokens of all samples, concatenated."""
     rounds: dict[str, int]
     start: np.ndarray[tuple[int], np.dtype[np.int64]]
     tokens: list[int]
 
     def of(self, position: int) -> dict[str, list[FloatArray]]:
-        """Return the losses [T] of one sample per condition and round, as views into the file."""
+        """Return the losses [T] of one sample for each condition and round, as views into the file."""
         begin = int(self.start[position])
         part = self.columns[:, begin : begin + self.tokens[position]]
         found: dict[str, list[FloatArray]] = {}
