@@ -22,7 +22,7 @@ from eyechart.settings import ScoreSettings
 
 
 def shared_images(wanted: Asked, averaged: Sequence[Row], train_file: Path) -> list[Remark]:
-    """Return a remark if some of the averaged images are also scored; otherwise an empty list.
+    """Return a remark if scored images are averaged too, or come from the same file; otherwise an empty list.
 
     Args:
         wanted: the rows to score.

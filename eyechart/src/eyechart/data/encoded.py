@@ -17,7 +17,10 @@ import numpy.typing as npt
 from eyechart.seam import IGNORE_INDEX, IntArray
 
 IMAGE_CUT = "image block cut by max_seq_len"
-"""The reason for rejecting a row whose image block is truncated. Check 2 (truncation and labels) fails if any row has it."""
+"""The reason for rejecting a row whose image block is truncated.
+
+Check 2 (truncation and labels) fails if any row is rejected for this reason.
+"""
 
 
 class Prompt(NamedTuple):
