@@ -1,4 +1,4 @@
-"""`eyechart.check_model`: finds the faults that a few passes of a live model on one batch of its collator show.
+"""`eyechart.check_model`: finds faults of a live model with a few forward passes on one batch of its collator.
 
 A live model is a model that is loaded in the current process, for example by a trainer. The checks, in this order:
 
@@ -64,7 +64,7 @@ def check_model(
     Raises:
         InputError: the model or the batch cannot be used.
     """
-    with kept_randomness():  # importing a library can also use the random generators
+    with kept_randomness():  # importing a library may draw random numbers too
         return rank(_found(model, batch, processor, optimizer, seed))
 
 

@@ -1,4 +1,4 @@
-"""`eyechart check`: finds the faults of a model, given by name, that one batch and a few forward passes show."""
+"""`eyechart check`: finds faults of a model, given by name, with one batch and a few forward passes."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def opened(model: nn.Module, rows: Any, given: LiveArguments) -> Iterator[Opened
     Raises:
         ValueError: the model or its batches cannot be scored.
     """
-    with kept_randomness():  # importing a library can also use the random generators
+    with kept_randomness():  # importing a library may draw random numbers too
         # These modules are imported here because transformers takes seconds to load, and a user's scorer does not need
         # it.
         from eyechart.models.gate import FeatureGate
