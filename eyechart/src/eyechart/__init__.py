@@ -1,4 +1,4 @@
-"""Does this vision-language model use its images? If so, what does it see in them, and if not, why?
+"""Does this vision-language model use its images? If so, what does it see in them? If not, why not?
 
     import eyechart
 
@@ -7,8 +7,8 @@
     print(eyechart.explain(results))
     eyechart.write_results(results, "outputs/mine")
 
-Every submodule is imported on first use: importing this package changes nothing in the host process and does not load
-PyTorch.
+Submodules are imported on first use. Importing this package therefore changes nothing in the user's process and does
+not load PyTorch.
 """
 
 import random
@@ -81,7 +81,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
+    """Import and return a public name when it is first used."""
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version
 
@@ -99,5 +99,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Public names, for interactive use."""
+    """Return the public names, for completion in interactive use."""
     return sorted(__all__)

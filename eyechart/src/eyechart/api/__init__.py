@@ -1,1 +1,1 @@
-"""The functions that programs and the commands call."""
+"""The public functions of the package, called by user programs and by the commands of `eyechart`."""

@@ -1,4 +1,4 @@
-"""`eyechart.assert_sees`: an assertion for test suites that fails if a model cannot see the images of a batch."""
+"""`eyechart.assert_sees`: an assertion for test suites. It fails if a model cannot see the images of a batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eyechart.api.check_model import check_model
 def assert_sees(model: nn.Module, batch: Mapping[str, Any], processor: Any = None, *, optimizer: Any = None) -> None:
     """Assert that `check_model` finds no error: images reach the losses, and gradients reach the trainable parts.
 
-    It does not assert that the model was trained well: use `eyechart.score` and its verdict for that.
+    The function does not test how well the model was trained; for that, use the verdict of `eyechart.score`.
 
     Args:
         model: as for `check_model`.
@@ -22,7 +22,7 @@ def assert_sees(model: nn.Module, batch: Mapping[str, Any], processor: Any = Non
         optimizer: as for `check_model`.
 
     Raises:
-        AssertionError: one of the findings is an error; the message is the most likely cause and its fix.
+        AssertionError: at least one finding is an error; the message states the most likely cause and its fix.
         InputError: the model or the batch cannot be used.
     """
     errors = [found for found in check_model(model, batch, processor, optimizer=optimizer) if found.severity == "error"]

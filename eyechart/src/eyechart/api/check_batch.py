@@ -1,4 +1,4 @@
-"""`check_batch`: faults that are visible in a batch dict, before any forward pass."""
+"""`eyechart.check_batch`: finds the faults that are visible in a batch dict, without a forward pass."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from eyechart.results import Finding
 class BatchCheck:
     """The result of `check_batch`: the findings, figures of the batch, and what could not be checked.
 
-    `print` shows all of it. Iteration and `len` are over the findings.
+    `print` shows all three parts. Iteration and `len` use only the findings.
     """
 
     findings: list[Finding]
-    """Findings, the most likely cause first."""
+    """The findings, the most likely cause first."""
     facts: BatchFacts
-    """The batch in numbers."""
+    """Figures that describe the batch."""
     unchecked: list[Unchecked]
-    """What could not be checked, with the reason."""
+    """The checks that could not be made, each with the reason."""
     _evidence: BatchEvidence = field(repr=False, compare=False)
 
     @property
@@ -38,39 +38,39 @@ class BatchCheck:
         return [found for found in self.findings if found.severity == "error"]
 
     def row(self, row: int = 0) -> str:
-        """Return one row as the model sees it, as text: images, prompt, and which tokens have a label.
+        """Return a text that shows one row as the model gets it: images, prompt, and which tokens have a label.
 
         Raises:
-            InputError: there is no such row.
+            InputError: the batch has no row with this index.
         """
         return row_text(self._evidence, row)
 
     def html(self, row: int = 0) -> str:
-        """Return a page with the findings and one row: its images, its prompt, and its labels in colours.
+        """Return an HTML page with the findings and one row: its images, its prompt, and its labels in colour.
 
         Raises:
-            InputError: there is no such row.
+            InputError: the batch has no row with this index.
         """
         return render_batch(self.findings, self.facts, self.unchecked, self._evidence, row)
 
     def save(self, path: str | Path, row: int = 0) -> None:
-        """Write the page of `html` to a file.
+        """Write the page that `html` returns to a file.
 
         Raises:
-            InputError: there is no such row.
+            InputError: the batch has no row with this index.
         """
         write_atomic(Path(path), self.html(row))
 
     def __iter__(self) -> Iterator[Finding]:
-        """The findings."""
+        """Iterate over the findings."""
         return iter(self.findings)
 
     def __len__(self) -> int:
-        """Number of findings."""
+        """Return the number of findings."""
         return len(self.findings)
 
     def __str__(self) -> str:
-        """One screen: findings, the batch in numbers, and what could not be checked."""
+        """Return a text of about one screen: findings, figures of the batch, and what could not be checked."""
         return batch_text(self.findings, self.facts, self.unchecked)
 
 
@@ -78,19 +78,19 @@ def check_batch(batch: Mapping[str, Any], processor: Any = None, model: Any = No
     """Find the faults that are visible in a batch, without a forward pass and without changing anything.
 
     Args:
-        batch: what a collator returns: a dict or `BatchFeature` with `input_ids`, and pixels, masks and labels as the
-            model takes them. Its arrays may be of PyTorch, NumPy or MLX, or lists.
-        processor: the model's processor (or tokenizer). With it, answers are found by the chat template, and pixels are
-            compared with the processor's own settings.
-        model: the model, also wrapped (PEFT, DDP, torch.compile), or its config. With it, ids, positions and keys of
-            the batch are compared with what the model expects.
+        batch: what a collator returns: a dict or `BatchFeature` with `input_ids`, and with pixels, masks and labels in
+            the form that the model expects. The values may be PyTorch tensors, NumPy or MLX arrays, or lists.
+        processor: the model's processor (or tokenizer). If it is given, its chat template is used to find the answers,
+            and pixels are compared with its settings.
+        model: the model, which may be wrapped (PEFT, DDP, torch.compile), or its config. If it is given, ids, positions
+            and keys of the batch are compared with what the model expects.
 
     Returns:
-        The findings, and a list of what could not be checked without processor or model. Text-only rows and rows with
-        several images are valid.
+        The findings, figures of the batch, and a list of what could not be checked, for example because processor or
+        model is missing. Rows without images and rows with several images are valid.
 
     Raises:
-        InputError: the value is not a batch, or the shapes of its arrays do not match.
+        InputError: `batch` is not a batch, or the shapes of its arrays do not match.
     """
     inner = _unwrapped(model)
     evidence = gather(batch, processor, _config_of(inner), _accepted(inner))
@@ -100,7 +100,7 @@ def check_batch(batch: Mapping[str, Any], processor: Any = None, model: Any = No
 
 def _unwrapped(model: Any) -> Any:
     """Return the model inside DDP (`module`), torch.compile (`_orig_mod`) and PEFT (`get_base_model`)."""
-    for _ in range(8):  # more than any model has wrappers
+    for _ in range(8):  # no model has this many wrappers
         if hasattr(model, "get_base_model"):
             inner = model.get_base_model()
         else:
@@ -114,12 +114,12 @@ def _unwrapped(model: Any) -> Any:
 
 
 def _config_of(model: Any) -> Any:
-    """Return the config of a model; a config is returned unchanged."""
+    """Return the config of a model. If `model` is a config itself, it is returned unchanged."""
     return getattr(model, "config", None) if hasattr(model, "forward") else model
 
 
 def _accepted(model: Any) -> frozenset[str] | None:
-    """Return the names of the arguments of a model's forward pass; None if a wrapper of unknown kind hides them."""
+    """Return the argument names of a model's `forward`; None if an unknown wrapper hides them."""
     forward = getattr(model, "forward", None)
     named = frozenset(inspect.signature(forward).parameters) if forward is not None else frozenset()
     return named if "input_ids" in named else None

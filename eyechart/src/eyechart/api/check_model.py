@@ -1,19 +1,22 @@
-"""`eyechart.check_model`: the faults that a few forward passes of a live model show on one batch of its collator.
+"""`eyechart.check_model`: finds faults of a live model with a few forward passes on one batch of its collator.
 
-    pixels            missing, although the text has image positions
-    self-tests        features ignored at some depth, a second path of the picture, features kept from earlier calls
-                      (`models.opening`)
+A live model is a model that is loaded in the current process, for example by a trainer. The checks, in this order:
+
+    pixels            the batch has pixels for every row whose text has image positions
+    self-tests        the model uses the image features of every depth, gets the picture by no second path, and keeps no
+                      features from earlier calls (`models.opening`)
     paths             each image and its visual tokens affect the losses of their own row and of no other
                       (`faults.probes`)
     text              each token is predicted from the tokens before it, independent of other rows
-    the model's loss  shifted labels, a loss that is not finite (`models.training_checks`)
-    gradients         of tower, connector and language model, compared with what is trainable and what is in the
-                      optimizer
-    weights           newly initialised instead of loaded from the files of the checkpoint
-    freezing          parameters in a frozen part that are still trainable (`models.freezing`)
+    the model's loss  the labels are shifted by one, and the loss is finite (`models.training_checks`)
+    gradients         tower, connector and language model get gradients if they are trainable, and the optimizer
+                      contains all trainable parameters
+    weights           the weights were loaded from the files of the checkpoint, and not newly initialised
+    freezing          a frozen part has no trainable parameters (`models.freezing`)
 
-The passes run in the model's current mode. If dropout is active, losses of different batches cannot be compared: the
-paths are then tested in eval mode, and in the current mode only whether images reach the losses.
+The passes run in the model's current mode (train or eval). If dropout is active, losses of different batches cannot be
+compared. The paths are then tested in eval mode; in the current mode, the check only tests whether images reach the
+losses.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from eyechart.models.live import LiveModel
 
 _ROWS = 4
-"""Number of rows on which the paths are tested."""
+"""The number of rows on which the paths from image to loss are tested."""
 
 
 def check_model(
@@ -45,27 +48,28 @@ def check_model(
 ) -> list[Finding]:
     """Test with a few forward passes whether a live model can learn from the images of a batch.
 
-    The model's mode, weights, buffers and gradients, and all random generators, are the same afterwards.
+    After the call, the model's mode, weights, buffers and gradients, and the states of all random generators, are the
+    same as before.
 
     Args:
-        model: a model of transformers, possibly inside DDP, PEFT or `torch.compile`.
-        batch: a batch made by its collator, with labels if the model is being trained.
-        processor: its processor; without it, answers are found by token types or labels.
-        optimizer: the optimizer, to check that it contains all trainable parameters.
-        seed: seed for random replacements.
+        model: a model of transformers, which may be wrapped in DDP, PEFT or `torch.compile`.
+        batch: a batch made by the model's collator, with labels if the model is being trained.
+        processor: the model's processor. Without it, answers are found by token types or labels.
+        optimizer: the optimizer. If it is given, the function checks that it contains all trainable parameters.
+        seed: the seed of the random ids and visual tokens that replace the right ones.
 
     Returns:
-        Findings, the most likely cause first; empty if nothing was found.
+        The findings, the most likely cause first; an empty list if there are none.
 
     Raises:
-        InputError: model or batch cannot be used.
+        InputError: the model or the batch cannot be used.
     """
-    with kept_randomness():  # importing a library may also draw random numbers
+    with kept_randomness():  # importing a library may draw random numbers too
         return rank(_found(model, batch, processor, optimizer, seed))
 
 
 def _found(model: nn.Module, batch: Mapping[str, Any], processor: Any, optimizer: Any, seed: int) -> list[Finding]:
-    # Imported where they are used: transformers takes seconds to load.
+    # These modules are imported here because transformers takes seconds to load.
     from eyechart.models.freezing import freezing_findings
     from eyechart.models.live import LiveModel
     from eyechart.models.opening import read_batches
@@ -83,7 +87,7 @@ def _found(model: nn.Module, batch: Mapping[str, Any], processor: Any, optimizer
 
 
 def _pixels(source: Collated) -> Iterator[Finding]:
-    """Report image positions without pixels."""
+    """Yield a finding if rows with image positions have no pixels, or if the whole batch has no images."""
     geometry = source.geometry
     rows = [place for place in range(geometry.rows) if geometry.runs[place]]
     blind = [place for place in rows if not source.shows_image(place)]
@@ -105,7 +109,7 @@ def _pixels(source: Collated) -> Iterator[Finding]:
 
 
 def _paths(live: LiveModel, batch: Mapping[str, Any], processor: Any, seed: int) -> list[Finding]:
-    """Run self-tests and probes."""
+    """Run the self-tests, and the probes that test which inputs affect which losses; return their findings."""
     from eyechart.models.live import LiveModel, LiveScorer
     from eyechart.models.opening import first_samples, open_live
     from eyechart.models.selftests import UnfitError
@@ -125,7 +129,8 @@ def _paths(live: LiveModel, batch: Mapping[str, Any], processor: Any, seed: int)
         drawn = random_like(scorer.encode(few), torch.Generator().manual_seed(seed))
     if found or not stochastic:
         return found
-    # The same door in the model's own mode, with one seed for all passes so that dropout is the same in them.
+    # The images are replaced in the same way (`scorer.door`), but the model is in its own mode. All passes use one
+    # seed, so that dropout is the same in each of them.
     training = LiveScorer(LiveModel(live.model, evaluating=False, seed=seed), scorer.door, scorer.sources)
     with training.live.running():
         return diagnose_tokens(LossRoute(training, few.text(), drawn, seed + 1).tokens())

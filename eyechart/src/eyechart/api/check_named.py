@@ -1,4 +1,4 @@
-"""`eyechart check`: the faults that one batch and a few forward passes show in a model given by name."""
+"""`eyechart check`: finds faults of a model, given by name, with one batch and a few forward passes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eyechart.faults.table import rank
 from eyechart.settings import ScoreSettings
 
 ROWS = 4
-"""Number of rows that are checked by default."""
+"""The number of rows that are checked by default."""
 
 
 def check_named(
@@ -23,25 +23,25 @@ def check_named(
     image_root: str | Path | None = None,
     settings: ScoreSettings | None = None,
 ) -> BatchCheck:
-    """Check a model given by name on a few rows, converted by its own processor and chat template.
+    """Check a model, given by name, on a few rows that its own processor and chat template convert.
 
-    It runs `check_batch` on a batch of the rows, and `check_model` on model and batch. No rows are scored, so this
-    takes seconds. The batch has no labels, because a trainer chooses these.
+    The function runs `check_batch` on one batch of the rows, and `check_model` on the model and this batch. No rows are
+    scored, so the checks only take seconds. The batch has no labels, because labels are chosen by a trainer.
 
     Args:
-        model: the folder or hub id of a transformers image-text-to-text model.
-        rows: data file or folder, in any layout that `read_rows` knows.
-        num_samples: number of rows, drawn by seed.
-        image_root: folder that the rows' image paths are relative to; None uses the data file's folder.
-        settings: device, precision, prompt and seed.
+        model: the folder or hub id of an image-text-to-text model of transformers.
+        rows: a data file or folder, in any layout that `read_rows` supports.
+        num_samples: the number of rows to check. They are drawn at random with the seed of the settings.
+        image_root: the folder that the rows' image paths are relative to; if None, the data file's folder.
+        settings: the settings, of which device, precision, prompt and seed are used.
 
     Returns:
-        The findings of both checks, the most likely cause first, with figures of the batch.
+        The findings of both checks, the most likely cause first, and figures of the batch.
 
     Raises:
         ValueError: the model, a row or an image cannot be used; the message is one line.
     """
-    # Imported where they are used: transformers takes seconds to load.
+    # These modules are imported here because transformers takes seconds to load.
     from eyechart.models.loading import load_model
     from eyechart.models.row_batches import batches_of_rows
 
@@ -56,7 +56,7 @@ def check_named(
     )
     with foreign_code(f"MODEL: the processor of {model} fails on the rows", "try other rows, or another model"):
         (batch,) = batches_of_rows(wanted.rows, loaded.processor, together)
-    live = loaded.scorer.model.requires_grad_(False)  # a trainer chooses what is trainable
+    live = loaded.scorer.model.requires_grad_(False)  # only a trainer decides which parameters are trainable
     checked = check_batch(batch, loaded.processor, live)
     with foreign_code(f"MODEL: a forward pass of {model} fails", "try another version of transformers"):
         found = check_model(live, batch, loaded.processor)

@@ -1,4 +1,8 @@
-"""The data that `score` accepts for a live model: rows, a data set, a data loader, or batches of a collator."""
+"""Opens a live model together with its data: rows, a data set, a data loader, or batches made by a collator.
+
+A live model is a PyTorch model that is loaded in the current process. The seam is the interface between eyechart and a
+model (`eyechart.seam`); a scorer of the seam implements its methods `encode` and `nll`.
+"""
 
 from __future__ import annotations
 
@@ -19,50 +23,58 @@ from eyechart.seam import Batch, Row, ScorerOfBatches
 from eyechart.settings import ScoreSettings
 
 BatchDict = Mapping[str, Any]
-"""A batch made by a collator."""
+"""A batch made by a collator: a dict of arrays."""
 Collate = Callable[[list[Any]], BatchDict]
-"""Makes a batch from items of a data set."""
+"""A function that makes a batch from items of a data set."""
 LiveRows = DataLoader[Any] | Dataset[Any] | Iterable[BatchDict] | BatchDict
 
 
 @dataclass(frozen=True)
 class LiveArguments:
-    """The arguments that are passed with a live model."""
+    """The arguments of `score` that are used for a live model."""
 
     processor: Any
     collate_fn: Collate | None
     num_samples: int | None
-    """Number of rows to score. None means `settings.ablation.num_samples` for a loader or data set, and all rows for
-    batches."""
+    """The number of rows to score. If it is None, `settings.ablation.num_samples` rows of a loader or data set are
+    scored, and all rows of batches."""
     settings: ScoreSettings
     image_root: str | Path | None = None
-    """Folder that the rows' image paths are relative to."""
+    """The folder that the rows' image paths are relative to."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A live model adapted to the seam, and the data to score."""
+    """A live model, adapted to the seam by a scorer, and the data to score."""
 
     scorer: ScorerOfBatches
     rows: str | Path | Sequence[Row] | Sequence[Batch]
     by_rows: bool
-    """Whether the data are rows; otherwise they are batches of its collator."""
+    """True if the data are rows; False if they are batches made by the model's collator."""
 
 
 def is_live(model: object) -> TypeGuard[nn.Module]:
-    """Return whether a model is a live model of PyTorch, and not a scorer of the seam."""
+    """Return whether `model` is a PyTorch module that does not implement the seam itself."""
     return isinstance(model, nn.Module) and not all(callable(getattr(model, name, None)) for name in ("encode", "nll"))
 
 
 @contextmanager
 def opened(model: nn.Module, rows: Any, given: LiveArguments) -> Iterator[Opened]:
-    """Adapt a live model to the seam inside the block; after it, the model is unchanged.
+    """Return a context manager that adapts a live model to the seam.
+
+    When the `with` block ends, the model is the same as before.
+
+    Args:
+        model: the live model.
+        rows: the data to score: rows, a data set, a data loader, or batches.
+        given: the other arguments.
 
     Raises:
         ValueError: the model or its batches cannot be scored.
     """
-    with kept_randomness():  # also importing a library may draw numbers
-        # Imported where it is used: transformers takes seconds to load, and a user's scorer does not need it.
+    with kept_randomness():  # importing a library may draw random numbers too
+        # These modules are imported here because transformers takes seconds to load, and a user's scorer does not need
+        # it.
         from eyechart.models.gate import FeatureGate
         from eyechart.models.live import LiveModel
         from eyechart.models.loading import adapt
@@ -86,7 +98,11 @@ def opened(model: nn.Module, rows: Any, given: LiveArguments) -> Iterator[Opened
 
 
 def batches_of(rows: Any, given: LiveArguments) -> tuple[Iterable[BatchDict], int | None]:
-    """Return batches of a collator, and the number of rows after which reading stops.
+    """Return batches made by a collator, and the number of rows after which reading stops (None: all rows are read).
+
+    Args:
+        rows: a data set, a data loader, one batch, or several batches.
+        given: the arguments that choose the rows: collator, number of rows and settings.
 
     Raises:
         InputError: `rows` has a type that is not accepted.
@@ -117,7 +133,7 @@ def batches_of(rows: Any, given: LiveArguments) -> tuple[Iterable[BatchDict], in
 
 
 def _chosen(rows: str | Path | Sequence[Row], given: LiveArguments) -> Sequence[Row]:
-    """Return the rows to score, all of which must be usable.
+    """Read, choose and return the rows to score, all of which must be usable.
 
     Raises:
         InputError: a row cannot be used.

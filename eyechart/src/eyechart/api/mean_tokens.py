@@ -1,4 +1,9 @@
-"""Mean visual tokens of other rows, for the condition `mean-token`."""
+"""Computes the mean visual tokens of other rows, for the condition `mean-token`.
+
+In this condition, the mean visual tokens replace those of the right picture.
+
+Dimension suffixes: Q visual tokens of an image, E width of the language model's embeddings.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,13 @@ from eyechart.settings import ScoreSettings
 
 
 def shared_images(wanted: Asked, averaged: Sequence[Row], train_file: Path) -> list[Remark]:
-    """Return a remark if some training images are also scored, because the mean then includes scored images."""
+    """Return a remark if scored images are averaged too, or come from the same file; otherwise an empty list.
+
+    Args:
+        wanted: the rows to score.
+        averaged: the rows whose images are averaged.
+        train_file: the file that the averaged rows were read from.
+    """
     images = {row.image for row in averaged}
     shared = len(images & {row.image for row in wanted.rows})
     same_file = wanted.file is not None and train_file.resolve() == wanted.file.resolve()
@@ -28,7 +39,10 @@ def shared_images(wanted: Asked, averaged: Sequence[Row], train_file: Path) -> l
 
 
 def mean_over_batches(scorer: ScorerOfBatches, batches: Sequence[Batch]) -> Tensor | None:
-    """Mean visual tokens [Q,E] over the images of batches; None if there is no image or their token counts differ."""
+    """Return the mean visual tokens [Q,E] over all images of the batches.
+
+    The result is None if there is no image, or if the images differ in their number of visual tokens or their grid.
+    """
     pictured = [batch.rows([p for p, s in enumerate(batch.samples) if s.has_image]) for batch in batches]
     grids = {sample.grid for batch in pictured for sample in batch.samples}
     return mean_tokens(scorer, pictured, SilentBar())[0] if len(grids) == 1 else None
@@ -37,10 +51,15 @@ def mean_over_batches(scorer: ScorerOfBatches, batches: Sequence[Batch]) -> Tens
 def mean_over_rows(
     scorer: ScorerOfBatches, rows: tuple[Sequence[Row], Sequence[Reject]], settings: ScoreSettings
 ) -> Tensor:
-    """Return the mean visual tokens [Q,E] over the first images of `rows`.
+    """Return the mean visual tokens [Q,E] over the images of the first `settings.ablation.mean_token_images` rows.
+
+    Args:
+        scorer: the model, adapted to the scoring interface.
+        rows: the usable rows, and the rows that were rejected when they were read.
+        settings: the settings, of which batch size, number of images and `max_rejected` are used.
 
     Raises:
-        ValueError: too many of the images, or all of them, cannot be read.
+        ValueError: all of the images cannot be read, or a larger share than `settings.max_rejected`.
     """
     usable, rejects = rows
     chosen, size = usable[: settings.ablation.mean_token_images], settings.ablation.batch_size

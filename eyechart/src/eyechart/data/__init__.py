@@ -1,1 +1,1 @@
-"""Reads data files into rows, images and token ids; rows that cannot be used are returned with the reason."""
+"""Reads data files into rows, images and token ids. Rows that cannot be used are returned with the reason."""
