@@ -89,7 +89,7 @@ class PromptBuilder:
         self._block = [part for token in tokens for part in (*space, token)][len(space) :]
 
     def prompt(self, human: str) -> Prompt:
-        """Return the prompt for a human turn, as used for generation: its token ids and where the image block is.
+        """Return the prompt of a human turn, as used for generation: its ids and the position of the image block.
 
         Raises:
             ValueError: `human` does not contain exactly one `<image>`, or it contains the string of a special token.
@@ -137,7 +137,10 @@ class PromptBuilder:
         return encoded
 
     def _special_token(self, human: str) -> str | None:
-        """Return the first special-token string that the human turn brings into the prompt; None if there is none."""
+        """Return the first special-token string in the human turn; None if there is none.
+
+        The result is also None if the template does not contain `{human}`, because the turn is then not used.
+        """
         found = self._special.search(human) if "{human}" in self._template else None
         return found[0] if found else None
 

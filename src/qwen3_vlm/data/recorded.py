@@ -1,8 +1,9 @@
-"""The training and held-out split as a checkpoint records it, so that the `.pt` file alone shows the training rows.
+"""Records the split into training and held-out rows in a checkpoint, and reads this record.
 
-The record consists of plain values and small tensors. One bit per row of the data file marks whether it is a training
-row (70 kB for LLaVA-Pretrain). Held-out rows are saved as a list of row indices with four bytes each, because their
-order matters (45 kB).
+The record shows which rows were trained on, even if only the `.pt` file is available. The record consists of plain
+values and small tensors. One bit per row of the data file marks whether it is a training row (70 kB for
+LLaVA-Pretrain). Held-out rows are saved as a list of row indices with four bytes each, because their order matters
+(45 kB).
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ class RecordedSplit:
         """Return the split after checking that the data files, and a saved split.json, still agree with it.
 
         Args:
-            data: the present data file.
-            eval_data: the present separate file of held-out rows; None if the config names none.
+            data: the data file as it is now.
+            eval_data: the separate file of held-out rows as it is now; None if the config names none.
             saved: the path of the run's split.json. The file does not need to exist.
             source: the checkpoint; used only in messages.
 

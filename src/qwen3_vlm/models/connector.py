@@ -1,4 +1,4 @@
-"""Defines the connector: the only part of the model that is trained, and whose weights a checkpoint contains.
+"""Defines the connector, which is the only part of the model that is trained and saved in checkpoints.
 
 Dimension suffixes: B batch, P patches of the tower, V width of the tower, Q latents (visual tokens per image),
 D = heads * head_dim width of the resampler, E width of the language model's embeddings.
@@ -81,7 +81,7 @@ class Resampler(nn.Module):
     """Reduces P patch features to Q latents: learned queries, the latents, attend to the projected patches."""
 
     def __init__(self, shape: ConnectorShape) -> None:
-        """Build the resampler. Initial latents have a standard deviation of 1, and initial key positions one of 0.3."""
+        """Build the resampler. Latents are initialised from N(0, 1), and key positions from 0.3 * N(0, 1)."""
         super().__init__()
         width = shape.heads * shape.head_dim
         self.proj_in = nn.Linear(shape.vision_width, width)

@@ -17,8 +17,8 @@ from qwen3_vlm.shipped import locate
 class VisionTower(nn.Module):
     """A SigLIP vision model that is used only for forward passes without gradients.
 
-    The tower takes uint8 pixels and normalises them on the device where they are. The transfer of uint8 pixels to a GPU
-    needs a quarter of the bandwidth of float32 pixels. Also, mean and std are applied in only one place.
+    The tower takes uint8 pixels and normalises them on their device. The transfer of uint8 pixels to a GPU needs only a
+    quarter of the bandwidth of float32 pixels. Another advantage is that mean and std are applied in only one place.
     """
 
     def __init__(self, model: SiglipVisionModel, spec: ImageSpec, files: HashedFiles | None = None) -> None:

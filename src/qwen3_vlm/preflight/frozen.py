@@ -1,4 +1,7 @@
-"""Checks that frozen weights have not changed: after the experiments of the preflight, and after every epoch."""
+"""Checks that the weights of the frozen vision tower and language model have not changed.
+
+This is checked after the experiments of the preflight (the tests before training), and after every epoch.
+"""
 
 from __future__ import annotations
 

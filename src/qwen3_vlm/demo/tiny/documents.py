@@ -23,12 +23,12 @@ from qwen3_vlm.demo.worlds import digits, scenes
 
 IMAGE = "<image>"
 WITHOUT_NOTES = 0.15
-"""Share of documents without notes and image block. They teach the model to write a caption without a picture."""
+"""Share of documents without notes and image block, from which the model learns to write captions without a picture."""
 WITHOUT_PROMPT = 0.1
 TOGETHER = 0.5
 PACKED = 0.5
 FEWEST_SLOTS, MOST_SLOTS = 6, 10
-"""Smallest and largest number of positions for packed notes. `PACKED` is the share of documents with packed notes."""
+"""Smallest and largest number of positions for packed notes. `PACKED` is the probability of packing."""
 LONGEST_NOTES, LONGEST_CAPTION, LONGEST_SIDE = 24, 96, 128
 """Maximum number of words in the notes, of tokens in the caption, and of prompt tokens on each side of the image.
 Longer texts are truncated."""
@@ -56,7 +56,8 @@ class Encoded:
     """A document as token ids: `prompt` is everything before the caption, and `caption` is the caption with EOS.
 
     If the notes are packed, `prompt` has `<|image_pad|>` at their positions, and `packed` lists pairs (position in
-    `prompt`, token id). The input embedding of a position is the sum of the embeddings of its tokens, plus noise.
+    `prompt`, token id). The input embedding of such a position is made from the sum of the embeddings of its tokens
+    (see `language.embed`).
     """
 
     prompt: tuple[int, ...]
@@ -75,7 +76,7 @@ def facts(caption: str, known: Collection[str]) -> tuple[str, ...]:
 
 
 def scene_documents(seed: object) -> Iterator[Document]:
-    """Yield documents about scenes (78%) and digits (22%) without end. No pictures are drawn for them."""
+    """Yield an endless stream of documents: 78% about scenes and 22% about digits. No pictures are drawn."""
     rng = random.Random(f"tiny-documents-{seed}")
     while True:
         if rng.random() < SCENE_SHARE:

@@ -39,8 +39,8 @@ def fit(
     """
     trained = list(parameters)
     optimizer = torch.optim.AdamW(trained, lr=rate, betas=BETAS, weight_decay=weight_decay)
-    # For short runs, the warm-up is a larger share, and the schedule has at least ten steps: a warm-up without any step
-    # would make OneCycleLR divide by zero.
+    # In short runs, the warm-up is a larger share of the steps, and the schedule has at least ten steps. Without any
+    # warm-up step, OneCycleLR would divide by zero.
     warm_up = 0.08 if steps >= 50 else 0.3
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(steps, 10), pct_start=warm_up)
     tail: list[float] = []

@@ -28,8 +28,8 @@ SHIFT = 4
 class WordHead(nn.Module):
     """Predicts caption words from patch features. The head is discarded after training.
 
-    A word's logit is a linear function of the mean over patches, plus a soft maximum over the patches of another linear
-    function.
+    A word's logit is the sum of two terms: a linear function of the mean patch feature, and the log-mean-exp over
+    patches (a soft maximum) of another linear function.
     """
 
     def __init__(self, words: int) -> None:
@@ -78,7 +78,7 @@ def train(
 
     Returns:
         The tower, and two metrics on held-out rows (a tenth of all rows, at most 500): `word_precision`, the mean
-        average precision over the words that some but not all of their captions contain, and `chance`, the same metric
+        average precision over the words that some but not all held-out captions contain, and `chance`, the same metric
         for random guesses. With fewer than 50 rows, there are no held-out rows and no metrics.
     """
     torch.manual_seed(seed)

@@ -78,7 +78,7 @@ def label_scene(scene: scenes.Scene) -> dict[str, list[int]]:
 
 
 def labelled_scenes(count: int, seed: object) -> Labelled:
-    """Draw `count` scenes from a seed, and label every patch of them."""
+    """Draw `count` scenes with the given seed, and label each of their patches."""
     pixels, labels = [], []
     with progress_bar(count, "scenes", "image") as bar:
         for scene, _ in scenes.series(count, seed):
@@ -103,8 +103,8 @@ def labelled_digits(half: tuple[digits.Digit, ...]) -> Labelled:
 def jitter(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Apply a random affine transformation to each uint8 image, which must have a white background.
 
-    The images are rotated by up to 0.22 rad, stretched and sheared by a factor of up to 0.17, and shifted by up to 0.2
-    of half the side.
+    The images are rotated by up to 0.22 rad, stretched and sheared by up to 17%, and shifted by up to 0.2 times half
+    the side.
     """
     batch = len(pixels)
 

@@ -1,8 +1,8 @@
-"""Reads the attributes from captions of the scenes world (drawn shapes), and grades captions. Also lists its words.
+"""Defines the words of the scenes world (drawn shapes), reads attributes from its captions, and grades captions.
 
 A caption is converted to one set of words per attribute, so that word order and phrasing do not affect the grade. Which
 colour belongs to which shape (`binding`) is read from adjacent words. Binding is graded separately, and only for
-captions with two things.
+captions that mention two things (shapes).
 """
 
 from __future__ import annotations
