@@ -1,4 +1,4 @@
-"""Prints, when run as a program, that the maker of tiny backbones is now the module `qwen3_vlm.demo.tiny`."""
+"""Prints, when run as a program, that tiny backbones are now made with the module `qwen3_vlm.demo.tiny`."""
 
 import sys
 
