@@ -1,1 +1,1 @@
-"""Input data: turns files into records, records into samples, and samples into batches."""
+"""Prepares the input data: reads records from files, turns records into samples, and collates samples into batches."""

@@ -1,8 +1,8 @@
-"""Collates samples of stage 1 into a Batch and counts the numbers of check 2.
+"""Collates training samples into a Batch, and counts what check 2 needs.
 
-These are the percentages of truncated samples and of samples without label tokens, and the average number of label
-tokens. The batching is that of eyechart (`eyechart.scoring.batching`), so that training, check 1 and check 2 count in
-the same way.
+Check 2 reports the percentage of truncated samples, the percentage of samples without label tokens, and the average
+number of label tokens per sample. All functions here are imported from eyechart (`eyechart.scoring.batching`).
+Training, check 1 (which compares losses with and without the picture) and check 2 therefore count in the same way.
 """
 
 from eyechart.scoring.batching import LazyBatches, batches_by_length, collate

@@ -1,10 +1,11 @@
-"""Turns records into token ids and labels. Only text is tokenised; the image block is inserted as ids.
+"""Turns records into token ids and labels. Only the text is tokenised; the image block is inserted as token ids.
 
     text before the image | <|vision_start|> <|image_pad|> x Q <|vision_end|> | text after it | caption | EOS
     `--------------------------- prompt, no label ----------------------------'   `----- labelled ----'
 
-The three pieces of text are tokenised separately, so that no token crosses a boundary. The block therefore always has
-Q + 2 tokens, and the tokens of the caption do not depend on the text before it.
+The text before the image, the text after the image and the caption are tokenised separately, so that no token spans two
+of them. The image block therefore always has Q + 2 tokens, where Q is the number of visual tokens per image, and the
+caption's tokens do not depend on the prompt.
 """
 
 from __future__ import annotations
@@ -27,45 +28,47 @@ from qwen3_vlm.config import PromptConfig
 
 START, PATCH, END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
 _CHUNK = 1000
-"""Number of captions per call of the tokenizer. One call per caption would be twenty times slower."""
+"""Number of captions per call of the tokenizer. Calling it for one caption at a time is twenty times slower."""
 
 
 @dataclass(frozen=True)
 class TokenIds:
-    """Token ids that have a special meaning in the code."""
+    """The ids of the special tokens that this code uses."""
 
     start: int
-    """Id of the start of the image block; with `image_block: legacy`, it is EOS."""
+    """Id of the token at which the image block starts. With `image_block: legacy`, this is the id of EOS."""
     patch: int
-    """Id of an image position."""
+    """Id of the placeholder token, whose embedding is replaced by a visual token."""
     end: int
-    """Id of the end of the image block; with `image_block: legacy`, it is EOS."""
+    """Id of the token at which the image block ends. With `image_block: legacy`, this is the id of EOS."""
     eos: int
-    """Id of the end of every caption, which is labelled. Qwen3-Base also uses it as padding, so padding must not be
-    found by its id."""
+    """Id of EOS, the labelled token at the end of every caption. Qwen3-Base also uses EOS as the padding token, so
+    padding cannot be recognised by its id."""
 
 
 class PromptBuilder:
-    """Turns records into ids for one tokenizer, template and number of visual tokens."""
+    """Turns records into token ids, with one tokenizer, one prompt template and a fixed number of visual tokens."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerFast, prompt: PromptConfig, latents: int, max_seq_len: int
     ) -> None:
-        """Look up the ids and lay out the image block.
+        """Look up the ids of the special tokens, and build the image block from them.
 
         Args:
-            tokenizer: a fast tokenizer; it is copied, not changed.
-            prompt: template and form of the image block.
+            tokenizer: a fast tokenizer. The builder copies it and does not change the original.
+            prompt: the prompt template and the format of the image block.
             latents: Q, the number of visual tokens per image.
-            max_seq_len: largest number of tokens per sequence.
+            max_seq_len: the maximum number of tokens per sequence.
 
         Raises:
-            ValueError: the tokenizer has no EOS, or one of the block's strings is not exactly one id.
+            ValueError: the tokenizer has no EOS token, or it does not encode each token string of the image block as
+                exactly one id.
         """
         self._name = tokenizer.name_or_path or "the tokenizer"
         self._template = prompt.template
         self._max_seq_len = max_seq_len
-        # Use a copy, because a saved tokenizer may enable padding and truncation, which would silently change lengths.
+        # A saved tokenizer may have padding or truncation enabled, which would silently change the lengths of texts.
+        # Both are disabled here, in a copy.
         self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._backend.no_padding()
         self._backend.no_truncation()
@@ -75,7 +78,8 @@ class PromptBuilder:
         special = {token.content for token in self._backend.get_added_tokens_decoder().values() if token.special}
         self._special = re.compile("|".join(map(re.escape, sorted(special | set(IMAGE_STRINGS[1:])))))
         if prompt.image_block == "legacy":
-            # The delimiters that the older format added were frozen copies of EOS, so the language model reads EOS.
+            # The older format added two delimiter tokens, whose frozen embeddings were copies of the EOS embedding. The
+            # EOS id gives the language model the same input.
             self.ids = TokenIds(start=eos, patch=self._one_id(PATCH), end=eos, eos=eos)
             space = [self._one_id(" ")]
         else:
@@ -85,7 +89,7 @@ class PromptBuilder:
         self._block = [part for token in tokens for part in (*space, token)][len(space) :]
 
     def prompt(self, human: str) -> Prompt:
-        """Return the prompt of a human turn for generation: its ids and the position of the image block.
+        """Return the prompt of a human turn, as used for generation: its ids and the position of the image block.
 
         Raises:
             ValueError: `human` does not contain exactly one `<image>`, or it contains the string of a special token.
@@ -102,18 +106,18 @@ class PromptBuilder:
         return Prompt(ids_T, (len(before), len(before) + len(self._block)))
 
     def encode(self, records: Sequence[Row]) -> list[Encoded | Reject]:
-        """Encode records, in their order.
+        """Encode records, in the given order.
 
-        Special tokens in the template become their ids (ChatML). In a caption, their strings are treated as ordinary
-        text, so that no caption ends early or refers to an image. A row whose human turn contains one of them is
-        rejected.
+        If the template contains the string of a special token (as ChatML templates do), the string is encoded as that
+        token. If a caption contains such a string, it is tokenised as ordinary text, so that a caption cannot contain
+        EOS or an image placeholder. A row whose human turn contains such a string is rejected.
 
         Returns:
-            One entry per record. It is a Reject if max_seq_len would cut the image block, or if the human turn contains
-            the string of a special token.
+            One entry per record. The entry is a Reject if truncation to max_seq_len would remove part of the image
+            block, or if the human turn contains the string of a special token.
 
         Raises:
-            ValueError: no row would have a label token with this max_seq_len.
+            ValueError: max_seq_len is so small that no row would have a label token.
         """
         special = {record.human: self._special_token(record.human) for record in records}
         prompts = {human: self.prompt(human) for human, found in special.items() if not found}
@@ -133,7 +137,10 @@ class PromptBuilder:
         return encoded
 
     def _special_token(self, human: str) -> str | None:
-        """Return the string of a special token in the part of the prompt that comes from the row; None without one."""
+        """Return the first special-token string in the human turn; None if there is none.
+
+        The result is also None if the template does not contain `{human}`, because the turn is then not used.
+        """
         found = self._special.search(human) if "{human}" in self._template else None
         return found[0] if found else None
 
@@ -143,8 +150,9 @@ class PromptBuilder:
                 yield np.array([*ids, self.ids.eos], dtype=np.int32)
 
     def _tokenise(self, texts: Sequence[str], special: bool) -> list[list[int]]:
-        """Return the token ids of each text. With `special`, the string of a special token becomes its single id."""
-        # In the library, "encode special tokens" means to encode them as if they were ordinary words.
+        """Return the token ids of each text. If `special` is true, the string of a special token becomes its one id."""
+        # In the tokenizers library, `encode_special_tokens = True` means that the strings of special tokens are encoded
+        # as ordinary text.
         self._backend.encode_special_tokens = not special
         return [encoding.ids for encoding in self._backend.encode_batch(texts, add_special_tokens=False)]
 
@@ -175,7 +183,7 @@ class PromptBuilder:
             )
 
     def _roomy(self, records: Sequence[Row], prompts: Mapping[str, Prompt]) -> int:
-        """Return the smallest length, in tokens, at which at least 99% of these records are not truncated."""
+        """Return the smallest max_seq_len that truncates at most 1% of the records with a usable prompt."""
         usable = [record for record in records if record.human in prompts]
         answers = self._answers([record.caption for record in usable])
         lengths = sorted(len(prompts[r.human].ids_T) + len(a_N) for r, a_N in zip(usable, answers, strict=True))

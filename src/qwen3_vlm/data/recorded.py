@@ -1,7 +1,9 @@
-"""The split as a checkpoint records it, so that a copy of the `.pt` alone shows which rows were trained on.
+"""Records the split into training and held-out rows in a checkpoint, and reads this record.
 
-It consists of plain values and small tensors: one bit per row of the data file for the training side, and four bytes
-per held-out row, whose order matters (70 kB and 45 kB for LLaVA-Pretrain).
+The record shows which rows were trained on, even if only the `.pt` file is available. The record consists of plain
+values and small tensors. One bit per row of the data file marks whether it is a training row (70 kB for
+LLaVA-Pretrain). Held-out rows are saved as a list of row indices with four bytes each, because their order matters
+(45 kB).
 """
 
 from __future__ import annotations
@@ -23,15 +25,15 @@ _FIX = "restore the data as it was in training; to score other rows, export the 
 
 @dataclass(frozen=True)
 class RecordedSplit:
-    """Both sides of the split of a run, and the files that the rows belong to."""
+    """The training rows and held-out rows of a run, and the data files that they come from."""
 
     data: DataFile
     eval_data: DataFile | None
-    """The fixed held-out file; None if held-out rows are drawn from `data`."""
+    """The separate file of held-out rows; None if the held-out rows are drawn from `data`."""
     split: Split
 
     def to_plain(self) -> dict[str, Any]:
-        """Return the values that are saved in a checkpoint."""
+        """Convert the split to the plain values and tensors that are saved in a checkpoint."""
         trained = np.zeros(self.data.rows, dtype=bool)
         trained[list(self.split.train)] = True
         return {
@@ -44,7 +46,7 @@ class RecordedSplit:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any], path: Path) -> RecordedSplit:
-        """Read back what `to_plain` returned; `path` is the checkpoint, for messages.
+        """Rebuild a split from the values that `to_plain` returned. `path`, the checkpoint, is used only in messages.
 
         Raises:
             InputError: the values do not describe a split.
@@ -66,17 +68,17 @@ class RecordedSplit:
             ) from error
 
     def checked(self, data: DataFile, eval_data: DataFile | None, saved: Path | None, source: str) -> Split:
-        """Return the split, if these are the files that it was drawn from and a saved split.json agrees with it.
+        """Return the split after checking that the data files, and a saved split.json, still agree with it.
 
         Args:
-            data: the data file now.
-            eval_data: the fixed held-out file now.
-            saved: the run's split.json; it need not exist.
-            source: the checkpoint, for messages.
+            data: the data file as it is now.
+            eval_data: the separate file of held-out rows as it is now; None if the config names none.
+            saved: the path of the run's split.json. The file does not need to exist.
+            source: the checkpoint; used only in messages.
 
         Raises:
-            NamedInputError: `data-changed`: a file has other content, split.json has other rows, or a row of the
-                held-out side was trained on.
+            NamedInputError: `data-changed`: the content of a data file has changed, split.json lists other rows, or a
+                held-out row is also a training row.
         """
         require_same(source, "data.json_file", self.data, data)
         require_same(source, "data.eval_json", self.eval_data, eval_data)

@@ -1,1 +1,1 @@
-"""The embedded worlds and the maker of tiny backbones, which a trial without download or GPU needs."""
+"""Generates what a trial run without download or GPU needs: small data sets (embedded worlds) and tiny backbones."""

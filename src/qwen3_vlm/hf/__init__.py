@@ -1,4 +1,4 @@
-"""The trained model in the interface of the transformers library: config, model and processor of an exported folder.
+"""Makes exported models usable through transformers: registers the classes for their config, model and processor.
 
     import qwen3_vlm.hf                       # makes the three classes known to transformers' Auto classes
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -7,7 +7,7 @@
     processor = AutoProcessor.from_pretrained("exported")
     print(processor.batch_decode(model.generate(**processor(images="picture.png"))))
 
-`qwen3-vlm export` makes such a folder from a checkpoint.
+`qwen3-vlm export` writes a folder such as `exported` from a checkpoint.
 """
 
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor

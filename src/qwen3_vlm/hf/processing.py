@@ -1,4 +1,4 @@
-"""Turns images and an optional question into model inputs, and generated ids back into text."""
+"""Turns images and optional texts into model inputs, and decodes generated token ids to text."""
 
 from __future__ import annotations
 
@@ -19,25 +19,28 @@ ImageInput = Image.Image | str | Path
 
 
 class ConnectorVlmProcessor:
-    """A transformers processor that uses this package's own prompt and image code.
+    """A processor with the interface of transformers that uses this package's own code for prompts and images.
 
-    Nothing is stored twice: the prompt is in the export's config.json, and the tokenizer and image settings are those
-    of the backbones.
+    The processor has no files of its own. The prompt settings are in the export's config.json, and the tokenizer and
+    the image settings are loaded from the backbones.
     """
 
     def __init__(self, config: ConnectorVlmConfig, inputs: Inputs) -> None:
-        """Make a processor; users should call `from_pretrained` instead.
+        """Create a processor. Users should call `from_pretrained` instead.
 
         Args:
-            config: the config of the model.
-            inputs: tokenizer, prompts and image settings of its backbones.
+            config: the config of the exported model.
+            inputs: the tokenizer, the prompt builder and the image settings of the model's backbones.
         """
         self.config, self._inputs = config, inputs
         self.tokenizer = inputs.tokenizer
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> ConnectorVlmProcessor:
-        """Load from an exported folder or its copy on the hub; `vision` and `llm` mean the same as in the model.
+        """Load the processor of an exported folder, or of its copy on the Hugging Face hub.
+
+        The options `vision` and `llm` have the same meaning as in the `from_pretrained` of the model: the folder or hub
+        id of a backbone that is not where the export expects it.
 
         Raises:
             ValueError: the export or a backbone is missing, or the tokenizer is not the one used in training. The
@@ -47,7 +50,7 @@ class ConnectorVlmProcessor:
         return cls(config, checked_inputs(config, str(name)))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json, which is the only file that a processor needs. The model writes the same file."""
+        """Write config.json, the only file that the processor needs. Saving the model writes the same file."""
         self.config.save_pretrained(folder)
 
     def __call__(
@@ -56,21 +59,21 @@ class ConnectorVlmProcessor:
         text: str | Sequence[str] | None = None,
         return_tensors: str = "pt",
     ) -> BatchFeature:
-        """Prepare images, each with its own question or with a common one.
+        """Prepare the model inputs for one or several images.
 
         Args:
             images: one or several PIL images or paths.
-            text: human turn with one `<image>`: one for all images or one per image. The default is
-                `prompt.caption_request` of the training config.
+            text: the human turn, which must contain `<image>` once: one text for all images, or one text per image. The
+                default is `prompt.caption_request` of the training config.
             return_tensors: only `pt` is supported.
 
         Returns:
-            `input_ids` and `attention_mask` [B,T], padded on the left, and `pixel_values`, uint8 [B,3,H,W] at the
-            tower's size: the model normalises them itself.
+            `input_ids` and `attention_mask` [B,T], padded on the left, and `pixel_values`, uint8 [B,3,H,W], at the
+            image size of the vision tower. The model itself normalises the pixel values.
 
         Raises:
             ValueError: an image cannot be used, the numbers of images and texts differ, or a text does not contain
-                exactly one `<image>`.
+                `<image>` exactly once.
         """
         if return_tensors != "pt":
             raise ValueError(f"return_tensors: expected 'pt', got {return_tensors!r}")
@@ -86,17 +89,17 @@ class ConnectorVlmProcessor:
         return BatchFeature({"input_ids": ids_BT, "attention_mask": attention_BT, "pixel_values": pixels_BCHW})
 
     def batch_decode(self, ids: Tensor | Sequence[Sequence[int]], skip_special_tokens: bool = True) -> list[str]:
-        """Decode generated ids [B,N] to captions, up to EOS and without surrounding white space.
+        """Decode generated token ids [B,N] to captions that end before EOS, without leading and trailing white space.
 
         Args:
-            ids: the ids that `generate` returned.
-            skip_special_tokens: whether to leave out special tokens. If False, EOS, the padding after it and other
-                special tokens are shown.
+            ids: the token ids that `generate` returned.
+            skip_special_tokens: whether to omit special tokens. If False, the text includes EOS, the padding after EOS
+                and all other special tokens.
         """
         return [self.decode(row, skip_special_tokens) for row in ids]
 
     def decode(self, ids: Tensor | Sequence[int], skip_special_tokens: bool = True) -> str:
-        """Decode one row in the same way as `batch_decode`."""
+        """Decode the token ids of one caption in the same way as `batch_decode`."""
         row, eos = [int(i) for i in ids], self._inputs.prompts.ids.eos
         if skip_special_tokens and eos in row:
             row = row[: row.index(eos)]
@@ -122,6 +125,6 @@ class ConnectorVlmProcessor:
         except ImageError as error:
             name = f"image {place}" if isinstance(image, Image.Image) else str(image)
             raise ValueError(f"{name}: {error}") from error
-        except Exception as error:  # the image is decoded only here, and decoders raise many kinds of exception
+        except Exception as error:  # decoding happens only here, and image decoders raise many types of exception
             raise ValueError(f"image {place}: damaged ({type(error).__name__}: {error})") from error
         raise ValueError(f"images: expected PIL images or paths, got {type(image).__name__} at {place}")

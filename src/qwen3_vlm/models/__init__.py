@@ -1,1 +1,1 @@
-"""The frozen tower, the trained connector, the frozen language model, and the model composed of the three."""
+"""Defines the three parts (frozen vision tower, trained connector, frozen language model) and the whole model."""

@@ -1,4 +1,4 @@
-"""Reads the config.json of either backbone, before any large file is read."""
+"""Reads the config.json of a backbone without reading its weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qwen3_vlm.shipped import locate
 
 
 def load_config_only(name: str) -> dict[str, Any]:
-    """Return a backbone's config.json as a dictionary, from a folder, the hub cache or the hub."""
+    """Return the config.json of a backbone as a dictionary, read from a folder, the local hub cache or the hub."""
     place = locate(name)
     with hub_bounded(place):
         found, _ = PreTrainedConfig.get_config_dict(place)

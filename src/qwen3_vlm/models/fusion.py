@@ -1,4 +1,4 @@
-"""Places visual tokens at the image positions of the prompt; if the numbers differ, an error is raised."""
+"""Puts visual tokens at the image positions of the prompt, and raises an error if their numbers differ."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from eyechart.exits import NamedInputError
 
 
 def place(embeds_BTE: Tensor, ids_BT: Tensor, visual_BQE: Tensor, patch_id: int) -> Tensor:
-    """Replace the embeddings at the patch tokens by visual tokens, in the order of positions.
+    """Replace the text embeddings at image positions with visual tokens, in order.
 
     Args:
         embeds_BTE: text embeddings of `ids_BT`.
-        ids_BT: token ids with exactly Q patch tokens in every row.
-        visual_BQE: visual tokens; they are cast to the embeddings' dtype.
+        ids_BT: token ids, with exactly Q image positions in every row.
+        visual_BQE: visual tokens, which are cast to the dtype of the text embeddings.
         patch_id: the id that marks an image position.
 
     Returns:
-        New embeddings [B,T,E]. Each row gets its own visual tokens; other positions are bitwise equal to `embeds_BTE`.
+        New embeddings [B,T,E]. Row b contains the visual tokens of row b; all other positions are bitwise equal to
+        `embeds_BTE`.
 
     Raises:
-        ValueError: the numbers of patch tokens and visual tokens of a row differ, or the widths differ.
+        ValueError: the number of image positions in a row is not Q, or the batch sizes or widths differ.
     """
     batch, latents, width = visual_BQE.shape
     if batch != embeds_BTE.shape[0] or width != embeds_BTE.shape[2]:

@@ -1,4 +1,4 @@
-"""`python -m qwen3_vlm.models.tiny` prints that the maker of tiny backbones has moved, and to which module."""
+"""Prints, when run as a program, that tiny backbones are now made with the module `qwen3_vlm.demo.tiny`."""
 
 import sys
 

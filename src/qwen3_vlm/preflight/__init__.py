@@ -1,4 +1,4 @@
-"""Checks of the real pipeline before training: rows, ids, labels, pixels, embeddings, towers, split."""
+"""Checks the actual pipeline of a run before training: rows, ids, labels, pixels, weights and split."""
 
 from __future__ import annotations
 

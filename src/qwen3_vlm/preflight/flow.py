@@ -1,7 +1,8 @@
-"""Checks of one real batch in the real model: what reaches the language model, what affects the loss, what is trained.
+"""Runs a real batch through the real model, and checks each stage from the pixels to the gradients.
 
-The stages have the order of the data flow. If one has findings, later stages are not run, because their findings would
-be consequences of the same fault.
+The stages check what reaches the language model, what affects the loss, which parameters are trained, and whether the
+samples of a batch affect each other. They run in the order of the data flow. If a stage reports findings (detected
+faults), the later stages do not run, because they would only report consequences of the same fault.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _STAGES = (
 
 
 def flow_findings(walk: Walk) -> list[Finding]:
-    """Run the stages in order and return the findings of the first stage that has any."""
+    """Run the stages in order, and return the findings of the first stage that has any."""
     for stage in _STAGES:
         if found := stage(walk):
             return found

@@ -1,4 +1,7 @@
-"""Checks that the frozen parts do not change: after the experiments of the preflight and after every epoch."""
+"""Checks that the weights of the frozen vision tower and language model have not changed.
+
+This is checked after the experiments of the preflight (the tests before training), and after every epoch.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,19 @@ from qwen3_vlm.models.vlm import VLM
 
 @dataclass
 class Frozen:
-    """Records the weights of tower and language model at each check and compares them with the last check."""
+    """Compares the weights of the vision tower and the language model with those at the previous check."""
 
     vlm: VLM
     known: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Record the current weights."""
+        """Record hashes of the current weights for the first comparison."""
         self.known = self._hashes()
 
     def findings(self, when: str) -> list[Finding]:
-        """Return a finding for each part that has changed since the last check.
+        """Return a finding for each part whose weights have changed since the previous check.
 
-        `when` describes what happened since then.
+        `when` is the part of the message that states when the change happened.
         """
         now = self._hashes()
         moved = [name for name, value in now.items() if value != self.known[name]]

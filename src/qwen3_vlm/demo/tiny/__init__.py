@@ -1,8 +1,8 @@
-"""Tiny backbones for any LLaVA-format data set: a real SigLIP tower and a real Qwen3, small enough for two CPU cores.
+"""Makes tiny backbones for any LLaVA-format data set: a SigLIP tower and a Qwen3, small enough for two CPU cores.
 
     python -m qwen3_vlm.demo.tiny                                             # remake assets/tiny
     python -m qwen3_vlm.demo.tiny --data rows.json --image-root pictures --output outputs/backbones
 
-They replace the real backbones in tests and trials. The classes and the loading path are the same, but the size is a
-thousandth.
+In tests and trial runs, the tiny backbones replace the full-size ones. They have the same model classes and are loaded
+by the same code, but they are about a thousand times smaller.
 """

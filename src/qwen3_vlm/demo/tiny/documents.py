@@ -1,10 +1,12 @@
-"""The training texts of the tiny language model: notes about a picture, then its caption.
+"""Makes the training texts (documents) of the tiny language model: notes about a picture, then the picture's caption.
 
-A document is `prompt <|vision_start|> notes <|vision_end|> prompt`, followed by the caption. Only the caption counts in
-the loss. The notes are the caption's facts as single words in random order. In half of the documents, several words
-share a position and their embeddings are added, because a connector with few visual tokens will have to do the same.
-All of this is necessary: a model trained on captions alone, or on notes in a fixed order, learns to ignore the
-positions of the image, and then no connector can give it information about the image.
+A document has the form `prompt <|vision_start|> notes <|vision_end|> prompt`, followed by the caption. The loss counts
+only the caption's tokens. The notes list the caption's facts as single words in random order, where the visual tokens
+will be later. In half of the documents with notes, the notes are packed: several words share one position, and their
+embeddings are added. A connector with few visual tokens also has to put several facts into one token.
+
+Notes in random order are necessary. A model that is trained on captions alone, or on notes in a fixed order, learns to
+ignore the image positions. No connector can then pass information about the image to such a model.
 """
 
 from __future__ import annotations
@@ -21,15 +23,15 @@ from qwen3_vlm.demo.worlds import digits, scenes
 
 IMAGE = "<image>"
 WITHOUT_NOTES = 0.15
-"""Share of documents without an image block, from which the model learns captions of unknown pictures."""
+"""Share of documents without notes and image block, from which the model learns to write captions without a picture."""
 WITHOUT_PROMPT = 0.1
 TOGETHER = 0.5
 PACKED = 0.5
 FEWEST_SLOTS, MOST_SLOTS = 6, 10
-"""Share of documents whose notes are packed into a few positions, and the smallest and largest number of positions."""
+"""Smallest and largest number of positions for packed notes. `PACKED` is the probability of packing."""
 LONGEST_NOTES, LONGEST_CAPTION, LONGEST_SIDE = 24, 96, 128
-"""Largest number of words in notes, of tokens in a caption, and of tokens in the prompt on either side of the image.
-The rest is cut off."""
+"""Maximum number of words in the notes, of tokens in the caption, and of prompt tokens on each side of the image.
+Longer texts are truncated."""
 SCENE_SHARE = 0.78
 
 
@@ -41,7 +43,7 @@ _WORD = re.compile(rf"[{_IDEOGRAPHS}]|[^\W_{_IDEOGRAPHS}]+(?:['\u2019-][^\W_{_ID
 class Document:
     """One training text: the human turn (with `<image>`), the notes, and the caption.
 
-    Notes are groups of words. The words about one thing form one group.
+    The notes are groups of words; each group describes one thing in the picture.
     """
 
     human: str
@@ -51,10 +53,11 @@ class Document:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A document as token ids: everything before the caption, and the caption with its end token.
+    """A document as token ids: `prompt` is everything before the caption, and `caption` is the caption with EOS.
 
-    Packed notes appear as `<|image_pad|>` in `prompt`. `packed` contains pairs (position in `prompt`, token): the
-    embeddings of all tokens with the same position are added.
+    If the notes are packed, `prompt` has `<|image_pad|>` at their positions, and `packed` lists pairs (position in
+    `prompt`, token id). The input embedding of such a position is made from the sum of the embeddings of its tokens
+    (see `language.embed`).
     """
 
     prompt: tuple[int, ...]
@@ -63,17 +66,17 @@ class Encoded:
 
 
 def plain_words(text: str) -> list[str]:
-    """Return the words of a text of any script in lower case. In Chinese and Japanese, each character is a word."""
+    """Return the words of a text in lower case, for any script. Every Chinese or Japanese character is one word."""
     return _WORD.findall(text.lower())
 
 
 def facts(caption: str, known: Collection[str]) -> tuple[str, ...]:
-    """Return the words of `caption` that are in `known`, repeated as often as in the caption."""
+    """Return the words of `caption` that are in `known`, in their order in the caption and with repetitions."""
     return tuple(word for word in plain_words(caption) if word in known)
 
 
 def scene_documents(seed: object) -> Iterator[Document]:
-    """Yield an endless series of documents about scenes (78%) and digits. No pictures are drawn."""
+    """Yield an endless stream of documents: 78% about scenes and 22% about digits. No pictures are drawn."""
     rng = random.Random(f"tiny-documents-{seed}")
     while True:
         if rng.random() < SCENE_SHARE:
@@ -88,10 +91,11 @@ def scene_documents(seed: object) -> Iterator[Document]:
 
 
 def noted(groups: Sequence[Sequence[str]], rng: random.Random) -> list[str]:
-    """Return the words of the notes in random order: shuffled altogether, or group by group.
+    """Return the words of the notes in random order.
 
-    In half of the cases, the words of one group stay together (the groups and the words in each group are shuffled), so
-    that the model can learn that adjacent words belong together. In the other half, this cue is missing.
+    In half of the cases, the words of a group remain adjacent: the groups are shuffled, and the words within each
+    group. From these notes, the model can learn that adjacent words describe the same thing. In the other half, all
+    words are shuffled together.
     """
     if rng.random() < TOGETHER:
         return [word for group in rng.sample(groups, len(groups)) for word in rng.sample(group, len(group))]
@@ -100,7 +104,7 @@ def noted(groups: Sequence[Sequence[str]], rng: random.Random) -> list[str]:
 
 
 def encoder(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], tuple[int, ...]]:
-    """Return a function from text to ids without special tokens. It caches results, because texts repeat very often."""
+    """Return a function that encodes a text without adding special tokens, and caches the ids because texts repeat."""
     seen: dict[str, tuple[int, ...]] = {}
 
     def encode(text: str) -> tuple[int, ...]:
@@ -117,14 +121,14 @@ def encode_document(
     encode: Callable[[str], tuple[int, ...]],
     rng: random.Random | None,
 ) -> Encoded:
-    """Encode a document as the trainer encodes a sample, with notes at the positions of the visual tokens.
+    """Encode a document in the same format as a training sample, with notes in place of the visual tokens.
 
     Args:
         document: the document.
-        tokenizer: the tokenizer, which gives the ids of the image block and of EOS.
-        encode: see `encoder`.
-        rng: shuffles and packs the notes, and sometimes leaves out prompt or notes. With None, everything is kept in
-            order.
+        tokenizer: the tokenizer for the caption; it also provides the ids of the image block and of EOS.
+        encode: the cached function that `encoder` returns, used for the prompt and the notes.
+        rng: random generator that shuffles the notes, packs some of them, and sometimes omits the prompt or the notes.
+            If it is None, the document is encoded complete, unpacked and in the given order.
     """
     before, _, after = document.human.partition(IMAGE)
     notes = [word for group in document.notes for word in group]

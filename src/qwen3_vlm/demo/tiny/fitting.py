@@ -1,4 +1,4 @@
-"""The training loop of both tiny backbones: AdamW, a one-cycle schedule, clipped gradients, and a progress bar."""
+"""Trains either tiny backbone with AdamW, a one-cycle learning-rate schedule, gradient clipping and a progress bar."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ def fit(
     weight_decay: float,
     label: str,
 ) -> float:
-    """Minimise `loss_of_step(step)` for `steps` steps.
+    """Minimise `loss_of_step(step)` over `steps` optimiser steps.
 
     Args:
         parameters: the parameters to train.
-        loss_of_step: draws the batch of a step (counted from 0) and returns its scalar loss.
+        loss_of_step: a function that draws the batch of a step (counted from 0) and returns its scalar loss.
         steps: number of optimiser steps.
         rate: peak learning rate of the one-cycle schedule.
         weight_decay: weight decay of AdamW.
-        label: text on the progress bar.
+        label: name of the model, shown on the progress bar and in the error message.
 
     Returns:
         The mean loss over the last tenth of the steps.
 
     Raises:
-        ValueError: the loss is not finite; the message contains the step.
+        ValueError: the loss is not finite. The message names the step.
     """
     trained = list(parameters)
     optimizer = torch.optim.AdamW(trained, lr=rate, betas=BETAS, weight_decay=weight_decay)
-    # With fewer than ten steps the warm-up would have no steps, and OneCycleLR would divide by zero.
+    # In short runs, the warm-up is a larger share of the steps, and the schedule has at least ten steps. Without any
+    # warm-up step, OneCycleLR would divide by zero.
     warm_up = 0.08 if steps >= 50 else 0.3
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(steps, 10), pct_start=warm_up)
     tail: list[float] = []

@@ -1,4 +1,4 @@
-"""A tiny SigLIP tower, initialised from the patches of a data set and saved in the same layout as a real one.
+"""Builds a tiny SigLIP tower, initialised from the patches of a data set, and saves it in the usual file layout.
 
 Dimension suffixes: B batch, P patches, V width of the tower, N patches of many images, C values of one patch (3*8*8).
 """
@@ -22,19 +22,20 @@ WIDTH, LAYERS, HEADS, MLP = 96, 3, 4, 288
 
 
 def image_spec(side: int) -> ImageSpec:
-    """Return the preprocessing of these towers: bilinear resizing, rescaling by 1/255, mean 0.5, std 0.5."""
+    """Return the preprocessing of the tiny towers: bilinear resizing, rescaling by 1/255, mean 0.5, std 0.5."""
     half = (0.5, 0.5, 0.5)
     return ImageSpec(height=side, width=side, mean=half, std=half, resample=2, rescale=1 / 255)
 
 
 def build(pixels: Tensor) -> SiglipVisionModel:
-    """Return an untrained tower whose first layer whitens patches by the PCA of `pixels`; positions are 2-D sines.
+    """Return an untrained tower with PCA whitening as its first layer, and 2-D sinusoidal position embeddings.
 
-    With a random first layer of this size, the tower learns colour but not shape. Whitening raises weak signals, such
-    as edges, to the level of strong ones, such as colours.
+    The PCA is computed from the patches of `pixels`. With a randomly initialised first layer of this size, the tower
+    learns colour but not shape. Whitening scales weak signals, such as edges, to the level of strong signals, such as
+    colours.
 
     Args:
-        pixels: training images, uint8 [B,3,side,side]. A few hundred are enough.
+        pixels: training images, uint8 [B,3,side,side]. A few hundred images are enough.
     """
     side = pixels.shape[-1]
     config = SiglipVisionConfig(
@@ -52,13 +53,13 @@ def build(pixels: Tensor) -> SiglipVisionModel:
 
 
 def features(tower: SiglipVisionModel, pixels: Tensor) -> Tensor:
-    """Return patch features [B,P,V] of uint8 images [B,3,side,side]."""
+    """Return the patch features [B,P,V] of uint8 images [B,3,side,side]."""
     found_BPV: Tensor = tower(pixel_values=normalise(pixels, image_spec(pixels.shape[-1]))).last_hidden_state
     return found_BPV
 
 
 def save(tower: SiglipVisionModel, folder: Path) -> None:
-    """Write the tower and its preprocessor to `folder`, in the layout that `from_pretrained` reads."""
+    """Write the tower and its preprocessor settings to `folder`, in the layout that `from_pretrained` reads."""
     save_half(tower, folder)
     spec = image_spec(tower.config.image_size)
     preprocessor = {
@@ -71,7 +72,7 @@ def save(tower: SiglipVisionModel, folder: Path) -> None:
 
 
 def _embeddings(tower: SiglipVisionModel) -> Any:
-    # transformers 5.17 nests the transformer under `vision_model`; later versions do not.
+    # In transformers 5.17, the embeddings belong to the tower's `vision_model`; in later versions, to the tower itself.
     inner = getattr(tower, "vision_model", tower)
     return inner.embeddings
 
@@ -88,7 +89,7 @@ def _whitening(pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sines(cells: int) -> Tensor:
-    """Return 2-D sines and cosines for a grid of cells x cells, [cells*cells, V], with half the width for each axis."""
+    """Return 2-D sinusoidal position embeddings [cells*cells,V] for a square grid. Each axis uses half of V."""
     quarter = WIDTH // 4
     waves = math.pi / cells * 2.0 ** torch.linspace(-0.5, 2.5, quarter)
     angles = torch.arange(cells).float().unsqueeze(1) * waves

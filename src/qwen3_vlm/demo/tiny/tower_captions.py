@@ -1,7 +1,7 @@
-"""Trains the tower on captions alone: it learns to predict the words in the caption of a picture.
+"""Trains the tiny vision tower on captions alone: the tower learns to predict which words a picture's caption contains.
 
-The tower learns less than from attribute labels (shape in particular is hard to learn), but a LLaVA-format file
-contains everything that is needed.
+With attribute labels (`tower_worlds`), the tower learns more; from captions, shape in particular is hard to learn.
+However, training on captions works with any data set in LLaVA format.
 
 Dimension suffixes: B batch, P patches, V width of the tower, K words.
 """
@@ -22,29 +22,30 @@ from qwen3_vlm.demo.tiny.fitting import fit
 
 BATCH = 48
 SHIFT = 4
-"""Largest shift of training images in pixels. Shifts make it harder for the tower to memorise images."""
+"""Largest random shift of the training images, in pixels. Random shifts make it harder to memorise the images."""
 
 
 class WordHead(nn.Module):
-    """Predicts words from the mean of the patches plus a soft maximum over single patches.
+    """Predicts caption words from patch features. The head is discarded after training.
 
-    It is discarded after training.
+    A word's logit is the sum of two terms: a linear function of the mean patch feature, and the log-mean-exp over
+    patches (a soft maximum) of another linear function.
     """
 
     def __init__(self, words: int) -> None:
-        """Make a head for `words` words."""
+        """Make a head that predicts `words` different words."""
         super().__init__()
         self.whole, self.somewhere = nn.Linear(towers.WIDTH, words), nn.Linear(towers.WIDTH, words)
 
     def forward(self, features_BPV: Tensor) -> Tensor:
-        """Return logits [B,K]."""
+        """Return the logits [B,K] of all words."""
         loudest_BK = torch.logsumexp(self.somewhere(features_BPV), 1) - math.log(features_BPV.shape[1])
         logits_BK: Tensor = self.whole(features_BPV.mean(1)) + loudest_BK
         return logits_BK
 
 
 def targets(captions: Sequence[str], words: Sequence[str]) -> Tensor:
-    """Return a table, float [B,K], with 1 for each word that a caption contains and 0 for the others."""
+    """Return the targets, float [B,K]: 1 for each word that a caption contains, and 0 for the other words."""
     place = {word: index for index, word in enumerate(words)}
     table = torch.zeros(len(captions), len(words))
     for row, caption in enumerate(captions):
@@ -55,7 +56,7 @@ def targets(captions: Sequence[str], words: Sequence[str]) -> Tensor:
 
 
 def shifted(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift a batch of uint8 images [B,3,H,W] by the same few pixels; edge pixels are repeated."""
+    """Shift all uint8 images of a batch [B,3,H,W] by the same random number of pixels; edge pixels are repeated."""
     right, down = torch.randint(0, 2 * SHIFT + 1, (2,), generator=generator).tolist()
     padded = F.pad(pixels.float(), (SHIFT, SHIFT, SHIFT, SHIFT), mode="replicate")
     side = pixels.shape[-1]
@@ -65,19 +66,20 @@ def shifted(pixels: Tensor, generator: torch.Generator) -> Tensor:
 def train(
     pixels: Tensor, captions: Sequence[str], words: Sequence[str], steps: int, seed: int = 7
 ) -> tuple[SiglipVisionModel, dict[str, float]]:
-    """Train a tower to name the words of its picture's caption.
+    """Train a tower to predict the words of a picture's caption.
 
     Args:
         pixels: training images, uint8 [N,3,side,side].
-        captions: the captions of the images.
-        words: the words to learn. If there are none, the tower keeps its whitened first layer and its random others.
-        steps: number of optimiser steps of 48 images each.
-        seed: seed for weights, batches and shifts.
+        captions: the captions of the images, in the same order.
+        words: the words to predict. If there are none, the tower is not trained: its first layer is the PCA whitening,
+            and its other layers are random.
+        steps: number of optimiser steps, with a batch of 48 images each.
+        seed: seed for the initial weights, the batches and the shifts.
 
     Returns:
-        The tower, and two numbers measured on a tenth of the rows that was not used for training: `word_precision`, the
-        mean average precision over the words that occur there, and `chance`, the same for random guesses. If there are
-        too few rows, the numbers are missing.
+        The tower, and two metrics on held-out rows (a tenth of all rows, at most 500): `word_precision`, the mean
+        average precision over the words that some but not all held-out captions contain, and `chance`, the same metric
+        for random guesses. With fewer than 50 rows, there are no held-out rows and no metrics.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -106,11 +108,11 @@ def train(
 
 
 def average_precision(logits_BK: Tensor, table_BK: Tensor) -> dict[str, float]:
-    """Return the mean average precision over the words that occur in some captions but not in all of them.
+    """Return the mean average precision over the words that occur in some of the captions but not in all of them.
 
     Returns:
-        `word_precision`, and `chance`: the share of captions that contain such a word, which random guesses reach. The
-        dictionary is empty if there is no such word.
+        `word_precision`, the mean average precision, and `chance`, the value that random guesses reach: the mean share
+        of captions that contain one of these words. The dictionary is empty if there are no such words.
     """
     decided = (table_BK.sum(0) > 0) & (table_BK.sum(0) < len(table_BK))
     if not decided.any():

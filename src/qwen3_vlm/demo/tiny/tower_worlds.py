@@ -1,7 +1,8 @@
-"""Trains the tower to predict from every patch the attributes of the scene or digit at its position.
+"""Trains the tiny vision tower to classify, for every patch, the attributes of the scene or digit at that position.
 
-From captions alone, this tower does not learn shape; from labels per patch it does. The scenes come from seeds that no
-data set uses. The digits are the 1,500 training digits, enlarged, and turned and shifted differently at every step.
+With captions as the only labels, this tower does not learn shape; with labels for every patch, it does. The scenes are
+drawn with a seed that no data set uses. The digits are the enlarged 1,500 training digits of the digits world. At every
+step, they are randomly rotated, stretched, sheared and shifted.
 
 Dimension suffixes: B batch, P patches, V width of the tower, K classes of one attribute.
 """
@@ -24,13 +25,13 @@ from qwen3_vlm.demo.worlds import digits, scenes
 from qwen3_vlm.demo.worlds.scene_words import BACKGROUNDS, COLOURS, SHAPES, SIZES, TEXTURES
 
 SEED = "tiny-tower"
-"""Seed of the scenes. It is text, and `scenes.write` accepts only whole numbers, so no data set has the same scenes."""
+"""Seed of the scenes. No data set has the same scenes, because this seed is text and data sets use integer seeds."""
 SCENES = 30_000
 SCENES_A_STEP, DIGITS_A_STEP = 36, 12
 GRID = scenes.SIDE // towers.PATCH
 
-# For each attribute: (number of classes, weight in the loss). In the first group, the last class means that the patch
-# is not on a thing.
+# For each attribute: (number of classes, weight in the loss). For the attributes of things (the shapes in a scene), the
+# last class means that the patch does not show a thing.
 ON_THINGS = {
     "colour": (len(COLOURS) + 1, 1.0),
     "shape": (len(SHAPES) + 1, 2.0),
@@ -44,23 +45,23 @@ NOTHING_WEIGHT = 0.25
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images and their attributes: `pixels` is uint8 [B,3,64,64]; `labels` has class indices [B,P] per attribute."""
+    """Labelled images: `pixels` is uint8 [B,3,64,64], and `labels` has the class indices [B,P] of each attribute."""
 
     pixels: Tensor
     labels: dict[str, Tensor]
 
     def pick(self, rows: Tensor) -> Labelled:
-        """Return only the given rows."""
+        """Return the images at the given indices, with their labels."""
         return Labelled(self.pixels[rows], {name: label[rows] for name, label in self.labels.items()})
 
 
 def to_pixels(picture: Image.Image) -> Tensor:
-    """Convert an RGB picture to uint8 [3,H,W]."""
+    """Convert an RGB picture to a uint8 tensor [3,H,W]."""
     return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).contiguous()
 
 
 def label_scene(scene: scenes.Scene) -> dict[str, list[int]]:
-    """Return the classes of all patches of a scene, row by row: P numbers for each attribute."""
+    """Return P class indices for each attribute of a scene: one per patch, in row-major order."""
     labels = {name: [classes - 1] * GRID**2 for name, (classes, _) in ON_THINGS.items()}
     labels["background"] = [BACKGROUNDS.index(scene.background)] * GRID**2
     labels["texture"] = [TEXTURES.index(scene.texture)] * GRID**2
@@ -77,7 +78,7 @@ def label_scene(scene: scenes.Scene) -> dict[str, list[int]]:
 
 
 def labelled_scenes(count: int, seed: object) -> Labelled:
-    """Draw `count` new scenes with their patch labels."""
+    """Draw `count` scenes with the given seed, and label each of their patches."""
     pixels, labels = [], []
     with progress_bar(count, "scenes", "image") as bar:
         for scene, _ in scenes.series(count, seed):
@@ -91,7 +92,7 @@ def labelled_scenes(count: int, seed: object) -> Labelled:
 
 
 def labelled_digits(half: tuple[digits.Digit, ...]) -> Labelled:
-    """Return digits, with the same label on every patch of a digit."""
+    """Return the given digits as labelled images. All patches of a digit have the same label."""
     values, weights = torch.tensor([d.value for d in half]), torch.tensor([d.weight for d in half])
     return Labelled(
         torch.stack([to_pixels(digit.picture) for digit in half]),
@@ -100,9 +101,10 @@ def labelled_digits(half: tuple[digits.Digit, ...]) -> Labelled:
 
 
 def jitter(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Randomly transform uint8 images on a white background.
+    """Apply a random affine transformation to each uint8 image, which must have a white background.
 
-    They are turned by up to 0.22 rad, stretched and sheared by up to 0.17, and shifted by up to 0.2 of half the side.
+    The images are rotated by up to 0.22 rad, stretched and sheared by up to 17%, and shifted by up to 0.2 times half
+    the side.
     """
     batch = len(pixels)
 
@@ -123,16 +125,16 @@ def jitter(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class Heads(nn.Module):
-    """One linear classifier per attribute, which is applied to every patch. They are discarded after training."""
+    """One linear classifier per attribute, applied to every patch. The classifiers are discarded after training."""
 
     def __init__(self) -> None:
-        """Make one head for each attribute of the three groups."""
+        """Make one head for each attribute of things, scenes and digits."""
         super().__init__()
         groups = {**ON_THINGS, **ON_SCENES, **ON_DIGITS}
         self.heads = nn.ModuleDict({name: nn.Linear(towers.WIDTH, classes) for name, (classes, _) in groups.items()})
 
     def loss(self, features_BPV: Tensor, labels: dict[str, Tensor]) -> Tensor:
-        """Return the weighted sum of the cross-entropies of the attributes in `labels` ([B,P] each)."""
+        """Return the weighted sum of the cross-entropy losses of all attributes in `labels` ([B,P] each)."""
         total = features_BPV.new_zeros(())
         for name, label_BP in labels.items():
             classes, weight = {**ON_THINGS, **ON_SCENES, **ON_DIGITS}[name]
@@ -144,9 +146,9 @@ class Heads(nn.Module):
         return total
 
     def accuracy(self, features_BPV: Tensor, labels: dict[str, Tensor]) -> dict[str, float]:
-        """Return the share of patches that are classified correctly, for each attribute.
+        """Return, for each attribute, the share of patches that are classified correctly.
 
-        For attributes of things, only patches on a thing are counted.
+        For the attributes of things, only patches that show a thing are counted.
         """
         marks = {}
         for name, label_BP in labels.items():
@@ -157,15 +159,17 @@ class Heads(nn.Module):
 
 
 def train(steps: int, seed: int = 7, scene_count: int = SCENES) -> tuple[SiglipVisionModel, dict[str, float]]:
-    """Train a tower on both worlds.
+    """Train a tower on scenes and digits.
 
     Args:
-        steps: number of optimiser steps of 36 scenes and 12 digits each.
-        seed: seed for weights, batches and jitter; the scenes are drawn from `SEED`.
-        scene_count: number of scenes to draw; 30,000 take 0.4 GB of memory.
+        steps: number of optimiser steps, with a batch of 36 scenes and 12 digits each.
+        seed: seed for the initial weights, the batches and the random transformations. The scenes themselves are drawn
+            with `SEED`.
+        scene_count: number of training scenes to draw. 30,000 scenes take 0.4 GB of memory.
 
     Returns:
-        The tower and its accuracy per patch, measured on 500 new scenes and, for digits, on the training digits.
+        The tower, and the share of correctly classified patches for each attribute. The attributes of scenes are
+        tested on 500 new scenes, and those of digits on the training digits.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The tiny tokenizer: byte-level BPE whose special tokens have the same strings as in Qwen's tokenizer."""
+"""Trains the tiny tokenizer: a byte-level BPE with the same special-token strings as Qwen's tokenizer."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from transformers import PreTrainedTokenizerFast
 
 END = "<|endoftext|>"
 START, PATCH, STOP = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
-"""Token strings of the image block, the same as in Qwen's own tokenizer."""
+"""The strings of the image block's tokens: start, image position and end, as in Qwen's own tokenizer."""
 BYTES = 256
 
 
 def train(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
-    """Learn a byte-level BPE of at most `size` tokens from `texts`. The padding token is EOS, as in Qwen3-Base.
+    """Train a byte-level BPE tokenizer of at most `size` tokens on `texts`. EOS is also the padding token.
 
-    All bytes are tokens, so that text of any script can be encoded. Strings that are frequent in `texts` become single
-    tokens.
+    Qwen3-Base uses EOS for padding as well. Every byte is a token, so that text in any script can be encoded. Strings
+    that are frequent in `texts` become single tokens.
 
     Raises:
-        ValueError: `size` leaves no room for merges in addition to the bytes and the special tokens.
+        ValueError: `size` is smaller than the number of byte tokens and special tokens together.
     """
     special = [END, START, PATCH, STOP]
     if size < BYTES + len(special):

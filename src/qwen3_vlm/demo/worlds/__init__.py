@@ -1,4 +1,4 @@
-"""Data sets that this package makes itself without a download, in LLaVA-Pretrain's layout: scenes and digits."""
+"""Generates the embedded data sets (worlds) scenes and digits without a download, in the layout of LLaVA-Pretrain."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from qwen3_vlm.demo.worlds import digits, scenes
 from qwen3_vlm.demo.worlds._files import STAMP
 
 WORLDS: dict[str, Callable[[Path], Path]] = {"scenes": scenes.ensure, "digits": digits.ensure}
-"""For each name in a config (`data.world`), the function that makes this world in a folder if it does not exist, and
-returns the path of its training file."""
+"""A function for each value of the setting `data.world`. The function generates this data set in a folder, unless it is
+already there, and returns the path of its training file."""
 
 
 def ensure(name: str, folder: Path) -> Path:
-    """Make the world `name` in `folder` if it does not exist, and return the path of its (training) JSON file.
+    """Generate the world `name` in `folder`, unless it is already there, and return the path of its training file.
 
     Raises:
-        ValueError: there is no such world, the folder has other content, or a required package is not installed.
+        ValueError: no world has this name, the folder has other content, or a required package is not installed.
     """
     if name not in WORLDS:
         raise ValueError(f"expected one of the worlds {', '.join(sorted(WORLDS))}, got {name!r} in data.world")
@@ -26,13 +26,14 @@ def ensure(name: str, folder: Path) -> Path:
 
 
 def ensure_in_place(name: str, folder: Path) -> Path:
-    """Do the same as `ensure`, but make a world only in its own place, `data/<name>` below the working directory.
+    """Do the same as `ensure`, but generate a world only in its standard folder, `data/<name>`.
 
-    Scoring calls this. A checkpoint names its folder, and opening a file must not write a data set to any path that the
-    file names.
+    The folder is relative to the working directory. Scoring a checkpoint calls this function. The path of the data
+    comes from the checkpoint file, and opening a file must not write a data set to any path that the file names.
 
     Raises:
-        ValueError: for the same reasons as in `ensure`, or the world would have to be made in another folder.
+        ValueError: for the same reasons as in `ensure`; or the world is not in `folder`, and `folder` is not the
+            standard folder.
     """
     place = Path("data") / name
     if not (folder / STAMP).is_file() and folder.resolve() != place.resolve():

@@ -1,7 +1,8 @@
-"""The words of the scenes world, and functions that read attributes from captions and grade captions.
+"""Defines the words of the scenes world (drawn shapes), reads attributes from its captions, and grades captions.
 
-A caption is read as sets of attribute words, so word order and phrasing do not matter. Which colour belongs to which
-shape (`binding`) is read from adjacent words and graded separately, only for captions with two things.
+A caption is converted to one set of words per attribute, so that word order and phrasing do not affect the grade. Which
+colour belongs to which shape (`binding`) is read from adjacent words. Binding is graded separately, and only for
+captions that mention two things (shapes).
 """
 
 from __future__ import annotations
@@ -18,28 +19,29 @@ PLACES = (
     ("left", "middle", "right"),
     ("bottom left", "bottom", "bottom right"),
 )
-"""Words of the 3x3 grid, by row and column."""
+"""The words for the cells of the 3x3 grid of positions, by row and column."""
 
 _VOCABULARY = {"colour": COLOURS, "shape": SHAPES, "background": BACKGROUNDS, "texture": TEXTURES, "size": SIZES}
 FACT_WORDS = frozenset(word for words in _VOCABULARY.values() for word in words) | frozenset(
     word for row in PLACES for place in row for word in place.split()
 )
-"""All words of captions that describe the picture; the others are phrasing."""
+"""All words that describe the picture. The other words of a caption are only phrasing."""
 
 _PLACE = re.compile(r"\b(?:(?:top|bottom) (?:left|right)|top|bottom|left|right|middle)\b")
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of a caption in lower case and in order."""
+    """Return the words of a caption in their order, in lower case."""
     return re.findall(r"[a-z]+", text.lower())
 
 
 def attributes(text: str) -> dict[str, frozenset[str]]:
-    """Return the attributes that a caption names, as a set of words for each attribute.
+    """Return the attributes that a caption mentions, as one set of words per attribute.
 
     Returns:
-        `colour`, `shape`, `background`, `texture`, `size`, `position` (cells such as `top left`) and `count` (how many
-        shapes are named, as a digit; `0` without shapes). The set is empty if an attribute is not mentioned.
+        The sets for `colour`, `shape`, `background`, `texture`, `size`, `position` (grid cells such as `top left`) and
+        `count` (the number of shapes mentioned, as a digit; `0` if there are none). The set of an attribute that the
+        caption does not mention is empty.
     """
     words = words_of(text)
     said = {name: frozenset(words).intersection(known) for name, known in _VOCABULARY.items()}
@@ -49,7 +51,7 @@ def attributes(text: str) -> dict[str, frozenset[str]]:
 
 
 def bindings(text: str) -> frozenset[tuple[str, str]]:
-    """Return pairs (colour, shape) of adjacent words, which show the colour that the caption gives to each shape."""
+    """Return all pairs (colour, shape) of adjacent words: the colour that the caption gives to each shape."""
     words = words_of(text)
     return frozenset(
         (one, other) for one, other in zip(words, words[1:], strict=False) if one in COLOURS and other in SHAPES
@@ -57,10 +59,10 @@ def bindings(text: str) -> frozenset[tuple[str, str]]:
 
 
 def grade(written: str, true: str) -> dict[str, bool]:
-    """Compare a written caption with the true one, attribute by attribute.
+    """Compare a generated caption with the true caption, and return for each attribute whether it is correct.
 
-    An attribute is correct if both captions name the same set of words, with none missing and none added. `binding` is
-    graded only if the true caption has two things, because with one thing there is nothing to confuse.
+    An attribute is correct if both captions have exactly the same set of words for it. `binding` is graded only if the
+    true caption mentions two things, because a single thing cannot be confused with another.
     """
     said, meant = attributes(written), attributes(true)
     marks = {name: said[name] == meant[name] for name in meant}
