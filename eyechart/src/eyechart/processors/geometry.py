@@ -1,6 +1,6 @@
 """Reads a batch dict: its rows, its image positions, and which part of the pixel tensor belongs to which row.
 
-The processors of transformers store pixels in the ways that `PixelLayout` lists. In all of these ways, the images are in
+The processors of transformers store pixels in the ways that `PixelLayout` lists. In all of these ways, the images have
 the order of the rows, but most processors do not record how many images each row has. The number of images in each row
 is therefore worked out from the row's image positions. An *entry* of the pixel tensor is an image, or a tile if the
 processor splits images into tiles. Entries are assigned to a row, in order, until they have as many visual tokens as

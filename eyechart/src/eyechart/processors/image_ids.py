@@ -44,10 +44,10 @@ def find_image_id(
 ) -> ImageId:
     """Return the token id at image positions.
 
-    If config and processor name several ids, the first one that occurs in the batch is used, because the first one
-    named may be another (Gemma 3's processor first names the id of the token before an image). If none of them occurs,
-    the first one is used. If neither names an id and the batch has images, the id is found by the token types, or
-    otherwise by the longest run of equal ids.
+    If config and processor name several ids, the first one that occurs in the batch is used. (Gemma 3's processor, for
+    example, first names the id of the token that precedes an image.) If none of the ids occurs in the batch, the first
+    one is used. If neither config nor processor names an id and the batch has images, the id is found by the token
+    types, or otherwise by the longest run of equal ids.
 
     Args:
         ids_BT: the token ids, [B, T].

@@ -25,15 +25,15 @@ _DEFAULT_SIDE = 448
 """The side length in pixels that is used, or approximated, if the processor accepts images of any size."""
 _BICUBIC = 3
 LEAST_SIDE, MOST_SIDE = 8, 4096
-"""The smallest and the largest allowed side length in pixels. In a smaller image, a tile of an 8x8 tiling would have less
-than one pixel. With larger images, a batch takes gigabytes even before the model's own processor runs."""
+"""The smallest and the largest allowed side length in pixels. In a smaller image, a tile of an 8x8 tiling would contain
+less than one pixel. With larger images, a batch takes gigabytes even before the model's own processor runs."""
 
 
 def load_processor(name: str, trust_remote_code: bool = False) -> ProcessorMixin:
     """Load the processor of a checkpoint: tokenizer, chat template and image processor.
 
-    If torchvision works, `AutoProcessor` loads the processor; otherwise its Pillow variant is loaded (`pillow`). If only
-    the tokenizer has a chat template, this template is also set on the processor.
+    If torchvision works, the processor is loaded by `AutoProcessor`. Otherwise its Pillow variant is loaded (`pillow`).
+    If only the tokenizer has a chat template, this template is also set on the processor.
 
     Args:
         name: the checkpoint's folder or its id on the Hugging Face Hub.
