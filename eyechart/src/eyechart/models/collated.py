@@ -174,7 +174,7 @@ class Collated:
         positions_T = self.positions[place]
         ids_T = self.geometry.ids_BT[place][positions_T].astype(np.int64)
         answer_T = self.answers.answer_BT[place][positions_T].copy()
-        answer_T[:1] = False  # there is no token before the first one from which a model could predict it
+        answer_T[:1] = False  # the first token cannot be predicted, because no token precedes it
         marked = np.flatnonzero(self._image_positions(place))
         row = self.first_row + place
         return Sample(

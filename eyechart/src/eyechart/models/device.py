@@ -1,4 +1,4 @@
-"""Chooses the device on which a model runs, and names the precisions in which it can run."""
+"""Chooses the device on which a model runs, and lists the data types in which it can run."""
 
 from __future__ import annotations
 

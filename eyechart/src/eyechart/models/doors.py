@@ -8,7 +8,7 @@ A live model is a model in memory, for example during training. There are three 
     pixels            the forward pass gets other pixels; this works for every model, but the vision tower and the
                       connector have to run in every forward pass
 
-The first door that passes the self-tests with a model is used (`models.opening`). With the first two doors, "visual
+The first door with which a model passes the self-tests is used (`opening`). With the first two doors, "visual
 tokens" are the vectors that the language model receives from the connector. With the third door, they are pixel values,
 one token per value. The conditions `zero` and `noise` then replace the picture itself and not its visual tokens.
 
@@ -205,7 +205,7 @@ class GateDoor(_FeatureDoor):
 
 
 def inputs_of(parts: Sequence[RowInput]) -> dict[str, Any]:
-    """Return the model's inputs for some rows of one batch; pixels that replace a row's own are put in."""
+    """Return the model's inputs for some rows of one batch, with the pixels that replace a row's own, if any."""
     source, places = parts[0].source, [part.place for part in parts]
     inputs = source.cut(places)
     if all(part.changed is None for part in parts):

@@ -21,7 +21,7 @@ _OF_ADAPTERS = ("lora_", "vera_", "adapter", "prompt_encoder", "modules_to_save"
 
 
 def freezing_findings(model: nn.Module) -> list[Finding]:
-    """Return a warning for each part of the model that is frozen except for parameters that such lists typically miss.
+    """Return a warning for each part that is frozen except for parameters that a list of names typically misses.
 
     Args:
         model: the transformers model, without wrappers such as DDP.

@@ -1,4 +1,4 @@
-"""Records or replaces the output of `get_image_features`, the method that computes a transformers model's features."""
+"""Records or replaces the output of `get_image_features`, the method that computes image features in transformers."""
 
 from __future__ import annotations
 

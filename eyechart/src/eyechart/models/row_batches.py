@@ -1,4 +1,4 @@
-"""Makes batches from rows, as a collator would do, for models whose pixels are replaced and not their image features.
+"""Makes batches from rows, as a collator would, for models in which pixels are replaced instead of image features.
 
 All images are resized to the same size before the model's own processor reads them, so that each image can replace any
 other.

@@ -1,12 +1,12 @@
 """Runs the self-tests that a model must pass before it is scored, because its scores would otherwise not be reliable.
 
-The tests, in order. A gap is the loss with a replaced picture minus the loss with the right one:
+A gap is the loss with a replaced picture minus the loss with the right picture. The tests are, in order:
 
 1. repeat: two equal calls give equal losses. Otherwise something random is active, and scores cannot be reproduced.
 2. own features: if features are replaced by the model's own ones, the loss is the same as without replacement.
-3. sentinel: if the features at any one depth (the language model's input, or a deeper layer that receives features) are
-   NaN, the loss of every label token is NaN. Otherwise the model ignores features that are passed to it, and gaps would
-   not show what it uses.
+3. sentinel: if the features at any one depth are NaN, the loss of every label token is NaN. (Depths are the language
+   model's input, and the deeper layers to which some models add features.) Otherwise the model ignores features that
+   are passed to it, and gaps would not show what it uses.
 4. leak: if the features are zero, other pixels do not change any loss, not even by one bit. Otherwise the picture has a
    second path to the loss (such as the deepstack features of Qwen3-VL, if they are not replaced too), and every gap is
    too small.
@@ -137,7 +137,7 @@ def refuse_unfit(scorer: TransformersScorer, batch: Batch) -> None:
 
 
 class UnfitError(ValueError):
-    """The error that a model has failed a self-test, which is in the attribute `failure`."""
+    """Raised if a model fails a self-test; the attribute `failure` has the name of the test and its outcome."""
 
     def __init__(self, who: str, failure: Failure) -> None:
         """Create the error with a one-line message; `who` is the name of the model in this message."""
@@ -220,7 +220,7 @@ def failures(
     for name in names:
         try:
             failure = tests[name]()
-        except Exception as error:  # a model that is not known may raise any error
+        except Exception as error:  # a user's model may raise any error
             if raised_here(error):
                 raise
             outcome = f"it raised {type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,10 +1,10 @@
-"""Runs a live model (a model in memory, for example during training) and restores it and the process, bit for bit.
+"""Runs a live model, and then restores the model and the process to their earlier state, bit for bit.
 
-The following is restored: the train or eval mode of every module, the content of every buffer (batch statistics,
-caches), the attributes and hooks of every module (a forward pass may add some, such as `rope_deltas` in the Qwen
-models), and the states of the random generators of Python, NumPy, PyTorch and CUDA. Parameters, their gradients, dtypes
-and devices do not change anyway, because forward passes run without gradients or use `torch.autograd.grad`, which does
-not write to parameters.
+A live model is a model in memory, for example during training. The following is restored: the train or eval mode of
+every module, the content of every buffer (batch statistics, caches), the attributes and hooks of every module, and the
+states of the random generators of Python, NumPy, PyTorch and CUDA. Attributes are restored because a forward pass may
+add some, such as `rope_deltas` in the Qwen models. Parameters, their gradients, dtypes and devices need no restoring,
+because forward passes run without gradients or use `torch.autograd.grad`, which does not write to parameters.
 """
 
 from __future__ import annotations

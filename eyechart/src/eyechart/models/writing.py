@@ -21,8 +21,8 @@ def write_captions(
 ) -> list[str]:
     """Return one generated caption for each sample of a batch with pixels, in the order of the samples.
 
-    Only prompts of equal length are generated from together. They need no padding, which models handle differently when
-    they compute position ids.
+    Only prompts of equal length are put into one batch. They need no padding, which affects position ids differently in
+    different models.
     """
     groups: dict[int, list[int]] = defaultdict(list)
     for index, sample in enumerate(batch.samples):

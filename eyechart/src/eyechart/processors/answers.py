@@ -1,8 +1,8 @@
 """Finds the answer tokens of each row of a batch dict, regardless of which tokens the trainer has labelled.
 
 Trainers differ in which tokens they label, that is, count in the loss: by default, TRL also labels the prompt and all
-image placeholders. A gap (a difference between the losses of two inputs) over all these tokens is not comparable with a
-gap over the answer tokens. Answer tokens are found in one of the following ways, which are tried in this order:
+image placeholders. A gap (the rise in loss when the picture is replaced) over all these tokens is not comparable with
+a gap over the answer tokens. Answer tokens are found in one of the following ways, which are tried in this order:
 
 1. by the processor's chat template: in every turn of the assistant, the tokens after the ids that precede an answer, up
    to and including the token that ends it;

@@ -229,7 +229,7 @@ def _assign(
     known = [number for number in tokens if number is not None]
     if len(known) == count:
         by_tokens = _by_tokens(known, runs)
-        # If the numbers of tokens do not match, but each image has one run of positions, the runs show the rows.
+        # Even if the numbers of tokens differ, one run of positions per image shows which row each image belongs to.
         return by_tokens or (by_run if len(by_run) == count else Unassigned.COUNTS_DIFFER)
     if len(by_run) == count:
         return by_run

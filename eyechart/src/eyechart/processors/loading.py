@@ -1,4 +1,4 @@
-"""Loads a model's own processor, and chooses the size to which all images are resized before they reach it."""
+"""Loads a model's own processor, and chooses the size to which images are resized before it processes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words the conclusions of a run as sentences, with one function for each code of `results.ConclusionCode`.
+"""Puts the conclusions of a run into sentences, with one function for each code of `results.ConclusionCode`.
 
 `verdict.conclusions` chooses the codes from standings. A standing states whether a gap (the rise in loss if the picture
 is replaced) is shown to be above its margin (`costs`), is shown not to be above it (`ruled out`), or neither (`open`).
@@ -36,7 +36,7 @@ def _of_check_2(results: Results) -> str:
 
 
 def _order(chosen: list[Conclusion]) -> str:
-    """Compare the cost of a wrong picture with those of inputs without picture content, one sentence per standing."""
+    """Compare the cost of a wrong picture with that of inputs without picture content, one sentence per standing."""
     groups: dict[Standing, list[str]] = {}
     for conclusion in chosen:
         for claim, standing in conclusion.asserts.items():
@@ -60,7 +60,7 @@ def _plain(text: str) -> Callable[[Conclusion, Results], str]:
 
 
 def _named(conclusion: Conclusion, standing: Standing, but: str = "") -> list[str]:
-    """Return the names of the gates (compared gaps) for which a conclusion states this standing, except `but`."""
+    """Return the gates (gaps that decide the verdict) for which a conclusion states this standing, except `but`."""
     return [name for name, found in conclusion.asserts.items() if found == standing and name != but]
 
 

@@ -1,4 +1,4 @@
-"""Words the conclusions from three measurements as sentences, with one function for each code.
+"""Puts the conclusions from three measurements into sentences, with one function for each code.
 
 The measurements are matching (is a caption likelier with its own picture than with others?), the words of captions, and
 the blind prompt (a trained constant prompt that replaces the picture). As in `conclusions`, the codes were chosen by

@@ -28,7 +28,7 @@ class Figure:
 
 
 def figures(results: Results) -> Iterator[tuple[str, Figure]]:
-    """Yield each figure for which the results contain data, preceded by its name."""
+    """Yield the name and the figure of each part of the results for which there are data."""
     if results.ablation:
         yield from _ablation_figures(results, results.ablation)
         yield from _sample_figures(results)
@@ -92,7 +92,10 @@ def _then(sentence: str) -> str:
 
 
 def _decomposition(results: Results, split: Decomposition, ablation: Ablation) -> Figure:
-    """Draw those parts of the gaps that were measured; shock needs the condition zero, misdirection shuffled."""
+    """Draw those parts of the gaps that were measured.
+
+    Shock is measured only if the condition zero was scored, and misdirection only if shuffled was.
+    """
     parts = {"information": split.information, "shock": split.shock, "misdirection": split.misdirection}
     measured = {name: part for name, part in parts.items() if part.value is not None}
     bars = [Bar(name, part.value, part.ci95) for name, part in measured.items()]
