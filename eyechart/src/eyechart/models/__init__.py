@@ -1,1 +1,1 @@
-"""Adapts transformers models to the scoring interface."""
+"""Adapts models of the transformers library to the scoring interface (`eyechart.seam`)."""

@@ -1,10 +1,11 @@
-"""Converts batches of a collator to batches of the seam: their rows, answer tokens, grids and image inputs.
+"""Converts the batches of a user's collator to batches of the scoring interface (`eyechart.seam`).
 
-Every row is one sample. Padding is removed, on whichever side it is. Only answer tokens have labels
-(`processors.answers`), even if the trainer labels other tokens too. Rows without an image are counted but not scored.
-Rows that contain several samples (packing) are rejected.
+A converted batch contains the token ids, answer labels and image inputs of each row, and the grid (the arrangement) of
+its visual tokens. Every row is one sample. Padding is removed, whether it is on the left or on the right. Only answer
+tokens have labels (`processors.answers`), even if the trainer labels other tokens too. Rows without an image are
+counted but not scored. Batches whose rows contain several samples each (packing) are rejected.
 
-Dimension suffixes: see `eyechart.seam`.
+The suffixes of tensor names give their dimensions: see the legend in `eyechart.seam`.
 """
 
 from __future__ import annotations
@@ -29,21 +30,21 @@ from eyechart.processors.pixel_entries import PixelLayout
 from eyechart.seam import IGNORE_INDEX, Batch, CollateStats, Grid, IntArray, Sample
 
 _NOT_INPUTS = ("labels", "num_items_in_batch")
-"""Entries that a forward pass for logits does not need."""
+"""Keys of the batch that are not passed to the model, because the forward pass only has to return logits."""
 
 
 @dataclass(frozen=True)
 class Collated:
-    """One batch of a collator."""
+    """One batch as the user's collator returned it, with the rows, images and answers that were found in it."""
 
     number: int
-    """Index of this batch, from 0."""
+    """The index of this batch among all batches, starting at 0."""
     first_row: int
-    """Index of its first row, counted over the rows of all batches."""
+    """The index of the first row of this batch, counted over the rows of all batches."""
     inputs: Mapping[str, Any]
-    """The model's inputs as tensors, without labels."""
+    """The entries of the batch that are passed to the model, without the labels; arrays are PyTorch tensors."""
     labels_BT: IntArray | None
-    """The labels that the trainer uses; None if the batch has none."""
+    """The labels in the batch, with which the trainer computes its loss; None if the batch has no labels."""
     geometry: Geometry
     answers: Answers
     processor: Any = None
@@ -52,10 +53,10 @@ class Collated:
     def read(
         cls, batch: Mapping[str, Any], processor: Any, config: Any, number: int = 0, first_row: int = 0
     ) -> Collated:
-        """Read a batch.
+        """Read a batch: find its rows, its images and its answer tokens.
 
         Raises:
-            InputError: its rows cannot be separated, it has videos, or no answer token can be found.
+            InputError: the batch is malformed, its rows are packed, or no answer token can be found in it.
         """
         geometry = read_geometry(batch, processor, config)
         if geometry.packing is not Packing.NONE:
@@ -74,32 +75,36 @@ class Collated:
 
     @property
     def pixel_key(self) -> str | None:
-        """Name of the pixel tensor."""
+        """The key of the pixel tensor in the batch; None if the batch has no pixels."""
         return self.geometry.pixels.key
 
     @property
     def other_labels(self) -> int:
-        """Number of the trainer's labels at positions other than answer tokens."""
+        """The number of positions that the trainer labels although they are not answer tokens."""
         if self.labels_BT is None:
             return 0
         return int(((self.labels_BT != IGNORE_INDEX) & ~self.answers.answer_BT).sum())
 
     @cached_property
     def positions(self) -> list[IntArray]:
-        """For each row, the positions that are not padding."""
+        """The positions of each row that are not padding."""
         return [np.flatnonzero(attended_T).astype(np.int64) for attended_T in self.geometry.attended_BT]
 
     def cut(self, places: Sequence[int]) -> dict[str, Any]:
-        """Return the model's inputs for some rows, padded as in the whole batch."""
+        """Return the model's inputs for some rows, padded to the length of the whole batch.
+
+        Raises:
+            InputError: the batch contains videos, or its entries cannot be assigned to rows.
+        """
         chosen = cut_rows(self.inputs, self.geometry, places)
         return {key: value for key, value in chosen.items() if value is not None}
 
     def shows_image(self, place: int) -> bool:
-        """Return whether a row has image positions and pixels."""
+        """Return whether a row has both image positions and pixels."""
         return bool(self.geometry.runs[place]) and bool(self.geometry.entries_of(place))
 
     def pixels(self, place: int) -> list[Tensor]:
-        """Return one row's entries of the pixel tensor; an entry is an image, a tile, or all patches of an image."""
+        """Return the pixels of one row as a list of images, of tiles, or of the patches of each image."""
         assert self.pixel_key is not None
         pixels: Any = self.cut([place])[self.pixel_key]
         entries = self.geometry.entries_of(place)
@@ -111,11 +116,11 @@ class Collated:
         return [_only(part) if isinstance(part, list | tuple) else part for part in whole]
 
     def with_pixels(self, places: Sequence[int], given: Sequence[Sequence[Tensor]]) -> Any:
-        """Return the pixel tensor of some rows with other entries, in the batch's own format.
+        """Return the pixel tensor of some rows with other pixels in it, in the format of the batch.
 
         Args:
             places: the rows.
-            given: the new entries of each row, in the form that `pixels` returns.
+            given: the new pixels of each row, in the form that `pixels` returns.
         """
         assert self.pixel_key is not None
         own: Any = self.cut(places)[self.pixel_key]
@@ -131,7 +136,7 @@ class Collated:
         return torch.cat([pixels.to(own) for pixels in flat])
 
     def grid(self, place: int) -> Grid:
-        """Return the grid of a row's visual tokens, as far as the batch contains this information."""
+        """Return the grid of a row's visual tokens; if the batch does not contain it, they are treated as one line."""
         tokens = int(self.geometry.placeholders_B[place])
         merge, entries = self.geometry.pixels.merge, self.geometry.entries_of(place)
         if merge is not None and all(entry.grid is not None for entry in entries):
@@ -141,7 +146,7 @@ class Collated:
         return ((tokens,),)
 
     def batch(self, grids: Sequence[Grid] | None = None) -> Batch:
-        """Return the rows as a batch of the seam; `grids`, if given, replaces their grids."""
+        """Convert the rows to a batch of the scoring interface; `grids`, if given, replaces the grids of the rows."""
         places = range(self.geometry.rows)
         samples = tuple(self._sample(place, grids[place] if grids else self.grid(place)) for place in places)
         width = max(len(sample.ids_T) for sample in samples)
@@ -169,7 +174,7 @@ class Collated:
         positions_T = self.positions[place]
         ids_T = self.geometry.ids_BT[place][positions_T].astype(np.int64)
         answer_T = self.answers.answer_BT[place][positions_T].copy()
-        answer_T[:1] = False  # the first token has no predecessor, so no model predicts it
+        answer_T[:1] = False  # the first token cannot be predicted, because no token precedes it
         marked = np.flatnonzero(self._image_positions(place))
         row = self.first_row + place
         return Sample(
@@ -205,19 +210,19 @@ class Collated:
 
 @dataclass(frozen=True)
 class RowInput:
-    """One row of a batch, with its own pixels or with pixels that replace them."""
+    """One row of a batch, either with its own pixels or with other pixels that replace them."""
 
     source: Collated
     place: int
     changed: tuple[Tensor, ...] | None = None
-    """Entries that replace the row's own pixels, in the form of `Collated.pixels`; None keeps its own."""
+    """The pixels that replace the row's own, in the form that `Collated.pixels` returns; None for the row's own."""
 
     def pixels(self) -> list[Tensor]:
-        """Return its pixels."""
+        """Return the pixels of this row: those that replace its own, if there are any."""
         return self.source.pixels(self.place) if self.changed is None else list(self.changed)
 
     def with_pixels(self, change: Any) -> RowInput:
-        """Return the row with `change` applied to each entry of its pixels."""
+        """Return the row with `change` applied to each of its images or tiles."""
         if not self.source.shows_image(self.place):
             return self
         return replace(self, changed=tuple(change(pixels) for pixels in self.pixels()))
@@ -225,16 +230,16 @@ class RowInput:
 
 @dataclass(frozen=True)
 class RowInputs:
-    """Image inputs of the samples of a batch: `seam.ModelInputs` for batches of a collator."""
+    """The image inputs of all samples of a batch; implements `seam.ModelInputs` for batches of a collator."""
 
     parts: tuple[RowInput, ...]
 
     def rows(self, places: Sequence[int]) -> RowInputs:
-        """Select samples by place."""
+        """Return the image inputs of some samples, which are given by their index in the batch."""
         return RowInputs(tuple(self.parts[place] for place in places))
 
     def with_noise(self, place: int, generator: torch.Generator) -> RowInputs:
-        """Return the inputs with the pixels of one sample replaced by noise of the same mean and spread."""
+        """Return the inputs with the pixels of one sample replaced by noise of the same mean and standard deviation."""
 
         def noisy(pixels: Tensor) -> Tensor:
             values = pixels.detach().float()

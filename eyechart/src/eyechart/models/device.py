@@ -1,4 +1,4 @@
-"""The device on which a model runs, and its precision."""
+"""Chooses the device on which a model runs, and lists the data types in which it can run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(place: Placement | NamedPlacement, threads: int | None = None) -> torch.device:
-    """Set the number of threads and return the device.
+    """Set PyTorch's number of threads, and return the device on which the model will run.
+
+    Args:
+        place: the user's settings for device, precision and attention.
+        threads: the number of CPU threads; None leaves PyTorch's number unchanged.
 
     Raises:
-        ValueError: cuda without a GPU, bf16 on a GPU that does not support it, or flash attention that cannot be used.
-            In the message, the names of settings have the prefix of `place`.
+        ValueError: the settings request cuda without a GPU, bf16 on a GPU that does not support it, or flash attention
+            where it cannot be used. In the message, the names of the settings have the prefix of `place`.
     """
     if threads is not None:
         torch.set_num_threads(threads)

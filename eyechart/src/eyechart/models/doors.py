@@ -1,15 +1,18 @@
-"""Doors: the ways in which the image features or pixels of a live model are replaced.
+"""Defines doors: the ways in which the image features or pixels of a live model can be replaced.
 
-    encoder-outputs   the forward pass accepts the output of the vision half as an argument (`mm_encoder_outputs`, in
-                      new versions of transformers)
+A live model is a model in memory, for example during training. There are three doors:
+
+    encoder-outputs   the forward pass gets the image features as the argument `mm_encoder_outputs`, which exists in new
+                      versions of transformers
     image-features    `get_image_features` is patched to return other features (`gate`)
-    pixels            the forward pass gets other pixels; this works for every model, but runs the vision half each time
+    pixels            the forward pass gets other pixels; this works for every model, but the vision tower and the
+                      connector have to run in every forward pass
 
-The first one that a model supports is used (`open_door`). With the first two doors, "visual tokens" are the vectors
-that the language model gets from the vision half. With the third, they are pixel values, one token per value, so the
-conditions `zero` and `noise` replace the picture and not its visual tokens.
+The first door with which a model passes the self-tests is used (`opening`). With the first two doors, "visual
+tokens" are the vectors that the language model receives from the connector. With the third door, they are pixel values,
+one token per value. The conditions `zero` and `noise` then replace the picture itself and not its visual tokens.
 
-Dimension suffixes: see `eyechart.seam`.
+The suffixes of tensor names give their dimensions: see the legend in `eyechart.seam`.
 """
 
 from __future__ import annotations
@@ -31,19 +34,19 @@ from eyechart.results import DoorName, RemarkCode
 from eyechart.seam import Grid, VisualTokens
 
 Forward = Callable[[Mapping[str, Any]], Any]
-"""A forward pass of the model on its own inputs."""
+"""A function that runs a forward pass of the model on a dict of the model's inputs."""
 OFFICIAL = "mm_encoder_outputs"
 
 
 class Door(ABC):
-    """One way in."""
+    """One way to replace the image features or pixels of a model."""
 
     name: DoorName
-    """Its name in the results."""
+    """The name of the door in the results."""
     code: RemarkCode
-    """The remark that explains this door in the results."""
+    """The code of the remark that explains this door in the results."""
     slots: bool
-    """Whether visual tokens are the language model's inputs; otherwise they are pixel values."""
+    """True if the visual tokens are vectors that the language model receives; False if they are pixel values."""
 
     @abstractmethod
     def grid(self, source: Collated, place: int) -> Grid:
@@ -51,25 +54,28 @@ class Door(ABC):
 
     @abstractmethod
     def take(self, part: RowInput) -> VisualTokens:
-        """Return the visual tokens of one row, each layer [1,Q,E]."""
+        """Return the visual tokens of one row; each layer has the shape [1,Q,E]."""
 
     def take_together(self, parts: Sequence[RowInput]) -> list[VisualTokens]:
-        """Return the visual tokens of rows of one batch, computed in one forward pass for all of them."""
+        """Return the visual tokens of several rows of one batch; subclasses may compute them in one forward pass."""
         return [self.take(part) for part in parts]
 
     @abstractmethod
     def giving(self, parts: Sequence[RowInput], visual: VisualTokens) -> Any:
-        """Return a context manager: it yields the inputs of these rows of one batch, and passes inside use `visual`."""
+        """Return a context manager that yields the model's inputs for these rows, which come from one batch.
+
+        A forward pass on these inputs inside the context uses the visual tokens `visual` instead of the rows' own.
+        """
 
 
 class PixelDoor(Door):
-    """Other pixels."""
+    """The door that passes other pixels to the model."""
 
     name, code = "pixels", "door-pixels"
     slots = False
 
     def grid(self, source: Collated, place: int) -> Grid:
-        """Return the dimensions of each entry; for patches, the merged grid."""
+        """Return the dimensions of each image or tile; for images in patches, those of the merged grid and a patch."""
         merge = source.geometry.pixels.merge
         grids: list[tuple[int, ...]] = []
         for entry, pixels in zip(source.geometry.entries_of(place), source.pixels(place), strict=True):
@@ -81,13 +87,13 @@ class PixelDoor(Door):
         return tuple(grids)
 
     def take(self, part: RowInput) -> VisualTokens:
-        """Return the pixel values [1,Q,1]."""
+        """Return the pixel values of the row, [1,Q,1]."""
         values = [pixels.flatten() for pixels in part.pixels()]
         return VisualTokens((torch.cat([v if v.is_floating_point() else v.float() for v in values])[None, :, None],))
 
     @contextmanager
     def giving(self, parts: Sequence[RowInput], visual: VisualTokens) -> Iterator[dict[str, Any]]:
-        """Yield the inputs with these pixel values, in the batch's own format."""
+        """Yield the model's inputs with these pixel values, in the format of the batch."""
         source, places = parts[0].source, [part.place for part in parts]
         entries = []
         for part, values_QE, count in zip(parts, visual.layers[0], visual.counts(), strict=True):
@@ -100,15 +106,15 @@ class PixelDoor(Door):
 
 
 class _FeatureDoor(Door):
-    """Other image features."""
+    """A door that passes other image features to the language model."""
 
     slots = True
 
     def __init__(self, forward: Forward, gate: FeatureGate, example: RowInput) -> None:
-        """Determine the form of the features from one row with images.
+        """Determine the structure of the model's image features by running it on one row with images.
 
         Raises:
-            LayoutError: the form is not supported, or the numbers of features and image positions differ.
+            LayoutError: the structure is not supported, or the row has more or fewer features than image positions.
         """
         self._forward, self._gate = forward, gate
         self._layouts: dict[tuple[int, int], Layout] = {}
@@ -119,14 +125,15 @@ class _FeatureDoor(Door):
         self.take(example)
 
     def grid(self, source: Collated, place: int) -> Grid:
-        """Return the grids of the row's images."""
+        """Return the arrangement of the visual tokens of each image in the row."""
         return source.grid(place)
 
     def take(self, part: RowInput) -> VisualTokens:
-        """Run the vision half on one row.
+        """Compute the visual tokens of one row with the model's vision tower and connector.
 
         Raises:
-            LayoutError: the features have an unexpected form, or their number is not that of the image positions.
+            LayoutError: the features have an unexpected structure, or the row has more or fewer of them than image
+                positions.
         """
         source, place = part.source, part.place
         features = self._caught(inputs_of([part]))
@@ -141,17 +148,17 @@ class _FeatureDoor(Door):
         return visual
 
     def take_together(self, parts: Sequence[RowInput]) -> list[VisualTokens]:
-        """Run the vision half on rows of one batch.
+        """Compute the visual tokens of several rows of one batch in one forward pass.
 
         Raises:
-            LayoutError: the features have another form than those of single rows.
+            LayoutError: the features of the batch have a different structure from those of single rows.
         """
         layouts = [self._layout_of(part) for part in parts]
         outputs = self._layout.split(self._caught(inputs_of(parts)), layouts)
         return [layout.take(output, 1) for layout, output in zip(layouts, outputs, strict=True)]
 
     def features(self, parts: Sequence[RowInput], visual: VisualTokens) -> Any:
-        """Return the output of the model's vision half for these rows, with other visual tokens in it."""
+        """Return the output of `get_image_features` for these rows, with `visual` in place of their own tokens."""
         outputs = []
         for row, (part, count) in enumerate(zip(parts, visual.counts(), strict=True)):
             own = VisualTokens(tuple(layer[row : row + 1, :count].to(self._device) for layer in visual.layers))
@@ -172,13 +179,13 @@ class _FeatureDoor(Door):
 
 
 class OfficialDoor(_FeatureDoor):
-    """Features as an argument of the forward pass."""
+    """The door that passes image features as an argument of the forward pass."""
 
     name, code = "encoder-outputs", "door-encoder-outputs"
 
     @contextmanager
     def giving(self, parts: Sequence[RowInput], visual: VisualTokens) -> Iterator[dict[str, Any]]:
-        """Pass the features instead of the pixels; a forward pass accepts only one of the two."""
+        """Yield inputs with the features instead of the pixels, because a forward pass accepts only one of the two."""
         source = parts[0].source
         inputs = source.cut([part.place for part in parts])
         inputs.pop(str(source.pixel_key))
@@ -186,19 +193,19 @@ class OfficialDoor(_FeatureDoor):
 
 
 class GateDoor(_FeatureDoor):
-    """Features as the return value of `get_image_features`."""
+    """The door that makes `get_image_features` return other image features."""
 
     name, code = "image-features", "door-image-features"
 
     @contextmanager
     def giving(self, parts: Sequence[RowInput], visual: VisualTokens) -> Iterator[dict[str, Any]]:
-        """Let `get_image_features` return these features, whatever the pixels are."""
+        """Make `get_image_features` return these features, regardless of the pixels."""
         with self._gate.answering(self.features(parts, visual)):
             yield inputs_of(parts)
 
 
 def inputs_of(parts: Sequence[RowInput]) -> dict[str, Any]:
-    """Return the model's inputs for rows of one batch, with their own pixels or those that replace them."""
+    """Return the model's inputs for some rows of one batch, with the pixels that replace a row's own, if any."""
     source, places = parts[0].source, [part.place for part in parts]
     inputs = source.cut(places)
     if all(part.changed is None for part in parts):
@@ -208,19 +215,19 @@ def inputs_of(parts: Sequence[RowInput]) -> dict[str, Any]:
 
 
 def feature_doors(model: nn.Module) -> list[type[_FeatureDoor]]:
-    """Return the doors for image features that a model may support, the best one first."""
+    """Return the doors for image features that a model may support, in the order in which they are tried."""
     if not FeatureGate.fits(model):
         return []
     return [OfficialDoor, GateDoor] if OFFICIAL in parameters_of(model) else [GateDoor]
 
 
 def parameters_of(model: nn.Module) -> set[str]:
-    """Return the names of the arguments of a model's forward pass, even if the method was wrapped."""
+    """Return the names of the arguments of a model's `forward`, even if a wrapper hides its signature."""
     given = set(inspect.signature(model.forward).parameters)
     return given if "input_ids" in given else given | set(inspect.signature(type(model).forward).parameters)
 
 
 def as_tensor(found: Any) -> Tensor:
-    """Return the logits [B,T,K] of a model's output."""
+    """Return the logits [B,T,K] from the output of a model's forward pass."""
     logits = getattr(found, "logits", None)
     return logits if isinstance(logits, Tensor) else found[0]

@@ -1,8 +1,9 @@
 """Finds parts of a model that are only partly frozen, because a list of parameter names missed some of them.
 
 A part of a model is usually frozen or trained as a whole, or only its last blocks are trained. Lists of names typically
-miss two kinds of parameters (hiyouga/LLaMA-Factory#10139): those of a tower outside its blocks (position embeddings,
-norms), and one of several connectors. Adapters and the copies that PEFT keeps of trained modules are ignored.
+miss two kinds of parameters (hiyouga/LLaMA-Factory#10139): the parameters of a vision tower that are outside its blocks
+(position embeddings, norms), and the parameters of one of several connectors. Adapters are ignored, and so are the
+copies that PEFT keeps of trained modules.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from eyechart.models.training_checks import PartName, part_of
 from eyechart.results import Finding
 
 _OF_ADAPTERS = ("lora_", "vera_", "adapter", "prompt_encoder", "modules_to_save", "original_module", "base_layer")
-"""Substrings of the names of parameters that PEFT adds, freezes or copies."""
+"""Substrings by which the parameters that PEFT adds, freezes or copies are recognised."""
 
 
 def freezing_findings(model: nn.Module) -> list[Finding]:
     """Return a warning for each part that is frozen except for parameters that a list of names typically misses.
 
     Args:
-        model: the transformers model, without wrappers.
+        model: the transformers model, without wrappers such as DDP.
     """
     named = [(n, w.requires_grad) for n, w in model.named_parameters() if not any(a in n for a in _OF_ADAPTERS)]
     if not any(trained for _, trained in named):
@@ -35,7 +36,7 @@ def freezing_findings(model: nn.Module) -> list[Finding]:
 
 
 def _tower(tower: Sequence[tuple[str, bool]]) -> Iterator[Finding]:
-    """Yield a finding for a tower whose blocks are all frozen while parameters outside them are trainable."""
+    """Yield a finding if all blocks of the vision tower are frozen while parameters outside them are trainable."""
     blocks = [trained for name, trained in tower if _in_block(name)]
     left = [name for name, trained in tower if trained and not _in_block(name)]
     if left and blocks and not any(blocks):
@@ -43,7 +44,7 @@ def _tower(tower: Sequence[tuple[str, bool]]) -> Iterator[Finding]:
 
 
 def _connector(connector: Sequence[tuple[str, bool]]) -> Iterator[Finding]:
-    """Yield a finding if some connectors are frozen and others are trainable."""
+    """Yield a finding if some of the connectors' parameters are frozen while others are trainable."""
     left = [name for name, trained in connector if trained]
     if left and len(left) < len(connector):
         yield _missed(PartName.CONNECTOR, left, len(connector), "the others are")

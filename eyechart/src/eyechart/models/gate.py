@@ -1,4 +1,4 @@
-"""Records or replaces the output of `get_image_features`, with which transformers models compute image features."""
+"""Records or replaces the output of `get_image_features`, the method that computes image features in transformers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _METHOD = "get_image_features"
 
 
 class _CaughtError(Exception):
-    """Raised to end a forward pass as soon as its image features are computed; contains these features."""
+    """Ends a forward pass as soon as its image features have been computed; the exception contains these features."""
 
     def __init__(self, features: Any) -> None:
         super().__init__("image features")
@@ -22,14 +22,15 @@ class _CaughtError(Exception):
 class FeatureGate:
     """Patches `get_image_features` in every part of a model that has this method.
 
-    The outer model's method calls that of an inner model. Both are patched, because a forward pass may call either.
+    The outer model's method calls the method of an inner model. A forward pass may call either of them, so both are
+    patched.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Find the parts of the model that have this method.
+        """Find the modules of the model that have the method `get_image_features`.
 
         Raises:
-            ValueError: no part of the model has it.
+            ValueError: no module of the model has this method.
         """
         self._parts = self._parts_of(model)
         if not self._parts:
@@ -40,7 +41,7 @@ class FeatureGate:
 
     @classmethod
     def fits(cls, model: nn.Module) -> bool:
-        """Return whether some part of a model has this method."""
+        """Return whether at least one module of the model has the method `get_image_features`."""
         return bool(cls._parts_of(model))
 
     @staticmethod
@@ -48,7 +49,7 @@ class FeatureGate:
         return [part for part in model.modules() if callable(getattr(part, "get_image_features", None))]
 
     def catch(self, forward: Callable[[], Any]) -> Any:
-        """Run a forward pass until its image features are computed, and return them; None if it computes none."""
+        """Run a forward pass until it has computed its image features, and return them; None if it computes none."""
 
         def listen(own: Callable[..., Any]) -> Callable[..., Any]:
             def answer(*arguments: Any, **options: Any) -> Any:
@@ -65,13 +66,13 @@ class FeatureGate:
 
     @contextmanager
     def answering(self, features: Any) -> Iterator[None]:
-        """Inside the block, return these features in every forward pass, regardless of the pixels."""
+        """Make every forward pass inside the `with` block use these features, regardless of the pixels."""
         with self._standing(lambda _: lambda *arguments, **options: features):
             yield
 
     @contextmanager
     def _standing(self, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
-        # A method that another library patched on the instance is called, and is restored afterwards.
+        # If another library has patched the method on the instance, its patch is called, and restored afterwards.
         before = [vars(part).get(_METHOD) for part in self._parts]
         try:
             for part in self._parts:

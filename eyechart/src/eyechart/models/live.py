@@ -1,10 +1,10 @@
-"""Adapts a live model and the batches of its collator to the scoring seam.
+"""Adapts a live model (a model in memory) and the batches of its collator to the scoring interface (`eyechart.seam`).
 
-The model's mode, weights, buffers, gradients, dtype and device, and the random generators, are the same after every
-call (`unchanged`). A forward pass gets the collator's inputs without labels; the losses of answer tokens are computed
-from its logits.
+After every call, the model's mode, weights, buffers, gradients, dtype and device are the same as before, and so are the
+random generators (`unchanged`). A forward pass gets the collator's inputs without labels, and the losses of the answer
+tokens are computed from its logits. A door is a way to replace the model's image features or pixels (`doors`).
 
-Dimension suffixes: see `eyechart.seam`.
+The suffixes of tensor names give their dimensions: see the legend in `eyechart.seam`.
 """
 
 from __future__ import annotations
@@ -36,18 +36,19 @@ from eyechart.seam import Batch, Description, Grid, TokenNLL, VisualTokens, Voca
 
 
 class LiveModel:
-    """Runs forward passes of a live model without changing it."""
+    """Runs forward passes of a live model, and leaves the model unchanged."""
 
     def __init__(self, model: nn.Module, evaluating: bool = True, seed: int | None = None) -> None:
-        """Take the model out of its wrappers.
+        """Unwrap the model.
 
         Args:
-            model: a model of transformers, possibly wrapped.
-            evaluating: whether passes run in eval mode; otherwise in the model's current mode.
-            seed: seed set before every forward pass, so that active dropout is the same in all; None sets no seed.
+            model: a transformers model, possibly inside wrappers such as DDP or PEFT.
+            evaluating: True to run forward passes in eval mode, False to run them in the model's current mode.
+            seed: the seed that is set before every forward pass, so that all passes use the same dropout masks; None
+                sets no seed.
 
         Raises:
-            InputError: a wrapper that is not supported, or an encoder-decoder model.
+            InputError: a wrapper is not supported, or the model is an encoder-decoder model.
         """
         self.model, self._evaluating, self._seed = unwrapped(model), evaluating, seed
         self.config: Any = getattr(self.model, "config", None)
@@ -62,12 +63,12 @@ class LiveModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the model's weights."""
+        """The data type of the model's weights."""
         return self._weight().dtype
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Save the model's state once for all forward passes inside the block, and restore it afterwards."""
+        """Save the model's state once for all forward passes inside the `with` block, and restore it at the end."""
         if self._depth:
             yield
             return
@@ -79,24 +80,26 @@ class LiveModel:
             self._depth = 0
 
     def forward(self, inputs: Mapping[str, Any]) -> Any:
-        """Run one forward pass; tensors are moved to the model's device and dtype."""
+        """Run one forward pass, after moving the input tensors to the model's device and dtype."""
         options = {"use_cache": False} if "use_cache" in self.parameters else {}
         with nullcontext() if self._seed is None else kept_randomness(self._seed):
             return self.model(**{k: self._placed(v) for k, v in inputs.items() if self._takes(k, v)}, **options)
 
     @torch.no_grad()
     def stochastic(self, inputs: Mapping[str, Any]) -> bool:
-        """Return whether two equal passes give different logits, as they do with active dropout."""
+        """Return whether two forward passes on equal inputs give different logits, as they do with active dropout."""
         given = {key: value for key, value in inputs.items() if key in self.parameters and key != "labels"}
         with self.running():
             first, second = (as_tensor(self.forward(given)).float().cpu() for _ in range(2))
         return repeated([first], [second]) > RESTLESS
 
     def losses(self, inputs: Mapping[str, Any], targets_BT: Tensor) -> list[Tensor]:
-        """Return the losses [T_i] of each row's labels, in nats. Labels are unshifted: each is at its token's position.
+        """Return the losses of each row's labels in nats, one tensor [T_i] per row.
+
+        Labels are not shifted: the label of a token is at the token's own position.
 
         Raises:
-            InputError: the logits and the ids differ in length.
+            InputError: the logits and the token ids have different numbers of positions.
         """
         keep_BT = targets_BT[:, 1:] != -100
         columns = keep_BT.any(dim=0).nonzero()[:, 0]
@@ -115,7 +118,7 @@ class LiveModel:
         return list(torch.split(nll_N.cpu(), kept_BT.sum(dim=1).tolist()))
 
     def _takes(self, key: str, value: Any) -> bool:
-        """Return whether an entry of a batch is a model input; collators may also add texts and row ids."""
+        """Return whether an entry of a batch is a model input; collators may also add other entries, such as texts."""
         tensors = value if isinstance(value, list | tuple) else [value]
         return key in self.parameters or all(isinstance(item, Tensor) for item in tensors)
 
@@ -133,7 +136,7 @@ class LiveModel:
 
 
 class LiveScorer:
-    """`seam.ScorerOfBatches` for a live model and the batches of its collator."""
+    """Implements `seam.ScorerOfBatches` for a live model and the batches of its collator."""
 
     def __init__(
         self,
@@ -143,34 +146,34 @@ class LiveScorer:
         remarks: Sequence[Remark] = (),
         together: bool = False,
     ) -> None:
-        """Prepare for the rows of `sources`; no other row can be scored."""
+        """Prepare the scorer for the rows of `sources`; other rows cannot be scored."""
         self.live, self.door, self._remarks, self._together = live, door, list(remarks), together
         self.sources = list(sources)
         self._places = {s.first_row + place: (s, place) for s in sources for place in range(s.geometry.rows)}
 
     def as_in_training(self) -> LiveScorer:
-        """Return the scorer with an `encode` that takes less time: the rows of a batch together, as in training."""
+        """Return a faster scorer, whose `encode` processes all rows of a batch in one forward pass, as in training."""
         return LiveScorer(self.live, self.door, self.sources, self._remarks, together=True)
 
     @property
     def text_rows(self) -> int:
-        """Number of rows without image positions, which are not scored."""
+        """The number of rows that are not scored because they have no image positions."""
         return sum(not runs for source in self.sources for runs in source.geometry.runs)
 
     @property
     def unavailable(self) -> dict[str, RemarkCode]:
-        """Conditions that are not available for batches of a collator, with the reason."""
+        """The conditions (replacements of the image) that are not available for these batches, with their reasons."""
         found: dict[str, RemarkCode] = {"no-image": "needs-rows", **dict.fromkeys(PIXEL_CHANGES, "needs-rows")}
         return found if self.door.slots else {**found, **dict.fromkeys(OF_TOKENS, "not-for-pixels")}
 
     def with_remarks(self, remarks: Sequence[Remark]) -> LiveScorer:
-        """Return this scorer with remarks about its scoring for the results."""
+        """Return this scorer with remarks for the results about how it scores."""
         return LiveScorer(self.live, self.door, self.sources, remarks)
 
     def batch_findings(self) -> list[Finding]:
-        """Return the faults that are visible in the first batch without a forward pass (`faults.batch_check`).
+        """Return the faults that can be detected in the first batch without running the model (`faults.batch_check`).
 
-        Faults of its labels are at most warnings here, because a score does not use these labels.
+        Faults in the labels are at most warnings here, because the labels of the batch are not used for scoring.
         """
         if not self.sources:
             return []
@@ -188,7 +191,7 @@ class LiveScorer:
 
     @cached_property
     def batches(self) -> list[Batch]:
-        """All rows with image positions, as batches of the seam."""
+        """All rows that have image positions, as batches of the scoring interface."""
         found = []
         for source in self.sources:
             places = [place for place, runs in enumerate(source.geometry.runs) if runs]
@@ -198,10 +201,13 @@ class LiveScorer:
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> VisualTokens:
-        """Implement `Scorer.encode`, row by row, so that no row can depend on another, or as in training.
+        """Return the visual tokens of a batch, as `Scorer.encode` requires.
+
+        Rows are encoded one by one, so that no row can depend on another. After `as_in_training`, the rows of a batch
+        are encoded together.
 
         Raises:
-            InputError: a row has more or fewer features than image positions.
+            InputError: a row has more or fewer image features than image positions.
         """
         assert isinstance(batch.inputs, RowInputs), "batches of a live model have its inputs"
         if self._together:
@@ -211,7 +217,7 @@ class LiveScorer:
 
     @torch.no_grad()
     def encode_together(self, batch: Batch) -> VisualTokens:
-        """Do the same as `encode`, but as in training: all rows of a collator's batch in one forward pass."""
+        """Return the same as `encode`, with all rows of a collator's batch in one forward pass, as in training."""
         assert isinstance(batch.inputs, RowInputs), "batches of a live model have its inputs"
         found: dict[int, VisualTokens] = {}
         with self.live.running():
@@ -223,18 +229,21 @@ class LiveScorer:
 
     @torch.no_grad()
     def nll(self, batch: Batch, visual: VisualTokens | None) -> TokenNLL:
-        """Implement `Scorer.nll`: the losses of the batch's labels with these visual tokens."""
+        """Return the losses of the batch's labels with these visual tokens, as `Scorer.nll` requires."""
         assert visual is not None, "`no-image` is left out for batches of a collator"
         return self._scored(batch, [RowInput(*self._places[sample.row]) for sample in batch.samples], visual)
 
     @torch.no_grad()
     def own(self, batch: Batch, visual: VisualTokens | None) -> Tensor:
-        """Return the losses [N] of the unmodified model on the batch's own pixels (`experiments.OwnLosses`)."""
+        """Return the losses [N] of the unmodified model on the batch's own pixels (`experiments.OwnLosses`).
+
+        Visual tokens, if given, replace those that the model computes from the pixels.
+        """
         assert isinstance(batch.inputs, RowInputs), "batches of a live model have its inputs"
         return self._scored(batch, batch.inputs.parts, visual).nll_N
 
     def describe(self) -> Description:
-        """Describe this model and how it is scored."""
+        """Return a description of the model and of how it is scored."""
         config, processor = self.live.config, self.sources[0].processor if self.sources else None
         tokenizer = getattr(processor, "tokenizer", processor)
         text = getattr(config, "text_config", config)
@@ -247,7 +256,7 @@ class LiveScorer:
         return Description(name, {"class": type(self.live.model).__name__}, {}, vocabulary, remarks, self.door.name)
 
     def _end_id(self, tokenizer: Any) -> int | None:
-        """Return the token that ends an answer: the chat template's, or EOS."""
+        """Return the id of the token that ends an answer: the one that the chat template writes, otherwise EOS."""
         turns = self.sources[0].answers.turns if self.sources else None
         found = getattr(turns, "end_id", None)
         return found if found is not None else getattr(tokenizer, "eos_token_id", None)
@@ -272,7 +281,7 @@ class LiveScorer:
     def _rows(
         self, batch: Batch, places: Sequence[int], parts: Sequence[RowInput], visual: VisualTokens | None
     ) -> list[Tensor]:
-        """Return the losses of rows of one batch of the collator."""
+        """Return the losses of several rows, which all come from the same batch of the collator."""
         source = parts[0].source
         ids_BT = torch.as_tensor(source.geometry.ids_BT)[[part.place for part in parts]]
         targets_BT = torch.full_like(ids_BT, -100)
@@ -287,7 +296,7 @@ class LiveScorer:
 
 
 def _by_source(parts: Sequence[RowInput]) -> list[list[int]]:
-    """Return the indices of rows, grouped by the collator's batch that they come from."""
+    """Return the indices of the rows in groups, one group for each batch of the collator."""
     found: dict[int, list[int]] = {}
     for place, part in enumerate(parts):
         found.setdefault(part.source.number, []).append(place)
@@ -296,7 +305,7 @@ def _by_source(parts: Sequence[RowInput]) -> list[list[int]]:
 
 @contextmanager
 def _readable(parts: Sequence[RowInput]) -> Iterator[None]:
-    """If features have an unexpected form, raise an error that names the rows."""
+    """Convert an error about the structure of image features to an `InputError` that names the rows."""
     try:
         yield
     except LayoutError as error:

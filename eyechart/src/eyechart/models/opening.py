@@ -1,4 +1,8 @@
-"""Makes a scorer of the seam from a live model and batches, with the best door that passes its self-tests."""
+"""Makes a scorer (`eyechart.seam`) from a live model and its batches.
+
+A door is a way to replace the model's image features or pixels (`doors`). The scorer uses the first door with which the
+model passes the self-tests.
+"""
 
 from __future__ import annotations
 
@@ -20,20 +24,21 @@ from eyechart.results import Remark, RemarkCode
 from eyechart.seam import Batch
 
 _TESTED = 2
-"""Number of samples for the self-tests: two are enough to detect mixed-up rows."""
+"""The number of samples used in the self-tests; two are enough to detect that rows are mixed up."""
 _OF_PIXELS: tuple[SelfTest, ...] = (SelfTest.REPEAT, SelfTest.KEPT, SelfTest.CAUSAL)
-"""Self-tests that the pixel door must pass; the others are only for replaced features."""
+"""The self-tests that a model must pass with the pixel door; the other tests apply only to replaced features."""
 _OTHER_DOOR: tuple[SelfTest, ...] = (SelfTest.OWN_FEATURES, SelfTest.SENTINEL, SelfTest.LEAK)
-"""Self-tests of replaced features. If one fails, the pixel door is tried, because the picture may have another path."""
+"""The self-tests of replaced features. If one of them fails, the next door is tried, because the picture may reach the
+language model by a path that this door does not replace."""
 
 
 def read_batches(
     batches: Iterable[Mapping[str, Any]], processor: Any, config: Any, most: int | None = None
 ) -> list[Collated]:
-    """Read batches of a collator until they contain `most` rows; None reads all of them.
+    """Read batches of a collator until they contain at least `most` rows; None reads all batches.
 
     Raises:
-        InputError: there is no batch, or a batch cannot be read.
+        InputError: there are no batches, or a batch cannot be read.
     """
     found: list[Collated] = []
     rows = 0
@@ -54,17 +59,17 @@ def open_live(
     most: int | None = None,
     evaluating: bool = True,
 ) -> LiveScorer:
-    """Adapt a live model to the seam.
+    """Adapt a live model to the scoring interface.
 
     Args:
-        model: a model of transformers, possibly wrapped.
-        batches: batches of its collator.
-        processor: its processor or tokenizer; without it, answers are found by token types or labels.
-        most: number of rows after which reading stops.
-        evaluating: whether the model runs in eval mode; otherwise in its current mode.
+        model: a transformers model, possibly inside wrappers such as DDP or PEFT.
+        batches: batches as the model's collator returns them.
+        processor: the model's processor or tokenizer; without it, answers are found by token types or labels.
+        most: the number of rows after which reading stops; None reads all batches.
+        evaluating: True to run the model in eval mode, False to run it in its current mode.
 
     Raises:
-        InputError: batches or model cannot be used.
+        InputError: the batches or the model cannot be used.
         UnfitError: the model fails a self-test with every door; the message explains what this means.
     """
     live = LiveModel(model, evaluating)
@@ -98,10 +103,10 @@ def _opened(live: LiveModel, sources: Sequence[Collated]) -> LiveScorer:
 
 
 def _tested(scorer: LiveScorer, names: Sequence[SelfTest]) -> str:
-    """Run self-tests on the first samples; return the reason to try another door, or an empty text.
+    """Run self-tests on the first samples; return why another door should be tried, or an empty string.
 
     Raises:
-        UnfitError: a test failed, and another door would only hide the failure.
+        UnfitError: a test failed, and the failure is one that another door would only hide.
     """
     batch = first_samples(scorer.batches, _TESTED)
     if batch is None:
@@ -118,7 +123,7 @@ def _tested(scorer: LiveScorer, names: Sequence[SelfTest]) -> str:
 
 
 def first_samples(batches: Sequence[Batch], count: int) -> Batch | None:
-    """Return up to `count` samples of one batch that have an image and a label; None if there is none."""
+    """Return up to `count` samples from the same batch that have an image and a label; None if no sample does."""
     for batch in batches:
         places = [p for p, sample in enumerate(batch.samples) if sample.has_image and sample.label_tokens][:count]
         if places:

@@ -1,6 +1,7 @@
-"""Makes collated batches from rows, for live models that are scored by pixels since features cannot be replaced.
+"""Makes batches from rows, as a collator would, for models in which pixels are replaced instead of image features.
 
-All images are resized to one size before the model's own processor reads them, so that each can replace any other.
+All images are resized to the same size before the model's own processor reads them, so that each image can replace any
+other.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ _PLACEHOLDER = "<image>"
 
 
 def batches_of_rows(rows: Sequence[Row], processor: Any, settings: ScoreSettings) -> Iterator[dict[str, Any]]:
-    """Yield batches like those of a collator, with the prompt and answer of each row in the chat template.
+    """Yield batches like those of a collator; the chat template formats the prompt and the answer of each row.
 
     Raises:
-        InputError: the processor has no chat template, a row does not consist of one image, one question and one
-            answer, or an image cannot be read.
+        InputError: the processor has no chat template, a row has several turns or several images, or an image cannot be
+            read.
     """
     if not getattr(processor, "chat_template", None):
         raise InputError(

@@ -1,18 +1,22 @@
-"""Self-tests that a model must pass before scoring, because its results would otherwise not be reliable.
+"""Runs the self-tests that a model must pass before it is scored, because its scores would otherwise not be reliable.
 
-1. repeat: two equal calls give equal losses. Otherwise something random is active, and results cannot be reproduced.
+A gap is the loss with a replaced picture minus the loss with the right picture. The tests are, in order:
+
+1. repeat: two equal calls give equal losses. Otherwise something random is active, and scores cannot be reproduced.
 2. own features: if features are replaced by the model's own ones, the loss is the same as without replacement.
-3. sentinel: if the features of any one depth are NaN, the loss of every label token is NaN. Otherwise the model ignores
-   features that are passed to it, and gaps would not show what it uses.
-4. leak: if the features are zero, different pixels do not change any loss, not even by one bit. Otherwise the picture
-   has a second path (such as the deepstack features of Qwen3-VL, unless they are replaced too), and every gap is too
-   small.
+3. sentinel: if the features at any one depth are NaN, the loss of every label token is NaN. (Depths are the language
+   model's input, and the deeper layers to which some models add features.) Otherwise the model ignores features that
+   are passed to it, and gaps would not show what it uses.
+4. leak: if the features are zero, other pixels do not change any loss, not even by one bit. Otherwise the picture has a
+   second path to the loss (such as the deepstack features of Qwen3-VL, if they are not replaced too), and every gap is
+   too small.
 5. kept: a loss is the same before and after other images are encoded and scored. Otherwise the model keeps features
    from an earlier call, and losses would depend on what was scored before.
 6. causal: replacing caption tokens does not change the losses of earlier tokens. Otherwise the model sees the caption
    that it has to predict.
 
-The experiments are those of `faults.experiments`.
+The measurements themselves are made by `faults.experiments`. A door is a way to replace the features or pixels of a
+model (`models.doors`); a model may pass with one door and fail with another.
 """
 
 from __future__ import annotations
@@ -33,11 +37,11 @@ from eyechart.seam import Batch, ScorerOfBatches, VisualTokens
 
 _TOLERANCE = {torch.float32: 1e-3}
 _COARSE = 0.05
-"""Allowed difference in nats for weights in 16 bits."""
+"""The allowed difference between losses, in nats, if the weights have 16 bits."""
 
 
 class SelfTest(StrEnum):
-    """The self-tests, in the order in which they run."""
+    """The names of the self-tests, in the order in which the tests run."""
 
     REPEAT = "repeat"
     OWN_FEATURES = "own features"
@@ -70,9 +74,10 @@ _FAULTS: dict[SelfTest, str] = {
     SelfTest.CAUSAL: "leak",
 }
 OF_PIXELS = (SelfTest.REPEAT, SelfTest.OWN_FEATURES, SelfTest.KEPT, SelfTest.CAUSAL)
-"""Self-tests that the pixel door must pass. The others need NaN or zero features, which pixels do not have."""
+"""The self-tests that a model must pass with the pixel door. The other tests set features to NaN or zero, but this door
+replaces no features."""
 OTHER_DOOR = (SelfTest.OWN_FEATURES, SelfTest.SENTINEL, SelfTest.LEAK)
-"""Self-tests of replaced features that may pass with another door."""
+"""The self-tests of replaced features; a model that fails one of them may pass it with another door."""
 
 
 @dataclass(frozen=True)
@@ -81,31 +86,32 @@ class Failure:
 
     test: SelfTest
     outcome: str
-    """What was measured, in words."""
+    """What the test measured, in words."""
     depths: tuple[int, ...] = ()
-    """For `sentinel`: the depths whose features do not affect every label."""
+    """For the test `sentinel`: the depths at which NaN features do not make the loss of every label token NaN."""
     crashed: bool = False
-    """Whether the test ended in an error."""
+    """Whether the test raised an error instead of giving a result."""
 
     @property
     def fault(self) -> str:
-        """Return the code of the fault that the failure shows (`faults.table`)."""
+        """Return the code (in `faults.table`) of the fault that this failure indicates."""
         return _FAULTS[self.test]
 
     @property
     def meaning(self) -> str:
-        """Return what the failure means for a score."""
+        """Return what the failure means for scores of this model, in words."""
         return _MEANINGS[self.test]
 
 
 @torch.no_grad()
 def refuse_unfit(scorer: TransformersScorer, batch: Batch) -> None:
-    """Run all self-tests on a batch of one or two samples, with images and label tokens.
+    """Run the self-tests on a batch of one or two samples that have images and label tokens.
 
-    The scorer then uses the first of its doors that passes.
+    The doors of the scorer are tried in order, and the scorer uses the first one with which all tests pass.
 
     Raises:
-        UnfitError: a test failed; the message is one line that names the test and explains what its failure means.
+        UnfitError: no door passes; the message is one line that names a failed test and explains what its failure
+            means.
     """
 
     def own(given: Batch, visual: VisualTokens | None) -> Tensor:
@@ -131,10 +137,10 @@ def refuse_unfit(scorer: TransformersScorer, batch: Batch) -> None:
 
 
 class UnfitError(ValueError):
-    """A model fails a self-test; `failure` says which."""
+    """Raised if a model fails a self-test; the attribute `failure` has the name of the test and its outcome."""
 
     def __init__(self, who: str, failure: Failure) -> None:
-        """Write the line of the error; `who` names the model."""
+        """Create the error with a one-line message; `who` is the name of the model in this message."""
         super().__init__(f"{who} fails the self-test `{failure.test.value}`: {failure.outcome}. {failure.meaning}")
         self.failure = failure
 
@@ -147,17 +153,17 @@ def failures(
     dtype: torch.dtype,
     names: Sequence[SelfTest] = tuple(SelfTest),
 ) -> Iterator[Failure]:
-    """Run self-tests one after the other, and yield those that fail.
+    """Run self-tests one after the other, and yield a `Failure` for each test that fails.
 
     Args:
-        scorer: the model, adapted to the seam.
-        batch: one sample or more with images and label tokens.
-        own: the unmodified model.
-        dtype: precision of its weights.
+        scorer: the model, adapted to the scoring interface.
+        batch: one or more samples with images and label tokens.
+        own: a function that returns the losses of the unmodified model.
+        dtype: the data type of the model's weights, which determines the allowed difference between losses.
         names: the tests to run.
 
     Raises:
-        ValueError: the scorer itself raised an error with a readable message.
+        ValueError: eyechart itself raised an error with a readable message; other errors count as failures.
     """
     allowed = _TOLERANCE.get(dtype, _COARSE)
 
@@ -189,7 +195,7 @@ def failures(
         failure = _failure(SelfTest.LEAK, difference, 0.0, "inverted pixels change a loss by {:.4g} nats")
         if failure is not None or batch.pixels_BCHW is None:
             return failure
-        # A forward pass with features instead of pixels cannot read the pixels, but the model's own forward pass may.
+        # A forward pass that gets features instead of pixels cannot read the pixels, but the model's own may read them.
         white = replace(batch, pixels_BCHW=torch.full_like(batch.pixels_BCHW, 255))
         difference = put_back(scorer, white, own)
         return _failure(SelfTest.LEAK, difference, allowed, "white pictures change a loss by {:.4g} nats")
@@ -214,7 +220,7 @@ def failures(
     for name in names:
         try:
             failure = tests[name]()
-        except Exception as error:  # an unknown model may raise any error
+        except Exception as error:  # a user's model may raise any error
             if raised_here(error):
                 raise
             outcome = f"it raised {type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,9 +1,10 @@
-"""A context in which a live model can run, and after which the model and the process are unchanged, bit for bit.
+"""Runs a live model, and then restores the model and the process to their earlier state, bit for bit.
 
-These are restored: train or eval mode of every module, the content of every buffer (batch statistics, caches),
-attributes and hooks that a forward pass adds to a module (such as `rope_deltas` of the Qwen models), and the states of
-the random generators of Python, NumPy, PyTorch and CUDA. Parameters, their gradients, dtypes and devices do not change,
-because passes run without gradients or use `torch.autograd.grad`, which does not write to parameters.
+A live model is a model in memory, for example during training. The following is restored: the train or eval mode of
+every module, the content of every buffer (batch statistics, caches), the attributes and hooks of every module, and the
+states of the random generators of Python, NumPy, PyTorch and CUDA. Attributes are restored because a forward pass may
+add some, such as `rope_deltas` in the Qwen models. Parameters, their gradients, dtypes and devices need no restoring,
+because forward passes run without gradients or use `torch.autograd.grad`, which does not write to parameters.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ _KEPT_APART = ("_parameters", "_buffers", "_modules", "training")
 
 @contextmanager
 def unchanged(model: nn.Module, evaluating: bool = False) -> Iterator[None]:
-    """Run the block, then restore the model and the random generators.
+    """Run the `with` block, then restore the model and the random generators.
 
     Args:
         model: the model, without wrappers (`wrappers.unwrapped`).
-        evaluating: whether the block runs in eval mode; otherwise in the model's current mode.
+        evaluating: True to run the block in eval mode, False to run it in the model's current mode.
     """
     modules = list(dict.fromkeys(model.modules()))
     modes = [module.training for module in modules]
@@ -53,10 +54,10 @@ def unchanged(model: nn.Module, evaluating: bool = False) -> Iterator[None]:
 
 @contextmanager
 def kept_randomness(seed: int | None = None) -> Iterator[None]:
-    """Restore the states of all random generators after the block.
+    """Restore the states of all random generators after the `with` block.
 
     Args:
-        seed: if given, PyTorch's generators are seeded with it at the start of the block.
+        seed: the seed of PyTorch's generators at the start of the block; None does not seed them.
     """
     numpy_state, python_state = np.random.get_state(), random.getstate()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
@@ -72,7 +73,7 @@ def kept_randomness(seed: int | None = None) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Attributes:
-    """The attributes of one module, and copies of those that contain its hooks."""
+    """The attributes of one module, and copies of the dicts in which it stores its hooks."""
 
     values: dict[str, Any]
     hooks: dict[str, dict[Any, Any]]
@@ -101,7 +102,7 @@ def _holds_hooks(name: str, value: object) -> bool:
 
 
 def _uncompiled(modules: list[nn.Module]) -> Any:
-    """Return a context in which compiled parts run uncompiled, because compiling would take minutes."""
+    """Return a context in which compiled modules run uncompiled, because compiling them would take minutes."""
     compiled = any(
         getattr(module, "_compiled_call_impl", None) is not None
         or hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")
@@ -111,5 +112,5 @@ def _uncompiled(modules: list[nn.Module]) -> Any:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors are equal, NaN included."""
+    """Return whether two tensors are equal, where NaN counts as equal to NaN."""
     return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())

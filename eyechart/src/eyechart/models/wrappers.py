@@ -1,4 +1,4 @@
-"""Finds the live model inside the wrappers of trainers."""
+"""Finds the model inside the wrappers that trainers put around it, such as DDP."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _MOST = 8
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model of transformers inside DDP, `torch.compile`, PEFT and DeepSpeed wrappers.
+    """Return the transformers model that is inside DDP, `torch.compile`, PEFT or DeepSpeed wrappers.
 
-    A wrapper's forward pass accepts any argument, so arguments that the model does not know would go unnoticed. PEFT
-    adapters that change layers, such as LoRA, are part of the inner model and stay active.
+    The `forward` of a wrapper accepts any argument, so an argument that the model itself does not accept would not be
+    noticed. PEFT adapters that change layers, such as LoRA, are part of the inner model and stay active.
 
     Raises:
-        InputError: a wrapper does more than pass on its arguments: PEFT's prompt learning, or FSDP 1.
+        InputError: a wrapper does more than pass its arguments to the model (PEFT with prompt learning, or FSDP 1).
     """
     for _ in range(_MOST):
         kinds = {kind.__name__ for kind in type(model).__mro__}

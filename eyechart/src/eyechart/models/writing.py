@@ -1,4 +1,4 @@
-"""Captions that a model writes with its own `generate`: greedy decoding after the prompt of each row."""
+"""Generates captions with a model's own `generate` method, by greedy decoding after the prompt of each row."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 def write_captions(
     scorer: TransformersScorer, tokenizer: PreTrainedTokenizerBase, batch: Batch, max_new_tokens: int = 64
 ) -> list[str]:
-    """Return one written caption for each sample of a batch with pixels, in its order.
+    """Return one generated caption for each sample of a batch with pixels, in the order of the samples.
 
-    Only prompts of equal length are batched. They need no padding, whose effect on position ids differs between models.
+    Only prompts of equal length are put into one batch. They need no padding, which affects position ids differently in
+    different models.
     """
     groups: dict[int, list[int]] = defaultdict(list)
     for index, sample in enumerate(batch.samples):

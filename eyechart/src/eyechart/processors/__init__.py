@@ -1,1 +1,1 @@
-"""A model's processor and chat template: they determine its prompts and the number of tokens per image."""
+"""Uses a model's processor and chat template, which determine its prompts and the number of tokens per image."""

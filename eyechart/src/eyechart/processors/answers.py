@@ -1,18 +1,19 @@
-"""Finds the answer tokens of each row of a batch dict, whichever tokens the trainer has labelled.
+"""Finds the answer tokens of each row of a batch dict, regardless of which tokens the trainer has labelled.
 
-Trainers label different tokens: TRL's default labels the prompt and all image placeholders too. A gap over these labels
-is not comparable with a gap over the answer. Answer tokens are found in one of these ways, tried in this order:
+Trainers differ in which tokens they label, that is, count in the loss: by default, TRL also labels the prompt and all
+image placeholders. A gap (the rise in loss when the picture is replaced) over all these tokens is not comparable with
+a gap over the answer tokens. Answer tokens are found in one of the following ways, which are tried in this order:
 
-1. by the chat template of the processor, as the tokens between the ids that precede an answer and the token that ends
-   it, in every turn of the assistant;
-2. by the token types of a processor that marks the answer with them (PaliGemma);
-3. by the labels themselves, without image positions and padding.
+1. by the processor's chat template: in every turn of the assistant, the tokens after the ids that precede an answer, up
+   to and including the token that ends it;
+2. by the token types, if the processor marks the answer with them (PaliGemma);
+3. by the labels: all labelled tokens except image positions and padding.
 
     answers = find_answers(batch, geometry, processor)
     answers.answer_BT      True at the positions of answer tokens (unshifted, as labels are)
-    answers.way            how they were found
+    answers.way            how the answer tokens were found
 
-Dimension suffixes: B rows, T token positions.
+The suffixes of array names give their dimensions: B rows, T token positions.
 """
 
 from __future__ import annotations
@@ -30,61 +31,61 @@ from eyechart.processors.geometry import Geometry
 from eyechart.processors.turns import Ids, Turns, learn_turns
 
 IGNORED = -100
-"""The value of `labels` at a position that is not labelled."""
+"""The value in `labels` at a position that does not count in the loss."""
 
 
 class Way(Enum):
-    """How the answer tokens of a batch were found."""
+    """The ways in which the answer tokens of a batch can be found."""
 
     TEMPLATE = "by the chat template"
-    """Between the ids that the template writes before an answer and the token that ends it."""
+    """The answer is between the ids that the template writes before an answer and the token that ends it."""
     TOKEN_TYPES = "by the token types"
-    """The processor marks the answer (PaliGemma's suffix)."""
+    """The processor marks the answer by a token type, as PaliGemma's processor marks its suffix."""
     LABELS = "by the labels"
-    """All labelled positions except images. If prompts are labelled too, they count as answers."""
+    """All labelled positions except image positions count as answers, even if prompts are labelled too."""
     NONE = "not found"
-    """The batch contains neither the markers of a template nor labels."""
+    """No answer was found: the batch contains neither what a template writes around an answer nor labels."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """One answer of one row."""
+    """The positions of one answer in one row."""
 
     start: int
-    """Position of its first token."""
+    """The position of the first token of the answer."""
     stop: int
-    """Position after its last token, which is the end token if `ended`."""
+    """The position after the last token of the answer. If `ended` is True, this last token is the end token."""
     ended: bool | None
-    """Whether the last token is the token that ends an answer; None if the template has no such token or is unknown."""
+    """Whether the answer ends with the end token; None if the template writes no such token or is unknown."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers of a batch."""
+    """The answers in a batch, and how they were found."""
 
     way: Way
-    """How they were found."""
+    """How the answer tokens were found."""
     answer_BT: AnyArray
-    """Positions of answer tokens, including the token that ends the answer, bool [B, T]."""
+    """True at the positions of answer tokens, including the token that ends an answer, bool [B, T]."""
     spans: tuple[tuple[Span, ...], ...]
-    """The answers of each row, in their order; several in a row with several turns."""
+    """The answers of each row in their order; a row with several turns has several answers."""
     labels_BT: AnyArray | None
-    """The labels of the batch, int64 [B, T]; None if it has none."""
+    """The labels of the batch, int64 [B, T]; None if the batch has no labels."""
     turns: Turns | None
-    """What the template writes around an answer; None if there is no template."""
+    """The token ids that the template writes before and after an answer; None if there is no template."""
 
     @property
     def tokens_B(self) -> AnyArray:
-        """Number of answer tokens per row, int64 [B]."""
+        """The number of answer tokens in each row, int64 [B]."""
         return np.asarray(self.answer_BT.sum(axis=1))
 
 
 def find_answers(batch: Mapping[str, Any], geometry: Geometry, processor: Any = None) -> Answers:
-    """Return the answer tokens of a batch.
+    """Find the answer tokens of a batch.
 
     Args:
         batch: the batch as the collator returns it.
-        geometry: the contents of the batch, from `read_geometry`.
+        geometry: the rows and image positions of the batch, as `read_geometry` returns them.
         processor: the model's processor or tokenizer; without it, only token types and labels can be used.
 
     Raises:
@@ -104,7 +105,7 @@ def find_answers(batch: Mapping[str, Any], geometry: Geometry, processor: Any = 
 
 
 def labels_of(batch: Mapping[str, Any], geometry: Geometry) -> AnyArray | None:
-    """Return the labels of a batch, int64 [B, T]; None if it has none.
+    """Return the labels of a batch, int64 [B, T]; None if the batch has no labels.
 
     Raises:
         InputError: the shapes of labels and ids differ.
@@ -122,13 +123,13 @@ def labels_of(batch: Mapping[str, Any], geometry: Geometry) -> AnyArray | None:
 
 
 def _ends(turns: Turns, processor: Any) -> set[int]:
-    """Return the tokens that end an answer: the template's, and EOS."""
+    """Return the ids of the tokens that end an answer: the one that the template writes, and EOS."""
     eos = getattr(getattr(processor, "tokenizer", processor), "eos_token_id", None)
     return {token for token in (turns.end_id, eos) if isinstance(token, int)}
 
 
 def _spans(ids: list[int], attended_T: AnyArray, turns: Turns, ends: set[int]) -> Iterator[Span]:
-    """Yield the answers of one row: from an opening to an end token, the next turn or the end of the row."""
+    """Yield the answers of one row; each ends at an end token, before the next turn, or at the end of the row."""
     last = int(np.flatnonzero(attended_T)[-1]) + 1 if attended_T.any() else 0
     place = 0
     while place < last:
@@ -170,7 +171,7 @@ def _without_template(
     types_BT = matrix_of(batch, "token_type_ids")
     if types_BT is not None and types_BT.shape == text_BT.shape:
         marked_BT = types_BT == 1
-        # If no image position has type 1, this type marks the answer; Gemma 3 marks image positions with the same key.
+        # If no image position has type 1, this type marks the answer; in Gemma 3, type 1 marks image positions.
         if (marked_BT & text_BT).any() and not (marked_BT & geometry.image_BT).any():
             answer_BT = marked_BT & text_BT
             return Answers(Way.TOKEN_TYPES, answer_BT, _runs(answer_BT), labels_BT, turns)

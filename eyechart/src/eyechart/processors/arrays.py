@@ -1,7 +1,7 @@
-"""Reads the arrays of a batch from any library (PyTorch, NumPy, MLX, JAX) or from plain lists.
+"""Reads the arrays of a batch, which can be plain lists or belong to any library (PyTorch, NumPy, MLX, JAX).
 
-PyTorch is not imported: a tensor is recognised by its own methods. Selecting rows keeps the type of PyTorch tensors,
-NumPy arrays and lists; other arrays are converted to NumPy arrays.
+PyTorch is not imported: its tensors are recognised by their methods. When rows are selected, PyTorch tensors, NumPy
+arrays and lists keep their type, and other arrays are converted to NumPy arrays.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def is_array(value: object) -> bool:
 
 
 def to_numpy(value: Any) -> AnyArray:
-    """Return a value as a NumPy array; types that NumPy does not have, such as bfloat16, become float32.
+    """Convert a value to a NumPy array; data types that NumPy does not have, such as bfloat16, become float32.
 
     Args:
-        value: an array, a number, or nested lists of numbers; on any device, with or without gradients.
+        value: an array on any device, with or without gradients; a number; or nested lists of numbers.
 
     Raises:
-        TypeError: the value has another type, such as a ragged list or a list of texts.
+        TypeError: the value is something else, such as a ragged list or a list of strings.
     """
     if hasattr(value, "detach"):  # a PyTorch tensor
         tensor = value.detach().cpu()
@@ -47,27 +47,27 @@ def to_numpy(value: Any) -> AnyArray:
 
 
 def shape_of(value: Any) -> tuple[int, ...] | None:
-    """Return the shape of an array, `(length,)` of a list or tuple, and None for everything else."""
+    """Return the shape of an array, `(length,)` for a list or tuple, and None for any other value."""
     if hasattr(value, "shape"):
         return tuple(int(size) for size in value.shape)
     return (len(value),) if isinstance(value, list | tuple) else None
 
 
 def take(value: Any, indices: Sequence[int], axis: int = 0) -> Any:
-    """Return the items of an array or list at `indices` along `axis`, in this order."""
+    """Return the items of an array or list at `indices` along `axis`, in the order of `indices`."""
     if isinstance(value, list | tuple):
         assert axis == 0
         return type(value)([value[i] for i in indices]) if type(value) in (list, tuple) else [value[i] for i in indices]
-    if hasattr(value, "index_select"):  # a PyTorch tensor, which is indexed by a tensor on its own device
+    if hasattr(value, "index_select"):  # a PyTorch tensor; the list of indices works on any device
         return value[(slice(None),) * axis + (list(indices),)]
     return np.take(to_numpy(value), list(indices), axis=axis)
 
 
 def matrix_of(batch: Mapping[str, Any], key: str) -> AnyArray | None:
-    """Return the entry `key` of a batch as an array; None if it is absent or None.
+    """Return the entry `key` of a batch as a NumPy array; None if the entry is absent or None.
 
     Raises:
-        InputError: it is not numeric.
+        InputError: the entry is not numeric.
     """
     value = batch.get(key)
     if value is None:

@@ -1,8 +1,9 @@
-"""Selects rows of a batch dict, with the pixels that belong to them.
+"""Selects rows of a batch dict, together with the pixels that belong to them.
 
-Every value of the batch is of one of four kinds: one entry per row (ids, masks, labels, positions), one entry per image
-(grids, sizes), the pixel tensor, or independent of the rows (a number, a text). The kind follows from shape and name. A
-value of no known kind is an error, because wrongly selected values would silently give wrong figures.
+Every value in the batch is of one of four kinds: an array with one entry per row (ids, masks, labels, positions), an
+array with one entry per image (grids, sizes), the pixel tensor, or a value that does not depend on the rows (a number,
+a string). The kind is determined from the shape and the name. A value of no known kind is an error, because wrongly
+selected values would lead to wrong results without any warning.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from eyechart.processors.geometry import Geometry, Packing
 from eyechart.processors.pixel_entries import Entry, PixelLayout
 
 _OF_IMAGES = ("pixel", "image", "grid", "spatial_shapes", "aspect_ratio", "num_tiles", "num_crops", "flattened_patches")
-"""Prefixes of the names of arrays with one entry per image."""
+"""Prefixes by which arrays with one entry per image, and the pixel tensor, are recognised."""
 _PER_ROW_COUNTS = ("images_per_sample", "batch_num_images", "image_attention_mask")
 
 
 def cut_rows(batch: Mapping[str, Any], geometry: Geometry, rows: Sequence[int]) -> dict[str, Any]:
-    """Return a batch with only the rows `rows`, in this order; a row may occur more than once.
+    """Return a batch that contains only the rows `rows`, in this order; a row may occur more than once.
 
     PyTorch tensors, NumPy arrays and lists keep their type; other arrays become NumPy arrays. Padding is not removed.
 
     Raises:
-        InputError: a row contains several samples, it is not known which images belong to which row, or the shape of an
-            array fits neither the rows nor the images.
+        InputError: a row contains several samples or a video, a number in `rows` is out of range, it is not known which
+            images belong to which row, or the shape of an array fits neither the rows nor the images.
     """
     chosen = _checked(batch, geometry, rows)
     text = {key: _rows_of(key, batch[key], geometry, rows) for key in batch if not is_image_key(key)}
@@ -37,21 +38,21 @@ def cut_rows(batch: Mapping[str, Any], geometry: Geometry, rows: Sequence[int]) 
 def image_inputs(batch: Mapping[str, Any], geometry: Geometry, rows: Sequence[int]) -> dict[str, Any]:
     """Return only the pixels and the per-image arrays of the rows `rows`, in this order.
 
-    Used in a batch with the ids of other rows (`{**batch, **image_inputs(...)}`), they replace those rows' pictures.
+    `{**other, **image_inputs(...)}` is the batch `other` with these pictures instead of its own, and with its own ids.
 
     Raises:
-        InputError: as for `cut_rows`.
+        InputError: for the same reasons as in `cut_rows`.
     """
     return _images_of(batch, geometry, _checked(batch, geometry, rows), rows)
 
 
 def is_image_key(key: str) -> bool:
-    """Return whether the name of an array shows that it has one entry per image."""
+    """Return whether an array belongs to the images and not to the text, judging by its name."""
     return key.startswith(_OF_IMAGES)
 
 
 def _checked(batch: Mapping[str, Any], geometry: Geometry, rows: Sequence[int]) -> list[list[Entry]]:
-    """Return the entries of each chosen row."""
+    """Return the entries (images or tiles) of each row in `rows`, after checking that rows can be selected."""
     if geometry.packing is not Packing.NONE:
         raise InputError(
             f"batch: its rows cannot be separated: {geometry.packing.value}",
@@ -65,7 +66,7 @@ def _checked(batch: Mapping[str, Any], geometry: Geometry, rows: Sequence[int]) 
 
 
 def _rows_of(key: str, value: Any, geometry: Geometry, rows: Sequence[int]) -> Any:
-    """Select rows of a per-row array; rows are its first axis, or its second one (M-RoPE's [3, B, T])."""
+    """Select rows of a per-row array, along its first axis, or its second one for M-RoPE's [3, B, T]."""
     shape = shape_of(value)
     if not shape:
         return value
@@ -96,7 +97,7 @@ def _images_of(
             cut[key] = take(batch[key], [entry.index for entry in flat])
         else:
             cut[key] = _rows_of(key, batch[key], geometry, rows)
-    # If the rows have no image, the model gets None, because it may not accept an empty tensor.
+    # If none of the rows has an image, the model gets None, because it may not accept an empty tensor.
     return cut if flat or geometry.pixels.layout is PixelLayout.ROWS else dict.fromkeys(cut)
 
 

@@ -1,16 +1,18 @@
-"""Reads a batch dict: its rows, its image positions, and which part of the pixel tensors belongs to which row.
+"""Reads a batch dict: its rows, its image positions, and which part of the pixel tensor belongs to which row.
 
-Processors of transformers store pixels in the ways that `PixelLayout` lists. In all of them, images are in the order of
-the rows, but most do not record how many images each row has. This is derived from the image positions. An *entry* of
-the pixel tensor is an image, or a tile if the processor splits images into tiles. Entries are assigned to a row, in
-order, until their visual tokens are as many as the row's image positions; then the next row follows.
+The processors of transformers store pixels in the ways that `PixelLayout` lists. In all of these ways, the images have
+the order of the rows, but most processors do not record how many images each row has. The number of images in each row
+is therefore worked out from the row's image positions. An *entry* of the pixel tensor is an image, or a tile if the
+processor splits images into tiles. Entries are assigned to a row, in order, until they have as many visual tokens as
+the row has image positions. The next entry then belongs to the next row.
 
     geometry = read_geometry(batch, processor, model.config)
-    geometry.placeholders_B             image positions per row
+    geometry.placeholders_B             number of image positions in each row
     geometry.entries_of(row)            the entries that belong to a row
     cut_rows(batch, geometry, [2, 0])   the batch with only these rows (`eyechart.processors.cutting`)
 
-Dimension suffixes: B rows, T token positions, N entries of the pixel tensor over all rows.
+The suffixes of array names give their dimensions: B rows, T token positions, N entries of the pixel tensor over all
+rows.
 """
 
 from __future__ import annotations
@@ -29,14 +31,14 @@ from eyechart.processors.image_ids import ImageId, find_image_id
 from eyechart.processors.pixel_entries import Entry, PixelLayout, Pixels, read_pixels
 
 Runs = tuple[tuple[tuple[int, int], ...], ...]
-"""For each row, its runs of image positions as (first, last + 1)."""
+"""For each row, its runs of consecutive image positions, each as (first, last + 1)."""
 BOUNDARIES = ("cu_seq_lens_q", "cu_seqlens", "seq_idx")
-"""Names of arrays with the boundaries between the samples of a packed row."""
+"""The names of the arrays that give the boundaries between the samples of a packed row."""
 _COUNT_KEYS = ("images_per_sample", "batch_num_images")
 
 
 class Unassigned(Enum):
-    """Why it is not known which pixels belong to which row."""
+    """The reasons why it may not be known which pixels belong to which row."""
 
     NO_IMAGE_ID = "the id of an image position is not known"
     COUNTS_DIFFER = "image positions and visual tokens differ in number"
@@ -46,7 +48,7 @@ class Unassigned(Enum):
 
 
 class Packing(Enum):
-    """How it is recognised that a row of the batch contains several samples."""
+    """Whether rows of the batch contain several samples each, and what shows it."""
 
     NONE = "one sample per row"
     BOUNDARIES = "the batch has boundaries of sequences (cu_seqlens, cu_seq_lens_q or seq_idx)"
@@ -55,51 +57,51 @@ class Packing(Enum):
 
 @dataclass(frozen=True)
 class Geometry:
-    """The contents of a batch dict, without its text."""
+    """The structure of a batch dict: its ids, its image positions, and the images that belong to each row."""
 
     ids_BT: AnyArray
     """Token ids, int64 [B, T]."""
     attended_BT: AnyArray
-    """Positions that are not padding, bool [B, T]; all True if the batch has no two-dimensional mask."""
+    """True at positions that are not padding, bool [B, T]; all True if the batch has no two-dimensional mask."""
     image_id: ImageId
-    """The id of an image position, and where it was found."""
+    """The token id at image positions, and where this id was found."""
     runs: Runs
-    """For each row, its runs of image positions as (first, last + 1)."""
+    """For each row, its runs of consecutive image positions, each as (first, last + 1)."""
     pixels: Pixels
-    """The pixel tensor, and its entries with their rows."""
+    """The layout of the pixel tensor, and its entries with the rows that they belong to."""
     unassigned: Unassigned | None
-    """Why entries cannot be assigned to rows; None if all are assigned."""
+    """Why the entries cannot be assigned to rows; None if all of them are assigned."""
     packing: Packing
-    """Whether a row contains several samples. Rows of such a batch cannot be selected."""
+    """Whether rows contain several samples each. The rows of such a batch cannot be selected."""
 
     @property
     def rows(self) -> int:
-        """B, the number of rows."""
+        """The number of rows, B."""
         return int(self.ids_BT.shape[0])
 
     @property
     def placeholders_B(self) -> AnyArray:
-        """Number of image positions per row, int64 [B]."""
+        """The number of image positions in each row, int64 [B]."""
         return np.array([sum(stop - start for start, stop in runs) for runs in self.runs], dtype=np.int64)
 
     @property
     def image_BT(self) -> AnyArray:
-        """Image positions, bool [B, T]."""
+        """True at image positions, bool [B, T]."""
         return image_positions(self.ids_BT, self.image_id)
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """All entries of the pixel tensor, without padding entries, in the order of the batch."""
+        """All entries of the pixel tensor in the order of the batch, without those that are only padding."""
         return self.pixels.entries
 
     @property
     def expected(self) -> int | None:
-        """Number of visual tokens of all entries together; None if it is not known."""
+        """The total number of visual tokens of all entries; None if it is not known for every entry."""
         known = [entry.tokens for entry in self.entries if entry.tokens is not None]
         return sum(known) if len(known) == len(self.entries) else None
 
     def entries_of(self, row: int) -> list[Entry]:
-        """Return the entries of a row, in their order; empty for a row without images.
+        """Return the entries of a row in their order; the list is empty for a row without images.
 
         Raises:
             InputError: it is not known which entries belong to which row.
@@ -113,13 +115,13 @@ class Geometry:
 
 
 def read_geometry(batch: Mapping[str, Any], processor: Any = None, config: Any = None) -> Geometry:
-    """Read the contents of a batch.
+    """Read the structure of a batch.
 
     Args:
-        batch: the batch as the collator returns it: a dict or a `BatchFeature` with at least `input_ids` [B, T]. Its
-            arrays can be of any library.
-        processor: the model's processor, or its tokenizer. Without it and `config`, image positions are recognised by
-            the token types or by the longest run of equal ids.
+        batch: the batch as the collator returns it: a dict or a `BatchFeature` with at least `input_ids` [B, T]. The
+            arrays can come from any library.
+        processor: the model's processor or tokenizer. If both it and `config` are None, image positions are recognised
+            by the token types or by the longest run of equal ids.
         config: the model's config.
 
     Raises:
@@ -141,7 +143,7 @@ def read_geometry(batch: Mapping[str, Any], processor: Any = None, config: Any =
 
 
 def image_positions(ids_BT: AnyArray, image_id: ImageId) -> AnyArray:
-    """Return which positions are image positions, bool [B, T]."""
+    """Return a mask that is True at image positions, bool [B, T]."""
     return np.zeros(ids_BT.shape, dtype=bool) if image_id.id is None else np.asarray(ids_BT == image_id.id)
 
 
@@ -191,14 +193,14 @@ def _packing_of(batch: Mapping[str, Any], attended_BT: AnyArray) -> Packing:
 
 
 def restarts(positions: AnyArray, attended_BT: AnyArray) -> list[int]:
-    """Return the flat indices, over all rows, at which position ids start again at 0 after other positions.
+    """Return the indices, in the flattened [B, T], at which position ids start again at 0 within a row.
 
-    Within a sample, text positions and the first axis of M-RoPE (time) never decrease, so another 0 begins a new
-    sample.
+    Within a sample, text positions and the first axis of M-RoPE (time) never decrease. A 0 after another position id
+    is therefore the start of a new sample.
 
     Args:
-        positions: [B, T], or [axes, B, T] for M-RoPE.
-        attended_BT: positions that are not padding, bool [B, T].
+        positions: the position ids, [B, T], or [axes, B, T] for M-RoPE.
+        attended_BT: True at positions that are not padding, bool [B, T].
     """
     first_BT = positions.reshape(-1, *attended_BT.shape)[0]
     starts_BT = (first_BT == 0) & attended_BT
@@ -210,7 +212,7 @@ def restarts(positions: AnyArray, attended_BT: AnyArray) -> list[int]:
 def _assign(
     pixels: Pixels, image_id: ImageId, runs: Runs, batch: Mapping[str, Any], processor: Any
 ) -> list[int] | Unassigned | None:
-    """Return the row of each entry in order, or the reason why it is not known; None if there is nothing to assign."""
+    """Return the row of each entry in order, or why it is not known; None if there is nothing to assign."""
     if pixels.layout is PixelLayout.UNKNOWN:
         return Unassigned.UNKNOWN_LAYOUT
     if pixels.layout is PixelLayout.ROWS or not pixels.entries:
@@ -227,7 +229,7 @@ def _assign(
     known = [number for number in tokens if number is not None]
     if len(known) == count:
         by_tokens = _by_tokens(known, runs)
-        # If the numbers differ but there is one run per image, the runs still assign images to rows.
+        # Even if the numbers of tokens differ, one run of positions per image shows which row each image belongs to.
         return by_tokens or (by_run if len(by_run) == count else Unassigned.COUNTS_DIFFER)
     if len(by_run) == count:
         return by_run
@@ -240,8 +242,8 @@ def _assign(
 def _stated_tokens(batch: Mapping[str, Any], count: int, processor: Any) -> list[int] | None:
     """Return the numbers of visual tokens that the processor computes from image sizes (LLaVA-NeXT); None if it cannot.
 
-    This private method of transformers counts delimiters in some processors. Its numbers are therefore only used to
-    assign images to rows, and only if they match every row.
+    The processor's method is private, and in some processors it also counts delimiters. Its numbers are therefore used
+    only to assign images to rows, and only if they match the image positions of every row.
     """
     sizes, method = matrix_of(batch, "image_sizes"), getattr(processor, "_get_num_multimodal_tokens", None)
     if method is None or sizes is None or sizes.shape != (count, 2):
@@ -253,7 +255,7 @@ def _stated_tokens(batch: Mapping[str, Any], count: int, processor: Any) -> list
 
 
 def _counts_of(batch: Mapping[str, Any], rows: int) -> list[int] | None:
-    """Return the number of images per row if the batch contains it."""
+    """Return the number of images in each row if the batch contains these numbers, otherwise None."""
     for key in _COUNT_KEYS:
         counts = matrix_of(batch, key)
         if counts is not None and counts.size == rows:
@@ -262,7 +264,7 @@ def _counts_of(batch: Mapping[str, Any], rows: int) -> list[int] | None:
 
 
 def _by_tokens(tokens: list[int], runs: Runs) -> list[int] | None:
-    """Return the row of each entry if the tokens of consecutive entries add up to the image positions of each row."""
+    """Return the row of each entry; None if the entries' tokens do not add up to the image positions of each row."""
     rows: list[int] = []
     for row, found in enumerate(runs):
         left = sum(stop - start for start, stop in found)

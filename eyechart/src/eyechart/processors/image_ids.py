@@ -1,4 +1,7 @@
-"""Finds the token id of image positions: from the config, the processor, token types, or the ids of the batch."""
+"""Finds the token id at image positions, the positions of a sequence at which the model inserts visual tokens.
+
+The id comes from the model's config, the processor, the token types of the batch, or the token ids of the batch.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ from eyechart.processors.arrays import AnyArray, matrix_of
 
 _OF_CONFIG = ("image_token_id", "image_token_index", "image_patch_id")
 _SHORTEST_RUN = 4
-"""Minimum length of a run of equal ids that counts as image positions if nothing else identifies them."""
+"""The minimum length of a run of equal ids that is taken for image positions if nothing else identifies them."""
 
 
 class IdSource(Enum):
-    """Where the id of image positions was found."""
+    """The places where the token id at image positions can be found."""
 
     CONFIG = "the model's config"
     PROCESSOR = "the processor"
@@ -28,28 +31,29 @@ class IdSource(Enum):
 
 @dataclass(frozen=True)
 class ImageId:
-    """The token id of an image position."""
+    """The token id at image positions, and where it was found."""
 
     id: int | None
-    """The id; None if it could not be found."""
+    """The token id; None if it was not found."""
     source: IdSource
-    """Where it was found."""
+    """Where the id was found."""
 
 
 def find_image_id(
     ids_BT: AnyArray, attended_BT: AnyArray, batch: Mapping[str, Any], processor: Any, config: Any
 ) -> ImageId:
-    """Return the id of image positions.
+    """Return the token id at image positions.
 
-    If config and processor name several ids, the first one that occurs in the batch is used, or simply the first if
-    none does: Gemma 3's processor first names the id that precedes an image. If neither names an id, a batch with
-    images is searched by its token types, then by its longest run of equal ids.
+    If config and processor name several ids, the first one that occurs in the batch is used. (Gemma 3's processor, for
+    example, first names the id of the token that precedes an image.) If none of the ids occurs in the batch, the first
+    one is used. If neither config nor processor names an id and the batch has images, the id is found by the token
+    types, or otherwise by the longest run of equal ids.
 
     Args:
-        ids_BT: token ids, [B, T].
-        attended_BT: positions that are not padding, [B, T].
-        batch: the batch.
-        processor: the processor or tokenizer, or None.
+        ids_BT: the token ids, [B, T].
+        attended_BT: True at positions that are not padding, [B, T].
+        batch: the batch as the collator returns it.
+        processor: the model's processor or tokenizer, or None.
         config: the model's config, or None.
     """
     named = [*_of_config(config), *_of_processor(processor)]
@@ -62,7 +66,7 @@ def find_image_id(
 
 
 def image_ids_of(processor: Any, config: Any) -> list[int]:
-    """Return the ids that config and processor name as image positions, without repetition; both may be None."""
+    """Return the distinct ids that config and processor name for image positions; both arguments may be None."""
     return list(
         dict.fromkeys(found.id for found in (*_of_config(config), *_of_processor(processor)) if found.id is not None)
     )
@@ -89,7 +93,10 @@ def _of_processor(processor: Any) -> Iterator[ImageId]:
 
 
 def _of_types(ids_BT: AnyArray, batch: Mapping[str, Any]) -> ImageId | None:
-    """Return the id of most positions of type 1; None if no id has most, as in PaliGemma, where it marks answers."""
+    """Return the id at more than half of the positions with token type 1; None if there is no such id.
+
+    There is none in PaliGemma, for example, because its type 1 marks answers.
+    """
     for key in ("mm_token_type_ids", "token_type_ids"):
         types_BT = matrix_of(batch, key)
         if types_BT is None or types_BT.shape != ids_BT.shape or not (types_BT == 1).any():

@@ -1,4 +1,4 @@
-"""Loads a model's own processor, and chooses the size to which all images are resized."""
+"""Loads a model's own processor, and chooses the size to which images are resized before it processes them."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ if TYPE_CHECKING:
     from transformers.image_processing_base import ImageProcessingMixin
 
 SETTING = "MODEL"
-"""Name of the scored model's argument on the command line."""
+"""The name of the command-line argument for the scored model, used in messages."""
 ONE_VIEW = {"do_image_splitting": False, "crop_to_patches": False, "do_pan_and_scan": False}
-"""Settings that disable tiling, so that every image has one view and the same number of visual tokens."""
+"""The settings that disable tiling: every image is then encoded once and has the same number of visual tokens."""
 _DEFAULT_SIDE = 448
-"""Side in pixels if the processor accepts images of any size."""
+"""The side length in pixels that is used, or approximated, if the processor accepts images of any size."""
 _BICUBIC = 3
 LEAST_SIDE, MOST_SIDE = 8, 4096
-"""Smallest and largest allowed side in pixels. A smaller image has less than one pixel per tile of an 8x8 tiling; with
-a larger one, a batch of images takes gigabytes even before the model's own processor runs."""
+"""The smallest and the largest allowed side length in pixels. In a smaller image, a tile of an 8x8 tiling would contain
+less than one pixel. With larger images, a batch takes gigabytes even before the model's own processor runs."""
 
 
 def load_processor(name: str, trust_remote_code: bool = False) -> ProcessorMixin:
     """Load the processor of a checkpoint: tokenizer, chat template and image processor.
 
-    If torchvision works, `AutoProcessor` loads it; otherwise its Pillow variant is loaded (`pillow`). If only the
-    tokenizer has a chat template, the processor gets it.
+    If torchvision works, the processor is loaded by `AutoProcessor`. Otherwise its Pillow variant is loaded (`pillow`).
+    If only the tokenizer has a chat template, this template is also set on the processor.
 
     Args:
-        name: folder or hub id.
-        trust_remote_code: whether Python code in the checkpoint may run.
+        name: the checkpoint's folder or its id on the Hugging Face Hub.
+        trust_remote_code: whether Python code from the checkpoint may run.
 
     Raises:
-        ValueError: the processor does not exist, has no image processor or no tokenizer, or needs a missing package.
+        ValueError: the processor does not exist or cannot be read, has no image processor or no tokenizer, or needs a
+            package that is not installed.
     """
     problem = torchvision_problem()
     try:
@@ -89,7 +90,7 @@ def refuse_own_code(name: str, setting: str, cause: Exception) -> None:
     for reader in readers:
         try:
             found, _ = reader(name)
-        except (OSError, TypeError, ValueError):  # there is no such file, or it is unreadable
+        except (OSError, TypeError, ValueError):  # the file does not exist or cannot be read
             continue
         if found.get("auto_map"):
             raise InputError(
@@ -99,17 +100,17 @@ def refuse_own_code(name: str, setting: str, cause: Exception) -> None:
 
 
 def one_view(image_processor: ImageProcessingMixin) -> dict[str, bool]:
-    """Return the settings that disable tiling in this image processor, as arguments of its call."""
+    """Return the settings that disable tiling in this image processor, as keyword arguments for calling it."""
     known = getattr(image_processor, "valid_kwargs", None)
     accepted = set(getattr(known, "__annotations__", ())) | set(vars(image_processor))
     return {key: value for key, value in ONE_VIEW.items() if key in accepted}
 
 
 def require_side(side: int | None, max_pixels: int) -> None:
-    """Reject a size to which images cannot be resized.
+    """Reject a side length to which images cannot be resized.
 
     Raises:
-        ValueError: the side is out of range, or the image would have more than `max_pixels` pixels.
+        ValueError: the side length is out of range, or an image would have more than `max_pixels` pixels.
     """
     most = min(MOST_SIDE, math.isqrt(max_pixels))
     if side is not None and not LEAST_SIDE <= side <= most:
@@ -122,13 +123,13 @@ def require_side(side: int | None, max_pixels: int) -> None:
 def common_size(image_processor: ImageProcessingMixin, side: int | None) -> ImageSpec:
     """Return the size to which all images are resized before they are passed to the model's own processor.
 
-    Images of equal size have equal numbers of visual tokens, so one can replace another. The default is the size to
-    which the processor resizes. If it accepts any size, the default is the multiple of its patch size that is nearest
-    to 448 pixels and within its limits.
+    Images of equal size have equal numbers of visual tokens, so that each can replace any other. By default, images get
+    the size to which the processor itself resizes. If the processor accepts any size, the default is a side of 448
+    pixels, or the nearest multiple of its merged patch size that is within its limits.
 
     Args:
-        image_processor: image processor of the model.
-        side: side in pixels requested by the user, or None.
+        image_processor: the model's image processor.
+        side: the side length in pixels that the user requested; None for the default.
     """
     own = _own_size(image_processor)
     height, width = (side, side) if side else own
@@ -160,7 +161,7 @@ def _own_size(image_processor: ImageProcessingMixin) -> tuple[int, int]:
 
 
 def _patched_side(image_processor: ImageProcessingMixin, size: Mapping[str, Any]) -> int:
-    """Return the side for Qwen's processors, which need a whole number of merged patches and limit the area."""
+    """Return the side length for Qwen's processors, which limit the area and need a whole number of merged patches."""
     unit = int(image_processor.patch_size) * int(image_processor.merge_size)
     least, most = size.get("shortest_edge") or 0, size.get("longest_edge") or math.inf
     side = max(1, round(_DEFAULT_SIDE / unit)) * unit

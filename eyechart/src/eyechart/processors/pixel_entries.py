@@ -1,7 +1,7 @@
-"""Reads the pixel tensors of a batch as a list of entries: images, or tiles if the processor splits images.
+"""Reads the pixel tensor of a batch as a list of entries: images, or tiles if the processor splits images into tiles.
 
-The number of visual tokens of an entry comes from its grid, its size, or a setting of processor or config. It never
-comes from the image positions in the text, because the two are compared.
+The number of visual tokens of an entry is computed from its grid, from its size, or from a setting of the processor or
+the config. It is never computed from the image positions in the text, because other code compares the two numbers.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from eyechart.exits import InputError
 from eyechart.processors.arrays import AnyArray, matrix_of, shape_of, to_numpy
 
 PIXEL_KEYS = ("pixel_values", "pixel_values_images", "flattened_patches", "image_pixel_values", "images")
-"""Names under which processors store the pixels of images."""
+"""The keys under which processors store the pixels of images."""
 GRID_KEYS = ("image_grid_thw", "image_grid_hws", "image_grid_hw")
-"""Names of the grids: patches per image as (time, height, width), or (height, width)."""
+"""The keys of the grids: the numbers of patches of each image, as (time, height, width) or (height, width)."""
 
 
 class PixelLayout(Enum):
-    """How a batch stores the pixels of its images."""
+    """The possible ways in which a batch stores the pixel values of its images."""
 
     NONE = "no pixels"
     PATCHES = "the patches of all images in one axis, with a grid per image"
-    """[patches, values] (the Qwen families, GLM)."""
+    """The shape is [patches, values] (the Qwen families, GLM)."""
     ENTRIES = "the images or tiles of all rows in one axis"
-    """[N, C, H, W], [N, tiles, C, H, W] or a list (LLaVA, Gemma 3, InternVL, Pixtral, LLaVA-NeXT)."""
+    """The pixels are [N, C, H, W], [N, tiles, C, H, W] or a list (LLaVA, Gemma 3, InternVL, Pixtral, LLaVA-NeXT)."""
     ROWS = "the images or tiles of each row, padded to the same number"
-    """[B, most, C, H, W] (Idefics, SmolVLM) or [B, most, tiles, C, H, W] (Mllama)."""
+    """The shape is [B, most, C, H, W] (Idefics, SmolVLM) or [B, most, tiles, C, H, W] (Mllama)."""
     UNKNOWN = "a form that is not known"
 
 
@@ -40,36 +40,36 @@ class Entry:
     """One entry of the pixel tensor: an image, or one tile of an image."""
 
     row: int | None
-    """Row of the batch that the entry belongs to; None if not known."""
+    """The row of the batch that the entry belongs to; None if it is not known."""
     index: int
-    """Its index among the entries of the batch (in `ROWS`, of the row). Per-image arrays such as grids have this
-    order."""
+    """The index of the entry among all entries of the batch; in the layout `ROWS`, among those of its row. Arrays with
+    one value per image, such as grids, have this order."""
     start: int
-    """First index in the first axis of the pixel tensor (`ROWS`: in the second axis, within the row)."""
+    """The first index of the entry in the first axis of the pixel tensor; in `ROWS`, in the second axis."""
     stop: int
-    """Index after the last one."""
+    """The index after the last one, in the same axis."""
     tokens: int | None
-    """Number of visual tokens that the model computes from it; None if not known."""
+    """The number of visual tokens that the model computes from the entry; None if it is not known."""
     grid: tuple[int, int, int] | None = None
-    """Patches in time, height and width, before merging; None without a grid."""
+    """The numbers of patches in time, height and width, before patches are merged; None if there is no grid."""
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """The pixels of a batch."""
+    """The pixel tensor of a batch, and the entries that it consists of."""
 
     layout: PixelLayout
-    """How they are stored."""
+    """How the pixels are stored."""
     key: str | None
-    """Name of the pixel tensor."""
+    """The key of the pixel tensor in the batch; None if the batch has no pixels."""
     entries: tuple[Entry, ...]
-    """All entries without padding, in the order of the batch; their row is known only in the layout `ROWS`."""
+    """All entries except padding, in the order of the batch; their rows are set only in the layout `ROWS`."""
     merge: int | None
-    """Number of patches per visual token in each direction (`PATCHES` only); None if not known."""
+    """The number of patches per visual token in each direction; None if not known or not in the layout `PATCHES`."""
 
 
 def read_pixels(batch: Mapping[str, Any], rows: int, processor: Any, config: Any) -> Pixels:
-    """Return the pixels of a batch with `rows` rows; `processor` and `config` may be None."""
+    """Find the pixel tensor and its entries in a batch with `rows` rows; `processor` and `config` may be None."""
     key = next((name for name in PIXEL_KEYS if batch.get(name) is not None), None)
     layout = _layout_of(batch, key, rows)
     if layout is PixelLayout.PATCHES:
@@ -83,7 +83,7 @@ def read_pixels(batch: Mapping[str, Any], rows: int, processor: Any, config: Any
 
 
 def grids_of(batch: Mapping[str, Any]) -> AnyArray | None:
-    """Return the grids of the images as int [images, (time, height, width)]; None if the batch has none."""
+    """Return the grids of the images as int64 [images, (time, height, width)]; None if the batch has no grids."""
     for key in GRID_KEYS:
         grids = matrix_of(batch, key)
         if grids is not None and grids.ndim == 2 and grids.shape[1] in (2, 3):
@@ -140,7 +140,7 @@ def _row_entries(batch: Mapping[str, Any], key: str, processor: Any) -> tuple[En
 
 
 def _used_of(batch: Mapping[str, Any], key: str) -> AnyArray:
-    """Return which entries of each row are images and not padding, bool [B, most]."""
+    """Return a mask that is True at entries that are images and not padding, bool [B, most]."""
     for name in ("pixel_attention_mask", "aspect_ratio_ids", key):
         mask = matrix_of(batch, name)
         if mask is None:
@@ -167,7 +167,7 @@ def _plain_entries(batch: Mapping[str, Any], key: str, processor: Any, config: A
 
 
 def _fixed_tokens(processor: Any, config: Any) -> int | None:
-    """Return the fixed number of visual tokens per entry, if processor or config have such a setting and it is used."""
+    """Return the fixed number of visual tokens per entry from a setting of processor or config; None without one."""
     named = ((processor, "image_seq_length"), (processor, "image_seq_len"), (config, "mm_tokens_per_image"))
     for owner, name in named:
         value = getattr(owner, name, None)
@@ -177,7 +177,10 @@ def _fixed_tokens(processor: Any, config: Any) -> int | None:
 
 
 def _square_tokens(shape: tuple[int, ...], processor: Any, config: Any) -> int | None:
-    """Return the number of visual tokens of an image in LLaVA's form, [N, C, H, W]: its patches that are passed on."""
+    """Return the number of visual tokens of an image in the format of LLaVA, [N, C, H, W]; None in other formats.
+
+    It is the number of patches, plus additional tokens such as CLS if the model's feature selection keeps them.
+    """
     strategy = getattr(processor, "vision_feature_select_strategy", None)
     patch = getattr(processor, "patch_size", None)
     more = getattr(processor, "num_additional_image_tokens", 0)
@@ -190,7 +193,10 @@ def _square_tokens(shape: tuple[int, ...], processor: Any, config: Any) -> int |
 
 
 def _sized_tokens(sizes: AnyArray, count: int, processor: Any) -> list[int | None]:
-    """Return the numbers of visual tokens of images of sizes [N, (height, width)] if each patch is one (Pixtral)."""
+    """Return the numbers of visual tokens of images of the sizes [N, (height, width)], as in Pixtral.
+
+    In Pixtral, each patch (or group of merged patches) is one visual token. In other formats, the numbers are None.
+    """
     patch = getattr(processor, "patch_size", None)
     if sizes.shape != (count, 2) or not isinstance(patch, int) or not hasattr(processor, "image_break_token"):
         return [None] * count

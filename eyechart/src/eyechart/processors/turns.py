@@ -1,9 +1,10 @@
 """Finds the token ids that a chat template writes before and after an answer, by rendering a short conversation.
 
-A conversation of two exchanges is rendered several times, with different words in one of its texts. The longest common
-prefix of these renderings ends directly before that text. This is repeated with different words in an earlier text: the
-longest common suffix of the prefixes found is what the template itself writes before the text. So no list of known
-templates is needed, and the ids are those that the tokenizer produces in this context.
+A conversation of two requests and two answers is rendered several times, with different words in one of its texts. The
+longest common prefix of these renderings ends directly before that text. This is repeated with different words in an
+earlier text, which gives several such prefixes. Their longest common suffix is what the template itself writes before
+the text. With this method, no list of known templates is needed, and the ids are those that the tokenizer produces in
+this context.
 """
 
 from __future__ import annotations
@@ -15,26 +16,26 @@ from typing import Any
 Ids = tuple[int, ...]
 
 _WORDS = ("zebra", "Quite 5", "(no) it is")
-"""Texts for the turns; they begin and end with different characters."""
+"""The texts that are tried in a turn; they begin and end with different characters."""
 
 
 @dataclass(frozen=True)
 class Turns:
-    """What a processor's template writes before and after an answer."""
+    """The token ids that a chat template writes before and after an answer."""
 
     openings: tuple[Ids, ...]
-    """Ids directly before an answer, for the first and for later answers; the longest first. Never empty."""
+    """The ids directly before the first answer and before later answers, the longest sequence first; never empty."""
     end_id: int | None
-    """The special token that ends an answer; None if the template writes none."""
+    """The id of the special token that ends an answer; None if the template writes no such token."""
     next_turn: Ids
-    """Ids between an answer and the next request; they end an answer if there is no `end_id`. May be empty."""
+    """The ids between an answer and the next request, which end the answer if `end_id` is None; may be empty."""
 
 
 def learn_turns(processor: Any) -> Turns | None:
-    """Return what the chat template writes before and after an answer; None if there is no template or no marker.
+    """Find what the chat template writes before and after an answer; return None without a template or a marker.
 
     Args:
-        processor: a processor or tokenizer of transformers.
+        processor: a processor or a tokenizer of the transformers library.
     """
     tokenizer = getattr(processor, "tokenizer", processor)
     render = _renderer(processor, tokenizer)
@@ -60,14 +61,14 @@ def learn_turns(processor: Any) -> Turns | None:
 
 
 def special_ids(tokenizer: Any) -> set[int]:
-    """Return the ids of special tokens; empty if the tokenizer does not list them."""
+    """Return the ids of the special tokens; the set is empty if the tokenizer does not list them."""
     named = {int(token) for token in getattr(tokenizer, "all_special_ids", None) or ()}
     added = getattr(tokenizer, "added_tokens_decoder", None) or {}
     return named | {int(token) for token, content in added.items() if getattr(content, "special", False)}
 
 
 def _renderer(processor: Any, tokenizer: Any) -> Any:
-    """Return a function that renders alternating requests and answers; None if no template keeps the texts."""
+    """Return a function that renders alternating requests and answers; None if no template leaves them unchanged."""
     for owner in (processor, tokenizer):
         if not getattr(owner, "chat_template", None):
             continue
@@ -91,7 +92,7 @@ def _conversation(texts: Sequence[str], parts: bool) -> list[dict[str, Any]]:
 
 
 def _keeps(render: Any) -> bool:
-    """Return whether a template writes all texts unchanged and in their order."""
+    """Return whether a template writes all texts of a conversation unchanged and in their order."""
     texts = ("Why zebra?", "ok", "And lion?", "(no)")
     try:
         written = render(texts)
@@ -102,7 +103,7 @@ def _keeps(render: Any) -> bool:
 
 
 def _generation_prompt(processor: Any, tokenizer: Any) -> Ids:
-    """Return the ids that `add_generation_prompt` adds; empty if it adds none."""
+    """Return the token ids that the template adds with `add_generation_prompt=True`; empty if it adds none."""
     for owner in (processor, tokenizer):
         if not getattr(owner, "chat_template", None):
             continue
@@ -113,7 +114,7 @@ def _generation_prompt(processor: Any, tokenizer: Any) -> Ids:
                     owner.apply_chat_template(turns, tokenize=False, add_generation_prompt=asked)
                     for asked in (False, True)
                 )
-            except Exception:  # noqa: BLE001 - as above
+            except Exception:  # noqa: BLE001 - a template may raise anything, as above
                 continue
             ids = [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (without, prompt)]
             return ids[1][len(_common(ids)) :]
@@ -121,15 +122,19 @@ def _generation_prompt(processor: Any, tokenizer: Any) -> Ids:
 
 
 def _opening(before: Ids, prompt: Ids) -> Ids:
-    """Return the generation prompt if the ids before an answer end with it, otherwise all of these ids.
+    """Return the generation prompt if the ids before an answer end with it, otherwise all ids before the answer.
 
-    All of the ids include the end of the request, so they would depend on the kind of the turn before the answer.
+    The generation prompt is preferred, because the ids before it belong to the end of the request and differ between
+    kinds of turns.
     """
     return prompt if prompt and before[-len(prompt) :] == prompt else before
 
 
 def _trimmed(ids: Ids, tokenizer: Any) -> Ids:
-    """Remove space tokens from both ends, because whether a space is a token depends on the word next to it."""
+    """Remove tokens that consist only of spaces from the start and the end.
+
+    The neighbouring word decides whether a space becomes a separate token.
+    """
     kept = list(ids)
     while kept and not tokenizer.decode([kept[-1]]).strip(" "):
         kept.pop()
@@ -139,7 +144,7 @@ def _trimmed(ids: Ids, tokenizer: Any) -> Ids:
 
 
 def _common(several: Sequence[Ids]) -> Ids:
-    """Return the longest common prefix."""
+    """Return the longest common prefix of several sequences of ids."""
     length = 0
     while all(len(ids) > length for ids in several) and len({ids[length] for ids in several}) == 1:
         length += 1
@@ -147,5 +152,5 @@ def _common(several: Sequence[Ids]) -> Ids:
 
 
 def _common_end(several: Sequence[Ids]) -> Ids:
-    """Return the longest common suffix."""
+    """Return the longest common suffix of several sequences of ids."""
     return _common([ids[::-1] for ids in several])[::-1]

@@ -1,1 +1,1 @@
-"""Everything that a person reads: the terminal output, the page and the runbook."""
+"""Writes everything that is read by a person: the terminal output, the page report.html and the runbook."""

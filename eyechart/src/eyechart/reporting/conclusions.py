@@ -1,6 +1,8 @@
-"""The conclusions of a run as sentences: one function per code of `results.ConclusionCode`.
+"""Puts the conclusions of a run into sentences, with one function for each code of `results.ConclusionCode`.
 
-`verdict.conclusions` chooses the code from standings; this module only adds words and figures.
+`verdict.conclusions` chooses the codes from standings. A standing states whether a gap (the rise in loss if the picture
+is replaced) is shown to be above its margin (`costs`), is shown not to be above it (`ruled out`), or neither (`open`).
+This module only adds words and figures.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from eyechart.verdict.overall import first_error
 
 
 def said(results: Results, topic: Topic) -> str:
-    """Return all sentences about one topic as a list, which is empty if there is no conclusion."""
+    """Return all sentences about one topic, joined by spaces; empty if the run has no conclusion about it."""
     chosen = [conclusion for conclusion in results.conclusions if conclusion.topic == topic]
     if topic == "order":
         return _order(chosen)
@@ -27,14 +29,14 @@ def said(results: Results, topic: Topic) -> str:
 
 
 def _of_check_2(results: Results) -> str:
-    """Return a sentence about a failed check 2, for headlines that do not state the overall verdict."""
+    """Return what a headline that does not state the overall verdict has to add about check 2; empty if nothing."""
     if results.coverage is not None and results.coverage.verdict == "FAIL":
         return f"Check 2 fails: {said(results, 'coverage')}"
     return said(results, "coverage") if results.ablation is None else ""
 
 
 def _order(chosen: list[Conclusion]) -> str:
-    """Return how a wrong picture compares with inputs without picture content, in one sentence per standing."""
+    """Compare the cost of a wrong picture with that of inputs without picture content, one sentence per standing."""
     groups: dict[Standing, list[str]] = {}
     for conclusion in chosen:
         for claim, standing in conclusion.asserts.items():
@@ -58,7 +60,7 @@ def _plain(text: str) -> Callable[[Conclusion, Results], str]:
 
 
 def _named(conclusion: Conclusion, standing: Standing, but: str = "") -> list[str]:
-    """Return the gates for which a conclusion asserts this standing."""
+    """Return the gates (gaps that decide the verdict) for which a conclusion states this standing, except `but`."""
     return [name for name, found in conclusion.asserts.items() if found == standing and name != but]
 
 
@@ -73,7 +75,7 @@ def _covered(results: Results) -> Coverage:
 
 
 def _wrong_picture(results: Results) -> str:
-    """Return how much another sample's picture costs, in numbers."""
+    """Return how much the loss rises with another sample's picture, with the interval."""
     shuffled = _ablation(results).conditions["shuffled"]
     assert shuffled.gap is not None
     return f"another sample's picture costs {signed(shuffled.gap)} nats per token{between(shuffled.ci95)}"
@@ -84,7 +86,7 @@ def _margin(results: Results) -> str:
 
 
 def _of(names: list[str], verb: str, join: str = "and", place: str = "in its place") -> str:
-    """Return conditions with their verb: `zeros and noise in its place cost`, but `noise in its place costs`."""
+    """Join conditions with their verb: `zeros and noise in its place cost`, but `noise in its place costs`."""
     return f"{listed(names, join)} {place} {verb}{'s' if names == ['noise'] else ''}"
 
 
@@ -97,7 +99,7 @@ def _used_but_gate_fails(conclusion: Conclusion, _: Results) -> str:
 
 def _gate_fails(conclusion: Conclusion, results: Results) -> str:
     none = _of(_named(conclusion, "ruled out"), "cost", place="in place of the picture")
-    # If there is a conclusion about the pattern, its sentence already says this, with figures.
+    # If there is a conclusion about the pattern of the gaps, its sentence already states this, with figures.
     rest = "" if said(results, "pattern") else " Whether the content of the picture matters is not decided."
     return f"Check 1 fails: {none} nothing above the margin.{rest}"
 
@@ -204,10 +206,10 @@ _SENTENCES: Mapping[ConclusionCode, Callable[[Conclusion, Results], str]] = {
 _WITHOUT_VERDICT: frozenset[ConclusionCode] = frozenset(
     ("check-1-not-run", "nothing-scored", "content-used-rest-undecided", "undecided")
 )
-"""Headlines with which the overall verdict may still be FAIL (due to check 2) or PASS (if only check 2 was run)."""
+"""The headlines with which the overall verdict may be FAIL (due to check 2) or PASS (if only check 2 was run)."""
 ORDER_CODES: tuple[ConclusionCode, ...] = (
     "wrong-picture-costs-more",
     "wrong-picture-costs-no-more",
     "wrong-picture-open",
 )
-"""Codes of conclusions that `said` combines into one sentence per standing."""
+"""The codes of the conclusions that `said` combines, so that there is one sentence per standing."""

@@ -1,6 +1,8 @@
-"""Conclusions from matching, words and the blind prompt as sentences: one function per code.
+"""Puts the conclusions from three measurements into sentences, with one function for each code.
 
-As in `conclusions`, the code was chosen from standings, and this module only adds words and figures.
+The measurements are matching (is a caption likelier with its own picture than with others?), the words of captions, and
+the blind prompt (a trained constant prompt that replaces the picture). As in `conclusions`, the codes were chosen by
+`verdict.conclusions`, and this module only adds words and figures.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Conditions of check 1 in words: what the image positions contain, and what the gap measures."""
+"""Describes the conditions of check 1 in words.
+
+A condition determines what the image positions contain. Its gap is the loss under this condition minus the loss with
+the right image; the texts in this module state what each gap measures.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ MEANINGS = {
     "tiles-8": "what everything except fine texture and colour contributes: the 8x8 tiles of the picture are shuffled",
     "blind": "what the picture contributes beyond the best constant prompt, trained to fit all captions at once",
 }
-"""One line about what the gap measures, by the name of the condition."""
+"""What the gap of a condition measures, in one line, by the name of the condition."""
 IN_PLACE = {
     "shuffled": "another sample's picture",
     "zero": "zeros",
@@ -29,10 +33,10 @@ IN_PLACE = {
     "mean-token": "the average training image",
     "blind": "the trained constant prompt",
 }
-"""What replaces the picture, worded as part of a sentence, by the name of the condition."""
+"""What replaces the picture in a condition, worded as part of a sentence, by the name of the condition."""
 
 
 def listed(names: list[str], join: str = "and") -> str:
-    """Return the conditions in words, as a list inside a sentence."""
+    """Return the names of conditions in words, joined by commas and `join` for use inside a sentence."""
     words = [IN_PLACE.get(name, name) for name in names]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {join} {words[-1]}"

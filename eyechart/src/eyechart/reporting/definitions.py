@@ -1,4 +1,4 @@
-"""Definitions of the figures in report.html. The page contains these texts, and docs/report.md repeats them."""
+"""Defines the terms that report.html uses. The page contains these texts, and docs/report.md repeats them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Definition(NamedTuple):
-    """The definition of one term, as a paragraph."""
+    """The definition of one term, with its title and a paragraph of text."""
 
     title: str
     text: str

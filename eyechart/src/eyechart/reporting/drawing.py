@@ -1,7 +1,7 @@
-"""Inline SVG by matplotlib: text stays text, colours come from the page's style, and equal figures give equal bytes.
+"""Draws charts with matplotlib as inline SVG for the page.
 
-matplotlib draws with placeholder colours, which are replaced by CSS variables here, so that one drawing can be used in
-light mode, in dark mode and in print.
+Text in the SVG is not converted to paths, and equal charts give equal bytes. matplotlib draws with placeholder colours,
+which this module replaces by CSS variables. One drawing can therefore be used in light mode, in dark mode and in print.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Placeholder colours; the style sheet sets `--blue`, `--orange` and so on, for light and dark mode.
+# The placeholder colours. The page's style sheet defines `--blue`, `--orange` and so on, for light and dark mode.
 INK, FAINT, GRID = "#010203", "#020304", "#030405"
 BLUE, ORANGE, GREEN = "#040506", "#050607", "#060708"
 _VARIABLES = {INK: "ink", FAINT: "faint", GRID: "grid", BLUE: "blue", ORANGE: "orange", GREEN: "green"}
@@ -43,15 +43,15 @@ _STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "legend.labelcolor": INK,
 }
-# The user's matplotlibrc must not change the page.
+# The defaults are set explicitly, so that the user's matplotlibrc does not change the page.
 _SETTINGS: Any = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith("backend")} | _STYLE
 _WIDTH = 4.6
-"""Width in inches; at this width, the text is readable on the screen of a phone."""
+"""The width of a drawing in inches, at which its text is readable on the screen of a phone."""
 
 
 @contextmanager
 def drawing(height: float) -> Iterator[tuple[Figure, Axes]]:
-    """Make a figure of the page's width and `height` inches, in the page's style."""
+    """Create a matplotlib figure of the page's width and `height` inches, in the style of the page."""
     with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=(_WIDTH, height))
         axes = figure.add_subplot()
@@ -61,7 +61,7 @@ def drawing(height: float) -> Iterator[tuple[Figure, Axes]]:
 
 
 def as_svg(figure: Figure, alt: str, name: str) -> Markup:
-    """Return the drawing as SVG for the page; `alt` describes it in words, and `name` makes its ids unique."""
+    """Return the figure as SVG for the page; `alt` describes it in words, and `name` makes its ids unique."""
     buffer = io.StringIO()
     quiet: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
     figure.savefig(buffer, format="svg", transparent=True, metadata=quiet)
@@ -70,7 +70,7 @@ def as_svg(figure: Figure, alt: str, name: str) -> Markup:
     assert box is not None, "matplotlib writes a viewBox"
     body = drawn[drawn.index(">", drawn.index("<svg")) + 1 :]
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
-    # Ids without references are removed; the figure's name is added to the others, so that they are unique on the page.
+    # Ids that nothing refers to are removed. The others get the figure's name, so that they are unique on the page.
     used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
     body = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", body)
     body = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", body).replace("xlink:href", "href")

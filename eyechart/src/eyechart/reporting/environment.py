@@ -1,4 +1,7 @@
-"""Software and hardware of a run: enough to explain differences between runs, without names of machines or people."""
+"""Records the software and hardware of a run, so that differences between runs can be explained.
+
+The record contains no names of machines or people.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,10 @@ _GIT_SECONDS = 10
 
 
 def environment() -> dict[str, str]:
-    """Return versions and hardware of this process, always with the same keys in the same order.
+    """Return the software versions and the hardware of this process, always with the same keys in the same order.
 
-    There is no host name, no user name and no absolute path. A value that cannot be determined is `unknown`; something
-    that does not exist is `none`.
+    The values contain no host name, no user name and no absolute path. A value that cannot be determined is `unknown`.
+    The value for something that does not exist, such as a GPU, is `none`.
     """
     import torch
 
@@ -43,7 +46,7 @@ def environment() -> dict[str, str]:
 
 
 def _usable_cpus() -> int:
-    """Return the number of CPUs that this process may use; a container or `taskset` may allow only some of them."""
+    """Return the number of CPUs that this process may use, which a container or `taskset` may limit."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -62,7 +65,7 @@ def _version(package: str) -> str:
     if package == "torch":
         import torch
 
-        return str(torch.__version__)  # includes the build, such as +cpu
+        return str(torch.__version__)  # includes the build, for example +cpu
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -70,9 +73,9 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str:
-    """Return the commit of the source tree that this package runs from, with `+changes` if tracked files differ."""
+    """Return the git commit of the source tree of this package, with `+changes` if tracked files were changed."""
     root = Path(__file__).parents[4]
-    # If the package is installed in site-packages, a repository in a parent folder would be a different project.
+    # If the package is installed in site-packages, a repository in a parent folder belongs to another project.
     if not ((root / ".git").exists() and (root / "src" / "qwen3_vlm").is_dir()):
         return "none"
     try:

@@ -1,4 +1,4 @@
-"""The verdict with its reasons as lines of text, for the terminal and for programs."""
+"""Writes the verdict and its reasons as lines of text, for the terminal and for programs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from eyechart.results import Finding, Results, Verdict
 
 
 class Line(NamedTuple):
-    """One line with its indentation and kind."""
+    """One line of text, with its indentation in spaces and its kind: a verdict, a warning, or neither."""
 
     text: str
     indent: int = 0
@@ -19,12 +19,12 @@ class Line(NamedTuple):
 
 
 def explain(results: Results) -> str:
-    """Return the verdict, the headline, and every check with its reasons, one per line."""
+    """Return the verdict, the headline, the verdict of every check and its reasons, each on its own line."""
     return "\n".join(" " * line.indent + line.text for line in explanation(results))
 
 
 def explanation(results: Results) -> Iterator[Line]:
-    """Yield the lines of `explain`, with their indentation and kind."""
+    """Yield the lines that `explain` joins, with their indentation and kind."""
     yield Line(f"VERDICT: {results.verdict}", 0, results.verdict)
     if headline := said(results, "headline"):
         yield Line(headline, 2)
@@ -37,5 +37,5 @@ def explanation(results: Results) -> Iterator[Line]:
 
 
 def consequence(finding: Finding) -> str:
-    """Return a sentence saying that other findings can have caused this one; empty if there are none."""
+    """Return a sentence that names the findings that may have caused this one; empty if there are none."""
     return f"This can be a consequence of {', '.join(finding.explained_by)}." if finding.explained_by else ""

@@ -1,4 +1,4 @@
-"""The figures of the page: each has a drawing, a sentence, and a link to the definition of its terms."""
+"""Makes the figures of the page: each has a drawing, sentences about it, and links to the definitions of its terms."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from eyechart.results import Ablation, Decomposition, Results
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing, its sentence, and the keys of the definitions of its terms."""
+    """A drawing with its title, the sentences about it, and the keys of the definitions of its terms."""
 
     title: str
     svg: Markup
@@ -28,7 +28,7 @@ class Figure:
 
 
 def figures(results: Results) -> Iterator[tuple[str, Figure]]:
-    """Yield the name and figure of everything for which the results contain data."""
+    """Yield the name and the figure of each part of the results for which there are data."""
     if results.ablation:
         yield from _ablation_figures(results, results.ablation)
         yield from _sample_figures(results)
@@ -92,7 +92,10 @@ def _then(sentence: str) -> str:
 
 
 def _decomposition(results: Results, split: Decomposition, ablation: Ablation) -> Figure:
-    """Draw the measured parts. Shock needs the condition zero, and misdirection needs shuffled."""
+    """Draw those parts of the gaps that were measured.
+
+    Shock is measured only if the condition zero was scored, and misdirection only if shuffled was.
+    """
     parts = {"information": split.information, "shock": split.shock, "misdirection": split.misdirection}
     measured = {name: part for name, part in parts.items() if part.value is not None}
     bars = [Bar(name, part.value, part.ci95) for name, part in measured.items()]

@@ -1,4 +1,7 @@
-"""Sentences about looks during training, for the terminal and the page. Their claims come only from standings."""
+"""Writes sentences about looks (quick measurements during training) for the terminal and the page.
+
+What the sentences claim depends only on standings: whether a gap is above its margin, not above it, or undecided.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from eyechart.verdict.onset import last_ruled_out, onset
 
 
 def look_line(look: Look) -> str:
-    """Return the line that a run prints about a look."""
+    """Return the line that a training run prints about a look."""
     share = "" if look.r_at_1 is None else f" | own picture first of {look.k}: {look.r_at_1:.0%}"
     zeros = "" if look.gap_zero is None else f" | zeros {look.gap_zero:+.3f} {look.zero}"
     return (
@@ -19,7 +22,7 @@ def look_line(look: Look) -> str:
 
 
 def read_onset(looks: Sequence[Look]) -> str:
-    """Return a sentence about the step at which the connector began to use the picture; empty without looks."""
+    """Return a sentence that states when the connector began to use the picture; empty if there are no looks."""
     if not looks:
         return ""
     last = looks[-1]
