@@ -1,9 +1,9 @@
 """Computes the results of check 1 from per-token losses.
 
-Check 1 compares the loss with the right picture (`correct`) with the loss under other conditions, that is, with other
-inputs in place of the picture. The results are the mean loss of every condition, the order of the conditions by loss,
-the gaps and the verdict. A gap is the loss under a condition minus the loss under `correct`. Its standing says whether
-it exceeds its margin (`verdict.standing`). Under `shuffled`, every sample gets the image of another sample, its donor.
+Check 1 compares the loss with the right picture (`correct`) to the loss under other conditions, in which another input
+replaces the picture. The results are the mean loss of every condition, the order of the conditions by loss, the gaps
+and the verdict. A gap is the loss under a condition minus the loss under `correct`. Its standing says whether the gap
+exceeds its margin (`verdict.standing`). Under `shuffled`, every sample gets the image of another sample, its donor.
 
 This module is separate from the scoring, so that all figures can be computed again from saved per-token losses.
 """

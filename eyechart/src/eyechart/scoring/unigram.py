@@ -1,8 +1,9 @@
 """Check 0: whether the language model predicts the captions better than a unigram model does.
 
 A language model with the wrong tokenizer, with permuted embeddings, or for another language can still react to the
-output of a connector. It may therefore pass check 1, although its loss is too high for a model that understands the
-captions. Check 0 compares its loss with the loss of a unigram model, which only uses the frequency of each token:
+output of a connector. It may therefore pass check 1 (whether the picture changes the loss), although its loss is too
+high for a model that understands the captions. Check 0 compares its loss with the loss of a unigram model, which only
+uses the frequency of each token:
 
     p(t) = (count(t) + 1) / (N + V)                       add-one smoothing; N label tokens counted, V in the vocabulary
     D_i  = sum_t -ln p(t) - sum_t nll(t)                  paired, per caption, over exactly the scored label tokens
@@ -16,9 +17,9 @@ scored, the loss with visual tokens of zeros (`zero`) is used instead of it.
 
 The tokens are counted in the training captions. If there is no training data, every caption is predicted from the
 scored captions of all other images. This is valid, because no caption is used to predict itself. A unigram model of few
-captions is weaker: with add-one smoothing over a large vocabulary, its loss is well below ln V only after many
-captions. In this case, the check can therefore only err towards "the captions are read". If all captions belong to a
-single image, there are no other captions to count, and the check is not run.
+captions is weaker: with add-one smoothing over a large vocabulary, its loss falls well below ln V only with many
+captions. Without training data, the check can therefore only err towards "the captions are read". If all captions
+belong to a single image, there are no other captions to count, and the check is not run.
 
 Dimension suffixes: S samples, N label tokens of all samples in their order, K distinct tokens.
 """
