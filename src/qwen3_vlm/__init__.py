@@ -8,9 +8,9 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-# OpenMP's threads spin while they wait. On a busy machine, two spinning threads can be eight times slower than one. If
-# they sleep instead, two threads are about as fast as one on a busy machine and a quarter faster on an idle one. The
-# variable must be set before PyTorch is loaded; an existing value is kept.
+# By default, OpenMP's threads spin while they wait. On a busy machine, two spinning threads can be eight times slower
+# than one. If they sleep instead, two threads are about as fast as one on a busy machine, and a quarter faster on an
+# idle one. The variable must be set before PyTorch is imported; a value set by the user is kept.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _NAMES = {"load": "loaded", "ablate": "ablate", "ablate_model": "ablate", "audit": "audit", "trial": "trial"}
@@ -18,7 +18,7 @@ __all__ = ["ablate", "ablate_model", "audit", "load", "trial"]
 
 
 def __getattr__(name: str) -> Any:
-    """Return a name of the API. PyTorch is loaded when the first of these names is used."""
+    """Return the object of the API with this name. PyTorch is imported when the first of these objects is requested."""
     if name == "__version__":
         return version("qwen3-vlm")
     if name in _NAMES:

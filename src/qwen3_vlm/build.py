@@ -1,4 +1,4 @@
-"""Makes data and model from a config, with the same functions for training, scoring and captioning."""
+"""Prepares the data and builds the model of a config, with the same functions for training, scoring and captioning."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.shipped import locate
 
 _KINDS = {"model.llm": ("qwen3",), "model.vision": ("siglip_vision_model", "siglip")}
-"""Accepted values of `model_type` in config.json. `siglip` is a SigLIP checkpoint that also contains the text tower."""
+"""Accepted values of `model_type` in config.json. `siglip` is a SigLIP checkpoint that also has the text tower."""
 
 
 _LOOKED_FOR = 16
-"""Number of rows whose images are looked for before any other work."""
+"""Number of rows whose image files are searched for before any other work starts."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Tokenizer, prompts and image preprocessing of one pair of backbones."""
+    """The tokenizer, prompts and image preprocessing of a vision tower and a language model."""
 
     tokenizer: Any
     prompts: PromptBuilder
@@ -48,7 +48,7 @@ class Inputs:
 
     @property
     def pad_id(self) -> int:
-        """Id of the token that pads sequences on the right. Masks are made from lengths and never from this id."""
+        """The id of the token that pads sequences on the right. Masks are computed from lengths, never from this id."""
         return int(self.tokenizer.eos_token_id)
 
 
@@ -60,18 +60,18 @@ class Prepared:
     inputs: Inputs
     split: Split
     files: tuple[DataFile, DataFile | None]
-    """The data file, and the fixed held-out file if there is one."""
+    """The data file, and the fixed held-out file (None if there is none)."""
     train: Dataset
     eval: Dataset
     rejects: dict[str, tuple[Reject, ...]]
-    """Unusable rows by side of the split (`train`, `eval`), found before any image was opened."""
+    """Rows found to be unusable before any image was opened, by side of the split (`train`, `eval`)."""
 
 
 def prepare_inputs(config: Config) -> Inputs:
-    """Load tokenizer, prompts and image preprocessing from the backbones' own files.
+    """Load the tokenizer, the prompts and the image preprocessing, using the backbones' own files.
 
     Raises:
-        ValueError: a backbone is missing, or its tokenizer lacks the image block's tokens.
+        ValueError: a backbone is missing, or the tokenizer lacks the tokens of the image block.
     """
     tokenizer = load_tokenizer(config.model.llm)
     prompts = PromptBuilder(tokenizer, config.prompt, config.connector.latents, config.data.max_seq_len)
@@ -80,30 +80,30 @@ def prepare_inputs(config: Config) -> Inputs:
 
 @dataclass(frozen=True)
 class Origin:
-    """The checkpoint that data are prepared for: where its split is recorded."""
+    """The checkpoint for which data are prepared, and the split recorded in it."""
 
     checkpoint: Path
     recorded: RecordedSplit | None
-    """The split in the checkpoint; None if it is of an older version."""
+    """The split recorded in the checkpoint; None if the checkpoint has an older format."""
 
     @property
     def split_file(self) -> Path:
-        """The split.json of the run, which need not exist: a copy of the `.pt` alone is enough."""
+        """The path of the run's split.json. It need not exist, because a copy of the `.pt` file alone is enough."""
         return self.checkpoint.parent / "split.json"
 
 
 def prepare_data(config: Config, saved_split: Path | None = None, origin: Origin | None = None) -> Prepared:
-    """Read the rows, draw the split, and encode prompts and captions.
+    """Read the rows, draw or load the split, and encode prompts and captions.
 
-    Training rows that show a held-out row's picture are removed from a split that is drawn here. A saved split and a
-    fixed held-out file are not changed.
+    If the split is drawn here, training rows that show the picture of a held-out row are removed from it. A saved split
+    is not changed, and neither is a split with a fixed held-out file.
 
     Args:
         config: the config of the run.
-        saved_split: the split.json of an earlier run. If it exists, it determines the split, and the data must be the
-            same.
-        origin: the checkpoint to score. Its record determines the split, and an embedded world is made only in its own
-            place.
+        saved_split: the path of the split.json of an earlier run. If the file exists, its split is used, and the data
+            must be the same as in that run.
+        origin: the checkpoint to score. The split recorded in this checkpoint is used. An embedded world (a built-in
+            demo data set) is generated only in its standard folder, never at another path that the checkpoint names.
 
     Raises:
         ValueError: a file is missing or broken, the data are not those of `origin`, too many rows are unusable, or
@@ -142,7 +142,7 @@ def prepare_data(config: Config, saved_split: Path | None = None, origin: Origin
     train, train_rejects = _dataset(config.data, inputs, of_train, split.train, "training")
     held_out, eval_rejects = _dataset(config.data, inputs, of_eval, split.eval, "held-out")
     if config.data.workers:
-        # Set this after the encoding, which may use all threads; processes that are forked later must use none.
+        # Set this only after the encoding, which may use all threads: processes that are forked later must use none.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     rejects = {"train": train_rejects, "eval": eval_rejects}
     return Prepared(config, inputs, split, files, train, held_out, rejects)
@@ -153,7 +153,9 @@ def _described(file: Path, layout: str) -> DataFile:
 
 
 def _refuse_own_rows(data: DataConfig) -> None:
-    """Raise an error, before a world is generated, if the data file is elsewhere and has its own images.
+    """Raise an error if the config requests an embedded world, but the data file is elsewhere and has its own images.
+
+    This check runs before the world (a built-in demo data set) is generated.
 
     Raises:
         ValueError: the data file has its own images, or it cannot be read.
@@ -165,10 +167,10 @@ def _refuse_own_rows(data: DataConfig) -> None:
 
 
 def _require_images(data: DataConfig, file: Path, rows: Sequence[Row]) -> None:
-    """Raise an early error if the first rows' images are not below the image root but near the data file.
+    """Raise an error early if the images of the first rows are not below the image root, but near the data file.
 
     Raises:
-        InputError: the images are elsewhere.
+        InputError: the images are in another folder.
     """
     first = [row.image for row in rows[:_LOOKED_FOR]]
     if any(file_of(Path(data.image_root) / image).is_file() for image in first):
@@ -198,7 +200,7 @@ def _dataset(
 
 
 def complain_of_missing(data: DataConfig, backbones: ModelConfig) -> None:
-    """Before any work is done, report in one line everything that a run needs and that is missing.
+    """Report in one line everything that is missing for a run, before any work is done.
 
     Raises:
         ValueError: something is missing, and the message describes how to get it; or a backbone has the wrong type.
@@ -230,19 +232,19 @@ def complain_of_missing(data: DataConfig, backbones: ModelConfig) -> None:
 
 
 def connector_shape(settings: ConnectorConfig, tower: VisionTower, llm: LanguageModel) -> ConnectorShape:
-    """Return the connector's dimensions, from its settings and the backbones."""
+    """Return the dimensions of the connector, which depend on its settings and on the backbones."""
     return ConnectorShape(
         vision_width=tower.width, text_width=llm.width, patches=tower.patches, **settings.model_dump()
     )
 
 
 def build_model(config: Config, inputs: Inputs) -> VLM:
-    """Load the frozen backbones and make a newly initialised connector, on the device given by the config.
+    """Load the frozen backbones and initialise a new connector, on the device given by the config.
 
-    The initial weights depend only on the seed.
+    The initial weights of the connector depend only on the seed.
 
     Raises:
-        ValueError: a backbone is missing or incomplete, or the device does not support what was requested.
+        ValueError: a backbone is missing or incomplete, or the device does not support the requested settings.
     """
     device, dtype = choose_device(config.model, config.threads), DTYPES[config.model.precision]
     tower = load_tower(locate(config.model.vision), inputs.spec, dtype, config.model.attention)
@@ -253,7 +255,7 @@ def build_model(config: Config, inputs: Inputs) -> VLM:
 
 
 def backbone_identities(named: ModelConfig, vlm: VLM) -> dict[str, dict[str, Any]]:
-    """Return name, width and digest of all weights of both frozen parts, which identify them in a checkpoint."""
+    """Return the name, the width and a digest of all weights of each backbone, which identify it in a checkpoint."""
     return {
         "vision": {"name": named.vision, "width": vlm.tower.width, "digest": combined(vlm.tower.hashes)},
         "llm": {"name": named.llm, "width": vlm.llm.width, "digest": combined(vlm.llm.hashes)},

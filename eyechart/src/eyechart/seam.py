@@ -1,6 +1,8 @@
-"""The scoring interface between eyechart and a model: the types that are passed through it, and a scorer's contract.
+"""The seam, which is the interface through which eyechart scores a model: its data types and the contract of a scorer.
 
-Dimension legend, used as name suffixes everywhere in this package:
+A scorer is a model, or an adapter for a model, with the methods of `Scorer`.
+
+Dimension letters, used as suffixes of names everywhere in this package:
 
     B  samples of a batch            Q  visual tokens (latents) per image    V  width of the vision tower
     T  positions of a sequence       P  patch features per image             E  width of the LLM's embeddings
@@ -47,14 +49,14 @@ __all__ = [
 
 
 class ModelInputs(Protocol):
-    """Processed images in the model's own format, one part for each sample of a batch."""
+    """The processed images of a batch in the model's own format, with one part per sample."""
 
     def rows(self, places: Sequence[int]) -> ModelInputs:
-        """Select samples by place."""
+        """Return the inputs of the samples at these positions."""
         ...
 
     def with_noise(self, place: int, generator: torch.Generator) -> ModelInputs:
-        """Return the inputs with the images of one sample replaced by noise of the same mean and spread."""
+        """Return the inputs with the images of one sample replaced by noise of the same mean and standard deviation."""
         ...
 
     def negated(self) -> ModelInputs:
@@ -64,36 +66,38 @@ class ModelInputs(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples padded on the right to one length, as made by `eyechart.collate`.
+    """A batch of samples, padded on the right to the same length, as `eyechart.collate` returns it.
 
-    Masks come from `lengths_B`, never from the pad id (it may be EOS).
+    Attention masks are computed from `lengths_B`, never from the pad id, because this id may be that of EOS.
     """
 
     samples: tuple[Sample, ...]
     ids_BT: Tensor
     """int64 token ids."""
     labels_BT: Tensor
-    """int64: the ids that are scored, IGNORE_INDEX elsewhere. Not shifted: position t is predicted from t-1."""
+    """int64: ids of the scored tokens, IGNORE_INDEX elsewhere. Labels are not shifted: the logits at position t-1
+    predict the label at t."""
     lengths_B: Tensor
     """int64: number of tokens of each sample; positions after them are padding."""
     block_BT: Tensor
     """bool: positions of the image block (start token, Q patch tokens, end token). A sample without an image block is
     counted, but not scored."""
     pixels_BCHW: Tensor | None
-    """uint8, not normalised; None if features were cached or the batch is text only."""
+    """uint8, not normalised; None if the features are cached or the batch contains only text."""
     features_BPV: Tensor | None
     stats: CollateStats
     rejects: tuple[Reject, ...] = ()
-    """Rows that belong to this batch but could not be read."""
+    """Rows of this batch that could not be read."""
     inputs: ModelInputs | None = None
-    """For a live model: the image inputs that its own collator made, used instead of `pixels_BCHW`."""
+    """For a live model (a transformers model in memory, with its own collator): the image inputs made by the collator,
+    which are used instead of `pixels_BCHW`."""
 
     def __len__(self) -> int:
-        """Number of usable samples."""
+        """Return the number of usable samples."""
         return len(self.samples)
 
     def rows(self, places: Sequence[int]) -> Batch:
-        """Return some samples of the batch, with the same width and without rejects."""
+        """Return a batch of the samples at these positions, with the same padded length and without rejects."""
         index = list(places)
         samples = tuple(self.samples[place] for place in index)
         return Batch(
@@ -115,7 +119,7 @@ class Batch:
 
     @property
     def attention_BT(self) -> Tensor:
-        """Bool [B,T]: True at real tokens."""
+        """The attention mask, bool [B,T]: True at tokens, False at padding."""
         import torch
 
         positions_T = torch.arange(self.ids_BT.shape[1], device=self.ids_BT.device)
@@ -124,19 +128,20 @@ class Batch:
 
 @dataclass(frozen=True)
 class VisualTokens:
-    """An encoder's output for a batch of images, passed to the language model. The checks do not interpret the values.
+    """The output of an image encoder for a batch of images, which is passed to the language model.
 
-    `layers[0]` is placed at the image positions; further layers are extra features that a model adds in deeper layers
-    (Qwen3-VL's deepstack). Each is [B, Q, E_layer]; a condition treats every layer in the same way.
+    The checks do not interpret the values. `layers[0]` is placed at the image positions. Further entries are extra
+    features that some models add in deeper layers of the language model (Qwen3-VL's deepstack). Each entry is
+    [B, Q, E_layer], and a condition changes all entries in the same way.
     """
 
     layers: tuple[Tensor, ...]
     counts_B: Tensor | None = None
-    """int64: number of visual tokens of each image if the numbers differ; the slots after them are padding."""
+    """int64: number of visual tokens of each image if the numbers differ; the positions after them are padding."""
 
     @classmethod
     def of(cls, images: Sequence[Tensor]) -> VisualTokens:
-        """Make visual tokens with one layer from a tensor [Q_i,E] per image; Q_i may differ."""
+        """Create visual tokens with one layer from one tensor [Q_i,E] per image; Q_i may differ between images."""
         import torch
         from torch.nn.utils.rnn import pad_sequence
 
@@ -145,15 +150,15 @@ class VisualTokens:
         return cls((pad_sequence(list(images), batch_first=True),), torch.tensor(counts) if differ else None)
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return int(self.layers[0].shape[0])
 
     def counts(self) -> list[int]:
-        """Number of visual tokens of each image."""
+        """Return the number of visual tokens of each image."""
         return [int(self.layers[0].shape[1])] * len(self) if self.counts_B is None else self.counts_B.tolist()
 
     def rows(self, index: Tensor | Sequence[int]) -> VisualTokens:
-        """Select images by position."""
+        """Return the visual tokens of the images at these positions."""
         import torch
 
         chosen = torch.as_tensor(index, dtype=torch.long)
@@ -161,12 +166,12 @@ class VisualTokens:
         return VisualTokens(tuple(layer[chosen.to(layer.device)] for layer in self.layers), counts_B)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> VisualTokens:
-        """Apply `change` to every layer."""
+        """Return the visual tokens with `change` applied to every layer."""
         return VisualTokens(tuple(change(layer) for layer in self.layers), self.counts_B)
 
     @staticmethod
     def cat(parts: Sequence[VisualTokens]) -> VisualTokens:
-        """Concatenate images along the batch dimension; if their numbers of tokens differ, they are padded."""
+        """Concatenate along the batch dimension, with padding if the numbers of visual tokens differ."""
         import torch
         import torch.nn.functional as F
 
@@ -180,7 +185,7 @@ class VisualTokens:
 
 @dataclass(frozen=True)
 class TokenNLL:
-    """Per-token negative log-likelihood of a batch's label tokens, in nats, in reading order sample by sample."""
+    """The negative log-likelihood of every label token of a batch, in nats: sample by sample, in reading order."""
 
     nll_N: Tensor
     """float32 [N]: losses in nats."""
@@ -189,7 +194,7 @@ class TokenNLL:
 
     @classmethod
     def of(cls, logits_BTK: Tensor, labels_BT: Tensor) -> TokenNLL:
-        """Compute the NLL from logits over K tokens; the logits at position t-1 predict the label at t."""
+        """Compute the NLL from logits over a vocabulary of K; the logits at position t-1 predict the label at t."""
         import torch.nn.functional as F
 
         targets_BT = labels_BT[:, 1:].to(logits_BTK.device)
@@ -198,7 +203,7 @@ class TokenNLL:
         return cls(nll_N, keep_BT.sum(dim=1))
 
     def per_sample(self) -> list[Tensor]:
-        """Split into one [T_i] tensor per sample, which is empty if the sample has no label token."""
+        """Return the losses as one tensor [T_i] per sample, which is empty if the sample has no label token."""
         import torch
 
         return list(torch.split(self.nll_N, self.counts_B.tolist()))
@@ -206,16 +211,21 @@ class TokenNLL:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Information about the token ids. Any field may be missing; measures that need it are left out with a remark."""
+    """Information about the token ids.
+
+    Every field is optional. Measurements that need a missing field are left out, with a remark in the results.
+    """
 
     decode: Callable[[list[int]], str] | None = None
-    """Converts token ids to text, keeping special tokens and all spaces; used for words and for the page."""
+    """A function that converts token ids to text and keeps special tokens and all spaces. It is used for the tables of
+    words and for the report page."""
     end_id: int | None = None
-    """The token that ends a caption, for gaps without it."""
+    """Id of the token that ends a caption; used to compute gaps without this token."""
     begin_id: int | None = None
-    """A token that may precede a caption if the prompt is only the image, for `no-image`."""
+    """Id of the token that is placed before a caption under `no-image` (the condition without an image block) if the
+    prompt contains only the image."""
     size: int | None = None
-    """Size of the vocabulary, for the loss of random guessing."""
+    """Size of the vocabulary; used to compute the loss of random guessing."""
 
 
 @dataclass(frozen=True)
@@ -223,34 +233,35 @@ class Description:
     """A scorer's description of its model."""
 
     name: str
-    """Name of the model, for the page and for messages."""
+    """Name of the model, shown on the report page and in messages."""
     parts: Mapping[str, str] = field(default_factory=dict)
-    """Parts of the model, such as `vision` and `llm`, with their names."""
+    """Names of the parts of the model, by keyword, such as `vision` and `llm`."""
     notes: Mapping[str, str] = field(default_factory=dict)
-    """Sentences about how the model is scored, by keyword, for the page."""
+    """Sentences about how the model is scored, by keyword, shown on the report page."""
     vocabulary: Vocabulary = Vocabulary()
     remarks: Sequence[Remark] = ()
-    """Notes as codes, from eyechart's own scorers; `reporting.remarks` writes their sentences."""
+    """Notes in the form of codes, set only by eyechart's own scorers; `reporting.remarks` has the sentence for each."""
     door: DoorName | None = None
-    """How images of a transformers model are replaced; only set by eyechart's own scorers."""
+    """How the images of a transformers model are replaced (the door); set only by eyechart's own scorers."""
 
 
 class ScorerOfBatches(Protocol):
-    """The two methods of a scorer that are needed if batches are given."""
+    """The two methods that a scorer needs if the caller passes batches instead of rows."""
 
     def encode(self, batch: Batch) -> VisualTokens:
-        """See `Scorer`."""
+        """Return the visual tokens of every sample, as described in `Scorer`."""
         ...
 
     def nll(self, batch: Batch, visual: VisualTokens | None) -> TokenNLL:
-        """See `Scorer`."""
+        """Return the loss of every label token, as described in `Scorer`."""
         ...
 
 
 class Scorer(ScorerOfBatches, Protocol):
-    """Any vision-language model with three methods. It encodes images once, then scores captions with visual tokens.
+    """The interface of a vision-language model: three methods that read rows, encode images, and score captions.
 
-    A complete example, whose encoder is the mean colour and whose decoder is a GRU over characters:
+    Each image is encoded once. Captions are then scored with its visual tokens, or with others in their place. In this
+    complete example, the encoder uses only the mean colour of an image, and the decoder is a GRU over characters:
 
         import eyechart, numpy, torch
         from PIL import Image
@@ -283,58 +294,59 @@ class Scorer(ScorerOfBatches, Protocol):
 
     The contract:
 
-    - The model is in eval mode. All methods are called without gradients, possibly more than once, and must return
+    - The model must be in eval mode. All methods are called without gradients, possibly more than once, and must return
       equal output for equal input. The output for a sample must not depend on the other samples of the batch.
-    - `batch` returns a sample for every row, in the order of the rows; a row that cannot be used is a `Reject` in
-      `Batch.rejects`. Rows without an image are not passed to it. If reading raises OSError, the rows are passed one by
-      one, and those that raise are counted and named.
-    - `encode` returns one row of visual tokens per sample, in the same order, each [Q,E] with the same width E. Pixels
-      are uint8. Q may differ between images (`VisualTokens.of`), but images can only replace each other if they have
-      the same Q, so images whose Q is not the most common one are left out and counted. Resize images to one size to
-      keep all of them.
+    - `batch` returns a sample for every usable row, in the order of the rows. Every other row becomes a `Reject` in
+      `Batch.rejects`. Rows without an image are not passed to `batch`. If `batch` raises OSError, it is called again
+      for each row separately, and the rows for which it raises are counted and named.
+    - `encode` returns visual tokens [Q,E] for every sample, in the order of the samples, all with the same width E. Its
+      input pixels are uint8. Q may differ between images (`VisualTokens.of`), but an image can replace another one only
+      if both have the same Q. Images whose Q is not the most common one are therefore left out and counted. To keep all
+      images, resize them to the same size.
     - `nll` returns one loss in nats, at least 0, for every label that is not IGNORE_INDEX, in reading order, sample by
-      sample. Labels are not shifted: the label at position t is predicted from t-1. The batch comes without pixels,
-      and `visual` is on the CPU: the scorer moves both to the model's device. `visual` may be zeros, noise, or the
-      tokens of another image. If it is None, the image block is already removed from ids and labels, and every first
-      label has a predecessor: score only the text.
-    - A loss that is not finite makes the verdict FAIL. Every other violation raises a ValueError that names it.
+      sample. Labels are not shifted: the logits at position t-1 predict the label at t. The batch contains no pixels,
+      and `visual` is on the CPU; `nll` must move both to the model's device. `visual` may be zeros, noise, or the
+      tokens of another image. If `visual` is None, only the text is scored: the image block has already been removed
+      from ids and labels, and a token precedes the first label of every sample.
+    - A loss that is not finite makes the verdict FAIL. Every other violation of this contract raises a ValueError that
+      names the violation.
 
-    Optional methods: `pair_nll` (`PairScorer`), `write` (`Writer`), `describe() -> Description`. If batches are given
-    instead of rows, `batch` is not needed.
+    Optional methods: `pair_nll` (`PairScorer`), `write` (`Writer`), `describe() -> Description`. If the caller passes
+    batches instead of rows, `batch` is not needed.
     """
 
     def batch(self, rows: Sequence[Row]) -> Batch:
-        """Read rows: convert text to ids and labels with the image block, and image files to pixels."""
+        """Read the rows: convert their text to ids and labels, with an image block, and their image files to pixels."""
         ...
 
 
 @runtime_checkable
 class PairScorer(Protocol):
-    """An optional additional method that scores many captions with few images, reading each image only once."""
+    """A scorer with an optional method that scores many captions with few images and processes each image only once."""
 
     def pair_nll(self, batch: Batch, visual: VisualTokens, images_B: Sequence[int]) -> TokenNLL:
         """Return the same as `nll(batch, visual.rows(images_B))`, for batches with few images and many captions.
 
-        A sample may occur in `batch` more than once. For every row of `batch`, `images_B` contains the position of its
-        image in `visual`.
+        A sample may occur in `batch` more than once. For every sample of `batch`, `images_B` contains the position of
+        its image in `visual`.
         """
         ...
 
 
 @runtime_checkable
 class Writer(Protocol):
-    """An optional additional method that writes captions for the page."""
+    """A scorer with an optional method that generates captions for the report page."""
 
     def write(self, batch: Batch) -> Sequence[str]:
-        """Return a greedily written caption for each image of `batch`, after the sample's own prompt."""
+        """Return a caption for each image of `batch`, generated greedily from the sample's own prompt."""
         ...
 
 
 def description_of(scorer: object) -> Description:
-    """Return a scorer's description of its model; by default, only the name of the scorer's class.
+    """Return a scorer's description of its model; without a `describe` method, only the name of the scorer's class.
 
     Raises:
-        ValueError: `describe` returns something other than a Description with texts.
+        ValueError: `describe` does not return a Description, or its texts are not strings.
     """
     describe = getattr(scorer, "describe", None)
     found = describe() if callable(describe) else Description(type(scorer).__name__)

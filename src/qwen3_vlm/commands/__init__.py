@@ -1,1 +1,1 @@
-"""The implementation of the commands, one file each; the Python API uses the same functions."""
+"""The implementation of the commands, one file per command; the Python API uses the same functions."""

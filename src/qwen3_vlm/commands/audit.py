@@ -1,4 +1,4 @@
-"""`qwen3-vlm audit`: check 2 without training."""
+"""`qwen3-vlm audit`: runs check 2 (whether captions are truncated) without training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qwen3_vlm.config import Config, load_config
 
 @dataclass(frozen=True)
 class Audit:
-    """Run check 2 over a whole split without training: truncation, zero-label samples, label tokens, and the fix.
+    """Run check 2 over a whole split, without training: count truncated captions and unlabelled samples; suggest a fix.
 
     Example: qwen3-vlm audit --config configs/stage1_align_tiny.yaml --data.max_seq_len 32
     """
@@ -21,7 +21,7 @@ class Audit:
     config: Path
     """The run's config."""
     split: Literal["train", "eval"] = "train"
-    """Side of the split to count."""
+    """Side of the split whose samples are counted."""
     text_only: bool = False
     """Do not open the images. This is faster, but unreadable images then count as samples."""
     json: bool = False
@@ -44,10 +44,11 @@ def audit(config: Config, split: Literal["train", "eval"] = "train", text_only: 
     Args:
         config: the config of the run.
         split: the side of the split.
-        text_only: whether to leave the images unopened. This is faster, but samples with unreadable images are counted.
+        text_only: whether to count without opening the images. This is faster, but unreadable images then count as
+            samples.
 
     Raises:
-        ValueError: the input is bad; the message is one line.
+        ValueError: the config or the data cannot be used; the message is one line.
     """
     from qwen3_vlm.build import prepare_data
     from qwen3_vlm.commands.coverage import audit_prepared

@@ -38,7 +38,7 @@ _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 def config_docs() -> str:
-    """Return the whole page in Markdown."""
+    """Return the whole of docs/config.md as Markdown."""
     return "\n".join([_HEADER, *_section(Config, "")])
 
 

@@ -1,4 +1,4 @@
-"""Check 2 on a run's data: from the training log, or over a whole split without training."""
+"""Runs check 2 (truncated captions) on a run's data: from the training log, or over a whole split without training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CHUNK = 64
 
 
 def audit_prepared(prepared: Prepared, split: Literal["train", "eval"], text_only: bool) -> Coverage:
-    """Do the same as `audit` on data that has already been read."""
+    """Run check 2 in the same way as `audit`, on data that has already been prepared."""
     dataset: Dataset = getattr(prepared, split)
     stats, rejects = CollateStats(), list(prepared.rejects[split])
     with progress_bar(len(dataset), f"audit of {split}", "sample") as bar:
@@ -40,9 +40,9 @@ def audit_prepared(prepared: Prepared, split: Literal["train", "eval"], text_onl
 
 
 def coverage_of_run(prepared: Prepared, folder: Path, step: int) -> Coverage:
-    """Return check 2 from the training log, for the last epoch up to `step`.
+    """Return the result of check 2 from the training log, for the last epoch up to `step`.
 
-    If there is no log, it is computed from the text alone.
+    If the log has no such epoch, the samples are counted again, from their text alone.
     """
     records = [r for r in read_records_of_run(folder) if r.step <= step]
     if not records:

@@ -1,4 +1,4 @@
-"""Adapts the model to the scoring interface (`eyechart.seam`) and records the features of images at each stage."""
+"""A scorer (`eyechart.seam`) for the model that also records the features of each image at the connector's stages."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ lowest ids."""
 
 
 class Recorder:
-    """The model with the scoring interface; it records the features of each image at the stages of the connector.
+    """A scorer for the model that also records the features of each image at the stages of the connector.
 
-    An image is recorded the first time it is encoded. Check 1 encodes each image unchanged before it changes pixels.
+    An image is recorded when it is encoded for the first time. At that time it is unchanged, because check 1 encodes
+    every image before it changes any pixels.
     """
 
     def __init__(self, vlm: VLM, scratch: Path | None = None) -> None:
-        """Start without records; `scratch` is the folder for temporary files (by default that of the system)."""
+        """Start without records; `scratch` is the folder for temporary files (by default the system's)."""
         self.vlm = vlm
         self.inside = Inside(scratch)
 
     def encode(self, batch: Batch) -> VisualTokens:
-        """Do the same as the model's method, and record the images; the tower runs only once."""
+        """Encode the images as the model's own `encode` does, and record their features; the tower runs only once."""
         stages = self.vlm.stages(batch)
         new = [i for i, sample in enumerate(batch.samples) if not self.inside.has(sample.row)]
         if new:
@@ -41,15 +42,15 @@ class Recorder:
         return VisualTokens((stages[OUTPUT],))
 
     def nll(self, batch: Batch, visual: VisualTokens | None) -> TokenNLL:
-        """Call the model's method of the same name."""
+        """Return the losses from the model's own `nll`."""
         return self.vlm.nll(batch, visual)
 
     def pair_nll(self, batch: Batch, visual: VisualTokens, images_B: Sequence[int]) -> TokenNLL:
-        """Call the model's method of the same name."""
+        """Return the losses from the model's own `pair_nll`."""
         return self.vlm.pair_nll(batch, visual, images_B)
 
     def over(self, ranks: Ranks) -> Inside:
-        """Return the records of all processes. All processes must call this."""
+        """Combine the records of all processes. Every process must call this method."""
         if ranks.count == 1:
             return self.inside
         whole = Inside(self.inside.scratch)
@@ -62,7 +63,10 @@ class Recorder:
 
 
 def fresh_reference(vlm: VLM, batch: Batch, seed: int) -> Untrained | None:
-    """Measure a fresh connector of the model's shape on the images of a batch; None if nothing is finite."""
+    """Measure a newly initialised connector on the images of a batch; None if its outputs are not finite.
+
+    The connector has the same shape as the model's own.
+    """
     inside, stages = Inside(), fresh_stages(vlm, batch, seed)
     inside.add([sample.row for sample in batch.samples], {n: v.float().cpu().numpy() for n, v in stages.items()})
     found = look_inside(inside, vlm)
@@ -71,10 +75,10 @@ def fresh_reference(vlm: VLM, batch: Batch, seed: int) -> Untrained | None:
 
 @torch.no_grad()
 def look_inside(inside: Inside, vlm: VLM) -> Internals | None:
-    """Compute numbers about the connector's stages from the records; None if no image was recorded.
+    """Compute the figures of the connector's stages from the records; None if no image was recorded.
 
-    The scale of text is computed here from the embeddings that the language model uses, as an independent check of the
-    value that the connector uses (`LanguageModel.text_rms`).
+    The scale of the text embeddings is computed here from the embeddings that the language model uses. It is an
+    independent check of the value that the connector uses (`LanguageModel.text_rms`).
     """
     common_KE = vlm.llm.embed(torch.arange(min(_COMMON, vlm.llm.model.config.vocab_size), device=vlm.device))
     return internals(inside, float(common_KE.float().square().mean().sqrt()))

@@ -1,4 +1,4 @@
-"""`qwen3-vlm report`."""
+"""`qwen3-vlm report`: generates the report page of a run again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Report:
     directory. If images are missing, a line reports how many, and the page is written without them."""
 
     def run(self, overrides: Sequence[str]) -> int:
-        """Read the results, write the page, and report how many pictures are missing."""
+        """Read the results, write the page, and report how many images are missing."""
         from eyechart.reporting.output import rewrite_page
 
         if overrides:

@@ -1,6 +1,11 @@
-"""Computes the figures of check 1 from per-token losses: losses, gaps with standings, the order, the verdict.
+"""Computes the results of check 1 from per-token losses.
 
-This module is separate from scoring, so that figures can be computed again from saved per-token losses.
+Check 1 compares the loss with the right picture (`correct`) to the loss under other conditions, in which another input
+replaces the picture. The results are the mean loss of every condition, the order of the conditions by loss, the gaps
+and the verdict. A gap is the loss under a condition minus the loss under `correct`. Its standing says whether the gap
+exceeds its margin (`verdict.standing`). Under `shuffled`, every sample gets the image of another sample, its donor.
+
+This module is separate from the scoring, so that all figures can be computed again from saved per-token losses.
 """
 
 from __future__ import annotations
@@ -39,26 +44,30 @@ class SampleScore:
     caption: str
     image_hash: str
     label_ids_T: IntArray
-    """Token ids with a label, in reading order."""
+    """Ids of the tokens that have a label, in reading order."""
     donors: tuple[int, ...]
-    """Positions (in the list of scores) of the samples whose images replaced this sample's, one per derangement."""
+    """Positions, in the list of scores, of the samples whose images replaced this sample's image, one per derangement.
+    A derangement assigns a donor to every sample."""
     nll: dict[str, list[FloatArray]]
-    """By condition, the NLL per label token in nats: one array [T], or one per derangement."""
+    """NLL of each label token in nats, by condition: one array [T], or one array per derangement."""
 
 
 @dataclass(frozen=True)
 class Scores(Sequence[SampleScore]):
-    """Every scored sample, in the order of rows. Each is assembled on request; the losses stay in a mapped file."""
+    """All scored samples, in the order of their rows.
+
+    A `SampleScore` is assembled when it is requested; the losses stay in a memory-mapped file.
+    """
 
     samples: list[Sample]
     """The samples with their texts, without images."""
     donors_SR: IntArray
     losses: LossTable
     visual: VisualSet | None
-    """The samples' own visual tokens, also in a mapped file; None without samples."""
+    """Visual tokens of the samples' own images, also in a memory-mapped file; None if there are no samples."""
 
     def __len__(self) -> int:
-        """Number of scored samples."""
+        """Return the number of scored samples."""
         return len(self.samples)
 
     @overload
@@ -68,7 +77,7 @@ class Scores(Sequence[SampleScore]):
     def __getitem__(self, position: slice) -> list[SampleScore]: ...
 
     def __getitem__(self, position: int | slice) -> SampleScore | list[SampleScore]:
-        """Return one sample, or several for a slice."""
+        """Return the scores of one sample, or a list of scores for a slice."""
         if isinstance(position, slice):
             return [self[i] for i in range(*position.indices(len(self)))]
         place = range(len(self))[position]
@@ -88,14 +97,16 @@ class Scores(Sequence[SampleScore]):
 def summarise(
     scores: Sequence[SampleScore], plan: Plan, donors: Donors, unscored: Mapping[str, int], remarks: Sequence[Remark]
 ) -> Ablation:
-    """Compute the results with the verdict from the scores. Losses that are not finite become None, never NaN.
+    """Compute the results of check 1, including the verdict, from the scores.
+
+    Losses that are not finite become None in the results, never NaN.
 
     Args:
         scores: every scored sample.
-        plan: what was requested.
-        donors: the donors of `shuffled`.
+        plan: the requested measurements.
+        donors: the assignment of donors to samples under `shuffled`.
         unscored: number of held-out samples that could not be scored, by reason.
-        remarks: remarks on how the conditions were made here, and on what was left out.
+        remarks: remarks on how conditions were computed in this run, and on what was left out.
     """
     settings, requested = plan.settings, plan.requested
     if requested is None:
@@ -147,7 +158,7 @@ def summarise(
 
 
 def _shuffled_beyond(table: _Table, donors: Donors) -> dict[str, Estimated]:
-    """Return the loss of shuffled minus that of inputs without picture content, paired and with intervals."""
+    """Return the paired difference, with an interval, between `shuffled` and each condition without picture content."""
     return {
         name: as_result(found)
         for name in CONTENT_FREE
@@ -157,7 +168,10 @@ def _shuffled_beyond(table: _Table, donors: Donors) -> dict[str, Estimated]:
 
 
 def _carried(scores: Sequence[SampleScore], table: _Table, gate: Gate, donors: Donors) -> list[Reason]:
-    """Return a warning if a gate's gap depends on one image; an empty list otherwise."""
+    """Return a list with a warning if the gap of a gate depends on a single image; otherwise an empty list.
+
+    A gate is a condition that decides the verdict.
+    """
     pairs = Pairs.of(table.differences(gate.name, "correct"), table.tokens_S, table.clusters_S, donors.table_SR)
     found = one_image(pairs, gate)
     if found is None:
@@ -168,10 +182,10 @@ def _carried(scores: Sequence[SampleScore], table: _Table, gate: Gate, donors: D
 
 @dataclass(frozen=True)
 class _Table:
-    """The scores as arrays: S samples, R rounds."""
+    """The scores as arrays over S samples and R rounds: one round per derangement, otherwise a single round."""
 
     sums: dict[str, FloatArray]
-    """Summed NLL per condition, [S, R], nats per caption."""
+    """Summed NLL of each caption by condition, [S, R], in nats."""
     sums_without_eos: dict[str, FloatArray]
     tokens_S: IntArray
     tokens_without_eos_S: IntArray
@@ -179,7 +193,7 @@ class _Table:
     """Whether captions have an end token."""
     clusters_S: IntArray
     ids_N: IntArray
-    """Ids of the label tokens of all samples, one sample after the other."""
+    """Ids of the label tokens of all samples, concatenated in the order of the samples."""
 
     @classmethod
     def of(cls, scores: Sequence[SampleScore], names: Sequence[str], end_id: int | None) -> _Table:
@@ -189,7 +203,7 @@ class _Table:
         without = {name: np.empty((size, rounds[name])) for name in names}
         tokens_S, words_S = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.int64)
         ids: list[IntArray] = []
-        for i, score in enumerate(scores):  # each is read only once, because assembling it takes longer than summing
+        for i, score in enumerate(scores):  # read each score only once: assembling it takes longer than summing
             word_T = score.label_ids_T != (_NO_ID if end_id is None else end_id)
             tokens_S[i], words_S[i] = len(word_T), word_T.sum()
             ids.append(score.label_ids_T)
@@ -212,11 +226,14 @@ class _Table:
         return name != other and self.finite(name) and self.finite(other)
 
     def differences(self, name: str, other: str) -> FloatArray:
-        """Return the differences D_ir [S, R] in nats per caption."""
+        """Return the differences D_ir [S, R] between the summed NLL under two conditions, in nats per caption."""
         return self.sums[name] - self.sums[other]
 
     def estimate(self, name: str, other: str, donors_SR: IntArray | None) -> Estimate | None:
-        """Estimate the loss of `name` minus that of `other`, which has no donors; None if a loss is not finite."""
+        """Estimate the loss under `name` minus the loss under `other`; None if a loss is not finite.
+
+        Only `name` may be a condition with donors, whose assignment is then `donors_SR`.
+        """
         if not self.comparable(name, other):
             return None
         return statistics.estimate(self.differences(name, other), self.tokens_S, self.clusters_S, donors_SR)
@@ -248,7 +265,7 @@ def _condition(table: _Table, name: str, estimate: Estimate | None, gate: Gate |
 
 
 def _made(derangements: int, names: Sequence[str]) -> list[Remark]:
-    """Return remarks on conditions that other runbooks make differently."""
+    """Return remarks on the conditions that other runbooks (test procedures) define differently."""
     codes: dict[str, RemarkCode] = {
         "shuffled": "donors-from-all-samples",
         "noise": "noise-of-scalar-moments",

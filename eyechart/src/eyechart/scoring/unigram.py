@@ -1,23 +1,25 @@
-"""Check 0: whether the language model predicts these captions better than the frequencies of their tokens do.
+"""Check 0: whether the language model predicts the captions better than a unigram model does.
 
-A model with the wrong tokenizer, with permuted embeddings, or for another language can still be influenced by a
-connector. It may pass check 1 although its loss is so high that it cannot be reading the captions. It is therefore
-compared with a unigram model, which only uses the frequency of each token:
+A language model with the wrong tokenizer, with permuted embeddings, or for another language can still react to the
+output of a connector. It may therefore pass check 1 (whether the picture changes the loss), although its loss is too
+high for a model that understands the captions. Check 0 compares its loss with the loss of a unigram model, which only
+uses the frequency of each token:
 
-    p(t) = (count(t) + 1) / (N + V)                       add-one smoothing; N label tokens counted, V to choose from
+    p(t) = (count(t) + 1) / (N + V)                       add-one smoothing; N label tokens counted, V in the vocabulary
     D_i  = sum_t -ln p(t) - sum_t nll(t)                  paired, per caption, over exactly the scored label tokens
     gain = sum_i D_i / sum_i T_i                          nats per label token, clustered by image
 
-The claim "the gain exceeds 0" has one standing (`verdict.standing`), and `costs` means that the captions are read. The
-claim is about the language model and the text, not about the connector: a connector that is not yet trained can make
-every caption unlikely. The lower loss of `correct` and `no-image` is therefore used; if no-image was not scored, the
-loss with zeros is used instead.
+`verdict.standing` decides whether the gain is above 0. If the standing of this claim is `costs`, the gain is above 0
+with 99% confidence: the language model can read the captions. The claim concerns the language model and the text, not
+the connector, and an untrained connector can make every caption unlikely. The loss of the language model is therefore
+the lower of its losses with the right picture (`correct`) and without any picture (`no-image`). If `no-image` was not
+scored, the loss with visual tokens of zeros (`zero`) is used instead of it.
 
-The token counts come from the training captions. If there are none (rows scored without training data), every caption
-is predicted from the scored captions of all other images. This is valid, because a caption is never used for its own
-prediction. Such a unigram is weaker, because add-one smoothing over a large vocabulary needs many captions to reach a
-loss well below ln V, so the check can only err towards "the captions are read". With a single image there are no other
-captions to count, and the check is left out.
+The tokens are counted in the training captions. If there is no training data, every caption is predicted from the
+scored captions of all other images. This is valid, because no caption is used to predict itself. A unigram model of few
+captions is weaker: with add-one smoothing over a large vocabulary, its loss falls well below ln V only with many
+captions. Without training data, the check can therefore only err towards "the captions are read". If all captions
+belong to a single image, there are no other captions to count, and the check is not run.
 
 Dimension suffixes: S samples, N label tokens of all samples in their order, K distinct tokens.
 """
@@ -41,7 +43,7 @@ MOST_CAPTIONS = 20_000
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """How often each token occurs among the label tokens of some captions."""
+    """The number of occurrences of each token among the label tokens of a set of captions."""
 
     ids_K: IntArray
     """Ids of the distinct tokens, ascending."""
@@ -50,7 +52,7 @@ class TokenCounts:
 
     @classmethod
     def of(cls, labels: Iterable[IntArray]) -> TokenCounts:
-        """Count the labels [T] of captions, without positions that have IGNORE_INDEX."""
+        """Count the tokens in the labels [T] of each caption, without positions that have IGNORE_INDEX."""
         chosen = [labels_T[labels_T != IGNORE_INDEX] for labels_T in labels]
         joined = np.concatenate(chosen) if chosen else np.empty(0, dtype=np.int64)
         ids_K, counts_K = np.unique(joined, return_counts=True)
@@ -58,13 +60,13 @@ class TokenCounts:
 
     @property
     def tokens(self) -> int:
-        """Number of label tokens counted."""
+        """The number of label tokens counted."""
         return int(self.counts_K.sum())
 
 
 @dataclass(frozen=True)
 class ScoredTokens:
-    """The label tokens of the scored captions, one caption after the other."""
+    """The label tokens of all scored captions, concatenated in the order of the captions."""
 
     ids_N: IntArray
     tokens_S: IntArray
@@ -81,11 +83,11 @@ def check_unigram(
     Args:
         scored: the label tokens of the scored captions.
         sums: summed NLL [S,1] per condition, nats per caption; only conditions whose losses are all finite.
-        training: counts of the training captions; without them the other scored captions are counted.
-        size: number of tokens in the vocabulary; by default the number of distinct tokens seen.
+        training: token counts of the training captions; if None, the scored captions of other images are counted.
+        size: number of tokens in the vocabulary; if None, the number of distinct tokens in the captions.
 
     Returns:
-        The result; None if there is no finite loss with the right image, or nothing to count.
+        The result; None if the losses with the right image are missing or not finite, or if there is nothing to count.
     """
     alone = training is None and (not len(scored.clusters_S) or int(scored.clusters_S.max()) == 0)
     if "correct" not in sums or alone or (training is not None and not training.tokens):
@@ -110,7 +112,7 @@ def check_unigram(
 
 
 def _counted(ids_N: IntArray, training: TokenCounts, vocabulary: int) -> FloatArray:
-    """Return the NLL [N] under the counts of the training captions, in nats."""
+    """Return the NLL [N] of each token under the unigram model of the training captions, in nats."""
     place_N = np.minimum(np.searchsorted(training.ids_K, ids_N), len(training.ids_K) - 1)
     count_N = np.where(training.ids_K[place_N] == ids_N, training.counts_K[place_N], 0)
     nll_N: FloatArray = np.log(training.tokens + vocabulary) - np.log(count_N + 1.0)
@@ -118,7 +120,7 @@ def _counted(ids_N: IntArray, training: TokenCounts, vocabulary: int) -> FloatAr
 
 
 def _left_out(scored: ScoredTokens, vocabulary: int) -> FloatArray:
-    """Return the NLL [N] of each token under the counts of all captions except those of its own image, in nats."""
+    """Return the NLL [N] of each token, in nats, under the unigram model of all captions of other images."""
     kinds, code_N = np.unique(scored.ids_N, return_inverse=True)
     image_N = np.repeat(scored.clusters_S, scored.tokens_S)
     all_K, all_G = np.bincount(code_N), np.bincount(image_N)

@@ -1,13 +1,15 @@
-"""Joins tokens to words, for any language and any tokenizer, with the cost of a wrong picture for each word.
+"""Joins tokens into words, for any language and any tokenizer, and computes what a wrong picture costs each word.
+
+The cost of a wrong picture is the loss with the picture of another sample minus the loss with the right picture.
 
 A token is not a word: a word may have several tokens, a token may contain several words, and the tokens of an emoji or
 a rare Chinese character are single bytes that have no meaning by themselves. The text is therefore divided twice: into
-words by its characters, and into tokens by decoding longer and longer beginnings of the sequence. A piece ends at a
-position where a word and a token end.
+words by its characters, and into tokens by decoding longer and longer prefixes of the token sequence. The result is a
+list of pieces. A piece ends at every position where both a word and a token end.
 
 A word is a run of letters, digits and their combining marks, possibly with apostrophes and hyphens inside. In scripts
-written without spaces, every character is a word, so that pieces end where tokens end. Every other visible character is
-a separate piece.
+written without spaces, every character counts as a word, so pieces end where tokens end. Every other visible character
+also counts as a separate word.
 """
 
 from __future__ import annotations
@@ -24,12 +26,12 @@ from eyechart.scoring.summary import SampleScore
 from eyechart.verdict.statistics import FloatArray
 
 Decode = Callable[[list[int]], str]
-"""Converts token ids to text, keeping special tokens and all spaces."""
+"""A function that converts token ids to text and keeps special tokens and all spaces."""
 
 _JOINER = "\u200d"
 _INNER = "'\u2019-\u2010"
-"""Apostrophes and hyphens, which are part of a word if they are between two letters."""
-# Han with its extensions and iteration marks, kana, Thai, Lao, Myanmar, Khmer.
+"""Apostrophes and hyphens, which are part of a word if they are between two letters or digits."""
+# Scripts written without spaces: Han with its extensions and iteration marks, kana, Thai, Lao, Myanmar, Khmer.
 _UNSPACED = (
     (0x0E00, 0x0EFF),
     (0x1000, 0x109F),
@@ -46,17 +48,17 @@ _SKIN_TONES, _FLAG_LETTERS = (0x1F3FB, 0x1F3FF), (0x1F1E6, 0x1F1FF)
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A piece of a caption, and the label tokens that it consists of."""
+    """A piece of a caption, and the range of label tokens that it consists of."""
 
     text: str
-    """Text of the piece with the space before it; the last piece of a caption also has the space after it."""
+    """Text, including the space before it. The last piece of a caption also includes the space after it."""
     first: int
     stop: int
-    """End of the range of its label tokens, which are first..stop-1."""
+    """End of the range: the piece consists of the label tokens first..stop-1."""
 
     @property
     def word(self) -> str:
-        """The text in lower case without surrounding space; equal texts count as the same word in tables."""
+        """The text in lower case, without surrounding space; tables count pieces with equal `word` as the same word."""
         return self.text.strip().casefold()
 
     @property
@@ -71,9 +73,10 @@ def gaps_of(score: SampleScore) -> FloatArray:
 
 
 def pieces_of(score: SampleScore, decode: Decode, eos_id: int | None) -> list[Piece]:
-    """Cut a caption into words, each with the cost of a wrong picture in nats; EOS is a separate piece at the end.
+    """Divide a caption into words, each with the cost of a wrong picture in nats.
 
-    The texts of the other pieces, joined, are the part of the caption that has labels.
+    A final EOS token becomes a separate piece. The joined texts of all other pieces are the labelled part of the
+    caption.
     """
     gaps_T = gaps_of(score).mean(axis=1)
     spans, end = spans_of(score.label_ids_T.tolist(), decode, eos_id)
@@ -82,10 +85,10 @@ def pieces_of(score: SampleScore, decode: Decode, eos_id: int | None) -> list[Pi
 
 
 def spans_of(ids: list[int], decode: Decode, eos_id: int | None) -> tuple[list[Span], bool]:
-    """Cut label tokens into words.
+    """Group the label tokens of a caption into words.
 
     Returns:
-        The pieces in reading order, which together contain every token except a final EOS, and whether there is an EOS.
+        The pieces in reading order, and whether the last token is EOS. The pieces contain every token except this EOS.
     """
     end = bool(ids) and ids[-1] == eos_id
     ids = ids[:-1] if end else ids
@@ -95,7 +98,7 @@ def spans_of(ids: list[int], decode: Decode, eos_id: int | None) -> tuple[list[S
     start, first = 0, 0
     for stop in range(1, len(ids) + 1):
         place = _place(ids, stop, decode, text)
-        # A piece does not end inside a character or a word, nor if it contains only space so far.
+        # A piece does not end inside a character or a word, nor while it contains only white space.
         if stop < len(ids) and (place is None or place in inside or not text[start:place].strip()):
             continue
         place = len(text) if place is None else place
@@ -108,7 +111,7 @@ def spans_of(ids: list[int], decode: Decode, eos_id: int | None) -> tuple[list[S
 
 
 def _place(ids: list[int], stop: int, decode: Decode, text: str) -> int | None:
-    """Return the position in the text where the first `stop` tokens end; None if this is inside a character."""
+    """Return the position in the text where the first `stop` tokens end; None if that is inside a character."""
     if stop == len(ids):
         return len(text)
     beginning = decode(ids[:stop])
@@ -121,13 +124,13 @@ def _inside_words(text: str) -> set[int]:
 
 
 def _joined(text: str, place: int) -> bool:
-    """Return whether the characters before and after `place` belong together."""
+    """Return whether the characters before and after `place` belong to the same word, emoji or flag."""
     before, after = text[place - 1], text[place]
     left, right = _kind(before), _kind(after)
     if right == "extend" or before == _JOINER:
         return left != "space"
     if right == "flag" and left == "flag":
-        # A flag is a pair of regional letters, so the number of letters before this position decides.
+        # A flag is a pair of regional indicator letters, so an odd number of them before `place` means: inside a pair.
         run = 0
         while run < place and _kind(text[place - 1 - run]) == "flag":
             run += 1

@@ -1,17 +1,20 @@
-"""The words that rely on the picture.
+"""Computes how much each word of the captions relies on the picture.
 
     gap of a token = nll(shuffled) - nll(correct), averaged over the derangements
     gap of a word  = sum of the gaps of its tokens
 
-Under teacher forcing, later words can be guessed from earlier ones (after "a black and white ...", "cow" is likely even
-without the picture), so the gaps of late words understate how much they rely on the picture. The first content word
-cannot be guessed in this way.
+`correct` is the loss with the right picture. Under `shuffled`, every sample gets the picture of another sample; each
+such assignment is a derangement.
 
-Content words are found without word lists of languages: the most frequent words that together make up a third of all
-words of the scored captions count as glue, words without content ("a", "of", "on"). The first word of a caption that is
-not glue is its first content word.
+Under teacher forcing, later words can be guessed from earlier ones: after "a black and white ...", "cow" is likely even
+without the picture. The gaps of late words therefore understate how much these words rely on the picture. The first
+content word of a caption cannot be guessed in this way.
 
-Dimension suffixes: S captions, T label tokens of one, R derangements.
+Content words are found without language-specific word lists. The most frequent words that together make up a third of
+all words of the scored captions count as glue, that is, as words without content ("a", "of", "on"). The first content
+word of a caption is its first word that is not glue.
+
+Dimension suffixes: S captions, T label tokens of one caption, R derangements.
 """
 
 from __future__ import annotations
@@ -37,18 +40,21 @@ _LISTED = 20
 
 @dataclass
 class _Tally:
-    """Sums over all scored captions, computed in one pass. Only the captions' pieces are stored, equal pieces once."""
+    """Sums over all scored captions, computed in one pass.
+
+    Only the pieces of the captions are stored, and equal pieces only once.
+    """
 
     spans: list[tuple[Span, ...]] = field(default_factory=list)
     words: dict[str, tuple[int, float]] = field(default_factory=dict)
     """For each word, its number of occurrences and the sum of its gaps in nats."""
     tokens: int = 0
     total: float = 0.0
-    """Summed gap of all label tokens, averaged over derangements."""
+    """Sum of the gaps of all label tokens, averaged over derangements."""
     known: dict[Span, Span] = field(default_factory=dict)
 
     def add(self, spans: Sequence[Span], gaps_TR: FloatArray) -> None:
-        """Count one caption."""
+        """Add the words and the gaps of one caption."""
         self.spans.append(tuple(self.known.setdefault(span, span) for span in spans))
         for span in spans:
             count, total = self.words.get(span.word, (0, 0.0))
@@ -58,7 +64,10 @@ class _Tally:
         self.total += float(gaps_TR.mean(axis=1).sum())
 
     def table(self, sure: bool) -> list[WordGap]:
-        """Return every word, including punctuation and emoji. EOS is not a word, but its gap is part of the total."""
+        """Return the mean gap of every word, including punctuation and emoji.
+
+        EOS is not listed as a word, but its gap is part of the total.
+        """
         return [
             WordGap(word=word, count=count, gap=gap / count, share=gap / self.total if sure else None)
             for word, (count, gap) in self.words.items()
@@ -68,17 +77,17 @@ class _Tally:
 def words_of(
     scores: Sequence[SampleScore], decode: Decode, eos_id: int | None, settings: AblationSettings, sure: bool
 ) -> Words | None:
-    """Sum the gaps of tokens to gaps of words, over all scored captions.
+    """Compute the gaps of words from the gaps of their tokens, over all scored captions.
 
     Args:
         scores: scored samples with the conditions `correct` and `shuffled`.
-        decode: converts token ids to text, keeping special tokens and all spaces.
-        eos_id: the token that ends a caption.
-        settings: contains `words_min_count`.
+        decode: converts token ids to text and keeps special tokens and all spaces.
+        eos_id: id of the token that ends a caption.
+        settings: settings of check 1, of which `words_min_count` is used.
         sure: whether the gap of `shuffled` is above 0 with 99% confidence; if not, no shares are computed.
 
     Returns:
-        The tables, or None if `shuffled` was not scored or a loss is not finite (the verdict then says so).
+        The tables; None if `shuffled` was not scored or a loss is not finite, which the verdict of check 1 reports.
     """
     if not scores or any("shuffled" not in score.nll for score in scores):
         return None
@@ -122,7 +131,7 @@ def words_of(
 
 
 def first_content_words(captions: Sequence[Sequence[Span]]) -> list[Span | None]:
-    """Return the first word of each caption that is not glue (see the top of this file); None if all words are glue."""
+    """Return the first content word of each caption (the first that is not glue), or None if all words are glue."""
     counts = Counter(span.word for spans in captions for span in spans if span.has_word)
     glue, seen = set(), 0
     for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
@@ -134,7 +143,7 @@ def first_content_words(captions: Sequence[Sequence[Span]]) -> list[Span | None]
 
 
 def _mean(gaps_SR: FloatArray, clusters_S: IntArray, donors_SR: IntArray) -> Estimated:
-    """Return the mean over captions, each with R donors; captions whose gap is nan are left out."""
+    """Return the mean gap over captions, each with R donors; captions with a gap of nan are left out."""
     chosen = np.flatnonzero(np.isfinite(gaps_SR).all(axis=1))
     if not len(chosen):
         return Estimated(value=None)
@@ -144,7 +153,7 @@ def _mean(gaps_SR: FloatArray, clusters_S: IntArray, donors_SR: IntArray) -> Est
 
 
 def _smallest_half(table: Sequence[WordGap]) -> int | None:
-    """Return the smallest number of words that together account for half of the whole gap."""
+    """Return the smallest number of words that together account for half of the total gap."""
     seen = 0.0
     shares = sorted((word.share for word in table if word.share is not None), reverse=True)
     for count, share in enumerate(shares, start=1):

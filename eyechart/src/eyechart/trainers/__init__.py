@@ -1,1 +1,1 @@
-"""Checks during a training run of another stack: `attach` and `Callback` for Trainers, `watch` for any loop."""
+"""Checks during training in other frameworks: `attach` and `Callback` for a Trainer, `watch` for any training loop."""

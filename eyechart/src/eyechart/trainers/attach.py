@@ -1,4 +1,4 @@
-"""`attach(trainer)` adds the callback to a trainer object, so that it can use its trackers and evaluation data."""
+"""`attach(trainer)` adds a callback to a trainer and gives it access to the trainer's trackers and evaluation data."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ def attach(
     watching: Watching | None = None,
     folder: str | Path | None = None,
 ) -> Callback:
-    """Add checks, looks and a final score to a trainer; call it once, before `trainer.train()`.
+    """Add checks, looks (quick measurements during training) and a final score to a trainer.
+
+    Call this function once, before `trainer.train()`.
 
     Args:
         trainer: a transformers Trainer, or one of its subclasses such as TRL's SFTTrainer.
-        rows: as in `Callback`; by default the trainer's evaluation data set, or rows of its training data.
+        rows: as in `Callback`; by default rows of the trainer's evaluation data set or, without one, its training data.
         processor: as in `Callback`.
         watching: as in `Callback`.
         folder: as in `Callback`.
 
     Returns:
-        The callback. After the training, its attributes `findings`, `looks` and `results` are filled.
+        The callback. After training, its attributes `findings`, `looks` and `results` contain what was measured.
 
     Raises:
-        ValueError: the object has no method to add callbacks.
+        ValueError: `trainer` has no method for adding callbacks.
     """
     add = getattr(trainer, "add_callback", None)
     if add is None:

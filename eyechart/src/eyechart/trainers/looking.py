@@ -1,4 +1,8 @@
-"""Looks inside the training of another stack: a few rows are scored with their own and with wrong pictures."""
+"""Takes looks (quick measurements) during training in another framework.
+
+A look scores a few rows with their own pictures and with wrong pictures. If the model uses the pictures, the loss is
+higher with wrong ones; the difference is the gap.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +27,19 @@ _CONDITIONS = ("correct", "shuffled")
 
 
 class Looking:
-    """The rows that every look of a training run scores; they are prepared once."""
+    """The rows that every look of a training run scores, prepared once before the first look."""
 
     def __init__(
         self, model: nn.Module, batches: Sequence[Mapping[str, Any]], processor: Any, looks: int, seed: int
     ) -> None:
-        """Choose how features or pixels of the model are replaced (its door), and run the self-tests once.
+        """Choose how the image features or the pixels of the model are replaced, and test this choice once.
 
         Args:
-            model: the model that is trained.
-            batches: batches made by its collator.
-            processor: its processor, or None.
-            looks: number of looks in the whole training; the error rate of the bounds is divided among them.
+            model: the model that is being trained.
+            batches: batches made by the collator of the training.
+            processor: the model's processor, or None.
+            looks: number of looks planned for the whole training. The allowed error rate of the confidence bounds is
+                divided among them, so that it applies to all looks together.
             seed: seed for drawing the wrong pictures.
 
         Raises:
@@ -46,7 +51,7 @@ class Looking:
         self._settings, self._seed = AblationSettings(derangements=1), seed
 
     def look(self, step: int) -> Look:
-        """Score the rows and return the look.
+        """Score the rows at one training step, and return the result.
 
         Raises:
             ValueError: no row can be scored, or a loss is not finite.
@@ -75,7 +80,7 @@ class Looking:
 
 
 def gap_to_shuffled(scores: Scores) -> Estimate | None:
-    """Return the gap between wrong and own pictures; None if no row was scored with a wrong one."""
+    """Return the loss with wrong pictures minus the loss with the rows' own; None if no wrong picture was scored."""
     found = list(scores)
     if not found or "shuffled" not in found[0].nll:
         return None

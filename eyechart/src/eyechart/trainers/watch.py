@@ -1,16 +1,16 @@
-"""`watch(model)` reports what happens to the images in any training loop, by a hook on the model's forward pass.
+"""`watch(model)` reports whether images reach the model in any training loop, using a hook on its forward pass.
 
     watch = eyechart.watch(model)  # before the training
     ...
     watch.remove()                 # when it is no longer needed
 
-The first forward passes with images are inspected: did pixels arrive, did a module of the model read them, did they
-reach the language model, and did they change its output? To find out, each of these passes is repeated twice without
-gradients, with its own pixels and with negated ones. In later passes, only the names of the arguments are read, and a
-line is printed when images stop arriving or arrive again.
+The first forward passes with images are inspected: did pixels arrive, did a module of the model use them, did they
+reach the language model, and did they change its output? For this, each of these forward passes is repeated twice
+without gradients: once with its own pixels, and once with negated pixels. In later forward passes, only the names of
+the arguments are read. A line is printed if images no longer arrive, or if they arrive again.
 
-Weights, buffers, gradients, random states and mode are not changed. The hook does not work inside a compiled model, so
-call `watch` before the model is compiled.
+The hook does not change weights, buffers, gradients, the states of random generators, or the training mode. It does not
+work inside a compiled model, so call `watch` before the model is compiled.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ INSPECTED = 3
 _MAIN = ("logits", "last_hidden_state")
 """Main fields of the output of a transformers module; other fields may repeat its inputs."""
 SILENT = 50
-"""Number of consecutive forward passes without images after which a line reports this. It is not 1, because mixed data
-have rows without images."""
+"""After this many consecutive forward passes without any image, a line that reports this is printed. The number is
+above 1, because mixed data contain rows without images."""
 
 
 class Watch:
@@ -112,13 +112,13 @@ class Watch:
 
 
 def watch(model: nn.Module) -> Watch:
-    """Report in any training loop whether images reach the forward passes of a model and change its output.
+    """Report, in any training loop, whether images reach a model's forward pass and change its output.
 
     Args:
-        model: the model that is trained, with or without a wrapper (PEFT, DistributedDataParallel).
+        model: the model that is being trained, with or without a wrapper (PEFT, DistributedDataParallel).
 
     Returns:
-        The watch: `remove()` ends it, and `passages` lists what it reported.
+        The watch: its method `remove()` removes the hook, and `passages` lists what was reported.
     """
     return Watch(model)
 
@@ -134,8 +134,8 @@ def _negated(value: Any) -> Any:
 def _sum(output: Any) -> float:
     """Return the sum of all numbers in a module's output; equal outputs have equal sums.
 
-    If an output also contains the inputs (some models return the features of the tower again), only its hidden states
-    or logits are added up.
+    If the output has logits or hidden states, only these are added up, because some models also return their inputs,
+    such as the features of the tower.
     """
     if isinstance(output, Tensor):
         return float(output.detach().double().sum()) if output.is_floating_point() else 0.0

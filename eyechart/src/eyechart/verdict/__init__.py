@@ -1,1 +1,1 @@
-"""Statistics and judgements: the confidence of each figure, and the verdicts that follow from it."""
+"""Statistics and judgements: how certain each figure is, and which verdicts follow from the figures."""

@@ -1,7 +1,9 @@
-"""Derives conclusions from the standings of a run: codes, each with the standings that it asserts.
+"""Derives the conclusions about a run from its standings.
 
-A conclusion is chosen here, from standings and verdicts alone, and stored in the results; `reporting.conclusions` has
-one sentence for each code. So no sentence states more than the claims it names, and none contradicts another.
+A standing says whether a figure exceeds its margin (`verdict.standing`). A conclusion is a code together with the
+standings that it asserts. It is chosen here, from standings and verdicts alone, and stored in the results;
+`reporting.conclusions` has one sentence for each code. This ensures that no sentence claims more than the standings on
+which its conclusion is based, and that no two sentences contradict each other.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ _GATES = ("shuffled", "zero", "noise")
 def conclude(
     ablation: Ablation | None, coverage: Coverage | None, findings: Sequence[Finding] = ()
 ) -> list[Conclusion]:
-    """Return all conclusions about a run, one per topic (`order` has one per comparison)."""
+    """Return all conclusions about a run: at most one per topic, except for `order` with one per comparison."""
     found = [_headline(ablation, coverage, faulty=first_error(findings) is not None)]
     if ablation is not None:
         found += [*_pattern(ablation), *_order(ablation), *_information(ablation)]
@@ -31,7 +33,7 @@ def conclude(
 
 
 def standings(ablation: Ablation) -> dict[str, Standing]:
-    """Return the standings of the gates that have a gap."""
+    """Return the standing of each gate (a condition that decides the verdict) whose gap was measured."""
     measured = {name: ablation.conditions.get(name) for name in _GATES}
     return {name: c.standing for name, c in measured.items() if c is not None and c.standing is not None}
 
@@ -66,7 +68,7 @@ def _headline(ablation: Ablation | None, coverage: Coverage | None, faulty: bool
 
 
 def _pattern(ablation: Ablation) -> Iterator[Conclusion]:
-    """Yield the conclusion that distinguishes using the picture from having only learnt the style of captions."""
+    """Yield the conclusion on whether the model uses the picture or has only learnt the style of the captions."""
     stand = standings(ablation)
     content, presence = stand.get("shuffled"), [stand.get("zero"), stand.get("noise")]
     if content is None or None in presence:
@@ -96,7 +98,7 @@ def _order(ablation: Ablation) -> Iterator[Conclusion]:
 
 
 def _information(ablation: Ablation) -> Iterator[Conclusion]:
-    """Yield the conclusion about what the picture contributes beyond the best constant prompt."""
+    """Yield the conclusion on what the picture contributes beyond the best constant prompt."""
     split, blind = ablation.decomposition, ablation.conditions.get("blind")
     if split is None:
         return

@@ -1,7 +1,7 @@
-"""Check 2: judges from the collator's counts how many captions are truncated at max_seq_len.
+"""Check 2: judges, from the counts of the collator, whether too many captions are truncated at max_seq_len.
 
-The counting itself is `seam.CollateStats`; this file decides the verdict and computes what a fix needs: the smallest
-max_seq_len that is enough, and the number of prompt tokens around the image block.
+The samples are counted in `seam.CollateStats`. This module decides the verdict and provides the figures that are needed
+for a fix: the smallest sufficient max_seq_len, and the number of prompt tokens around the image block.
 """
 
 from __future__ import annotations
@@ -17,34 +17,35 @@ from eyechart.settings import CoverageSettings
 
 @dataclass(frozen=True)
 class Counted:
-    """The collator's counts of one part of the split."""
+    """The counts of the collator for one side of the split (training or held-out)."""
 
     source: Literal["training", "audit", "score"]
-    """Source of the counts."""
+    """What produced the counts: training, an audit without training, or scoring."""
     stats: CollateStats
     """Counts over all usable samples."""
     max_seq_len: int
-    """Number of tokens to which the samples were truncated."""
+    """Maximum number of tokens of a sample; longer samples were truncated to this length."""
     block_tokens: int
     """Number of tokens in one image block."""
     wrapper_tokens: float
     """Average number of prompt tokens outside the image block."""
     rejected: Mapping[str, int]
-    """Unusable rows by reason. They are reported; `data.max_rejected` decides whether a run goes on."""
+    """Number of unusable rows by reason. They are only reported here; `data.max_rejected` decides whether a run
+    continues."""
     image_cut: int
-    """Samples whose image block lost a token to max_seq_len."""
+    """Number of samples whose image block is truncated at max_seq_len."""
     split: Literal["train", "eval"] | None = None
     epoch: int | None = None
-    """Training epoch of the counts."""
+    """Training epoch in which the samples were counted."""
     images_opened: bool = True
 
 
 def judge_coverage(counted: Counted, thresholds: CoverageSettings) -> Coverage:
-    """Judge one part of the split; thresholds are in percent.
+    """Judge one side of the split; the thresholds are in percent.
 
     Returns:
-        FAIL if any limit is exceeded, INCONCLUSIVE if there was nothing to count, otherwise PASS. Every reason for a
-        failure or warning has the figures for what to change.
+        FAIL if any limit is exceeded, INCONCLUSIVE if there was nothing to count, otherwise PASS. The result also
+        contains the reasons, and the figures that show what to change.
     """
     stats, max_seq_len, block_tokens = counted.stats, counted.max_seq_len, counted.block_tokens
     smallest = smallest_max_seq_len(stats, thresholds.truncated_warn, block_tokens) if stats.samples else max_seq_len
@@ -84,15 +85,15 @@ def judge_coverage(counted: Counted, thresholds: CoverageSettings) -> Coverage:
 
 
 def smallest_max_seq_len(stats: CollateStats, allowed_pct: float, block_tokens: int) -> int:
-    """Return the smallest limit, in tokens, that truncates at most `allowed_pct` percent of the samples.
+    """Return the smallest max_seq_len, in tokens, that truncates at most `allowed_pct` percent of the samples.
 
-    Regardless of this percentage, the limit includes the whole image block and at least one token after it.
+    Regardless of this percentage, it is long enough for the whole image block and at least one token after it.
     """
     assert stats.samples > 0
     needed = block_tokens + 1
     longer = 0
     for length in sorted(stats.lengths, reverse=True):
-        # With a limit just below `length`, these samples would be truncated too.
+        # If max_seq_len were smaller than `length`, these samples would be truncated too.
         longer += stats.lengths[length]
         if 100.0 * longer / stats.samples > allowed_pct:
             return max(needed, length)

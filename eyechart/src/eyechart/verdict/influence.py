@@ -1,9 +1,11 @@
-"""A test of whether one image causes the gap of `shuffled`, made by leaving out each image in turn.
+"""Tests whether a single image causes the gap of `shuffled`, by leaving out each image in turn.
 
-No formula for a standard error covers this case.
+Under `shuffled`, every caption gets the picture of another sample. The gap is the resulting rise of the loss. Its
+standing says whether the gap exceeds the margin. No formula for a standard error shows that a gap depends on one image.
 
-An image contributes to the gap in two roles, as the picture of its own captions and as the wrong picture of others. It
-is left out in both. This is the delete-one jackknife over images, of which only the largest term is used.
+An image contributes to the gap in two roles: as the picture of its own captions, and as the wrong picture of other
+captions. It is left out in both roles. This is the delete-one jackknife over images, of which only the largest term is
+used.
 """
 
 from __future__ import annotations
@@ -18,17 +20,17 @@ from eyechart.verdict.statistics import Estimate, Pairs
 from eyechart.verdict.verdict import Gate
 
 _MOST = 0.5
-"""If at least this share of the gap is due to one image, the gap depends on this image."""
+"""If more than this share of the gap is due to one image, the gap is reported as depending on this image."""
 
 
 @dataclass(frozen=True)
 class Influence:
-    """The image without which the gap changes most."""
+    """The image whose removal changes the gap most."""
 
     image: int
-    """Number of the image."""
+    """Index of the image."""
     without: Estimate
-    """The gap over the pairs in which the image does not occur."""
+    """The gap over the (caption, picture) pairs in which the image does not occur."""
     before: Standing
     after: Standing
     """Standing of the gate without this image; `before` is the standing with all images."""
@@ -37,19 +39,19 @@ class Influence:
 
     @property
     def decides(self) -> bool:
-        """Whether the gate would have another standing if the image were left out."""
+        """Whether leaving out the image changes the standing of the gate."""
         return self.before != self.after
 
 
 def one_image(pairs: Pairs, gate: Gate) -> Influence | None:
-    """Return the image on which the gap or the standing of its gate depends; None if there is no such image.
+    """Return the single image that accounts for most of the gap, or without which the standing would change.
 
-    A gap within the margin is close to noise, and a share of it is meaningless. In this case, only a change of the
-    gate's standing counts.
+    The result is None if there is no such image. A gap within the margin is close to noise, so a share of it is
+    meaningless. For such a gap, only a change of the standing counts.
 
     Args:
-        pairs: differences between `shuffled` and `correct`.
-        gate: the gate of `shuffled`, with the estimate over all pairs.
+        pairs: differences between the losses under `shuffled` and `correct`, by caption and picture.
+        gate: the gate `shuffled`, with the estimate over all pairs. A gate is a condition that decides the verdict.
     """
     gaps_G = pairs.gaps_without_each()
     if len(gaps_G) < 3 or not np.isfinite(gaps_G).all():
@@ -66,7 +68,7 @@ def one_image(pairs: Pairs, gate: Gate) -> Influence | None:
 
 
 def warning(found: Influence, gate: Gate, row: int, image: str) -> Reason:
-    """Return the warning, which names the image by the row and path of its first caption."""
+    """Return a warning that names the image by the row and the path of its first caption."""
     return Reason(
         code="one-image-carries" if found.share > _MOST else "one-image-decides",
         effect="warns",

@@ -1,4 +1,4 @@
-"""The verdict of a whole run, from its checks and its findings."""
+"""Decides the verdict of a whole run from its checks and its findings."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from eyechart.results import Ablation, Coverage, Finding, Verdict
 def overall(ablation: Ablation | None, coverage: Coverage | None, findings: Sequence[Finding] = ()) -> Verdict:
     """Return the worst verdict of the checks that were run (FAIL, INCONCLUSIVE, PASS); INCONCLUSIVE if none was run.
 
-    If the findings contain an error, a PASS becomes INCONCLUSIVE: the gates are shown unchanged, but figures that were
-    measured with a fault prove nothing.
+    If the findings contain an error, a PASS becomes INCONCLUSIVE, because figures measured in the presence of a fault
+    prove nothing. The gates (the conditions that decide check 1) are still shown as measured.
     """
     verdicts = [check.verdict for check in (ablation, coverage) if check is not None]
     if "FAIL" in verdicts:
@@ -22,5 +22,5 @@ def overall(ablation: Ablation | None, coverage: Coverage | None, findings: Sequ
 
 
 def first_error(findings: Sequence[Finding]) -> Finding | None:
-    """Return the error that is the most likely cause; None if there is no error."""
+    """Return the first finding that is an error, which is the most likely cause; None if there is no error."""
     return next((found for found in findings if found.severity == "error"), None)

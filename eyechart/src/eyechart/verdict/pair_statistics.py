@@ -1,6 +1,8 @@
-"""Means of one bounded figure per caption (a share, a reciprocal rank); the interval does not assume normality.
+"""Means of a bounded figure per caption (a share or a reciprocal rank), with intervals that do not assume normality.
 
-Dimension suffixes: S captions. G counts clusters (distinct images).
+The standing of a figure says whether it exceeds a margin (`verdict.standing`).
+
+Dimension suffixes: S captions, G clusters (distinct images).
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ _LEVEL = 0.95
 _BOTH_WAYS = 2 * LEVEL - 1
 """Confidence of the two-sided interval whose ends are one-sided bounds at `LEVEL`."""
 _DRAWN_AT_ONCE = 100_000
-"""Number of images drawn at a time, which needs 2.4 MB including the values looked up, for any number of images."""
+"""Number of images that the bootstrap draws at a time. With their values, they need 2.4 MB, however many images there
+are in total."""
 
 
 def as_result(found: Estimate, margin: float = 0.0) -> Estimated:
-    """Convert a gap to the format of the results, with its 95% interval and its standing against a margin."""
+    """Convert a gap to the format of the results, with its 95% interval and its standing relative to a margin."""
     held = stand_gap(found, margin)
     return Estimated(
         value=found.gap,
@@ -41,20 +44,21 @@ def bootstrap_mean(
     margin: float | None = None,
     share: bool = True,
 ) -> Estimated:
-    """Return the mean over captions with a percentile bootstrap interval; captions of one image are drawn together.
+    """Return the mean over captions with a percentile bootstrap interval; all captions of an image are drawn together.
 
-    If every caption has the same value, the bootstrap finds no spread. For values of 0 or 1, the exact binomial
-    interval (Clopper and Pearson 1934) over the images is then used, so that 20 hits out of 20 are not reported as
-    certain. Other equal values, such as 1/k if all k images tie, have no interval.
+    If every caption has the same value, the bootstrap finds no spread. If this value is 0 or 1, the exact binomial
+    interval (Clopper and Pearson 1934) over the images is used instead, so that 20 hits out of 20 are not reported as
+    certain. If it is another value, such as 1/k because all k images tie, the interval has a width of 0.
 
     Args:
         values_S: one figure per caption.
         clusters_S: cluster id of each caption's image.
         generator: draws the resamples.
-        margin: the value with which the mean is compared, such as chance; if None, no standing is decided.
-        share: whether values of 0 and 1 are misses and hits.
+        margin: the value with which the mean is compared, such as that of random guessing; if None, no standing is
+            decided.
+        share: whether 0 and 1 mean a miss and a hit; if not, the binomial interval is not used.
     """
-    from scipy import stats  # imported here because it takes a second and only matching needs it
+    from scipy import stats  # imported here because the import takes a second and only matching needs it
 
     value = float(values_S.mean())
     ids, place_S = np.unique(clusters_S, return_inverse=True)

@@ -1,14 +1,17 @@
-"""Paired gaps and their uncertainty: pure functions on arrays.
+"""Estimates paired gaps and their standard errors, with pure functions on arrays.
 
-With T_i label tokens in sample i and D_i the summed NLL under a condition minus that under `correct`:
+A gap is the loss under a condition minus the loss with the right picture (`correct`). Let T_i be the number of label
+tokens of sample i, and D_i its summed NLL under the condition minus its summed NLL under `correct`. Then:
 
     gap = sum_i D_i / sum_i T_i                                              nats per label token, a ratio estimator
     SE  = sqrt( G/(G-1) * sum_g (sum_{i in g} e_i)^2 ) / sum_i T_i           e_i = D_i - T_i * gap, g an image
 
-and for `shuffled`, where an image is also a donor, the dyadic form in `dyadic_variance`. Intervals use Student's t
-with G-1 degrees of freedom. The gaps are weighted by tokens, so they differ from the mean of the captions' means.
+Under the condition `shuffled`, every sample gets the image of another sample, its donor, in each of R derangements. An
+image then contributes both as own image and as donor, so the dyadic form of the variance (`dyadic_variance`) is also
+computed. Confidence intervals use Student's t with G-1 degrees of freedom. Because a gap is weighted by tokens, it
+differs from the average of the captions' mean gaps.
 
-Dimension suffixes: S samples, R derangements. G counts clusters (distinct images).
+Dimension suffixes: S samples, R derangements, P (caption, donor) pairs, G clusters (distinct images).
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from eyechart.seam import IntArray
 
 FloatArray = npt.NDArray[np.float64]
 MOST_SAMPLES = 10**8
-"""Largest number of samples that is recommended; a larger number would be useless advice."""
+"""Largest number of samples that is ever recommended; a larger number would be useless advice."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,11 @@ class Estimate:
 
     @property
     def sd(self) -> float | None:
-        """Spread of one sample's contribution, `SE * sqrt(samples)`, including clustering and shared donors."""
+        """The standard deviation per sample, `SE * sqrt(samples)`, with the effects of clusters and shared donors."""
         return None if self.se is None else self.se * math.sqrt(self.samples)
 
     def _quantile(self, level: float) -> float:
-        return float(stdtrit(self.clusters - 1, level))  # scipy.stats takes a second to import
+        return float(stdtrit(self.clusters - 1, level))  # not scipy.stats, which takes a second to import
 
 
 def clusters_of(keys: Sequence[str]) -> IntArray:
@@ -69,15 +72,17 @@ def clusters_of(keys: Sequence[str]) -> IntArray:
 
 
 def weighted_mean(sums_S: FloatArray, tokens_S: IntArray) -> float:
-    """Return the token-weighted mean: the sum of the values divided by the sum of label tokens."""
+    """Return the token-weighted mean: the sum of the values divided by the number of label tokens."""
     return float(sums_S.sum() / tokens_S.sum())
 
 
 def clustered_variance(excess_S: FloatArray, tokens_S: IntArray, clusters_S: IntArray) -> float:
-    """Variance of a ratio estimator, clustered by image: `G/(G-1) * sum_g (sum_{i in g} e_i)^2 / (sum_i T_i)^2`.
+    """Return the variance of a ratio estimator, clustered by image.
+
+        G/(G-1) * sum_g (sum_{i in g} e_i)^2 / (sum_i T_i)^2
 
     Args:
-        excess_S: e_i = D_i - T_i * gap, nats.
+        excess_S: e_i = D_i - T_i * gap, in nats.
         tokens_S: T_i.
         clusters_S: cluster ids 0..G-1, with G at least 2.
     """
@@ -87,19 +92,20 @@ def clustered_variance(excess_S: FloatArray, tokens_S: IntArray, clusters_S: Int
 
 
 def dyadic_variance(excess_SR: FloatArray, donors_SR: IntArray, tokens_S: IntArray, clusters_S: IntArray) -> float:
-    """Return the variance of the shuffled gap, for which every image is both an own image and a donor.
+    """Return the variance of the gap of `shuffled`, in which every image is both an own image and a donor.
 
-    If each image is a separate cluster:
+    If all n samples have different images:
 
         A_i = sum_r e_ir + sum_r e_{pi_r^-1(i), r}
         Var = n/(n-1) * (sum_i A_i^2 - sum_ir e_ir^2) / (R * sum_i T_i)^2
 
-    With clusters, e is first summed within pairs (own cluster, donor cluster), and G replaces n. It is the dyadic
-    cluster-robust form (Fafchamps and Gubert 2007; Aronow, Samii and Assenova 2015). It can be negative if the effects
-    of own image and donor cancel, so `estimate` never uses it alone.
+    If samples share images, e is first summed within each pair (own cluster, donor cluster), and G replaces n. This is
+    the dyadic cluster-robust form (Fafchamps and Gubert 2007; Aronow, Samii and Assenova 2015). The result can be
+    negative if the effects that an image has as own image and as donor cancel out; for this reason, `estimate` never
+    relies on this variance alone.
 
     Args:
-        excess_SR: e_ir = D_ir - T_i * gap, with the gap over all R, nats.
+        excess_SR: e_ir = D_ir - T_i * gap, in nats, with the gap over all R derangements.
         donors_SR: pi_r(i), the sample whose image replaces that of sample i.
         tokens_S: T_i.
         clusters_S: cluster ids 0..G-1, with G at least 2.
@@ -110,20 +116,20 @@ def dyadic_variance(excess_SR: FloatArray, donors_SR: IntArray, tokens_S: IntArr
 
 @dataclass(frozen=True)
 class Pairs:
-    """Differences as a list of P (caption, donor) pairs, any of which may be missing."""
+    """The differences as a list of P (caption, donor) pairs; unlike in a table [S, R], any pair may be missing."""
 
     differences_P: FloatArray
     """D of each pair, in nats."""
     tokens_P: IntArray
-    """Number of label tokens T of the caption."""
+    """T, the number of label tokens of the caption."""
     own_P: IntArray
-    """Number of the caption's own image."""
+    """Cluster id of the caption's own image."""
     donor_P: IntArray
-    """Number of the image that replaced it."""
+    """Cluster id of the image that replaced it."""
 
     @classmethod
     def of(cls, differences_SR: FloatArray, tokens_S: IntArray, clusters_S: IntArray, donors_SR: IntArray) -> Pairs:
-        """Make the list of all pairs of a full table."""
+        """Create the list of all pairs from tables [S, R]."""
         shape = donors_SR.shape
         return cls(
             differences_SR.ravel(),
@@ -140,7 +146,7 @@ class Pairs:
     def gaps_without_each(self) -> FloatArray:
         """Return the gap of `without(g)` for all images g at once; nan if no pair is left.
 
-        No pair has the same image twice, so that no pair is subtracted twice.
+        The two images of a pair always differ, so no pair is subtracted twice.
         """
         roles = np.concatenate([self.own_P, self.donor_P])
         differences_G = np.bincount(roles, weights=np.tile(self.differences_P, 2))
@@ -151,7 +157,7 @@ class Pairs:
         return gaps_G
 
     def estimate(self) -> Estimate:
-        """Estimate the gap as the function `estimate` does for a full table; `samples` of the result counts pairs."""
+        """Estimate the gap as the function `estimate` does; in the result, `samples` is the number of pairs."""
         gap = weighted_mean(self.differences_P, self.tokens_P)
         images = np.unique(self.own_P)
         if len(images) < 2:
@@ -179,15 +185,15 @@ def estimate(
 ) -> Estimate:
     """Estimate the gap of one condition from paired differences.
 
-    With donors, the larger of the dyadic and the plain variance is used (the plain one for D_i averaged over R). The
-    dyadic one alone is too small if own and donor effects cancel, and the plain one alone is too small if one vivid
-    image helps its own caption and misleads others.
+    With donors, the larger of two variances is used: the dyadic variance, and the clustered variance of D_i averaged
+    over R. The dyadic variance alone is too small if an image's effects as own image and as donor cancel out. The
+    clustered variance alone is too small if one image both helps its own caption and misleads on other captions.
 
     Args:
-        differences_SR: D_ir, summed NLL minus that under `correct`, nats; R is 1 without donors. All finite.
+        differences_SR: D_ir, the summed NLL minus that under `correct`, in nats; all finite. R is 1 without donors.
         tokens_S: T_i, each at least 1.
         clusters_S: cluster ids 0..G-1.
-        donors_SR: donor of each difference, for `shuffled`.
+        donors_SR: the sample that is the donor in each difference; only for `shuffled`.
     """
     assert np.isfinite(differences_SR).all() and (tokens_S > 0).all()
     assert donors_SR is not None or differences_SR.shape[1] == 1
@@ -204,12 +210,12 @@ def estimate(
 
 
 def win_rate(differences_SR: FloatArray) -> float:
-    """Return the share of (caption, donor) pairs whose caption is likelier with the correct image; a tie is no win."""
+    """Return the share of (caption, donor) pairs whose caption is strictly likelier with the correct image."""
     return float((differences_SR > 0).mean())
 
 
 def sample_size_factor(level: float = 0.99, power: float = 0.90) -> float:
-    """Return C = (z_level + z_power)^2 of a one-sided test: 13.02 for 99%/90%, 8.56 for 95%/90%."""
+    """Return C = (z_level + z_power)^2 for a one-sided test: 13.02 for 99%/90%, 8.56 for 95%/90%."""
     factor: float = (NormalDist().inv_cdf(level) + NormalDist().inv_cdf(power)) ** 2
     return factor
 
@@ -222,9 +228,9 @@ def needed_samples(sd: float, gap: float, margin: float, level: float = 0.99, po
     Args:
         sd: standard deviation per sample, in nats per token (`Estimate.sd`).
         gap: the true gap, assumed to equal the measured one.
-        margin: the margin; if the gap is below it, the same n shows that the gap is smaller.
-        level: one-sided confidence of the bound.
-        power: probability that the bound separates them.
+        margin: the margin; if the gap is below it, n samples show that the gap is smaller.
+        level: one-sided confidence level of the bound.
+        power: probability that the bound separates the gap from the margin.
 
     Returns:
         n rounded up; None if the gap is so close to the margin that more than `MOST_SAMPLES` would be needed.

@@ -1,15 +1,20 @@
-"""The verdict of check 1: PASS, FAIL or INCONCLUSIVE with reasons, from the standings of the gates.
+"""Decides the verdict of check 1 (PASS, FAIL or INCONCLUSIVE), with reasons, from the standings of the gates.
 
-PASS: every gate has the standing `costs`. All of them are required, so no correction for several claims is needed.
-FAIL: some gate is `ruled out` (its upper bound has the confidence 1 - 0.01/(number of gates); a gap of exactly 0 with
-no spread is ruled out), or any scored loss is not finite.
-INCONCLUSIVE: neither of these, or every measured gate is met but something was not measured: a gate is not in
-`--conditions`, there were too few donors, or a requested held-out sample could not be scored (unreadable image, no
-label token). Whether a row can be scored may be related to its content, so a PASS on the other samples would claim more
-than was measured. A held-out split that is smaller than requested is only a warning, because every sample in it was
+A gate is a condition that decides the verdict: another input takes the place of the picture, and the gap is the rise of
+the loss. The standing of a gate says whether its gap exceeds the margin.
+
+PASS: every gate has the standing `costs`. All gates are required, so no correction for multiple tests is needed.
+FAIL: at least one gate is `ruled out`, or a scored loss is not finite. The upper bound of a gate has the confidence
+1 - 0.01/(number of gates). A gap of exactly 0 with no spread is ruled out.
+INCONCLUSIVE: neither of these, or every measured gate has the standing `costs` but something was not measured. A
+measurement is missing if a gate is not in `--conditions`, if there were too few donors (samples that provide wrong
+pictures), or if a requested held-out sample could not be scored (unreadable image, no label token).
+
+Whether a row can be scored may be related to its content, so a PASS based on the other samples would claim more than
+was measured. A held-out split that is smaller than requested causes only a warning, because every sample in it was
 scored. Missing measurements do not prevent a FAIL.
 
-The standing of each gate is decided by `standing`; the verdict counts standings and does not use bounds itself.
+`standing` decides the standing of each gate. The verdict depends on the standings and not on the bounds themselves.
 """
 
 from __future__ import annotations
@@ -23,12 +28,13 @@ from eyechart.verdict.standing import LEVEL, Stand, shared_level, stand_gap, unm
 from eyechart.verdict.statistics import Estimate, needed_samples
 
 SMALLEST_SET = 64
-"""The runbook's smallest held-out set. The sample-size formula uses normal quantiles, which are too small below it."""
+"""Smallest number of held-out samples that the runbook (the procedure of check 1) allows. For fewer samples, the normal
+quantiles of the sample-size formula are too small."""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A measured gate."""
+    """A gate whose gap was measured."""
 
     name: str
     estimate: Estimate
@@ -36,12 +42,15 @@ class Gate:
 
     @classmethod
     def of(cls, name: str, margin: float, estimate: Estimate, gates: int) -> Gate:
-        """Make a gate and decide its standing as one of `gates` gates; `margin` is in nats per token."""
+        """Create a gate and decide its standing; `margin` is in nats per token.
+
+        The confidence level allows for `gates` gates being tested together.
+        """
         return cls(name, estimate, stand_gap(estimate, margin, shared_level(gates)))
 
     @property
     def needed(self) -> int | None:
-        """Number of samples that would separate an open gap from its margin, on its present side."""
+        """The number of samples that would separate an open gap from its margin if the estimate is the true gap."""
         estimate, margin = self.estimate, self.stand.margin
         if self.stand.standing != "open" or estimate.sd is None:
             return None
@@ -51,7 +60,7 @@ class Gate:
 
 
 def judged_figures(estimate: Estimate, gate: Gate | None) -> dict[str, Any]:
-    """Return the fields of `results.Condition` that follow from a gap; the margin is 0 if it is no gate."""
+    """Return the fields of `results.Condition` that follow from a gap; the margin is 0 without a gate."""
     held = gate.stand if gate else stand_gap(estimate)
     return {
         "gap": estimate.gap,
@@ -69,12 +78,13 @@ def judged_figures(estimate: Estimate, gate: Gate | None) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Missing:
-    """What is missing from the evidence."""
+    """The measurements that are missing."""
 
     left_out: Sequence[str] = ()
     """Gates that were not requested."""
     donor_shortage: Mapping[str, int] = field(default_factory=dict)
-    """Figures for why there are fewer derangements than requested (`Donors.shortage`); empty if there are enough."""
+    """Figures that explain why there are fewer derangements (assignments of donors to samples) than requested, as in
+    `Donors.shortage`; empty if there are enough."""
     unscored: Mapping[str, int] = field(default_factory=dict)
     """Number of held-out samples that could not be scored, by reason."""
 
@@ -86,12 +96,12 @@ class Judgement:
     verdict: Verdict
     reasons: list[Reason]
     needed_samples: int | None
-    """Number of samples that would decide an INCONCLUSIVE verdict; None if more samples cannot."""
+    """Number of samples that would decide an INCONCLUSIVE verdict; None if more samples would not decide it."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Numbers of samples."""
+    """The numbers of samples that were scored, requested and available."""
 
     scored: int
     requested: int
@@ -100,10 +110,10 @@ class Counts:
 
 
 def judge(gates: Sequence[Gate], non_finite: Sequence[str], missing: Missing, counts: Counts) -> Judgement:
-    """Judge check 1 by the rules at the top of this file.
+    """Decide the verdict of check 1 by the rules in the docstring of this module.
 
     Args:
-        gates: the measured gates; a gate with a non-finite loss is not among them.
+        gates: the measured gates, without any gate that has a non-finite loss.
         non_finite: conditions with a loss that is NaN or infinite.
         missing: what was not measured.
         counts: numbers of samples.
