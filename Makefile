@@ -10,9 +10,9 @@ PYTHON = $(shell for candidate in python3.11 python3.12 python3 python; do \
 	"$$candidate" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
 	>/dev/null 2>&1 && { command -v "$$candidate"; break; }; done)
 
-.PHONY: help trial test lint wheels test-wheels pages \
-	bench bench-coverage bench-looks bench-memory bench-kill bench-fuzz bench-faults bench-thresholds bench-live \
-	bench-golden bench-stacks bench-models bench-threads stack-environments
+.PHONY: help trial test lint wheels test-wheels pages lock stack-environments \
+	bench bench-coverage bench-looks bench-looks-cost bench-memory bench-kill bench-races bench-fuzz bench-faults \
+	bench-thresholds bench-live bench-golden bench-stacks bench-models bench-threads
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,8 +91,8 @@ bench-models: $(VENV)/.dev-ready ## every image-text-to-text type at tiny width 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps --target $(VENV)/models torchvision timm
 	PYTHONPATH=$(VENV)/models $(BIN)/python benchmarks/models.py
 	for older in "5.6.0 tokenizers==0.22.2" 5.16.1 5.17.0; do set -- $$older; \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps \
-			--target $(VENV)/models-$$1 -r .ci/models.txt transformers==$$older && \
+		$(PIP) --require-hashes --no-deps --upgrade --target $(VENV)/models-$$1 -r locks/models.txt && \
+		$(PIP) --no-deps --upgrade --target $(VENV)/models-$$1 transformers==$$older && \
 		PYTHONPATH=$(VENV)/models-$$1:$(VENV)/models $(BIN)/python benchmarks/models.py --used || exit 1; \
 	done
 
@@ -107,9 +107,16 @@ bench-threads: $(VENV)/.dev-ready ## public threads made again in the stacks whe
 stack-environments: $(VENV)/.dev-ready ## LLaMA-Factory, ms-swift, axolotl, each in an environment of its own, for bench-threads
 	$(BIN)/python benchmarks/stack_environments.py
 
-# constraints.txt pins what was tested. Its torch takes a CPU build where pip has one at hand.
-$(VENV)/.run-ready: pyproject.toml eyechart/pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e eyechart -e '.[worlds]'
+# Everything comes in the versions and with the hashes of locks/*.txt. The exception is torch: its CPU builds differ from
+# machine to machine, so only its version is fixed, and on a machine with a GPU it brings its own CUDA libraries.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LOCKS := pyproject.toml eyechart/pyproject.toml constraints.txt locks/run.txt locks/dev.txt
+OURS := --no-deps --no-build-isolation -e eyechart -e .
+
+$(VENV)/.run-ready: $(LOCKS) | $(VENV)/bin/python
+	$(PIP) --require-hashes --no-deps -r locks/run.txt
+	$(PIP) -c constraints.txt torch
+	$(PIP) $(OURS)
 	@touch $@
 
 $(VENV)/.dev-ready: $(LOCKS) | $(VENV)/bin/python

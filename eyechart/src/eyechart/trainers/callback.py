@@ -303,4 +303,5 @@ def look_steps(looks: str | int, total: int, rows: int) -> list[int]:
         return []
     if isinstance(looks, int):
         return list(range(looks, total + 1, looks))
-    return sorted({1, *(math.ceil(total / 2**halvings) for halvings in range(_MOST_LOOKS - 1))})
+    count = min(max(rows // _ROWS_PER_LOOK, _FEWEST_LOOKS), _MOST_LOOKS)
+    return sorted({1, *(math.ceil(total / 2**halvings) for halvings in range(count - 1))})
