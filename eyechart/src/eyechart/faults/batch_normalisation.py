@@ -105,7 +105,7 @@ def diagnose_normalisation(evidence: BatchEvidence) -> Iterator[Finding]:
 
 
 def _colours(evidence: BatchEvidence) -> AnyArray | None:
-    """Return a sample of the pixel values per colour, [C, N], without zero padding; None if their layout is not known."""
+    """Return a sample of the pixel values per colour, [C, N], without zero padding; None if the layout is not known."""
     entries = evidence.geometry.entries
     parts = []
     for entry in entries:

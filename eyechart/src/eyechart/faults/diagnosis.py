@@ -111,7 +111,7 @@ def diagnose_run(evidence: RunEvidence) -> list[Finding]:
         found += diagnose_pairing(evidence.pairing, ignored=_has(found, "constant-prompt"))
     found += _of_learning_rate(evidence, found)
     if _has(found, "collapsed"):
-        # The tower's output still differs between images, so the pixels reached the tower. The difference was lost after it.
+        # The tower's output still differs between images, so the pixels reached the tower, and a later stage lost them.
         found = [f for f in found if f.code != "pixels-unused"]
     if _has(found, "image-masked"):
         # Visual tokens that change no loss do have a position in the prompt, but the attention mask hides it.

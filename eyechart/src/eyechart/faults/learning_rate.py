@@ -182,5 +182,5 @@ def could_not_move(rate: float | None, updates: int | None, initial: Mapping[str
 
 
 def _usual(size: float) -> float:
-    """Return the learning rate at which one update is a thirtieth of the weights, as in the configs of the demo data."""
+    """Return the learning rate at which an update is a thirtieth of the weights, as in the configs of the demo data."""
     return size / 30

@@ -126,7 +126,7 @@ def _content(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
             average=None if known.rivals is None or known.rivals.average is None else known.rivals.average.gap,
         )
         return
-    # A learnt constant prompt does not raise the loss. If the visual tokens raise it, the connector has learnt very little.
+    # A learnt constant prompt does not raise the loss. If visual tokens raise it, the connector has learnt very little.
     if costs_nothing(shuffled) and not harmful(conditions):
         yield from _constant(ablation, known, told)
 
@@ -202,7 +202,7 @@ def _unlike_training(ablation: Ablation, known: RunContext) -> bool:
 
 
 def _better_than_right(ablation: Ablation, known: RunContext) -> str:
-    """Describe visual tokens without image content whose loss is lower than with the right image; "" if there are none."""
+    """Describe visual tokens without image content whose loss is lower than with the right image; "" if none exist."""
     average = None if known.rivals is None else known.rivals.average
     if average is not None and beaten_by(average):
         return f"the mean of training images' visual tokens is better by {-average.gap:.2f}"

@@ -48,7 +48,7 @@ _HALF = 0.5
 with 8 visual tokens that were run has this finding. Neither has a set-up in which two of eight are set to zero."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _CARRIES = 0.05
-"""Slots are compared only if the right image lowers the loss by at least this, in nats per label token."""
+"""Slots are compared only if swapping the whole image raises the loss by at least this, in nats per label token."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _MILD = 3
 """Factor by which the ratio of a run that passes check 1 may lie outside the accepted range without a warning. One
