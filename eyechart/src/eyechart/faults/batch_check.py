@@ -24,8 +24,8 @@ DETECTORS = (
     diagnose_pixels,
     diagnose_normalisation,
 )
-"""The batch detectors. Each one reads a `BatchEvidence`, yields findings, and records what it could not check in the
-`BatchEvidence`."""
+"""The batch detectors. Each one yields findings from a `BatchEvidence`, and adds what it could not check to
+`unchecked`."""
 
 ONLY_IN_BATCHES = frozenset(
     {"padding-misaligned", "token-types-misaligned", "positions-wrong", "padding-labelled", "resolution-differs"}

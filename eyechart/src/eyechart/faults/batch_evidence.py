@@ -120,7 +120,7 @@ class BatchEvidence:
 
 
 def gather(batch: Mapping[str, Any], processor: Any, config: Any, accepted: frozenset[str] | None) -> BatchEvidence:
-    """Derive from a batch everything that the detectors need.
+    """Collect everything that the detectors need to know about a batch.
 
     Raises:
         InputError: `batch` is not a batch dict, or the shapes of its arrays do not match each other.

@@ -20,7 +20,7 @@ _COPIED = 0.95
 """If more than this share of all tokens except padding has labels, the labels count as a copy of the token ids."""
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _PROMPT = 0.5
-"""If more than this share of the prompt tokens has labels, the labels also count as such a copy."""
+"""If more than this share of the prompt tokens has labels, the labels count as a copy of the token ids."""
 _ANSWER_FIX = (
     "label the answer only: completion_only_loss or assistant_only_loss in TRL, train_on_prompt off in "
     "LLaMA-Factory, or labels of -100 at all other positions in a custom collator"
@@ -169,7 +169,7 @@ def _beside_answers(evidence: BatchEvidence) -> Iterator[Finding]:
 
 
 def _within_answers(evidence: BatchEvidence) -> Iterator[Finding]:
-    """Yield findings about answers without any label, with only some tokens labelled, or without an end token."""
+    """Yield findings about answers whose tokens or end token lack labels, and about answers without an end token."""
     labelled_BT, answers = evidence.labelled_BT, evidence.answers
     assert labelled_BT is not None
     if answers.way is not Way.TEMPLATE:

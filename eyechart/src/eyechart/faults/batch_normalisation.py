@@ -2,10 +2,10 @@
 
 The pixels of an image file are bytes, and image processors also store resized images as bytes. Each colour channel
 therefore has only 256 possible normalised values, (byte / 255 - mean) / std, which depend on the mean and the standard
-deviation. If the values of a batch are possible values of the processor's own settings, these settings were used. If
-they are possible values of another well-known mean and standard deviation, those were used. The content of the images
-does not matter: dark or colourful images cause no finding. Of values in a 16-bit format, only those near 0 are precise
-enough for this check. If the values match no known settings, as with augmented images, only their range is checked.
+deviation. If the values of a batch are possible with the processor's own settings, these settings were used. If they
+are possible with another well-known mean and standard deviation, those were used. The content of the images does not
+matter: dark or colourful images cause no finding. In a 16-bit format, only values near 0 are precise enough for this
+check. If the values match no known settings, as with augmented images, only their range is checked.
 """
 
 from __future__ import annotations
@@ -39,19 +39,20 @@ _MOST = 20_000
 """Maximum number of pixel values that are compared; they are evenly spaced over all images."""
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _NEAR = 0.02
-"""Maximum distance between a denormalised value and the nearest whole byte, not counting the rounding error of its
-dtype. The rounding error of float32 is about 1e-4 of a byte."""
+"""Maximum distance between a denormalised value and the nearest byte value, in addition to the rounding error of its
+dtype. For float32, the rounding error is about 1e-4."""
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _SHARE = 0.99
-"""Minimum share of values that must be near whole bytes. With a wrong mean and standard deviation, the share is about
-0.04, by chance."""
+"""Minimum share of denormalised values that must be near byte values. With a wrong mean and standard deviation, the
+share is about 0.04, by chance."""
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _COARSEST = 0.1
-"""Maximum rounding error of a compared value, in bytes. In a 16-bit format, only values near 0 are below this limit."""
+"""Maximum rounding error of a denormalised value, in grey levels. In a 16-bit format, only values near 0 are below this
+limit."""
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _FEWEST = 30
 """Minimum number of values with a rounding error below `_COARSEST`. With wrong settings, up to one such value in five
-is near a whole byte by chance."""
+is near a byte value by chance."""
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _OVERSHOOT = 0.15
 """Tolerance for the range of the values, as a fraction of this range. Bicubic resizing overshoots at edges if it works
@@ -134,7 +135,7 @@ def _rounding(evidence: BatchEvidence) -> float:
 
 
 def _on_bytes(values_CN: AnyArray, normalisation: Normalisation, rounding: float) -> bool:
-    """Return whether nearly all denormalised values are whole bytes; values with a large rounding error are ignored."""
+    """Return whether nearly all denormalised values are byte values; values with a large rounding error are ignored."""
     bytes_CN = normalisation.bytes_of(values_CN)
     step_C1 = normalisation.rescale / np.reshape(normalisation.std, (-1, 1))
     tolerance_CN = np.broadcast_to(_NEAR + rounding * np.abs(values_CN) / step_C1, values_CN.shape)

@@ -1,4 +1,4 @@
-"""Functions that copy a batch or its visual tokens with one input changed, for the experiments of `experiments`.
+"""Functions that copy a batch or its visual tokens with one input changed, for the experiments in `faults.experiments`.
 
 The dimension suffixes are those of `seam`, the scoring interface. In addition, S is the number of slots of an image (Q
 in `seam`). A slot is the place of one visual token.

@@ -1,7 +1,7 @@
 """Derives a ranked list of faults from all evidence about a run, for the command `diagnose`.
 
 The caller collects the evidence, and any part of it may be missing. The parts are listed below, each with what it shows
-and with the modules that evaluate it. Check 1 scores captions with the right image and with other inputs instead.
+and with the modules that evaluate it. Check 1 scores captions with the right image, with other images and with none.
 
     connector   whether the connector's tensors are trained, complete and in use      weights, learning_rate
     probes      which images, visual tokens and labels reach the model                probes
@@ -10,7 +10,7 @@ and with the modules that evaluate it. Check 1 scores captions with the right im
     pairing     whether captions match their images (no language model is used)       pairing
     ablation    the loss differences (gaps) of check 1                                pattern
     untrained   the internals of a newly initialised connector, as a reference        pattern_of_tokens
-    rivals      losses with other visual tokens, as a reference                       rivals, pattern
+    rivals      losses with untrained or averaged tokens, as a reference              rivals, pattern
 
 The parts before `pairing` test how the model processes its inputs, and do not require low losses. The results of check
 1 show only effects, so a fault that one of those parts reveals can explain them (`faults.table.EXPLAINS`).
@@ -50,7 +50,8 @@ becomes an error too, and is ranked before the error that it explains."""
 _NOT_THE_TRAINED = ("no-gradient", "loss-not-reproduced")
 """If one of these faults is found, the weights in the checkpoint do not show the effect of the learning rate."""
 _MAYBE_THE_TRAINED = ("connector-not-loaded", "non-finite")
-"""The same is true for these faults, unless the weights have moved by at least `_ANOTHER_START`."""
+"""If one of these faults is found, the weights show the effect of the learning rate only if they have moved by at least
+`_ANOTHER_START`."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _ANOTHER_START = 3.0
 """If weights have moved by at least this relative distance, they are not merely another initialisation. The distance
@@ -74,7 +75,8 @@ class RunEvidence:
     untrained: Untrained | None = None
     """Measurements of a newly initialised connector of the same shape on the same images."""
     rivals: Rivals | None = None
-    """Losses with the visual tokens of untrained connectors or of an average image, if `pattern.asks_for_rivals`."""
+    """Losses with the visual tokens of untrained connectors or of an average image, if `asks_for_rivals` returned
+    True."""
     training: Training | None = None
     step: int | None = None
     """Training step of the checkpoint."""
@@ -101,7 +103,7 @@ def diagnose_run(evidence: RunEvidence) -> list[Finding]:
         )
         pattern = diagnose_ablation(ablation, known)
         if _has(found, "image-masked") and not _has(found, "not-injected"):
-            # If no condition changes a loss, there are two possible causes. The probes have found that it is a mask.
+            # If no condition changes a loss, two causes are possible. The probes have found that the cause is a mask.
             pattern = [f for f in pattern if f.code != "not-injected"]
         if _has(found, "held-out-differs"):
             # Captions unlike the training captions are predicted badly with any image, even if the pairs are correct.
@@ -143,7 +145,7 @@ def _of_learning_rate(evidence: RunEvidence, found: Sequence[Finding]) -> list[F
 
 
 def _raised(found: Finding, among: Sequence[Finding]) -> Finding:
-    """Return the finding as an error if it is in `_RAISED` and explains an error in `among`; otherwise unchanged."""
+    """Return the finding, as an error if its code is in `_RAISED` and it explains an error in `among`."""
     raised = found.code in _RAISED and any(f.severity == "error" and explains(found.code, f.code) for f in among)
     return found.model_copy(update={"severity": "error"}) if raised else found
 

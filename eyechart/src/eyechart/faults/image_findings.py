@@ -100,9 +100,9 @@ def _images(routes: ImageRoutes, made: str) -> Iterator[Finding]:
 
 
 def crossed(routes: Routes) -> tuple[int, tuple[int, ...]] | None:
-    """Return the first row whose change affects other rows, together with these other rows.
+    """Return the first changed row that affects other rows, together with these other rows.
 
-    Return None if the change of every row affects at least the row itself, or if no change affects another row.
+    Return None if every changed row affects at least itself, or if no changed row affects another row.
     """
     if all(row in changed for row, changed in enumerate(routes)):
         return None
@@ -113,7 +113,7 @@ def crossed(routes: Routes) -> tuple[int, tuple[int, ...]] | None:
 
 
 def shared(routes: Routes, changed: str, reached: str, fix: str) -> Iterator[Finding]:
-    """Yield a finding if a change of any row affects the row itself, and a change of some row also affects others."""
+    """Yield a finding if every changed row affects itself, and some changed row also affects other rows."""
     wide = [row for row, to in enumerate(routes) if any(other != row for other in to)]
     if wide and all(row in to for row, to in enumerate(routes)):
         others = tuple(other for other in routes[wide[0]] if other != wide[0])

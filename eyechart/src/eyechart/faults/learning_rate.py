@@ -45,7 +45,7 @@ _FAST, _SLOW = 0.2, 3e-3
 unrelated directions. In the fault benchmark (scenes and digits), runs with the config's learning rate have values of
 0.018 to 0.030, even after only 15 updates. Runs with other learning rates have 0.39 and 0.43 (30 times the config's),
 0.083 and 0.087 (five times), 0.0054 (a tenth), and 0.0008 and 0.0012 (a hundredth). Of 10 healthy set-ups that were
-run, one is outside the limits (a fiftieth of the learning rate, one epoch). It gets a note."""
+run, one is outside the limits (a fiftieth of the learning rate, one epoch). This set-up gets only a note."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _LITTLE = 0.1
 """If `moved` is at least this, the weights are far enough from their initial values that a low learning rate does not
@@ -176,7 +176,7 @@ def diagnose_movement(
 
 
 def could_not_move(rate: float | None, updates: int | None, initial: Mapping[str, Tensor]) -> bool:
-    """Return whether this many updates at this learning rate are unable to move the weights by `_LITTLE`."""
+    """Return whether `updates` updates at this learning rate are too few to move the weights by `_LITTLE`."""
     size = typical_size(initial)
     return bool(rate and updates and size and rate * updates < _LITTLE * size)
 

@@ -20,7 +20,7 @@ _BESIDE = {
     "last of the block": "the closing delimiter of the image block",
     "after the block": "the text token after the image block",
 }
-"""Descriptions, for messages, of the text positions next to the image positions, by the names in the experiments."""
+"""Descriptions, for messages, of the text positions at an image block, by their names in the experiments."""
 
 
 def diagnose_tokens(tokens: TokenRoutes) -> list[Finding]:

@@ -28,10 +28,11 @@ from eyechart.verdict.statistics import FloatArray
 
 # measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 6
 SURE, NONE = 6.0, 3.0
-"""At z of at least SURE, the captions match the images; below NONE, there is no sign that they do."""
+"""If z is at least SURE, the captions match the images. If z is below NONE, there is no sign that they do."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _ENOUGH = 64
-"""Minimum number of samples for the result that there is no association; with fewer, a weak association is missed."""
+"""Minimum number of samples to conclude that there is no association; with fewer, a weak association is not
+detected."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _MANY = 100
 """With at least this many samples, a missing association alone is enough for a warning."""
@@ -113,8 +114,8 @@ def diagnose_pairing(pairing: Pairing, ignored: bool) -> list[Finding]:
     Args:
         pairing: the association in the training split and in the held-out split.
         ignored: whether check 1 found that the model ignores the content of the image. If it did not, a missing
-            association in both splits is only a warning, because the captions may describe things that are not in this
-            tower's features.
+            association in both splits is only a warning, because the captions may describe details that this
+            tower's features do not contain.
     """
     train, held_out = pairing.train, pairing.held_out
     fix = (

@@ -18,9 +18,9 @@ def diagnose_text(ablation: Ablation) -> Iterator[Finding]:
     """Yield a finding if the language model is not shown to predict the captions better than token frequencies do.
 
     If check 1 passes, the finding is an error, whether the gain is ruled out or open, because the run would otherwise
-    pass. If check 1 does not pass, the finding is a note, and is yielded only if the gain is ruled out. In that case, a
-    connector with little training can give the same result on correct captions of an unusual kind: captions of one
-    word, or in a style that the language model does not know.
+    pass. If check 1 does not pass, the finding is a note, and is yielded only if the gain is ruled out. It is no more
+    than a note because a connector with little training can give the same result on correct but unusual captions:
+    captions of one word, or captions in a style that the language model does not know.
     """
     unigram = ablation.unigram
     standing = unigram.gain.standing if unigram else None

@@ -39,13 +39,15 @@ _ONE_DIRECTION = 1.05
 """If the effective rank is below this, all visual tokens of an image are copies of one token, up to scale."""
 # measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 12
 _DEAD = 0.01
-"""A group of slots contains no information if swapping it changes the loss by less than this fraction of an equal
-share. An equal share is the effect of the whole image divided by the number of groups. In some healthy runs, two of
-eight slots have nearly all of the effect, and each of the others has 2 to 8% of an equal share."""
+"""A group of slots contains no information if both of its effects on the loss (`SlotUse.without` and `SlotUse.alone`)
+are below this fraction of an equal share. An equal share is the effect of the whole image divided by the number of
+groups. In some healthy runs, two of eight slots have nearly all of the effect, and each of the others has 2 to 8% of an
+equal share."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _HALF = 0.5
 """Minimum share of dead slots for a finding. In the fault benchmark (scenes and digits), none of the 7 healthy set-ups
-with 8 visual tokens that were run has this finding. Neither has a set-up in which two of eight are set to zero."""
+with 8 visual tokens that were run has this finding. A set-up in which two of eight visual tokens are set to zero does
+not have it either."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _CARRIES = 0.05
 """Slots are compared only if swapping the whole image raises the loss by at least this, in nats per label token."""
@@ -76,15 +78,15 @@ def diagnose_visual(
 ) -> list[Finding]:
     """Return findings about the visual tokens.
 
-    The list is empty if the tokens differ between images, have the scale of the text embeddings, and have information
-    in more than half of the slots.
+    The list is empty if the tokens differ between images, have the scale of the text embeddings, and contain
+    information in more than half of the slots.
 
     Args:
         internals: the measurements at the connector's stages, if available.
         slots: the contribution of each group of slots, if measured.
-        verdict: the verdict of check 1, if known. A connector that passes may have a scale other than the text's.
-        untrained: the reference, if known. Without it, collapse is judged by the rounding error of bfloat16, and scale
-            by that of the text embeddings.
+        verdict: the verdict of check 1, if known. If it is PASS, a scale other than the text's is not an error.
+        untrained: the reference, if known. Without it, shares are compared with the rounding error of bfloat16, and the
+            scale with that of the text embeddings.
     """
     found = [*_slots(internals, slots)]
     if internals is not None:

@@ -32,8 +32,8 @@ class RunContext:
     vocabulary: int | None = None
     """Number of tokens in the language model's vocabulary."""
     exact: bool = False
-    """Whether the model was trained and scored in float32. If so, logged and scored losses differ only by the order of
-    summation."""
+    """Whether the model was trained and scored in float32. If so, logged and scored losses differ only because of the
+    order of summation."""
     rivals: Rivals | None = None
     """Losses with the visual tokens of untrained connectors or of an average image; None if not needed or not
     available."""
@@ -150,7 +150,7 @@ def _more_training(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
 
 
 def _fallen(training: Training | None) -> float | None:
-    """Return the fraction by which the loss fell between the last two logged points; None if there are fewer than two."""
+    """Return the relative decrease of the loss between the last two logged points; None with fewer than two points."""
     curve = _curve(training)
     return 1 - curve[-1] / curve[-2] if len(curve) > 1 and curve[-2] > 0 else None
 

@@ -25,7 +25,7 @@ from eyechart.seam import IGNORE_INDEX, Batch, ScorerOfBatches, VisualTokens
 _ROWS = 4
 # measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 12
 _ANSWERS = 0.5
-"""If the prompt contains the caption in more than this share of the samples, this does not count as a coincidence."""
+"""If the prompts of more than this share of the samples contain the caption, the captions count as leaked."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0, slots: bool = Tr
         batch: samples with their images, at least one with label tokens.
         seed: seed for the random replacements.
         slots: whether to change visual tokens one by one. Use False if the visual tokens are pixel values, because
-            these are too many, and each has too small an effect.
+            there are too many of them, and each has too small an effect.
 
     Raises:
         ValueError: no sample of the batch has a label token.

@@ -1,4 +1,4 @@
-"""Compares the connector's visual tokens with rivals, which replace them: tokens of two kinds.
+"""Compares the connector's visual tokens with two kinds of other visual tokens, called rivals.
 
     fresh      the tokens of newly initialised connectors of the same shape, from the same images
     average    the mean of the connector's own tokens over training images

@@ -117,7 +117,7 @@ FAULTS: dict[str, Fault] = {
 _BLIND = ("constant-prompt", "collapsed", "pairs-mismatched", "picture-harmful", "slots-dead", "under-trained")
 """Possible effects of any fault that prevents the connector from learning from pictures, or from using them."""
 _UNTRAINED = ("no-gradient", "connector-not-loaded", "scale-mismatch", *_BLIND)
-"""Possible effects of such a fault if it also prevents the connector's weights from changing."""
+"""Possible effects of any fault that prevents the connector's weights from changing."""
 _UNLIKE_TRAINING = ("loss-not-reproduced", "under-trained")
 """Possible effects if the connector or the data differ between training and scoring."""
 _WRONG_LOSS = ("loss-not-reproduced", "under-trained", *_BLIND)
@@ -282,7 +282,7 @@ def rank(findings: Sequence[Finding]) -> list[Finding]:
     Errors come before warnings, and warnings before notes. Within one severity, a finding comes first if it is not
     explained by another finding of the same or a higher severity. Otherwise the order of `FAULTS` decides. Of several
     findings with the same code, the first one with the highest severity is kept. The messages of the others are added
-    to its evidence as `also`. `explained_by` of a finding lists the codes of the findings that explain it.
+    to its evidence as `also`. A finding's `explained_by` lists the codes of the findings that explain it.
     """
     assert all(f.code in FAULTS for f in findings), "a finding that is not in the table has no page and no rank"
     merged = [

@@ -6,8 +6,8 @@ The check compares three sets of tensors. Each is a flat mapping from names, suc
     stored    the weights in the checkpoint
     in_use    the weights in the loaded model
 
-The distance of a tensor w from its initial value w0 does not count a uniform shrinking of w, because weight decay also
-shrinks weights that get no gradient:
+The distance of a tensor w from its initial value w0 ignores uniform shrinking, because weight decay also shrinks
+weights that get no gradient:
 
     min over 0 <= a <= 1 of ||w - a w0|| / ||w0||          (||w|| where w0 is zero)
 """
@@ -39,7 +39,8 @@ _LARGE = 256
 """Minimum number of values that a tensor needs for a meaningful correlation with its initial values."""
 # exact: 5 standard deviations of a random correlation, one in 3 million
 _CHANCE = 5.0
-"""A correlation counts as chance if it is below this many standard deviations of the correlation of random tensors."""
+"""If a correlation is below this many standard deviations of the correlation between random tensors, it counts as
+chance."""
 # measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 24
 _RELATED = 0.3
 """Minimum correlation of a trained part with its own initial values."""
