@@ -1,6 +1,6 @@
 """The input of the batch detectors, and the reasons why a detector could not check a batch.
 
-Dimension suffixes: B rows, T token positions.
+Suffixes of array names give their dimensions: B rows, T token positions.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ KNOWN = {
         _BYTE, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
     ),
 }
-"""Normalisation settings of published image processors, each with its description for messages."""
+"""Normalisation settings of published image processors, by their descriptions in messages."""
 # size: values compared
 _MOST = 20_000
 """Maximum number of pixel values that are compared; they are evenly spaced over all images."""

@@ -1,7 +1,7 @@
 """Functions that copy a batch or its visual tokens with one input changed, for the experiments in `faults.experiments`.
 
-The dimension suffixes are those of `seam`, the scoring interface. In addition, S is the number of slots of an image (Q
-in `seam`). A slot is the place of one visual token.
+Suffixes of array names give their dimensions, as in `seam`, the scoring interface. In addition, S is the number of
+slots of an image (Q in `seam`). A slot is the place of one visual token.
 """
 
 from __future__ import annotations

@@ -63,8 +63,8 @@ class RunEvidence:
     """The evidence about a run; any part may be missing."""
 
     findings: Sequence[Finding] = ()
-    """Findings from elsewhere, such as the preflight (the checks before training); they are ranked with the new
-    ones."""
+    """Findings from elsewhere, such as the preflight (the checks before training). They are ranked together with the
+    findings from this evidence."""
     connector: ConnectorEvidence | None = None
     probes: Probes | None = None
     internals: Internals | None = None

@@ -1,6 +1,6 @@
 """Findings from the experiments on the images of a batch, and helpers that the findings about losses also use.
 
-Each finding is about a path from an input to an output that must exist in the model, or must not exist. It does not
+Each finding is about a path from an input to an output that must exist in the model, or must not exist. Findings do not
 depend on how low the losses are. *Routes* list, for each changed row of a batch, the rows whose outputs change.
 """
 

@@ -32,9 +32,9 @@ _ENOUGH = 256
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 HIGH = 0.5
 """If `step` is at least this, one update changes the weights by half of their own size or more. In the fault benchmark
-(scenes and digits, 1,200 rows, two epochs), the unchanged configs have a `step` of 0.034. At 0.17, runs pass without a
-finding. At 1.0, the connector's attention reads only part of each image. No healthy set-up of the benchmark is above
-0.17."""
+(the demo data sets scenes and digits, 1,200 rows, two epochs), the unchanged configs have a `step` of 0.034. At 0.17,
+runs pass without a finding. At 1.0, the connector's attention reads only part of each image. No healthy set-up of the
+benchmark is above 0.17."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 FAR_HIGH = 3.0
 """If `step` is at least this, every update replaces the weights with entirely different ones. The three runs of the
@@ -42,10 +42,11 @@ fault benchmark above this limit (`step` 10, 34 and 51 on scenes) all end with a
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _FAST, _SLOW = 0.2, 3e-3
 """Upper and lower limit of `moved / sqrt(updates)`, the size of one update relative to the weights if updates have
-unrelated directions. In the fault benchmark (scenes and digits), runs with the config's learning rate have values of
-0.018 to 0.030, even after only 15 updates. Runs with other learning rates have 0.39 and 0.43 (30 times the config's),
-0.083 and 0.087 (five times), 0.0054 (a tenth), and 0.0008 and 0.0012 (a hundredth). Of 10 healthy set-ups that were
-run, one is outside the limits (a fiftieth of the learning rate, one epoch). This set-up gets only a note."""
+unrelated directions. In the fault benchmark (the demo data sets scenes and digits), runs with the config's learning
+rate have values of 0.018 to 0.030, even after only 15 updates. Runs with other learning rates have 0.39 and 0.43 (30
+times the config's), 0.083 and 0.087 (five times), 0.0054 (a tenth), and 0.0008 and 0.0012 (a hundredth). Of 10 healthy
+set-ups that were run, one is outside the limits (a fiftieth of the learning rate, one epoch). This set-up gets only a
+note."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _LITTLE = 0.1
 """If `moved` is at least this, the weights are far enough from their initial values that a low learning rate does not
@@ -142,7 +143,7 @@ def diagnose_movement(
         seen: how far the weights in the checkpoint have moved, if measured.
         rate: the peak learning rate in the checkpoint's config, if known.
         size: `typical_size` of the connector's initial weights.
-        verdict: the verdict of check 1, if check 1 was run. A run that passes did not have too low a learning rate.
+        verdict: the verdict of check 1, if check 1 was run. If it is PASS, the learning rate was not too low.
     """
     if seen is None or size is None:
         return []

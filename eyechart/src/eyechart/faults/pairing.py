@@ -9,7 +9,7 @@ A is the Hilbert-Schmidt independence criterion, and z compares it with its perm
 al. 2008). If the captions belong to other images, z is as small as for shuffled captions: between about -3 and 3. The
 test does not show which caption belongs to which image.
 
-Dimension suffixes: N samples, V width of the tower, W distinct words.
+Suffixes of array names give their dimensions: N samples, V width of the tower, W distinct words.
 """
 
 from __future__ import annotations

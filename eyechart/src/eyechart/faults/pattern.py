@@ -34,7 +34,7 @@ _RANDOM = ("noise", "noise-per-dim")
 """Conditions with random visual tokens of the right scale. A language model may have a lower loss with any visual
 tokens than with none. If so, only these conditions are comparable with an untrained connector."""
 _AVERAGE = ("mean-token", "blind", "no-image", "zero")
-"""Conditions without the content of a single image. If a connector reads images, the loss with a wrong image is higher
+"""Conditions that do not show any particular image. If a connector reads images, the loss with a wrong image is higher
 than under these conditions."""
 
 
@@ -73,7 +73,7 @@ def _non_finite(conditions: dict[str, Condition]) -> Iterator[Finding]:
 
 
 def _bit_equal(conditions: dict[str, Condition]) -> Iterator[Finding]:
-    """Yield a finding if the losses under all conditions, or under some, equal those with the right image."""
+    """Yield a finding if the losses under all or some conditions equal those with the right image, up to rounding."""
     changed = {n: c for n, c in conditions.items() if n not in ("correct", "no-image") and c.gap is not None}
     unmoved = [name for name, condition in changed.items() if unchanged(condition)]
     if len(changed) >= 2 and len(unmoved) == len(changed):
@@ -190,8 +190,8 @@ def _unlike_training(ablation: Ablation, known: RunContext) -> bool:
 
     Two signs are required. First, the loss with the average of many images, or without an image, is lower than with the
     right image, with 99% confidence. Second, the training loss was much lower than the scored loss. Without the second
-    sign, the connector could be untrained. If the held-out loss was also much lower when this checkpoint was saved, the
-    pairs are not the cause, because they have not changed since.
+    sign, the connector could be untrained. If the held-out loss was also much lower when this checkpoint was saved,
+    mismatched pairs are not the cause, because the pairs have not changed since.
     """
     loss, training = ablation.conditions["correct"].loss, known.training
     if loss is None or training is None or not _better_than_right(ablation, known):

@@ -17,10 +17,10 @@ from eyechart.results import Ablation, Finding
 def diagnose_text(ablation: Ablation) -> Iterator[Finding]:
     """Yield a finding if the language model is not shown to predict the captions better than token frequencies do.
 
-    If check 1 passes, the finding is an error, whether the gain is ruled out or open, because the run would otherwise
-    pass. If check 1 does not pass, the finding is a note, and is yielded only if the gain is ruled out. It is no more
-    than a note because a connector with little training can give the same result on correct but unusual captions:
-    captions of one word, or captions in a style that the language model does not know.
+    If check 1 passes, the finding is an error, whether a better prediction is ruled out or left open, because the run
+    would otherwise pass. If check 1 does not pass, the finding is a note, and is yielded only if a better prediction is
+    ruled out. It is only a note because a connector with little training can give the same result on correct captions
+    of an unusual kind: captions of one word, or in a style that the language model does not know.
     """
     unigram = ablation.unigram
     standing = unigram.gain.standing if unigram else None

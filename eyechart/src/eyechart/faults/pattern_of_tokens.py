@@ -23,8 +23,9 @@ OF_FRESH = 0.1
 initialised connector."""
 # exact: the rounding of bfloat16, whatever the data
 ROUNDING = 2**-18 / 3
-"""Mean square of the relative rounding error of bfloat16 (uniform within 2**-9). If the share of a stage is below
-this, the differences between images are smaller than the rounding errors of a language model in bfloat16."""
+"""Mean square of the relative rounding error of bfloat16 (uniform within 2**-9). If the variance share or image share
+of a stage is below this, the differences between images are smaller than the rounding errors of a language model in
+bfloat16."""
 # measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 21
 _LOST = 0.01
 """If the share of the projector is below this fraction of the resampler's, its bias dominates its output. Correct
@@ -45,9 +46,9 @@ groups. In some healthy runs, two of eight slots have nearly all of the effect, 
 equal share."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _HALF = 0.5
-"""Minimum share of dead slots for a finding. In the fault benchmark (scenes and digits), none of the 7 healthy set-ups
-with 8 visual tokens that were run has this finding. A set-up in which two of eight visual tokens are set to zero does
-not have it either."""
+"""Minimum share of dead slots for a finding. In the fault benchmark (the demo data sets scenes and digits), none of the
+7 healthy set-ups with 8 visual tokens that were run has this finding. A set-up in which two of eight visual tokens are
+set to zero does not have it either."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _CARRIES = 0.05
 """Slots are compared only if swapping the whole image raises the loss by at least this, in nats per label token."""

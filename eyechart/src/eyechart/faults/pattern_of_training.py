@@ -163,5 +163,5 @@ def _curve(training: Training | None) -> list[float]:
 
 
 def _which(training: Training | None) -> str:
-    """Return the name, for messages, of the loss that `_curve` returns."""
+    """Return which of the two losses `_curve` returns, as a word for messages."""
     return "held-out" if training and all(point.eval is not None for point in training.curve) else "training"

@@ -4,8 +4,9 @@
     average    the mean of the connector's own tokens over training images
 
 A language model may have a lower loss with any visual tokens than with the prompt alone. Zeros, noise or a missing
-image therefore do not show what a connector has learnt. If the connector's tokens are no better than those of fresh
-connectors, it has learnt nothing. If its tokens are worse than the average, they are the tokens of wrong images.
+image therefore do not show what a connector has learnt. If the connector's tokens are no better than those of newly
+initialised connectors, it has learnt nothing. If its tokens are worse than the average, they are the tokens of wrong
+images.
 
 A gap is the loss with the rival's tokens minus the loss with the connector's own tokens, in nats per label token. Gaps
 are estimated from paired differences.
@@ -37,7 +38,7 @@ class Rivals:
 
     @property
     def beats_fresh(self) -> bool:
-        """Whether the loss with the connector's tokens is lower than with the tokens of every fresh connector.
+        """Whether the loss with the connector's tokens is lower than with those of every newly initialised connector.
 
         Two conditions are required: each gap is above 0 with 99% confidence, and the smallest gap is larger than the
         spread of the gaps, their maximum minus their minimum. With the first condition alone, an untrained connector

@@ -3,7 +3,7 @@
 Each fault has a page, docs/faults/<code>.md, with its symptom, mechanism, detection, fix and a public example.
 
 One cause usually leads to several findings. For example, if the visual tokens are never placed at the image positions,
-the connector gets no gradient, all conditions of check 1 give equal losses, and the visual tokens collapse. `rank` puts
+the connector gets no gradient, check 1 gives the same loss for every image, and the visual tokens collapse. `rank` puts
 the cause first. It uses two tables in this file. `FAULTS` lists the faults in the order of processing: data, prompt,
 labels, pixels, model, training, scoring, patterns of scores. `EXPLAINS` lists the possible effects of each fault.
 """

@@ -245,8 +245,8 @@ def _constants_untouched(evidence: ConnectorEvidence) -> list[str]:
 def _foreign_parts(evidence: ConnectorEvidence) -> list[str]:
     """Return the parts unrelated to their initial values, if another part is clearly related to its own.
 
-    Trained weights stay correlated with their initial values. Two random initialisations are uncorrelated, up to about
-    1/sqrt(size) by chance. If all parts are unrelated, the run used another seed, which is not a fault.
+    Trained weights stay correlated with their initial values. Two random initialisations are correlated only by chance,
+    typically by about 1/sqrt(size). If all parts are unrelated, the run used another seed, which is not a fault.
     """
     related = _correlations(evidence)
     if max(related.values(), default=0.0) < _RELATED:
