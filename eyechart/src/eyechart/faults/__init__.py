@@ -1,1 +1,1 @@
-"""The table of faults, and the detectors that name a fault from the evidence about a run."""
+"""The table of known faults, and the detectors that find them in the evidence about a training or scoring run."""

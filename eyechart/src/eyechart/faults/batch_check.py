@@ -1,4 +1,4 @@
-"""Runs all detectors on a batch dict, and computes the figures of the batch that are reported with the findings."""
+"""Runs all batch detectors on a batch dict, and computes the counts that are reported together with the findings."""
 
 from __future__ import annotations
 
@@ -24,51 +24,53 @@ DETECTORS = (
     diagnose_pixels,
     diagnose_normalisation,
 )
-"""The detectors. Each yields findings from a `BatchEvidence`, and records in it what it could not check."""
+"""The batch detectors. Each one yields findings from a `BatchEvidence`, and adds what it could not check to
+`unchecked`."""
 
 ONLY_IN_BATCHES = frozenset(
     {"padding-misaligned", "token-types-misaligned", "positions-wrong", "padding-labelled", "resolution-differs"}
 )
-"""Faults of collators, which only these detectors report; they cannot occur in Stage 1."""
+"""Faults of collators that only the batch detectors report. They cannot occur in Stage 1, this project's own training
+of a connector."""
 
 
 @dataclass(frozen=True)
 class BatchFacts:
-    """The contents of a batch in numbers."""
+    """Counts that describe a batch."""
 
     rows: int
     """Number of rows."""
     length: int
     """Number of tokens per row, including padding."""
     attended: int
-    """Number of tokens in all rows without padding."""
+    """Total number of tokens in all rows, excluding padding."""
     images: int
-    """Number of entries of the pixel tensor: images, or tiles if the processor splits images into tiles."""
+    """Number of entries in the pixel tensor: images, or tiles if the processor splits images into tiles."""
     rows_with_images: int
     """Number of rows with image positions."""
     placeholders: int
-    """Number of image positions in all rows."""
+    """Total number of image positions in all rows."""
     image_id: int | None
-    """Id of an image position; None if not known."""
+    """Token id that marks an image position; None if it is not known."""
     image_id_source: IdSource
-    """How this id was found."""
+    """How `image_id` was found."""
     answer_tokens: int
-    """Number of answer tokens in all rows."""
+    """Total number of answer tokens in all rows."""
     answers_found: Way
     """How the answer tokens were found."""
     labels: int | None
-    """Number of labels in all rows; None if the batch has none."""
+    """Total number of tokens with a label other than -100; None if the batch has no labels."""
     labels_on_answers: int | None
-    """Number of labels on answer tokens."""
+    """Number of answer tokens with a label other than -100; None if the batch has no labels."""
 
 
 def diagnose_batch(evidence: BatchEvidence) -> list[Finding]:
-    """Return the findings of all detectors, the most likely cause first."""
+    """Return the findings of all batch detectors, with the most likely cause first."""
     return rank([found for detector in DETECTORS for found in detector(evidence)])
 
 
 def facts_of(evidence: BatchEvidence) -> BatchFacts:
-    """Return the numbers of a batch."""
+    """Return the counts that describe a batch."""
     geometry, answers, labelled_BT = evidence.geometry, evidence.answers, evidence.labelled_BT
     return BatchFacts(
         rows=geometry.rows,

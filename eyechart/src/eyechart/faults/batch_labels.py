@@ -1,4 +1,4 @@
-"""Compares labels and answer tokens of a batch: none, too many, too few, without the end token, or shifted."""
+"""Finds errors in the labels of a batch: missing or misaligned labels, labels on wrong tokens, truncated answers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from eyechart.results import Finding
 
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _AGREE = 0.8
-"""Labels count as aligned (or shifted by one) if at least this share equals the id at their position (or the next)."""
+"""Labels count as aligned if at least this share of them equals the token id at the same position. They count as
+shifted by one if at least this share equals the token id at the next position."""
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _COPIED = 0.95
-"""If more than this share of all tokens has labels, the labels are a copy of the ids."""
+"""If more than this share of all tokens except padding has labels, the labels count as a copy of the token ids."""
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _PROMPT = 0.5
-"""If more than this share of the prompt tokens has labels, the model is trained on prompts."""
+"""If more than this share of the prompt tokens has labels, the labels count as a copy of the token ids."""
 _ANSWER_FIX = (
     "label the answer only: completion_only_loss or assistant_only_loss in TRL, train_on_prompt off in "
     "LLaMA-Factory, or labels of -100 at all other positions in a custom collator"
@@ -27,7 +28,7 @@ _ANSWER_FIX = (
 
 
 def diagnose_labels(evidence: BatchEvidence) -> Iterator[Finding]:
-    """Yield findings about labels and answers."""
+    """Yield findings about the labels and the answers of a batch."""
     yield from _cut_answers(evidence)
     labels_BT, labelled_BT = evidence.answers.labels_BT, evidence.labelled_BT
     if labels_BT is None or labelled_BT is None:
@@ -65,13 +66,13 @@ def _no_labels(evidence: BatchEvidence, rows: list[int]) -> Finding:
 
 
 def _cut_answers(evidence: BatchEvidence) -> Iterator[Finding]:
-    """Yield a finding for rows of full length whose answer is missing or has no end token."""
+    """Yield a finding about rows without padding whose answer is missing or has no end token."""
     answers, attended_BT = evidence.answers, evidence.geometry.attended_BT
     if answers.turns is None:
         evidence.skip(Check.ANSWERS, Why.NO_PROCESSOR if evidence.processor is None else Why.NO_TEMPLATE)
         return
     if answers.labels_BT is None and not answers.answer_BT.any():
-        return  # prompts without answers, as for generation
+        return  # the rows are prompts without answers, as for generation
     full = np.flatnonzero(attended_BT[:, [0, -1]].all(axis=1)).tolist()
     gone = [row for row in full if row in evidence.unanswered]
     cut = [row for row in full if row in gone or answers.spans[row][-1].ended is False]
@@ -91,7 +92,7 @@ def _cut_answers(evidence: BatchEvidence) -> Iterator[Finding]:
 
 
 def _misaligned(evidence: BatchEvidence) -> Finding | None:
-    """Return a finding if labels differ from the ids at their positions."""
+    """Return a finding if too many labels differ from the token ids at the same positions."""
     labels_BT, labelled_BT = evidence.answers.labels_BT, evidence.labelled_BT
     assert labels_BT is not None and labelled_BT is not None
     ids_BT, before_BT = evidence.geometry.ids_BT, labelled_BT[:, :-1]
@@ -132,7 +133,7 @@ def _padding(evidence: BatchEvidence) -> Iterator[Finding]:
 
 
 def _beside_answers(evidence: BatchEvidence) -> Iterator[Finding]:
-    """Yield findings about labels on image positions and on the prompt."""
+    """Yield findings about labels on image positions and on prompt tokens."""
     labelled_BT, geometry, answers = evidence.labelled_BT, evidence.geometry, evidence.answers
     assert labelled_BT is not None
     total = int((labelled_BT & geometry.attended_BT).sum())
@@ -141,7 +142,7 @@ def _beside_answers(evidence: BatchEvidence) -> Iterator[Finding]:
     image = int((labelled_BT & geometry.image_BT).sum())
     text_BT = geometry.attended_BT & ~geometry.image_BT & ~answers.answer_BT
     prompt = int((labelled_BT & text_BT).sum()) if answers.way is Way.TEMPLATE else 0
-    # Labels that are the ids with only padding masked are the documented default of TRL and other trainers.
+    # TRL and other trainers document this default: labels are a copy of the token ids with only padding masked.
     everywhere = bool(labelled_BT[geometry.attended_BT].mean() > _COPIED)
     copied = everywhere or (prompt > 0 and bool(labelled_BT[text_BT].mean() > _PROMPT))
     default = " (TRL's default labels all tokens but padding)" if copied else ""
@@ -168,7 +169,7 @@ def _beside_answers(evidence: BatchEvidence) -> Iterator[Finding]:
 
 
 def _within_answers(evidence: BatchEvidence) -> Iterator[Finding]:
-    """Yield findings about answers of which only a part is labelled, or whose end token is not."""
+    """Yield findings about answers whose tokens or end token lack labels, and about answers without an end token."""
     labelled_BT, answers = evidence.labelled_BT, evidence.answers
     assert labelled_BT is not None
     if answers.way is not Way.TEMPLATE:
@@ -233,7 +234,7 @@ def _ends(evidence: BatchEvidence, endless: list[int], ended: int, unended: int)
 
 
 def _without_end(evidence: BatchEvidence) -> Iterator[Finding]:
-    """Yield a finding for padded rows whose last answer has no end token, although the template writes one."""
+    """Yield a finding about padded rows whose last answer lacks the end token that the chat template writes."""
     attended_BT, answers = evidence.geometry.attended_BT, evidence.answers
     padded = np.flatnonzero(~(attended_BT[:, 0] & attended_BT[:, -1])).tolist()
     rows = [row for row in padded if answers.spans[row] and answers.spans[row][-1].ended is False]

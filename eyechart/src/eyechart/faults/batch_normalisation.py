@@ -1,10 +1,11 @@
-"""Checks from pixel values alone whether they were normalised with the processor's settings.
+"""Checks, from the pixel values alone, whether a batch was normalised with the settings of the model's processor.
 
-Pixels of an image file are bytes, and image processors resize bytes to bytes. A normalised value is therefore one of
-256 values per colour, (byte / 255 - mean) / std, which depend on the mean and deviation. If the values of a batch fit
-those of the processor's own settings, these were used; if they fit another well-known pair, that one was used. This
-does not depend on what the pictures show: a dark or colourful batch is not a fault. Of 16-bit values, only those near 0
-are exact enough. If the values fit no known settings (augmented images), only their range is compared.
+The pixels of an image file are bytes, and image processors also store resized images as bytes. Each colour channel
+therefore has only 256 possible normalised values, (byte / 255 - mean) / std, which depend on the mean and the standard
+deviation. If the values of a batch are possible with the processor's own settings, these settings were used. If they
+are possible with another well-known mean and standard deviation, those were used. The content of the images does not
+matter: dark or colourful images cause no finding. In a 16-bit format, only values near 0 are precise enough for this
+check. If the values match no known settings, as with augmented images, only their range is checked.
 """
 
 from __future__ import annotations
@@ -32,25 +33,30 @@ KNOWN = {
         _BYTE, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
     ),
 }
-"""Normalisation settings of published image processors."""
+"""Normalisation settings of published image processors, by their descriptions in messages."""
 # size: values compared
 _MOST = 20_000
-"""Maximum number of compared values; they are evenly spaced over all images."""
+"""Maximum number of pixel values that are compared; they are evenly spaced over all images."""
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _NEAR = 0.02
-"""Maximum distance from a whole byte in addition to rounding; 32-bit rounding is about 1e-4 of a byte."""
+"""Maximum distance between a denormalised value and the nearest byte value, in addition to the rounding error of its
+dtype. For float32, the rounding error is about 1e-4."""
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _SHARE = 0.99
-"""Minimum share of values near whole bytes; with a wrong mean and deviation it is about 0.04, by chance."""
+"""Minimum share of denormalised values that must be near byte values. With a wrong mean and standard deviation, the
+share is about 0.04, by chance."""
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _COARSEST = 0.1
-"""Maximum rounding error, in bytes, of a compared value; 16-bit values near 0 are exact enough."""
+"""Maximum rounding error of a denormalised value, in grey levels. In a 16-bit format, only values near 0 are below this
+limit."""
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _FEWEST = 30
-"""Minimum number of sufficiently exact values. With wrong settings, one in five is near a whole byte by chance."""
+"""Minimum number of values with a rounding error below `_COARSEST`. With wrong settings, up to one such value in five
+is near a byte value by chance."""
 # measured: eyechart/tests/test_check_batch.py on sound batches of seven architectures: 0 of 318
 _OVERSHOOT = 0.15
-"""Tolerance of the range, as a share of it: bicubic resizing of floats instead of bytes overshoots at edges."""
+"""Tolerance for the range of the values, as a fraction of this range. Bicubic resizing overshoots at edges if it works
+on floats instead of bytes."""
 
 
 def diagnose_normalisation(evidence: BatchEvidence) -> Iterator[Finding]:
@@ -100,7 +106,7 @@ def diagnose_normalisation(evidence: BatchEvidence) -> Iterator[Finding]:
 
 
 def _colours(evidence: BatchEvidence) -> AnyArray | None:
-    """Return a sample of the pixel values per colour, [C, N], without zero padding; None if the form is not known."""
+    """Return a sample of the pixel values per colour, [C, N], without zero padding; None if the layout is not known."""
     entries = evidence.geometry.entries
     parts = []
     for entry in entries:
@@ -123,13 +129,13 @@ def _colours(evidence: BatchEvidence) -> AnyArray | None:
 
 
 def _rounding(evidence: BatchEvidence) -> float:
-    """Return the relative rounding error of the pixels: 2^-8 for bfloat16, 2^-11 for float16, 0 for longer types."""
+    """Return the relative rounding error of the pixels: 2^-8 for bfloat16, 2^-11 for float16, 0 for wider dtypes."""
     kind = str(getattr(evidence.batch[str(evidence.geometry.pixels.key)], "dtype", ""))
     return 2.0**-8 if "bfloat16" in kind else 2.0**-11 if "float16" in kind else 0.0
 
 
 def _on_bytes(values_CN: AnyArray, normalisation: Normalisation, rounding: float) -> bool:
-    """Return whether the values correspond to whole bytes; values with a large rounding error are ignored."""
+    """Return whether nearly all denormalised values are byte values; values with a large rounding error are ignored."""
     bytes_CN = normalisation.bytes_of(values_CN)
     step_C1 = normalisation.rescale / np.reshape(normalisation.std, (-1, 1))
     tolerance_CN = np.broadcast_to(_NEAR + rounding * np.abs(values_CN) / step_C1, values_CN.shape)

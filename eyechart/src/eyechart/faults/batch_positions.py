@@ -1,8 +1,8 @@
-"""Checks position ids of a batch: one-dimensional ids in a model with M-RoPE, wrong order, and packed rows.
+"""Checks the position ids of a batch, and whether the samples of a packed row can attend to each other.
 
-A model with M-RoPE (the Qwen families, GLM) gives each image position a height and a width. Within an image these are
-the rows and columns of its grid after merging (https://arxiv.org/abs/2409.12191, section 2.1). A batch without position
-ids is valid, because the model computes them.
+A model with M-RoPE, a multimodal rotary embedding (the Qwen families, GLM), has position ids for time, height and
+width. Within an image, height and width are the row and the column in the image's grid after patch merging
+(https://arxiv.org/abs/2409.12191, section 2.1). A batch without position ids is valid, because the model computes them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from eyechart.results import Finding
 
 
 def diagnose_positions(evidence: BatchEvidence) -> Iterator[Finding]:
-    """Yield findings about position ids and packing."""
+    """Yield findings about the position ids and the packing of a batch."""
     positions = matrix_of(evidence.batch, "position_ids")
     attended_BT = evidence.geometry.attended_BT
     if positions is None or positions.shape[-2:] != attended_BT.shape or positions.ndim not in (2, 3):
@@ -36,7 +36,7 @@ def diagnose_positions(evidence: BatchEvidence) -> Iterator[Finding]:
 
 
 def _not_computed(evidence: BatchEvidence) -> Iterator[Finding]:
-    """Yield a finding if the token types are missing that the model needs to compute positions of images."""
+    """Yield a finding if the batch lacks the token types from which the model computes the positions of images."""
     key = "mm_token_type_ids"
     images = evidence.geometry.image_BT.any() and evidence.geometry.entries
     if not images or not _has_mrope(evidence) or evidence.batch.get(key) is not None:
@@ -54,7 +54,7 @@ def _not_computed(evidence: BatchEvidence) -> Iterator[Finding]:
 
 
 def _has_mrope(evidence: BatchEvidence) -> bool:
-    """Return whether the model uses M-RoPE, according to the config or to image grids of three numbers."""
+    """Return whether the model uses M-RoPE, according to its config or, without a config, to `image_grid_thw`."""
     config = getattr(evidence.config, "text_config", None) or evidence.config
     if config is not None:
         return _names_mrope(config) or _names_mrope(evidence.config)
@@ -97,7 +97,7 @@ def _flat(evidence: BatchEvidence, positions_KBT: AnyArray) -> Iterator[Finding]
 
 
 def _row_fits(geometry: Geometry, positions_KBT: AnyArray, row: int) -> bool:
-    """Return whether the last two axes of a row's image positions are the rows and columns of its image grids."""
+    """Return whether a row's position ids for height and width are the rows and columns of its image grids."""
     if positions_KBT.shape[0] < 3:
         return not geometry.runs[row]
     places = np.flatnonzero(geometry.image_BT[row])
@@ -107,7 +107,7 @@ def _row_fits(geometry: Geometry, positions_KBT: AnyArray, row: int) -> bool:
         rows_N, columns_N = _cells(entry, geometry.pixels.merge or 1)
         height_N, width_N = height_T[start : start + len(rows_N)], width_T[start : start + len(rows_N)]
         if len(height_N) < len(rows_N):
-            return True  # truncated, which is reported by another detector
+            return True  # the image is truncated, which another detector reports
         first = (height_N[0], width_N[0])
         if (height_N - first[0] != rows_N).any() or (width_N - first[1] != columns_N).any():
             return False
@@ -116,7 +116,7 @@ def _row_fits(geometry: Geometry, positions_KBT: AnyArray, row: int) -> bool:
 
 
 def _cells(entry: Entry, merge: int) -> tuple[AnyArray, AnyArray]:
-    """Return row and column of each visual token of an image."""
+    """Return the row and the column of each visual token in the image's grid after patch merging."""
     assert entry.grid is not None
     time, height, width = entry.grid[0], entry.grid[1] // merge, entry.grid[2] // merge
     rows, columns = np.divmod(np.arange(height * width), width)
@@ -124,7 +124,7 @@ def _cells(entry: Entry, merge: int) -> tuple[AnyArray, AnyArray]:
 
 
 def _order(evidence: BatchEvidence, positions_BT: AnyArray) -> Iterator[Finding]:
-    """Yield a finding for rows in which a position neither increases by one nor starts again at 0."""
+    """Yield a finding about rows in which a position id is neither 0 nor one more than the previous one."""
     attended_BT = evidence.geometry.attended_BT
     steps_BT = np.diff(positions_BT, axis=1)
     inside_BT = attended_BT[:, 1:] & attended_BT[:, :-1]
@@ -141,7 +141,7 @@ def _order(evidence: BatchEvidence, positions_BT: AnyArray) -> Iterator[Finding]
 
 
 def _leaking(evidence: BatchEvidence) -> Iterator[Finding]:
-    """Yield a finding if nothing prevents attention between the samples of a packed row."""
+    """Yield a finding if the samples of a packed row can attend to each other."""
     positions = matrix_of(evidence.batch, "position_ids")
     if positions is None or not (starts := restarts(positions, evidence.geometry.attended_BT)):
         return

@@ -1,4 +1,4 @@
-"""Checks ids, attention mask and token types of a batch: hidden tokens, attended padding, and unknown ids."""
+"""Checks the token ids, the attention mask and the token types of a batch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from eyechart.results import Finding
 
 # exact: transformers' value
 _IMAGE_TYPE = 1
-"""Token type of image positions in `mm_token_type_ids` (2 is video)."""
+"""Token type that marks image positions in `mm_token_type_ids` (2 marks video)."""
 
 
 def diagnose_text(evidence: BatchEvidence) -> Iterator[Finding]:
-    """Yield findings about ids, masks and token types."""
+    """Yield findings about the token ids, the attention mask and the token types of a batch."""
     yield from _ids(evidence)
     yield from _mask(evidence)
     yield from _types(evidence)
@@ -77,11 +77,12 @@ def _mask(evidence: BatchEvidence) -> Iterator[Finding]:
 
 
 def _misaligned(evidence: BatchEvidence, hidden_BT: AnyArray) -> Iterator[Finding]:
-    """Yield a finding for rows in which the mask hides text, or does not hide padding before the text."""
+    """Yield a finding about rows in which the attention mask hides text, or does not hide padding before the text."""
     pad = getattr(evidence.tokenizer, "pad_token_id", None)
     ids_BT = evidence.geometry.ids_BT
     hides = [row for row, hidden_T in enumerate(hidden_BT) if len(set(ids_BT[row, hidden_T].tolist())) > 1]
-    # A single pad id at the start may be the beginning-of-text token; causal text does not attend to padding after it.
+    # A single pad id at the start may be the beginning-of-text token. Padding after the text is not checked, because
+    # text with causal attention does not attend to later positions.
     shows = [row for row, ids_T in enumerate(ids_BT) if (ids_T[:2] == pad).all() and not hidden_BT[row, :2].any()]
     if not hides and not shows:
         return
@@ -115,7 +116,7 @@ def _types(evidence: BatchEvidence) -> Iterator[Finding]:
             )
             return
         marked_BT = types_BT == _IMAGE_TYPE
-        # `token_type_ids` marks image positions in Gemma 3, but answers or nothing in other processors.
+        # `token_type_ids` marks image positions with Gemma 3, but answers or nothing with other processors.
         if key == "token_type_ids" and not _marks_images(evidence, marked_BT):
             continue
         rows = np.flatnonzero((marked_BT != image_BT).any(axis=1)).tolist()
@@ -138,9 +139,10 @@ def _types(evidence: BatchEvidence) -> Iterator[Finding]:
 def _marks_images(evidence: BatchEvidence, marked_BT: AnyArray) -> bool:
     """Return whether the token types are supposed to mark image positions.
 
-    They are if they mark most image positions. If the batch is in a chat template, they also are if they mark as many
-    positions as there are image positions, or if all are 0 and the forward pass accepts them: such a model derives its
-    attention within images from them.
+    This is the case if they mark most image positions. If the answers were found with the chat template, it is also
+    the case if the token types mark exactly as many positions as there are image positions. The same is true if all
+    token types are 0 and the forward pass accepts `token_type_ids`, because such a model needs them for its attention
+    within images.
     """
     image_BT = evidence.geometry.image_BT
     if not marked_BT.any() and evidence.accepted is not None and "token_type_ids" in evidence.accepted:
@@ -148,4 +150,4 @@ def _marks_images(evidence: BatchEvidence, marked_BT: AnyArray) -> bool:
     if 2 * int((marked_BT & image_BT).sum()) > int(image_BT.sum()):
         return True
     same_number = bool(marked_BT.any()) and int(marked_BT.sum()) == int(image_BT.sum())
-    return same_number and evidence.answers.way is Way.TEMPLATE  # without a template, types may mark the answer
+    return same_number and evidence.answers.way is Way.TEMPLATE  # without a template, they may mark the answer

@@ -1,6 +1,7 @@
-"""Copies of batches and visual tokens in which one input is changed, for the experiments.
+"""Functions that copy a batch or its visual tokens with one input changed, for the experiments in `faults.experiments`.
 
-Dimension suffixes as in `seam`; in addition, S: visual slots of one image (Q in `seam`).
+Suffixes of array names give their dimensions, as in `seam`, the scoring interface. In addition, S is the number of
+slots of an image (Q in `seam`). A slot is the place of one visual token.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from eyechart.seam import Batch, CollateStats, VisualTokens
 
 
 def select(batch: Batch, places: Sequence[int]) -> Batch:
-    """Return some rows of a batch with their images, padded only to the longest of these rows."""
+    """Return the rows at `places` with their images, padded only to the longest of these rows."""
     lengths_B = batch.lengths_B[list(places)]
     longest = int(lengths_B.max())
     rows = list(places)
@@ -35,12 +36,12 @@ def select(batch: Batch, places: Sequence[int]) -> Batch:
 
 
 def without_images(batch: Batch) -> Batch:
-    """Return the batch without its images, as the method `nll` of a scorer receives it."""
+    """Return the batch without its images, in the form that the method `nll` of a scorer expects."""
     return batch.text()
 
 
 def with_text(text: Batch, ids_BT: Tensor, labels_BT: Tensor) -> Batch:
-    """Return the batch with other ids or labels, in its tensors and its samples, because a scorer may read either."""
+    """Replace the token ids and labels of a batch in both its tensors and its samples; a scorer may read either."""
     samples = tuple(
         replace(s, ids_T=ids_T[: len(s.ids_T)].numpy(), labels_T=labels_T[: len(s.labels_T)].numpy())
         for s, ids_T, labels_T in zip(text.samples, ids_BT.cpu(), labels_BT.cpu(), strict=False)
@@ -49,7 +50,7 @@ def with_text(text: Batch, ids_BT: Tensor, labels_BT: Tensor) -> Batch:
 
 
 def with_noise_image(few: Batch, row: int, generator: torch.Generator) -> Batch:
-    """Return the batch with one image replaced by noise, in tensors and samples, because a scorer may read either."""
+    """Replace one image of a batch with noise in both its tensors and its samples; a scorer may read either."""
     pixels_BCHW, features_BPV, samples = few.pixels_BCHW, few.features_BPV, list(few.samples)
     if pixels_BCHW is not None:
         pixels_BCHW = pixels_BCHW.clone()
@@ -76,10 +77,10 @@ def with_negated_images(batch: Batch) -> Batch:
 
 
 def random_like(visual: VisualTokens, generator: torch.Generator) -> VisualTokens:
-    """Return Gaussian tokens with the root mean square of the given tokens.
+    """Return Gaussian random tokens with the same root mean square as the given tokens.
 
-    They differ between images even if the tokens of a poor connector are almost equal, so that their effect on the
-    losses can be measured.
+    The random tokens differ between images even if a poorly trained connector gives almost the same tokens for all
+    images. Their effect on the losses can therefore be measured.
     """
     layers = []
     for layer in visual.layers:
@@ -95,7 +96,7 @@ def with_rows(kept: VisualTokens, taken: VisualTokens, rows: Sequence[int]) -> V
 
 
 def with_slots(kept: VisualTokens, taken: VisualTokens, slots: Sequence[int]) -> VisualTokens:
-    """Return `kept` with some slots of every image replaced by those in `taken`."""
+    """Return `kept` with the tokens in some slots of every image replaced by those in `taken`."""
     return _mixed(kept, taken, (slice(None), list(slots)))
 
 

@@ -1,4 +1,7 @@
-"""Names of the conditions of check 1 in words, for findings: their messages must be understandable without context."""
+"""Descriptions of the conditions of check 1, for messages of findings that must be understandable without context.
+
+A condition is the image input with which captions are scored, such as the right image or another sample's image.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,11 @@ _PLAIN = {
 
 
 def listed(conditions: Mapping[str, Condition], names: Sequence[str]) -> str:
-    """Return the conditions in words, each with its gap."""
+    """Describe conditions in words, each with its gap: its loss minus the loss with the right image."""
     return ", ".join(f"{_PLAIN.get(name, name)} {conditions[name].gap:+.3f}" for name in names)
 
 
 def worded(names: Sequence[str], join: str = "and") -> str:
-    """Return the conditions in words, as a list inside a sentence."""
+    """Describe conditions in words, as a list that fits into a sentence."""
     words = [_PLAIN.get(name, name) for name in names]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {join} {words[-1]}"

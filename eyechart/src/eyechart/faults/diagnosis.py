@@ -1,18 +1,19 @@
-"""Diagnosis: one function, called by the command `diagnose`, derives a ranked list of faults from all evidence.
+"""Derives a ranked list of faults from all evidence about a run, for the command `diagnose`.
 
-The caller gathers the evidence, which may be incomplete. Each part, what it can show, and the module that evaluates it:
+The caller collects the evidence, and any part of it may be missing. The parts are listed below, each with what it shows
+and with the modules that evaluate it. Check 1 scores captions with the right image, with other images and with none.
 
     connector   whether the connector's tensors are trained, complete and in use      weights, learning_rate
     probes      which images, visual tokens and labels reach the model                probes
     internals   scale and variance of the visual tokens by stage                      pattern_of_tokens
     slots       how much each visual token lowers the loss                            pattern_of_tokens
     pairing     whether captions match their images (no language model is used)       pairing
-    ablation    the pattern of gaps of check 1                                        pattern
-    untrained   figures of a fresh connector of the same shape, as a reference        pattern_of_tokens
-    rivals      losses with visual tokens that learnt nothing, as a reference         rivals, pattern
+    ablation    the loss differences (gaps) of check 1                                pattern
+    untrained   the internals of a newly initialised connector, as a reference        pattern_of_tokens
+    rivals      losses with untrained or averaged tokens, as a reference              rivals, pattern
 
-The parts before `pairing` test mechanisms and do not require low losses. The pattern of check 1 shows consequences, so
-a fault of a mechanism can explain it (`faults.table.EXPLAINS`).
+The parts before `pairing` test how the model processes its inputs, and do not require low losses. The results of check
+1 show only effects, so a fault that one of those parts reveals can explain them (`faults.table.EXPLAINS`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from eyechart.faults.weights import ConnectorEvidence, diagnose_connector
 from eyechart.results import Ablation, Finding, Internals, Training
 
 _DAMAGE = ("slots-dead", "scale-mismatch")
-"""Faults of the visual tokens that a working run may have from its start; if check 1 passes, they are only warnings."""
+"""Faults of the visual tokens that even a working connector may have from the start of training. If check 1 passes,
+they are only warnings."""
 
 _RAISED = (
     "held-out-differs",
@@ -43,15 +45,17 @@ _RAISED = (
     "learning-rate-too-high",
     "learning-rate-too-low",
 )
-"""Causes that can be harmless. If an error that they explain is found as well, they are its likely cause: they become
-errors too and are ranked before it."""
+"""Faults that can be harmless. If such a fault explains an error that is also found, it is the likely cause. It then
+becomes an error too, and is ranked before the error that it explains."""
 _NOT_THE_TRAINED = ("no-gradient", "loss-not-reproduced")
-"""Faults after which the weights of the checkpoint do not show what the learning rate did."""
+"""If one of these faults is found, the weights in the checkpoint do not show the effect of the learning rate."""
 _MAYBE_THE_TRAINED = ("connector-not-loaded", "non-finite")
-"""The same, unless the weights have moved further than to another initialisation."""
+"""If one of these faults is found, the weights show the effect of the learning rate only if they have moved by at least
+`_ANOTHER_START`."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _ANOTHER_START = 3.0
-"""Two initialisations differ by more than this relative distance; it is 1.4 for unrelated weights of equal size."""
+"""If weights have moved by at least this relative distance, they are not merely another initialisation. The distance
+between two unrelated initialisations of equal size is 1.4."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +63,20 @@ class RunEvidence:
     """The evidence about a run; any part may be missing."""
 
     findings: Sequence[Finding] = ()
-    """Findings made elsewhere, such as in the preflight or while loading; they are ranked with the others."""
+    """Findings from elsewhere, such as the preflight (the checks before training). They are ranked together with the
+    findings from this evidence."""
     connector: ConnectorEvidence | None = None
     probes: Probes | None = None
     internals: Internals | None = None
-    """Figures of the connector's stages; by default those of `ablation`."""
+    """Measurements at the connector's stages; if None, those of `ablation` are used."""
     slots: SlotUse | None = None
     pairing: Pairing | None = None
     ablation: Ablation | None = None
     untrained: Untrained | None = None
-    """Figures of a fresh connector of the same shape on the same images."""
+    """Measurements of a newly initialised connector of the same shape on the same images."""
     rivals: Rivals | None = None
-    """Losses with visual tokens that learnt nothing, where `pattern.asks_for_rivals`."""
+    """Losses with the visual tokens of untrained connectors or of an average image, if `asks_for_rivals` returned
+    True."""
     training: Training | None = None
     step: int | None = None
     """Training step of the checkpoint."""
@@ -81,7 +87,7 @@ class RunEvidence:
 
 
 def diagnose_run(evidence: RunEvidence) -> list[Finding]:
-    """Return every fault that the evidence shows, the most likely cause first (`faults.table.rank`)."""
+    """Return a finding for each fault that the evidence shows, the most likely cause first (`faults.table.rank`)."""
     found = list(evidence.findings)
     ablation, probes = evidence.ablation, evidence.probes
     if evidence.connector is not None:
@@ -97,26 +103,27 @@ def diagnose_run(evidence: RunEvidence) -> list[Finding]:
         )
         pattern = diagnose_ablation(ablation, known)
         if _has(found, "image-masked") and not _has(found, "not-injected"):
-            # Losses that never change have two possible causes; the findings of the probes decide between them.
+            # If no condition changes a loss, two causes are possible. The probes have found that the cause is a mask.
             pattern = [f for f in pattern if f.code != "not-injected"]
         if _has(found, "held-out-differs"):
-            # Captions of another kind are predicted badly with any image, which does not show that they are mismatched.
+            # Captions unlike the training captions are predicted badly with any image, even if the pairs are correct.
             pattern = [f for f in pattern if f.code != "pairs-mismatched"]
         found += pattern
     if evidence.pairing is not None:
         found += diagnose_pairing(evidence.pairing, ignored=_has(found, "constant-prompt"))
     found += _of_learning_rate(evidence, found)
     if _has(found, "collapsed"):
-        # The tower's output still differs between images, so the pixels reached the tower and were lost after it.
+        # The tower's output still differs between images, so the pixels reached the tower, and a later stage lost them.
         found = [f for f in found if f.code != "pixels-unused"]
     if _has(found, "image-masked"):
-        # Every visual token has a position: those that change no loss are at positions hidden from attention.
+        # Visual tokens that change no loss do have a position in the prompt, but the attention mask hides it.
         found = [f for f in found if not (f.code == "placeholder-count" and "unplaced_slots" in f.evidence)]
     if any(f.code == "captions-unread" and f.severity == "error" for f in found):
-        # The captions are predicted badly before and after training, which confirms the fault that the ids suggested.
+        # The captions are predicted badly before and after training. This confirms the fault that the ids suggested.
         found = [f.model_copy(update={"severity": "error"}) if f.code == "token-id-mismatch" else f for f in found]
     if _has(found, "loss-not-reproduced") or _has(found, "visual-tokens-changed"):
-        # A connector trained in this state would reproduce its training loss, so the state arose after training.
+        # If the visual tokens had been like this in training, scoring would reproduce the training loss. They have
+        # therefore changed since.
         found = [f.model_copy(update={"severity": "error"}) if f.code in _DAMAGE else f for f in found]
     return rank([_raised(f, found) for f in found])
 
@@ -138,7 +145,7 @@ def _of_learning_rate(evidence: RunEvidence, found: Sequence[Finding]) -> list[F
 
 
 def _raised(found: Finding, among: Sequence[Finding]) -> Finding:
-    """Return a finding of `_RAISED` as an error if an error among the others is its consequence."""
+    """Return the finding, as an error if its code is in `_RAISED` and it explains an error in `among`."""
     raised = found.code in _RAISED and any(f.severity == "error" and explains(found.code, f.code) for f in among)
     return found.model_copy(update={"severity": "error"}) if raised else found
 

@@ -1,6 +1,7 @@
-"""Findings from the experiments on the images of a batch, and the rules shared with the experiments on losses.
+"""Findings from the experiments on the images of a batch, and helpers that the findings about losses also use.
 
-Each rule is about a path that must exist, or must not exist, regardless of how low the losses are.
+Each finding is about a path from an input to an output that must exist in the model, or must not exist. Findings do not
+depend on how low the losses are. *Routes* list, for each changed row of a batch, the rows whose outputs change.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ VISUAL = "visual tokens"
 
 
 def diagnose_repeats(differences: Mapping[str, float]) -> list[Finding]:
-    """Return a finding that names the outputs that differ between two identical calls.
+    """Return a finding if some outputs differ between two identical calls; the finding names these outputs.
 
     Args:
-        differences: relative difference between the two calls, by the name of the output.
+        differences: the relative difference between the two calls, by the name of the output.
     """
     restless = {name: difference for name, difference in differences.items() if difference > RESTLESS}
     if not restless:
@@ -42,7 +43,7 @@ def diagnose_images(routes: ImageRoutes, made: str = VISUAL) -> list[Finding]:
 
     Args:
         routes: the results of the experiments.
-        made: name of the values computed from the images, for messages.
+        made: what these values are called in messages.
     """
     if not routes.finite:
         return [
@@ -99,9 +100,9 @@ def _images(routes: ImageRoutes, made: str) -> Iterator[Finding]:
 
 
 def crossed(routes: Routes) -> tuple[int, tuple[int, ...]] | None:
-    """Return the first row whose change affects other rows, and these rows.
+    """Return the first changed row that affects other rows, together with these other rows.
 
-    Return None if every row's change affects the row itself, or if none affects another row.
+    Return None if every changed row affects at least itself, or if no changed row affects another row.
     """
     if all(row in changed for row, changed in enumerate(routes)):
         return None
@@ -112,7 +113,7 @@ def crossed(routes: Routes) -> tuple[int, tuple[int, ...]] | None:
 
 
 def shared(routes: Routes, changed: str, reached: str, fix: str) -> Iterator[Finding]:
-    """Yield a finding if every row affects itself, and a change of some row also affects other rows."""
+    """Yield a finding if every changed row affects itself, and some changed row also affects other rows."""
     wide = [row for row, to in enumerate(routes) if any(other != row for other in to)]
     if wide and all(row in to for row, to in enumerate(routes)):
         others = tuple(other for other in routes[wide[0]] if other != wide[0])
@@ -131,7 +132,7 @@ def who(others: tuple[int, ...]) -> str:
 
 
 def plain(routes: Routes) -> list[list[int]]:
-    """Convert routes to lists, as stored in the evidence of a finding."""
+    """Convert routes to lists, the form in which the evidence of a finding contains them."""
     return [list(changed) for changed in routes]
 
 

@@ -1,14 +1,16 @@
-"""Whether the learning rate suits a connector: how far one update, and all updates so far, move its weights.
+"""Checks the learning rate of a connector by how far one update, and all updates so far, move its weights.
 
-AdamW moves every value by about the learning rate per update: exactly by it in the first update, and by at most about
-that much later (Kingma and Ba 2015, section 2.1). Two figures follow, both without a unit, each the median over the
-connector's matrices (tensors of at least two dimensions and 256 values that are not constant at the start):
+AdamW changes every weight by about the learning rate per update: by exactly the learning rate in the first update, and
+by at most about the learning rate in later ones (Kingma and Ba 2015, section 2.1). Two dimensionless measures follow
+from this. Each is the median over the connector's matrices. A matrix is a tensor with at least two dimensions and 256
+values that is not initialised to a constant.
 
     step     learning rate / RMS of the initial values       the size of one update relative to the weights
     moved    ||w - w0|| / ||w0||                             how far all updates together have moved the weights
 
-`step` needs no training, so it is checked before the first update and whenever the rate changes. `moved` is measured on
-a checkpoint and does not depend on the config, so it also shows a rate that the config does not have.
+`step` can be computed without training, so it is checked before the first update and whenever the learning rate
+changes. `moved` is measured on a checkpoint and does not depend on the config. It therefore also reveals a learning
+rate other than the one in the config.
 """
 
 from __future__ import annotations
@@ -26,28 +28,33 @@ from eyechart.results import Finding, Verdict
 
 # size: values of a matrix
 _ENOUGH = 256
-"""Minimum number of values of a matrix that is judged."""
+"""Minimum number of values that a matrix must have to be included."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 HIGH = 0.5
-"""If `step` is at least this, one update changes weights by half of their own size. In the fault benchmark (scenes and
-digits, 1,200 rows, two epochs) the configs have a step of 0.034; at 0.17, runs pass and show nothing, and at 1.0 the
-attention reads only part of each picture. None of the healthy set-ups there is above 0.17."""
+"""If `step` is at least this, one update changes the weights by half of their own size or more. In the fault benchmark
+(the demo data sets scenes and digits, 1,200 rows, two epochs), the unchanged configs have a `step` of 0.034. At 0.17,
+runs pass without a finding. At 1.0, the connector's attention reads only part of each image. No healthy set-up of the
+benchmark is above 0.17."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 FAR_HIGH = 3.0
-"""From this `step` on, every update replaces the weights by other ones. The three runs of the fault benchmark above it
-(steps 10, 34 and 51 on scenes) all end with a gradient that is not finite."""
+"""If `step` is at least this, every update replaces the weights with entirely different ones. The three runs of the
+fault benchmark above this limit (`step` 10, 34 and 51 on scenes) all end with a gradient that is not finite."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _FAST, _SLOW = 0.2, 3e-3
-"""Limits of `moved / sqrt(updates)`, the size of one update relative to the weights if updates go in unrelated
-directions. In the fault benchmark, runs at the config's rate have 0.018 to 0.030 (also with 15 updates), at five times
-it 0.083 and 0.087, at a tenth of it 0.0054; at a hundredth 0.0008 and 0.0012, at 30 times 0.39 and 0.43 (scenes and
-digits). Of 10 healthy set-ups that were run, one is outside the limits (a fiftieth of the rate, one epoch): a note."""
+"""Upper and lower limit of `moved / sqrt(updates)`, the size of one update relative to the weights if updates have
+unrelated directions. In the fault benchmark (the demo data sets scenes and digits), runs with the config's learning
+rate have values of 0.018 to 0.030, even after only 15 updates. Runs with other learning rates have 0.39 and 0.43 (30
+times the config's), 0.083 and 0.087 (five times), 0.0054 (a tenth), and 0.0008 and 0.0012 (a hundredth). Of 10 healthy
+set-ups that were run, one is outside the limits (a fiftieth of the learning rate, one epoch). This set-up gets only a
+note."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _LITTLE = 0.1
-"""A connector whose `moved` is at least this has left its start, so that a low rate does not explain its scores."""
+"""If `moved` is at least this, the weights are far enough from their initial values that a low learning rate does not
+explain the scores."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _FAR_LOW = 10
-"""Factor below `_SLOW` from which the rate alone explains that nothing was learnt."""
+"""If `Movement.pace` is below `_SLOW` by more than this factor, the learning rate alone explains that nothing was
+learnt."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +68,12 @@ class Movement:
 
     @property
     def pace(self) -> float:
-        """Return `moved` per root of the number of updates."""
+        """Return `moved` divided by the square root of the number of updates."""
         return self.moved / math.sqrt(self.updates)
 
 
 def matrices(initial: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors that are judged: matrices that are neither small nor constant at the start."""
+    """Return the matrices: tensors that are large enough and not initialised to a constant."""
     return {
         name: value.detach()
         for name, value in initial.items()
@@ -75,18 +82,18 @@ def matrices(initial: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def typical_size(initial: Mapping[str, Tensor]) -> float | None:
-    """Return the median over the matrices of the RMS of their initial values; None if there is no matrix."""
+    """Return the median over all matrices of the RMS of their initial values; None if there is no matrix."""
     sizes = [float(value.float().pow(2).mean().sqrt()) for value in matrices(initial).values()]
     return median(sizes) if sizes else None
 
 
 def movement(initial: Mapping[str, Tensor], stored: Mapping[str, Any], updates: int | None) -> Movement | None:
-    """Measure how far all updates together have moved the weights; None without a matrix or an update.
+    """Measure how far all updates together have moved the weights; return None if there is no matrix or no update.
 
     Args:
         initial: the connector's tensors before training, by name.
-        stored: its tensors now; those that are missing or of another shape are left out.
-        updates: number of optimizer updates between the two, if known.
+        stored: the connector's current tensors, by name; tensors that are missing or have another shape are left out.
+        updates: the number of optimizer updates between `initial` and `stored`, if known.
     """
     judged = {
         name: start
@@ -103,7 +110,7 @@ def movement(initial: Mapping[str, Tensor], stored: Mapping[str, Any], updates: 
 
 
 def diagnose_step(rate: float, size: float | None) -> list[Finding]:
-    """Judge a learning rate by the size of one update relative to the weights, before or while it is used.
+    """Return a finding if one update at this learning rate is too large relative to the weights.
 
     Args:
         rate: the learning rate.
@@ -130,13 +137,13 @@ def diagnose_step(rate: float, size: float | None) -> list[Finding]:
 def diagnose_movement(
     seen: Movement | None, rate: float | None, size: float | None, verdict: Verdict | None
 ) -> list[Finding]:
-    """Judge the learning rate of a finished run by how far its updates have moved the weights.
+    """Return a finding if the updates of a finished run have moved the weights too far or too little.
 
     Args:
-        seen: what was measured on the checkpoint.
+        seen: how far the weights in the checkpoint have moved, if measured.
         rate: the peak learning rate in the checkpoint's config, if known.
         size: `typical_size` of the connector's initial weights.
-        verdict: the verdict of check 1, if it was scored. A run that passes was not trained too slowly.
+        verdict: the verdict of check 1, if check 1 was run. If it is PASS, the learning rate was not too low.
     """
     if seen is None or size is None:
         return []
@@ -170,11 +177,11 @@ def diagnose_movement(
 
 
 def could_not_move(rate: float | None, updates: int | None, initial: Mapping[str, Tensor]) -> bool:
-    """Return whether the config's learning rate is too low for its updates to move the weights by `_LITTLE`."""
+    """Return whether `updates` updates at this learning rate are too few to move the weights by `_LITTLE`."""
     size = typical_size(initial)
     return bool(rate and updates and size and rate * updates < _LITTLE * size)
 
 
 def _usual(size: float) -> float:
-    """Return a learning rate whose updates are a thirtieth of the weights, as in the configs of both worlds."""
+    """Return the learning rate at which an update is a thirtieth of the weights, as in the configs of the demo data."""
     return size / 30

@@ -12,14 +12,15 @@ from eyechart.results import Finding
 
 # measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 12
 NEIGHBOURS = 0.05
-"""Nats per label token by which bfloat16 rounding may change a caption's loss between its batch and scoring alone."""
+"""Maximum difference, in nats per label token, between a caption's loss in its batch and its loss when scored alone. A
+difference up to this can be due to bfloat16 rounding."""
 _BESIDE = {
     "before the block": "the text token before the image block",
     "first of the block": "the opening delimiter of the image block",
     "last of the block": "the closing delimiter of the image block",
     "after the block": "the text token after the image block",
 }
-"""The experiments' names of positions, each in words."""
+"""Descriptions, for messages, of the text positions at an image block, by their names in the experiments."""
 
 
 def diagnose_tokens(tokens: TokenRoutes) -> list[Finding]:
@@ -87,12 +88,12 @@ def _tokens(tokens: TokenRoutes) -> Iterator[Finding]:
 
 
 def diagnose_slots(slots: SlotRoutes, text: TextRoutes) -> list[Finding]:
-    """Return findings about visual tokens without a position, and about text tokens overwritten by visual tokens."""
+    """Return findings about visual tokens without a position, and about text tokens that visual tokens overwrote."""
     return [*_slots(slots, text)]
 
 
 def _slots(slots: SlotRoutes, text: TextRoutes) -> Iterator[Finding]:
-    if slots.overwritten and text.reach is not None:  # a model that reads other text tokens would also read this one
+    if slots.overwritten and text.reach is not None:  # the losses depend on other text tokens
         where = " and ".join(_BESIDE.get(place, place) for place in slots.overwritten)
         most = len(slots.overwritten)
         yield finding(
@@ -119,7 +120,7 @@ def _slots(slots: SlotRoutes, text: TextRoutes) -> Iterator[Finding]:
 
 
 def diagnose_text(text: TextRoutes) -> list[Finding]:
-    """Return findings about which token is predicted from which input tokens."""
+    """Return a finding if tokens are not predicted from exactly the input tokens before them."""
     horizon = text.horizon
     if horizon is None or horizon == 1:
         return []
@@ -153,11 +154,11 @@ def diagnose_text(text: TextRoutes) -> list[Finding]:
 
 
 def diagnose_past_tokens(change: float, allowed: float) -> list[Finding]:
-    """Return a finding if there is a second path from the pixels to the losses.
+    """Return a finding if the pixels reach the losses by a path other than the visual tokens.
 
     Args:
-        change: largest change of a loss, in nats, when pixels change while visual tokens are zero.
-        allowed: the largest change, in nats, that rounding explains.
+        change: the largest change of a loss, in nats, when the pixels are changed while all visual tokens are zero.
+        allowed: the largest change, in nats, that rounding can cause.
     """
     if not change > allowed:
         return []
@@ -178,7 +179,7 @@ def diagnose_neighbours(tokens: TokenRoutes, allowed: float = NEIGHBOURS) -> lis
 
     Args:
         tokens: the results of the experiments.
-        allowed: the largest difference, in nats per label token, that rounding explains.
+        allowed: the largest difference, in nats per label token, that rounding can cause.
     """
     if not tokens.alone > allowed or crossed(tokens.by_row):
         return []

@@ -1,15 +1,15 @@
-"""A test of whether captions match their images. It needs only the data and tower features, and no language model.
+"""Tests whether captions match their images, from the captions and the tower features, without a language model.
 
-Similar images should have similar captions. With K the centred cosine similarities of pooled tower features and L
-those of the captions' words (tf-idf), both without their diagonal,
+Similar images should have similar captions. Let K be the cosine similarities of the centred, pooled tower features, and
+L those of the centred tf-idf vectors of the captions, both with a zero diagonal. Then
 
     A = sum_ij K_ij L_ij            z = (A - mean A under shuffled captions) / (its standard deviation)
 
-which is the Hilbert-Schmidt independence criterion with a permutation null (Gretton et al. 2008). Captions that belong
-to other images give a z as after shuffling, between about -3 and 3. The test does not show which caption belongs
-to which image.
+A is the Hilbert-Schmidt independence criterion, and z compares it with its permutation null distribution (Gretton et
+al. 2008). If the captions belong to other images, z is as small as for shuffled captions: between about -3 and 3. The
+test does not show which caption belongs to which image.
 
-Dimension suffixes: N samples, V width of the tower, W distinct words.
+Suffixes of array names give their dimensions: N samples, V width of the tower, W distinct words.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ from eyechart.verdict.statistics import FloatArray
 
 # measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 6
 SURE, NONE = 6.0, 3.0
-"""At z of at least SURE, the captions match the images; below NONE, there is no sign that they do."""
+"""If z is at least SURE, the captions match the images. If z is below NONE, there is no sign that they do."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _ENOUGH = 64
-"""Number of samples below which a weak association is not detected."""
+"""Minimum number of samples to conclude that there is no association; with fewer, a weak association is not
+detected."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _MANY = 100
 """With at least this many samples, a missing association alone is enough for a warning."""
 # size: shuffles of the permutation test
 _SHUFFLES = 200
-# size: parts of the file, and samples in each
+# size: parts of the data file, and the fewest samples in each
 _PARTS, _ENOUGH_OF_PART = 4, 24
 
 
@@ -56,14 +57,15 @@ class Association:
 
     samples: int
     z: float | None
-    """Number of standard deviations above chance; None if all captions or all images are equal."""
+    """Number of standard deviations above the mean for shuffled captions; None if all captions or all images are
+    equal."""
     parts: tuple[Part, ...] = ()
     """The association in consecutive parts of the data file; empty if there are too few samples."""
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """The association in both parts of the split, training and held-out."""
+    """The association in the training split and in the held-out split."""
 
     train: Association
     held_out: Association | None = None
@@ -78,7 +80,7 @@ def association(
         pooled_NV: tower features averaged over patches, one row per sample.
         captions: the samples' captions.
         seed: seed for the shuffles.
-        rows: the samples' rows in the data file; if given, each quarter of the file is also measured by itself.
+        rows: the row of each sample in the data file; if given, each quarter of the file is also measured separately.
     """
     whole = _association(pooled_NV, captions, seed)
     if rows is None or len(rows) < _PARTS * _ENOUGH_OF_PART:
@@ -110,9 +112,10 @@ def diagnose_pairing(pairing: Pairing, ignored: bool) -> list[Finding]:
     """Return findings about captions that do not match their images.
 
     Args:
-        pairing: the association in both parts of the split.
-        ignored: whether check 1 found that the picture's content is ignored. If not, data without an association in
-            either part only gets a warning, because the captions may describe things that this tower does not see.
+        pairing: the association in the training split and in the held-out split.
+        ignored: whether check 1 found that the model ignores the content of the image. If it did not, a missing
+            association in both splits is only a warning, because the captions may describe details that this
+            tower's features do not contain.
     """
     train, held_out = pairing.train, pairing.held_out
     fix = (
@@ -147,7 +150,7 @@ def diagnose_pairing(pairing: Pairing, ignored: bool) -> list[Finding]:
 
 
 def _stretches(train: Association) -> Iterator[Finding]:
-    """Yield a finding if parts of the file, such as shards, have no association and other parts have one."""
+    """Yield a finding if some parts of the data file, such as shards, have no association, but others have one."""
     z_of = {part: part.z for part in train.parts if part.z is not None}
     sound = [part for part, z in z_of.items() if z >= SURE]
     broken = [part for part, z in z_of.items() if z < NONE]
@@ -191,7 +194,7 @@ def _tf_idf(captions: Sequence[str]) -> FloatArray:
 
 
 def _similarity(values_NX: FloatArray) -> FloatArray | None:
-    """Return the centred cosine similarities with a zero diagonal; None if all rows are equal."""
+    """Return the cosine similarities of the centred rows, with a zero diagonal; None if all rows are equal."""
     centred_NX = values_NX.astype(np.float64) - values_NX.mean(axis=0)
     norms_N = np.linalg.norm(centred_NX, axis=1, keepdims=True)
     if not np.isfinite(norms_N).all() or float(norms_N.max()) <= 1e-9 * float(np.abs(values_NX).max() or 1.0):

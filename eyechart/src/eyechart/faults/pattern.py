@@ -1,9 +1,12 @@
 """Findings from the pattern of the results of check 1.
 
-The verdict states whether the picture is used. If it is not used, this module finds the faults that the pattern of gaps
-indicates. The standings of the gaps are read from the results (`verdict.standing`). Different faults can cause the same
-pattern, so every message names the other possible causes, and `probes` tests the paths directly. Losses and gaps are in
-nats per label token.
+Check 1 scores captions with the right image and under other conditions, such as another sample's image. A gap is the
+loss under a condition minus the loss with the right image. Its standing is `costs` (shown to exceed its margin), `ruled
+out` or `open`; it is read from the results (`verdict.standing`). Losses and gaps are in nats per label token.
+
+The verdict states whether the model uses the image. If it does not, this module finds the faults that the pattern of
+gaps indicates. Different faults can cause the same pattern, so every message names the other possible causes. The
+module `probes` tests the paths through the model directly.
 """
 
 from __future__ import annotations
@@ -21,21 +24,22 @@ from eyechart.verdict.gaps import costs, costs_nothing, harmful, helps, unchange
 
 # measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 12
 _COPIED = 0.05
-"""A loss below this, in nats per label token, is too low for any language: the model must see the answer."""
+"""A loss below this, in nats per label token, is too low for any text: the answer must be visible to the model."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _MUCH_LOWER, _MUCH_LOWER_SHARE = 0.3, 0.2
-"""The training loss counts as much lower if it is below the scored loss by 0.3 nats per label token and by a fifth."""
+"""The training loss counts as much lower if it is below the scored loss by more than 0.3 nats per label token, and by
+more than a fifth of the scored loss."""
 _BLIND = ("zero", "noise", "no-image", "mean-token", "blind")
 _RANDOM = ("noise", "noise-per-dim")
-"""Conditions with random visual tokens of the right scale. If a language model has a lower loss with any tokens than
-with none, only these are comparable with an untrained connector."""
+"""Conditions with random visual tokens of the right scale. A language model may have a lower loss with any visual
+tokens than with none. If so, only these conditions are comparable with an untrained connector."""
 _AVERAGE = ("mean-token", "blind", "no-image", "zero")
-"""Conditions without any picture's content. If a connector reads pictures, the loss with a wrong picture is higher than
-with these."""
+"""Conditions that do not show any particular image. If a connector reads images, the loss with a wrong image is higher
+than under these conditions."""
 
 
 def diagnose_ablation(ablation: Ablation, known: RunContext | None = None) -> list[Finding]:
-    """Return findings from the pattern of check 1; a run that uses its pictures only gets notes."""
+    """Return findings from the results of check 1 and from what else is known about the run."""
     known = known or RunContext()
     conditions = ablation.conditions
     if not ablation.samples or "correct" not in conditions:
@@ -69,7 +73,7 @@ def _non_finite(conditions: dict[str, Condition]) -> Iterator[Finding]:
 
 
 def _bit_equal(conditions: dict[str, Condition]) -> Iterator[Finding]:
-    """Yield findings about conditions that change no loss at all, not even by rounding: all conditions, or some."""
+    """Yield a finding if the losses under all or some conditions equal those with the right image, up to rounding."""
     changed = {n: c for n, c in conditions.items() if n not in ("correct", "no-image") and c.gap is not None}
     unmoved = [name for name, condition in changed.items() if unchanged(condition)]
     if len(changed) >= 2 and len(unmoved) == len(changed):
@@ -98,7 +102,7 @@ def _bit_equal(conditions: dict[str, Condition]) -> Iterator[Finding]:
 
 
 def _content(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
-    """Yield a finding if the picture's content has no effect although the image positions have one."""
+    """Yield a finding if the content of the image has no effect on the loss, although the visual tokens have one."""
     conditions, shuffled = ablation.conditions, ablation.conditions.get("shuffled")
     if shuffled is None or shuffled.gap is None or costs(shuffled):
         return
@@ -122,17 +126,18 @@ def _content(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
             average=None if known.rivals is None or known.rivals.average is None else known.rivals.average.gap,
         )
         return
-    # A working constant prompt is at least as good as none; if it is worse, the connector has learnt very little yet.
+    # A learnt constant prompt does not raise the loss. If visual tokens raise it, the connector has learnt very little.
     if costs_nothing(shuffled) and not harmful(conditions):
         yield from _constant(ablation, known, told)
 
 
 def _constant(ablation: Ablation, known: RunContext, told: str) -> Iterator[Finding]:
-    """Yield a finding if the visual tokens lower the loss although a wrong picture does not raise it.
+    """Yield a finding if the visual tokens lower the loss, although those of a wrong image do not raise it.
 
-    This does not yet show that they are a learnt prompt, because a language model may have a lower loss with any tokens
-    than with none. Their loss must be below that of fresh connectors' tokens. If no fresh connectors are available (a
-    model that is only scored), it must be below that of random tokens, and the finding is a warning.
+    This alone does not show that the visual tokens are a learnt constant prompt, because a language model may have a
+    lower loss with any visual tokens than with none. The loss must also be lower than with the tokens of newly
+    initialised connectors. If it is not, the finding is `under-trained`. If no such connectors are available (a model
+    that is only scored), the loss must be lower than with random tokens, and the finding is only a warning.
     """
     conditions, shuffled, rivals = ablation.conditions, ablation.conditions["shuffled"], known.rivals
     compared = _RANDOM if rivals is None else (*_BLIND, *_RANDOM)
@@ -175,18 +180,18 @@ def _constant(ablation: Ablation, known: RunContext, told: str) -> Iterator[Find
 
 
 def asks_for_rivals(ablation: Ablation) -> bool:
-    """Return whether losses of other visual tokens (`rivals`) are needed to interpret the pattern of check 1."""
+    """Return whether losses with other visual tokens (`rivals`) are needed to interpret the results of check 1."""
     shuffled = ablation.conditions.get("shuffled")
     return ablation.verdict != "PASS" and shuffled is not None and shuffled.gap is not None and not costs(shuffled)
 
 
 def _unlike_training(ablation: Ablation, known: RunContext) -> bool:
-    """Return whether a connector that learnt to read pictures is now scored with mismatched pictures.
+    """Return whether a connector that learnt to read images seems to be scored with mismatched images.
 
-    Two signs are required: the loss with the average of many pictures, or without one, is lower with 99% confidence,
-    and training reached a much lower loss. Without the second sign it could be an untrained connector. If the held-out
-    loss was also that low when this checkpoint was made, the pairs are not the cause, because they have not changed
-    since.
+    Two signs are required. First, the loss with the average of many images, or without an image, is lower than with the
+    right image, with 99% confidence. Second, the training loss was much lower than the scored loss. Without the second
+    sign, the connector could be untrained. If the held-out loss was also much lower when this checkpoint was saved,
+    mismatched pairs are not the cause, because the pairs have not changed since.
     """
     loss, training = ablation.conditions["correct"].loss, known.training
     if loss is None or training is None or not _better_than_right(ablation, known):
@@ -197,7 +202,7 @@ def _unlike_training(ablation: Ablation, known: RunContext) -> bool:
 
 
 def _better_than_right(ablation: Ablation, known: RunContext) -> str:
-    """Return the visual tokens without content that are better than those of the right image, in words; "" if none."""
+    """Describe visual tokens without image content whose loss is lower than with the right image; "" if none exist."""
     average = None if known.rivals is None else known.rivals.average
     if average is not None and beaten_by(average):
         return f"the mean of training images' visual tokens is better by {-average.gap:.2f}"

@@ -1,6 +1,8 @@
-"""Findings from check 0: captions that the language model does not read, regardless of the picture.
+"""Findings from check 0: captions that the language model cannot predict, with or without their images.
 
-They follow from the result of check 0: `scoring.unigram` measures the gain, and `verdict.standing` judges it.
+Check 0 compares the loss of the captions with the loss that token frequencies alone give. The module `scoring.unigram`
+measures this difference, the gain. Its standing (`verdict.standing`) says whether a gain above 0 is shown (`costs`),
+ruled out, or open.
 """
 
 from __future__ import annotations
@@ -13,12 +15,12 @@ from eyechart.results import Ablation, Finding
 
 
 def diagnose_text(ablation: Ablation) -> Iterator[Finding]:
-    """Yield a finding if the language model does not read the captions.
+    """Yield a finding if the language model is not shown to predict the captions better than token frequencies do.
 
-    If the gates of check 1 are met, the finding is an error, whether the gain is ruled out or open, because the run
-    would otherwise pass. If the gates are not met, the finding is a note, and it is only yielded if the gain is ruled
-    out: a connector with little training can give the same result on correct captions of an unusual kind (of one word
-    each, or in a style that the language model does not know).
+    If check 1 passes, the finding is an error, whether a better prediction is ruled out or left open, because the run
+    would otherwise pass. If check 1 does not pass, the finding is a note, and is yielded only if a better prediction is
+    ruled out. It is only a note because a connector with little training can give the same result on correct captions
+    of an unusual kind: captions of one word, or in a style that the language model does not know.
     """
     unigram = ablation.unigram
     standing = unigram.gain.standing if unigram else None

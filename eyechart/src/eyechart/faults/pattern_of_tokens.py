@@ -1,4 +1,8 @@
-"""Findings from the visual tokens themselves: their scale, how much they differ between images, and unused slots."""
+"""Findings from the visual tokens themselves: their scale, how much they differ between images, and unused slots.
+
+A slot is the place of one visual token of an image. The shares, the RMS ratio and the effective rank are defined in
+`scoring.internals`.
+"""
 
 from __future__ import annotations
 
@@ -12,49 +16,55 @@ from eyechart.scoring.internals import OUTPUT, TOWER
 
 # measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 12
 SCALE = (0.1, 10.0)
-"""Accepted range of the RMS ratio of the visual tokens, as a multiple of its reference (`_reference`)."""
+"""Accepted range of the RMS ratio of visual tokens to text embeddings, as multiples of its reference (`_reference`)."""
 # measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 18
 OF_FRESH = 0.1
-"""A stage has lost the images if its share of variance between images is below this fraction of a fresh connector's."""
+"""A stage has lost the differences between images if its variance share is below this fraction of the share in a newly
+initialised connector."""
 # exact: the rounding of bfloat16, whatever the data
 ROUNDING = 2**-18 / 3
-"""Mean square of the relative rounding error of bfloat16 (uniform within 2**-9). If a smaller share of a stage's values
-differs between images, a language model in that precision receives rounding errors and no picture."""
+"""Mean square of the relative rounding error of bfloat16 (uniform within 2**-9). If the variance share or image share
+of a stage is below this, the differences between images are smaller than the rounding errors of a language model in
+bfloat16."""
 # measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 21
 _LOST = 0.01
-"""A projector dominated by its bias has less than this fraction of the resampler's share. Correct projectors, trained
-or not, keep the share within a factor of ten, because they only mix values within a token."""
+"""If the share of the projector is below this fraction of the resampler's, its bias dominates its output. Correct
+projectors, trained or not, change the share by less than a factor of ten, because they only mix values within a
+token."""
 # measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 12
 _ALIKE = 1e-3
-"""If the tower's share is below this, the images themselves are almost equal, and no later stage can be judged."""
+"""If the tower's variance share is below this, the images themselves are almost equal, and later stages cannot be
+judged."""
 # measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 9
 _ONE_DIRECTION = 1.05
 """If the effective rank is below this, all visual tokens of an image are copies of one token, up to scale."""
 # measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 12
 _DEAD = 0.01
-"""If the loss added by a group of slots is below this fraction of an equal share of the whole picture's, the group has
-no information. In some healthy runs two of eight slots have nearly all of it, and the others 2 to 8% of an equal
-share."""
+"""A group of slots contains no information if both of its effects on the loss (`SlotUse.without` and `SlotUse.alone`)
+are below this fraction of an equal share. An equal share is the effect of the whole image divided by the number of
+groups. In some healthy runs, two of eight slots have nearly all of the effect, and each of the others has 2 to 8% of an
+equal share."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _HALF = 0.5
-"""Minimum share of dead slots for a finding. In the fault benchmark (scenes and digits) no
-healthy set-up with 8 visual tokens that was run has a finding (0 of 7), and one with two of eight zeroed has none."""
+"""Minimum share of dead slots for a finding. In the fault benchmark (the demo data sets scenes and digits), none of the
+7 healthy set-ups with 8 visual tokens that were run has this finding. A set-up in which two of eight visual tokens are
+set to zero does not have it either."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _CARRIES = 0.05
-"""Slots are only compared if the whole picture lowers the loss by at least this many nats per label token."""
+"""Slots are compared only if swapping the whole image raises the loss by at least this, in nats per label token."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _MILD = 3
-"""Factor by which a passing run may exceed `SCALE` without a warning; a healthy run without output norm had a ratio of
-12."""
+"""Factor by which the ratio of a run that passes check 1 may lie outside the accepted range without a warning. One
+healthy run without an output norm had a ratio of 12."""
 # measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 12
 _HELPS = 0.05
-"""If rescaling the visual tokens to the text's RMS lowers the loss by more than this many nats per label token, their
-own scale is harmful."""
+"""If rescaling the visual tokens to the RMS of the text embeddings lowers the loss by more than this, in nats per label
+token, the original scale is harmful."""
 
 
 @dataclass(frozen=True)
 class Untrained:
-    """A fresh connector of the same shape on the same images: the reference for scale and for collapse."""
+    """A newly initialised connector of the same shape on the same images: the reference for scale and for collapse."""
 
     internals: Internals
     scaled: bool
@@ -69,14 +79,15 @@ def diagnose_visual(
 ) -> list[Finding]:
     """Return findings about the visual tokens.
 
-    The list is empty if the tokens differ between images and have the scale of the text, and if all slots contain
-    information.
+    The list is empty if the tokens differ between images, have the scale of the text embeddings, and contain
+    information in more than half of the slots.
 
     Args:
-        internals: figures of the connector's stages, if measured.
+        internals: the measurements at the connector's stages, if available.
         slots: the contribution of each group of slots, if measured.
-        verdict: the verdict of check 1, if known: a connector that passes may use a scale other than the text's.
-        untrained: the reference, if known; without it, a collapse is judged by rounding, and the scale by the text's.
+        verdict: the verdict of check 1, if known. If it is PASS, a scale other than the text's is not an error.
+        untrained: the reference, if known. Without it, shares are compared with the rounding error of bfloat16, and the
+            scale with that of the text embeddings.
     """
     found = [*_slots(internals, slots)]
     if internals is not None:
@@ -85,11 +96,11 @@ def diagnose_visual(
 
 
 def _reference(untrained: Untrained | None) -> tuple[float, float]:
-    """Return the range of RMS ratios of a connector that is as it should be, before training or after.
+    """Return the lowest and the highest RMS ratio that a correct connector can have, before or after training.
 
-    It is 1 if the connector scales its output to the text: a fresh connector that deviates then shows a fault of the
-    code and is no reference. Otherwise a connector starts at the ratio of a fresh one, which only depends on how it is
-    initialised, and training moves it towards the text.
+    Both are 1 if the connector scales its output to the text embeddings. A newly initialised connector with another
+    ratio then has a fault in its code and is not used as a reference. Otherwise, the ratio starts at that of a newly
+    initialised connector, which depends only on the initialisation, and training moves it towards 1.
     """
     if untrained is None or untrained.scaled:
         return 1.0, 1.0
@@ -144,7 +155,7 @@ def _collapse(internals: Internals, verdict: Verdict | None, untrained: Untraine
             return
         before, had = stage, share
     if OUTPUT not in shares and internals.effective_rank_of > 1:
-        # No share is reported if there is no variance, or if there is only one slot.
+        # The variance share is not reported for a stage without variance or with only one slot.
         yield finding(
             "collapsed",
             f"the projector outputs the same vector for all visual tokens of all {internals.images} images, although "

@@ -1,6 +1,7 @@
-"""Findings from check 1 and the training log: a loss that differs from the log, has stopped falling, or still falls.
+"""Findings from check 1 and the training log: a loss that differs from the log, has levelled off, or was still falling.
 
-Losses and gaps are in nats per label token.
+A gap is the loss under a condition of check 1 (such as no image) minus the loss with the right image. Losses and gaps
+are in nats per label token.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from eyechart.verdict.gaps import costs, harmful
 
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _STALLED = 0.005
-"""If a logged interval of training lowered the loss by at most this fraction, the loss did not fall."""
+"""If the loss fell by at most this fraction between two logged points, it counts as not falling."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79 (it gives only notes)
 _STILL_FALLING = 0.03
-"""If the last logged interval lowered the loss by more than this fraction, the connector was still improving."""
+"""If the loss fell by more than this fraction between the last two logged points, the connector was still improving."""
 
 
 @dataclass(frozen=True)
@@ -27,19 +28,22 @@ class RunContext:
 
     training: Training | None = None
     step: int | None = None
-    """Training step of the checkpoint; a loss logged at another step cannot be compared."""
+    """Training step of the checkpoint; the scored loss is only comparable with a loss that was logged at this step."""
     vocabulary: int | None = None
     """Number of tokens in the language model's vocabulary."""
     exact: bool = False
-    """Whether the model was trained and scored in float32: losses then agree except for the order of summation."""
+    """Whether the model was trained and scored in float32. If so, logged and scored losses differ only because of the
+    order of summation."""
     rivals: Rivals | None = None
-    """Losses with visual tokens that learnt nothing; None if they were not needed or not available."""
+    """Losses with the visual tokens of untrained connectors or of an average image; None if not needed or not
+    available."""
     horizon: int | None = None
-    """Result of the probes (`TextRoutes.horizon`): 1 if every label is the next token."""
+    """Distance from the last token that a prediction uses to the token that it predicts, from the probes
+    (`TextRoutes.horizon`); 1 is next-token prediction."""
 
 
 def diagnose_training(ablation: Ablation, known: RunContext) -> list[Finding]:
-    """Return findings from comparing check 1 with the training log, including notes on more training."""
+    """Return findings from comparing check 1 with the training log, including a note if more training may help."""
     found = []
     if ablation.conditions["correct"].loss is not None:
         found += [*_reproduced(ablation, known), *_stuck(ablation, known)]
@@ -69,10 +73,10 @@ def _reproduced(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
 
 
 def _logged(ablation: Ablation, training: Training) -> float | None:
-    """Return the loss that training logged for exactly the scored rows; None if it only logged other rows.
+    """Return the loss that training logged for exactly the scored rows; None if it logged no loss for them.
 
-    Losses on other rows cannot be compared: captions of one style differ by one nat per caption, and captions of
-    different styles by any amount.
+    Losses on different rows are not comparable. Even captions of the same style differ by one nat per caption, and
+    captions of different styles can differ by any amount.
     """
     if ablation.samples == training.eval_samples:
         return training.eval_loss
@@ -82,9 +86,10 @@ def _logged(ablation: Ablation, training: Training) -> float | None:
 
 
 def _stuck(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
-    """Yield a finding if the loss is higher with the picture than without one and has stopped falling.
+    """Yield a finding if the loss is higher with the right image than without an image, and has levelled off.
 
-    At the beginning of training, the loss is always higher with the picture, which is not a fault while it falls.
+    At the beginning of training, the loss is always higher with the right image. This is not a fault while the loss is
+    falling.
     """
     curve = _curve(known.training)
     drops = [1 - after / before for before, after in zip(curve, curve[1:], strict=False) if before > 0][-2:]
@@ -109,7 +114,7 @@ def _stuck(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
 def _more_training(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
     """Yield a note that more training may help, if the loss was still falling or the log has only one point.
 
-    There is no such note if the loss is constant or rising, or if nothing is known about the training.
+    The function yields no note if the loss is constant or rising, or if there is no training log.
     """
     conditions, passed = ablation.conditions, ablation.verdict == "PASS"
     shuffled = conditions.get("shuffled")
@@ -145,18 +150,18 @@ def _more_training(ablation: Ablation, known: RunContext) -> Iterator[Finding]:
 
 
 def _fallen(training: Training | None) -> float | None:
-    """Return the fraction by which the last logged interval lowered the loss; None with fewer than two points."""
+    """Return the relative decrease of the loss between the last two logged points; None with fewer than two points."""
     curve = _curve(training)
     return 1 - curve[-1] / curve[-2] if len(curve) > 1 and curve[-2] > 0 else None
 
 
 def _curve(training: Training | None) -> list[float]:
-    """Return the loss over training: the held-out loss if it was logged at every point, otherwise the training loss."""
+    """Return the logged losses in order: the held-out loss if every point has it, otherwise the training loss."""
     points = training.curve if training else []
     held_out = [point.eval for point in points if point.eval is not None]
     return held_out if len(held_out) == len(points) else [point.train for point in points]
 
 
 def _which(training: Training | None) -> str:
-    """Return which loss `_curve` returns, as a word for messages."""
+    """Return which of the two losses `_curve` returns, as a word for messages."""
     return "held-out" if training and all(point.eval is not None for point in training.curve) else "training"

@@ -1,4 +1,4 @@
-"""Probes that test which inputs reach the model: all experiments on a few samples, through the scoring interface.
+"""Tests which inputs reach the model, by running all experiments on a few samples through the scoring interface.
 
 `experiments` describes the experiments; `image_findings` and `loss_findings` derive findings from their results.
 """
@@ -25,7 +25,7 @@ from eyechart.seam import IGNORE_INDEX, Batch, ScorerOfBatches, VisualTokens
 _ROWS = 4
 # measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 12
 _ANSWERS = 0.5
-"""If more than this share of the samples have their caption in the prompt, it is not a coincidence."""
+"""If the prompts of more than this share of the samples contain the caption, the captions count as leaked."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Probes:
 
 @runtime_checkable
 class Together(Protocol):
-    """A scorer whose `encode` processes one image at a time, although in training its model processes whole batches."""
+    """A scorer whose `encode` processes one image at a time, although its model processes whole batches in training."""
 
     def encode_together(self, batch: Batch) -> VisualTokens:
         """Return the visual tokens of a batch, computed as in training."""
@@ -53,14 +53,14 @@ class Together(Protocol):
 def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0, slots: bool = True) -> Probes:
     """Run all experiments on the first few samples of a batch that have label tokens.
 
-    This takes about 40 forward passes of four samples. Nothing is trained or stored.
+    The experiments take about 40 forward passes with four samples each. Nothing is trained or stored.
 
     Args:
         scorer: the model, adapted to the scoring interface.
         batch: samples with their images, at least one with label tokens.
         seed: seed for the random replacements.
-        slots: whether to change visual tokens one by one. Use False if they are pixel values: too many, each with too
-            small an effect.
+        slots: whether to change visual tokens one by one. Use False if the visual tokens are pixel values, because
+            there are too many of them, and each has too small an effect.
 
     Raises:
         ValueError: no sample of the batch has a label token.
@@ -82,10 +82,10 @@ def probe(scorer: ScorerOfBatches, batch: Batch, seed: int = 0, slots: bool = Tr
 
 
 def diagnose_probes(probes: Probes) -> list[Finding]:
-    """Return findings about how images, visual tokens and labels affect the losses; none if all paths are correct."""
+    """Return findings about how images, visual tokens and labels affect the losses; empty if all paths are correct."""
     images, tokens = probes.images, probes.tokens
     if images.finite and (random := diagnose_repeats({VISUAL: images.repeated, "losses": tokens.repeated})):
-        return random  # random changes hide the effects of the experiments
+        return random  # random changes would hide the effects of the experiments
     found = diagnose_images(images) + diagnose_tokens(tokens)
     if any(tokens.by_row):
         found += diagnose_slots(probes.slots, probes.text)
@@ -104,6 +104,6 @@ def _answers(probes: Probes) -> Iterator[Finding]:
 
 
 def labelled(batch: Batch) -> list[int]:
-    """Return the positions in the batch of the samples that have a label token."""
+    """Return the indices of the samples in the batch that have at least one label token."""
     places: list[int] = (batch.labels_BT != IGNORE_INDEX).any(dim=1).nonzero()[:, 0].tolist()
     return places

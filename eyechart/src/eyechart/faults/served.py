@@ -1,7 +1,7 @@
 """Checks that rows with different pictures get different pixels, by comparing the data set with collated batches.
 
-An image cache whose key is incomplete (bytes without size and mode, a file name without its folder) returns the picture
-of another row (modelscope/ms-swift#9605). This is visible neither in a batch nor in the loss.
+An image cache whose key is incomplete (bytes without size and mode, a file name without its folder) can return the
+picture of another row (modelscope/ms-swift#9605). Neither the batch nor the loss reveals this error.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from eyechart.processors.pixel_entries import PixelLayout
 from eyechart.processors.pixel_images import numbers_of
 from eyechart.results import Finding
 
-# size: pixels of a reduced picture
+# size: pixels per side of a downscaled picture
 _SIDE = 16
 # measured: benchmarks/threads.py on healthy set-ups of Trainer, TRL and a loop: 0 of 25
 _VISIBLE = 4.0
-"""Pictures whose mean difference is above this (of 255, after shrinking) cannot have equal pixels."""
+"""Two downscaled pictures count as different if their mean absolute difference is above this, on a scale of 0 to
+255."""
 # measured: benchmarks/threads.py on healthy set-ups of Trainer, TRL and a loop: 0 of 25
 _RATIO = 1.2
-"""Pictures whose aspect ratios differ by more than this cannot have equal pixels at their native resolution."""
+"""Two pictures count as different if their aspect ratios differ by more than this factor and the processor keeps aspect
+ratios."""
 # size: levels of a row
 _DEPTH = 6
 """Maximum nesting depth at which a row is searched for pictures: row, turns, parts of a message."""
@@ -41,7 +43,7 @@ class Served:
     """Index of the row in its data set."""
     pictures: tuple[Image.Image, ...]
     pixels: str
-    """A hash of its pixels."""
+    """A hash of these pixels."""
     native: bool
     """Whether the processor keeps the aspect ratio of pictures."""
 
@@ -49,7 +51,7 @@ class Served:
 def served_of(
     indices: Sequence[int], rows: Sequence[Any], batch: Mapping[str, Any], processor: Any, config: Any
 ) -> list[Served]:
-    """Return pictures and pixels of the rows of a batch; rows without a decoded picture are left out.
+    """Return the pictures and the pixels of each row of a batch; rows without a decoded picture are left out.
 
     Args:
         indices: index of each row in its data set.
@@ -59,14 +61,14 @@ def served_of(
         config: the model's config, or None.
 
     Raises:
-        InputError: the value is not a batch, or it is not known which pixels belong to which row.
+        InputError: `batch` is not a batch dict, or it is not known which pixels belong to which row.
         TypeError: the pixels are not numeric or are ragged.
     """
     pictures = [tuple(pictures_in(row)) for row in rows]
     if not any(pictures):
         return []
     geometry = read_geometry(batch, processor, config)
-    if geometry.rows != len(rows):  # packed, or with rows left out
+    if geometry.rows != len(rows):  # the batch is packed, or rows were left out
         return []
     native = geometry.pixels.layout is PixelLayout.PATCHES
     found = []

@@ -1,15 +1,16 @@
-"""How much information each visual token of an image contains, measured by replacing it with another image's token.
+"""Measures how much information each visual token of an image contains, by swapping it with another image's token.
 
-Let swap(G) be the loss when the slots in G come from a donor image, and let `all` be the set of every slot:
+A slot is the place of one visual token. A donor is a sample with another image and another caption. Let swap(G) be the
+loss when the tokens in the set of slots G are those of a donor, and let `all` be the set of all slots:
 
     whole      = swap(all) - swap(nothing)              the loss added when the whole picture is swapped
     without[G] = swap(G) - swap(nothing)                the loss added when only G is swapped
     alone[G]   = swap(all) - swap(all but G)            the loss removed when only G is right
 
-A group of slots is dead if `without` and `alone` are both almost 0. If only `without` were used, two slots with the
-same information would count as dead. If slots were set to zero instead of swapped, a slot that is the same for every
-image would count as alive. All figures are in nats per label token. If there are more than 16 slots, neighbouring slots
-are combined into 16 groups.
+A group of slots is dead, that is, contains no information, if `without` and `alone` are both almost 0. If only
+`without` were used, two slots with the same information would count as dead. If slots were set to zero instead of
+swapped, a slot with the same token for every image would not count as dead. All three differences are in nats per label
+token. If there are more than 16 slots, neighbouring slots are combined into 16 groups.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _GROUPS = 16
 
 @dataclass(frozen=True)
 class SlotUse:
-    """How much each group of visual tokens contributes."""
+    """How much each group of slots contributes to the loss, by the formulas at the top of this file."""
 
     samples: int
     groups: tuple[tuple[int, ...], ...]
@@ -35,13 +36,13 @@ class SlotUse:
     without: tuple[float, ...]
     alone: tuple[float, ...]
     rescaled: float | None = None
-    """Loss with the visual tokens scaled to the text's RMS minus the loss without scaling; negative if scaling helps.
-    None if the ratio is not known."""
+    """Loss with the visual tokens rescaled to the RMS of the text embeddings, minus the loss without rescaling;
+    negative if rescaling helps. None if the RMS ratio is not known."""
 
 
 @torch.no_grad()
 def measure_slots(scorer: ScorerOfBatches, batch: Batch, rms_ratio: float | None = None) -> SlotUse | None:
-    """Swap groups of slots between the samples of one batch.
+    """Measure the contribution of each group of slots, by swapping tokens between the samples of one batch.
 
     Args:
         scorer: the model, adapted to the scoring interface.
@@ -49,8 +50,7 @@ def measure_slots(scorer: ScorerOfBatches, batch: Batch, rms_ratio: float | None
         rms_ratio: RMS of the visual tokens divided by the RMS of the text embeddings, if known.
 
     Returns:
-        How much each group contributes; None if fewer than two samples have label tokens and a donor with another
-        image and another caption.
+        The contribution of each group; None if fewer than two samples have both label tokens and a donor.
     """
     donors = _donors(batch)
     if len(donors) < 2:
@@ -76,7 +76,7 @@ def measure_slots(scorer: ScorerOfBatches, batch: Batch, rms_ratio: float | None
 
 
 def _donors(batch: Batch) -> dict[int, int]:
-    """Return, for each sample with labels, the next sample in the batch with another image and another caption."""
+    """Return, for each sample with labels, the next sample of the batch that has another image and another caption."""
     count, found = len(batch), {}
     for i in range(count):
         if not bool((batch.labels_BT[i] != IGNORE_INDEX).any()):

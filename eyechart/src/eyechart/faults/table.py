@@ -2,11 +2,10 @@
 
 Each fault has a page, docs/faults/<code>.md, with its symptom, mechanism, detection, fix and a public example.
 
-Several findings usually come together, because one cause has several effects: visual tokens that are never placed leave
-the connector without a gradient, make the losses of all conditions of check 1 equal, and cause the visual tokens to
-collapse. `rank` puts the cause first, using two tables in this file: `FAULTS` is in the order of processing (data,
-prompt, labels, pixels, model, training, scoring, patterns of scores), and `EXPLAINS` lists the possible effects of each
-fault.
+One cause usually leads to several findings. For example, if the visual tokens are never placed at the image positions,
+the connector gets no gradient, check 1 gives the same loss for every image, and the visual tokens collapse. `rank` puts
+the cause first. It uses two tables in this file. `FAULTS` lists the faults in the order of processing: data, prompt,
+labels, pixels, model, training, scoring, patterns of scores. `EXPLAINS` lists the possible effects of each fault.
 """
 
 from __future__ import annotations
@@ -26,12 +25,13 @@ class Fault:
     """One entry of the table."""
 
     severity: Severity
-    """The default severity; a fault with `by_share` is a warning below the share of rows set in the config."""
+    """The default severity. A fault with `by_share` is only a warning if it affects a smaller share of rows than the
+    config allows."""
     title: str
     """What is wrong, in a few words."""
     by_share: bool = False
     synonyms: tuple[str, ...] = ()
-    """Codes of other faults that the same evidence can indicate if there is no reference to compare with."""
+    """Codes of other faults that the same evidence can indicate, if there is no reference to compare it with."""
 
 
 FAULTS: dict[str, Fault] = {
@@ -117,9 +117,9 @@ FAULTS: dict[str, Fault] = {
 _BLIND = ("constant-prompt", "collapsed", "pairs-mismatched", "picture-harmful", "slots-dead", "under-trained")
 """Possible effects of any fault that prevents the connector from learning from pictures, or from using them."""
 _UNTRAINED = ("no-gradient", "connector-not-loaded", "scale-mismatch", *_BLIND)
-"""Possible effects of a fault of this kind that also prevents the connector's weights from changing."""
+"""Possible effects of any fault that prevents the connector's weights from changing."""
 _UNLIKE_TRAINING = ("loss-not-reproduced", "under-trained")
-"""Possible effects at scoring if the connector or the data is not in the same state as in training."""
+"""Possible effects if the connector or the data differ between training and scoring."""
 _WRONG_LOSS = ("loss-not-reproduced", "under-trained", *_BLIND)
 
 EXPLAINS: dict[str, tuple[str, ...]] = {
@@ -202,7 +202,8 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "constant-prompt": ("picture-harmful", "under-trained", "eval-too-small"),
     "loss-not-reproduced": ("picture-harmful", "under-trained"),
 }
-"""Maps each cause to its possible direct effects. The relation is transitive: their effects are explained as well."""
+"""Maps each fault to its possible direct effects. The relation is transitive: a fault also explains the effects of its
+effects."""
 
 _OF_THE_TEXT = ("token-id-mismatch", "placeholder-split", "placeholder-count", "placeholder-in-caption")
 _OF_LABELS = ("answer-truncated", "no-labels", "image-labelled", "prompt-labelled", "eos-unlabelled")
@@ -222,7 +223,7 @@ _SHOWN_AT_OPENING: dict[str, tuple[str, ...]] = {
     "captions-unread": ("tokenizer-changed", "backbone-changed"),
     "non-finite": ("file-damaged",),
 }
-"""For each fault that is detected when a checkpoint is opened, the faults that can have caused it."""
+"""Maps each fault that is detected when a checkpoint is opened to the faults that can have caused it."""
 for _effect, _causes in _SHOWN_AT_OPENING.items():
     for _cause in _causes:
         EXPLAINS[_cause] = (*EXPLAINS.get(_cause, ()), _effect)
@@ -235,7 +236,7 @@ def finding(code: str, message: str, fix: str, severity: Severity | None = None,
         code: a key of `FAULTS`.
         message: one sentence that can be understood without context.
         fix: what the user should change.
-        severity: severity of this finding if it differs from the table's.
+        severity: the severity of this finding, if it differs from the table's.
         evidence: plain values (numbers, strings, or lists of them) for results.json.
     """
     return Finding(code=code, severity=severity or FAULTS[code].severity, message=message, evidence=evidence, fix=fix)
@@ -254,11 +255,11 @@ def page_of(code: str) -> str:
 BLINDING = frozenset(
     {"no-placeholder", "no-labels", "pixels-unused", "not-injected", "image-masked", "image-truncated"}
 )
-"""Faults with which a training learns nothing from its images, or nothing at all."""
+"""Faults with which a model learns nothing from its images, or nothing at all."""
 
 
 def blinds(code: str) -> bool:
-    """Return whether a training with this fault is blind, or has nothing to learn."""
+    """Return whether a model that is trained with this fault learns nothing from its images, or nothing at all."""
     return code in BLINDING
 
 
@@ -278,10 +279,10 @@ def explains(cause: str, consequence: str) -> bool:
 def rank(findings: Sequence[Finding]) -> list[Finding]:
     """Return one finding per fault, the most likely cause first.
 
-    Errors come before warnings, and warnings before notes. Within a severity, findings that no other finding of at
-    least that severity explains come first; the order of `FAULTS` then decides. Of several findings with the same
-    code, the first one with the worst severity is kept, and the messages of the others are added to its evidence as
-    `also`. A finding that others explain has their codes in `explained_by`.
+    Errors come before warnings, and warnings before notes. Within one severity, a finding comes first if it is not
+    explained by another finding of the same or a higher severity. Otherwise the order of `FAULTS` decides. Of several
+    findings with the same code, the first one with the highest severity is kept. The messages of the others are added
+    to its evidence as `also`. A finding's `explained_by` lists the codes of the findings that explain it.
     """
     assert all(f.code in FAULTS for f in findings), "a finding that is not in the table has no page and no rank"
     merged = [
@@ -297,7 +298,7 @@ def rank(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def _before(cause: str, consequence: str) -> bool:
-    """Return whether `cause` comes first; if two faults can explain each other, the order of the table decides."""
+    """Return whether `cause` explains `consequence`. If each explains the other, only the first in the table counts."""
     if not explains(cause, consequence):
         return False
     table = list(FAULTS)

@@ -1,13 +1,13 @@
-"""A check of whether the connector in use is the trained one. It compares tensors and does not run the connector.
+"""Checks whether the connector in use is the trained one, by comparing tensors, without running the connector.
 
-Three sets of tensors are compared, each a flat mapping from names such as `resampler.latents` to tensors:
+The check compares three sets of tensors. Each is a flat mapping from names, such as `resampler.latents`, to tensors:
 
     initial   the weights before any training: the connector newly built from the config and the seed
     stored    the weights in the checkpoint
     in_use    the weights in the loaded model
 
-The distance of a tensor from its initial value ignores shrinking, because weight decay also shrinks weights that get no
-gradient:
+The distance of a tensor w from its initial value w0 ignores uniform shrinking, because weight decay also shrinks
+weights that get no gradient:
 
     min over 0 <= a <= 1 of ||w - a w0|| / ||w0||          (||w|| where w0 is zero)
 """
@@ -32,17 +32,18 @@ MOVED = 1e-3
 1e-4 move weights of the usual size (0.05) ten times as far."""
 # measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 12
 STILL = 1e-6
-"""The limit for one part of a connector whose other parts were trained. It only allows for the rounding of float32,
-because norm weights move slowly and only an unchanged part is a fault."""
+"""If its distance is below this, a tensor counts as untrained even if the rest of the connector was trained. The limit
+only allows for the rounding of float32, because norm weights move slowly and only an unchanged part is a fault."""
 # size: smaller tensors have no meaningful correlation
 _LARGE = 256
 """Minimum number of values that a tensor needs for a meaningful correlation with its initial values."""
 # exact: 5 standard deviations of a random correlation, one in 3 million
 _CHANCE = 5.0
-"""A correlation below this many standard deviations of the correlation between random tensors counts as chance."""
+"""If a correlation is below this many standard deviations of the correlation between random tensors, it counts as
+chance."""
 # measured: benchmarks/thresholds.py on scenes, digits and columns: 0 of 24
 _RELATED = 0.3
-"""A trained part still has at least this correlation with its own initial values."""
+"""Minimum correlation of a trained part with its own initial values."""
 # size: names in a message
 _SHOWN = 3
 
@@ -244,8 +245,8 @@ def _constants_untouched(evidence: ConnectorEvidence) -> list[str]:
 def _foreign_parts(evidence: ConnectorEvidence) -> list[str]:
     """Return the parts unrelated to their initial values, if another part is clearly related to its own.
 
-    Trained weights keep a correlation with their initial values, while two random initialisations have none, up to
-    about 1/sqrt(size). If all parts are unrelated, another seed was used, which is not a fault.
+    Trained weights stay correlated with their initial values. Two random initialisations are correlated only by chance,
+    typically by about 1/sqrt(size). If all parts are unrelated, the run used another seed, which is not a fault.
     """
     related = _correlations(evidence)
     if max(related.values(), default=0.0) < _RELATED:
@@ -254,7 +255,7 @@ def _foreign_parts(evidence: ConnectorEvidence) -> list[str]:
 
 
 def _correlations(evidence: ConnectorEvidence) -> dict[str, float]:
-    """Return, by part, the largest correlation of a large tensor with its initial values; 0 if it may be chance."""
+    """Return, by part, the largest correlation of a large tensor with its own initial values; 0 if it may be chance."""
     related: dict[str, float] = {}
     for name, initial in evidence.initial.items():
         if initial.numel() >= _LARGE and float(initial.float().std()) > 0:
@@ -294,7 +295,7 @@ def _not_in_use(evidence: ConnectorEvidence) -> list[Finding]:
 
 
 def _same(in_use: Tensor, stored: Tensor) -> bool:
-    """Return whether two tensors are equal up to the rounding of a model in bfloat16."""
+    """Return whether two tensors are equal after `stored` is rounded to the dtype of `in_use`."""
     if in_use.shape != stored.shape:
         return False
     return torch.equal(in_use, stored.to(in_use.dtype))
