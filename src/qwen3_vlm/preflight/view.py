@@ -30,7 +30,7 @@ class View:
     caption: str
     """The caption as it is in the data file."""
     spans: tuple[Span, ...]
-    """All tokens of the sample in their order. Labels in the padding, which are a fault, follow at the end."""
+    """All tokens of the sample in their order, without padding."""
 
 
 def view_of(row: Row, patch_id: int, tokens: Tokens) -> View:
