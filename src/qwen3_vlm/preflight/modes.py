@@ -15,7 +15,7 @@ from eyechart.results import Finding
 from qwen3_vlm.models.vlm import VLM
 
 _RATES = ("dropout", "attention_dropout", "activation_dropout", "dropout_rate", "drop_prob", "drop_path")
-"""Attributes in which modules of transformers and timm store a dropout rate that they apply in train mode."""
+"""Attributes in which modules of transformers and timm store the rate of a dropout that is not a layer of its own."""
 
 
 def dropout_findings(vlm: VLM) -> list[Finding]:

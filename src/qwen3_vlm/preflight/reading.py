@@ -1,7 +1,7 @@
-"""Checks that the language model can predict the captions without a picture, from the tokenizer's ids.
+"""Checks how well the language model predicts the captions without a picture.
 
-The check finds a tokenizer that does not belong to the language model, and captions of a kind that the language model
-was not trained on.
+If it predicts them worse than a random guess, the tokenizer may not belong to the language model, or the model was not
+trained on captions of this kind.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ therefore never reported."""
 
 @torch.no_grad()
 def reading_findings(name: str, vlm: VLM, tokens: Tokens, captions: Sequence[str]) -> list[Finding]:
-    """Check that the language model can predict the captions without a picture, from the tokenizer's ids.
+    """Check that the language model, without a picture, predicts the captions better than a random guess does.
 
     A model that assigns the same probability to every token has a loss of ln V nats per token, where V is the size of
     the vocabulary. If the loss is above ln V, the model confidently predicts other tokens. There are two possible

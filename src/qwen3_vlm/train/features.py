@@ -83,7 +83,7 @@ def cache_features(vlm: VLM, dataset: Dataset, label: str, folder: Path, hidden:
         hidden: whether to hide the progress bar. It is hidden on all ranks except the first.
 
     Returns:
-        The data set with features in the tower's dtype, on the CPU. A sample whose image cannot be read is a reject.
+        The data set with features in the tower's dtype, on the CPU. It returns a `Reject` for an unreadable image.
 
     Raises:
         ValueError: the disk is full.

@@ -35,7 +35,7 @@ BATCH, OTHER_BATCHES = 16, (1, 3, 7, 21)
 The second pass includes a batch of one sample, because its rounding differs most from that of large batches."""
 assert sum(OTHER_BATCHES) == ROWS, "the second pass reads all rows"
 _SEARCHED = 4 * ROWS
-"""Number of held-out rows, from the first one on, among which the 32 rows with a readable image are searched."""
+"""Number of held-out rows, counted from the first one, from which 32 rows with a readable image are chosen."""
 _PROJECTIONS = 8
 
 

@@ -1,9 +1,9 @@
-"""Compares the canary in a checkpoint with a new score of the same rows, and reports the first stage that differs.
+"""Compares the canary in a checkpoint with new results for the same rows, and reports the first stage that differs.
 
-The canary contains the scores of a few held-out rows from the time of the save. The stages are, in order: the ids of
-prompt and caption, the pixels, the visual tokens, the losses. Each stage depends on the earlier ones, so only the first
-difference is reported. Ids and pixels must be equal. For visual tokens and losses, `Allowed` gives the largest
-difference that counts as rounding.
+The canary contains the results of the model for a few held-out rows, from the time when the checkpoint was saved. The
+stages are, in order: the ids of prompt and caption, the pixels, the visual tokens, the losses. Each stage depends on
+the earlier ones, so only the first difference is reported. Ids and pixels must be equal. For visual tokens and losses,
+`Allowed` gives the largest difference that counts as rounding.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _TIMES = 10.0
 
 It is above 1 because the checkpoint may be opened on another machine or with other versions of libraries."""
 _LEAST = {"fp32": 1e-4, "bf16": 0.1}
-"""For each precision, the lower limit of the allowed difference.
+"""For each precision, the smallest value that the allowed difference can have.
 
-The unit is the RMS of the visual tokens for visual tokens, and one nat plus the loss for losses. The largest measured
+It is a share of the RMS for visual tokens, and a share of one nat plus the loss for losses. The largest measured
 difference was 1.8e-6 in fp32 and 0.039 in bf16, between two attention implementations, one and two threads, and batches
 of 1 to 32. It was measured on the CPU, for both embedded worlds (the built-in demo data sets; docs/log.md)."""
 _MOST = {"fp32": 1e-2, "bf16": 0.2}
-"""For each precision, the upper limit of the allowed difference.
+"""For each precision, the largest value that the allowed difference can have.
 
 If the two passes of a save differ by more than this, the loss of a sample depends on the other samples in its batch."""
 _MEAN = 0.02
@@ -57,7 +57,7 @@ _FIX = (
 
 @dataclass(frozen=True)
 class Allowed:
-    """Allowed differences of visual tokens and losses from those at the save; None if they cannot be compared."""
+    """Allowed differences of visual tokens and losses from those in the checkpoint; None if they cannot be compared."""
 
     visual: float | None
     losses: float | None
@@ -76,7 +76,7 @@ class Allowed:
 
 
 def canary_findings(canary: Mapping[str, Any], prepared: Prepared, vlm: VLM) -> list[Finding]:
-    """Return the finding for the first stage at which the canary's rows differ from the save.
+    """Return the finding for the first stage at which the canary's rows give other results than at the save.
 
     If no stage differs, the list is empty.
 

@@ -1,7 +1,7 @@
 """Identifies the components with which a connector was trained: tokenizer, prompt, image preprocessing, both backbones.
 
-Identities are hashes or settings, stored as plain values. Weights are identified by a hash of each tensor, converted to
-bfloat16. These hashes are computed while the weights are read from their files (`eyechart.models.hashing`).
+Identities are hashes or settings, stored as plain values. To identify the weights, each tensor is converted to bfloat16
+and hashed, while the weights are read from their files (`eyechart.models.hashing`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The evidence in a checkpoint: what it was trained with, which tensors were saved, and scores of a few held-out rows.
 
-`make_evidence` collects the evidence when a checkpoint is saved. `compare` compares it with the current environment
-whenever a checkpoint is opened.
+`make_evidence` collects the evidence when a checkpoint is saved. `compare` compares it with the config,
+model and data in use whenever a checkpoint is opened.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _EFFECTS = {
     "prompt-changed": ("prompt-changed",),
     "pixels-changed": ("pixels-changed", "visual-tokens-changed"),
 }
-"""For each difference of tokenizer, prompt settings or preprocessing, the faults by which the canary can show it.
+"""For each fault of tokenizer, prompt settings or preprocessing, the faults that the canary reports as a consequence.
 
-The canary consists of held-out rows that are scored when a checkpoint is saved and when it is opened. It reports only
-the first stage that differs."""
+The canary is a set of held-out rows that are scored when a checkpoint is saved and when it is opened. Only the first
+stage at which their results differ is reported. If the canary reports no such fault, its rows are not affected."""
 
 
 def make_evidence(
