@@ -1,4 +1,7 @@
-"""Checks that nothing random is active in the frozen parts: no dropout layer, and no dropout rate of a config."""
+"""Checks that the frozen parts of the model do not drop values at random.
+
+Dropout can come from a dropout layer, or from a dropout rate in the config of the vision tower or language model.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,16 @@ from eyechart.results import Finding
 from qwen3_vlm.models.vlm import VLM
 
 _RATES = ("dropout", "attention_dropout", "activation_dropout", "dropout_rate", "drop_prob", "drop_path")
-"""Attributes in which modules of transformers and timm keep a rate that they pass to a function in train mode."""
+"""Attributes in which modules of transformers and timm store the rate of a dropout that is not a layer of its own."""
 
 
 def dropout_findings(vlm: VLM) -> list[Finding]:
-    """Report parts that are frozen, and still drop values at random because they are in train mode.
+    """Report each frozen part in which dropout is active because the part is in train mode.
 
-    Train mode alone is no fault: where no module has a rate above 0, the output is the same in both modes.
+    Train mode alone is not a fault. If no module has a dropout rate above 0, the output is the same in both modes.
 
     Args:
-        vlm: the model, in the mode in which it is used.
+        vlm: the model, in the mode (train or eval) in which the run uses it.
     """
     found = []
     for part, setting, model in (
@@ -50,7 +53,7 @@ def dropout_findings(vlm: VLM) -> list[Finding]:
 
 
 def _active(model: nn.Module) -> Iterator[tuple[str, float]]:
-    """Yield the name and the rate of each module that drops values now."""
+    """Yield the name and the dropout rate of each module whose dropout is active."""
     for name, module in model.named_modules():
         if module.training:
             rates = [module.p] if isinstance(module, _DropoutNd) else [getattr(module, key, 0.0) for key in _RATES]

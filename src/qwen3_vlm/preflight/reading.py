@@ -1,4 +1,8 @@
-"""Checks that the language model reads the captions without a picture, with the ids that the tokenizer gives them."""
+"""Checks how well the language model predicts the captions without a picture.
+
+If it predicts them worse than a random guess, the tokenizer may not belong to the language model, or the model was not
+trained on captions of this kind.
+"""
 
 from __future__ import annotations
 
@@ -14,49 +18,58 @@ from eyechart.results import Finding
 from qwen3_vlm.models.vlm import VLM
 from qwen3_vlm.preflight.text import Tokens
 
-# size: tokens left out
+# size: tokens of an answer that are not judged
 _OUTER = 2
-"""Number of tokens of an answer that are not judged: the first one, which has no context, and EOS."""
-# size: fewer tokens are not judged
+"""Number of tokens of an answer whose losses are not judged: the first one, which has no context, and EOS."""
+# size: tokens needed for a finding
 _JUDGED = 32
-"""Minimum number of judged tokens; with fewer tokens there is no finding."""
+"""Minimum number of judged tokens. With fewer tokens, the check reports no finding."""
 # size: random exchanges of ids
 _EXCHANGES = 8
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _CLEARLY = 2.5
-"""Number of standard deviations by which the loss must be below that of random ids to be clearly better."""
+"""Number of standard deviations by which the loss must be below the mean loss with random ids to be clearly lower.
+
+The standard deviation is that of the losses with random ids."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _UPPER = 0.5
-"""Share of upper-case letters above which captions are in upper case."""
+"""Share of upper-case letters among all letters above which the captions count as written in upper case."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _LETTERS = 2.5
-"""Number of characters per token below which the tokenizer does not know the words of the captions. The tiny tokenizer
-has 4.9 for scenes and 4.5 for digits, and 1.0 to 1.4 for scenes in upper case, in German or enciphered. It is used
-only where the language model is worse than a random guess, so no captions that a model reads are reported."""
+"""Number of characters per token below which the tokenizer counts as not trained on the words of the captions.
+
+The tokenizer of the tiny language model has 4.9 characters per token for the captions of scenes and 4.5 for digits
+(the built-in demo data sets). For captions of scenes in upper case, in German or enciphered, it has 1.0 to 1.4. The
+limit is applied only if the language model is worse than a random guess. Captions that the model predicts better are
+therefore never reported."""
 
 
 @torch.no_grad()
 def reading_findings(name: str, vlm: VLM, tokens: Tokens, captions: Sequence[str]) -> list[Finding]:
-    """Check that the language model can read the captions without a picture, with the ids that the tokenizer gives.
+    """Check that the language model, without a picture, predicts the captions better than a random guess does.
 
-    A model that knows nothing has a loss of ln V nats per token, where V is the size of the vocabulary. A loss above ln
-    V means that the model confidently expects other tokens: either it was trained with other ids for these words, or it
-    was never trained on this kind of text. The text is reported as the cause if the model reads the same captions in
-    lower case, or if the tokenizer has hardly any piece longer than a letter for them. Otherwise, if the text is the
-    cause, the loss is clearly higher still with random ids, and there is no finding. In the remaining cases the two
-    causes cannot be distinguished here. Every finding is a warning.
+    A model that assigns the same probability to every token has a loss of ln V nats per token, where V is the size of
+    the vocabulary. If the loss is above ln V, the model confidently predicts other tokens. There are two possible
+    causes: the model was trained with other ids for these words, or it was never trained on this kind of text.
+
+    The text is reported as the cause in two cases: the captions are in upper case and their loss is less than half as
+    high in lower case, or the tokenizer splits the captions into pieces of hardly more than one letter. In all other
+    cases, the ids of the captions are replaced by random ones. If the loss then becomes clearly higher, the ids are
+    right and only the text is unfamiliar, and there is no finding. If it does not, the two causes cannot be
+    distinguished, and the finding names both. Every finding is a warning.
     """
     rows = len(vlm.llm.model.get_input_embeddings().weight)
     answers = [tokens.answer(caption) for caption in captions]
     if not answers or max(map(max, answers)) >= rows:
-        return []  # another check reports ids without a row in the table
+        return []  # Another check reports ids that have no row in the embedding table.
     judged = sum(max(0, len(answer) - _OUTER) for answer in answers)
     if judged < _JUDGED:
-        return []  # too few tokens; how very short captions begin and end depends on the data set
+        return []  # There are too few tokens. How very short captions begin and end depends on the data set.
     nll, guess = _read(vlm, tokens.eos, answers), math.log(rows)
     if not nll > guess:
         return []
-    # For text of an unknown kind, its own ids still give a lower loss than random ones; for wrong ids they do not.
+    # If the ids are right and only the text is unfamiliar, the loss is still lower than with random ids. If the ids are
+    # wrong, it is not.
     known = sorted({i for answer in answers for i in answer} - {tokens.eos})
     rng = np.random.default_rng(0)
     if found := [*_in_another_case(name, vlm, tokens, captions, nll), *_in_pieces(name, answers, captions, nll)]:
@@ -86,7 +99,7 @@ def reading_findings(name: str, vlm: VLM, tokens: Tokens, captions: Sequence[str
 
 
 def _in_another_case(name: str, vlm: VLM, tokens: Tokens, captions: Sequence[str], nll: float) -> Iterator[Finding]:
-    """Yield a finding if the captions are in upper case, and the language model reads them in lower case alone."""
+    """Yield a finding if the captions are in upper case, and the language model can predict them only in lower case."""
     letters = [letter for caption in captions for letter in caption if letter.isalpha()]
     if sum(map(str.isupper, letters)) <= _UPPER * len(letters):
         return
@@ -109,9 +122,10 @@ def _in_another_case(name: str, vlm: VLM, tokens: Tokens, captions: Sequence[str
 
 
 def _in_pieces(name: str, answers: Sequence[Sequence[int]], captions: Sequence[str], nll: float) -> Iterator[Finding]:
-    """Yield a finding if the tokenizer splits the captions into little more than letters.
+    """Yield a finding if the tokenizer splits the captions into pieces of hardly more than one letter.
 
-    A tokenizer with permuted ids still has whole words for the captions that it was trained on.
+    This does not happen to a tokenizer whose ids are permuted: it still has whole words for text of the kind that it
+    was trained on.
     """
     per_token = sum(map(len, captions)) / max(1, sum(len(answer) - 1 for answer in answers))
     if per_token < _LETTERS:
@@ -130,9 +144,9 @@ def _in_pieces(name: str, answers: Sequence[Sequence[int]], captions: Sequence[s
 
 
 def _read(vlm: VLM, eos: int, answers: Sequence[Sequence[int]]) -> float:
-    """Return the loss in nats per judged token of texts that follow EOS.
+    """Return the loss of texts in nats per judged token, with EOS as the context of each text.
 
-    Each text is read by itself and through embeddings, as in training.
+    Each text has its own forward pass. The model receives embeddings instead of ids, as in training.
     """
     nll, count = 0.0, 0
     for answer in answers:

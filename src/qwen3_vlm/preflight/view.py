@@ -1,4 +1,4 @@
-"""One sample as the model reads it: decoded to text and divided into prompt, image and label."""
+"""Shows one sample as the model receives it: its tokens, decoded to text and divided into prompt, image and label."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Kind = Literal["prompt", "image", "label"]
 
 @dataclass(frozen=True)
 class Span:
-    """Adjacent tokens of one kind."""
+    """Adjacent tokens of a sample that are of the same kind: prompt, image or label."""
 
     kind: Kind
     text: str
@@ -30,11 +30,14 @@ class View:
     caption: str
     """The caption as it is in the data file."""
     spans: tuple[Span, ...]
-    """All tokens of the sample in reading order, followed by labels in the padding if there are any."""
+    """All tokens of the sample in their order, without padding."""
 
 
 def view_of(row: Row, patch_id: int, tokens: Tokens) -> View:
-    """Divide a sample into spans of prompt, image and label. A labelled image position counts as a label."""
+    """Divide a sample into spans of prompt, image and label tokens.
+
+    An image position that has a label, which is a fault, is part of a label span.
+    """
 
     def kind(t: int) -> Kind:
         if row.labels[t] != IGNORE_INDEX:
@@ -44,7 +47,7 @@ def view_of(row: Row, patch_id: int, tokens: Tokens) -> View:
     spans = []
     for name, group in groupby(range(len(row.ids)), key=kind):
         positions = list(group)
-        # For labels, show the text of the labels and not of the ids, so that wrong labels are visible.
+        # A label span shows the text of the labels instead of the input ids, so that wrong labels are visible.
         source = row.labels if name == "label" else row.ids
         spans.append(Span(name, tokens.decode([source[t] for t in positions]), len(positions)))
     return View(row.sample.row, row.raw.image, row.raw.caption, tuple(spans))

@@ -1,7 +1,7 @@
-"""The files that come with the package: `configs/*.yaml` and the tiny backbones `assets/tiny`.
+"""The files that are installed with the package: `configs/*.yaml` and the tiny backbones in `assets/tiny`.
 
-In a source tree, `configs` and `assets` at its root are links to these two folders. The same relative paths also work
-in any other working directory: a file that is not there is taken from this package.
+In the source repository, `configs` and `assets` in the root folder are links to these two folders. The same relative
+paths also work in any other working directory: if a file does not exist there, the copy in this package is used.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ _FOLDERS = ("configs", "assets")
 
 
 def locate(name: str) -> str:
-    """Find a config or backbone: `name` itself if it exists, otherwise its packaged copy, otherwise `name` unchanged.
+    """Return the path of a config or backbone: `name` if that path exists, otherwise the path of its packaged copy.
+
+    If there is no packaged copy either, the function returns `name` unchanged.
 
     Args:
-        name: a file or folder, or the name of a model on the hub.
+        name: a file or folder, or the name of a model on the Hugging Face Hub.
 
     Returns:
-        A path or name to open. Error messages should show `name`, because that is what the user wrote.
+        The path or the name to load. Error messages should show the argument `name`, because the user wrote that.
     """
     path = Path(name)
     if path.exists() or path.is_absolute() or path.parts[:1] not in [(folder,) for folder in _FOLDERS]:

@@ -1,1 +1,1 @@
-"""Stage 1 alignment: only the connector learns."""
+"""Stage 1 training (alignment): only the connector is trained; both backbones are frozen."""

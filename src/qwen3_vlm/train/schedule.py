@@ -1,6 +1,6 @@
-"""The learning rate as a function of the update, and the order of the data as a function of the epoch.
+"""The learning-rate schedule, and the order in which an epoch uses the training samples.
 
-Both depend only on their arguments, so a resumed run needs no state for them.
+All functions depend only on their arguments, so a checkpoint needs no state of the schedule or of the order.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from qwen3_vlm.config import TrainConfig
 _ONE_CYCLE_START, _ONE_CYCLE_END = 25.0, 250_000.0
 
 Window = list[list[int]]
-"""The batches of one optimizer update, each a list of positions in the training split."""
+"""The batches of one optimizer update. Each batch is a list of positions in the training split."""
 
 
 def learning_rate(update: int, total: int, config: TrainConfig) -> float:
-    """Return the learning rate of update `update` (counted from 0) of `total`.
+    """Return the learning rate of one update out of `total` updates; `update` is counted from 0.
 
-    The warm-up is linear from lr/warm to lr. After it, the rate is constant, falls linearly to 0, or follows the cosine
-    lr * (1 + cos(pi * x)) / 2. With one-cycle, the warm-up is a cosine, too: from lr/25 to lr, and then down to
-    lr/250000 (Smith and Topin 2018, with PyTorch's default factors; the momentum is not changed).
+    During the warm-up of `warm` updates, the rate increases linearly from lr/warm to lr. Afterwards, it depends on the
+    schedule: it is constant, decreases linearly towards 0, or follows the cosine lr * (1 + cos(pi * x)) / 2, where x
+    increases from 0 towards 1. With the schedule one-cycle, the rate follows a cosine from lr/25 to lr during the
+    warm-up, and then another cosine down to lr/250000 (Smith and Topin 2018, with PyTorch's default factors). The
+    momentum is not changed.
     """
     warm = round(config.warmup_ratio * total)
     if update < warm:
@@ -44,10 +46,11 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 
 def plan_epoch(samples: int, epoch: int, seed: int, batch_size: int, accumulation: int) -> list[Window]:
-    """Return the order of one epoch as windows of batches of positions 0..samples-1.
+    """Return the random order of the samples in one epoch, divided into windows of batches.
 
-    Every position appears exactly once. The last batch and the last window may be smaller than the others: 4,900
-    samples in batches of 4 with accumulation 4 give 1,225 batches in 307 windows.
+    A window contains the batches of one optimizer update (`accumulation` batches). The positions from 0 to samples-1
+    occur exactly once each. The last batch and the last window may be smaller than the others. For example, 4,900
+    samples in batches of 4 give 1,225 batches, and gradient accumulation over 4 batches gives 307 windows.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(samples, generator=generator).tolist()
@@ -56,10 +59,10 @@ def plan_epoch(samples: int, epoch: int, seed: int, batch_size: int, accumulatio
 
 
 def micro_batches(window: Window, lengths: list[int], size: int, rank: int = 0, world: int = 1) -> list[list[int]]:
-    """Split this rank's share of a window into forward passes of at most `size` samples of similar length.
+    """Split this rank's share of a window into micro-batches of at most `size` samples of similar length.
 
-    The gradient of a window does not depend on how it is split, because the loss is a sum that is divided once by the
-    number of label tokens of the window over all ranks.
+    The gradient of a window does not depend on how the window is split. The loss is a sum over all label tokens, which
+    is divided only once, by the number of label tokens in the window over all ranks.
     """
     positions = sorted((p for batch in window for p in batch), key=lambda p: (lengths[p], p))
     mine = positions[rank::world]

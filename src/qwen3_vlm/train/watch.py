@@ -1,4 +1,10 @@
-"""Checks for faults that appear only during training: between updates, after an epoch, and at the end."""
+"""Checks for faults that appear only during training: between updates, after an epoch, and at the end of the run.
+
+A look is a quick measurement during training: a few held-out samples are scored with their own pictures, with wrong
+pictures, and with zeroed visual tokens. A gap is the increase of the loss that such a replacement causes. Check 1 is
+the full test after training of whether the model uses the picture. A fresh connector is one with newly initialised
+weights.
+"""
 
 from __future__ import annotations
 
@@ -24,35 +30,40 @@ from qwen3_vlm.train.update import SampleSource
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 FIRST_UPDATES = 3
 """Number of updates after which every trained parameter must have changed."""
-# size: held-out samples at the end
+# size: held-out samples that are scored at the end of the run
 _TEXT_SAMPLES = 64
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _SMALL_RATE = 0.01
-"""Share of the peak learning rate. Updates with a lower rate are not expected to change parameters."""
+"""Share of the peak learning rate. Updates whose rate is below this share are not expected to change parameters."""
 # measured: benchmarks/faults.py on scenes, digits and own drawings: 0 of 79
 _STILL = 3e-7
-"""Relative distance from the initial values that float32 rounding can explain, not counting weight decay."""
+"""Relative distance of a parameter tensor from its initial values below which rounding in float32 explains it.
+
+The shrinking of a tensor by weight decay is not part of this distance."""
 _TOO_FINE = 10 * _STILL
-"""If the sum of the first learning rates is below this share of a weight's size, the updates are lost in rounding."""
+"""Share of the RMS of a parameter tensor. If the sum of the first learning rates is not above it, the updates have no
+effect, because they are smaller than the rounding of the weights."""
 
 
 @dataclass
 class Watch:
-    """Checks the parts of the model between updates; there is one object per run and process."""
+    """Checks the parts of the model between updates. Each process of a run has one object of this class."""
 
     vlm: VLM
     peak_lr: float
-    """Peak learning rate. Updates with a far lower rate (the end of a schedule) need not change parameters."""
+    """Peak learning rate. Updates with a far lower rate (at the end of a schedule) need not change parameters."""
     force: bool = False
-    """Whether to record errors and continue."""
+    """Whether the run records errors and continues, instead of stopping."""
     start: dict[str, Tensor] = field(init=False)
     frozen: Frozen = field(init=False)
     largest_norm: float = 0.0
     updates: int = 0
     summed_rate: float = 0.0
-    """Sum of the learning rates of all updates. AdamW cannot have moved a value by much more than this."""
+    """Sum of the learning rates of all updates so far. AdamW cannot have changed any weight by much more than this."""
     judged_rate: float = 0.0
-    """The highest learning rate that was judged so far; the peak rate is judged before the first update."""
+    """The highest learning rate so far for which there was a finding; 0 if there was none.
+
+    The peak rate is not included, because it is judged before the first update."""
     typical_weight: float | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -62,10 +73,12 @@ class Watch:
         self.frozen = Frozen(self.vlm)
 
     def after_update(self, grad_norm: float, learning_rate: float) -> list[Finding]:
-        """Check the learning rate, and once, after the first few updates, whether every trained parameter has changed.
+        """Check the learning rate, and whether the updates have an effect.
+
+        After the first `FIRST_UPDATES` updates, the method checks once whether every trained parameter has changed.
 
         Args:
-            grad_norm: gradient norm of this update, before clipping.
+            grad_norm: gradient norm of this update before gradient clipping.
             learning_rate: learning rate of this update.
         """
         self.largest_norm = max(self.largest_norm, grad_norm)
@@ -74,7 +87,10 @@ class Watch:
         return [*self._rate(learning_rate), *self._unmoved(learning_rate)]
 
     def _rate(self, learning_rate: float) -> list[Finding]:
-        """Judge a learning rate that is higher than all earlier ones, which only happens if it is not the config's."""
+        """Judge a learning rate that is more than twice the peak rate and more than twice any rate reported before.
+
+        Such a rate occurs only if something other than the schedule in the config sets it.
+        """
         if learning_rate <= 2 * max(self.judged_rate, self.peak_lr):
             return []
         found = diagnose_step(learning_rate, self.typical_weight)
@@ -129,30 +145,35 @@ class Watch:
         )
 
     def after_epoch(self) -> list[Finding]:
-        """Check that the frozen parts have not changed."""
+        """Check that the weights of the frozen parts have not changed."""
         return self.frozen.findings("while training")
 
 
 def unmoved(connector: nn.Module, start: dict[str, Tensor]) -> list[str]:
-    """Return names of parameters that have not changed since the start, or only shrunk by weight decay."""
+    """Return the names of parameters that have not changed since the start, except for shrinking by weight decay."""
     return [name for name, p in connector.named_parameters() if distance(p.detach(), start[name]) < _STILL]
 
 
 def _size(value: Tensor) -> float:
-    """Return the RMS of a tensor; 0 for zeros, which any update moves."""
+    """Return the RMS of a tensor; 0 if all its values are 0.
+
+    A tensor of zeros needs no comparison with the size of updates: any update, however small, changes it.
+    """
     return float(value.float().pow(2).mean().sqrt())
 
 
 @torch.no_grad()
 def end_findings(vlm: VLM, held_out: SampleSource, pad_id: int, looks: Sequence[Look], seed: int = 0) -> list[Finding]:
-    """At the end of a run, check the loss against that of the text alone, and the gap to wrong pictures.
+    """Check at the end of a run whether images lower the loss, and whether wrong images raise it.
+
+    The loss with images is compared with the loss of the text alone. The looks show the effect of wrong images.
 
     Args:
         vlm: the trained model.
-        held_out: the held-out set; its first samples are scored with and without their image.
-        pad_id: id of the token that pads sequences on the right.
-        looks: the looks taken during training, if any.
-        seed: seed of the run, for fresh connectors to compare with.
+        held_out: the held-out set. Its first 64 samples are scored with and without their images.
+        pad_id: id of the token with which sequences are padded on the right.
+        looks: the looks that were taken during training, if any.
+        seed: seed of the run, from which the fresh connectors for comparison are initialised.
     """
     batch = collate([held_out[p] for p in range(min(_TEXT_SAMPLES, len(held_out)))], pad_id)
     return [
@@ -162,15 +183,15 @@ def end_findings(vlm: VLM, held_out: SampleSource, pad_id: int, looks: Sequence[
 
 
 def beats_fresh(vlm: VLM, batch: Batch, seed: int) -> bool:
-    """Return whether the visual tokens of these samples have a lower loss than those of fresh connectors."""
+    """Return whether these samples have a lower loss with the connector's tokens than with any fresh connector's."""
     rivals = fresh_rivals(vlm, batch, seed)
     return rivals is not None and rivals.beats_fresh
 
 
 def _no_better_than_text(vlm: VLM, batch: Batch, looks: Sequence[Look]) -> list[Finding]:
-    """Report a loss that is no better than the loss without the image.
+    """Report a model whose loss with images is no lower than its loss without images.
 
-    There is a finding only if it is ruled out with 99% confidence that leaving out the image increases the loss.
+    There is a finding only if an increase of the loss without images is ruled out with 99% confidence.
     """
     if not batch.stats.label_tokens:
         return []
@@ -197,16 +218,22 @@ def _no_better_than_text(vlm: VLM, batch: Batch, looks: Sequence[Look]) -> list[
 
 
 def never_opened(looks: Sequence[Look], learnt: Callable[[], bool]) -> list[Finding]:
-    """Report that the gap to wrong pictures never opened.
+    """Report a run in which wrong pictures have not raised the loss.
 
-    A finding needs at least three looks. The last two must rule out that wrong pictures increase the loss by more than
-    the margin of check 1. The gap to zeros decides which fault it is: zeros increase the loss at both looks, or both
-    looks rule out that zeros increase it. If a standing is open, there is no finding.
+    The run must have at least three looks. The last two looks must rule out that wrong pictures increase the loss by
+    more than the margin of check 1. The effect of zeroed visual tokens decides which fault is reported:
+
+    - If zeros increase the loss in both looks, and `learnt` returns True, the fault is `constant-prompt`.
+    - If zeros increase the loss in both looks, and `learnt` returns False, the fault is `under-trained`.
+    - If both looks rule out that zeros increase the loss, the fault is `under-trained`.
+
+    In all other cases, the looks do not decide the question, and there is no finding.
 
     Args:
-        looks: the looks of a run so far.
-        learnt: measures whether the visual tokens beat those of fresh connectors. It is asked only if zeros increase
-            the loss: any tokens can be better than zeros, so that alone does not show a learnt prompt.
+        looks: the looks of the run so far.
+        learnt: measures whether the visual tokens give a lower loss than those of fresh connectors. It is called only
+            if zeros increase the loss. Tokens of any connector can be better than zeros, so an increase alone does not
+            show that the connector has learnt a constant prompt.
     """
     if len(looks) < 3:
         return []
@@ -245,7 +272,10 @@ def never_opened(looks: Sequence[Look], learnt: Callable[[], bool]) -> list[Find
 
 
 def _next_run(looks: Sequence[Look]) -> str:
-    """Return advice for the next run: do not train longer if the held-out loss of the looks no longer falls."""
+    """Return advice for the next run.
+
+    Longer training is not advised if the last look has a higher held-out loss than an earlier one.
+    """
     best = min(looks, key=lambda look: look.correct, default=None)
     if best is None or round(looks[-1].correct, 3) <= round(best.correct, 3):
         return "train longer or with a higher train.lr"

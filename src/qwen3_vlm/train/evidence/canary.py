@@ -1,8 +1,10 @@
 """The canary: a few held-out rows that are scored when a checkpoint is saved, and again whenever it is opened.
 
-It holds no text and no picture: per row the hash of the token ids, the hash of the pixels, nine numbers computed from
-the visual tokens, and the losses of the label tokens. Ids and pixels must be equal. For visual tokens and losses, the
-largest difference that other batches cause is measured at each save by a second pass over the same rows.
+The canary shows whether the opened checkpoint still gives the same results. It contains no text and no picture. For
+each row, it contains the hash of the token ids, the hash of the pixels, nine numbers computed from the visual tokens,
+and the losses of the label tokens. When the checkpoint is opened, the hashes of ids and pixels must be the same as
+before. Visual tokens and losses may differ by rounding, because rounding depends on how rows are batched. At each save,
+a second pass over the same rows in other batches measures how large this difference is.
 
 Dimension suffixes: those of `eyechart.seam`, and S rows of the canary, K numbers of a digest.
 """
@@ -28,30 +30,32 @@ from qwen3_vlm.train.update import SampleSource
 
 ROWS = 32
 BATCH, OTHER_BATCHES = 16, (1, 3, 7, 21)
-"""Samples per forward pass in the first and in the second pass of a save. A single sample rounds most differently."""
+"""Batch sizes of the first pass over the canary's rows and of the second pass.
+
+The second pass includes a batch of one sample, because its rounding differs most from that of large batches."""
 assert sum(OTHER_BATCHES) == ROWS, "the second pass reads all rows"
 _SEARCHED = 4 * ROWS
-"""Number of held-out rows that are searched for 32 with a readable image."""
+"""Number of held-out rows, counted from the first one, from which 32 rows with a readable image are chosen."""
 _PROJECTIONS = 8
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the model made of the canary's rows, in the order in which they were read."""
+    """The results of one pass of the model over the canary's rows, in the order in which the rows were read."""
 
     rows: list[int]
-    """Rows of the held-out file."""
+    """The row numbers in the held-out file."""
     ids: list[str]
-    """A hash of the ids, the labels and the position of the image block of each row."""
+    """For each row, a hash of its token ids, its labels and the position of its image tokens."""
     pixels: list[str]
-    """A hash of the pixels of each row."""
+    """For each row, a hash of its pixels."""
     visual_SK: Tensor
-    """float32: digests of the visual tokens (`digests`)."""
+    """float32: for each row, nine numbers computed from its visual tokens by the function `digests`."""
     losses: list[Tensor]
-    """float32 [T_i]: the loss of each label token in nats."""
+    """float32 [T_i]: for each row, the losses of its label tokens in nats."""
 
     def sorted(self) -> Reading:
-        """Return the same with rows in increasing order."""
+        """Return the same results, with the rows in increasing order."""
         order = sorted(range(len(self.rows)), key=self.rows.__getitem__)
         return Reading(
             [self.rows[i] for i in order],
@@ -64,18 +68,21 @@ class Reading:
 
 @dataclass(frozen=True)
 class Canary:
-    """The rows of a run's canary, prepared once: the frozen tower's features do not change during training."""
+    """The rows of a run's canary, with the features of the vision tower.
+
+    The rows are prepared only once per run: the tower is frozen, so its features do not change during training.
+    """
 
     first: list[Batch]
     second: list[Batch]
-    """The same rows in reverse order and in batches of other sizes, through the tower again."""
+    """The same rows in reverse order and in other batch sizes; the tower has computed their features a second time."""
     pixels: dict[int, str]
-    """Hash of the pixels of each row."""
+    """For each row, the hash of its pixels."""
 
     def score(self, vlm: VLM, precision: str) -> dict[str, Any]:
-        """Score the rows twice, and return plain values and tensors to save in a checkpoint.
+        """Score the rows twice, and return the plain values and tensors that are saved in a checkpoint.
 
-        `precision` is the value of `model.precision`.
+        `precision` is the numerical precision of the model, as set in `model.precision`.
         """
         first = read(vlm, self.first, self.pixels).sorted()
         second = read(vlm, self.second, self.pixels).sorted()
@@ -97,12 +104,15 @@ class Canary:
 
 @torch.no_grad()
 def prepare_canary(prepared: Prepared, source: SampleSource, vlm: VLM) -> Canary | None:
-    """Choose the rows of a run's canary and compute the tower's features; None if no held-out row can be scored.
+    """Choose the rows of a run's canary and compute their tower features.
 
     Args:
         prepared: the data of the run.
         source: the held-out set that training uses, with cached features or with pixels.
         vlm: the model.
+
+    Returns:
+        The canary; None if no held-out row can be scored.
     """
     chosen: list[tuple[Sample, Sample]] = []
     for position in range(min(_SEARCHED, len(source))):
@@ -122,12 +132,12 @@ def prepare_canary(prepared: Prepared, source: SampleSource, vlm: VLM) -> Canary
 
 @torch.no_grad()
 def read(vlm: VLM, batches: Sequence[Batch], hashes: dict[int, str] | None = None) -> Reading:
-    """Send batches through the model as scoring does.
+    """Run the model on batches in the same way as scoring does.
 
     Args:
         vlm: the model, in eval mode.
         batches: the rows, with pixels or with the tower's features.
-        hashes: hashes of the pixels by row; None computes them from the batches.
+        hashes: the hash of the pixels of each row. If this is None, the hashes are computed from the batches.
     """
     rows, ids, pixels, visual, losses = [], [], [], [], []
     for batch in batches:
@@ -144,8 +154,8 @@ def read(vlm: VLM, batches: Sequence[Batch], hashes: dict[int, str] | None = Non
 def digests(visual_BQE: Tensor) -> Tensor:
     """Return nine numbers per image [B,K]: the RMS of its visual tokens, and eight fixed projections of them.
 
-    The weights of a projection are cosines of fixed frequencies, which are the same on every machine. The visual tokens
-    of an image, tens of thousands of numbers or more, cannot be computed back from nine.
+    The weights of each projection are a cosine of a fixed frequency, so they are the same on every machine. The visual
+    tokens of an image are tens of thousands of numbers or more, so they cannot be reconstructed from nine.
     """
     flat_BN = visual_BQE.detach().reshape(len(visual_BQE), -1).double().cpu()
     rms_B1 = flat_BN.square().mean(dim=1, keepdim=True).sqrt()
@@ -153,23 +163,32 @@ def digests(visual_BQE: Tensor) -> Tensor:
 
 
 def visual_difference(one_SK: Tensor, other_SK: Tensor) -> float:
-    """Return the largest difference between digests of the same rows, as a share of the row's RMS; inf for NaN."""
+    """Return the largest difference between two digests of the same rows; inf if a value is NaN.
+
+    Each difference is divided by the RMS of the row's visual tokens in the first digest.
+    """
     scale_S1 = one_SK[:, :1].abs().clamp_min(1e-12)
     return _largest((one_SK - other_SK).abs() / scale_S1)
 
 
 def loss_difference(one_N: Tensor, other_N: Tensor) -> float:
-    """Return the largest difference of token losses as a share of one nat plus the loss; inf for NaN."""
+    """Return the largest difference between two losses of the same token; inf if a loss is NaN.
+
+    Each difference is divided by one nat plus the first loss.
+    """
     return _largest((one_N - other_N).abs() / (1 + one_N.abs()))
 
 
 def device_name(vlm: VLM) -> str:
-    """Return the kind of device that computes: `cpu`, or the name of the GPU, because GPUs round differently."""
+    """Return the kind of device on which the model runs: `cpu`, or the name of the GPU model.
+
+    The name is needed because different GPU models round differently.
+    """
     return torch.cuda.get_device_name(vlm.device) if vlm.device.type == "cuda" else vlm.device.type
 
 
 def batches_of(samples: Sequence[Sample], pad_id: int) -> list[Batch]:
-    """Return the batches in which an opened checkpoint reads the canary's rows."""
+    """Return the batches in which the canary's rows are scored when a checkpoint is opened."""
     return [collate(part, pad_id) for part in _groups(list(samples), BATCH)]
 
 
@@ -205,7 +224,7 @@ def _pixel_hash(batch: Batch, place: int) -> str:
 
 @functools.lru_cache(maxsize=2)
 def _weights(size: int) -> Tensor:
-    """Return the weights [N,8] of the projections, of about unit length."""
+    """Return the weights [N,8] of the eight projections; each projection has a norm of about 1."""
     steps_N1 = torch.arange(1, size + 1, dtype=torch.float64)[:, None]
     frequencies_1K = torch.tensor([2, 3, 5, 7, 11, 13, 17, 19], dtype=torch.float64).sqrt()[None, :_PROJECTIONS]
     weights_NK: Tensor = torch.cos(steps_N1 * frequencies_1K) * (2 / size) ** 0.5

@@ -1,8 +1,9 @@
-"""Compares the canary of a checkpoint with the same rows now, and names the first stage that differs.
+"""Compares the canary in a checkpoint with new results for the same rows, and reports the first stage that differs.
 
-The stages, in order: the ids of the prompt and caption, the pixels, the visual tokens, the losses. Each depends on the
-ones before it, so only the first difference is reported. Ids and pixels must be equal. For visual tokens and losses
-`Allowed` states how much of a difference is rounding.
+The canary contains the results of the model for a few held-out rows, from the time when the checkpoint was saved. The
+stages are, in order: the ids of prompt and caption, the pixels, the visual tokens, the losses. Each stage depends on
+the earlier ones, so only the first difference is reported. Ids and pixels must be equal. For visual tokens and losses,
+`Allowed` gives the largest difference that counts as rounding.
 """
 
 from __future__ import annotations
@@ -30,17 +31,24 @@ from qwen3_vlm.train.evidence.canary import (
 )
 
 _TIMES = 10.0
-"""How many times the difference between two passes of one save is allowed between two machines or versions."""
+"""Factor between the difference of the two passes of a save and the difference that is allowed later.
+
+It is above 1 because the checkpoint may be opened on another machine or with other versions of libraries."""
 _LEAST = {"fp32": 1e-4, "bf16": 0.1}
-"""The smallest allowed difference by precision, as shares of the RMS of visual tokens and of one nat plus the loss.
-Measured on the CPU, for both embedded worlds (docs/log.md): between two attention implementations, one and two threads
-and batches of 1 to 32 at most 1.8e-6 in fp32 and 0.039 in bf16."""
+"""For each precision, the smallest value that the allowed difference can have.
+
+It is a share of the RMS for visual tokens, and a share of one nat plus the loss for losses. The largest measured
+difference was 1.8e-6 in fp32 and 0.039 in bf16, between two attention implementations, one and two threads, and batches
+of 1 to 32. It was measured on the CPU, for both embedded worlds (the built-in demo data sets; docs/log.md)."""
 _MOST = {"fp32": 1e-2, "bf16": 0.2}
-"""The largest allowed difference: where two passes of one save differ by more, the loss depends on its batch."""
+"""For each precision, the largest value that the allowed difference can have.
+
+If the two passes of a save differ by more than this, the loss of a sample depends on the other samples in its batch."""
 _MEAN = 0.02
-"""Allowed difference of the mean loss, as a share of one nat plus the loss, also on another device or in another
-precision: the rule of `loss-not-reproduced` for scores that are not both computed in float32. Between fp32 and bf16 on
-the CPU, 7.5e-4 was measured."""
+"""Allowed difference of the mean loss, as a share of one nat plus the loss, on any device and in any precision.
+
+The fault `loss-not-reproduced` uses the same limit for two scores that are not both computed in float32. Between fp32
+and bf16 on the CPU, a difference of 7.5e-4 was measured."""
 _FIX = (
     "compare the versions of this package, of its libraries and of the files with those of the training; score in the "
     "training environment if they differ"
@@ -49,14 +57,17 @@ _FIX = (
 
 @dataclass(frozen=True)
 class Allowed:
-    """How much visual tokens and losses may differ from those at the save; None if they cannot be compared."""
+    """Allowed differences of visual tokens and losses from those in the checkpoint; None if they cannot be compared."""
 
     visual: float | None
     losses: float | None
 
     @classmethod
     def of(cls, canary: Mapping[str, Any], device: str, precision: str) -> Allowed:
-        """Return the limits for this device and precision; another device or precision has none."""
+        """Return the limits for a device and a precision.
+
+        The limits are None if the checkpoint was saved on another device or in another precision.
+        """
         if (canary["device"], canary["precision"]) != (device, precision):
             return cls(None, None)
         spread = canary["spread"]
@@ -65,10 +76,12 @@ class Allowed:
 
 
 def canary_findings(canary: Mapping[str, Any], prepared: Prepared, vlm: VLM) -> list[Finding]:
-    """Return the finding for the first stage at which the canary's rows differ from the save; an empty list if none.
+    """Return the finding for the first stage at which the canary's rows give other results than at the save.
+
+    If no stage differs, the list is empty.
 
     Args:
-        canary: what `Canary.score` returned when the checkpoint was saved.
+        canary: the result of `Canary.score` from the time when the checkpoint was saved.
         prepared: the data in use.
         vlm: the model in use, with the checkpoint's connector.
     """
@@ -121,7 +134,8 @@ def _first_difference(canary: Mapping[str, Any], now: Reading, allowed: Allowed)
     pixels = [row for row, then, found in zip(now.rows, canary["pixels"], now.pixels, strict=True) if then != found]
     visual = visual_difference(canary["visual"], now.visual_SK)
     if pixels:
-        # Another version of an image library may round single pixels differently, which no visual token shows.
+        # Another version of an image library may round single pixels differently, which has no visible effect on the
+        # visual tokens.
         same = allowed.visual is not None and visual <= allowed.visual
         return [
             finding(
@@ -157,7 +171,8 @@ def _losses(canary: Mapping[str, Any], now_N: Tensor, allowed: Allowed) -> list[
     then_N: Tensor = canary["losses"]
     then, now = float(then_N.double().mean()), float(now_N.double().mean())
     difference = loss_difference(then_N, now_N)
-    # On another device, or in another precision, single tokens differ by more than rounding. Means can be compared.
+    # On another device or in another precision, the losses of single tokens are not compared, because they may differ
+    # by more than `Allowed` permits. The mean losses are always compared.
     exceeded = not abs(then - now) <= _MEAN * (1 + then) or (allowed.losses is not None and difference > allowed.losses)
     if not exceeded:
         return []

@@ -1,7 +1,7 @@
-"""Identities of what a connector was trained with: tokenizer, prompt, image preprocessing, and both backbones.
+"""Identifies the components with which a connector was trained: tokenizer, prompt, image preprocessing, both backbones.
 
-They are plain values. Weights are identified by hashes of all tensors as bfloat16, which are computed while the weights
-are read (`eyechart.models.hashing`).
+Identities are hashes or settings, stored as plain values. To identify the weights, each tensor is converted to bfloat16
+and hashed, while the weights are read from their files (`eyechart.models.hashing`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _NAMED = 3
 
 
 def identities(prompt: dict[str, Any], inputs: Inputs, vlm: VLM) -> dict[str, Any]:
-    """Return the identities of a run's tokenizer, prompt (`prompt_settings`), preprocessing and weights."""
+    """Return hashes and settings that identify a run's tokenizer, prompt, image preprocessing and weights.
+
+    `prompt` is the result of `prompt_settings`.
+    """
     return {
         "tokenizer": tokenizer_parts(inputs.tokenizer),
         "prompt": prompt,
@@ -35,13 +38,14 @@ def identities(prompt: dict[str, Any], inputs: Inputs, vlm: VLM) -> dict[str, An
 
 
 def tokenizer_parts(tokenizer: Any) -> dict[str, str]:
-    """Return a hash of each part of a fast tokenizer that affects ids, from its own serialisation.
+    """Return a hash of each part of a fast tokenizer that affects token ids.
 
-    Fields that are empty are left out, because other versions of the library write more of them.
+    The parts are taken from the JSON text to which the tokenizer serialises itself. Empty fields are left out, because
+    versions of the library differ in which empty fields they write.
     """
     tree = json.loads(tokenizer.backend_tokenizer.to_str())
     model = tree.get("model") or {}
-    # Newer versions of the library write a merge as a pair, older ones as a text with a space.
+    # Newer versions of the library write a merge as a pair of strings, older versions as one string with a space.
     merges = [" ".join(merge) if isinstance(merge, list) else merge for merge in model.get("merges") or ()]
     added = [[token["id"], token["content"], bool(token.get("special"))] for token in tree.get("added_tokens") or ()]
     parts = {
@@ -57,13 +61,13 @@ def tokenizer_parts(tokenizer: Any) -> dict[str, str]:
 
 
 def prompt_settings(prompt: PromptConfig, latents: int, max_seq_len: int) -> dict[str, Any]:
-    """Return the settings that determine the ids of a sequence, apart from the rows, by name."""
+    """Return, by name, the settings that determine the token ids of a sequence together with the data row."""
     named = {f"prompt.{key}": value for key, value in prompt.model_dump(mode="json").items()}
     return {**named, "connector.latents": latents, "data.max_seq_len": max_seq_len}
 
 
 def image_settings(inputs: Inputs) -> dict[str, Any]:
-    """Return the preprocessing of images, with lists instead of tuples."""
+    """Return the settings of the image preprocessing, with lists instead of tuples, as in JSON."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(inputs.spec).items()}
 
 
@@ -77,12 +81,14 @@ def refuse_other_backbones(
     """Reject a checkpoint or export that was trained with other backbones.
 
     Args:
-        then: name, width and digest of each backbone in training. Older versions recorded a `fingerprint` of a few
-            values of each weight instead of the digest of all; the oldest recorded nothing.
-        named: the names of both backbones, to show.
+        then: name, width and digest of each backbone at the time of training. Older versions of this package recorded
+            a `fingerprint` of a few values of each weight instead of the digest of all values. The oldest versions
+            recorded nothing, so this is empty.
+        named: the part of the config in use that contains the names of both backbones, for messages.
         vlm: the model in use.
         path: the checkpoint or export, for messages.
-        weights: the hashes of all weights in training, by backbone and name, to name the first one that differs.
+        weights: the hashes of all weights at the time of training, by backbone and name. They are used to name the
+            first weight that differs.
 
     Raises:
         NamedInputError: `backbone-changed`; the message shows both identities.
@@ -109,12 +115,12 @@ def refuse_other_backbones(
 
 
 def identity_findings(then: Mapping[str, Any], prompt: dict[str, Any], inputs: Inputs) -> list[Finding]:
-    """Return the findings for tokenizer, prompt settings and preprocessing that differ from those in training.
+    """Return a finding for each of tokenizer, prompt settings and image preprocessing that differs from training.
 
     Args:
-        then: the result of `identities` when the checkpoint was saved.
-        prompt: the settings of the prompt in use (`prompt_settings`).
-        inputs: tokenizer and preprocessing in use.
+        then: the result of `identities` from the time when the checkpoint was saved.
+        prompt: the prompt settings in use (`prompt_settings`).
+        inputs: the tokenizer and the image preprocessing in use.
     """
     found = []
     if differ := _different(then["tokenizer"], tokenizer_parts(inputs.tokenizer)):
@@ -143,7 +149,10 @@ def identity_findings(then: Mapping[str, Any], prompt: dict[str, Any], inputs: I
 
 
 def _different(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return the keys with different values. A setting that did not exist when the checkpoint was saved is left out."""
+    """Return the keys whose values differ.
+
+    Settings that exist only in one of the two are left out: other versions of this package have other settings.
+    """
     return [key for key, value in then.items() if key in now and now[key] != value]
 
 
@@ -153,7 +162,7 @@ def _first_other(then: Mapping[str, str], now: Mapping[str, str]) -> str:
 
 
 def _filled(tree: Any) -> Any:
-    """Return a JSON value without empty fields at any depth."""
+    """Return a JSON value without the empty fields of its objects, at any depth."""
     if isinstance(tree, dict):
         return {key: _filled(value) for key, value in sorted(tree.items()) if value not in (None, False, "", [], {})}
     return [_filled(value) for value in tree] if isinstance(tree, list) else tree

@@ -1,4 +1,8 @@
-"""The evidence in a checkpoint: made when it is saved, and compared in one function whenever it is opened."""
+"""The evidence in a checkpoint: what it was trained with, which tensors were saved, and scores of a few held-out rows.
+
+`make_evidence` collects the evidence when a checkpoint is saved. `compare` compares it with the config,
+model and data in use whenever a checkpoint is opened.
+"""
 
 from __future__ import annotations
 
@@ -35,20 +39,23 @@ _EFFECTS = {
     "prompt-changed": ("prompt-changed",),
     "pixels-changed": ("pixels-changed", "visual-tokens-changed"),
 }
-"""The stages of the canary at which a difference of tokenizer, prompt settings or preprocessing shows first."""
+"""For each fault of tokenizer, prompt settings or preprocessing, the faults that the canary reports as a consequence.
+
+The canary is a set of held-out rows that are scored when a checkpoint is saved and when it is opened. Only the first
+stage at which their results differ is reported. If the canary reports no such fault, its rows are not affected."""
 
 
 def make_evidence(
     config: Config, prepared: Prepared, vlm: VLM, parts: dict[str, dict[str, Tensor]], canary: Canary | None
 ) -> dict[str, Any]:
-    """Return the evidence to save in a checkpoint as plain values and tensors.
+    """Return the evidence that is saved in a checkpoint, as plain values and tensors.
 
     Args:
         config: the config of the run.
-        prepared: its data.
-        vlm: its model.
-        parts: the connector's tensors that are saved, by part.
-        canary: the rows to score; None leaves the canary out.
+        prepared: the data of the run.
+        vlm: the model of the run.
+        parts: the tensors of the connector that are saved, by part.
+        canary: the held-out rows to score. If this is None, the evidence contains no canary.
     """
     evidence = {
         "schema": _SCHEMA,
@@ -61,14 +68,14 @@ def make_evidence(
 
 
 def evidence_of(payload: Payload, path: Path) -> dict[str, Any] | None:
-    """Return the evidence in a checkpoint after checking that it and the connector's tensors are undamaged.
+    """Return the evidence in a checkpoint, after checking that the evidence and the connector's tensors are undamaged.
 
     Returns:
-        The evidence; None if the checkpoint is of an older version, which recorded none.
+        The evidence; None if the checkpoint was saved by an older version of this package, which recorded no evidence.
 
     Raises:
-        NamedInputError: `file-damaged`: the connector's tensors or the evidence are not those that were saved.
-        InputError: the evidence has a later schema.
+        NamedInputError: `file-damaged`: the connector's tensors or the evidence differ from those that were saved.
+        InputError: the evidence has another schema version than this code reads.
     """
     if KEY not in payload:
         return None
@@ -89,10 +96,10 @@ def evidence_of(payload: Payload, path: Path) -> dict[str, Any] | None:
 
 
 def recorded_split(payload: Payload, config: Config, path: Path) -> RecordedSplit | None:
-    """Return the split that a checkpoint records; None if it is of an older version.
+    """Return the split that is recorded in a checkpoint; None if an older version of this package saved it.
 
     Raises:
-        NamedInputError: `data-changed`: the config asks for another draw than the one in training.
+        NamedInputError: `data-changed`: a setting that determines how rows are drawn differs from that of the training.
     """
     evidence = evidence_of(payload, path)
     if evidence is None:
@@ -112,21 +119,24 @@ def recorded_split(payload: Payload, config: Config, path: Path) -> RecordedSpli
 def compare(
     payload: Payload, config: Config, inputs: Inputs, vlm: VLM, path: Path, prepared: Prepared | None
 ) -> list[Finding]:
-    """Compare a checkpoint's evidence with what it is opened with. Every command that opens a checkpoint calls this.
+    """Compare the evidence in a checkpoint with the config, model and data with which the checkpoint is opened.
 
-    The connector must already be restored in `vlm`, because the canary is scored with it.
+    Every command that opens a checkpoint calls this function. The checkpoint's connector must already be loaded into
+    `vlm`, because the canary's rows are scored with it.
 
     Args:
         payload: the content of the checkpoint.
         config: the config in use.
-        inputs: tokenizer and preprocessing in use.
+        inputs: the tokenizer and the image preprocessing in use.
         vlm: the model in use, in eval mode.
         path: the checkpoint, for messages.
-        prepared: the data in use; without data (for writing captions, exporting), the canary is not compared.
+        prepared: the data in use. Commands without data (writing captions, exporting) pass None, and the canary is not
+            compared.
 
     Returns:
-        A finding for the first stage that differs, and warnings or notes on what differs without an effect on the
-        canary's rows; an empty list if there are none, or if the checkpoint is of an older version.
+        A finding for the first stage that differs, and a warning or note for each difference that has no effect on the
+        canary's rows. The list is empty if nothing differs, or if the checkpoint contains no evidence because an older
+        version of this package saved it.
 
     Raises:
         NamedInputError: the file is damaged.
@@ -141,8 +151,8 @@ def compare(
     differ = canary_findings(canary, prepared, vlm)
     stage = differ[0].code if differ else ""
     causes = [f for f in found if stage in _EFFECTS[f.code]]
-    # The others have no effect on these rows: a larger limit on tokens, a token that does not occur. Other rows may
-    # contain such a token.
+    # The other differences have no effect on the canary's rows: for example, a higher limit on the number of tokens, or
+    # a token that does not occur in these rows. Other rows may contain such a token, so another tokenizer is a warning.
     harmless = [
         f.model_copy(update={"severity": "warning" if f.code == "tokenizer-changed" else "note"})
         for f in found
@@ -152,11 +162,11 @@ def compare(
 
 
 def refuse_backbones_of(payload: Payload, config: Config, inputs: Inputs, vlm: VLM, path: Path) -> None:
-    """Reject a checkpoint that was trained with other backbones than those in `vlm`.
+    """Reject a checkpoint that was trained with backbones other than those in `vlm`.
 
     Raises:
-        NamedInputError: `backbone-changed`, or the code of an earlier stage that differs as well: another language
-            model often has another tokenizer.
+        NamedInputError: `backbone-changed`, or the code of an earlier stage if that differs as well. For example,
+            another language model often has another tokenizer.
     """
     evidence: Mapping[str, Any] = payload.get(KEY) or {}
     try:
@@ -169,7 +179,7 @@ def refuse_backbones_of(payload: Payload, config: Config, inputs: Inputs, vlm: V
 
 
 def sealed(payload: Payload) -> Payload:
-    """Return a payload whose digests are those of its own tensors, as if they had been saved like this."""
+    """Return a checkpoint's content with digests recomputed from its tensors, as if these tensors had been saved."""
     evidence = {key: value for key, value in payload[KEY].items() if key != "seal"}
     evidence["connector"] = tensor_digests({part: payload[part] for part in PARTS if payload.get(part)})
     return {**payload, KEY: {**evidence, "seal": _seal(evidence)}}
@@ -186,7 +196,10 @@ def _seal(value: Any) -> str:
 
 
 def _add(digest: Any, value: Any) -> None:
-    """Add a plain value or tensor to a digest; dictionaries by key, so that their order does not matter."""
+    """Add a plain value or tensor to a digest.
+
+    Dictionaries are added in sorted order of keys, so that their own order does not matter.
+    """
     if isinstance(value, Tensor):
         digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
         if value.numel():
