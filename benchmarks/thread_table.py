@@ -156,7 +156,7 @@ _TAIL = """
 ## Stacks in environments of their own
 
 LLaMA-Factory, ms-swift and axolotl are installed by `make stack-environments`, each with its own dependencies and a
-build of torch for CPUs, and started by the function behind their command (`run_exp`, `sft_main`, `do_cli`) with their
+build of torch for CPUs, and started by the function of their command (`run_exp`, `sft_main`, `do_cli`) with their
 documentation's example: settings for GPUs (bf16, flash attention, DeepSpeed) are left out, and pictures, rows and
 checkpoint are tiny. `benchmarks/launched/` has the lines that add eyechart. PyPI's torchvision does not load beside a
 CPU build of torch, so its two missing operators are declared; torchaudio, which LLaMA-Factory imports, is an empty

@@ -5,7 +5,7 @@ The codes:
 0 pass    1 FAIL, or stopped on a non-finite value or a named fault    2 bad input or usage, or a limit of the machine
 3 inconclusive
 4 an internal error (message, traceback in a file)
-130 interrupted by INT, TERM or HUP; a process of the job was lost; nobody read the only copy of a result
+130 interrupted by INT, TERM or HUP; a process of the job was lost; the only copy of a result was not read
 
 An output that cannot be written does not stop a command. If what it printed is also in files, or nothing but messages,
 the code is its own; otherwise it is 130 where the reader has gone (`| head`, `>&-`), and 2 where a disk is full.

@@ -481,7 +481,7 @@ class Look(_Model):
     shuffled: Standing = "open"
     """Whether a wrong picture costs more than the margin of check 1, at the confidence level shared by all looks."""
     zero: Standing = "open"
-    """Whether zeros cost more than the margin of check 1, at the same level."""
+    """Whether zeros cost more than 0, at the same level."""
     lower_shuffled: float | None = None
     upper_shuffled: float | None = None
     r_at_1: float | None = None

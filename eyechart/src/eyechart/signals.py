@@ -1,7 +1,7 @@
 """What INT, TERM and HUP do to a command, from its first line to the end of its process.
 
 One exception stops the command wherever it is, as Ctrl-C does in Python. Files and folders that are not complete are
-registered here before anybody else can know of them, so that they are removed whenever the exception arrives.
+registered here as soon as they are made, so that they are removed whenever the exception arrives.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Is a model's loss the cross-entropy of its logits, and of the right ones? Only tensors are needed.
 
 The loss of the token at position t is compared with the cross-entropy of this token and the logits at t - distance. A
-distance of 1 is correct. A training step gives only the mean over its labels (`distance_of`); a model behind the
+distance of 1 is correct. A training step gives only the mean over its labels (`distance_of`); a model used through the
 scoring interface gives the loss of every token (`own_losses`).
 
 Dimension suffixes as in `seam`; in addition, N: the label tokens of one row.

@@ -66,7 +66,7 @@ class Watching:
 
     looks: Literal["log", "off"] | int = "log"
     """When to look. `log`: 2 to 7 looks, one per 1,000 trained rows, at the first step and then each at twice the step
-    of the one before, up to the last step. A number: a look every so many steps. `off`: never."""
+    of the one before, up to the last step. A number: the interval in steps. `off`: never."""
     samples: int = 16
     """Number of rows per look."""
     score: int = 100
