@@ -59,7 +59,7 @@ def test_a_checkpoint_of_a_run_describes_itself(trained: Path, world: TinyWorld)
     payload = load_checkpoint(trained)
     assert set(payload) == {
         *("resampler", "projector", "step", "updates", "progress", "optimizer", "rng"),
-        *("config", "config_hash", "backbones", "data", "versions", "evidence"),
+        *("config", "config_hash", "backbones", "data", "versions", "evidence", "run"),
     }
     config = world.config("run", train__epochs=1)
     assert stored_config(trained) == config and payload["config_hash"] == config.fingerprint()
@@ -189,7 +189,7 @@ def test_tensors_that_do_not_fit_are_refused_with_both_shapes_and_nothing_is_cop
     refuse(lambda p: p["projector"].update(extra=torch.zeros(1)), r"has an unexpected `projector.extra`")
     refuse(
         lambda p: p["projector"]["net.2.bias"].__setitem__(slice(0, 2), float("nan")),
-        r"`projector.net.2.bias` holds 2 values that are NaN or infinite",
+        r"`projector.net.2.bias` contains 2 values that are NaN or infinite",
     )
     refuse(
         lambda p: p.update(vision_ln={}), r"the checkpoint has `vision_ln`, the config does not; .*connector.vision_ln"

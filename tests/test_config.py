@@ -144,7 +144,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=1
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(name=NAMES, lr=st.floats(1e-300, 1e300), seed=st.integers(0, 2**63), most=st.none() | st.integers(1, 10**9))
+@given(name=NAMES, lr=st.floats(1e-300, 1e300), seed=st.integers(0, 2**43), most=st.none() | st.integers(1, 10**9))
 @example(name="1e5", lr=1e-5, seed=0, most=None)
 @example(name="010", lr=1e16, seed=0, most=None)
 def test_a_config_as_we_write_it_reads_back_equal(
@@ -299,5 +299,7 @@ def test_looks_are_off_log_or_a_number_of_steps(text: str, expected: str | int) 
 
 @pytest.mark.parametrize("text", ["0", "-3", "on", "true", "1.5", "often", "null"])
 def test_other_plans_of_looks_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="train.ablate_every: expected off, log, or a number of steps of at least 1"):
+    with pytest.raises(
+        ValueError, match="train.ablate_every: expected off, log, or a number of steps from 1 to 2"
+    ):
         apply_overrides({}, ["--train.ablate_every", text], "x")

@@ -187,7 +187,7 @@ def died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         base = faults.base_folder(tmp_path, world)  # type: ignore[arg-type]
         base.mkdir(parents=True)
         (base / "checkpoint_600.pt").touch()
-    faults.run_all(tmp_path, ["dies", "raises"], reuse=False, workers=2, base=tmp_path)
+    faults.run_all(tmp_path, ["dies", "raises"], reuse=False, workers=2, base=tmp_path, tried=set())
     yield tmp_path
 
 

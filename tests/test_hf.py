@@ -278,7 +278,7 @@ def test_broken_exports_are_refused_in_one_line(copy: Path, world: TinyWorld, tm
     weights.write_bytes(good[:500])
     refuse(copy, "model.safetensors: not a readable safetensors file")
     save_file({**tensors, "projector.net.2.bias": torch.full((32,), float("nan"))}, weights)
-    refuse(copy, "`projector.net.2.bias` holds 32 values that are NaN or infinite")
+    refuse(copy, "`projector.net.2.bias` contains 32 values that are NaN or infinite")
     save_file({name: value for name, value in tensors.items() if name != "resampler.latents"}, weights)
     refuse(copy, "the checkpoint lacks `resampler.latents`")
     weights.unlink()

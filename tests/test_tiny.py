@@ -368,8 +368,8 @@ def test_a_file_without_usable_images_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (Options(steps=0), "--steps and --threads of at least 1, got 0"),
-        (Options(image_size=60), "multiple of 8, got 60"),
+        (Options(steps=0), "--steps: expected a number from 1 to 2,147,483,647, got 0"),
+        (Options(image_size=60), "multiple of 8 up to 4096, got 60"),
         (Options(data=Path("nowhere.json")), "nowhere.json: no such data file"),
     ],
 )

@@ -28,6 +28,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from eyechart.printing import err
+
 try:
     import fcntl
 except ImportError:  # no POSIX system
@@ -133,7 +135,7 @@ def _acquire(path: Path, what: str, until: float) -> Release:
         elif time.monotonic() >= until:
             raise LockedError(_refusal(path, what, holder))
         elif not said:
-            sys.stderr.write(f"waiting until process {_named(holder)} has written {what}\n")
+            err(f"waiting until process {_named(holder)} has written {what}")
             said = True
         time.sleep(_PAUSE)
         _make_folder(path.parent)

@@ -98,7 +98,7 @@ def _where_tokens_went(walk: Walk, embeds_BTE: Tensor, text_BTE: Tensor, given_B
     counts = {"own": placed_G, "other sample": other_G, "beside": found_G & ~other_G, "nowhere": ~placed_G & ~found_G}
     went = {name: int(those_G.sum()) for name, those_G in counts.items() if those_G.any()}
     total = len(given_GE)
-    if "other sample" in went:
+    if bool(other_G.any()):
         return [
             finding(
                 "image-order",

@@ -57,7 +57,7 @@ _ANSWERS = {
 
 def batch_text(findings: list[Finding], facts: BatchFacts, unchecked: list[Unchecked]) -> str:
     """Return one screen of text for `print`."""
-    lines = [verdict_of(findings), *finding_lines(findings), *wrapped(f"Looked at: {looked_at(facts)}", 0)]
+    lines = [verdict_of(findings), *finding_lines(findings), *wrapped(f"Checked: {looked_at(facts)}", 0)]
     lines += [line for sentence in not_checked(unchecked) for line in wrapped(sentence, 0)]
     return "\n".join(lines)
 
