@@ -63,8 +63,8 @@ def problems(folder: Path) -> Iterator[str]:
         yield f"no {MANIFEST}"
         return
     there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
-    if there != set(manifest.files):
-        yield f"not listed, or listed and not there: {', '.join(sorted(there ^ set(manifest.files)))}"
+    if unlisted := there - set(manifest.files):  # a file that was removed stays listed until the next change
+        yield f"not listed: {', '.join(sorted(unlisted))}"
     runs = {load_checkpoint(path).get("run") for path in find_checkpoints(folder)}
     try:
         for path in find_checkpoints(folder):
