@@ -82,6 +82,16 @@ def test_the_page_of_the_benchmark_has_no_pass_beside_an_error() -> None:
     assert "| `ablate` and `diagnose` say different things (of all cases) | 0 |" in page
 
 
+def test_of_the_stored_cases_none_passes_beside_an_error_and_the_commands_agree() -> None:
+    """The stored cases are all injections and some of the healthy set-ups, as they were run last."""
+    text = (Path(__file__).parents[1] / "docs" / "fault-benchmark.jsonl").read_text(encoding="utf-8")
+    stored = [faults.read_row(line) for line in text.splitlines()]
+    assert {case.name for case in faults.INJECTIONS} <= {case.name for case in stored}
+    assert not [case.name for case in stored if case.contradicts]
+    # Its tower has new random weights at every loading: `trial` judges the model in memory, the others load it again.
+    assert [case.name for case in stored if not case.agrees] == ["tower-from-config"]
+
+
 def test_totals_count_faults_and_healthy_set_ups_apart() -> None:
     total = totals([NAMED, SYNONYM, ALSO, OTHER, REFUSED, WARNED, OVERLOOKED, HALF, HEALTHY, COMPLAINED])
     assert (total.injected, total.codes, total.noticed, total.named) == (8, 8, 7, 4)
