@@ -429,7 +429,7 @@ DAMAGES: list[tuple[str, Change, tuple[str, ...]]] = [
     ("with one changed bit", one_bit, ("the file is damaged: its part", "does not match its checksum")),
     ("of another shape", other_shape, ("`resampler.latents` has shape (5, 16) in the checkpoint, (4, 16) by the config",)),
     ("without a projector", lambda place: place.change_checkpoint(lambda p: p.pop("projector")), ("expected `resampler` and `projector`",)),
-    ("with NaN", with_nan, ("`projector.net.0.bias` holds 32 values that are NaN or infinite",)),
+    ("with NaN", with_nan, ("`projector.net.0.bias` contains 32 values that are NaN or infinite",)),
     ("for another tower", other_tower(24), ("trained with another model.vision: models/vision (width 24, ", "against models/vision (width 24, ")),
     ("for a tower of another width", other_tower(16), ("models/vision (width 24, ", "against models/vision (width 16, ")),
     ("a pickle that would run code", code_in_pickle, ("rejected because it contains more than tensors",)),
