@@ -5,8 +5,10 @@ Processes are forked from one that has loaded PyTorch, so that they take only th
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -18,6 +20,8 @@ from eyechart.manifest import MANIFEST, read_manifest
 from eyechart.reporting.results_folder import RESULTS_FILE, read_folder
 from qwen3_vlm.train.checkpoint import find_checkpoints, load_checkpoint
 from qwen3_vlm.train.run_files import require_one_run
+
+_CHECKPOINT = re.compile(r"checkpoint_\d+\.pt")
 
 
 def start(command: Callable[[], int], output: Path) -> int:
@@ -63,8 +67,10 @@ def problems(folder: Path) -> Iterator[str]:
         yield f"no {MANIFEST}"
         return
     there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
-    if unlisted := there - set(manifest.files):  # a file that was removed stays listed until the next change
-        yield f"not listed: {', '.join(sorted(unlisted))}"
+    # An older checkpoint that was removed stays listed until the next change of the manifest (`RunFolder.removing`).
+    gone = {name for name in manifest.files if not _CHECKPOINT.fullmatch(name)} - there
+    if wrong := (there - set(manifest.files)) | gone:
+        yield f"not listed, or listed and not there: {', '.join(sorted(wrong))}"
     runs = {load_checkpoint(path).get("run") for path in find_checkpoints(folder)}
     try:
         for path in find_checkpoints(folder):
@@ -80,6 +86,23 @@ def problems(folder: Path) -> Iterator[str]:
 def done_before(path: Path) -> list[dict[str, object]]:
     """Return the cases that an earlier call recorded, one per line."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def options_of(doc: str, cases: str, n: int) -> argparse.Namespace:
+    """Read the command line of a benchmark that records its cases: `n`, and the file `record`, whose folder is made."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--n", type=int, default=n, help=cases)
+    file = Path("outputs") / f"{cases}.jsonl"
+    parser.add_argument("--record", type=Path, default=file, help=f"file of finished {cases}")
+    options = parser.parse_args()
+    options.record.parent.mkdir(parents=True, exist_ok=True)
+    return options
+
+
+def record(case: dict[str, object], path: Path) -> None:
+    """Add a finished case to the file of cases."""
+    with path.open("a") as file:
+        file.write(json.dumps(case) + "\n")
 
 
 def prepare() -> None:

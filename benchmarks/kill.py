@@ -21,7 +21,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "eyechart" / "tests"))
@@ -29,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import torch  # noqa: E402
 
-from forked import problems  # noqa: E402
+from forked import problems, start  # noqa: E402
 from qwen3_vlm.train.checkpoint import find_checkpoints, load_checkpoint
 from qwen3_vlm.train.stage1_align import main as train
 from tiny_runs import TinyWorld, log_of, make_world, same, weights_of  # noqa: E402
@@ -38,19 +40,9 @@ RUN = {"train__epochs": 3, "train__accumulation": 1, "train__save_every": 1, "tr
 """15 steps in 15 updates with a checkpoint after each. Older ones are deleted, so a kill can interrupt a deletion."""
 
 
-def start(world: TinyWorld, name: str, quiet: Path) -> int:
-    """Fork a process that starts or resumes training and exits with the command's exit code."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 99
-    try:
-        for stream in (1, 2):
-            os.dup2(os.open(quiet, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
-        code = train(["--config", str(world.config_file(name, **RUN)), "--resume"])
-        sys.stdout.flush()
-    finally:
-        os._exit(code)
+def training(world: TinyWorld, name: str) -> Callable[[], int]:
+    """Return what starts or resumes the training of a run and returns the command's exit code."""
+    return partial(train, ["--config", str(world.config_file(name, **RUN)), "--resume"])
 
 
 def half_written(folder: Path) -> list[Path]:
@@ -108,7 +100,7 @@ def bench(world: TinyWorld, n: int, seed: int) -> dict[str, object]:
     with redirect_stdout(sys.stderr):
         reference = world.train("reference", **RUN).parent
     began = time.monotonic()
-    _, status = os.waitpid(start(world, "timed", quiet), 0)
+    _, status = os.waitpid(start(training(world, "timed"), quiet), 0)
     assert status == 0, quiet.read_text()
     length = time.monotonic() - began
     counts: Counter[str] = Counter()
@@ -122,7 +114,7 @@ def bench(world: TinyWorld, n: int, seed: int) -> dict[str, object]:
             # There were enough kills; let the last run finish.
             delay = draw.uniform(0, length) if counts["kills"] < n else float("inf")
             before = set(half_written(folder))
-            code = kill_at(start(world, name, quiet), folder, delay, in_save)
+            code = kill_at(start(training(world, name), quiet), folder, delay, in_save)
             if code is None:
                 counts["kills"] += 1
                 counts["kills inside a save"] += bool(set(half_written(folder)) - before)

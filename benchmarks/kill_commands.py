@@ -10,8 +10,6 @@ nothing was broken or left, otherwise 1.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
 import shutil
@@ -29,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "eyechart" / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from eyechart.reporting.results_folder import read_folder  # noqa: E402
-from forked import done_before, left_over, prepare, problems, start, wait  # noqa: E402
+from forked import done_before, left_over, options_of, prepare, problems, record, start, wait  # noqa: E402
 from qwen3_vlm.cli import main as cli  # noqa: E402
-from qwen3_vlm.demo.tiny.__main__ import Options, make  # noqa: E402
+from qwen3_vlm.demo.tiny.maker import Options, make  # noqa: E402
 from qwen3_vlm.demo.worlds import scenes  # noqa: E402
 from tiny_runs import TinyWorld, make_world  # noqa: E402
 
@@ -126,11 +124,7 @@ def kill(number: int, name: str, job: Job, folder: Path, length: float) -> dict[
 
 def main() -> int:
     """Do the kills that are missing, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--n", type=int, default=100, help="kills")
-    parser.add_argument("--record", type=Path, default=Path("outputs/kills.jsonl"), help="file of finished kills")
-    options = parser.parse_args()
-    options.record.parent.mkdir(parents=True, exist_ok=True)
+    options = options_of(__doc__, "kills", 100)
     begun = len(done_before(options.record))
     if begun < options.n:
         prepare()
@@ -148,8 +142,7 @@ def main() -> int:
                     assert wait(start(partial(job.command, folder), world.root / "timed.output")) in _OK
                     lengths[name] = time.monotonic() - began
                 result = kill(number, name, job, world.root / f"killed_{number}", lengths[name])
-                with options.record.open("a") as file:
-                    file.write(json.dumps(result) + "\n")
+                record(result, options.record)
     done = done_before(options.record)[: options.n]
     count: Counter[str] = Counter(str(row["command"]) for row in done)
     in_time: Counter[str] = Counter(str(row["command"]) for row in done if row["killed"])

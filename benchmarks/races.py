@@ -9,8 +9,6 @@ Races are recorded in a file and continued from there. The exit code is 0 if no 
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import shutil
 import sys
@@ -23,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "eyechart" / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from forked import done_before, prepare, problems, start, wait  # noqa: E402
+from forked import done_before, options_of, prepare, problems, record, start, wait  # noqa: E402
 from qwen3_vlm.cli import main as cli  # noqa: E402
 from tiny_runs import TinyWorld, make_world  # noqa: E402
 
@@ -84,11 +82,7 @@ def race(number: int, world: TinyWorld, model: Path) -> dict[str, object]:
 
 def main() -> int:
     """Run the races that are missing, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--n", type=int, default=200, help="races")
-    parser.add_argument("--record", type=Path, default=Path("outputs/races.jsonl"), help="file of finished races")
-    options = parser.parse_args()
-    options.record.parent.mkdir(parents=True, exist_ok=True)
+    options = options_of(__doc__, "races", 200)
     begun = len(done_before(options.record))
     if begun < options.n:
         prepare()
@@ -98,8 +92,7 @@ def main() -> int:
             cli(["trial", *command_of("trial", world, model)[1:]])
             for number in range(begun, options.n):
                 result = race(number, world, model)
-                with options.record.open("a") as file:
-                    file.write(json.dumps(result) + "\n")
+                record(result, options.record)
     done = done_before(options.record)[: options.n]
     count: Counter[str] = Counter(str(race["pair"]) for race in done)
     refused: Counter[str] = Counter(str(race["pair"]) for race in done if race["refused"])

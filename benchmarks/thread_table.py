@@ -9,14 +9,15 @@ from statistics import fmean, median
 from typing import Any
 
 from eyechart.faults.table import FAULTS
+from thread_outcome import Outcome
 
 Rows = Mapping[str, Sequence["Row"]]
 """Results of each case, one for each seed."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """The result of one case with one seed; one line of the JSONL file. See `Case` and `Outcome` for its fields."""
+@dataclass(kw_only=True)
+class Row(Outcome):
+    """The result of one case with one seed; one line of the JSONL file. See `Case` for its fields."""
 
     name: str
     thread: str
@@ -27,18 +28,6 @@ class Row:
     twin: str
     seed: int
     also: list[str] = field(default_factory=list)
-    loss: float | None = None
-    accuracy: float | None = None
-    gradient: float | None = None
-    error: str = ""
-    findings: list[tuple[str, str]] = field(default_factory=list)
-    stops: bool = False
-    step: int | None = None
-    seconds: float | None = None
-    checks: float = 0.0
-    one_step: float = 0.0
-    broken: bool = False
-    """Whether the benchmark itself failed."""
 
     @property
     def errors(self) -> list[str]:
@@ -113,7 +102,7 @@ def read(line: str) -> Row:
     """Back from JSON; a line without a name is not a result."""
     tree = json.loads(line)
     if "name" not in tree:
-        return Row("", "", "", "", "", "", "", 0)
+        return Row(name="", thread="", how="", stack="", family="", code="", twin="", seed=0)
     return Row(**{**tree, "findings": [(code, severity) for code, severity in tree["findings"]]})
 
 

@@ -12,9 +12,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = {"qwen3_vlm": ROOT / "src" / "qwen3_vlm", "eyechart": ROOT / "eyechart" / "src" / "eyechart"}
 WHOLE = {
     "build.py",  # the assembler
-    *(
-        f"commands/{name}.py" for name in ("ablate", "audit", "diagnosis", "loaded", "scoring", "trial")
-    ),  # what programs call
+    *(f"commands/{name}.py" for name in ("ablate", "audit", "diagnosis", "loaded", "trial")),  # what programs call
     "hf/configuration.py",
     "preflight/rows.py",
     *(f"train/{name}.py" for name in ("evidence/record", "resuming", "run", "stage1")),

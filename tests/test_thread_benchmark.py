@@ -16,7 +16,8 @@ ERROR, NOTE = [("image-order", "error")], [("image-order", "note")]
 
 
 def row(name: str = "case", code: str = "image-order", **values: object) -> Row:
-    return Row(name, "29 a/b#1", "a cause", "Trainer", "llava", code, "healthy", **{"seed": 0, **values})  # type: ignore[arg-type]
+    case = {"name": name, "thread": "29 a/b#1", "how": "a cause", "stack": "Trainer", "family": "llava", "code": code}
+    return Row(**{**case, "twin": "healthy", "seed": 0, **values})  # type: ignore[arg-type]
 
 
 HEALTHY = row("healthy", "", loss=4.0)

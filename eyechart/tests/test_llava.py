@@ -252,10 +252,20 @@ NEARLY = st.builds(lambda key, value: llava_row(1) | {key: value}, KEYS, JSON)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(JSON | NEARLY, min_size=1, max_size=5))
 @example(rows=[llava_row(1) | {"conversations": [{"from": None, "value": 1}]}])
+@example(rows=[{"png": False}])
 def test_whatever_the_rows_are_each_is_a_record_or_a_reject(tmp_path: Path, rows: list[Any]) -> None:
     path = write(tmp_path, as_list([*rows, llava_row(2)]))
-    records, rejects = read_rows(path, range(len(rows)), layout="llava")
+    # The key of the image is named, because a file in which two keys may be the image is refused as a whole.
+    records, rejects = read_rows(path, range(len(rows)), layout="llava,image=image")
     assert sorted(r.row for r in [*records, *rejects]) == list(range(len(rows)))
+
+
+def test_a_file_in_which_two_keys_may_be_the_image_is_refused_with_the_option_that_names_one(tmp_path: Path) -> None:
+    path = write(tmp_path, as_list([{"png": False}, llava_row(2)]))
+    with pytest.raises(
+        ValueError, match=r"2 keys may be the image: image, png .* --layout or data.layout: llava,image="
+    ):
+        read_rows(path, range(1), layout="llava")
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

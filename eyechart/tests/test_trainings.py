@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback
 import eyechart
 from batches import Item
 from eyechart.exits import FaultsFoundError
-from eyechart.trainers.callback import look_steps
+from eyechart.trainers.looking import look_steps
 from saved_models import Saved, saved
 from trainings import Collator, Rows, Stream, model_of, trainer_of
 

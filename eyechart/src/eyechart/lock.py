@@ -33,7 +33,7 @@ from eyechart.printing import err
 try:
     import fcntl
 except ImportError:  # no POSIX system
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # a module, or None where there is none
 
 LOCK = ".lock"
 _NOT_OFFERED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}

@@ -65,7 +65,7 @@ class Ablate:
         require_count("--num_samples", self.num_samples)
         overrides = [*overrides, *self._short_forms()]
         config, judge = run_config(self.config, self.checkpoint, overrides), judge_of(self.config, overrides)
-        ranks, folder = job_of(config), self.output or self.checkpoint.parent
+        ranks, folder = job_of(config.model.device), self.output or self.checkpoint.parent
         with held_by_first(ranks, lambda: writing(folder, RESULT_FILES)) as opened:
             on_first(ranks, opened.require_ours if opened else nothing)
             measured = measure(self.checkpoint, config, self.num_samples, self.conditions, judge)

@@ -23,7 +23,6 @@ from qwen3_vlm.build import Prepared
 from qwen3_vlm.commands.constant_tokens import mean_tokens, trained_blind
 from qwen3_vlm.commands.loaded import Loaded
 from qwen3_vlm.commands.recorder import Recorder, look_inside
-from qwen3_vlm.config import Config
 from qwen3_vlm.train.findings_log import read_forced
 from qwen3_vlm.train.looks import read_looks
 from qwen3_vlm.train.train_utils import read_records_of_run
@@ -37,7 +36,7 @@ def score(
     The results also contain matching, words and the connector's internals, if `names` and the scores allow it.
     """
     config, held_out = loaded.config, prepared.eval
-    ranks = job_of(config)
+    ranks = job_of(config.model.device)
     asked = set(prepared.split.eval[:requested])
     positions = [p for p, row in enumerate(held_out.rows) if row in asked]
     lengths = held_out.lengths
@@ -69,9 +68,9 @@ def score(
     return ablation.model_copy(update={"connector": look_inside(inside, loaded.vlm)}), scores
 
 
-def job_of(config: Config) -> Ranks:
-    """Connect the processes of a job, if there are several, and return them."""
-    PartialState(cpu=config.model.device == "cpu")
+def job_of(device: str) -> Ranks:
+    """Connect the processes of a job, if there are several, and return them; `device` as in `model.device`."""
+    PartialState(cpu=device == "cpu")
     return ranks_of_job()
 
 

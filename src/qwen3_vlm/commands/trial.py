@@ -49,7 +49,7 @@ class Trial:
         require_count("--num_samples", self.num_samples)
         config = load_config(self.config, [*overrides, *(["--train.canary", "false"] if self.no_canary else [])])
         results = trial(config, self.num_samples, self.conditions, self.resume, self.overwrite, self.json, self.force)
-        return exit_code(job_of(config), EXIT_CODES[results.verdict])
+        return exit_code(job_of(config.model.device), EXIT_CODES[results.verdict])
 
 
 def trial(
@@ -85,7 +85,7 @@ def trial(
     from qwen3_vlm.train.stage1 import train_run
 
     names, folder = parse_conditions(conditions), Path(config.output_dir)
-    ranks = job_of(config)
+    ranks = job_of(config.model.device)
     # The folder is held from the first update to the last file, so that no other command writes in between.
     with held_by_first(ranks, lambda: writing(folder, RUN_FILES)):
         # With --json, standard output contains only the JSON.

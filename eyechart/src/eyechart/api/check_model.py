@@ -37,7 +37,7 @@ from eyechart.results import Finding
 
 if TYPE_CHECKING:
     from eyechart.models.collated import Collated
-    from eyechart.models.live import LiveModel
+    from eyechart.models.live_model import LiveModel
 
 _ROWS = 4
 """The number of rows on which the paths from image to loss are tested."""
@@ -71,7 +71,7 @@ def check_model(
 def _found(model: nn.Module, batch: Mapping[str, Any], processor: Any, optimizer: Any, seed: int) -> list[Finding]:
     # These modules are imported here because transformers takes seconds to load.
     from eyechart.models.freezing import freezing_findings
-    from eyechart.models.live import LiveModel
+    from eyechart.models.live_model import LiveModel
     from eyechart.models.opening import read_batches
     from eyechart.models.training_checks import gradient_findings, loss_findings, weight_findings
 
@@ -110,7 +110,8 @@ def _pixels(source: Collated) -> Iterator[Finding]:
 
 def _paths(live: LiveModel, batch: Mapping[str, Any], processor: Any, seed: int) -> list[Finding]:
     """Run the self-tests, and the probes that test which inputs affect which losses; return their findings."""
-    from eyechart.models.live import LiveModel, LiveScorer
+    from eyechart.models.live import LiveScorer
+    from eyechart.models.live_model import LiveModel
     from eyechart.models.opening import first_samples, open_live
     from eyechart.models.selftests import UnfitError
 

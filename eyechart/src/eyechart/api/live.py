@@ -76,7 +76,7 @@ def opened(model: nn.Module, rows: Any, given: LiveArguments) -> Iterator[Opened
         # These modules are imported here because transformers takes seconds to load, and a user's scorer does not need
         # it.
         from eyechart.models.gate import FeatureGate
-        from eyechart.models.live import LiveModel
+        from eyechart.models.live_model import LiveModel
         from eyechart.models.loading import adapt
         from eyechart.models.opening import open_live
         from eyechart.models.row_batches import batches_of_rows

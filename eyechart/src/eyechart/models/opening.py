@@ -17,7 +17,8 @@ from eyechart.models.collated import Collated, RowInput
 from eyechart.models.doors import Door, PixelDoor, feature_doors
 from eyechart.models.gate import FeatureGate
 from eyechart.models.layout import LayoutError
-from eyechart.models.live import LiveModel, LiveScorer
+from eyechart.models.live import LiveScorer
+from eyechart.models.live_model import LiveModel
 from eyechart.models.selftests import SelfTest, UnfitError, failures
 from eyechart.processors.answers import Way
 from eyechart.results import Remark, RemarkCode

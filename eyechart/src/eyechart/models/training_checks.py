@@ -24,7 +24,7 @@ from eyechart.faults.table import Severity, agree, finding
 from eyechart.models.checkpoint import origin_of, safetensors_of
 from eyechart.models.collated import Collated
 from eyechart.models.doors import as_tensor
-from eyechart.models.live import LiveModel
+from eyechart.models.live_model import LiveModel
 from eyechart.results import Finding
 from eyechart.seam import IGNORE_INDEX
 

@@ -21,7 +21,6 @@ prints and writes files. A look or a score that fails is reported in one line an
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -46,14 +45,10 @@ from eyechart.reporting.training import failure_line, first_batch_lines, plan_li
 from eyechart.results import Finding, Look, Results
 from eyechart.trainers.data import Indexed, Source, given, indexed
 from eyechart.trainers.firststep import FirstForward, image_inputs, kept
-from eyechart.trainers.looking import Looking
+from eyechart.trainers.looking import Looking, look_steps
 
 T = TypeVar("T")
 
-_FEWEST_LOOKS, _MOST_LOOKS = 2, 7
-_ROWS_PER_LOOK = 1000
-"""Trained rows per look: a look scores 16 rows twice, so that looks take less than 2% of a training of 1,000 steps
-(`benchmarks/looks_cost.py`)."""
 _FEWEST, _MOST = 4, 8
 """Smallest and largest number of rows checked before the first step; between them, it is the trainer's batch size."""
 _COMPARED = 16
@@ -286,22 +281,3 @@ class Callback(TrainerCallback):  # type: ignore[misc]  # transformers types it 
     def _say(self, lines: Sequence[str]) -> None:
         for line in lines if self._speaks else ():
             say(line)
-
-
-def look_steps(looks: str | int, total: int, rows: int) -> list[int]:
-    """Return the steps of a training at which to look.
-
-    Args:
-        looks: `log`, `off`, or the number of steps between looks.
-        total: the last step.
-        rows: number of rows trained on over all steps. It limits the number of looks, and so what they cost.
-
-    Returns:
-        Steps in increasing order. With `log`, the first is step 1, and each next one is twice the step before.
-    """
-    if looks == "off" or total < 1:
-        return []
-    if isinstance(looks, int):
-        return list(range(looks, total + 1, looks))
-    count = min(max(rows // _ROWS_PER_LOOK, _FEWEST_LOOKS), _MOST_LOOKS)
-    return sorted({1, *(math.ceil(total / 2**halvings) for halvings in range(count - 1))})

@@ -6,6 +6,7 @@ higher with wrong ones; the difference is the gap.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,6 +25,10 @@ from eyechart.verdict.standing import shared_level, stand_gap
 from eyechart.verdict.statistics import Estimate, Pairs, clusters_of
 
 _CONDITIONS = ("correct", "shuffled")
+_FEWEST_LOOKS, _MOST_LOOKS = 2, 7
+_ROWS_PER_LOOK = 1000
+"""Trained rows per look: a look scores 16 rows twice, so that looks take less than 2% of a training of 1,000 steps
+(`benchmarks/looks_cost.py`)."""
 
 
 class Looking:
@@ -77,6 +82,25 @@ class Looking:
             upper_shuffled=stood.upper,
             seconds=time.monotonic() - began,
         )
+
+
+def look_steps(looks: str | int, total: int, rows: int) -> list[int]:
+    """Return the steps of a training at which to look.
+
+    Args:
+        looks: `log`, `off`, or the number of steps between looks.
+        total: the last step.
+        rows: number of rows trained on over all steps. It limits the number of looks, and so what they cost.
+
+    Returns:
+        Steps in increasing order. With `log`, the first is step 1, and each next one is twice the step before.
+    """
+    if looks == "off" or total < 1:
+        return []
+    if isinstance(looks, int):
+        return list(range(looks, total + 1, looks))
+    count = min(max(rows // _ROWS_PER_LOOK, _FEWEST_LOOKS), _MOST_LOOKS)
+    return sorted({1, *(math.ceil(total / 2**halvings) for halvings in range(count - 1))})
 
 
 def gap_to_shuffled(scores: Scores) -> Estimate | None:
